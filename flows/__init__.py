@@ -1,0 +1,1 @@
+"""Wiring only: Prefect flows, the `dr` command and the pipeline's configuration."""
