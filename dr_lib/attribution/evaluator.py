@@ -1,0 +1,212 @@
+"""Compiled, fixed-shape evaluation of a function at points of many straight lines, in batches that stay full.
+
+A `Line` is one straight line from a baseline to an input together with a plan: a coroutine that asks for values or
+gradients at places on the line and is told scalars only. Plans of many lines run side by side; whenever a batch is
+to be run it is filled with rows of any of them, so a line that is done makes room for the next.
+This module must not know quadrature, images or networks.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dr_lib import backend
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Places on a line. Without cotangents: the function's values there. With: gradients, added to the line's sums.
+
+    `cotangents` (rows, basis, output) carry the quadrature weights, so that a map is a plain sum over rows;
+    `contrast` (rows,) are the factors with which the same gradients enter the line's second sum.
+    """
+
+    alphas: np.ndarray
+    cotangents: np.ndarray | None = None
+    contrast: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a plan learns: outputs (rows, output) and, after gradients, their products with input − baseline (rows, basis)."""
+
+    outputs: np.ndarray
+    slopes: np.ndarray | None
+
+
+Plan = Generator[Ask, Told, Any]
+
+
+@dataclass
+class Line:
+    """One straight line, its plan, and after the run: `sum`, `contrast_sum` (basis, …) float32 and the plan's `result`."""
+
+    key: Any
+    baseline: np.ndarray
+    difference: np.ndarray
+    plan: Plan
+    basis: int
+    extras: tuple[np.ndarray, ...] = ()
+    contrasted: bool = True
+    result: Any = None
+    sum: np.ndarray | None = None
+    contrast_sum: np.ndarray | None = None
+    _ask: Ask | None = field(default=None, repr=False)
+    _outputs: np.ndarray | None = field(default=None, repr=False)
+    _slopes: np.ndarray | None = field(default=None, repr=False)
+    _missing: int = field(default=0, repr=False)
+
+    def start(self) -> None:
+        self.sum = np.zeros((self.basis, *self.difference.shape), np.float32)
+        self.contrast_sum = np.zeros_like(self.sum) if self.contrasted else None
+        self._advance(None)
+
+    @property
+    def done(self) -> bool:
+        return self._ask is None
+
+    def point(self, row: int) -> np.ndarray:
+        return self.baseline + np.float32(self._ask.alphas[row]) * self.difference
+
+    def take(self, row: int, outputs: np.ndarray, gradients: np.ndarray | None) -> None:
+        """Note one row's outcome; `gradients` (basis, …) are added to the sums at once and not kept."""
+        if self._outputs is None:
+            self._outputs = np.zeros((len(self._ask.alphas), len(outputs)), np.float64)
+            self._slopes = np.zeros((len(self._ask.alphas), self.basis), np.float64)
+        self._outputs[row] = outputs
+        if gradients is not None:
+            self.sum += gradients
+            # float64: terms of both signs nearly cancel, and a residual is the small difference of two such sums.
+            products = np.multiply(gradients, self.difference, dtype=np.float64)
+            self._slopes[row] = products.reshape(self.basis, -1).sum(axis=1)
+            if self.contrasted and self._ask.contrast[row]:
+                self.contrast_sum += np.float32(self._ask.contrast[row]) * gradients
+        self._missing -= 1
+        if self._missing == 0:
+            self._advance(Told(self._outputs, self._slopes if self._ask.cotangents is not None else None))
+
+    def _advance(self, told: Told | None) -> None:
+        self._outputs = self._slopes = None
+        try:
+            self._ask = self.plan.send(told)
+            self._missing = len(self._ask.alphas)
+        except StopIteration as stop:
+            self._ask, self.result = None, stop.value
+
+
+class Evaluator:
+    """Runs lines through one function; keeps its compiled forms, so reuse it for the same function.
+
+    function: (n, …) float32 tensor and one (n, …) tensor per extra -> (n,) or (n, output).
+    `forward_rows` and `gradient_rows` count the rows asked for, `calls` the batches run.
+    """
+
+    def __init__(self, function: Callable, batch_size: int = 16) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        self.batch_size = batch_size
+        self.squeezed: bool | None = None  # whether the function answers (n,): known after the first call
+        self._outputs: int | None = None
+        self.forward_rows = self.gradient_rows = self.calls = 0
+
+        def outputs(x: Any, *extras: Any) -> Any:
+            answer = function(x, *extras)
+            if answer.ndim not in (1, 2):
+                raise ValueError(f"the function must answer (n,) or (n, q), not {answer.ndim} axes")
+            self.squeezed = answer.ndim == 1
+            return answer[:, None] if self.squeezed else answer
+
+        def products(x: Any, cotangents: Any, *extras: Any) -> Any:
+            basis = cotangents.shape[1]
+            return backend.vjps(lambda y: outputs(y, *extras), x, [cotangents[:, b] for b in range(basis)])
+
+        self._values = backend.compiled(outputs)
+        self._products = backend.compiled(products)
+
+    def values(self, x: np.ndarray, *extras: np.ndarray) -> np.ndarray:
+        """The function's outputs (n, output) at any number of inputs."""
+        answers = []
+        for start in range(0, len(x), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            count = len(x[rows])
+            answers.append(self._run([x[rows], *[e[rows] for e in extras]], None)[0][:count])
+            self.forward_rows += count
+        return np.concatenate(answers)
+
+    def outputs_of(self, x: np.ndarray, *extras: np.ndarray) -> int:
+        """How many numbers the function answers per row: found by tracing its shapes once, at the price of one batch."""
+        if self._outputs is None:
+            self._outputs = self._run([x, *extras], None)[0].shape[1]
+        return self._outputs
+
+    def run(self, lines: Iterable[Line]) -> Iterator[Line]:
+        """Each line when its plan has ended; lines are drawn only as batches have room, so memory is that of a batch."""
+        waiting: tuple[deque, deque] = (deque(), deque())  # rows for forward passes, rows for gradients
+        source = iter(lines)
+        exhausted = False
+
+        def enlist(line: Line) -> Iterator[Line]:
+            if line.done:
+                yield line
+            else:
+                queue = waiting[line._ask.cotangents is not None]
+                queue.extend((line, row) for row in range(line._missing))
+
+        while True:
+            with_gradients = len(waiting[1]) >= self.batch_size
+            if not with_gradients and len(waiting[0]) < self.batch_size and not exhausted:
+                line = next(source, None)
+                if line is None:
+                    exhausted = True
+                else:
+                    line.start()
+                    yield from enlist(line)
+                continue
+            if not waiting[0] and not waiting[1]:
+                return
+            # Only when nothing can fill a batch any more is a short one run; gradients first, with forwards in its spare rows.
+            with_gradients = with_gradients or (len(waiting[0]) < self.batch_size and bool(waiting[1]))
+            rows = [waiting[1].popleft() for _ in range(min(self.batch_size, len(waiting[1])))] if with_gradients else []
+            rows += [waiting[0].popleft() for _ in range(min(self.batch_size - len(rows), len(waiting[0])))]
+            for line in self._run_rows(rows, with_gradients):
+                yield from enlist(line)
+
+    def _run_rows(self, rows: list[tuple[Line, int]], with_gradients: bool) -> list[Line]:
+        x = np.stack([line.point(row) for line, row in rows])
+        extras = [np.stack(parts) for parts in zip(*[line.extras for line, _ in rows], strict=True)]
+        cotangents = None
+        if with_gradients:
+            asked = [line._ask.cotangents for line, _ in rows]
+            shape = next(c for c in asked if c is not None).shape[1:]
+            # A forward row in a gradient batch has cotangent 0: its gradient is 0 and thrown away.
+            parts = [np.zeros(shape) if c is None else c[row] for c, (_, row) in zip(asked, rows, strict=True)]
+            cotangents = np.stack(parts).astype(np.float32)
+        outputs, gradients = self._run([x, *extras], cotangents)
+        advanced = []
+        for place, (line, row) in enumerate(rows):
+            own = [g[place] for g in gradients] if with_gradients and line._ask.cotangents is not None else None
+            self.gradient_rows += own is not None
+            self.forward_rows += own is None
+            last = line._missing == 1
+            line.take(row, outputs[place], None if own is None else np.stack(own))
+            if last:
+                advanced.append(line)
+        return advanced
+
+    def _run(self, arrays: list[np.ndarray], cotangents: np.ndarray | None) -> tuple[np.ndarray, list[np.ndarray]]:
+        """One batch, padded with copies of its last row so that one compiled shape serves all."""
+        self.calls += 1
+        x, *extras = [_padded(np.asarray(array), self.batch_size) for array in arrays]
+        if cotangents is None:
+            return np.asarray(self._values(backend.tensor(x), *map(backend.tensor, extras))), []
+        tensors = [backend.tensor(array) for array in (x, _padded(cotangents, self.batch_size), *extras)]
+        outputs, gradients = self._products(*tensors)
+        return np.asarray(outputs), [np.asarray(gradient) for gradient in gradients]
+
+
+def _padded(array: np.ndarray, rows: int) -> np.ndarray:
+    missing = rows - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array

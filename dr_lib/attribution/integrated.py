@@ -1,0 +1,182 @@
+"""Integrated gradients of any differentiable function: fixed rules, or points that adapt to a promised gap (METHOD §4)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int32, Shaped
+
+from dr_lib.attribution.evaluator import Evaluator, Line
+from dr_lib.attribution.heads import Head, identity_head
+from dr_lib.attribution.plans import PlanResult, adaptive_plan, fixed_plan
+from dr_lib.attribution.quadrature import quadrature
+
+DEFAULT_TOLERANCE = 0.05
+# Below this difference a quantity is judged against the floor instead: a stage whose probability hardly moves
+# would otherwise demand hundreds of points to explain nothing.
+FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Maps and their own account of how exact they are; without a quantity axis where the function answers (n,).
+
+    values: the attributions, in the quantity's units; they sum to outcome − baseline_outcome but for `gap`.
+    outcome, baseline_outcome: F(x) and F(x').
+    gap: sum of values − (F(x) − F(x')).
+    map_error: the relative L1 change of the map when every second of the (final) points is left out and its neighbour
+        takes over its weight, that is n against n/2 points; NaN for a single point.
+    residual: sum over intervals of the absolute residual (adaptive), or |gap| (fixed rule).
+    points: gradients spent on the image, repeated ones included.
+    converged: whether |gap| ≤ tolerance · max(|F(x) − F(x')|, floor) and, when points adapt, `residual` is at most
+        4 · tolerance of the way F travels along the line, up and down.
+    """
+
+    values: Float32[np.ndarray, "image *shape"]
+    outcome: Float64[np.ndarray, "image *quantity"]
+    baseline_outcome: Float64[np.ndarray, "image *quantity"]
+    gap: Float64[np.ndarray, "image *quantity"]
+    map_error: Float64[np.ndarray, "image *quantity"]
+    residual: Float64[np.ndarray, "image *quantity"]
+    points: Int32[np.ndarray, "image *quantity"]
+    converged: Bool[np.ndarray, "image *quantity"]
+
+
+@dataclass(frozen=True)
+class OneAttribution:
+    """One image's maps (quantity, …) and numbers (quantity,), with the intervals behind them."""
+
+    index: int
+    values: np.ndarray
+    gap: np.ndarray
+    map_error: np.ndarray
+    plan: PlanResult
+
+
+def integrated_gradients(
+    function: Callable | Evaluator,
+    inputs: Shaped[np.ndarray, "image *shape"],
+    baselines: Shaped[np.ndarray, "*baseline"],
+    *,
+    points: int = 32,
+    rule: str = "midpoint",
+    tolerance: float | None = None,
+    max_points: int = 256,
+    batch_size: int = 16,
+    multiply_by_inputs: bool = True,
+    head: Head | None = None,
+    floor: float = FLOOR,
+) -> Attribution:
+    """Integrated gradients of each quantity at each input: IG_i = (x_i − x'_i) · ∫ ∂F/∂x_i along the straight line.
+
+    function: differentiable, (n, …) float32 tensor -> (n,) or (n, q) tensor; rows must not influence each other. A
+        Keras model is one. An `Evaluator` made of it keeps its compiled form from call to call.
+    inputs: (n, …). baselines: (n, …), or (…) for all.
+    points, rule: of the fixed rule; with a tolerance, `points` is the number to start with and the rule is midpoint.
+    tolerance: refine until |gap| ≤ tolerance · max(|F(x) − F(x')|, floor) for every quantity of an image, or
+        `max_points` gradients are spent. Each image is refined by itself, whatever shares its batch.
+    multiply_by_inputs: False gives the average gradients alone.
+    head: the quantities as a known function of what `function` answers; without it they are the answer itself.
+
+    Raises ValueError for shapes that don't match and for impossible numbers.
+
+    >>> from keras import ops
+    >>> x = np.array([[3.0, 1.0]], np.float32)
+    >>> relu_net = lambda x: ops.relu(ops.relu(x[:, 0]) - 1 - ops.relu(x[:, 1]))
+    >>> integrated_gradients(relu_net, x, np.zeros(2), points=50).values
+    array([[ 1.5, -0.5]], dtype=float32)
+    """
+    inputs, baselines = _checked(inputs, baselines)
+    evaluator = function if isinstance(function, Evaluator) else Evaluator(function, batch_size)
+    results: list[OneAttribution | None] = [None] * len(inputs)
+    make_plan = plan_maker(points, rule, tolerance, max_points, floor)
+    if len(inputs) == 0:
+        raise ValueError("there are no inputs to attribute")
+    if head is None:
+        head = identity_head(evaluator.outputs_of(inputs[:1]))
+    for one in attributions(evaluator, head, inputs, baselines, make_plan, multiply_by_inputs=multiply_by_inputs):
+        results[one.index] = one
+    return _stacked(results, squeezed=bool(evaluator.squeezed))
+
+
+def plan_maker(points: int, rule: str, tolerance: float | None, max_points: int, floor: float = FLOOR) -> Callable:
+    """A function from a head to a fresh plan; refuses impossible numbers before any work is done."""
+    alphas, weights = quadrature(rule, points)
+    if not floor > 0:
+        raise ValueError(f"floor must be above 0, not {floor}")
+    if tolerance is None:
+        return lambda head: fixed_plan(head, alphas, weights, DEFAULT_TOLERANCE, floor)
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be above 0, not {tolerance}")
+    if rule != "midpoint":
+        raise ValueError(f"points that adapt to a tolerance are midpoints of intervals: rule must be midpoint, not {rule!r}")
+    if max_points < points:
+        raise ValueError(f"max_points ({max_points}) must be at least points ({points})")
+    return lambda head: adaptive_plan(head, points, tolerance, floor, max_points)
+
+
+def attributions(
+    evaluator: Evaluator,
+    heads: Head | Sequence[Head],
+    inputs: np.ndarray,
+    baselines: np.ndarray,
+    make_plan: Callable,
+    *,
+    extras: tuple[np.ndarray, ...] = (),
+    multiply_by_inputs: bool = True,
+) -> Iterator[OneAttribution]:
+    """Each image's attribution as soon as it is done, in the order in which they are done; nothing is kept.
+
+    heads: one for all images, or one for each, all needing equally many backward passes.
+    """
+    heads = [heads] * len(inputs) if isinstance(heads, Head) else heads
+
+    def lines() -> Iterator[Line]:
+        for index, (x, baseline) in enumerate(zip(inputs, np.broadcast_to(baselines, inputs.shape), strict=True)):
+            own = tuple(extra[index] for extra in extras)
+            yield Line(index, baseline, x - baseline, make_plan(heads[index]), len(heads[index].basis().logit_weights), own)
+
+    for line in evaluator.run(lines()):
+        yield _finished(line, heads[line.key], multiply_by_inputs)
+
+
+def _finished(line: Line, head: Head, multiply_by_inputs: bool) -> OneAttribution:
+    mix = head.mix().astype(np.float32)
+    gradients, contrast = (np.tensordot(mix, part, axes=1) for part in (line.sum, line.contrast_sum))
+    maps = gradients * line.difference
+    axes = tuple(range(1, maps.ndim))
+    size, change = (
+        np.abs(maps).sum(axis=axes, dtype=np.float64),
+        np.abs(contrast * line.difference).sum(axis=axes, dtype=np.float64),
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        map_error = np.where(size > 0, change / size, np.where(change > 0, np.inf, 0.0))
+    if line.result.gradients < 2:
+        map_error = np.full_like(size, np.nan)
+    gap = maps.sum(axis=axes, dtype=np.float64) - (line.result.outcome - line.result.baseline_outcome)
+    return OneAttribution(line.key, maps if multiply_by_inputs else gradients, gap, map_error, line.result)
+
+
+def _stacked(results: list[OneAttribution], squeezed: bool) -> Attribution:
+    def stack(part: Callable[[OneAttribution], np.ndarray], dtype: type) -> np.ndarray:
+        array = np.stack([part(one) for one in results]).astype(dtype, copy=False)
+        return array[:, 0] if squeezed and array.shape[1] == 1 else array
+
+    quantities = len(results[0].gap)
+    return Attribution(
+        values=stack(lambda one: one.values, np.float32),
+        outcome=stack(lambda one: one.plan.outcome, np.float64),
+        baseline_outcome=stack(lambda one: one.plan.baseline_outcome, np.float64),
+        gap=stack(lambda one: one.gap, np.float64),
+        map_error=stack(lambda one: one.map_error, np.float64),
+        residual=stack(lambda one: np.abs(one.plan.residuals).sum(axis=0), np.float64),
+        points=stack(lambda one: np.full(quantities, one.plan.gradients), np.int32),
+        converged=stack(lambda one: one.plan.converged, bool),
+    )
+
+
+def _checked(inputs: np.ndarray, baselines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    inputs, baselines = np.asarray(inputs, np.float32), np.asarray(baselines, np.float32)
+    if baselines.shape not in (inputs.shape, inputs.shape[1:]):
+        raise ValueError(f"baselines must have the inputs' shape {inputs.shape}, or {inputs.shape[1:]}, not {baselines.shape}")
+    return inputs, baselines

@@ -1,0 +1,55 @@
+"""The settings of an explanation."""
+
+from dataclasses import dataclass
+
+from dr_lib.attribution.heads import stage_head
+from dr_lib.attribution.quadrature import quadrature
+
+
+@dataclass(frozen=True)
+class AttributionParams:
+    """What is attributed, to which layers, and how exactly.
+
+    quantities: outcomes attributed to pixels: "stage0" … "stage4", "referable" (stages 2 + 3 + 4), "logit3", "logodds3:0".
+    layers: where the network is cut; each must be a full cut.
+    layer_quantity: the outcome attributed to the layers: "predicted" (each image's most probable stage) or a quantity.
+    neurons: regions kept one by one, of each sign. resultant_neurons: neurons in the weighted sum, of each sign.
+    tolerance: points adapt until |gap| ≤ tolerance · |F(x) − F(x')|; 0 takes exactly `points` points of `rule`.
+    points, max_points: gradients on pixels to start with and at most. layer_points: the same start for outcome → layer
+    and for the resultant. neuron_points: points of a single neuron's region, always by `rule`.
+    batch_size: images in one pass; 0 chooses by free memory, at most 16.
+    """
+
+    quantities: tuple[str, ...] = ("stage0", "stage1", "stage2", "stage3", "stage4", "referable")
+    layers: tuple[str, ...] = ("stem", "mixed2", "fc1")
+    layer_quantity: str = "predicted"
+    neurons: int = 10
+    resultant_neurons: int = 2000
+    rule: str = "midpoint"
+    tolerance: float = 0.05
+    max_points: int = 256
+    points: int = 16
+    layer_points: int = 16
+    neuron_points: int = 32
+    batch_size: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.quantities:
+            raise ValueError("quantities must name at least one outcome")
+        if len(set(self.quantities)) < len(self.quantities) or len(set(self.layers)) < len(self.layers):
+            raise ValueError("quantities and layers must each be named once")
+        stage_head(self.quantities)
+        if self.layer_quantity != "predicted":
+            stage_head((self.layer_quantity,))
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"tolerance must be at least 0 and below 1, not {self.tolerance}")
+        for name in ("points", "layer_points", "neuron_points"):
+            quadrature(self.rule, getattr(self, name))
+        if self.tolerance and self.rule != "midpoint":
+            raise ValueError(f"points that adapt are midpoints: set tolerance = 0 to use the {self.rule} rule")
+        if self.max_points < max(self.points, self.layer_points):
+            raise ValueError(f"max_points ({self.max_points}) must be at least points and layer_points")
+        if self.neurons < 1 or self.resultant_neurons < 1:
+            raise ValueError("neurons and resultant_neurons must be at least 1")
+        if self.batch_size < 0:
+            raise ValueError(f"batch_size must be at least 0, not {self.batch_size}")

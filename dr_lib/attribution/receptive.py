@@ -1,0 +1,130 @@
+"""Which input pixels a layer's unit depends on, and the smallest window of the image that shows it the same world.
+
+A unit of an early layer sees a few dozen pixels. Run on a window that contains its whole cone, starts at a multiple of
+the layer's total stride, and ends at the image's edge wherever the cone does, the layers below compute that unit from
+the same numbers in the same places, padding included. The window's side differs from the image's by a multiple of the
+stride, so that every layer's "same" padding, which depends on a size modulo a stride, is split as in the whole image.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dr_lib.attribution.graph import calls
+
+if TYPE_CHECKING:
+    import keras
+
+# Layers that work on each position by itself.
+POINTWISE = frozenset(
+    {"Activation", "ActivityRegularization", "AlphaDropout", "BatchNormalization", "Dropout", "ELU", "GaussianDropout"}
+    | {"GaussianNoise", "Identity", "LeakyReLU", "PReLU", "ReLU", "Rescaling", "SpatialDropout2D"}
+)
+MERGES = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"})
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """Unit (i, j) sees pixels from `offset + i · stride`, `size` of them, per axis (y, x), before clipping to the image.
+
+    `whole` is True where a unit sees the whole image because no position is left (global pooling, dense layers).
+    """
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    offset: tuple[int, int]
+    whole: bool = False
+
+
+def receptive_field(lower: "keras.Model") -> ReceptiveField:
+    """The receptive field of the model's output units, derived from its layers.
+
+    A layer whose reach is unknown counts as seeing everything: never wrong, only slow.
+    Raises ValueError where branches of different strides meet.
+    """
+    everything = ReceptiveField(tuple(lower.inputs[0].shape[1:3]), (1, 1), (0, 0), whole=True)
+    if len(lower.inputs[0].shape) != 4:
+        return everything
+    fields: dict[int, ReceptiveField] = {}
+    for layer, sources, outputs in calls(lower):
+        if not sources:
+            fields[id(outputs[0])] = ReceptiveField((1, 1), (1, 1), (0, 0))
+            continue
+        seen = [fields[id(source)] for source in sources]
+        fields[id(outputs[0])] = _through(layer, seen, sources[0]) or everything
+    return fields[id(lower.outputs[0])]
+
+
+def window_side(lower: "keras.Model", input_size: int) -> int:
+    """The side of the square window on which every output unit is computed exactly; `input_size` for the whole image."""
+    field = receptive_field(lower)
+    if field.whole:
+        return input_size
+    # Whatever the unit, its cone starts `offset mod stride` after the last multiple of the stride.
+    needed = max(offset % stride + size for offset, stride, size in zip(field.offset, field.stride, field.size, strict=True))
+    stride = max(field.stride)
+    if field.stride[0] != field.stride[1]:
+        return input_size
+    side = needed + (input_size - needed) % stride
+    return min(side, input_size)
+
+
+def window_origin(field: ReceptiveField, side: int, input_size: int, unit: tuple[int, int]) -> tuple[int, int]:
+    """The window's upper left pixel for a unit (y, x): the last aligned start before its cone, clamped to the image."""
+
+    def start(axis: int) -> int:
+        first = field.offset[axis] + unit[axis] * field.stride[axis]
+        return min(max(first - first % field.stride[axis], 0), input_size - side)
+
+    return start(0), start(1)
+
+
+def _through(layer: Any, seen: list[ReceptiveField], source: Any) -> ReceptiveField | None:
+    """The field after one layer; None for a layer that sees everything, or that is unknown here."""
+    if any(field.whole for field in seen):
+        return None
+    kind = type(layer).__name__
+    if kind in POINTWISE:
+        return seen[0]
+    if kind == "BatchNormalization" and layer.axis not in (-1, 3):
+        return None
+    if kind in MERGES:
+        return _union(seen) if kind != "Concatenate" or layer.axis in (-1, 3) else None
+    if kind == "ZeroPadding2D":
+        (top, _), (left, _) = layer.padding
+        return _slid(seen[0], (1, 1), (1, 1), (top, left))
+    if kind in ("Conv2D", "DepthwiseConv2D", "SeparableConv2D"):
+        kernel = tuple((k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True))
+    elif kind in ("MaxPooling2D", "AveragePooling2D"):
+        kernel = tuple(layer.pool_size)
+    else:
+        return None
+    if layer.data_format != "channels_last":
+        return None
+    pads = (0, 0)
+    if layer.padding == "same":
+        pads = tuple(_same_padding(n, k, s) for n, k, s in zip(source.shape[1:3], kernel, layer.strides, strict=True))
+    return _slid(seen[0], kernel, tuple(layer.strides), pads)
+
+
+def _same_padding(size: int, kernel: int, stride: int) -> int:
+    """Zeros before the first pixel under "same" padding: the smaller half of what is missing."""
+    return max((-(-size // stride) - 1) * stride + kernel - size, 0) // 2
+
+
+def _slid(field: ReceptiveField, kernel: tuple, strides: tuple, pads: tuple) -> ReceptiveField:
+    def each(function: Any) -> tuple[int, int]:
+        return tuple(function(axis) for axis in (0, 1))
+
+    return ReceptiveField(
+        size=each(lambda axis: field.size[axis] + (kernel[axis] - 1) * field.stride[axis]),
+        stride=each(lambda axis: field.stride[axis] * strides[axis]),
+        offset=each(lambda axis: field.offset[axis] - pads[axis] * field.stride[axis]),
+    )
+
+
+def _union(fields: list[ReceptiveField]) -> ReceptiveField:
+    if len({field.stride for field in fields}) > 1:
+        raise ValueError("branches of different strides meet in one layer: its units see no regular grid of windows")
+    offset = tuple(min(field.offset[axis] for field in fields) for axis in (0, 1))
+    end = tuple(max(field.offset[axis] + field.size[axis] for field in fields) for axis in (0, 1))
+    return ReceptiveField((end[0] - offset[0], end[1] - offset[1]), fields[0].stride, offset)

@@ -1,0 +1,142 @@
+"""Everything that depends on which framework Keras runs on: threads, compilation, derivatives, memory.
+
+The rest of the project is written against Keras' own API and NumPy. TensorFlow is the product's backend; JAX (an
+optional extra) is the second one, and `keras.backend.backend()` chooses. This module must not know what is computed:
+no image, no quantity, no quadrature. Importing it imports no framework; the first call does.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Function = Callable[[Any], Any]  # (n, …) tensor -> (n,) or (n, q) tensor, made of Keras' or the backend's operations
+
+
+def configure(threads: int | None = None, deterministic: bool = False) -> bool:
+    """Whether the framework now runs with `threads` threads an operation (None: leave it alone), operations one by one.
+
+    Call it before the first tensor is made: TensorFlow fixes its thread pools then, and a later call that asks for
+    another number changes nothing and answers False. `deterministic` asks for kernels that give the same bits every time.
+    JAX sizes its pool when it starts, so there `threads` takes effect only as an environment variable set before.
+    """
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    return _tensorflow_configure(threads, deterministic) if name() == "tensorflow" else _jax_configure(threads, deterministic)
+
+
+def name() -> str:
+    """Keras' backend: "tensorflow" or "jax"; any other is refused."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend not in ("tensorflow", "jax"):
+        raise RuntimeError(f"Keras runs on {backend!r}; this project needs KERAS_BACKEND=tensorflow (or jax)")
+    return backend
+
+
+def compiled(function: Callable) -> Callable:
+    """The same function compiled; it is traced once for every new combination of argument shapes."""
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        # Not jit_compile: XLA on the processor is 1.5 times slower than TensorFlow's own convolutions (DESIGN §6).
+        return tf.function(function, autograph=False)
+    import jax
+
+    return jax.jit(function)
+
+
+def tensor(array: np.ndarray) -> Any:
+    """The array as the backend's tensor, dtype unchanged."""
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(array)
+    import jax.numpy as jnp
+
+    return jnp.asarray(array)
+
+
+def vjp(function: Function, x: Any, cotangent: Any) -> tuple[Any, Any]:
+    """`function(x)` and the gradient of `sum(cotangent · function(x))` by x: one forward and one backward pass."""
+    values, gradients = vjps(function, x, [cotangent])
+    return values, gradients[0]
+
+
+def vjps(function: Function, x: Any, cotangents: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """`function(x)` and one gradient by x for each cotangent; all share one forward pass.
+
+    Rows are independent (row i of the result depends on row i of x only), so with cotangents that select a quantity
+    this is a whole Jacobian: one backward pass a quantity, whatever the number of rows.
+    """
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape(persistent=len(cotangents) > 1, watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            values = function(x)
+        # ZERO, not None: a quantity that ignores its input has gradient 0, and that is an answer.
+        gradients = [tape.gradient(values, x, c, unconnected_gradients=tf.UnconnectedGradients.ZERO) for c in cotangents]
+        return values, gradients
+    import jax
+
+    values, pull = jax.vjp(function, x)
+    return values, [pull(c)[0] for c in cotangents]
+
+
+def free_memory_bytes() -> int:
+    """Bytes the framework's device can still give: the accelerator's, or the machine's within its container's limit."""
+    if name() == "jax":
+        import jax
+
+        stats = jax.local_devices()[0].memory_stats()
+        if stats and "bytes_limit" in stats:
+            return int(stats["bytes_limit"] - stats["bytes_in_use"])
+    return min([_host_free_bytes(), *_cgroup_free_bytes()])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the framework gave up for want of memory, so that a smaller batch may succeed."""
+    text = f"{type(error).__name__}: {error}"
+    return isinstance(error, MemoryError) or "ResourceExhausted" in text or "RESOURCE_EXHAUSTED" in text
+
+
+def _host_free_bytes() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def _cgroup_free_bytes(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """What a container's own limit leaves, if it has one: the machine's free memory says nothing about that."""
+    try:
+        limit, used = (root / "memory.max").read_text().strip(), (root / "memory.current").read_text().strip()
+        return [] if limit == "max" else [max(int(limit) - int(used), 0)]
+    except (OSError, ValueError):
+        return []
+
+
+def _tensorflow_configure(threads: int | None, deterministic: bool) -> bool:
+    import tensorflow as tf
+
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    if threads is None:
+        return True
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        # One operation at a time: two at once would each bring `threads` threads to the same cores.
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:  # already started
+        pass
+    return tf.config.threading.get_intra_op_parallelism_threads() == threads
+
+
+def _jax_configure(threads: int | None, deterministic: bool) -> bool:
+    import os
+
+    if deterministic:
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    return threads is None

@@ -1,0 +1,131 @@
+"""How usable an eye is: named measures of the photograph at the output's scale, and one score from 0 (unusable) to 1.
+
+The measures see the photograph before its local tone is evened out, brought to 256 px whatever the output's size, so
+that a score means the same at every setting.
+"""
+
+import cv2
+import numpy as np
+
+from dr_lib.fundus.disc import Disc
+from dr_lib.fundus.params import PreprocessParams
+from dr_lib.fundus.scale import Scaled, across
+
+SIDE = 256  # the measures' own size; the retina is 256 px across
+BLOCK = 8  # sharpness and tone are judged block by block, so that one sharp corner cannot speak for a blurred eye
+
+MEASURES = {
+    "exposure": "green's mean (the channel that shows vessels), 0…1",
+    "redness": "red's 95th percentile over the blocks' means, 0…1",
+    "haze": "blue's 95th percentile over the blocks' means, 0…1",
+    "saturated": "share of the pixels whose green is over 240 of 255",
+    "contrast": "green's standard deviation, 0…1",
+    "sharpness": "rms of green's detail at 1 to 2 px (small vessels) that three quarters of the blocks exceed, grey levels",
+    "weakest": "rms of red's detail at 1 to 2 px that nine tenths of the blocks exceed, grey levels",
+    "clarity": "median over the blocks of green's detail at 1 to 2 px as a share of the block's tone",
+    "vessels": "rms of red's detail at 2 to 4 px in the strongest tenth of the blocks, grey levels",
+    "structure": "standard deviation of green's detail at 8 to 24 px (the optic disc, shadows, the large vessels' tracks), grey levels",
+    "shadow": "depth of the darkest hundredth of that detail, grey levels",
+    "visible": "share of the kept disc that shows retina",
+    "confidence": "confidence of the retina's disc, 0…1",
+    "score": "probability that a person would call the eye gradable, 0…1",
+}
+
+# A logistic regression on a person's verdict (gradable or not) on 644 public EyePACS photographs of Kaggle's 2015 competition, of which
+# 125 are ungradable. AUC 0.852 on these, 0.839 cross-validated by patient; of the gradable 97.9 % score at least 0.39.
+WEIGHTS = {
+    "weakest": 5.9994,
+    "redness": 8.109,
+    "haze squared": -4.3161,
+    "vessels": -0.5936,
+    "log clarity": 2.1542,
+    "log structure": -0.6821,
+}
+OFFSET = 5.2237
+WHOLE = 0.6  # of the disc, and of its rim, are seen in every eye those weights come from; with less the score falls in proportion
+
+
+def quality_of(photo: Scaled, disc: Disc, params: PreprocessParams) -> dict[str, float]:
+    """The measures of a photograph at the output's scale: a number for each name of MEASURES."""
+    pixels, seen = _at_own_size(photo.pixels, photo.seen.view(np.uint8))
+    kept = across(SIDE) < 1 - params.crop
+    seen = seen * kept.astype(np.uint8)
+    core = cv2.erode(seen, np.ones((9, 9), np.uint8)).astype(np.float32)  # the crop's own edge is no detail
+    share = _block_means(core)
+    full = share > 0.5
+    if full.sum() < 4:
+        return dict.fromkeys(MEASURES, 0.0) | {"confidence": disc.confidence}
+    red, green, blue = cv2.split(pixels)
+    count = cv2.countNonZero(seen)
+    mean, spread = (float(values[0, 0]) for values in cv2.meanStdDev(green, mask=seen))
+    light = cv2.countNonZero(cv2.copyTo(seen, (green > 240).view(np.uint8), np.zeros_like(seen)))
+    tones = {
+        name: _block_means(channel * core)[full] / share[full] for name, channel in zip("rgb", (red, green, blue), strict=True)
+    }
+    red_narrow, red_middle = cv2.GaussianBlur(red, (0, 0), 1), cv2.GaussianBlur(red, (0, 0), 2)
+    red_fine = _block_rms(red_narrow - red_middle, core, share, full)
+    half = cv2.resize(red_middle, (SIDE // 2, SIDE // 2), interpolation=cv2.INTER_AREA)  # after σ = 2 half the resolution loses nothing
+    wide = cv2.resize(cv2.GaussianBlur(half, (0, 0), np.sqrt(3.0)), (SIDE, SIDE))  # 2² + (2·√3)² = 4²
+    red_middle_sized = _block_rms(red_middle - wide, core, share, full)
+    green_fine = _block_rms(cv2.GaussianBlur(green, (0, 0), 1) - cv2.GaussianBlur(green, (0, 0), 2), core, share, full)
+    structure, shadow = _coarse(green, seen)
+    measures = {
+        "exposure": mean / 255,
+        "redness": np.percentile(tones["r"], 95) / 255,
+        "haze": np.percentile(tones["b"], 95) / 255,
+        "saturated": light / count,
+        "contrast": spread / 255,
+        "sharpness": np.percentile(green_fine, 25),
+        "weakest": np.percentile(red_fine, 10),
+        "clarity": np.median(green_fine / (tones["g"] + 5)),
+        "vessels": np.percentile(red_middle_sized, 90),
+        "structure": structure,
+        "shadow": shadow,
+        "visible": count / kept.sum(),
+        "confidence": disc.confidence,
+    }
+    return {name: round(float(value), 6) for name, value in (measures | {"score": score(measures)}).items()}
+
+
+def score(measures: dict[str, float]) -> float:
+    """The probability, 0…1, that a person would call an eye with these measures gradable."""
+    value = OFFSET + sum(weight * _term(name, measures) for name, weight in WEIGHTS.items())
+    missing = min(1.0, measures["visible"] / WHOLE) * min(1.0, measures["confidence"] / WHOLE)
+    return float(missing / (1 + np.exp(-value)))
+
+
+def _term(name, measures):
+    """A measure as the score sees it: plain, `log …` its logarithm, or `… squared` its square."""
+    if name.startswith("log "):
+        return np.log(max(measures[name[4:]], 0.0) + 0.01)
+    if name.endswith(" squared"):
+        return measures[name[:-8]] ** 2
+    return measures[name]
+
+
+def _at_own_size(pixels, seen):
+    if len(pixels) == SIDE:
+        return pixels, seen
+    how = cv2.INTER_AREA if len(pixels) > SIDE else cv2.INTER_LINEAR
+    return cv2.resize(pixels, (SIDE, SIDE), interpolation=how), cv2.resize(seen, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
+
+
+def _block_means(image):
+    return cv2.resize(image, (SIDE // BLOCK, SIDE // BLOCK), interpolation=cv2.INTER_AREA)
+
+
+def _block_rms(detail, core, share, full):
+    """The root mean square of a detail in each block that is mostly retina."""
+    return np.sqrt(_block_means(detail * detail * core)[full] / share[full])
+
+
+def _coarse(green, seen):
+    """Standard deviation, and depth of the darkest hundredth, of green's detail at 8 to 24 px, made at a quarter of the size."""
+    quarter = (SIDE // 4, SIDE // 4)
+    total, share = cv2.copyTo(green, seen, np.zeros_like(green)), seen.astype(np.float32)
+    total, share = (cv2.resize(image, quarter, interpolation=cv2.INTER_AREA) for image in (total, share))
+    narrow, wide = (
+        cv2.GaussianBlur(total, (0, 0), sigma) / np.maximum(cv2.GaussianBlur(share, (0, 0), sigma), 1e-3) for sigma in (2.0, 6.0)
+    )
+    difference = (narrow - wide)[share > 0.99]
+    return (float(difference.std()), float(-np.percentile(difference, 1))) if difference.size else (0.0, 0.0)

@@ -1,0 +1,28 @@
+"""Attribution maps turned into rows: regions, statistics of a map, sums over groups, a neuron's extent.
+
+Maps come in as arrays and rows go out as dictionaries named like the tables' columns; no model, no file.
+"""
+
+from dr_lib.heatmaps.groups import GroupHeatmaps, group_names
+from dr_lib.heatmaps.maps import image_rows
+from dr_lib.heatmaps.neurons import neuron_extent, region_measures
+from dr_lib.heatmaps.params import HeatmapParams
+from dr_lib.heatmaps.regions import Regions, find_regions, region_rows
+from dr_lib.heatmaps.stats import entropy_bit, gini, stat_row, symmetry, top_share
+
+__all__ = [
+    "GroupHeatmaps",
+    "HeatmapParams",
+    "Regions",
+    "entropy_bit",
+    "find_regions",
+    "gini",
+    "group_names",
+    "image_rows",
+    "neuron_extent",
+    "region_measures",
+    "region_rows",
+    "stat_row",
+    "symmetry",
+    "top_share",
+]

@@ -1,0 +1,165 @@
+"""Units of a layer along adversarial examples of growing strength: activation difference, mean gradient, attribution."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Float64, Int
+
+from dr_lib.adversarial import Gradient, ascent
+from dr_lib.anatomy import visible_disc
+from dr_lib.linearity.params import LinearityParams
+from dr_lib.strength import LEGAL, STAGES
+
+Model = Callable[[Any], Any]  # a Keras model, or any function of a batch
+AverageGradient = Callable[[Model, int, np.ndarray, np.ndarray], np.ndarray]  # (upper, stage, inputs (n, …), baseline) -> (n, …)
+
+COLUMNS = (
+    "image_id",
+    "layer",
+    "strength",
+    "unit",
+    "outcome",
+    "activation_difference",
+    "mean_gradient",
+    "attribution",
+)
+
+
+def linearity_study(
+    image_ids: Sequence[str],
+    inputs: Float[np.ndarray, "image y x channel"],
+    baseline: Float[np.ndarray, "y x channel"],
+    gradient: Gradient,
+    layers: Mapping[str, tuple[Model, Model]],
+    params: LinearityParams = LinearityParams(),  # noqa: B008 - frozen
+    *,
+    inside: Bool[np.ndarray, "y x"] | None = None,
+    average_gradient: AverageGradient | None = None,
+) -> pd.DataFrame:
+    """One row per layer, strength, eye and unit, with COLUMNS; an eye whose gradient is not finite has no rows.
+
+    `layers[name]` is (lower, upper), as `dr_lib.attribution.split_at` gives them: images -> activations (n, units) or
+    (n, y, x, channels), and activations -> (n, stages) probabilities. Keras models that share their input run as one, so that
+    the trunk below several layers is computed once. The outcome is the probability of `params.target_stage`. In a
+    convolutional layer a unit is a channel: differences are means over positions, gradients and attributions sums over them,
+    so there the attribution is not the product of the other two. `average_gradient` defaults to `engine_average_gradient`;
+    `gradient` and `inside` are those of `dr_lib.adversarial`. Needs memory for every layer's activations at all strengths.
+    """
+    average_gradient = average_gradient or engine_average_gradient(params)
+    if not params.inside_only:
+        inside = np.ones(inputs.shape[1:3], bool)
+    elif inside is None:
+        inside = visible_disc(inputs.shape[1])
+    slopes = [gradient(batch, params.target_stage) for batch in _batches(inputs, params.batch_size)]
+    finite = np.concatenate([np.isfinite(batch).all(axis=(1, 2, 3)) for batch in slopes] or [np.zeros(0, bool)])
+    if not finite.any():
+        return pd.DataFrame({name: [] for name in COLUMNS})
+    inputs, ids = inputs[finite], np.asarray(image_ids, object)[finite]
+    direction = ascent(np.where(inside[..., None], np.concatenate(slopes)[finite], 0).astype(inputs.dtype), params.norm)
+
+    lower = _together({layer: below for layer, (below, _) in layers.items()})
+    seen: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
+    for strength in params.grid:
+        examples = np.clip(inputs + np.float32(strength) * direction, *LEGAL).astype(inputs.dtype)
+        for batch in _batches(examples, params.batch_size):
+            activations = lower(batch)
+            for layer, kept in seen.items():
+                kept.append(np.asarray(activations[layer]))
+    start = lower(baseline[None])
+    frames = []
+    for layer, (_, upper) in layers.items():
+        activations, origin = np.concatenate(seen.pop(layer)), np.asarray(start[layer])[0]
+        outcome = np.concatenate([np.asarray(upper(batch)) for batch in _batches(activations, params.batch_size)])
+        mean_gradient = np.asarray(average_gradient(upper, params.target_stage, activations, origin))
+        units = _by_unit(activations - origin, mean_gradient)
+        frames.append(_frame(ids, layer, params.grid, units, outcome[:, params.target_stage]))
+    return pd.concat(frames, ignore_index=True)
+
+
+def engine_average_gradient(params: LinearityParams) -> AverageGradient:
+    """∫ ∂F/∂h over the straight line, by the project's own integrated gradients with `params.points` midpoints.
+
+    `upper` must be a Keras model that ends in a softmax: its derivative is integrated in closed form between the points, so
+    that a saturated outcome does not show up as a gradient that varies.
+    """
+    from dr_lib.attribution import integrated_gradients, stage_head
+    from dr_lib.attribution.layers import logits_model
+
+    def average(upper: Model, stage: int, inputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+        values = integrated_gradients(
+            logits_model(upper),
+            inputs,
+            baseline,
+            points=params.points,
+            rule="midpoint",
+            batch_size=max(64, params.batch_size),
+            multiply_by_inputs=False,
+            head=stage_head((f"stage{stage}",), STAGES),
+        ).values
+        return values.reshape(inputs.shape)  # one quantity: its axis, where there is one, has length 1
+
+    return average
+
+
+def baseline_effect(
+    upper: Model,
+    activations: Float[np.ndarray, "image unit"],
+    baseline: Float[np.ndarray, "unit"],
+    units: Int[np.ndarray, "chosen"],
+) -> Float64[np.ndarray, "image chosen stage"]:
+    """What setting one unit at a time to its baseline does to the stage probabilities: changed minus unchanged."""
+    whole = np.asarray(upper(activations), np.float64)
+    effects = np.empty((len(activations), len(units), whole.shape[1]))
+    for k, unit in enumerate(units):
+        changed = activations.copy()
+        changed[:, unit] = baseline[unit]
+        effects[:, k] = np.asarray(upper(changed), np.float64) - whole
+    return effects
+
+
+def _together(lowers: Mapping[str, Model]) -> Callable[[np.ndarray], Mapping[str, Any]]:
+    """One function for the activations of every layer; Keras models on one input become one compiled network."""
+    inputs = {id(lower.inputs[0]) if hasattr(lower, "inputs") else None for lower in lowers.values()}
+    if len(inputs) != 1 or None in inputs:
+        return lambda images: {layer: lower(images) for layer, lower in lowers.items()}
+    import keras
+
+    from dr_lib import backend
+
+    first = next(iter(lowers.values())).inputs[0]
+    below = keras.Model(first, {layer: lower.outputs[0] for layer, lower in lowers.items()})
+    return backend.compiled(lambda images: below(images, training=False))
+
+
+def _batches(values: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    return [values[start : start + batch_size] for start in range(0, len(values), batch_size)]
+
+
+def _by_unit(difference: np.ndarray, slope: np.ndarray) -> dict[str, np.ndarray]:
+    """Activation difference, average gradient and attribution, each (image, unit) float64."""
+    difference, slope = difference.astype(np.float64), slope.astype(np.float64)
+    space = tuple(range(1, difference.ndim - 1))
+    return {
+        "activation_difference": difference.mean(axis=space) if space else difference,
+        "mean_gradient": slope.sum(axis=space),
+        "attribution": (difference * slope).sum(axis=space),
+    }
+
+
+def _frame(
+    ids: np.ndarray, layer: str, strengths: Sequence[float], units: dict[str, np.ndarray], outcome: np.ndarray
+) -> pd.DataFrame:
+    """Rows in the order of the arrays: strength, then eye, then unit."""
+    count = units["attribution"].shape[1]
+    return pd.DataFrame(
+        {
+            "image_id": np.tile(np.repeat(ids, count), len(strengths)),
+            "layer": layer,
+            "strength": np.repeat(strengths, len(ids) * count),
+            "unit": np.tile(np.arange(count), len(ids) * len(strengths)),
+            "outcome": np.repeat(outcome.astype(np.float64), count),
+            **{name: values.ravel() for name, values in units.items()},
+        }
+    )

@@ -1,0 +1,138 @@
+"""Numbers, names and file names as a reader should see them."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+
+import pandas as pd
+
+from dr_lib.plots import STAGE_NAMES
+from dr_lib.report.data import Number, Rows
+
+METRICS = {
+    "kappa": "Quadratic weighted kappa",
+    "quadratic_weighted_kappa": "Quadratic weighted kappa",
+    "qwk": "Quadratic weighted kappa",
+    "qwk_expected": "Kappa of the expected stage",
+    "auc_referable": "AUC, referable",
+    "referable_auc": "AUC, referable",
+    "auc_any": "AUC, any retinopathy",
+    "sensitivity_referable": "Sensitivity, referable",
+    "specificity_referable": "Specificity, referable",
+    "ece": "Expected calibration error",
+}
+
+
+def number(value: object, digits: int = 3) -> str:
+    """A value in a cell: three significant digits, thousands apart, true minus signs, a dash for what is missing.
+
+    >>> number(0.71234), number(1395), number(0.0000123), number(-2.0), number(float("nan")), number(True)
+    ('0.712', '1,395', '1.23e−5', '−2', '–', 'yes')
+    """
+    if value is None or value is pd.NaT or value is pd.NA:
+        return "–"
+    if isinstance(value, bool) or type(value).__name__ == "bool":
+        return "yes" if value else "no"
+    if isinstance(value, Integral):
+        return f"{int(value):,}".replace("-", "−")
+    if not isinstance(value, Real):
+        return str(value)
+    x = float(value)
+    if not math.isfinite(x):
+        return "–" if math.isnan(x) else ("∞" if x > 0 else "−∞")
+    if x != 0 and abs(x) < 1e-3:
+        mantissa, exponent = f"{x:.{digits - 1}e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "−")
+    if abs(x) >= 1000:
+        return f"{x:,.0f}".replace("-", "−")
+    return f"{x:.{digits}g}".replace("-", "−")
+
+
+def score(value: object) -> str:
+    """A measure of quality with three decimals, so that a column of them lines up; others as `number`.
+
+    >>> score(0.9), score(1.13), score(None)
+    ('0.900', '1.130', '–')
+    """
+    x = float(value) if isinstance(value, Real) else math.nan
+    return f"{x:.3f}".replace("-", "−") if abs(x) < 10 else number(value)
+
+
+def signed(value: Number | None) -> str:
+    """A correlation with its sign and two decimals.
+
+    >>> signed(-0.987), signed(0.5), signed(None)
+    ('−0.99', '+0.50', '–')
+    """
+    return "–" if value is None or not math.isfinite(value) else f"{value:+.2f}".replace("-", "−")
+
+
+def percent(value: Number | None, digits: int = 0) -> str:
+    """A part of 1 as a percentage, or a dash.
+
+    >>> percent(0.034, 1), percent(None)
+    ('3.4 %', '–')
+    """
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %".replace("-", "−")
+
+
+def duration(seconds: Number) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(0.42), duration(75), duration(7260)
+    ('0.4 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def label(name: str) -> str:
+    """A column or metric for people: known metrics by name, others with spaces and a capital.
+
+    >>> label("kappa"), label("image_id"), label("sensitivity_stage3")
+    ('Quadratic weighted kappa', 'Image id', 'Sensitivity, stage 3')
+    """
+    text = METRICS.get(str(name)) or re.sub(r"_stage(?=\d$)", ", stage ", str(name)).replace("_", " ").strip()
+    return text[:1].upper() + text[1:]
+
+
+def quantity(name: str) -> str:
+    """`stage2` as "stage 2 (moderate)"; anything else as it is.
+
+    >>> quantity("stage2"), quantity("referable")
+    ('stage 2 (moderate)', 'referable')
+    """
+    match = re.fullmatch(r"stage([0-4])", name)
+    return f"stage {match[1]} ({STAGE_NAMES[int(match[1])]})" if match else name
+
+
+def slugs(names: Iterable[str]) -> list[str]:
+    """A file name for each: letters, digits, `_`, `-` and inner dots only, and no two alike, even where case does not count.
+
+    >>> slugs(["10_left", "a/b", "a b", "../x", "A-B"])
+    ['10_left', 'a-b', 'a-b-2', 'x', 'A-B-3']
+    """
+    taken: dict[str, int] = {}
+    made = []
+    for name in names:
+        base = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(name)).strip(".-") or "eye"
+        candidate, turn = base, taken.get(base.lower(), 0) + 1
+        while turn > 1 and f"{base}-{turn}".lower() in taken:
+            turn += 1
+        taken[base.lower()] = turn
+        if turn > 1:
+            candidate = f"{base}-{turn}"
+            taken[candidate.lower()] = 1
+        made.append(candidate)
+    return made
+
+
+def records(rows: Rows) -> list[Mapping[str, object]]:
+    """The rows as mappings, whichever form they came in."""
+    return rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)

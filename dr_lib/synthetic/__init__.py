@@ -1,0 +1,31 @@
+"""Plausible synthetic fundus photographs whose stage follows from the lesions drawn into them.
+
+A photograph is a pure function of (seed, patient, eye, stage) and of the sizes asked for: eyes can be drawn in any
+order, in any number of processes, and the bytes are the same. Nothing here knows files or folders.
+
+The parts, in the order in which an eye comes to be: `planning` (who has which stage), `anatomy` (disc, fovea, vessel
+tree), `lesions` (which, where, and the clinical scale), `painting` (the retina itself), `camera` (what a camera makes
+of it), `eye` (one call that joins them).
+"""
+
+from dr_lib.synthetic.eye import SyntheticEye, draw, jpeg_bytes, png_bytes
+from dr_lib.synthetic.lesions import LESION_KINDS, MASK_COLOURS, QUADRANTS, Lesion, grade
+from dr_lib.synthetic.params import SynthesisParams
+from dr_lib.synthetic.planning import KAGGLE_COUNTS, EyePlan, plan, stage_counts
+
+__all__ = [
+    "KAGGLE_COUNTS",
+    "LESION_KINDS",
+    "MASK_COLOURS",
+    "QUADRANTS",
+    "EyePlan",
+    "Lesion",
+    "SynthesisParams",
+    "SyntheticEye",
+    "draw",
+    "grade",
+    "jpeg_bytes",
+    "plan",
+    "png_bytes",
+    "stage_counts",
+]

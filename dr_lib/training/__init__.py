@@ -1,0 +1,31 @@
+"""Training with balanced mini-batches (METHOD §3): resumable to the bit, one mini-batch after another.
+
+Everything random about step s is a pure function of (seed, s): which eyes, how each is turned, and nothing else is
+kept between steps but the weights, the optimiser and the dropout's counter. So a checkpoint is small to describe,
+and a killed run goes on as if nothing had happened.
+"""
+
+from dr_lib.training.augment import AugmentParams, augmented
+from dr_lib.training.batches import BalancedBatches
+from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from dr_lib.training.feed import Feed
+from dr_lib.training.loop import History, StepReport, TrainingDiverged, train
+from dr_lib.training.params import TrainingParams
+from dr_lib.training.schedule import StepwiseRate, learning_rate_schedule
+
+__all__ = [
+    "AugmentParams",
+    "BalancedBatches",
+    "Checkpoint",
+    "Feed",
+    "History",
+    "StepReport",
+    "StepwiseRate",
+    "TrainingDiverged",
+    "TrainingParams",
+    "augmented",
+    "learning_rate_schedule",
+    "read_checkpoint",
+    "train",
+    "write_checkpoint",
+]

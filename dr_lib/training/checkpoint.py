@@ -1,0 +1,47 @@
+"""A training run's whole state in one file: weights, optimiser, random counters, step and history.
+
+The file is a plain NumPy archive (arrays and one JSON text), read without pickle: opening it can't run code. It is
+written to a temporary name, flushed to the disk and renamed, so that a kill leaves the old one or the new one.
+"""
+
+import json
+import os
+import pathlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class Checkpoint:
+    """`arrays`: every variable in the model's and the optimiser's own order; `state`: step, history, best so far."""
+
+    arrays: list[np.ndarray]
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+def write_checkpoint(path: pathlib.Path, checkpoint: Checkpoint) -> None:
+    """Replace the file by this checkpoint, at once and for good."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    named = {f"array{number:05d}": array for number, array in enumerate(checkpoint.arrays)}
+    with open(temporary, "wb") as file:
+        np.savez(file, state=np.array(json.dumps(checkpoint.state)), **named)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_checkpoint(path: pathlib.Path) -> Checkpoint | None:
+    """The checkpoint of a file; None when there is no file. Raises ValueError when it is not a checkpoint."""
+    if not path.exists():
+        return None
+    try:
+        # Opened here, since np.load leaves the file open when it is no archive.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            state = json.loads(str(archive["state"]))
+            arrays = [archive[name] for name in sorted(name for name in archive.files if name != "state")]
+    except Exception as error:
+        raise ValueError(f"{path} is not a training checkpoint ({type(error).__name__}): remove it to start afresh") from error
+    return Checkpoint(arrays, state)

@@ -1,0 +1,274 @@
+"""The `dr` command. Reads arguments, calls one function, turns errors into one line and an exit code.
+
+Exit codes: 0 done · 1 failed, one line says what and what to do · 2 wrong usage or configuration · 130 interrupted.
+Nothing heavy is imported before it is used, so that `--help` and a wrong key answer at once.
+"""
+
+import contextlib
+import functools
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from flows.stage_names import STAGES
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Explains diabetic-retinopathy models over whole data sets: from photographs to attributions, tables and a report.\n\n"
+    "Start with [bold]dr synthesise demo-photos --count 200[/] and [bold]dr run deployments/demo.toml[/], or copy "
+    "deployments/kaggle.toml and point data.photos at your own photographs. Every command can be stopped with Ctrl-C and "
+    "run again: it goes on where it stopped.",
+)
+
+Config = Annotated[
+    pathlib.Path, typer.Argument(metavar="CONFIG.toml", help="The pipeline's configuration; see deployments/ for examples.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Overrides one key of the configuration; may be given many times."),
+]
+DaskAddress = Annotated[
+    str,
+    typer.Option(
+        "--dask-address", metavar="tcp://HOST:PORT", help="A running Dask scheduler; by default workers start here, one a core."
+    ),
+]
+Location = Annotated[
+    str, typer.Argument(metavar="WORKSPACE", help="The workspace: a folder or a URL such as s3://bucket/prefix.")
+]
+
+
+def _fail(message: str, code: int) -> typer.Exit:
+    for line in message.splitlines() or [""]:
+        typer.echo(f"dr: {line}", err=True)
+    return typer.Exit(code)
+
+
+def one_line_errors(command: Callable) -> Callable:
+    """The command, with every error a person can mend told in one line instead of a stack trace."""
+
+    @functools.wraps(command)
+    def run(*args, **kwargs):
+        try:
+            return command(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise _fail("stopped; what is finished is kept, and the same command goes on from there", 130) from None
+        except typer.Exit:
+            raise
+        except Exception as error:
+            code = _exit_code(error)
+            if code is None:
+                raise  # a fault of ours: the stack trace is what a report of it needs
+            raise _fail(str(error), code) from None
+
+    return run
+
+
+def _exit_code(error: Exception) -> int | None:
+    from flows.config import ConfigError
+    from flows.server import ServerError
+    from storage.errors import StorageError
+    from tasks.errors import UserError
+
+    if isinstance(error, ConfigError):
+        return 2
+    if isinstance(error, (UserError, ServerError, StorageError)):
+        return 1
+    return None
+
+
+def _with_address(settings: list[str] | None, dask_address: str) -> list[str]:
+    return (settings or []) + ([f"dask.address={dask_address}"] if dask_address else [])
+
+
+def _run_flow(name: str, config: pathlib.Path, settings: list[str]) -> None:
+    """Checks the configuration first, in a second; only then starts Prefect and the flow."""
+    from flows.config import check_inputs, load_config
+
+    check_inputs(load_config(config, settings))
+    from flows.server import prefect_server
+
+    with prefect_server() as api:
+        from flows import pipeline
+        from flows.summary import print_summary
+
+        typer.echo(f"Prefect: {api.removesuffix('/api')}", err=True)
+        results = pipeline.FLOWS[name](str(config), settings)
+        print_summary(results)
+
+
+@app.command(rich_help_panel="Pipeline")
+@one_line_errors
+def run(config: Config, settings: Settings = None, dask_address: DaskAddress = "") -> None:
+    """Runs the whole pipeline: ingest, preprocess, train, attribute, aggregate, counterfactuals, linearity, report.
+
+    What is already done is not done again: after a first run, ten new photographs are ten photographs' work.
+
+    Example: dr run deployments/kaggle.toml --set data.photos=~/kaggle --set attribution.limit=100
+    """
+    _run_flow("run", config, _with_address(settings, dask_address))
+
+
+def _add_stage_command(name: str, help_text: str) -> None:
+    @app.command(name, help=help_text, rich_help_panel="One stage of the pipeline")
+    @one_line_errors
+    def stage(config: Config, settings: Settings = None, dask_address: DaskAddress = "") -> None:
+        _run_flow(name, config, _with_address(settings, dask_address))
+
+
+for _name, _help in STAGES.items():
+    _add_stage_command(_name, _help)
+
+
+@app.command(rich_help_panel="Pipeline")
+@one_line_errors
+def plan(config: Config, settings: Settings = None) -> None:
+    """Says what a run would do now: images, shards, bytes and time by the rates of earlier runs. Writes nothing."""
+    from flows.config import check_inputs, load_config
+    from flows.summary import print_rows
+    from tasks.planning import plan_rows
+
+    loaded = load_config(config, settings or [])
+    check_inputs(loaded)
+    rows = plan_rows(loaded.workspace, loaded.data.photos, loaded.recipe, loaded.storage)
+    print_rows(rows, title=f"What dr run {config} would do")
+
+
+@app.command(rich_help_panel="Pipeline")
+@one_line_errors
+def serve(config: Config, settings: Settings = None) -> None:
+    """Serves the pipeline on its schedule (schedule.cron), with Prefect's page; runs never overlap. Ctrl-C ends it."""
+    from flows.config import load_config
+
+    loaded = load_config(config, settings or [])
+    from flows.server import prefect_server
+
+    with prefect_server() as api:
+        from flows.pipeline import serve_schedule
+
+        typer.echo(
+            f"Prefect: {api.removesuffix('/api')}   schedule: {loaded.schedule.cron} ({loaded.schedule.timezone})", err=True
+        )
+        serve_schedule(config, settings or [], loaded.schedule)
+
+
+@app.command(rich_help_panel="Results")
+@one_line_errors
+def status(workspace: Location) -> None:
+    """Shows what a workspace holds, how far each stage is, and what failed."""
+    from flows.summary import print_status
+    from storage import open_workspace
+    from storage.status import describe
+
+    print_status(describe(open_workspace(workspace)))
+
+
+@app.command(rich_help_panel="Results")
+@one_line_errors
+def verify(
+    workspace: Location,
+    repair: Annotated[bool, typer.Option("--repair", help="Unmark what is broken, so that the next run makes it again.")] = False,
+) -> None:
+    """Reads every shard and table and lists what is torn, missing or untrue. Exit code 1 if anything is."""
+    from flows.summary import print_rows
+    from storage import open_workspace
+    from storage.verify import verify as check
+
+    problems = check(open_workspace(workspace), repair=repair)
+    if not problems:
+        typer.echo("every shard and table is whole")
+        return
+    print_rows([{"kind": flaw.kind, "where": flaw.where, "what": flaw.detail} for flaw in problems], title="Problems")
+    if not repair:
+        raise _fail(f"{len(problems)} problems; mend them with dr verify {workspace} --repair and run the pipeline again", 1)
+    typer.echo("unmarked; run the pipeline again to recompute them", err=True)
+
+
+@app.command(rich_help_panel="Results")
+@one_line_errors
+def sql(
+    workspace: Location,
+    query: Annotated[
+        str, typer.Argument(metavar="QUERY", help='DuckDB SQL over the tables, such as "from latest_predictions limit 5".')
+    ],
+    output: Annotated[str, typer.Option("--format", help="table, csv or json")] = "table",
+) -> None:
+    """Answers a query over the workspace's tables; as CSV when the output is piped.
+
+    Example: dr sql workspaces/demo "select stage, count(*) from photos group by stage order by stage"
+    """
+    from flows.summary import print_frame
+    from storage import open_workspace
+    from storage.catalog import query as ask
+
+    if output not in ("table", "csv", "json"):
+        raise _fail("--format is table, csv or json", 2)
+    print_frame(ask(open_workspace(workspace), query), output if sys.stdout.isatty() or output != "table" else "csv")
+
+
+@app.command(rich_help_panel="Results")
+@one_line_errors
+def show(
+    workspace: Location,
+    image_id: Annotated[str, typer.Argument(metavar="IMAGE_ID", help="Such as 10_left.")],
+    picture: Annotated[
+        pathlib.Path | None, typer.Option("--png", metavar="FILE", help="Where the picture goes (default: IMAGE_ID.png).")
+    ] = None,
+) -> None:
+    """Prints one image's numbers and writes its Fig (a) as a PNG."""
+    from flows.summary import print_rows
+    from storage import open_workspace
+    from tasks.show import show_image
+
+    rows, path = show_image(open_workspace(workspace), image_id, picture or pathlib.Path(f"{image_id}.png"))
+    print_rows(rows, title=image_id)
+    typer.echo(f"picture: {path}", err=True)
+
+
+@app.command(rich_help_panel="Data")
+@one_line_errors
+def synthesise(
+    folder: Annotated[
+        pathlib.Path, typer.Argument(metavar="FOLDER", help="A new folder, or one that an interrupted call began.")
+    ],
+    count: Annotated[int, typer.Option("--count", min=1, help="How many photographs; both eyes of each patient.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed and count give the same bytes.")] = 0,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="As many eyes of every stage, instead of Kaggle's frequencies.")
+    ] = False,
+    largest_px: Annotated[int, typer.Option("--largest-px", help="Width of the largest camera's photographs.")] = 3000,
+) -> None:
+    """Draws synthetic fundus photographs in Kaggle's layout, with a lesion mask for each.
+
+    The stage of an eye follows its lesions by the international clinical scale.
+    """
+    from dr_lib.synthetic import SynthesisParams
+    from tasks.synthesise import synthesise as draw
+
+    try:
+        params = SynthesisParams(seed=seed, balanced=balanced, largest_px=largest_px)
+    except ValueError as error:
+        raise _fail(str(error), 2) from None
+    new = draw(folder, count, params)
+    typer.echo(
+        json.dumps({"folder": str(folder), "photographs": count, "drawn_now": new})
+        if not sys.stdout.isatty()
+        else f"{folder}: {count} photographs, {new} drawn now"
+    )
+
+
+def main() -> None:
+    """The entry point of `dr`."""
+    with contextlib.suppress(BrokenPipeError):  # `dr sql … | head` ends quietly
+        app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""One TOML file becomes one validated `PipelineConfig`; every mistake in it becomes one clear line.
+
+Each section is the frozen dataclass that stands beside the step it configures, so a setting has one home.
+This module imports no TensorFlow, Prefect or Dask: a wrong key is answered at once.
+"""
+
+import dataclasses
+import difflib
+import json
+import pathlib
+import tomllib
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from dr_lib.adversarial import AdversarialParams
+from dr_lib.attribution import AttributionParams
+from dr_lib.counterfactual import CounterfactualParams
+from dr_lib.fundus import PreprocessParams
+from dr_lib.heatmaps import HeatmapParams
+from dr_lib.linearity import LinearityParams
+from dr_lib.model import ModelParams
+from dr_lib.training import TrainingParams
+from storage.files import is_url
+from tasks.recipe import Recipe
+from tasks.settings import AttributionSelection, DaskParams, DataParams, ScheduleParams, StorageParams, TrainingPolicy
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; each line of the message names one mistake and its place."""
+
+
+@dataclass(frozen=True)
+class TrainingSection(TrainingPolicy, TrainingParams):
+    """How the model is trained, and whether new photographs call for a new one."""
+
+
+@dataclass(frozen=True)
+class AttributionSection(AttributionSelection, AttributionParams):
+    """How an image is explained, and which images are."""
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Everything a run depends on. `workspace` and `data.photos` have no default; all else does."""
+
+    workspace: str
+    data: DataParams
+    preprocess: PreprocessParams = field(default_factory=PreprocessParams)
+    model: ModelParams = field(default_factory=ModelParams)
+    training: TrainingSection = field(default_factory=TrainingSection)
+    attribution: AttributionSection = field(default_factory=AttributionSection)
+    heatmaps: HeatmapParams = field(default_factory=HeatmapParams)
+    counterfactuals: CounterfactualParams = field(default_factory=CounterfactualParams)
+    adversarials: AdversarialParams = field(default_factory=AdversarialParams)
+    linearity: LinearityParams = field(default_factory=LinearityParams)
+    storage: StorageParams = field(default_factory=StorageParams)
+    dask: DaskParams = field(default_factory=DaskParams)
+    schedule: ScheduleParams = field(default_factory=ScheduleParams)
+
+    def __post_init__(self):
+        # The network sees fundi as they were preprocessed: one setting, not two that can disagree.
+        object.__setattr__(self, "model", dataclasses.replace(self.model, input_size=self.preprocess.size))
+
+    @property
+    def recipe(self) -> Recipe:
+        """The part of the configuration that decides results."""
+        return Recipe(self.preprocess, self.model, self.training, self.attribution)
+
+
+# Fields of a section that follow from another setting and so are no keys of the file.
+DERIVED_KEYS = {("model", "input_size"): "it follows preprocess.size; set that instead"}
+
+
+def load_config(path: str | pathlib.Path, settings: list[str] | None = None) -> PipelineConfig:
+    """The validated configuration of a TOML file, with `section.key=value` settings laid over it.
+
+    Relative folders in the file are relative to the working directory, as on the command line.
+    Raises ConfigError, one line a mistake.
+    """
+    return parse_config(apply_settings(read_toml(path), settings or []), source=str(path))
+
+
+def read_toml(path: str | pathlib.Path) -> dict[str, Any]:
+    """The file's tables. Raises ConfigError if it is missing or is not TOML."""
+    try:
+        return tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; start from a copy of deployments/kaggle.toml") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; give the TOML file itself") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def apply_settings(tables: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """A copy of the tables with each `section.key=value` laid over it; a value is TOML, or else a plain string.
+
+    >>> apply_settings({"data": {"limit": 1}}, ["data.limit=5", "workspace=out", "attribution.layers=['stem']"])
+    {'data': {'limit': 5}, 'workspace': 'out', 'attribution': {'layers': ['stem']}}
+    """
+    result = json.loads(json.dumps(tables, default=str))
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        keys = name.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"--set {setting}: write it as section.key=value, such as --set data.limit=100")
+        table = result
+        for key in keys[:-1]:
+            table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {setting}: {key} is a value, not a section")
+        table[keys[-1]] = _value(text.strip())
+    return result
+
+
+def _value(text: str) -> Any:
+    """A TOML value where the text is one; otherwise the text itself, so that folders need no quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def parse_config(tables: dict[str, Any], *, source: str = "configuration") -> PipelineConfig:
+    """The validated configuration of parsed TOML tables. Raises ConfigError with a line for every mistake."""
+    problems = _unknown_keys(tables, PipelineConfig, ())
+    if not problems:
+        try:
+            # JSON-strict: a list may become a tuple, but "16" never becomes 16.
+            return TypeAdapter(PipelineConfig).validate_json(json.dumps(tables, default=str), strict=True)
+        except ValidationError as error:
+            problems = [_readable(item) for item in error.errors()]
+    raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems))
+
+
+def _unknown_keys(tables: dict[str, Any], section: type, place: tuple[str, ...]) -> list[str]:
+    known = {item.name: item for item in dataclasses.fields(section)}
+    problems = []
+    for key, value in tables.items():
+        name = ".".join((*place, key))
+        if (*place, key) in DERIVED_KEYS:
+            problems.append(f"{name} cannot be set: {DERIVED_KEYS[(*place, key)]}")
+        elif key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            problems.append(
+                f"unknown key {name}" + (f"; did you mean {'.'.join((*place, close[0]))}?" if close else _listing(known))
+            )
+        elif dataclasses.is_dataclass(known[key].type):
+            if isinstance(value, dict):
+                problems += _unknown_keys(value, known[key].type, (*place, key))
+            else:
+                problems.append(f"{name} is a section: write [{name}] and its keys under it")
+    return problems
+
+
+def _listing(known: dict[str, Any]) -> str:
+    return f"; known here: {', '.join(sorted(known))}"
+
+
+def _readable(error: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "missing":
+        return f"{place} is missing; give it in the file or with --set {place}=…"
+    if error["type"] in ("value_error", "assertion_error"):
+        return message if message.startswith(place) else f"{place}: {message}"
+    return f"{place} = {json.dumps(error['input'], default=str)}: {message[:1].lower()}{message[1:]}"
+
+
+def as_tables(config: PipelineConfig) -> dict[str, Any]:
+    """The configuration as plain tables, every default filled in: what provenance records keep."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def check_inputs(config: PipelineConfig) -> None:
+    """Raises ConfigError if the photographs' folder or the backbone's weights file is not there."""
+    photos = config.data.photos
+    if not is_url(photos) and not pathlib.Path(photos).exists():
+        raise ConfigError(f"data.photos = {photos}: no such folder or zip; give Kaggle's data folder with --set data.photos=…")
+    weights = config.model.backbone_weights
+    if weights not in ("imagenet", "none") and not pathlib.Path(weights).is_file():
+        raise ConfigError(f"model.backbone_weights = {weights}: no such file; give a .weights.h5 file, 'imagenet' or 'none'")

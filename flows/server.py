@@ -1,0 +1,95 @@
+"""One Prefect server for a run: the one `PREFECT_API_URL` names, or else one of our own on this machine."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import IO
+
+START_TIMEOUT_S = 120
+
+# Telemetry stays off unless asked for, and the terminal belongs to our own progress bar: Prefect's page has the rest.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_CLI_PROMPT": "false",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+
+class ServerError(Exception):
+    """The Prefect server did not start; the message says what it printed."""
+
+
+@contextlib.contextmanager
+def prefect_server() -> Iterator[str]:
+    """Yields the API's address. A server started here is stopped on leaving; its history stays in PREFECT_HOME."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    from prefect.logging.handlers import APILogHandler
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    if PREFECT_API_URL.value():  # from the environment or the user's Prefect profile
+        yield PREFECT_API_URL.value()
+        return
+    port = _free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    output = tempfile.TemporaryFile()  # noqa: SIM115 - closed below. Not a pipe: a full one would stop the server
+    server = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PREFECT_API_URL": api, "PREFECT_LOGGING_SERVER_LEVEL": "ERROR"},
+        start_new_session=True,  # Ctrl-C reaches the run alone: it still has to report its end to the server
+    )
+    try:
+        _wait_until_healthy(server, f"{api}/health", output)
+        with temporary_settings({PREFECT_API_URL: api}):
+            try:
+                yield api
+            finally:
+                APILogHandler().flush()  # the last lines of a run, before the server that keeps them is gone
+    finally:
+        _stop(server)
+        output.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_until_healthy(server: subprocess.Popen, address: str, output: IO[bytes]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            output.seek(0)
+            last_line = output.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise ServerError(f"the Prefect server ended at once with code {server.returncode}: {' '.join(last_line)}")
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            urllib.request.urlopen(address, timeout=2).close()
+            return
+        time.sleep(0.1)
+    raise ServerError(
+        f"the Prefect server did not answer within {START_TIMEOUT_S} s; start one with `prefect server start` and set PREFECT_API_URL"
+    )
+
+
+def _stop(server: subprocess.Popen) -> None:
+    if server.poll() is not None:
+        return
+    os.killpg(server.pid, signal.SIGTERM)
+    try:
+        server.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()

@@ -1,0 +1,12 @@
+"""The stages in their order, each with the sentence its command's help shows. Cheap to import."""
+
+STAGES = {
+    "ingest": "Finds the photographs and their labels, and sets aside what cannot be used, with the reason.",
+    "preprocess": "Turns photographs into normalised fundi of one size and tone.",
+    "train": "Trains the five-stage classifier with balanced mini-batches and grades it.",
+    "attribute": "Explains the chosen images with integrated gradients: outcome to neurons, neurons to pixels.",
+    "aggregate": "Turns attributions into tables: regions, statistics, group heat maps.",
+    "counterfactuals": "Makes counterfactuals and adversarial examples for missed stage-1 eyes.",
+    "linearity": "Studies how dense units and the outcome move together along adversarial examples.",
+    "report": "Writes the pages people look at.",
+}

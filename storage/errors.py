@@ -1,0 +1,51 @@
+"""What the workspace says when it cannot do what was asked: one line, what is wrong and what to do."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+
+class StorageError(Exception):
+    """A fault of the place or of what was asked of it, not of the code. The message is for a person."""
+
+
+class NotThere(StorageError, FileNotFoundError):
+    """Something that an earlier stage makes has not been made yet, or the data folder is absent."""
+
+
+class Refused(StorageError, ValueError):
+    """Something is there but is not what it should be, so it is not used."""
+
+
+class WorkspaceLocked(StorageError):
+    """Another process holds the lock; the message names it."""
+
+
+class QueryError(StorageError, ValueError):
+    """A query that cannot be answered; the message is what the database says."""
+
+
+class CannotWrite(StorageError, OSError):
+    """The place takes no more: it is full, or may not be written to."""
+
+
+ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space or raise the quota",
+    errno.EROFS: "mount it for writing or choose another workspace",
+    errno.EACCES: "allow this user to write there or choose another workspace",
+    errno.EPERM: "allow this user to write there or choose another workspace",
+}
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Says what to do where the block cannot write `path` for a reason that a person can mend."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StorageError) or error.errno not in ADVICE:
+            raise
+        reason = os.strerror(error.errno)
+        raise CannotWrite(f"{os.fspath(path)} cannot be written: {reason}; {ADVICE[error.errno]}, then run again") from error

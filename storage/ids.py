@@ -1,0 +1,80 @@
+"""Ids are hashes of contents: the same settings always name the same folder, other settings another one."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+
+ID_DIGITS = 12  # 48 bits: two of a million settings collide with a chance of 1 in 560
+EYES = ("left", "right")
+# What an image id may look like. Nothing in it can climb out of a folder or hide a file.
+IMAGE_ID = re.compile(r"^([A-Za-z0-9][A-Za-z0-9.-]{0,62})_(left|right)\Z")
+
+
+def content_id(*parts) -> str:
+    """Twelve hexadecimal digits naming the contents of `parts` (mappings, dataclasses, strings, numbers, lists).
+
+    Independent of the order of keys, of tuples against lists, and of the process:
+
+    >>> content_id({"size": 256, "blur": 1.0}) == content_id({"blur": 1.0, "size": 256})
+    True
+    >>> content_id("a", "b") == content_id("ab")
+    False
+    >>> content_id({"layers": ("stem", "fc1")})
+    '5fe241e59284'
+
+    Raises TypeError for a part that has no canonical form, ValueError for NaN.
+    """
+    return digest(*parts)[:ID_DIGITS]
+
+
+def digest(*parts) -> str:
+    """All 64 hexadecimal digits of `content_id`."""
+    text = json.dumps([_plain(part) for part in parts], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_bytes(data: bytes) -> str:
+    """The sha256 of some bytes, 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def patient_and_eye(image_id: str) -> tuple[str, str]:
+    """The patient's id and the eye that an image id names.
+
+    >>> patient_and_eye("10_left")
+    ('10', 'left')
+
+    Raises ValueError for anything else.
+    """
+    match = IMAGE_ID.match(image_id)
+    if match is None:
+        raise ValueError(f"{image_id!r} is not an image id: expected <patient>_left or <patient>_right")
+    return match[1], match[2]
+
+
+def _plain(value):
+    """`value` as JSON types, with numpy's numbers made Python's."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, PurePath):
+        return str(value)
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        value = value.item()
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} has no place in an id")
+        # 1.0 and 1 are one setting: a TOML file may write either.
+        return int(value) if value.is_integer() else value
+    raise TypeError(f"{type(value).__name__} has no canonical form for an id")

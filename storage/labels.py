@@ -1,0 +1,103 @@
+"""Kaggle's label files, row by row: a row that is wrong is set aside with its reason, the others count."""
+
+import csv
+import io
+from typing import NamedTuple
+
+from storage.ids import IMAGE_ID
+
+# File name (lower case) → the split whose photographs it labels.
+LABEL_FILES = {"trainlabels.csv": "train", "retinopathy_solution.csv": "test", "testlabels.csv": "test"}
+PHOTO_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+
+
+class Label(NamedTuple):
+    """One row of a label file: the stage a person gave an image."""
+
+    image_id: str
+    stage: int
+    split_hint: str
+    usage: str | None
+    source: str
+
+
+class Problem(NamedTuple):
+    """Something set aside: where it stood, whose it is (where known), a short code, and what was found."""
+
+    source: str | None
+    image_id: str | None
+    reason: str
+    detail: str
+
+
+def canonical_id(name: str) -> str | None:
+    """The image id that a name stands for, the eye in lower case; None for a name that is none.
+
+    >>> canonical_id("10_LEFT"), canonical_id("10_left.jpeg"), canonical_id("../10_left")
+    ('10_left', '10_left', None)
+    """
+    stem = name.strip()
+    for suffix in PHOTO_SUFFIXES:
+        if stem.lower().endswith(suffix):
+            stem = stem[: -len(suffix)]
+    patient, _, eye = stem.rpartition("_")
+    found = f"{patient}_{eye.lower()}"
+    return found if IMAGE_ID.match(found) else None
+
+
+def read_labels(data: bytes, source: str, split_hint: str) -> tuple[list[Label], list[Problem]]:
+    """The rows of one file, and what was wrong with the others.
+
+    >>> read_labels(b"image,level\\n10_left,0\\n10_right,7\\n", "trainLabels.csv", "train")[1][0].detail
+    "level '7' is not one of 0, 1, 2, 3, 4"
+    """
+    try:
+        lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        header = [name.strip().lower() for name in next(lines, [])]
+    except (UnicodeDecodeError, csv.Error) as error:
+        return [], [Problem(source, None, "bad_labels_file", f"not a CSV file: {error}")]
+    if not {"image", "level"} <= set(header):
+        detail = f"the first line must name the columns image and level, got {', '.join(header)[:80] or 'nothing'}"
+        return [], [Problem(source, None, "bad_labels_file", detail)]
+    labels, problems, seen = [], [], {}
+    while True:
+        try:
+            row = next(lines, None)
+        except csv.Error as error:
+            problems.append(Problem(f"{source}:{lines.line_num}", None, "malformed_row", str(error)))
+            continue
+        if row is None:
+            break
+        at = f"{source}:{lines.line_num}"
+        if not any(cell.strip() for cell in row):
+            continue
+        found = _label(dict(zip(header, row, strict=False)), len(row) == len(header), at, split_hint)
+        if isinstance(found, Label) and found.image_id in seen:
+            first = seen[found.image_id]
+            detail = f"line {first.source.rpartition(':')[2]} gave stage {first.stage} before this one's {found.stage}"
+            found = Problem(at, found.image_id, "repeated_label", detail)
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            seen[found.image_id] = found
+            labels.append(found)
+    return labels, problems
+
+
+def _label(row: dict[str, str], complete: bool, at: str, split_hint: str) -> Label | Problem:
+    if not complete:
+        return Problem(at, None, "malformed_row", f"not as many fields as the first line: {','.join(row.values())[:80]}")
+    name = row["image"]
+    image_id = canonical_id(name)
+    if image_id is None:
+        outside = "/" in name or "\\" in name or ".." in name
+        reason, why = ("outside_folder", "leads outside the data folder") if outside else ("wrong_name", "names no eye")
+        return Problem(at, None, reason, f"image {name[:80]!r} {why}: expected <patient>_left or <patient>_right")
+    level = row["level"].strip()
+    if not level.isdecimal():
+        if level.removeprefix("-").isdecimal():
+            return Problem(at, image_id, "stage_out_of_range", f"level {level[:20]!r} is not one of 0, 1, 2, 3, 4")
+        return Problem(at, image_id, "malformed_row", f"level {level[:20]!r} is not a number")
+    if int(level) > 4:
+        return Problem(at, image_id, "stage_out_of_range", f"level {level[:20]!r} is not one of 0, 1, 2, 3, 4")
+    return Label(image_id, int(level), split_hint, (row.get("usage") or "").strip() or None, at)

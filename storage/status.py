@@ -1,0 +1,127 @@
+"""What a workspace holds and how far it is: plain numbers for `dr status`. Reads ledgers and tables, no arrays."""
+
+from typing import TYPE_CHECKING
+
+from storage.arrays import ShardedStore
+from storage.errors import NotThere
+from storage.explanations import attributions_path
+from storage.fundus import fundus_ids, fundus_path
+from storage.schemas import PARTITION, SCHEMAS
+from storage.tables import partitions, parts
+
+if TYPE_CHECKING:
+    from storage.workspace import Workspace
+
+
+def describe(ws: "Workspace") -> list[dict]:
+    """One row for each thing in the workspace: what, id, images, done, of, detail. `overview` has the same as numbers."""
+    found = overview(ws)
+    photos = found["photographs"]
+    rows = [_row("photographs", "", photos["present"], detail=_counts(photos["by_split"]))]
+    if photos["by_stage"]:
+        rows.append(_row("stages", "", sum(photos["by_stage"].values()), detail=_counts(photos["by_stage"])))
+    rows += [_row("rejects", one["reason"], one["images"], detail=f"at {one['step']}") for one in found["rejects"]]
+    rows += [_row("fundus", one["preprocess_id"], **_shards(one)) for one in found["fundus"]]
+    rows += [_row("model", one["model_id"], "", detail=_when(one)) for one in found["models"]]
+    rows += [_row("explanation", one["explain_id"], **_shards(one)) for one in found["explanations"]]
+    rows += [
+        _row("table", one["table"], "", done=one["parts"], detail=f"{one['rows']:,} rows in {one['parts']:,} parts")
+        for one in found["tables"]
+    ]
+    for run in found["runs"]:
+        detail = f"{run['state']} {run['started']:%Y-%m-%d %H:%M}, {run['seconds']:.0f} s" + (
+            f": {run['message']}" if isinstance(run["message"], str) else ""
+        )
+        rows.append(_row("last run", run["stage"], run["images"], detail=detail))
+    return rows
+
+
+def overview(ws: "Workspace") -> dict:
+    """Photographs, rejects, stores, models, explanations, tables and last runs, each as plain rows.
+
+    location; photographs (total, present, by_split, by_stage); rejects (step, reason, images); fundus and explanations
+    (id, images, images_done, shards, shards_done, seconds, bytes, …); models (model_id, created, …); tables (table,
+    partitions, parts, rows); runs (the last run of each stage).
+    """
+    photos, rejects = ws.photos(), ws.rejects()
+    return {
+        "location": ws.location,
+        "photographs": {
+            "total": len(photos),
+            "present": int(photos["present"].sum()),
+            "by_split": {str(key): int(count) for key, count in photos["split"].value_counts().items()},
+            "by_stage": {int(key): int(count) for key, count in photos["stage"].value_counts().sort_index().items()},
+        },
+        "rejects": [
+            {"step": step, "reason": reason, "images": int(count)}
+            for (step, reason), count in rejects.groupby(["step", "reason"]).size().items()
+        ],
+        "fundus": [{"preprocess_id": at, **_progress(ws, fundus_path(at))} for at in fundus_ids(ws)],
+        "models": [{key: record.get(key) for key in ("model_id", "created", "weights_bytes")} for record in ws.models()],
+        "explanations": [
+            {
+                **{key: record.get(key) for key in ("explain_id", "created", "model_id", "preprocess_id")},
+                **_progress(ws, attributions_path(record["explain_id"])),
+            }
+            for record in ws.explanations()
+        ],
+        "tables": _tables(ws),
+        "runs": _last_runs(ws),
+    }
+
+
+def _progress(ws: "Workspace", path: str) -> dict:
+    """How much of a store its ledger says is done, and the time that took."""
+    try:
+        store = ShardedStore.open(ws, path)
+    except NotThere:
+        return {"images": 0, "images_done": 0, "shards": 0, "shards_done": 0, "seconds": 0.0, "bytes": 0}
+    spans = store.spans()
+    done = [entry for shard, entry in store.ledger.entries().items() if shard < len(spans)]
+    return {
+        "images": store.images,
+        "images_done": sum(entry["stop"] - entry["start"] for entry in done),
+        "shards": len(spans),
+        "shards_done": sum(spans[entry["shard"]].stop == entry["stop"] for entry in done),
+        "seconds": float(sum(entry["record"].get("seconds") or 0.0 for entry in done)),
+        "bytes": sum(size for entry in done for size, _ in entry["files"].values()),
+    }
+
+
+def _tables(ws: "Workspace") -> list[dict]:
+    rows = []
+    for table in SCHEMAS:
+        if table in ("photos", "rejects"):
+            continue
+        groups = partitions(ws.files, table) if PARTITION[table] else [None]
+        count = sum(len(parts(ws.files, table, at)) for at in groups)
+        if count:
+            rows.append({"table": table, "partitions": len(groups), "parts": count, "rows": ws.count(table)})
+    return rows
+
+
+def _last_runs(ws: "Workspace") -> list[dict]:
+    runs = ws.frame("runs").sort_values("started").drop_duplicates("stage", keep="last")
+    return runs.to_dict("records")
+
+
+def _row(what: str, name: str, images, done="", of="", detail: str = "") -> dict:
+    return {"what": what, "id": name, "images": images, "done": done, "of": of, "detail": detail}
+
+
+def _shards(one: dict) -> dict:
+    size = f"{one['bytes'] / 2**20:,.1f} MiB" + (f", {one['seconds']:,.0f} s of work" if one["seconds"] else "")
+    return {
+        "images": one["images"],
+        "done": one["images_done"],
+        "of": one["images"],
+        "detail": f"{one['shards_done']} of {one['shards']} shards, {size}",
+    }
+
+
+def _counts(values: dict) -> str:
+    return ", ".join(f"{key} {count:,}" for key, count in values.items())
+
+
+def _when(one: dict) -> str:
+    return f"made {str(one['created'])[:16].replace('T', ' ')}, {(one['weights_bytes'] or 0) / 2**20:,.1f} MiB of weights"

@@ -1,0 +1,228 @@
+"""The workspace's layout, and the doors to what lies in it. Opening one creates nothing."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storage.errors import Refused
+from storage.files import Files, is_url
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow.dataset
+    import xarray as xr
+
+LATEST = "latest"
+
+
+def open_workspace(location: str | Path) -> "Workspace":
+    """The workspace at a folder or an fsspec URL (`s3://bucket/prefix`), which need not exist yet.
+
+    Raises ValueError for an empty location, or a file where the folder should be.
+    """
+    text = str(location).removeprefix("file://")
+    if not text.strip():
+        raise Refused("the workspace needs a folder or a URL such as s3://bucket/prefix")
+    if is_url(text):
+        return Workspace(text.rstrip("/"))
+    path = Path(text).expanduser().resolve()
+    if path.exists() and not path.is_dir():
+        raise Refused(f"{path} is a file; a workspace is a folder")
+    return Workspace(str(path))
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One workspace. Holds only its location, so it travels to workers as it is."""
+
+    location: str
+
+    @cached_property
+    def files(self) -> Files:
+        """Small files, whole or not at all."""
+        return Files(self.location)
+
+    @property
+    def is_local(self) -> bool:
+        return self.files.is_local
+
+    def lock(self, name: str = "run"):
+        """A context manager: while it is held, no other process can hold the lock `name` of this workspace."""
+        from storage.lock import lock
+
+        return lock(self.files, name)
+
+    # The catalogue's files
+
+    def photos(self) -> "pd.DataFrame":
+        """The manifest, one row per photograph; no rows before the first ingest."""
+        return self._catalogue("photos")
+
+    def rejects(self) -> "pd.DataFrame":
+        """Photographs and label rows set aside, with the reason."""
+        return self._catalogue("rejects")
+
+    def write_photos(self, frame) -> None:
+        """Replaces the manifest. Raises ValueError where a photograph would change its position or vanish."""
+        self._check_positions(frame)
+        self._write_catalogue("photos", frame)
+
+    def write_rejects(self, frame) -> None:
+        """Replaces the list of rejects."""
+        self._write_catalogue("rejects", frame)
+
+    def _catalogue(self, table: str) -> "pd.DataFrame":
+        from storage.tables import read_file
+
+        return read_file(self.files, f"catalog/{table}.parquet", table)
+
+    def _write_catalogue(self, table: str, frame) -> None:
+        from storage.tables import encode
+
+        data, name = encode(table, frame), f"catalog/{table}.parquet"
+        # Equal contents stay untouched: a run with nothing new leaves no trace.
+        if not self.files.exists(name) or self.files.read(name) != data:
+            self.files.write(name, data)
+
+    def _check_positions(self, frame) -> None:
+        from storage.schemas import to_table
+
+        new = to_table("photos", frame).select(["image_id", "position"]).to_pydict()
+        places = dict(zip(new["image_id"], new["position"], strict=True))
+        if sorted(new["position"]) != list(range(len(places))):
+            raise ValueError("photos: positions must be 0, 1, 2, … each once, and every image_id once")
+        old = self.photos()
+        moved = [name for name, at in zip(old["image_id"], old["position"], strict=True) if places.get(name) != at]
+        if moved:
+            raise ValueError(f"photos: {moved[0]} and {len(moved) - 1} more would move or vanish; positions only grow")
+
+    # Tables
+
+    def table(self, name: str) -> "pyarrow.dataset.Dataset":
+        """A table's parts as one dataset, with the partition's id as a column; empty where nothing is there yet."""
+        from storage import tables
+
+        if name in ("photos", "rejects"):
+            from pyarrow import dataset
+
+            from storage.schemas import to_table
+
+            return dataset.dataset(to_table(name, self._catalogue(name)))
+        return tables.dataset(self.files, name)
+
+    def frame(self, name: str, **equals) -> "pd.DataFrame":
+        """A table as a DataFrame, only the rows where each named column has the given value.
+
+        `model_id="latest"` and `explain_id="latest"` stand for the latest one.
+        """
+        from storage.schemas import to_frame
+
+        return to_frame(self.table(name).to_table(filter=self._filter(equals)))
+
+    def _filter(self, equals: dict):
+        from pyarrow import compute
+
+        wanted = None
+        for column, value in equals.items():
+            if value == LATEST and column in ("model_id", "explain_id"):
+                value = self.latest_model() if column == "model_id" else self.latest_explanation()
+            test = compute.field(column).is_null() if value is None else compute.field(column) == value
+            wanted = test if wanted is None else wanted & test
+        return wanted
+
+    def count(self, name: str, **equals) -> int:
+        """How many rows `frame` would give."""
+        return self.table(name).count_rows(filter=self._filter(equals))
+
+    def write_table(
+        self, name: str, frame, *, partition: str | None = None, part: str = "part", digest: str | None = None
+    ) -> str:
+        """Writes one part of a table, replacing an older one of that name; returns where it lies.
+
+        digest: of what the rows were made from, kept in the file for `has_part`.
+        """
+        from storage import tables
+
+        path = f"{tables.folder(name, partition)}/{_part(part)}.parquet"
+        self.files.write(path, tables.encode(name, frame, digest))
+        return path
+
+    def has_part(self, name: str, partition: str | None = None, part: str = "part", *, digest: str | None = None) -> bool:
+        """Whether a part of a table has been written, and, where a digest is given, from just that."""
+        from storage import tables
+
+        if digest is not None:
+            return tables.part_digest(self.files, name, partition, _part(part)) == digest
+        return self.files.exists(f"{tables.folder(name, partition)}/{_part(part)}.parquet")
+
+    def part_digests(self, name: str, partition: str | None = None) -> dict[str, str | None]:
+        """The digest of every part of a partition, by the part's name; empty text where it was written without one."""
+        from storage import tables
+
+        return {part: tables.part_digest(self.files, name, partition, part) for part in self.parts(name, partition)}
+
+    def parts(self, name: str, partition: str | None = None) -> list[str]:
+        """The names of a partition's parts."""
+        from storage import tables
+
+        return tables.parts(self.files, name, partition)
+
+    def remove_part(self, name: str, partition: str | None = None, part: str = "part") -> None:
+        """Removes one part of a table, if it is there."""
+        from storage import tables
+
+        self.files.remove(f"{tables.folder(name, partition)}/{_part(part)}.parquet")
+
+    # Arrays
+
+    def fundus_ids(self) -> list[str]:
+        """The preprocessings that have a store, oldest first."""
+        from storage.fundus import fundus_ids
+
+        return fundus_ids(self)
+
+    def fundus(self, preprocess_id: str = LATEST, *, chunks=None) -> "xr.Dataset":
+        """The normalised fundus images and their geometry, read when used; with `chunks` ({"image": 64}) as Dask arrays.
+
+        `image_id` indexes the images: `ws.fundus().sel(image_id="10_left")`. Rows with status 0 are still to be done.
+        """
+        from storage.fundus import open_fundus
+
+        return open_fundus(self, preprocess_id, chunks=chunks)
+
+    def attributions(self, explain_id: str = LATEST, *, chunks=None) -> "xr.DataTree":
+        """Everything attributed, read when used: the groups `pixels` and `layers/<layer>`, indexed by `image_id`."""
+        from storage.explanations import open_attributions
+
+        return open_attributions(self, explain_id, chunks=chunks)
+
+    def explanations(self) -> list[dict]:
+        """The record of every explanation, oldest first."""
+        from storage.explanations import load_records
+
+        return load_records(self)
+
+    def latest_explanation(self) -> str:
+        """The id of the explanation made last. Raises FileNotFoundError before the first."""
+        from storage.explanations import load_record
+
+        return load_record(self, LATEST)["explain_id"]
+
+    def models(self) -> list[dict]:
+        """The record of every model, oldest first."""
+        from storage.models import load_records
+
+        return load_records(self)
+
+    def latest_model(self) -> str:
+        """The id of the model made last. Raises FileNotFoundError before the first."""
+        from storage.models import load_record
+
+        return load_record(self, LATEST)["model_id"]
+
+
+def _part(part: str) -> str:
+    if not part or "/" in part or part.startswith((".", "_")):
+        raise ValueError(f"{part!r} is no name for a part of a table")
+    return part

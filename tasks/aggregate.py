@@ -1,0 +1,194 @@
+"""Attributions to tables: a part a shard on Dask, then the groups' heat maps, summed shard by shard.
+
+A part remembers the digest of what it was made from. One whose shard has not changed is left alone; the groups are
+summed again only when some shard has changed.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dr_lib.attribution import AttributionParams
+from dr_lib.heatmaps import GroupHeatmaps, HeatmapParams, group_names, image_rows, region_measures
+from storage import Workspace, open_workspace
+from storage.arrays import ShardedStore, Span
+from storage.explanations import DONE, SIGNS
+from storage.group_maps import write_group_maps
+from storage.ids import content_id
+from tasks.progress import progress
+from tasks.recipe import Recipe
+from tasks.session import Session, StageResult
+from tasks.stores import explanation_store, fundus_store, span_digests
+from tasks.waves import run_in_waves
+
+STEP = "aggregate"
+SHARD_TABLES = ("attributions", "neurons", "lesion_regions", "heatmap_stats")
+
+
+def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StageResult:
+    """Writes the tables of the explanation for every finished shard whose rows are missing or out of date."""
+    workspace = session.workspace
+    explain_id = recipe.explain_id(workspace)
+    store = explanation_store(workspace, explain_id)
+    eyes = explained_eyes(workspace, recipe.model_id(workspace), store.image_ids)
+    made_from = span_digests(store)
+    spans = [span for span in store.spans() if span.index in made_from]
+    settings = dataclasses.asdict(params)
+    digests = {}
+    for span in spans:
+        labels = eyes.iloc[span.rows][["stage", "predicted_stage", "eye"]].astype(str).to_numpy().tolist()
+        digests[span.index] = content_id({"shard": made_from[span.index], "labels": labels, "heatmaps": settings})
+
+    jobs = []
+    for span in spans:
+        missing = tuple(
+            table
+            for table in SHARD_TABLES
+            if not workspace.has_part(table, explain_id, part_name(span), digest=digests[span.index])
+        )
+        if missing:
+            place = (workspace.location, explain_id, recipe.preprocess_id)
+            jobs.append((place, span, eyes.iloc[span.rows], digests[span.index], params, missing, recipe.attribution))
+    new = sum(run_in_waves(session.pool, STEP, _aggregate_shard, jobs, images_of=lambda job: job[1].images))
+    digest = content_id({"shards": digests})
+    if not workspace.has_part("group_heatmaps", explain_id, "groups", digest=digest):
+        sums = _summed(store, spans, eyes, recipe.attribution)
+        # The arrays first: the table's digest is what says that both are there.
+        keys, images, positive, negative = zip(*sums.means(), strict=True) if sums.sums else ((), (), (), ())
+        if keys:
+            write_group_maps(workspace, explain_id, keys, images, np.stack(positive), np.stack(negative))
+        workspace.write_table("group_heatmaps", sums.rows(params), partition=explain_id, part="groups", digest=digest)
+    regions, neurons = (workspace.count(table, explain_id=explain_id) for table in ("lesion_regions", "neurons"))
+    return StageResult(
+        STEP,
+        sum(span.images for span in spans),
+        new,
+        f"{regions:,} lesion regions, {neurons:,} neurons in the tables of {explain_id}",
+    )
+
+
+def _summed(store: ShardedStore, spans: list[Span], eyes: pd.DataFrame, params: AttributionParams) -> GroupHeatmaps:
+    """Sums over groups, a shard in memory at a time."""
+    sums: GroupHeatmaps | None = None
+    paths = ["pixels/status", "pixels/attribution", *(f"layers/{layer}/resultant" for layer in params.layers)]
+    with progress("group heat maps", sum(span.images for span in spans)) as advance:
+        for span in spans:
+            arrays = store.read(span, paths)
+            sums = sums or GroupHeatmaps(arrays["pixels/attribution"].shape[-1])
+            for row in np.flatnonzero(arrays["pixels/status"] == DONE):
+                eye = eyes.iloc[span.start + row]
+                stage = None if pd.isna(eye["stage"]) else int(eye["stage"])
+                groups = group_names(stage, int(eye["predicted_stage"]), eye["eye"])
+                for (source, quantity), values in maps_of(arrays, row, int(eye["predicted_stage"]), params).items():
+                    sums.add(groups, source, quantity, values.sum(axis=0) if values.ndim == 3 else values, eye["eye"])
+            advance(span.images)
+    return sums or GroupHeatmaps(1)
+
+
+def maps_of(
+    arrays: Mapping[str, np.ndarray], row: int, predicted_stage: int, params: AttributionParams
+) -> dict[tuple[str, str], np.ndarray]:
+    """One image's maps by (source, quantity): (y, x) for pixels, (sign, y, x) for a layer's resultants."""
+    layer_quantity = f"stage{predicted_stage}" if params.layer_quantity == "predicted" else params.layer_quantity
+    maps = {("pixels", name): arrays["pixels/attribution"][row, index] for index, name in enumerate(params.quantities)}
+    return maps | {(layer, layer_quantity): arrays[f"layers/{layer}/resultant"][row] for layer in params.layers}
+
+
+def part_name(span: Span) -> str:
+    """The part of a table that a shard fills."""
+    return f"{span.index:05d}"
+
+
+def explained_eyes(workspace: Workspace, model_id: str, image_ids: list[str]) -> pd.DataFrame:
+    """The explained images in their order: image_id, position, eye, split, stage, predicted_stage and probabilities."""
+    predictions = workspace.frame("predictions", model_id=model_id).set_index("image_id")
+    positions = workspace.photos().set_index("image_id")["position"]
+    return predictions.join(positions).reindex(image_ids).reset_index(names="image_id")
+
+
+def _aggregate_shard(
+    place: tuple[str, str, str],
+    span: Span,
+    eyes: pd.DataFrame,
+    digest: str,
+    params: HeatmapParams,
+    missing: tuple[str, ...],
+    explained: AttributionParams,
+) -> int:
+    """Runs on a worker: writes the shard's rows of every table that lacks them; returns how many images they are about."""
+    location, explain_id, preprocess_id = place
+    workspace = open_workspace(location)
+    arrays = explanation_store(workspace, explain_id).read(span)
+    size = arrays["pixels/attribution"].shape[-1]
+    rows: dict[str, list[dict[str, Any]]] = {table: [] for table in SHARD_TABLES}
+    pixels = fundus_store(workspace, preprocess_id).read_rows(eyes["position"].to_numpy(), ["pixels"])["pixels"]
+    for row in np.flatnonzero(arrays["pixels/status"] == DONE):
+        eye = eyes.iloc[row]
+        image_id = eye["image_id"]
+        maps = maps_of(arrays, row, int(eye["predicted_stage"]), explained)
+        regions, stats = image_rows(image_id, eye["eye"], pixels[row], maps, params)
+        rows["lesion_regions"] += regions
+        rows["heatmap_stats"] += stats
+        rows["attributions"] += _attribution_rows(image_id, arrays, row, explained.quantities)
+        for layer in explained.layers:
+            rows["neurons"] += _neuron_rows(image_id, layer, arrays, row, size)
+    for table in missing:
+        workspace.write_table(table, rows[table], partition=explain_id, part=part_name(span), digest=digest)
+    return span.images
+
+
+def _attribution_rows(
+    image_id: str, arrays: dict[str, np.ndarray], row: int, quantities: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    found = []
+    for index, quantity in enumerate(quantities):
+        numbers = {
+            name: arrays[f"pixels/{name}"][row, index].item()
+            for name in ("outcome", "baseline_outcome", "gap", "map_error", "points", "converged")
+        }
+        change = numbers["outcome"] - numbers["baseline_outcome"]
+        values = arrays["pixels/attribution"][row, index].astype(np.float64)
+        found.append(
+            {
+                "image_id": image_id,
+                "quantity": quantity,
+                **numbers,
+                "relative_gap": abs(numbers["gap"] / change) if change else float("nan"),
+                "positive_sum": float(values[values > 0].sum()),
+                "negative_sum": float(values[values < 0].sum()),
+            }
+        )
+    return found
+
+
+def _neuron_rows(image_id: str, layer: str, arrays: dict[str, np.ndarray], row: int, size: int) -> list[dict[str, Any]]:
+    place = f"layers/{layer}"
+    neurons = arrays[f"{place}/neuron"][row]
+    measures = region_measures(arrays[f"{place}/region"][row], size)
+    found = []
+    for sign_index, sign in enumerate(SIGNS):
+        for rank in range(neurons.shape[1]):
+            *yx, channel = (int(number) for number in neurons[sign_index, rank])
+            if channel < 0:
+                continue  # the layer has no more neurons of this sign
+            at = (row, sign_index, rank)
+            found.append(
+                {
+                    "image_id": image_id,
+                    "layer": layer,
+                    "sign": sign,
+                    "rank": rank,
+                    "neuron_y": yx[0] if yx else None,
+                    "neuron_x": yx[1] if yx else None,
+                    "channel": channel,
+                    "attribution": float(arrays[f"{place}/neuron_attribution"][at]),
+                    "activation": float(arrays[f"{place}/activation"][at]),
+                    "baseline_activation": float(arrays[f"{place}/baseline_activation"][at]),
+                    "gap": float(arrays[f"{place}/neuron_gap"][at]),
+                    **{name: float(values[sign_index, rank]) for name, values in measures.items()},
+                }
+            )
+    return found

@@ -1,0 +1,79 @@
+"""The linearity study: adversarial strength grows, the units of dense layers are watched (METHOD §8)."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from dr_lib.attribution import split_at
+from dr_lib.linearity import LinearityParams, linearity_study, unit_verdicts
+from dr_lib.model import scaled
+from dr_lib.outcomes import StageOutcomes
+from storage import Workspace, open_workspace
+from storage.ids import content_id
+from tasks.aggregate import explained_eyes
+from tasks.recipe import Recipe
+from tasks.session import Session, StageResult
+from tasks.stores import explanation_store
+from tasks.waves import run_in_waves
+from tasks.worker import fundi, loaded_model
+
+STEP = "linearity"
+EYES_PER_JOB = 4
+
+
+def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> StageResult:
+    """Studies explained eyes that the model does not already take for the target stage; then gives each unit its verdict."""
+    workspace = session.workspace
+    model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
+    eyes = explained_eyes(workspace, model_id, explanation_store(workspace, explain_id).image_ids)
+    eyes = eyes[eyes["predicted_stage"] != params.target_stage]
+    eyes = eyes.head(params.limit) if params.limit else eyes
+    place = (workspace.location, recipe.preprocess_id, model_id, explain_id)
+    jobs, parts = [], {}
+    for start in range(0, len(eyes), EYES_PER_JOB):
+        group = eyes.iloc[start : start + EYES_PER_JOB]
+        part = f"{start // EYES_PER_JOB:05d}"
+        parts[part] = content_id({"eyes": group["image_id"].tolist(), "linearity": dataclasses.asdict(params)})
+        if not workspace.has_part(STEP, explain_id, part, digest=parts[part]):
+            jobs.append((place, group["image_id"].tolist(), group["position"].to_numpy(np.int64), part, parts[part], params))
+    new = sum(run_in_waves(session.pool, STEP, _study, jobs, images_of=lambda job: len(job[1])))
+    for part in set(workspace.parts(STEP, explain_id)) - set(parts):
+        workspace.remove_part(STEP, explain_id, part)
+    digest = content_id({"parts": parts, "params": dataclasses.asdict(params)})
+    if not workspace.has_part("units", explain_id, STEP, digest=digest):
+        verdicts = unit_verdicts(workspace.frame(STEP, explain_id=explain_id), params)
+        workspace.write_table("units", verdicts, partition=explain_id, part=STEP, digest=digest)
+    return StageResult(STEP, len(eyes), new, _summary(workspace, explain_id))
+
+
+def _study(
+    place: tuple[str, str, str, str],
+    image_ids: Sequence[str],
+    positions: np.ndarray,
+    part: str,
+    digest: str,
+    params: LinearityParams,
+) -> int:
+    """Runs on a worker: the rows of a few eyes."""
+    location, preprocess_id, model_id, explain_id = place
+    model = loaded_model(location, model_id)
+    x = scaled(fundi(location, preprocess_id, positions))
+    layers = {name: split_at(model, name) for name in params.layers}
+    rows = linearity_study(
+        image_ids, x, np.zeros(x.shape[1:], np.float32), StageOutcomes(model, params.batch_size).gradient, layers, params
+    )
+    open_workspace(location).write_table(STEP, rows, partition=explain_id, part=part, digest=digest)
+    return len(image_ids)
+
+
+def _summary(workspace: Workspace, explain_id: str) -> str:
+    units = workspace.frame("units", explain_id=explain_id)
+    if units.empty:
+        return "no explained eye to study: the model takes all of them for the target stage"
+    counts = pd.crosstab(units["layer"], units["verdict"])
+    return "; ".join(
+        f"{layer}: " + ", ".join(f"{count} {verdict}" for verdict, count in row.items() if count)
+        for layer, row in counts.iterrows()
+    )

@@ -1,0 +1,158 @@
+"""Photographs to normalised fundi, a shard a Dask task. A photograph keeps its row for ever: row = position in the catalogue."""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dr_lib.fundus import PreprocessParams, UngradablePhoto, normalise
+from dr_lib.photo import UnreadablePhoto
+from storage import open_workspace
+from storage.arrays import ShardedStore
+from storage.fundus import DONE, REJECTED, fundus_path, fundus_specs
+from storage.source import PhotoSource
+from tasks.ingest import check_reject_fraction, replace_rejects
+from tasks.pool import Failure, culprits
+from tasks.recipe import Recipe
+from tasks.session import Session, StageResult
+from tasks.settings import DataParams, StorageParams
+from tasks.stores import blank, blank_row, fundus_store, shard_record, whole
+from tasks.waves import run_in_waves
+
+STEP = "preprocess"
+# The quality measures that get an array of their own; their score is the array `quality`.
+MEASURES = {
+    "exposure": "mean green level of the visible retina, 0 to 1",
+    "contrast": "standard deviation of the green level over the visible retina",
+    "sharpness": "standard deviation of the green level in the band of vessels",
+    "visible": "share of the kept disc inside the photograph's frame",
+}
+GEOMETRY = ("diameter", "centre_y", "centre_x", "confidence", "reduction")
+
+
+def preprocess(session: Session, recipe: Recipe, data: DataParams, storage: StorageParams) -> StageResult:
+    """Makes the fundi that are missing or whose photograph changed, and lists what could not be used in `rejects`."""
+    workspace, params = session.workspace, recipe.preprocess
+    photos = workspace.photos()
+    path = fundus_path(recipe.preprocess_id)
+    store = ShardedStore.create_or_open(
+        workspace, path, fundus_specs(params.size, MEASURES), storage.shard_images, {"preprocess": recipe.preprocess_settings}
+    )
+    store.extend(photos["image_id"].tolist())
+    digests = photos["sha256"].tolist()
+    pending = store.pending(digests)
+    jobs = []
+    for span in pending:
+        rows = photos.iloc[span.rows]
+        kept = store.done_rows(span, digests[span.rows])
+        photographs = list(zip(rows["image_id"], rows["source"], rows["sha256"], kept, strict=True))
+        jobs.append((workspace.location, path, data.photos, params, span, photographs))
+
+    def rescue(job: tuple, failure: Failure) -> Any:
+        if not failure.killed:
+            return failure
+        location, path, source, _, span, photographs = job
+        found = culprits(session.pool, _try_photographs, [name for _, name, _, keep in photographs if not keep], source, params)
+        return _preprocess_shard(location, path, source, params, span, photographs, found)
+
+    new = sum(
+        run_in_waves(
+            session.pool, STEP, _preprocess_shard, jobs, images_of=lambda job: sum(not row[3] for row in job[5]), rescue=rescue
+        )
+    )
+    rejects = _rejects(store)
+    replace_rejects(workspace, STEP, rejects)
+    check_reject_fraction(workspace, data)
+    done = int((whole(store, "status") == DONE).sum())
+    flagged = int((whole(store, "quality") < params.quality_threshold).sum())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in collections.Counter(rejects["reason"]).most_common())
+    message = f"{done:,} fundi, {flagged:,} flagged for low quality, {len(rejects):,} photographs set aside" + (
+        f" ({reasons})" if reasons else ""
+    )
+    return StageResult(STEP, done, new, message)
+
+
+def _try_photographs(names: Sequence[str], source: str, params: PreprocessParams) -> None:
+    """The work of a shard without its result: run on a worker to find what kills it."""
+    photos = PhotoSource(source)
+    for name in names:
+        try:
+            normalise(photos.read(name), params)
+        except (UnreadablePhoto, UngradablePhoto, OSError):
+            continue
+
+
+def _preprocess_shard(
+    location: str,
+    path: str,
+    source: str,
+    params: PreprocessParams,
+    span: Any,
+    photographs: Sequence[tuple[str, str, str, bool]],
+    fatal: dict[str, str] | None = None,
+) -> int:
+    """Runs on a worker: makes, writes and marks one shard; rows to keep are copied from the old one. Returns new rows."""
+    _one_opencv_thread()
+    store = ShardedStore.open(open_workspace(location), path)
+    photos = PhotoSource(source)
+    kept = [keep for *_, keep in photographs]
+    arrays = store.read(span) if any(kept) else blank(store, span)
+    rejects = {}
+    for row, (image_id, name, _, keep) in enumerate(photographs):
+        if keep:
+            continue
+        blank_row(store, arrays, row)
+        try:
+            if fatal and name in fatal:
+                raise UnreadablePhoto("kills_worker", fatal[name])
+            fundus = normalise(photos.read(name), params)
+        except (UnreadablePhoto, UngradablePhoto) as error:
+            rejects[image_id] = {"source": name, "reason": error.reason, "detail": error.detail}
+            arrays["status"][row] = REJECTED
+            continue
+        except OSError as error:
+            rejects[image_id] = {"source": name, "reason": "unreadable", "detail": str(error)}
+            arrays["status"][row] = REJECTED
+            continue
+        arrays["pixels"][row] = fundus.pixels
+        arrays["status"][row] = DONE
+        geometry = dataclasses.asdict(fundus.disc) | {"reduction": fundus.reduction}
+        for path in GEOMETRY:
+            arrays[path][row] = geometry[path]
+        arrays["quality"][row] = fundus.quality["score"]
+        for measure in MEASURES:
+            arrays[measure][row] = fundus.quality[measure]
+    # What an earlier call set aside in this shard and is not looked at again keeps its reason.
+    earlier = shard_record(store, span).get("rejects", {}) if any(kept) else {}
+    kept_ids = {image_id for image_id, *_, keep in photographs if keep}
+    rejects |= {image_id: reject for image_id, reject in earlier.items() if image_id in kept_ids}
+    digests = [sha256 for _, _, sha256, _ in photographs]
+    store.write_shard(span, arrays, digests=digests, record={"rejects": rejects})
+    return len(photographs) - sum(kept)
+
+
+@functools.cache
+def _one_opencv_thread() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def _rejects(store: Any) -> pd.DataFrame:
+    rows = [
+        {"image_id": image_id, "step": STEP, **reject}
+        for record in store.records()
+        for image_id, reject in sorted(record["record"].get("rejects", {}).items())
+    ]
+    return pd.DataFrame(rows, columns=["image_id", "source", "step", "reason", "detail"])
+
+
+def usable_rows(workspace: Any, photos: pd.DataFrame, fundus_id: str) -> np.ndarray:
+    """Positions of the photographs that have a fundus and are still in the data folder, ascending."""
+    status = whole(fundus_store(workspace, fundus_id), "status")
+    here = photos["present"].to_numpy(bool)[: len(status)]
+    return np.flatnonzero((status[: len(here)] == DONE) & here)

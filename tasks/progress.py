@@ -1,0 +1,114 @@
+"""How far a stage is: one bar on the terminal, one progress artifact in Prefect, each with the time left."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging import get_run_logger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 30
+SECONDS_BETWEEN_ARTIFACTS = 5
+
+_console = Console(stderr=True, highlight=False)
+
+
+def say(message: str) -> None:
+    """Tells the person at the terminal, and the run's log in Prefect."""
+    _console.print(message, soft_wrap=True)
+    if inside_run():
+        get_run_logger().info(message)
+
+
+def inside_run() -> bool:
+    """Whether a Prefect run is under way here; outside one there is nowhere to put logs and artifacts."""
+    return FlowRunContext.get() is not None or TaskRunContext.get() is not None
+
+
+@contextlib.contextmanager
+def progress(stage: str, total: int, unit: str = "images") -> Iterator[Callable[..., None]]:
+    """Yields `advance(count, note="")`; shows count of total, the rate and the time left.
+
+    On a terminal that is a bar; in a file or a pipe it is a line every half minute.
+    """
+    meter = _Meter(stage, total, unit)
+    if not sys.stderr.isatty():
+        yield meter.advance_in_lines
+        meter.finish()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit} · {{task.fields[rate]}}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=_console, transient=True) as bar:
+        task = bar.add_task(stage, total=total, rate="", note="")
+
+        def advance(count: int, note: str = "") -> None:
+            meter.advance(count)
+            bar.update(task, completed=meter.done, rate=meter.rate_text(), note=note)
+
+        yield advance
+    meter.finish()
+
+
+class _Meter:
+    def __init__(self, stage: str, total: int, unit: str):
+        self.stage, self.total, self.unit = stage, total, unit
+        self.done = 0
+        self.started = self.last_line = self.last_artifact = time.monotonic()
+        self.artifact = None
+        if inside_run():
+            key = f"{stage.replace(' ', '-')}-progress"  # Prefect's keys know lower-case letters, digits and dashes only
+            self.artifact = create_progress_artifact(0.0, key=key, description=f"{stage}: 0 of {total} {unit}")
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if self.artifact and now - self.last_artifact > SECONDS_BETWEEN_ARTIFACTS:
+            self.last_artifact = now
+            self._update_artifact()
+
+    def advance_in_lines(self, count: int, note: str = "") -> None:
+        self.advance(count)
+        now = time.monotonic()
+        if now - self.last_line > SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            _console.print(f"{self.text()} {note}".rstrip(), soft_wrap=True)
+
+    def rate_text(self) -> str:
+        minutes = (time.monotonic() - self.started) / 60
+        return f"{self.done / minutes:,.3g} a minute" if minutes > 0 else ""
+
+    def text(self) -> str:
+        left = (self.total - self.done) * (time.monotonic() - self.started) / max(self.done, 1)
+        return f"{self.stage}: {self.done:,} of {self.total:,} {self.unit}, {self.rate_text()}, about {duration(left)} left"
+
+    def finish(self) -> None:
+        if self.artifact:
+            self._update_artifact()
+
+    def _update_artifact(self) -> None:
+        share = 100.0 * self.done / self.total if self.total else 100.0
+        update_progress_artifact(self.artifact, progress=min(share, 100.0), description=self.text())
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it.
+
+    >>> duration(8), duration(200), duration(7260)
+    ('8 s', '3 min 20 s', '2 h 1 min')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

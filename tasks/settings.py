@@ -1,0 +1,89 @@
+"""Settings of the bridge itself: which data, which machines, which images. The science's own stand in `dr_lib`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+SplitChoice = Literal["train", "validation", "test", "all"]
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class DataParams:
+    """Where the photographs are and how patients are divided.
+
+    photos: folder or zip in Kaggle's layout. limit: photographs to take, whole patients in their natural order (0: all).
+    max_reject_fraction: a run stops when a larger share is set aside, since the folder is then plainly the wrong one.
+    """
+
+    photos: str
+    limit: int = 0
+    max_reject_fraction: float = 0.5
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.2
+    split_seed: int = 0
+
+    def __post_init__(self):
+        _require(self.limit >= 0, "limit must be 0 (all) or a number of photographs")
+        _require(0 <= self.max_reject_fraction <= 1, "max_reject_fraction must lie between 0 and 1")
+        _require(self.validation_fraction > 0 and self.test_fraction > 0, "validation_fraction and test_fraction must be above 0")
+        _require(
+            self.validation_fraction + self.test_fraction < 1,
+            "validation_fraction + test_fraction must leave something to train on",
+        )
+
+
+@dataclass(frozen=True)
+class TrainingPolicy:
+    """When a new model is trained: always when a setting changes; on new photographs only if asked."""
+
+    on_new_data: Literal["keep", "retrain"] = "keep"
+
+
+@dataclass(frozen=True)
+class AttributionSelection:
+    """Which images are explained. A limit draws from the stages in turn, so that a small run shows every stage."""
+
+    split: SplitChoice = "test"
+    limit: int = 0
+
+    def __post_init__(self):
+        _require(self.limit >= 0, "limit must be 0 (all) or a number of images")
+        parent = getattr(super(), "__post_init__", None)
+        if parent:
+            parent()
+
+
+@dataclass(frozen=True)
+class StorageParams:
+    """shard_images: images a shard holds; a shard is the unit of writing, of resuming and of a Dask task."""
+
+    shard_images: int = 64
+
+    def __post_init__(self):
+        _require(self.shard_images >= 1, "shard_images must be at least 1")
+
+
+@dataclass(frozen=True)
+class DaskParams:
+    """address: a scheduler such as tcp://host:8786 (empty: a cluster on this machine). workers: 0 for one a core."""
+
+    address: str = ""
+    workers: int = 0
+
+    def __post_init__(self):
+        _require(self.workers >= 0, "workers must be 0 (one a core) or a number of processes")
+
+
+@dataclass(frozen=True)
+class ScheduleParams:
+    """cron: when `dr serve` runs the pipeline, in cron's five fields; timezone: whose clock they mean."""
+
+    cron: str = "0 2 * * *"
+    timezone: str = "UTC"
+
+    def __post_init__(self):
+        _require(len(self.cron.split()) in (5, 6), f"cron = {self.cron!r} does not have five fields such as '0 2 * * *'")

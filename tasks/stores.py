@@ -1,0 +1,52 @@
+"""Shorthands over the workspace's array stores: opening them, blank shards, whole small arrays."""
+
+from typing import Any
+
+import numpy as np
+
+from storage import Workspace
+from storage.arrays import ShardedStore, Span
+from storage.explanations import attributions_path
+from storage.fundus import fundus_path
+
+
+def fundus_store(workspace: Workspace, preprocess_id: str) -> ShardedStore:
+    """The store of fundi made with these settings. Raises FileNotFoundError before the first `dr preprocess`."""
+    return ShardedStore.open(workspace, fundus_path(preprocess_id))
+
+
+def explanation_store(workspace: Workspace, explain_id: str) -> ShardedStore:
+    """The arrays of an explanation. Raises FileNotFoundError before the first `dr attribute`."""
+    return ShardedStore.open(workspace, attributions_path(explain_id))
+
+
+def counterfactual_path(explain_id: str) -> str:
+    """Where the counterfactual images of an explanation lie, beside its attributions."""
+    return f"explanations/{explain_id}/counterfactuals.zarr"
+
+
+def blank(store: ShardedStore, span: Span) -> dict[str, np.ndarray]:
+    """A shard in which nothing has been computed: every array of the store at its fill value, (span images, …)."""
+    return {spec.path: np.full((span.images, *spec.shape), spec.fill, spec.dtype) for spec in store.specs}
+
+
+def blank_row(store: ShardedStore, arrays: dict[str, np.ndarray], row: int) -> None:
+    """Sets one image of a shard back to the fill values."""
+    for spec in store.specs:
+        arrays[spec.path][row] = spec.fill
+
+
+def whole(store: ShardedStore, path: str) -> np.ndarray:
+    """One (small) array over all images."""
+    return store.read(Span(0, 0, store.images), [path])[path]
+
+
+def span_digests(store: ShardedStore) -> dict[int, str]:
+    """For each finished shard what it was made from: its digests and rows, as one text. Derived tables depend on it."""
+    return {entry["shard"]: ",".join([*entry["image_ids"], *entry["digests"]]) for entry in store.records()}
+
+
+def shard_record(store: ShardedStore, span: Span) -> dict[str, Any]:
+    """What was remembered of a finished shard's work; empty for an unfinished one."""
+    entry = store.ledger.entry(span.index)
+    return entry["record"] if entry else {}

@@ -1,0 +1,50 @@
+"""What every worker process sets up once: one thread, the model, the data source. Imported on workers; knows no Prefect."""
+
+import functools
+import os
+from typing import Any
+
+import numpy as np
+
+from dr_lib import backend
+from dr_lib.attribution import AttributionParams
+from dr_lib.explain import Explainer
+from dr_lib.model import ModelParams, build
+from storage import open_workspace
+from storage.models import load_record, local_weights
+from tasks.stores import fundus_store
+
+
+def threads_here() -> int | None:
+    """Threads this process may use: what OMP_NUM_THREADS says (workers are started with 1), else the library's choice."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdigit() else None
+
+
+@functools.lru_cache(maxsize=2)
+def loaded_model(location: str, model_id: str) -> Any:
+    """The trained keras.Model of a workspace, in inference use; loaded once a process. Its weights' sha256 is checked."""
+    backend.configure(threads=threads_here())
+    workspace = open_workspace(location)
+    record = load_record(workspace, model_id)
+    model = build(model_params(record))
+    model.load_weights(local_weights(workspace, model_id))
+    model.trainable = False
+    return model
+
+
+@functools.lru_cache(maxsize=1)
+def explainer(location: str, model_id: str, params: AttributionParams) -> Explainer:
+    """The attribution engine of a model; kept, so that a process compiles it once and not once a shard."""
+    return Explainer(loaded_model(location, model_id), params)
+
+
+def model_params(record: dict[str, Any]) -> ModelParams:
+    """The architecture in a model's record, without the trunk's starting weights: the record's own replace them."""
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in record["architecture"].items()}
+    return ModelParams(**{**fields, "backbone_weights": "none"})
+
+
+def fundi(location: str, preprocess_id: str, rows: np.ndarray) -> np.ndarray:
+    """Normalised fundi (row, y, x, 3) uint8 of the given rows of a fundus store."""
+    return fundus_store(open_workspace(location), preprocess_id).read_rows(rows, ["pixels"])["pixels"]

@@ -1,0 +1,154 @@
+"""Pictures: what a pixel's colour must be, by hand."""
+
+import cv2
+import numpy as np
+import pytest
+
+from dr_lib import figures
+
+GRAY = np.full((16, 16, 3), 128, np.uint8)
+
+
+def sparse(**places):
+    values = np.zeros((16, 16), np.float32)
+    for at, value in places.items():
+        y, x = map(int, at.strip("p").split("_"))
+        values[y, x] = value
+    return values
+
+
+def test_a_pixel_at_the_scale_takes_the_palettes_colour_but_for_the_last_five_percent():
+    drawn = figures.overlay(GRAY, sparse(p2_3=2.0, p4_5=-2.0), scale=2.0, radius_px=0)
+    ground = round(128 * figures.DARKENED)
+    for (y, x), colour in zip([(2, 3), (4, 5)], figures.PALETTES["green-red"], strict=True):
+        expected = [round(0.05 * ground + 0.95 * channel) for channel in colour]
+        assert np.abs(drawn[y, x].astype(int) - expected).max() <= 1  # two roundings
+
+
+def test_positive_is_greener_negative_is_redder_and_zero_is_the_ground_itself():
+    fundus = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    drawn = figures.overlay(fundus, sparse(p2_3=1e-6, p4_5=-1e-6), radius_px=0).astype(int)
+    red, green, blue = np.moveaxis(drawn, -1, 0)
+    assert green[2, 3] > red[2, 3] + 100
+    assert red[4, 5] > green[4, 5] + 100
+    untouched = np.ones((16, 16), bool)
+    untouched[2, 3] = untouched[4, 5] = False
+    luminance = cv2.cvtColor(fundus, cv2.COLOR_RGB2GRAY)
+    expected = np.rint(luminance * figures.DARKENED)
+    for channel in (red, green, blue):
+        np.testing.assert_array_equal(channel[untouched], expected[untouched])
+
+
+def test_strength_below_the_scale_follows_the_power_law():
+    drawn = figures.overlay(GRAY, sparse(p2_3=0.5), scale=1.0, background="gray", radius_px=0)
+    opacity = 0.95 * 0.5**0.7
+    expected = 128 + opacity * (np.array(figures.PALETTES["green-red"][0]) - 128)
+    assert np.abs(drawn[2, 3] - expected).max() <= 0.5
+
+
+def test_a_map_of_a_softmax_outcome_looks_the_same_at_a_millionth_of_its_size():
+    values = np.random.default_rng(1).normal(size=(16, 16)).astype(np.float32)
+    large, small = (figures.overlay(GRAY, (values * unit).astype(np.float32)) for unit in (1.0, 1e-7))
+    assert np.abs(large.astype(int) - small).max() <= 1
+
+
+def test_one_outlier_does_not_darken_the_map():
+    values = np.full((100, 100), 1.0)
+    values[0, 0] = 1e6
+    assert figures.robust_scale(values) == 1.0
+
+
+@pytest.mark.parametrize("values", [np.zeros((4, 4)), np.full((4, 4), np.nan)])
+def test_a_map_without_numbers_is_drawn_as_the_ground(values):
+    assert figures.robust_scale(values) == 1.0
+    drawn = figures.overlay(GRAY[:4, :4], values.astype(np.float32))
+    np.testing.assert_array_equal(drawn, np.full((4, 4, 3), round(128 * figures.DARKENED), np.uint8))
+
+
+def test_a_region_of_one_pixel_shows_on_several():
+    drawn = figures.overlay(np.full((64, 64, 3), 128, np.uint8), np.eye(1, 64 * 64, 2080).reshape(64, 64))
+    greener = drawn[..., 1].astype(int) > drawn[..., 0].astype(int) + 40
+    assert 5 <= greener.sum() <= 60
+    assert greener[32, 32]
+
+
+def test_smoothing_keeps_the_sum_of_an_inner_region():
+    values = sparse(p8_8=3.0)
+    np.testing.assert_allclose(figures.smooth(values, 1.2).sum(), 3.0, rtol=1e-5)  # float32, and the kernel's cut tail
+
+
+def test_the_matrix_recolours_a_drawing_as_if_it_had_been_drawn_so():
+    rng = np.random.default_rng(2)
+    fundus = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    values = rng.normal(size=(32, 32)).astype(np.float32)
+    drawn, wanted = (figures.overlay(fundus, values, palette=palette) for palette in ("green-red", "blue-orange"))
+    matrix = figures.recolouring()
+    recoloured = np.clip(np.rint(drawn @ matrix.T), 0, 255)
+    # Rounding the source by half a level costs at most the matrix's absolute row sum times that, and half a level more.
+    assert np.abs(recoloured - wanted).max() <= 0.5 * np.abs(matrix).sum(1).max() + 1
+
+
+def test_hinton_squares_have_an_area_in_proportion_and_the_signs_colour():
+    drawn = figures.hinton(np.array([[4.0, -1.0], [0.0, np.nan]]), cell_px=22)
+    full, quarter = drawn[:22, :22], drawn[:22, 22:]
+    green, red = figures.PALETTES["green-red"]
+    assert (full == green).all(-1).sum() == 20 * 20
+    assert (quarter == red).all(-1).sum() == 10 * 10
+    assert (drawn[22:] == figures.HALF_GRAY).all()
+    # Centred: as much rim on the left as on the right.
+    columns = np.flatnonzero((quarter == red).all(-1).any(0))
+    assert (columns[0], 21 - columns[-1]) == (6, 6)
+
+
+def test_a_row_of_units_becomes_a_square_diagram():
+    assert figures.hinton(np.ones(10), cell_px=8).shape == (3 * 8, 4 * 8, 3)
+
+
+def test_the_difference_picture_is_the_change_times_its_gain_around_gray():
+    changed = GRAY.copy()
+    changed[3, 4] += 10
+    changed[3, 5] -= 10
+    picture, gain = figures.difference(GRAY, changed)
+    assert gain == 12  # ⌊127 / 10⌋
+    assert picture[3, 4].tolist() == [248] * 3
+    assert picture[3, 5].tolist() == [8] * 3
+    assert picture[0, 0].tolist() == [128] * 3
+    assert figures.difference(GRAY, GRAY)[1] == 1
+
+
+def test_fitting_keeps_the_aspect_and_centres():
+    wide = np.full((10, 40, 3), 255, np.uint8)
+    fitted = figures.fitted(wide, 80)
+    assert (fitted[30:50] == 255).all()
+    assert (fitted[:30] == 0).all()
+    assert (fitted[50:] == 0).all()
+
+
+def test_figure_a_holds_its_four_panels_unchanged():
+    rng = np.random.default_rng(3)
+    fundus = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    positive, negative = rng.normal(size=(2, 64, 64)).astype(np.float32)
+    drawn = figures.figure_a(fundus[::-1].copy(), fundus, positive, negative, title="10_left", size=64)
+    strip = np.concatenate([fundus[::-1], fundus, figures.overlay(fundus, positive), figures.overlay(fundus, negative)])
+    for panel in np.split(strip, 4):
+        # Where it fits best it fits exactly (the search itself is in float32).
+        y, x = divmod(int(cv2.matchTemplate(drawn, panel, cv2.TM_SQDIFF).argmin()), drawn.shape[1] - 63)
+        np.testing.assert_array_equal(drawn[y : y + 64, x : x + 64], panel)
+
+
+def test_figure_b_has_three_panels_and_a_contact_sheet_wraps():
+    size = 64
+    three = figures.figure_b(np.full((64, 64, 3), 128, np.uint8), np.ones((64, 64)), -np.ones((64, 64)), size=size)
+    assert three.shape[1] > 3 * size
+    one, two = (figures.contact_sheet([GRAY] * count, ["x"] * count, columns=3, size=size) for count in (3, 4))
+    assert one.shape[1] == two.shape[1]
+    assert two.shape[0] > one.shape[0] + size
+    with pytest.raises(ValueError, match="2 pictures need as many captions, not 1"):
+        figures.contact_sheet([GRAY, GRAY], ["x"])
+
+
+def test_png_gives_back_every_pixel_and_jpeg_nearly():
+    picture = cv2.GaussianBlur(np.random.default_rng(4).integers(0, 256, (32, 32, 3), dtype=np.uint8), (0, 0), 4)
+    read = [cv2.imdecode(np.frombuffer(data, np.uint8), 1)[..., ::-1] for data in (figures.png(picture), figures.jpeg(picture))]
+    np.testing.assert_array_equal(read[0], picture)
+    assert np.abs(read[1].astype(int) - picture).mean() < 4

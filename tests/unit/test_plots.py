@@ -1,0 +1,98 @@
+"""Plots: the numbers drawn are the numbers given, in both formats, without a trace in matplotlib's settings."""
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+from dr_lib import plots
+
+
+def texts(plot: plots.Plot) -> list[str]:
+    return ["".join(node.itertext()).strip() for node in ET.fromstring(plot.svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def history(steps: int = 250) -> pd.DataFrame:
+    step = np.arange(1, steps + 1)
+    kappa = np.where(step % 50 == 0, step / steps * 0.7, np.nan)
+    return pd.DataFrame(
+        {"step": step, "loss": 2 / step, "validation_qwk": kappa, "learning_rate": np.where(step < 100, 1e-3, 2e-4), "step_s": 1}
+    )
+
+
+DRAWN = {
+    "learning": lambda: plots.learning_curves(history()),
+    "confusion": lambda: plots.confusion_matrix(np.arange(25).reshape(5, 5)),
+    "reliability": lambda: plots.reliability(np.array([0.1, 0.9, np.nan]), np.array([0.2, 0.8, np.nan]), np.array([30, 4, 0])),
+    "roc": lambda: plots.roc({"referable": (np.array([0, 0.2, 1]), np.array([0, 0.9, 1]))}, [("sensitivity 0.9", 0.2, 0.9)]),
+    "bars": lambda: plots.bars(["a", "b"], np.array([0.7, 0.6]), np.array([0.6, np.nan]), np.array([0.8, np.nan]), reference=0.5),
+    "scatter": lambda: plots.linearity_scatter(np.arange(3), np.arange(3), ["x", "x", "y"], x_label="slope", y_label="R²"),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_both_formats_are_whole_alike_twice_and_leave_no_trace(name):
+    before = dict.copy(mpl.rcParams)  # asking for an item would choose a backend and import pyplot
+    first, second = DRAWN[name](), DRAWN[name]()
+    assert first.svg == second.svg
+    assert cv2.imdecode(np.frombuffer(first.png, np.uint8), 1).min() < 200
+    assert ET.fromstring(first.svg).tag.endswith("svg")
+    assert dict.copy(mpl.rcParams) == before
+
+
+def test_drawing_imports_no_pyplot_and_importing_imports_no_matplotlib():
+    code = (
+        "import sys, dr_lib.report, dr_lib.plots; assert 'matplotlib' not in sys.modules;"
+        "import numpy; dr_lib.plots.bars(['a'], numpy.ones(1)); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_ink_of_the_svg_turns_with_the_readers_setting(name):
+    style, drawing = DRAWN[name]().svg.decode().split("</style>", 1)
+    assert "prefers-color-scheme:dark" in style
+    for light, variable in plots.NAMES.items():
+        assert light not in drawing
+        assert f"{variable}:{light}" in style
+        assert f"{variable}:{plots.DARK[light]}" in style
+
+
+def test_the_confusion_matrix_shows_each_count_once_and_names_the_stages():
+    counts = 100 + np.arange(25).reshape(5, 5)
+    shown = texts(plots.confusion_matrix(counts))
+    assert [text for text in shown if text.isdigit()] == [str(count) for count in counts.ravel()]
+    assert shown.count("4 proliferative") == 2
+
+
+def test_bars_tell_their_values_and_names():
+    assert {"stem", "0.703", "plain IG", "0.62"} <= set(texts(plots.bars(["stem", "plain IG"], np.array([0.703, 0.62]))))
+
+
+def test_learning_curves_show_losses_and_scores_but_no_timings():
+    shown = texts(plots.learning_curves(history()))
+    assert {"loss", "validation kappa", "Loss", "Validation score"} <= set(shown)
+    assert not any("step s" in text for text in shown)
+    # Only a loss, and few rows: one panel, still a plot.
+    assert "Validation score" not in texts(plots.learning_curves(history(3)[["step", "loss"]]))
+
+
+def test_verdicts_are_counted_in_the_legend():
+    assert {"x (2)", "y (1)"} <= set(texts(DRAWN["scatter"]()))
+
+
+@pytest.mark.parametrize("empty", ["roc", "bars", "scatter", "reliability"])
+def test_nothing_to_draw_is_still_a_plot(empty):
+    none = np.array([])
+    made = {
+        "roc": lambda: plots.roc({}),
+        "bars": lambda: plots.bars([], none),
+        "scatter": lambda: plots.linearity_scatter(none, none, [], x_label="x", y_label="y"),
+        "reliability": lambda: plots.reliability(none, none, none),
+    }[empty]()
+    assert made.png[:4] == b"\x89PNG"

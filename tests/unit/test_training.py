@@ -1,0 +1,262 @@
+"""Exact compositions, exact rates, changes that leave the stage alone, pixels in time, checkpoints that hold."""
+
+import itertools
+import json
+import math
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dr_lib.training import (
+    AugmentParams,
+    BalancedBatches,
+    Checkpoint,
+    Feed,
+    TrainingParams,
+    augmented,
+    learning_rate_schedule,
+    read_checkpoint,
+    write_checkpoint,
+)
+
+POSTER = (8, 1, 2, 1, 4)
+
+
+def eyes(each=6, size=32, seed=0):
+    """Pixels whose brightness tells their stage, and the stages."""
+    stages = np.arange(5).repeat(each)
+    noise = np.random.default_rng(seed).integers(0, 60, (len(stages), size, size, 3))
+    return (noise + 40 * stages[:, None, None, None]).astype(np.uint8), stages
+
+
+def short(steps, **settings):
+    return TrainingParams(**({"schedule": ((steps, 1e-3),), "validate_every": 2, "checkpoint_every": 2} | settings))
+
+
+# --- the learning rate
+
+
+def test_the_posters_rates_change_at_the_posters_mini_batches():
+    rate = learning_rate_schedule(TrainingParams().schedule)
+    assert [rate(step) for step in (0, 549, 550, 899, 900, 1394)] == [1e-3, 1e-3, 2e-4, 2e-4, 5e-5, 5e-5]
+    assert rate.steps == TrainingParams().steps == 1395
+    assert rate(1395) == rate(10**6) == 5e-5
+
+
+@pytest.mark.parametrize("wrong", [(), ((0, 1e-3),), ((5, 0.0),), ((5, -1e-3),)])
+def test_a_schedule_without_steps_or_rates_is_refused(wrong):
+    with pytest.raises(ValueError, match="schedule"):
+        learning_rate_schedule(wrong)
+
+
+# --- the mini-batches
+
+
+@given(st.integers(1, 3), st.integers(0, 5000), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_every_mini_batch_has_exactly_the_composition(sixteens, step, seed):
+    stages = np.random.default_rng(1).permutation(np.repeat(np.arange(5), [73, 7, 15, 3, 2]))
+    batches = BalancedBatches(stages, TrainingParams(batch_size=16 * sixteens, seed=seed))
+    assert tuple(np.bincount(stages[batches.batch(step)])) == tuple(sixteens * count for count in POSTER)
+
+
+@pytest.mark.parametrize("members", [1, 3, 8, 13])
+def test_a_stage_is_used_up_before_any_of_its_eyes_comes_again(members):
+    stages = np.concatenate([np.zeros(members, int), [1, 2, 3, 4]])
+    batches = BalancedBatches(stages, TrainingParams(schedule=((members * 3, 1e-3),)))
+    dealt = [index for batch in batches for index in batch if stages[index] == 0]
+    assert len(dealt) == 8 * members * 3
+    decks = [tuple(dealt[start : start + members]) for start in range(0, len(dealt), members)]
+    # A batch mixes what it was dealt, so decks are compared as sets where a batch holds several, in whole batches.
+    whole = math.lcm(8, members)
+    for start in range(0, len(dealt), whole):
+        np.testing.assert_array_equal(np.bincount(dealt[start : start + whole], minlength=members), whole // members)
+    if members == 8:
+        assert all(sorted(deck) == list(range(8)) for deck in decks)
+        assert len(set(decks)) == len(decks)
+
+
+def test_every_prefix_uses_each_eye_of_a_stage_equally_often_but_for_one():
+    stages = np.repeat(np.arange(5), [20, 5, 7, 3, 6])
+    used = np.zeros(len(stages), int)
+    for batch in itertools.islice(BalancedBatches(stages, TrainingParams(seed=4)), 60):
+        np.add.at(used, batch, 1)
+        for stage in range(5):
+            counts = used[stages == stage]
+            assert counts.max() - counts.min() <= 1
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    stages = np.repeat(np.arange(5), 9)
+    first, second = (BalancedBatches(stages, short(6, seed=2)) for _ in range(2))
+    for step, batch in reversed(list(enumerate(first))):
+        np.testing.assert_array_equal(second.batch(step), batch)
+    assert len(first) == 6
+    assert any((first.batch(s) != BalancedBatches(stages, short(6, seed=3)).batch(s)).any() for s in range(6))
+
+
+def test_stages_without_eyes_are_refused_by_name():
+    with pytest.raises(ValueError, match="no training eye of stage 1, 4,"):
+        BalancedBatches(np.array([0, 0, 2, 3]), TrainingParams())
+    # A stage of which no batch wants any may be missing.
+    BalancedBatches(np.array([0, 4]), TrainingParams(composition=(8, 0, 0, 0, 8)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch_size": 24}, "multiple of 16"),
+        ({"batch_size": 0}, "multiple of 16"),
+        ({"composition": (8, 1, 2, 1, 5)}, "add up to 16"),
+        ({"composition": (17, -1, 0, 0, 0)}, "add up to 16"),
+        ({"label_smoothing": 1.0}, "below 1"),
+        ({"clip_norm": -1.0}, "no limit"),
+        ({"validate_every": 0}, "validate_every"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_impossible_settings_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingParams(**wrong)
+
+
+# --- augmentation
+
+
+def disc(size=64):
+    """A half-gray image with a bright quarter of a disc: its pose can be told."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    image = np.full((size, size, 3), 128, np.uint8)
+    image[(np.hypot(y, x) < 0.4 * size) & (y < 0) & (x < 0)] = 200
+    return image[np.newaxis]
+
+
+def test_what_lies_outside_the_disc_stays_exactly_half_gray():
+    y, x = np.mgrid[:64, :64] - 31.5
+    pixels = np.full((40, 64, 64, 3), 128, np.uint8)
+    pixels[:, np.hypot(y, x) < 25] = np.random.default_rng(0).integers(0, 256, (40, 1, 3))
+    changed = augmented(pixels, (3,))
+    # 25 px times the largest zoom 1.08, and one pixel of interpolation.
+    assert (changed[:, np.hypot(y, x) > 25 * 1.08 + 1] == 128).all()
+    assert (changed != pixels).any()
+
+
+def test_an_image_of_half_gray_is_left_as_it_is():
+    flat = np.full((3, 32, 32, 3), 128, np.uint8)
+    np.testing.assert_array_equal(augmented(flat, (1,)), flat)
+
+
+def test_without_any_change_asked_for_pixels_are_identical():
+    pixels, _ = eyes()
+    still = AugmentParams(rotate=False, flip=False, zoom=0.0, contrast=0.0, tone=0.0)
+    np.testing.assert_array_equal(augmented(pixels, (1,), still), pixels)
+
+
+def test_poses_cover_every_quarter_turned_and_mirrored():
+    y, x = np.mgrid[:64, :64] - 31.5
+    angles = []
+    for image in augmented(disc().repeat(200, axis=0), (0,), AugmentParams(zoom=0.0, contrast=0.0, tone=0.0)):
+        bright = image[..., 0].astype(float) - 128
+        angles.append(math.atan2((bright * y).sum(), (bright * x).sum()))
+    # Uniform angles: 25 of 200 in each eighth, give or take three standard deviations (14).
+    assert np.histogram(angles, 8, (-math.pi, math.pi))[0].min() >= 11
+
+
+def test_a_mirror_mirrors_about_the_middle():
+    pixels, _ = eyes(each=1)
+    only_flip = AugmentParams(rotate=False, zoom=0.0, contrast=0.0, tone=0.0)
+    kinds = set()
+    for seed in range(8):
+        changed = augmented(pixels[:1], (seed,), only_flip)
+        kinds.add("same" if np.array_equal(changed, pixels[:1]) else "mirrored")
+        assert np.array_equal(changed, pixels[:1]) or np.array_equal(changed, pixels[:1, :, ::-1])
+    assert kinds == {"same", "mirrored"}
+
+
+def test_augmentation_is_a_pure_function_of_its_seed():
+    pixels, _ = eyes()
+    kept = pixels.copy()
+    np.testing.assert_array_equal(augmented(pixels, (0, 7, 3)), augmented(pixels, (0, 7, 3)))
+    assert (augmented(pixels, (0, 7, 3)) != augmented(pixels, (0, 7, 4))).any()
+    np.testing.assert_array_equal(pixels, kept)
+
+
+# --- the feed
+
+
+def test_items_come_in_order_and_never_more_than_asked_for_ahead():
+    made, taken, ahead = [], [], []
+
+    def make(step):
+        made.append(step)
+        return step
+
+    with Feed(make, 3, 20, 4) as feed:
+        for item in feed:
+            taken.append(item)
+            ahead.append(len(made) - len(taken))
+    assert taken == made == list(range(3, 20))
+    assert max(ahead) <= 4
+
+
+def test_items_are_prepared_while_the_taker_works():
+    def make(step):
+        time.sleep(0.02)
+        return step
+
+    with Feed(make, 0, 6, 2) as feed:
+        for _ in feed:
+            time.sleep(0.06)
+    # Only the first of six items had to be waited for: in turn they would take 0.12 s.
+    assert feed.waited_s < 0.06
+
+
+def test_a_failure_in_the_background_is_raised_in_front_and_leaves_no_thread():
+    def make(step):
+        if step == 2:
+            raise OSError("torn shard")
+        return step
+
+    taken = []
+
+    def take():
+        with Feed(make, 0, 9, 3) as feed:
+            taken.extend(feed)
+
+    with pytest.raises(OSError, match="torn shard"):
+        take()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
+
+
+# --- the checkpoint
+
+
+def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
+    arrays = [np.float32([1 / 3, np.inf]), np.array(7, np.uint32), np.zeros((0, 2), np.float16)]
+    write_checkpoint(tmp_path / "a" / "c.npz", Checkpoint(arrays, {"step": 3, "rows": [{"loss": 0.1, "qwk": None}]}))
+    back = read_checkpoint(tmp_path / "a" / "c.npz")
+    assert back.state == {"step": 3, "rows": [{"loss": 0.1, "qwk": None}]}
+    for old, new in zip(arrays, back.arrays, strict=True):
+        assert old.dtype == new.dtype
+        np.testing.assert_array_equal(old, new)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["c.npz"]
+
+
+def test_no_checkpoint_is_none_and_a_torn_one_is_a_clear_line(tmp_path):
+    path = tmp_path / "c.npz"
+    assert read_checkpoint(path) is None
+    write_checkpoint(path, Checkpoint([np.arange(1000.0)], {}))
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"c\.npz is not a training checkpoint"):
+        read_checkpoint(path)
+
+
+def test_a_pickled_array_is_refused(tmp_path):
+    path = tmp_path / "c.npz"
+    np.savez(path, state=np.array(json.dumps({})), array0=np.array([{"code": 1}], object))
+    with pytest.raises(ValueError, match="not a training checkpoint"):
+        read_checkpoint(path)
