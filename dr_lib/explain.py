@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,7 +18,7 @@ from dr_lib import backend
 from dr_lib.attribution.evaluator import Evaluator
 from dr_lib.attribution.graph import calls
 from dr_lib.attribution.heads import Head, identity_head, stage_head
-from dr_lib.attribution.integrated import FLOOR, OneAttribution, attributions, plan_maker
+from dr_lib.attribution.integrated import OneAttribution, attributions, plan_maker
 from dr_lib.attribution.layers import logits_model, split_at
 from dr_lib.attribution.neurons import NeuronEngine, strongest_neurons, weighted_sums
 from dr_lib.attribution.params import AttributionParams
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
 SIGNS = ("positive", "negative")
 LARGEST_BATCH = 16  # beyond it neither cores nor memory bandwidth gain (2 cores, Inception V3 at 256 px)
+
+
+# A shard of images is one call; compiling Inception V3 anew for each would take longer than explaining a few eyes.
+# The entry goes when its model does.
+_EXPLAINERS: "WeakKeyDictionary[keras.Model, dict[AttributionParams, Explainer]]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,12 @@ def explain_images(
     the others are not touched by it. Where fewer than `neurons` units have a sign, the rest is −1 and NaN.
     on_image(part, index) is called whenever a part ("pixels" or a layer's name) of an image is done.
 
-    For several calls with the same model keep an `Explainer`: it compiles only once.
+    Calls with the same model and parameters share an `Explainer`, which compiles only once.
     """
-    return Explainer(model, params).explain(pixels, on_image)
+    explainers = _EXPLAINERS.setdefault(model, {})
+    if params not in explainers:
+        explainers[params] = Explainer(model, params)
+    return explainers[params].explain(pixels, on_image)
 
 
 class Explainer:
@@ -83,8 +92,8 @@ class Explainer:
         self.logits = logits_model(model)
         self.pixels = Evaluator(_inference(self.logits), batch)
         tolerance = params.tolerance or None
-        self.pixel_plan = plan_maker(params.points, params.rule, tolerance, params.max_points)
-        self.layer_plan = plan_maker(params.layer_points, params.rule, tolerance, params.max_points)
+        self.pixel_plan = plan_maker(params.points, params.rule, tolerance, params.max_points, params.floor)
+        self.layer_plan = plan_maker(params.layer_points, params.rule, tolerance, params.max_points, params.floor)
         self.layers = {name: _Layer(self, name, batch) for name in params.layers}
         self.seconds: dict[str, float] = {}
 

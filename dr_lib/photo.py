@@ -92,7 +92,8 @@ def read_header(data: bytes) -> Header:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             # A PNG's getexif would decode the whole image to reach a late chunk: a decompression bomb's chance.
             exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
-            lying = exif.get(0x0112, 1) in (5, 6, 7, 8)  # the camera lay on its side
+            # The camera lay on its side; of a TIFF Pillow states the upright size already.
+            lying = exif.get(0x0112, 1) in (5, 6, 7, 8) and image.format != "TIFF"
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a JPEG with a preview
     except Image.DecompressionBombError:
         raise UnreadablePhoto("too_large", f"its header states more than {LARGEST_MEGAPIXELS:g} megapixels") from None

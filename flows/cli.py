@@ -163,11 +163,11 @@ def serve(config: Config, settings: Settings = None) -> None:
 @one_line_errors
 def status(workspace: Location) -> None:
     """Shows what a workspace holds, how far each stage is, and what failed."""
-    from flows.summary import print_status
+    from flows.summary import print_rows
     from storage import open_workspace
     from storage.status import describe
 
-    print_status(describe(open_workspace(workspace)))
+    print_rows(describe(open_workspace(workspace)), title=workspace)
 
 
 @app.command(rich_help_panel="Results")
@@ -185,7 +185,7 @@ def verify(
     if not problems:
         typer.echo("every shard and table is whole")
         return
-    print_rows([{"kind": flaw.kind, "where": flaw.where, "what": flaw.detail} for flaw in problems], title="Problems")
+    print_rows(problems, title="Problems")
     if not repair:
         raise _fail(f"{len(problems)} problems; mend them with dr verify {workspace} --repair and run the pipeline again", 1)
     typer.echo("unmarked; run the pipeline again to recompute them", err=True)

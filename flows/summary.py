@@ -38,23 +38,6 @@ def print_frame(frame: Any, style: str) -> None:
         print_rows(frame.to_dict("records"))
 
 
-def print_status(described: dict[str, Any]) -> None:
-    """Prints what `storage.status.describe` found: one table for each kind of thing that is there."""
-    photographs = described["photographs"]
-    counts = {"photographs": photographs["total"], "present": photographs["present"]}
-    counts |= {f"{split}": count for split, count in photographs["by_split"].items()}
-    counts |= {f"stage {stage}": count for stage, count in photographs["by_stage"].items()}
-    print_rows([{"what": name, "images": count} for name, count in counts.items()], title=described["location"])
-    for part in ("rejects", "fundus", "models", "explanations", "tables"):
-        if described[part]:
-            print()
-            print_rows(described[part], title=part)
-    if described["runs"]:
-        print()
-        columns = ("stage", "state", "started", "seconds", "images", "new_images", "message")
-        print_rows([{name: run[name] for name in columns} for run in described["runs"]], title="last run of each stage")
-
-
 def print_summary(results: Sequence[Any]) -> None:
     """Prints what each stage did: images in all, new ones, seconds, and its own closing words."""
     from tasks.progress import duration

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import NotThere
+from storage.files import canonical_json
 from storage.specs import ArraySpec
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def save_record(ws: "Workspace", explain_id: str, record: Mapping[str, Any]) -> 
     path = f"explanations/{explain_id}/explanation.json"
     old = ws.files.read_json(path) or {}
     record = {**record, "explain_id": explain_id, "created": old.get("created") or datetime.now(UTC).isoformat()}
-    if record != old:
+    if canonical_json(record) != canonical_json(old):
         ws.files.write_json(path, record)
     return record
 

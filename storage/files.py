@@ -85,7 +85,7 @@ class Files:
 
     def write_json(self, name: str, value) -> None:
         """`write` of canonical JSON: sorted keys, so that equal values are equal bytes. NaN becomes null."""
-        self.write(name, (json.dumps(_jsonable(value), indent=1, sort_keys=True) + "\n").encode())
+        self.write(name, canonical_json(value))
 
     def read_json(self, name: str):
         """The value in a JSON file, or None where it is absent or torn: both mean that it was never finished."""
@@ -196,6 +196,11 @@ class Files:
 
 def _seconds(time) -> float:
     return time.timestamp() if hasattr(time, "timestamp") else float(time)
+
+
+def canonical_json(value) -> bytes:
+    """`value` as JSON with sorted keys; what reads back as equal is the same bytes, a tuple and a list among them."""
+    return (json.dumps(_jsonable(value), indent=1, sort_keys=True) + "\n").encode()
 
 
 def _read_or_none(path: str) -> bytes | None:

@@ -43,7 +43,8 @@ def counterfactuals(
     confusion = f"of stage {params.true_stage} predicted as {params.predicted_stage}"
     if eyes.empty:
         for table in TABLES:
-            workspace.write_table(table, [], partition=explain_id, part=part_name(Span(0, 0, 0)))
+            if not workspace.parts(table, explain_id):
+                workspace.write_table(table, [], partition=explain_id, part=part_name(Span(0, 0, 0)))
         return StageResult(STEP, 0, 0, f"no eye {confusion}: nothing to change")
     path = counterfactual_path(explain_id)
     store = ShardedStore.create_or_open(workspace, path, _specs(recipe.preprocess.size), SHARD_EYES, {"explain_id": explain_id})

@@ -20,6 +20,7 @@ ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    "ZARR_THREADING__MAX_WORKERS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "CUDA_VISIBLE_DEVICES": "",  # a worker without the GPU resource must not take the GPU's memory
     "MALLOC_TRIM_THRESHOLD_": "65536",

@@ -20,12 +20,12 @@ from dr_lib.report import (
     GroupMap,
     HintonEntry,
     LinearitySection,
+    Localisation,
     ModelSection,
     NeuronEntry,
     ReportData,
     RunSummary,
     StageTime,
-    Localisation,
     Triptych,
     render,
 )

@@ -128,12 +128,11 @@ class Evaluator:
 
     def values(self, x: np.ndarray, *extras: np.ndarray) -> np.ndarray:
         """The function's outputs (n, output) at any number of inputs."""
-        answers = []
-        for start in range(0, len(x), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            count = len(x[rows])
-            answers.append(self._run([x[rows], *[e[rows] for e in extras]], None)[0][:count])
-            self.forward_rows += count
+        answers, size = [], self.batch_size
+        for start in range(0, len(x), size):
+            rows = slice(start, start + size)
+            answers.append(self._run([x[rows], *[e[rows] for e in extras]], None)[0])
+            self.forward_rows += len(x[rows])
         return np.concatenate(answers)
 
     def outputs_of(self, x: np.ndarray, *extras: np.ndarray) -> int:
@@ -197,14 +196,35 @@ class Evaluator:
         return advanced
 
     def _run(self, arrays: list[np.ndarray], cotangents: np.ndarray | None) -> tuple[np.ndarray, list[np.ndarray]]:
-        """One batch, padded with copies of its last row so that one compiled shape serves all."""
+        """Outputs and gradients of up to `batch_size` rows; if memory runs out, the batch is halved from then on."""
+        rows = len(arrays[0])
+        parts = []
+        start = 0
+        while start < rows:
+            stop = min(start + self.batch_size, rows)
+            try:
+                own = None if cotangents is None else cotangents[start:stop]
+                parts.append(self._run_batch([array[start:stop] for array in arrays], own))
+            except Exception as error:
+                if self.batch_size == 1 or not backend.is_out_of_memory(error):
+                    raise
+                self.batch_size //= 2
+                continue
+            start = stop
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([part[0] for part in parts]), [np.concatenate(g) for g in zip(*(p[1] for p in parts), strict=True)]
+
+    def _run_batch(self, arrays: list[np.ndarray], cotangents: np.ndarray | None) -> tuple[np.ndarray, list[np.ndarray]]:
+        """One call, padded with copies of the last row so that one compiled shape serves all."""
         self.calls += 1
+        rows = len(arrays[0])
         x, *extras = [_padded(np.asarray(array), self.batch_size) for array in arrays]
         if cotangents is None:
-            return np.asarray(self._values(backend.tensor(x), *map(backend.tensor, extras))), []
+            return np.asarray(self._values(backend.tensor(x), *map(backend.tensor, extras)))[:rows], []
         tensors = [backend.tensor(array) for array in (x, _padded(cotangents, self.batch_size), *extras)]
         outputs, gradients = self._products(*tensors)
-        return np.asarray(outputs), [np.asarray(gradient) for gradient in gradients]
+        return np.asarray(outputs)[:rows], [np.asarray(gradient)[:rows] for gradient in gradients]
 
 
 def _padded(array: np.ndarray, rows: int) -> np.ndarray:

@@ -14,7 +14,9 @@ class AttributionParams:
     layers: where the network is cut; each must be a full cut.
     layer_quantity: the outcome attributed to the layers: "predicted" (each image's most probable stage) or a quantity.
     neurons: regions kept one by one, of each sign. resultant_neurons: neurons in the weighted sum, of each sign.
-    tolerance: points adapt until |gap| ≤ tolerance · |F(x) − F(x')|; 0 takes exactly `points` points of `rule`.
+    tolerance: points adapt until |gap| ≤ tolerance · max(|F(x) − F(x')|, floor); 0 takes exactly `points` points of `rule`.
+    floor: a probability that changes by less is judged as if it changed by this much: the map of a stage that hardly
+    moves would otherwise cost more than all others.
     points, max_points: gradients on pixels to start with and at most. layer_points: the same start for outcome → layer
     and for the resultant. neuron_points: points of a single neuron's region, always by `rule`.
     batch_size: images in one pass; 0 chooses by free memory, at most 16.
@@ -27,6 +29,7 @@ class AttributionParams:
     resultant_neurons: int = 2000
     rule: str = "midpoint"
     tolerance: float = 0.05
+    floor: float = 0.01
     max_points: int = 256
     points: int = 16
     layer_points: int = 16
@@ -43,6 +46,8 @@ class AttributionParams:
             stage_head((self.layer_quantity,))
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance must be at least 0 and below 1, not {self.tolerance}")
+        if not 0 < self.floor <= 1:
+            raise ValueError(f"floor must be above 0 and at most 1, not {self.floor}")
         for name in ("points", "layer_points", "neuron_points"):
             quadrature(self.rule, getattr(self, name))
         if self.tolerance and self.rule != "midpoint":

@@ -28,13 +28,13 @@ class Disc:
     "middle_line" (no circle was found).
     """
 
-    centre_y: float
-    centre_x: float
-    diameter: float
-    confidence: float = 1.0
+    centre_y: float | int
+    centre_x: float | int
+    diameter: float | int
+    confidence: float | int = 1.0
     method: str = "given"
 
-    def scaled(self, factor: float) -> "Disc":
+    def scaled(self, factor: float | int) -> "Disc":
         """The same disc in a photograph `factor` times as large.
 
         >>> Disc(9.5, 9.5, 20.0).scaled(2)
@@ -71,7 +71,7 @@ def retina_disc(photo: UInt8[np.ndarray, "y x 3"]) -> Disc:
         merit = circle.support * (0.2 + min(sharpness, 0.5))
         if merit > best_merit:
             best, best_merit = circle, merit
-        if circle.support > 0.85 and sharpness > 0.2:
+        if circle.support > 0.85 and sharpness > 0.35:
             break
     count, line = _middle_line(tone, dark + max(1.0, 0.1 * (bright - dark)))
     if best is None:

@@ -244,7 +244,7 @@ def test_the_promised_gap_holds_or_is_said_not_to(saturated, images):
 def test_adapting_reaches_the_map_of_many_points_with_few(saturated, images):
     zeros, head = np.zeros((8, 8, 2), np.float32), stage_head(STAGES)
     exact = integrated_gradients(saturated, images, zeros, points=2000, head=head, batch_size=64).values
-    found = integrated_gradients(saturated, images, zeros, points=16, tolerance=0.01, max_points=400, head=head, floor=0.01)
+    found = integrated_gradients(saturated, images, zeros, points=16, tolerance=0.02, head=head, floor=0.05)
     error = np.abs(found.values - exact).sum(axis=(2, 3, 4)) / np.abs(exact).sum(axis=(2, 3, 4))
     assert error.max() < 0.05
     assert found.points.max() <= 100
@@ -320,6 +320,32 @@ def test_memory_of_the_sums_does_not_grow_with_the_points():
 
 
 # Trouble
+
+
+def test_a_batch_too_large_for_memory_is_halved_and_nothing_is_lost(monkeypatch):
+    def small_machine(function):
+        def run(x, *rest):
+            if x.shape[0] > 3:
+                raise MemoryError("RESOURCE_EXHAUSTED")
+            return function(x, *rest)
+
+        return run
+
+    x, baseline = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32), np.zeros(3, np.float32)
+    whole = integrated_gradients(three_terms, x, baseline, points=10).values
+    monkeypatch.setattr("dr_lib.backend.compiled", small_machine)
+    evaluator = Evaluator(three_terms, 16)
+    np.testing.assert_allclose(integrated_gradients(evaluator, x, baseline, points=10).values, whole, atol=SINGLE)
+    assert evaluator.batch_size == 2
+    assert evaluator.gradient_rows == 30
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    def broken(x):
+        raise TypeError("broken")
+
+    with pytest.raises(TypeError, match="broken"):
+        integrated_gradients(broken, np.ones((1, 3), np.float32), np.zeros(3, np.float32))
 
 
 def test_an_image_that_is_not_finite_is_nan_and_leaves_the_others_alone(saturated, images):

@@ -12,6 +12,7 @@ from dr_lib.attribution import (
     integrated_gradients,
     neuron_regions,
     quadrature,
+    receptive_field,
     resultant,
     split_at,
     strongest_neurons,
@@ -21,6 +22,7 @@ from dr_lib.attribution.evaluator import Evaluator
 from dr_lib.attribution.heads import identity_head
 from dr_lib.attribution.integrated import attributions, plan_maker
 from dr_lib.attribution.neurons import NeuronEngine, weighted_sums
+from dr_lib.attribution.receptive import window_origin
 from dr_lib.model import ModelParams, build
 
 # Choosing
@@ -166,10 +168,14 @@ def test_overlapping_windows_add_up():
 
 
 @pytest.fixture(scope="module")
-def inception_stem():
-    model = build(ModelParams(backbone="inception_v3", backbone_weights="none", input_size=256))
+def inception():
+    return build(ModelParams(backbone="inception_v3", backbone_weights="none", input_size=256))
+
+
+@pytest.fixture(scope="module")
+def inception_stem(inception):
     rng = np.random.default_rng(4)
-    lower, _ = split_at(model, "stem")
+    lower, _ = split_at(inception, "stem")
     for layer in lower.layers:  # a fresh normalisation does nothing: give each unit its own scale and threshold
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights(
@@ -178,6 +184,30 @@ def inception_stem():
     x = rng.normal(size=(1, 256, 256, 3)).astype(np.float32)
     h = np.asarray(lower(x, training=False))[0]
     return lower, x, h
+
+
+def test_inception_fields_and_windows_at_256_px(inception):
+    stem = receptive_field(split_at(inception, "stem")[0])
+    assert stem.size == (23, 23)
+    assert stem.stride == (4, 4)
+    sides = {}
+    for name in ("stem", "mixed0", "mixed1", "mixed2", "mixed3", "mixed4", "fc1"):
+        lower, _ = split_at(inception, name)
+        side = sides[name] = window_side(lower, 256)
+        field = receptive_field(lower)
+        if side < 256:
+            assert (256 - side) % field.stride[0] == 0
+            units = lower.outputs[0].shape[1]
+            for unit in range(units):  # the whole cone, or the image's edge
+                (start, _) = window_origin(field, side, 256, (unit, 0))
+                first = field.offset[0] + unit * field.stride[0]
+                assert start % field.stride[0] == 0
+                assert start <= max(first, 0)
+                assert start + side >= min(first + field.size[0], 256)
+    assert sides["stem"] <= 32
+    assert sides["mixed2"] <= 144
+    assert sides["mixed3"] <= 192
+    assert sides["mixed4"] == sides["fc1"] == 256
 
 
 def test_windows_of_inception_give_the_bits_of_the_whole_image(inception_stem):

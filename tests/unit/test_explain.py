@@ -1,5 +1,7 @@
 """The complete explanation of a few eyes: every array of the store, in agreement with the engine's parts."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -35,9 +37,15 @@ PARAMS = AttributionParams(layers=("stem", "fc1"), neurons=K, resultant_neurons=
 
 
 @pytest.fixture(scope="module")
-def explained(model, pixels):
+def explainer(model):
+    return explain.Explainer(model, PARAMS)
+
+
+@pytest.fixture(scope="module")
+def explained(explainer, pixels):
     seen = []
-    arrays = explain.explain_images(model, pixels, PARAMS, on_image=lambda part, index: seen.append((part, index)))
+    arrays = explainer.explain(pixels, on_image=lambda part, index: seen.append((part, index)))
+    assert set(explainer.seconds) == {"pixels", "stem", "fc1"}
     return arrays, seen
 
 
@@ -51,9 +59,7 @@ def test_every_array_has_the_stores_name_shape_and_type(model, explained):
     expected |= {"pixels/points": ((N, 6), "int32"), "pixels/converged": ((N, 6), "bool")}
     for name, shape in shapes.items():
         layer = {"neuron": ((N, 2, K, len(shape.unit_shape)), "int16"), "region_origin": ((N, 2, K, 2), "int16")}
-        layer |= {
-            key: ((N, 2, K), "float32") for key in ("neuron_attribution", "activation", "baseline_activation", "neuron_gap")
-        }
+        layer |= dict.fromkeys(("neuron_attribution", "activation", "baseline_activation", "neuron_gap"), ((N, 2, K), "float32"))
         layer |= {"region": ((N, 2, K, shape.window, shape.window), "float32"), "resultant": ((N, 2, SIZE, SIZE), "float32")}
         layer |= {"channel_attribution": ((N, shape.channels), "float32"), "gap": ((N,), "float32"), "points": ((N,), "int32")}
         expected |= {f"layers/{name}/{key}": value for key, value in layer.items()}
@@ -73,7 +79,7 @@ def test_pixel_maps_are_those_of_the_probabilities(model, pixels, explained):
     difference = arrays["pixels/outcome"] - arrays["pixels/baseline_outcome"]
     np.testing.assert_allclose(found.sum(axis=(2, 3)) - difference, arrays["pixels/gap"], atol=1e-5)
     assert arrays["pixels/converged"].all()
-    assert (np.abs(arrays["pixels/gap"]) <= 0.05 * np.maximum(np.abs(difference), explain.FLOOR) + 1e-6).all()
+    assert (np.abs(arrays["pixels/gap"]) <= 0.05 * np.maximum(np.abs(difference), PARAMS.floor) + 1e-6).all()
     largest = np.abs(found).max()
     assert np.abs(found[:, :5].sum(axis=1)).max() < 1e-5 * largest
     np.testing.assert_allclose(found[:, 5], found[:, 2:5].sum(axis=1), atol=1e-5 * largest)
@@ -118,14 +124,14 @@ def test_the_resultant_is_the_weighted_sum_of_the_regions_when_no_more_neurons_a
         np.testing.assert_allclose(arrays["layers/stem/resultant"][:, sign], exact, atol=1e-5 * np.abs(exact).max())
 
 
-def test_images_do_not_depend_on_the_batch_they_come_in(model, pixels, explained):
+def test_images_do_not_depend_on_the_batch_they_come_in(explainer, pixels, explained):
     arrays, _ = explained
-    alone = explain.explain_images(model, pixels[1:2], PARAMS)
+    alone = explainer.explain(pixels[1:2])
     for path, array in alone.items():
         np.testing.assert_array_equal(array[0], arrays[path][1], err_msg=path)
 
 
-def test_an_eye_that_is_not_finite_is_marked_and_the_others_are_untouched(model, pixels, explained, monkeypatch):
+def test_an_eye_that_is_not_finite_is_marked_and_the_others_are_untouched(explainer, pixels, explained, monkeypatch):
     arrays, _ = explained
 
     def spoilt(batch):
@@ -134,7 +140,7 @@ def test_an_eye_that_is_not_finite_is_marked_and_the_others_are_untouched(model,
         return x
 
     monkeypatch.setattr(explain, "scaled", spoilt)
-    found = explain.explain_images(model, pixels, PARAMS)
+    found = explainer.explain(pixels)
     assert found["pixels/failed"].tolist() == [False, True, False]
     for path, array in found.items():
         if array.dtype.kind == "f":
@@ -159,6 +165,19 @@ def test_fewer_neurons_than_asked_for_are_padded(model, pixels):
     assert not found["pixels/failed"].any()
 
 
+def test_calls_with_one_model_compile_once_and_let_the_model_go(pixels):
+    model = build(ModelParams(backbone="small", input_size=SIZE))
+    params = AttributionParams(quantities=("stage0",), layers=(), points=2, batch_size=1)
+    explain.explain_images(model, pixels[:1], params)
+    first = explain._EXPLAINERS[model][params]
+    explain.explain_images(model, pixels[:1], params)
+    assert explain._EXPLAINERS[model] == {params: first}
+    before = len(explain._EXPLAINERS)
+    del model, first
+    gc.collect()
+    assert len(explain._EXPLAINERS) == before - 1
+
+
 def test_a_layer_that_is_no_cut_is_refused_before_any_work(model):
     with pytest.raises(ValueError, match="does not cut the model in two"):
         explain.layer_shapes(model, AttributionParams(layers=("mixed0_three_relu",)))
@@ -181,6 +200,7 @@ def test_the_batch_size_follows_the_free_memory(model):
         ({"tolerance": 1.5}, "below 1"),
         ({"rule": "left"}, "tolerance = 0"),
         ({"rule": "simpson", "tolerance": 0.0}, "rule must be"),
+        ({"floor": 0.0}, "floor"),
         ({"max_points": 4}, "max_points"),
         ({"neurons": 0}, "at least 1"),
         ({"batch_size": -1}, "batch_size"),

@@ -9,6 +9,9 @@ import pytest
 
 from dr_lib.model import ModelParams, build, probabilities, scaled
 
+# Keras copies TensorFlow's variables when it saves them; TensorFlow 2.21's variables don't know NumPy 2's copy keyword.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+
 SMALL = ModelParams(backbone="small", backbone_weights="none", input_size=64, dense=(16, 8))
 
 
@@ -90,6 +93,14 @@ def test_names_and_first_weights_do_not_depend_on_what_was_built_before(little_i
     assert names(second)[:4] == ["fundus", "conv1", "norm1", "relu1"]
     # No two layers draw the same numbers although all come from one seed.
     assert not np.array_equal(second.get_layer("conv3").get_weights()[0], second.get_layer("conv4").get_weights()[0])
+
+
+def test_running_statistics_remember_ten_mini_batches_in_every_trunk(small, inception):
+    norms = [
+        layer for model in (small, inception) for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    assert len(norms) == 94 + 15
+    assert {layer.momentum for layer in norms} == {0.9}
 
 
 def test_another_seed_is_another_start(small):

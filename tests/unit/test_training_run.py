@@ -62,7 +62,7 @@ def run(model, params, folder=None, on_step=None, fetched=None, validate=True):
 
 
 def all_variables(model):
-    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.variables]
+    return [np.asarray(variable).copy() for variable in model.variables]
 
 
 class Interrupted(Exception):

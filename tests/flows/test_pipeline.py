@@ -1,0 +1,173 @@
+"""The whole chain on a handful of synthetic eyes: it ends, it leaves what DESIGN names, and it never works twice."""
+
+import hashlib
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from storage import open_workspace
+from storage.catalog import query
+from storage.schemas import SCHEMAS
+from storage.verify import verify
+from tasks.progress import duration
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory, drawn_photos, prefect_server):
+    """Three runs in one workspace: the first; again with nothing new; again with two more eyes and three bad inputs."""
+    from flows.pipeline import FLOWS
+    from tests.flows.conftest import TINY
+
+    root = tmp_path_factory.mktemp("chain")
+    photos = root / "photos"
+    shutil.copytree(drawn_photos, photos)
+    held_back = [photos / "train" / f"{20}_{eye}.jpeg" for eye in ("left", "right")]
+    for path in held_back:
+        path.rename(root / path.name)
+    config = root / "tiny.toml"
+    config.write_text(TINY.format(photos=photos, workspace=root / "workspace"))
+
+    first = FLOWS["run"](str(config))
+    untouched = snapshot(root / "workspace")
+    second = FLOWS["run"](str(config))
+    after_second = snapshot(root / "workspace")
+
+    for path in held_back:
+        (root / path.name).rename(path)
+    (photos / "train" / "501_left.jpeg").write_bytes(b"")
+    (photos / "train" / "502_left.jpeg").write_bytes(b"this is no photograph")
+    with (photos / "trainLabels.csv").open("a") as labels:
+        labels.write("501_left,0\n502_left,1\n503_left,2\n")
+    third = FLOWS["run"](str(config))
+    return {
+        "config": config,
+        "photos": photos,
+        "workspace": open_workspace(root / "workspace"),
+        "runs": (first, second, third),
+        "snapshots": (untouched, after_second),
+    }
+
+
+def snapshot(folder: pathlib.Path) -> dict[str, str]:
+    """The hash of every result; records of runs and the query catalogue tell of the run itself."""
+    told = ("tables/runs/", "catalog.duckdb", "catalog.sql", ".locks/")
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if not name.startswith(told)}
+
+
+def by_stage(results):
+    return {result.stage: result for result in results}
+
+
+def test_every_stage_ran_in_order_and_says_what_it_did(chain):
+    first = chain["runs"][0]
+    stages = ["ingest", "preprocess", "train", "attribute", "aggregate", "counterfactuals", "linearity", "report"]
+    assert [result.stage for result in first] == stages
+    assert all(result.message for result in first)
+
+
+def test_nothing_new_is_no_work_and_changes_no_byte(chain):
+    assert [result.new_images for result in chain["runs"][1]] == [0] * 8
+    assert chain["snapshots"][1] == chain["snapshots"][0]
+
+
+def test_two_more_eyes_are_two_eyes_work(chain):
+    third = by_stage(chain["runs"][2])
+    assert third["ingest"].new_images == 2
+    assert third["preprocess"].new_images == 2
+    assert third["train"].message.split(":")[0] == by_stage(chain["runs"][0])["train"].message.split(":")[0], "the same model"
+    predictions = chain["workspace"].frame("predictions")
+    assert len(predictions) == 40
+    assert predictions["image_id"].is_unique
+
+
+def test_bad_input_is_a_row_with_its_reason_and_stops_nothing(chain):
+    rejects = chain["workspace"].rejects().set_index("image_id")
+    assert rejects.loc["501_left", "reason"] == "empty"
+    assert rejects.loc["502_left", "reason"] == "not_an_image"
+    assert rejects.loc["503_left", "reason"] == "no_photograph"
+    assert not {"501_left", "502_left"} & set(chain["workspace"].frame("predictions")["image_id"])
+
+
+def test_no_patient_stands_in_two_splits(chain):
+    photos = chain["workspace"].photos()
+    assert (photos.groupby("patient_id")["split"].nunique() == 1).all()
+    assert set(photos["split"]) == {"train", "validation", "test"}
+
+
+def test_arrays_have_the_contracts_names_and_dimensions(chain):
+    tree = chain["workspace"].attributions()
+    pixels = tree["pixels"]
+    assert pixels["attribution"].dims == ("image", "quantity", "y", "x")
+    assert list(pixels["quantity"].values) == ["stage0", "stage1", "stage2", "stage3", "stage4", "referable"]
+    for name in ("outcome", "baseline_outcome", "gap", "map_error", "points", "converged"):
+        assert pixels[name].dims == ("image", "quantity")
+    stem = tree["layers/stem"]
+    assert stem["neuron"].dims == ("image", "sign", "rank", "axis")
+    assert stem["region"].dims == ("image", "sign", "rank", "region_y", "region_x")
+    assert stem["resultant"].dims == ("image", "sign", "y", "x")
+    for array in (pixels["attribution"], stem["region"]):
+        assert {"long_name", "units", "description"} <= set(array.attrs)
+
+
+def test_stored_maps_sum_to_their_outcome_but_for_the_stored_gap(chain):
+    """Completeness, read back from disk: Σ attribution = F(x) − F(x') + gap, to what rounding to 9 bits may take."""
+    pixels = chain["workspace"].attributions()["pixels"].to_dataset()
+    total = pixels["attribution"].astype("float64").sum(["y", "x"])
+    expected = (pixels["outcome"] - pixels["baseline_outcome"] + pixels["gap"]).astype("float64")
+    allowance = np.abs(pixels["attribution"].astype("float64")).sum(["y", "x"]) * 2.0**-10 + 1e-6
+    assert (np.abs(total - expected) <= allowance).all()
+
+
+def test_maps_of_the_five_stages_sum_to_zero_and_referable_is_a_sum(chain):
+    maps = chain["workspace"].attributions()["pixels"]["attribution"].astype("float64")
+    size = np.abs(maps).sum("quantity") * 2.0**-10 + 1e-9
+    stages = maps.sel(quantity=[f"stage{stage}" for stage in range(5)])
+    assert (np.abs(stages.sum("quantity")) <= size).all()
+    assert (np.abs(stages.isel(quantity=slice(2, 5)).sum("quantity") - maps.sel(quantity="referable")) <= size).all()
+
+
+@pytest.mark.parametrize("table", sorted(SCHEMAS))
+def test_every_table_reads_with_its_schema(chain, table):
+    frame = chain["workspace"].frame(table)
+    assert set(SCHEMAS[table].names) <= set(frame.columns)
+    if table not in ("counterfactuals", "adversarials"):  # the tiny model may take no stage-1 eye for stage 0
+        assert len(frame)
+
+
+def test_sql_answers_over_the_views(chain):
+    rows = query(chain["workspace"], "select split, count(*) as eyes from latest_predictions group by split order by split")
+    assert rows["eyes"].sum() == 40
+
+
+def test_the_workspace_verifies(chain):
+    assert verify(chain["workspace"]) == []
+
+
+def test_the_report_is_whole(chain):
+    report = pathlib.Path(by_stage(chain["runs"][2])["report"].message)
+    page = report.read_text()
+    assert "confusion.svg" in page
+    pages = list(report.parent.glob("eyes/*.html"))
+    assert len(pages) == 5
+    assert all(f"{path.stem}-figure-a.png" in path.read_text() for path in pages)
+
+
+def test_a_failing_stage_leaves_its_reason_in_the_runs(chain, tmp_path):
+    from flows.pipeline import FLOWS
+    from tasks.errors import UserError
+
+    workspace = tmp_path / "fresh"
+    with pytest.raises(UserError, match="run `dr train`"):
+        FLOWS["attribute"](str(chain["config"]), [f"workspace={workspace}"])
+    (row,) = open_workspace(workspace).frame("runs").to_dict("records")
+    assert (row["stage"], row["state"]) == ("attribute", "failed")
+    assert "run `dr train`" in row["message"]
+
+
+def test_durations_read_like_speech():
+    assert duration(3599) == "59 min 59 s"

@@ -1,0 +1,83 @@
+"""Work goes on when a job fails and when a worker dies."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tasks.errors import UserError
+from tasks.pool import Failure, Pool, culprits
+from tasks.settings import DaskParams
+
+
+def square(number):
+    return number * number
+
+
+def fail_on_three(number):
+    if number == 3:
+        raise ValueError("three is not for me\nand a second line")
+    return number
+
+
+def die_on(numbers, fatal):
+    if set(numbers) & set(fatal):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return len(numbers)
+
+
+def die_once(marker):
+    if not os.path.exists(marker):
+        open(marker, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+@pytest.fixture(scope="module")
+def pool():
+    pool = Pool(DaskParams(workers=2))
+    yield pool
+    pool.close()
+
+
+def test_results_come_with_their_jobs(pool):
+    assert sorted((job[0], result) for job, result in pool.run(square, [(n,) for n in range(9)])) == [
+        (n, n * n) for n in range(9)
+    ]
+
+
+def test_an_error_is_a_failure_of_one_job_in_one_line(pool):
+    results = dict(pool.run(fail_on_three, [(n,) for n in range(5)]))
+    assert results[(3,)] == Failure("ValueError: three is not for me")
+    assert [results[(n,)] for n in (0, 1, 2, 4)] == [0, 1, 2, 4]
+
+
+def test_a_worker_that_dies_costs_a_retry(pool, tmp_path):
+    assert [result for _, result in pool.run(die_once, [(str(tmp_path / "marker"),)])] == ["done"]
+
+
+def test_what_kills_workers_is_found_by_halving(pool):
+    rows = list(range(7))
+    assert set(culprits(pool, die_on, rows, [4])) == {4}
+
+
+def test_jobs_in_flight_are_bounded(pool):
+    """The window is two jobs a worker: a generator of jobs is read no further ahead."""
+    drawn = []
+
+    def jobs():
+        for number in range(20):
+            drawn.append(number)
+            yield (number,)
+
+    stream = pool.run(square, jobs())
+    next(stream)
+    time.sleep(0.2)
+    assert len(drawn) <= 2 * pool.workers + 1
+    list(stream)
+
+
+def test_a_scheduler_that_does_not_answer_is_told(monkeypatch):
+    with pytest.raises(UserError, match="no Dask scheduler answers"):
+        _ = Pool(DaskParams(address="tcp://127.0.0.1:9")).client
