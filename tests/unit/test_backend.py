@@ -81,6 +81,7 @@ def test_threads_below_one_are_refused():
         backend.configure(0)
 
 
+@pytest.mark.skipif(backend.name() != "tensorflow", reason="JAX sizes its pool from the environment")
 def test_threads_are_set_before_the_start_and_a_late_change_is_answered_with_false():
     script = """
 from dr_lib import backend
