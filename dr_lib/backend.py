@@ -5,7 +5,10 @@ optional extra) is the second one, and `keras.backend.backend()` chooses. This m
 no image, no quantity, no quadrature. Importing it imports no framework; the first call does.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +31,48 @@ def configure(threads: int | None = None, deterministic: bool = False) -> bool:
 
 def name() -> str:
     """Keras' backend: "tensorflow" or "jax"; any other is refused."""
-    import keras
+    with _muted_start():
+        import keras
+
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()  # looks for a GPU, loudly where there is none
 
     backend = keras.backend.backend()
     if backend not in ("tensorflow", "jax"):
         raise RuntimeError(f"Keras runs on {backend!r}; this project needs KERAS_BACKEND=tensorflow (or jax)")
     return backend
+
+
+@contextlib.contextmanager
+def _muted_start() -> Iterator[None]:
+    """Keeps the native notes of a framework's first import off the terminal; they heed no log level. Errors still raise."""
+    if "tensorflow" in sys.modules or "jax" in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def device() -> str:
+    """What the framework computes on, in words: the accelerators by number and kind, or "CPU"."""
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        found = tf.config.list_physical_devices("GPU")
+    else:
+        import jax
+
+        found = [one for one in jax.local_devices() if one.platform != "cpu"]
+    return f"{len(found)} GPU" if found else "CPU"
 
 
 def compiled(function: Callable) -> Callable:
@@ -135,8 +174,6 @@ def _tensorflow_configure(threads: int | None, deterministic: bool) -> bool:
 
 
 def _jax_configure(threads: int | None, deterministic: bool) -> bool:
-    import os
-
     if deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     return threads is None

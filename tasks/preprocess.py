@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.fundus import PreprocessParams, UngradablePhoto, normalise
+from dr_lib.fundus.quality import MEASURES as QUALITY_MEASURES
 from dr_lib.photo import UnreadablePhoto
 from storage import open_workspace
 from storage.arrays import ShardedStore
@@ -24,13 +25,8 @@ from tasks.stores import blank, blank_row, fundus_store, shard_record, whole
 from tasks.waves import run_in_waves
 
 STEP = "preprocess"
-# The quality measures that get an array of their own; their score is the array `quality`.
-MEASURES = {
-    "exposure": "mean green level of the visible retina, 0 to 1",
-    "contrast": "standard deviation of the green level over the visible retina",
-    "sharpness": "standard deviation of the green level in the band of vessels",
-    "visible": "share of the kept disc inside the photograph's frame",
-}
+# Arrays of their own; the score is the array `quality`, and confidence belongs to the geometry.
+MEASURES = {name: text for name, text in QUALITY_MEASURES.items() if name not in ("score", "confidence")}
 GEOMETRY = ("diameter", "centre_y", "centre_x", "confidence", "reduction")
 
 

@@ -59,6 +59,7 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StageResu
 def _train(workspace: Workspace, recipe: Recipe, labelled: pd.DataFrame, manifest: str, config: dict[str, Any]) -> str:
     params = recipe.training
     backend.configure(deterministic=True)
+    say(f"train: {params.steps:,} mini-batches of {params.batch_size} on {backend.device()}")
     store = fundus_store(workspace, recipe.preprocess_id)
     splits = {name: labelled[labelled["split"] == name] for name in ("train", "validation")}
     for name, rows in splits.items():

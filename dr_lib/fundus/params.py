@@ -25,7 +25,7 @@ class PreprocessParams:
     tone_sigma: float = 1 / 30
     crop: float = 0.1
     min_confidence: float = 0.25
-    quality_threshold: float = 0.38
+    quality_threshold: float = 0.39
     max_megapixels: float = 150.0
     min_side_px: int = 64
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Shaped
 
-TRIOS = 200  # with four in ten points on the rim, all 200 trios miss it once in 10⁶ times
+TRIOS = 160  # with four in ten points on the rim, all 160 trios miss it once in 10⁴ times
 JUDGES = 96  # points that judge a circle; more cost time and change nothing
 DIRECTIONS = 96  # in which the rim is looked for around a circle
 TOLERANCE = 0.012  # of the radius: a point this near lies on the circle
