@@ -1,6 +1,7 @@
 """One Prefect server for a run: the one `PREFECT_API_URL` names, or else one of our own on this machine."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from typing import IO
 
 START_TIMEOUT_S = 120
+_PR_SET_PDEATHSIG = 1
 
 # Telemetry stays off unless asked for, and the terminal belongs to our own progress bar: Prefect's page has the rest.
 QUIET = {
@@ -49,6 +51,7 @@ def prefect_server() -> Iterator[str]:
         stderr=subprocess.STDOUT,
         env={**os.environ, "PREFECT_API_URL": api, "PREFECT_LOGGING_SERVER_LEVEL": "ERROR"},
         start_new_session=True,  # Ctrl-C reaches the run alone: it still has to report its end to the server
+        preexec_fn=_end_with_parent,
     )
     try:
         _wait_until_healthy(server, f"{api}/health", output)
@@ -60,6 +63,12 @@ def prefect_server() -> Iterator[str]:
     finally:
         _stop(server)
         output.close()
+
+
+def _end_with_parent() -> None:
+    """Asks Linux to end this process when the run that started it dies, even by kill -9; elsewhere it would live on."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_port() -> int:

@@ -83,7 +83,7 @@ class Pool:
                 n_workers=self.workers,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address=":0",  # any free port: a second run on this machine must not warn about the first
                 memory_limit=0,
                 silence_logs=50,
                 env=ONE_THREAD,
