@@ -171,3 +171,21 @@ def test_a_failing_stage_leaves_its_reason_in_the_runs(chain, tmp_path):
 
 def test_durations_read_like_speech():
     assert duration(3599) == "59 min 59 s"
+
+
+def test_a_lost_shard_comes_back_with_the_same_bytes(chain):
+    """What a kill leaves at worst: a shard without its mark. The other shards are not computed again."""
+    from flows.pipeline import FLOWS
+
+    root = pathlib.Path(chain["workspace"].location)
+    (ledger,) = root.glob("explanations/*/ledger")
+    before = snapshot(root / "explanations")
+    marks = {path.name: path.stat().st_mtime_ns for path in ledger.iterdir()}
+    lost = sorted(marks)[0]
+    (ledger / lost).unlink()
+    (result,) = FLOWS["attribute"](str(chain["config"]))
+    assert result.new_images == 4
+    again = {path.name: path.stat().st_mtime_ns for path in ledger.iterdir()}
+    assert {name for name in marks if again[name] != marks[name]} == {lost}
+    after = snapshot(root / "explanations")
+    assert {name for name in before if after[name] != before[name] and "/ledger/" not in name} == set()
