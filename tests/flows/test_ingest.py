@@ -114,7 +114,7 @@ def test_a_limit_takes_whole_patients(photos, session):
 def test_a_folder_that_is_plainly_wrong_stops_the_run_and_says_so(photos, session):
     for path in (photos / "train").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="100% of the photographs .* empty"):
+    with pytest.raises(UserError, match=r"100% of the photographs .* empty"):
         ingest(session, DataParams(photos=str(photos)))
     assert set(reasons(session).values()) == {"empty"}, "the reasons are there to look at"
 
