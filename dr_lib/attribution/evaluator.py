@@ -76,7 +76,8 @@ class Line:
         if self._outputs is None:
             self._outputs = np.zeros((len(self._ask.alphas), len(outputs)), np.float64)
             self._slopes = np.zeros((len(self._ask.alphas), self.basis), np.float64)
-        self._outputs[row] = outputs
+        # Infinities become NaN here: one network gone wrong then spoils its own image silently instead of warning on every sum.
+        self._outputs[row] = np.where(np.isfinite(outputs), outputs, np.nan)
         if gradients is not None:
             self.sum += gradients
             # float64: terms of both signs nearly cancel, and a residual is the small difference of two such sums.

@@ -1,8 +1,8 @@
 """Quantities of interest as a small known function ("head") of a few numbers the network computes.
 
 Splitting a quantity into a network with a handful of outputs and a closed form on top buys two things. The head's
-derivative can be integrated over a whole interval instead of being sampled at one point, which is where a saturated
-softmax loses its accuracy. And linear dependence between quantities becomes visible: five stages need four backward
+derivative can be integrated over a whole interval instead of being sampled at one point, which is what a saturated
+softmax needs. And linear dependence between quantities becomes visible: five stages need four backward
 passes. This module is plain NumPy and must not know networks or images.
 """
 

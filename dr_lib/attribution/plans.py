@@ -3,7 +3,7 @@
 A plan is a coroutine over scalars (see `evaluator`): pure NumPy, no framework, no maps. On each interval [a, b] with
 node m the integral of the gradient is taken as J·∇u(m), where u are the network's outputs and J is the head's
 derivative integrated over the interval, with u running straight from u(a) to u(b). For a linear head J is (b − a)
-and this is the midpoint rule; for a softmax it keeps saturation, the largest source of error, out of the sampling.
+and this is the midpoint rule; for a softmax it keeps saturation out of the sampling, and only the network's own kinks remain.
 The interval's residual J·du/dα(m) − (F(b) − F(a)) is known exactly and costs a forward pass, shared by all quantities.
 """
 
