@@ -8,6 +8,7 @@ import contextlib
 import functools
 import json
 import pathlib
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -266,6 +267,8 @@ def synthesise(
 
 def main() -> None:
     """The entry point of `dr`."""
+    # A service manager's stop is a person's Ctrl-C: the run reports its end, and workers and server go with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(BrokenPipeError):  # `dr sql … | head` ends quietly
         app()
 
