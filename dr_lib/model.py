@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 STAGES = 5
 STAGE_NAMES = ("none", "mild", "moderate", "severe", "proliferative")
 HALF_GRAY = 128
+SMALL_BLOCKS = (24, 32, 48)  # filters of the small trunk's concatenation blocks
 # Running statistics remember about ten mini-batches. With keras' 0.99 a third of the trunk's old statistics, or of the random
 # start, would still be there after a hundred mini-batches, and the graded network would not be the one that was trained.
 NORM_MOMENTUM = 0.9
@@ -72,6 +73,17 @@ def scaled(pixels: UInt8[np.ndarray, "*image"]) -> Float32[np.ndarray, "*image"]
     array([-1.       ,  0.       ,  0.9921875], dtype=float32)
     """
     return (pixels.astype(np.float32) - HALF_GRAY) / HALF_GRAY
+
+
+def layer_names(params: ModelParams) -> tuple[str, ...]:
+    """The layers of the model at which it can be cut, from the image up, known without building it.
+
+    >>> layer_names(ModelParams(backbone="small"))
+    ('stem', 'mixed0', 'mixed1', 'mixed2', 'pooled', 'fc1', 'fc2')
+    """
+    blocks = 11 if params.backbone == "inception_v3" else len(SMALL_BLOCKS)
+    dense = (f"fc{number}" for number, _ in enumerate(params.dense, 1))
+    return ("stem", *(f"mixed{number}" for number in range(blocks)), "pooled", *dense)
 
 
 def build(params: ModelParams) -> "keras.Model":
@@ -246,6 +258,6 @@ def _small_trunk(params: ModelParams, policy: str, seeds: np.random.Generator) -
     x = convolution(inputs, 16, 3, 2, "conv1")
     x = convolution(x, 24, 3, 2, "conv2")
     x = convolution(x, 32, 3, 1, "conv3", relu="stem")
-    for number, filters in enumerate((24, 32, 48)):
+    for number, filters in enumerate(SMALL_BLOCKS):
         x = block(x, filters, f"mixed{number}")
     return inputs, x

@@ -187,9 +187,12 @@ def verify(
         typer.echo("every shard and table is whole")
         return
     print_rows(problems, title="Problems")
+    lost = sum(problem["repair"] == "no" for problem in problems)
     if not repair:
         raise _fail(f"{len(problems)} problems; mend them with dr verify {workspace} --repair and run the pipeline again", 1)
-    typer.echo("unmarked; run the pipeline again to recompute them", err=True)
+    typer.echo("unmarked what can be made again; run the pipeline to do so", err=True)
+    if lost:
+        raise _fail(f"{lost} problems cannot be mended by running again; see the table", 1)
 
 
 @app.command(rich_help_panel="Results")

@@ -7,6 +7,7 @@ This module imports no TensorFlow, Prefect or Dask: a wrong key is answered at o
 import dataclasses
 import difflib
 import json
+import os
 import pathlib
 import tomllib
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from dr_lib.counterfactual import CounterfactualParams
 from dr_lib.fundus import PreprocessParams
 from dr_lib.heatmaps import HeatmapParams
 from dr_lib.linearity import LinearityParams
-from dr_lib.model import ModelParams
+from dr_lib.model import ModelParams, layer_names
 from dr_lib.training import TrainingParams
 from storage.files import is_url
 from tasks.recipe import Recipe
@@ -61,7 +62,20 @@ class PipelineConfig:
 
     def __post_init__(self):
         # The network sees fundi as they were preprocessed: one setting, not two that can disagree.
-        object.__setattr__(self, "model", dataclasses.replace(self.model, input_size=self.preprocess.size))
+        model = dataclasses.replace(
+            self.model, input_size=self.preprocess.size, backbone_weights=os.path.expanduser(self.model.backbone_weights)
+        )
+        object.__setattr__(self, "model", model)
+        # A shell expands ~ at the start of a word only, so --set data.photos=~/photos arrives as it was typed.
+        object.__setattr__(self, "workspace", os.path.expanduser(self.workspace))
+        object.__setattr__(self, "data", dataclasses.replace(self.data, photos=os.path.expanduser(self.data.photos)))
+        if not self.attribution.layers:
+            raise ValueError("attribution.layers must name at least one layer, such as stem")
+        known = layer_names(self.model)
+        for section in ("attribution", "linearity"):
+            unknown = [name for name in getattr(self, section).layers if name not in known]
+            if unknown:
+                raise ValueError(f"{section}.layers: this model has no layer {unknown[0]}; it has {', '.join(known)}")
 
     @property
     def recipe(self) -> Recipe:

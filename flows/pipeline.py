@@ -4,17 +4,19 @@ A flow takes the configuration's file and settings laid over it, so a person can
 settings. It opens the session, calls its stage, and records how that went in the table `runs`.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from flows.config import PipelineConfig, as_tables, check_inputs, load_config
+from flows.config import ConfigError, PipelineConfig, as_tables, check_inputs, load_config
 from flows.stage_names import STAGES
 from tasks.aggregate import aggregate
 from tasks.attribute import attribute
@@ -45,13 +47,30 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
 
 def _stage_flow(name: str):
     def stage(config_file: str, settings: list[str] | None = None) -> list[StageResult]:
-        config = load_config(config_file, settings)
-        check_inputs(config)
-        with open_session(config.workspace, config.dask) as session:
+        with _configured(config_file, settings) as config, open_session(config.workspace, config.dask) as session:
             return [_recorded(name, session, config)]
 
     stage.__name__ = name
     return flow(name=name, description=STAGES[name], flow_run_name=f"{name}: {{config_file}}", persist_result=False)(stage)
+
+
+_running: ContextVar[PipelineConfig | None] = ContextVar("running", default=None)
+
+
+@contextlib.contextmanager
+def _configured(config_file: str, settings: list[str] | None) -> Iterator[PipelineConfig]:
+    """The configuration of the run around this call, or the file's: editing the file in mid-run changes the next run."""
+    outer = _running.get()
+    if outer is not None:
+        yield outer
+        return
+    config = load_config(config_file, settings)
+    check_inputs(config)
+    token = _running.set(config)
+    try:
+        yield config
+    finally:
+        _running.reset(token)
 
 
 def _recorded(name: str, session: Session, config: PipelineConfig) -> StageResult:
@@ -91,9 +110,7 @@ FLOWS = {name: _stage_flow(name) for name in STAGES}
 )
 def run(config_file: str, settings: list[str] | None = None) -> list[StageResult]:
     """Runs every stage in order over one session; a stage with nothing to do ends at once."""
-    config = load_config(config_file, settings)
-    check_inputs(config)
-    with open_session(config.workspace, config.dask):
+    with _configured(config_file, settings) as config, open_session(config.workspace, config.dask):
         return [result for name in STAGES for result in FLOWS[name](config_file, settings)]
 
 
@@ -104,9 +121,13 @@ def serve_schedule(config: pathlib.Path, settings: list[str], schedule: Schedule
     """Serves the pipeline on its cron schedule until interrupted; a run that is late waits, two never overlap."""
     from prefect.schedules import Cron
 
+    try:
+        cron = Cron(schedule.cron, timezone=schedule.timezone)
+    except ValueError as error:
+        raise ConfigError(f"schedule.cron = {schedule.cron!r}: {str(error).splitlines()[0]}") from None
     run.serve(
         name="scheduled",
-        schedule=Cron(schedule.cron, timezone=schedule.timezone),
+        schedule=cron,
         parameters={"config_file": str(config.resolve()), "settings": settings},
         limit=1,
         tags=["dr"],

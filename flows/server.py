@@ -39,8 +39,13 @@ def prefect_server() -> Iterator[str]:
     from prefect.logging.handlers import APILogHandler
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    if PREFECT_API_URL.value():  # from the environment or the user's Prefect profile
-        yield PREFECT_API_URL.value()
+    given = PREFECT_API_URL.value()  # from the environment or the user's Prefect profile
+    if given:
+        if not _answers(f"{given}/health"):
+            raise ServerError(
+                f"no Prefect server answers at {given}; start it, or unset PREFECT_API_URL to have one for this run"
+            )
+        yield given
         return
     port = _free_port()
     api = f"http://127.0.0.1:{port}/api"
@@ -84,13 +89,20 @@ def _wait_until_healthy(server: subprocess.Popen, address: str, output: IO[bytes
             output.seek(0)
             last_line = output.read().decode(errors="replace").strip().splitlines()[-1:]
             raise ServerError(f"the Prefect server ended at once with code {server.returncode}: {' '.join(last_line)}")
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            urllib.request.urlopen(address, timeout=2).close()
+        if _answers(address):
             return
         time.sleep(0.1)
     raise ServerError(
         f"the Prefect server did not answer within {START_TIMEOUT_S} s; start one with `prefect server start` and set PREFECT_API_URL"
     )
+
+
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(address, timeout=5).close()
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+    return True
 
 
 def _stop(server: subprocess.Popen) -> None:

@@ -1,4 +1,4 @@
-"""Mean heat maps of groups of images: `explanations/<explain_id>/groups.zarr`, written whole and then named."""
+"""Mean heat maps of groups of images: `explanations/<explain_id>/groups-<digest>.zarr`, named by `groups.json` once whole."""
 
 import hashlib
 from collections.abc import Sequence
@@ -48,13 +48,15 @@ def write_group_maps(
         coords={name: ("group", np.array([key[index] for key in keys], object)) for index, name in enumerate(_KEY)},
     )
     # A name of its own and then one small file that points to it: a reader never meets half of a new set.
-    name = f"groups-{_digest(positive, negative)}.zarr"
+    name = f"groups-{_digest(keys, images, positive, negative)}.zarr"
     folder = f"explanations/{explain_id}"
     old = ws.files.read_json(f"{folder}/groups.json") or {}
+    if old.get("store") == name:
+        return
     ws.files.remove_tree(f"{folder}/{name}")  # what an interrupted call left
     data.to_zarr(ws.files.zarr(f"{folder}/{name}", read_only=False), zarr_format=3, consolidated=False)
     ws.files.write_json(f"{folder}/groups.json", {"store": name})
-    if old and old["store"] != name:
+    if old:
         ws.files.remove_tree(f"{folder}/{old['store']}")
 
 
@@ -70,8 +72,8 @@ def open_group_maps(ws: "Workspace", explain_id: str) -> "xr.Dataset | None":
     )
 
 
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
+def _digest(keys: Sequence[tuple[str, str, str]], images: Sequence[int], *arrays: np.ndarray) -> str:
+    digest = hashlib.sha256(repr((list(keys), [int(count) for count in images])).encode())
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:8]

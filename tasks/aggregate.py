@@ -21,7 +21,7 @@ from storage.ids import content_id
 from tasks.progress import progress
 from tasks.recipe import Recipe
 from tasks.session import Session, StageResult
-from tasks.stores import explanation_store, fundus_store, span_digests
+from tasks.stores import as_text, explanation_store, fundus_store, span_digests
 from tasks.waves import run_in_waves
 
 STEP = "aggregate"
@@ -39,7 +39,7 @@ def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StageR
     settings = dataclasses.asdict(params)
     digests = {}
     for span in spans:
-        labels = eyes.iloc[span.rows][["stage", "predicted_stage", "eye"]].astype(str).to_numpy().tolist()
+        labels = as_text(eyes.iloc[span.rows][["stage", "predicted_stage", "eye"]])
         digests[span.index] = content_id({"shard": made_from[span.index], "labels": labels, "heatmaps": settings})
 
     jobs = []
@@ -57,8 +57,8 @@ def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StageR
     if not workspace.has_part("group_heatmaps", explain_id, "groups", digest=digest):
         sums = _summed(store, spans, eyes, recipe.attribution)
         # The arrays first: the table's digest is what says that both are there.
-        keys, images, positive, negative = zip(*sums.means(), strict=True) if sums.sums else ((), (), (), ())
-        if keys:
+        if sums.sums:
+            keys, images, positive, negative = zip(*sums.means(), strict=True)
             write_group_maps(workspace, explain_id, keys, images, np.stack(positive), np.stack(negative))
         workspace.write_table("group_heatmaps", sums.rows(params), partition=explain_id, part="groups", digest=digest)
     regions, neurons = (workspace.count(table, explain_id=explain_id) for table in ("lesion_regions", "neurons"))
@@ -78,7 +78,7 @@ def _summed(store: ShardedStore, spans: list[Span], eyes: pd.DataFrame, params: 
         for span in spans:
             arrays = store.read(span, paths)
             sums = sums or GroupHeatmaps(arrays["pixels/attribution"].shape[-1])
-            for row in np.flatnonzero(arrays["pixels/status"] == DONE):
+            for row in explained_rows(arrays["pixels/status"], eyes.iloc[span.rows]):
                 eye = eyes.iloc[span.start + row]
                 stage = None if pd.isna(eye["stage"]) else int(eye["stage"])
                 groups = group_names(stage, int(eye["predicted_stage"]), eye["eye"])
@@ -106,7 +106,17 @@ def explained_eyes(workspace: Workspace, model_id: str, image_ids: list[str]) ->
     """The explained images in their order: image_id, position, eye, split, stage, predicted_stage and probabilities."""
     predictions = workspace.frame("predictions", model_id=model_id).set_index("image_id")
     positions = workspace.photos().set_index("image_id")["position"]
-    return predictions.join(positions).reindex(image_ids).reset_index(names="image_id")
+    eyes = predictions.reindex(image_ids)
+    eyes["position"] = positions.reindex(image_ids)  # known for every photograph there ever was
+    return eyes.reset_index(names="image_id")
+
+
+def explained_rows(status: np.ndarray, eyes: pd.DataFrame) -> np.ndarray:
+    """Rows with an explanation to speak of: done, and of an eye that still has a prediction.
+
+    An eye loses its prediction when its photograph is replaced by one that cannot be graded.
+    """
+    return np.flatnonzero((status == DONE) & eyes["predicted_stage"].notna().to_numpy())
 
 
 def _aggregate_shard(
@@ -125,7 +135,7 @@ def _aggregate_shard(
     size = arrays["pixels/attribution"].shape[-1]
     rows: dict[str, list[dict[str, Any]]] = {table: [] for table in SHARD_TABLES}
     pixels = fundus_store(workspace, preprocess_id).read_rows(eyes["position"].to_numpy(), ["pixels"])["pixels"]
-    for row in np.flatnonzero(arrays["pixels/status"] == DONE):
+    for row in explained_rows(arrays["pixels/status"], eyes):
         eye = eyes.iloc[row]
         image_id = eye["image_id"]
         maps = maps_of(arrays, row, int(eye["predicted_stage"]), explained)

@@ -32,14 +32,19 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
     workspace, params, engine = session.workspace, recipe.attribution, recipe.engine
     model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
     photos = workspace.photos()
-    chosen = chosen_images(photos.iloc[usable_rows(workspace, photos, recipe.preprocess_id)], params)
+    usable = usable_rows(workspace, recipe.preprocess_id)
+    here = photos.iloc[usable]
+    chosen = chosen_images(here[here["present"]], params)
     if chosen.empty:
         raise UserError(f"no usable photograph is in the {params.split} split; choose another with --set attribution.split=all")
     path = attributions_path(explain_id)
     if workspace.files.exists(f"{path}/zarr.json"):
         store = explanation_store(workspace, explain_id)
     else:
-        shapes = layer_shapes(loaded_model(workspace.location, model_id), engine)
+        try:
+            shapes = layer_shapes(loaded_model(workspace.location, model_id), engine)
+        except ValueError as error:  # a layer that is missing or no full cut, named
+            raise UserError(str(error)) from None
         specs = explanation_specs(
             params.quantities,
             recipe.preprocess.size,
@@ -58,20 +63,20 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
     by_id = photos.set_index("image_id")
     digests = by_id.loc[store.image_ids, "sha256"].tolist()
     positions = by_id.loc[store.image_ids, "position"].to_numpy()
+    place = (workspace.location, recipe.preprocess_id, model_id, explain_id)
     jobs = []
     for span in store.pending(digests):
         kept = store.done_rows(span, digests[span.rows])
-        place = (workspace.location, recipe.preprocess_id, model_id, explain_id)
-        jobs.append((place, engine, span, positions[span.rows], digests[span.rows], kept))
+        hopeless = tuple(set(positions[span.rows].tolist()) - set(usable.tolist()))  # replaced by what cannot be graded
+        jobs.append((place, engine, span, positions[span.rows], digests[span.rows], kept, hopeless))
 
     def rescue(job: tuple, failure: Failure) -> Any:
         if not failure.killed:
             return failure
-        place, _, span, rows, shard_digests, kept = job
-        found = culprits(
-            session.pool, _try_images, [int(row) for row, keep in zip(rows, kept, strict=True) if not keep], place, engine
-        )
-        again = (place, engine, span, rows, shard_digests, kept, tuple(found))
+        *same, rows, shard_digests, kept, hopeless = job
+        tried = [int(row) for row, keep in zip(rows, kept, strict=True) if not keep and row not in hopeless]
+        found = culprits(session.pool, _try_images, tried, place, engine)
+        again = (*same, rows, shard_digests, kept, (*hopeless, *found))
         return next(result for _, result in session.pool.run(_attribute_shard, [again]))
 
     new = sum(
@@ -105,15 +110,18 @@ def _attribute_shard(
     positions: np.ndarray,
     digests: Sequence[str],
     kept: Sequence[bool],
-    fatal: Sequence[int] = (),
+    hopeless: Sequence[int],
 ) -> int:
-    """Runs on a worker: explains, writes and marks one shard; rows to keep are copied from the old one. Returns new rows."""
+    """Runs on a worker: explains, writes and marks one shard; rows to keep are copied from the old one. Returns new rows.
+
+    hopeless: positions that have no fundus any more, or that killed their worker; they are marked as failed.
+    """
     location, fundus_id, model_id, explain_id = place
     store = explanation_store(open_workspace(location), explain_id)
     started = time.monotonic()
-    wanted = np.array([not keep and position not in fatal for keep, position in zip(kept, positions, strict=True)])
+    wanted = np.array([not keep and position not in hopeless for keep, position in zip(kept, positions, strict=True)])
     arrays = store.read(span) if any(kept) else blank(store, span)
-    for row in np.flatnonzero(~np.asarray(kept, bool) & ~wanted):  # what killed its worker has no result, and says so
+    for row in np.flatnonzero(~np.asarray(kept, bool) & ~wanted):
         blank_row(store, arrays, row)
         arrays["pixels/status"][row] = FAILED
     if wanted.any():

@@ -13,10 +13,8 @@ import pandas as pd
 
 from dr_lib.adversarial import AdversarialParams, smallest_epsilon
 from dr_lib.attribution import AttributionParams, integrated_gradients, stage_head
-from dr_lib.attribution.layers import logits_model
 from dr_lib.counterfactual import SATURATION, CounterfactualParams, smallest_strength
 from dr_lib.model import scaled
-from dr_lib.outcomes import StageOutcomes
 from dr_lib.strength import result_rows, select_eyes
 from storage import Workspace, open_workspace
 from storage.arrays import ArraySpec, ShardedStore, Span
@@ -26,7 +24,7 @@ from tasks.recipe import Recipe
 from tasks.session import Session, StageResult
 from tasks.stores import blank, counterfactual_path
 from tasks.waves import run_in_waves
-from tasks.worker import fundi, loaded_model
+from tasks.worker import fundi, logits_evaluator, stage_outcomes
 
 STEP = "counterfactuals"
 SHARD_EYES = 8
@@ -41,28 +39,30 @@ def counterfactuals(
     model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
     eyes = missed_eyes(workspace, model_id, params)
     confusion = f"of stage {params.true_stage} predicted as {params.predicted_stage}"
-    if eyes.empty:
+    path = counterfactual_path(explain_id)
+    if eyes.empty and not workspace.files.exists(f"{path}/zarr.json"):
         for table in TABLES:
             if not workspace.parts(table, explain_id):
                 workspace.write_table(table, [], partition=explain_id, part=part_name(Span(0, 0, 0)))
         return StageResult(STEP, 0, 0, f"no eye {confusion}: nothing to change")
-    path = counterfactual_path(explain_id)
     store = ShardedStore.create_or_open(workspace, path, _specs(recipe.preprocess.size), SHARD_EYES, {"explain_id": explain_id})
     known = set(store.image_ids)
     store.extend([image_id for image_id in eyes["image_id"] if image_id not in known])
     eyes = eyes.set_index("image_id").reindex(store.image_ids)
-    settings = content_id({"counterfactuals": dataclasses.asdict(params), "adversarials": dataclasses.asdict(adversarial)})
+    asked = dataclasses.replace(params, limit=0)  # which eyes there are is said by the eyes
+    settings = content_id({"counterfactuals": dataclasses.asdict(asked), "adversarials": dataclasses.asdict(adversarial)})
     # An eye that no longer qualifies (its label was corrected) stays on the axis and gets an empty row.
     digests = ["" if pd.isna(sha256) else f"{sha256}-{settings}" for sha256 in eyes["sha256"]]
     place = (workspace.location, recipe.preprocess_id, model_id, explain_id)
+    pending = set(store.pending(digests))
     jobs = [
         (place, span, eyes.iloc[span.rows], digests[span.rows], params, adversarial, recipe.engine)
-        for span in store.pending(digests)
+        for span in store.spans()
+        if span in pending or not all(workspace.has_part(table, explain_id, part_name(span)) for table in TABLES)
     ]
-    new = sum(run_in_waves(session.pool, STEP, _make_shard, jobs, images_of=lambda job: job[1].images))
-    return StageResult(
-        STEP, len(store.image_ids), new, f"{len(store.image_ids):,} eyes {confusion}; {_summary(workspace, explain_id)}"
-    )
+    new = sum(run_in_waves(session.pool, STEP, _make_shard, jobs, images_of=lambda job: int(job[2]["sha256"].notna().sum())))
+    count = int(eyes["sha256"].notna().sum())
+    return StageResult(STEP, count, new, f"{count:,} eyes {confusion}; {_summary(workspace, explain_id)}")
 
 
 def missed_eyes(workspace: Workspace, model_id: str, params: CounterfactualParams) -> pd.DataFrame:
@@ -129,21 +129,19 @@ def _make_shard(
     if len(qualifying):
         chosen = eyes.iloc[qualifying]
         x = scaled(fundi(location, preprocess_id, chosen["position"].to_numpy(np.int64)))
-        model = loaded_model(location, model_id)
-        outcomes = StageOutcomes(model, params.batch_size)
+        outcomes = stage_outcomes(location, model_id, params.batch_size)
+        logits = logits_evaluator(location, model_id, params.batch_size)
         baseline = np.zeros(x.shape[1:], np.float32)
-        logits = logits_model(model)
 
         def attribute(images: np.ndarray) -> np.ndarray:
             head = stage_head((f"stage{params.target_stage}",))
             found = integrated_gradients(
-                lambda points: logits(points, training=False),
+                logits,
                 images,
                 baseline,
                 points=engine.points,
                 tolerance=engine.tolerance or None,
                 max_points=engine.max_points,
-                batch_size=params.batch_size,
                 head=head,
             )
             return found.values.reshape(images.shape)

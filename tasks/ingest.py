@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from dr_lib.photo import UnreadablePhoto, inspect
-from dr_lib.splits import patient_of, split_of, split_of_usage
+from dr_lib.splits import KAGGLE_USAGE, patient_of, split_of, split_of_usage
 from storage import Workspace
 from storage.source import Photograph, PhotoSource
 from tasks.errors import UserError
@@ -23,7 +23,7 @@ from tasks.settings import DataParams
 
 STEP = "ingest"
 # Label rows that name no photograph say nothing about the photographs: a part of Kaggle's files comes with all its labels.
-ABOUT_LABELS_ONLY = {"no_photograph", "repeated_label", "malformed_row", "stage_out_of_range", "bad_labels_file"}
+ABOUT_LABELS_ONLY = {"no_photograph", "repeated_label", "malformed_row", "stage_out_of_range", "bad_labels_file", "unknown_usage"}
 
 
 def ingest(session: Session, data: DataParams) -> StageResult:
@@ -35,6 +35,16 @@ def ingest(session: Session, data: DataParams) -> StageResult:
     rows, unreadable = _inspected(source, found)
     rejects += unreadable
     labels = source.labels().set_index("image_id")
+    rejects += [
+        {
+            "image_id": image_id,
+            "source": label["source"],
+            "step": STEP,
+            "reason": "unknown_usage",
+            "detail": f"Usage {label['usage']!r}",
+        }
+        for image_id, label in labels[labels["usage"].notna() & ~labels["usage"].isin(list(KAGGLE_USAGE))].iterrows()
+    ]
     frame = _catalogue(workspace.photos(), rows, labels, data)
     before = workspace.photos().set_index("image_id")["sha256"]
     known = frame["image_id"].map(before)
@@ -102,7 +112,8 @@ def _catalogue(old: pd.DataFrame, rows: list[dict[str, Any]], labels: pd.DataFra
     current = {row["image_id"]: row for row in rows}
     by_usage = labels["usage"].notna().any()
     places = old["image_id"].tolist()
-    places += [image_id for image_id in current if image_id not in set(places)]
+    known = set(places)
+    places += [image_id for image_id in current if image_id not in known]
     kept = old.set_index("image_id")
     records = []
     for position, image_id in enumerate(places):
@@ -148,7 +159,7 @@ def _catalogue(old: pd.DataFrame, rows: list[dict[str, Any]], labels: pd.DataFra
 
 def _split(patient: str, hint: str, usage: str | None, by_usage: bool, data: DataParams) -> str:
     """Kaggle's own division where its Usage column is given, else by the patient's hash, so that no patient is divided."""
-    if usage is not None:
+    if usage in KAGGLE_USAGE:
         return split_of_usage(usage)
     if by_usage:
         return hint
@@ -158,7 +169,10 @@ def _split(patient: str, hint: str, usage: str | None, by_usage: bool, data: Dat
 def replace_rejects(workspace: Workspace, step: str, rejects: pd.DataFrame) -> None:
     """Puts a step's rejects in the place of those it left before; other steps' stay."""
     others = workspace.rejects()
-    workspace.write_rejects(pd.concat([others[others["step"] != step], rejects.astype(object)], ignore_index=True))
+    every = pd.concat([others[others["step"] != step], rejects.astype(object)], ignore_index=True)
+    workspace.write_rejects(
+        every.sort_values("step", kind="stable", ignore_index=True)
+    )  # one order, so equal rows are equal bytes
 
 
 def check_reject_fraction(workspace: Workspace, data: DataParams) -> None:

@@ -9,7 +9,6 @@ import pandas as pd
 from dr_lib.attribution import split_at
 from dr_lib.linearity import LinearityParams, linearity_study, unit_verdicts
 from dr_lib.model import scaled
-from dr_lib.outcomes import StageOutcomes
 from storage import Workspace, open_workspace
 from storage.ids import content_id
 from tasks.aggregate import explained_eyes
@@ -17,7 +16,7 @@ from tasks.recipe import Recipe
 from tasks.session import Session, StageResult
 from tasks.stores import explanation_store
 from tasks.waves import run_in_waves
-from tasks.worker import fundi, loaded_model
+from tasks.worker import fundi, loaded_model, stage_outcomes
 
 STEP = "linearity"
 EYES_PER_JOB = 4
@@ -28,20 +27,22 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Stag
     workspace = session.workspace
     model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
     eyes = explained_eyes(workspace, model_id, explanation_store(workspace, explain_id).image_ids)
-    eyes = eyes[eyes["predicted_stage"] != params.target_stage]
+    eyes = eyes[eyes["predicted_stage"].notna() & (eyes["predicted_stage"] != params.target_stage)]
+    eyes = eyes.join(workspace.photos().set_index("image_id")["sha256"], on="image_id")
+    settings = dataclasses.asdict(dataclasses.replace(params, limit=0))  # which eyes there are is said by the eyes
     eyes = eyes.head(params.limit) if params.limit else eyes
     place = (workspace.location, recipe.preprocess_id, model_id, explain_id)
     jobs, parts = [], {}
     for start in range(0, len(eyes), EYES_PER_JOB):
         group = eyes.iloc[start : start + EYES_PER_JOB]
         part = f"{start // EYES_PER_JOB:05d}"
-        parts[part] = content_id({"eyes": group["image_id"].tolist(), "linearity": dataclasses.asdict(params)})
+        parts[part] = content_id({"eyes": group[["image_id", "sha256"]].to_numpy().tolist(), "linearity": settings})
         if not workspace.has_part(STEP, explain_id, part, digest=parts[part]):
             jobs.append((place, group["image_id"].tolist(), group["position"].to_numpy(np.int64), part, parts[part], params))
     new = sum(run_in_waves(session.pool, STEP, _study, jobs, images_of=lambda job: len(job[1])))
     for part in set(workspace.parts(STEP, explain_id)) - set(parts):
         workspace.remove_part(STEP, explain_id, part)
-    digest = content_id({"parts": parts, "params": dataclasses.asdict(params)})
+    digest = content_id({"parts": parts, "linearity": settings})
     if not workspace.has_part("units", explain_id, STEP, digest=digest):
         verdicts = unit_verdicts(workspace.frame(STEP, explain_id=explain_id), params)
         workspace.write_table("units", verdicts, partition=explain_id, part=STEP, digest=digest)
@@ -61,9 +62,8 @@ def _study(
     model = loaded_model(location, model_id)
     x = scaled(fundi(location, preprocess_id, positions))
     layers = {name: split_at(model, name) for name in params.layers}
-    rows = linearity_study(
-        image_ids, x, np.zeros(x.shape[1:], np.float32), StageOutcomes(model, params.batch_size).gradient, layers, params
-    )
+    gradient = stage_outcomes(location, model_id, params.batch_size).gradient
+    rows = linearity_study(image_ids, x, np.zeros(x.shape[1:], np.float32), gradient, layers, params)
     open_workspace(location).write_table(STEP, rows, partition=explain_id, part=part, digest=digest)
     return len(image_ids)
 

@@ -22,9 +22,14 @@ def plan_rows(location: str, photos: str, recipe: Recipe, storage: StorageParams
     rows = [_row(workspace, "ingest", found, new_photos, 0, 0, storage)]
     done = _finished(workspace, recipe)
     fundus_bytes = 3 * recipe.preprocess.size**2
-    rows.append(_row(workspace, "preprocess", found, found - done, found, fundus_bytes, storage))
+    rows.append(_row(workspace, "preprocess", found, max(found - done, 0), found, fundus_bytes, storage))
     model = recipe.find_model(workspace)
-    rows.append({**_row(workspace, "train", found, 0 if model else found, 0, 0, storage), "shards": ""})
+    rows.append(
+        {**_row(workspace, "train", found, 0 if model else found, 0, 0, storage), "time": _training_time(workspace, recipe)}
+    )
+    if catalogue.empty:
+        unknown = _row(workspace, "attribute", 0, 0, 0, 0, storage)
+        return [*rows, {**unknown, "time": "unknown before dr ingest"}]
     chosen = len(chosen_images(catalogue[catalogue["present"]], recipe.attribution))
     explained = _explained(workspace, recipe) if model else 0
     map_bytes = 4 * recipe.preprocess.size**2 * (len(recipe.attribution.quantities) + 2 * len(recipe.attribution.layers))
@@ -46,6 +51,16 @@ def _row(
         "MB before compression": round(to_do * bytes_each / 1e6),
         "time": time,
     }
+
+
+def _training_time(workspace: Workspace, recipe: Recipe) -> str:
+    """From the pace of the newest model of the same trunk."""
+    if recipe.find_model(workspace):
+        return "nothing to do"
+    pace = [
+        record["step_seconds"] for record in workspace.models() if record["architecture"]["backbone"] == recipe.model.backbone
+    ]
+    return duration(pace[-1] * recipe.training.steps) if pace and pace[-1] else "unknown before a first run"
 
 
 def seconds_per_image(workspace: Workspace, stage: str) -> float | None:

@@ -8,8 +8,9 @@ Prefect server there.
 
 import contextlib
 import os
+import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.errors import UserError
@@ -30,10 +31,11 @@ DEATHS_BEFORE_GIVING_UP = 2
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job has no result: `killed` when it took its workers down, otherwise what it raised."""
+    """Why a job has no result: `killed` when it took its workers down, otherwise what it raised, and where."""
 
     reason: str
     killed: bool = False
+    trace: str = field(default="", compare=False)
 
 
 class Pool:
@@ -45,14 +47,16 @@ class Pool:
         self._client = None
         self._closing = contextlib.ExitStack()
 
-    @property
-    def client(self):
-        """The connected `distributed.Client`. Raises UserError if a given scheduler does not answer."""
+    def connect(self):
+        """The connected `distributed.Client`; `workers` is then their true number.
+
+        Raises UserError if a given scheduler does not answer or has no workers.
+        """
         if self._client is None:
-            self._client = self._connect()
+            self._client = self._connected()
         return self._client
 
-    def _connect(self):
+    def _connected(self):
         import dask
         from distributed import Client, LocalCluster
 
@@ -75,7 +79,7 @@ class Pool:
             self.workers = len(client.scheduler_info(n_workers=-1)["workers"])
             if not self.workers:
                 raise UserError(
-                    f"the Dask scheduler at {self.params.address} has no workers; start some with `dask worker {self.params.address}`"
+                    f"the Dask scheduler at {self.params.address} has no workers; start some with `dask worker {self.params.address} --nworkers auto --nthreads 1`"
                 )
             return client
         cluster = self._closing.enter_context(
@@ -83,7 +87,7 @@ class Pool:
                 n_workers=self.workers,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=":0",  # any free port: a second run on this machine must not warn about the first
+                dashboard_address="127.0.0.1:0",  # a free port, and for nobody but this machine
                 memory_limit=0,
                 silence_logs=50,
                 env=ONE_THREAD,
@@ -96,7 +100,7 @@ class Pool:
         from distributed import as_completed
 
         waiting = iter(jobs)
-        client = self.client
+        client = self.connect()
         running: dict[str, tuple] = {}
         finished = as_completed()
 
@@ -119,7 +123,7 @@ class Pool:
                 yield job, result
         finally:
             # Reached with jobs running only on Ctrl-C or an error: what has not started never will.
-            client.cancel(finished.futures, force=True) if running else None
+            client.cancel(list(finished.futures), force=True)
 
     def close(self) -> None:
         """Stops the workers that this pool started."""
@@ -135,7 +139,8 @@ def _outcome(future) -> Any:
         return future.result()
     if isinstance(error, KilledWorker):
         return Failure("its worker process died", killed=True)
-    return Failure(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
+    trace = "".join(traceback.format_exception(error))
+    return Failure(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}", trace=trace)
 
 
 def culprits(pool: Pool, trial: Callable[..., Any], rows: list, *fixed: Any) -> dict[Any, str]:

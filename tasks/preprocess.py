@@ -12,7 +12,7 @@ import pandas as pd
 from dr_lib.fundus import PreprocessParams, UngradablePhoto, normalise
 from dr_lib.fundus.quality import MEASURES as QUALITY_MEASURES
 from dr_lib.photo import UnreadablePhoto
-from storage import open_workspace
+from storage import Workspace, open_workspace
 from storage.arrays import ShardedStore
 from storage.fundus import DONE, REJECTED, fundus_path, fundus_specs
 from storage.source import PhotoSource
@@ -21,7 +21,7 @@ from tasks.pool import Failure, culprits
 from tasks.recipe import Recipe
 from tasks.session import Session, StageResult
 from tasks.settings import DataParams, StorageParams
-from tasks.stores import blank, blank_row, fundus_store, shard_record, whole
+from tasks.stores import blank, blank_row, fundus_store, shard_record, stored_digests, whole
 from tasks.waves import run_in_waves
 
 STEP = "preprocess"
@@ -39,28 +39,30 @@ def preprocess(session: Session, recipe: Recipe, data: DataParams, storage: Stor
         workspace, path, fundus_specs(params.size, MEASURES), storage.shard_images, {"preprocess": recipe.preprocess_settings}
     )
     store.extend(photos["image_id"].tolist())
-    digests = photos["sha256"].tolist()
+    stored = stored_digests(store)
+    # A photograph that is gone keeps what was made of it; one that never was here has nothing, and no digest.
+    digests = [
+        sha256 if present else stored.get(image_id, "")
+        for image_id, sha256, present in zip(photos["image_id"], photos["sha256"], photos["present"], strict=True)
+    ]
     pending = store.pending(digests)
     jobs = []
     for span in pending:
         rows = photos.iloc[span.rows]
         kept = store.done_rows(span, digests[span.rows])
-        photographs = list(zip(rows["image_id"], rows["source"], rows["sha256"], kept, strict=True))
+        photographs = list(zip(rows["image_id"], rows["source"], digests[span.rows], kept, strict=True))
         jobs.append((workspace.location, path, data.photos, params, span, photographs))
 
     def rescue(job: tuple, failure: Failure) -> Any:
         if not failure.killed:
             return failure
-        location, path, source, _, span, photographs = job
-        found = culprits(session.pool, _try_photographs, [name for _, name, _, keep in photographs if not keep], source, params)
-        return _preprocess_shard(location, path, source, params, span, photographs, found)
+        *_, photographs = job
+        names = [name for _, name, sha256, keep in photographs if sha256 and not keep]
+        found = culprits(session.pool, _try_photographs, names, data.photos, params)
+        return next(result for _, result in session.pool.run(_preprocess_shard, [(*job, found)]))
 
-    new = sum(
-        run_in_waves(
-            session.pool, STEP, _preprocess_shard, jobs, images_of=lambda job: sum(not row[3] for row in job[5]), rescue=rescue
-        )
-    )
-    rejects = _rejects(store)
+    new = sum(run_in_waves(session.pool, STEP, _preprocess_shard, jobs, images_of=lambda job: _new(job[5]), rescue=rescue))
+    rejects = _rejects(store, set(photos.loc[photos["present"], "image_id"]))
     replace_rejects(workspace, STEP, rejects)
     check_reject_fraction(workspace, data)
     done = int((whole(store, "status") == DONE).sum())
@@ -70,6 +72,11 @@ def preprocess(session: Session, recipe: Recipe, data: DataParams, storage: Stor
         f" ({reasons})" if reasons else ""
     )
     return StageResult(STEP, done, new, message)
+
+
+def _new(photographs: Sequence[tuple[str, str, str, bool]]) -> int:
+    """How many of a shard's photographs have to be worked on."""
+    return sum(bool(sha256) and not keep for _, _, sha256, keep in photographs)
 
 
 def _try_photographs(names: Sequence[str], source: str, params: PreprocessParams) -> None:
@@ -98,10 +105,12 @@ def _preprocess_shard(
     kept = [keep for *_, keep in photographs]
     arrays = store.read(span) if any(kept) else blank(store, span)
     rejects = {}
-    for row, (image_id, name, _, keep) in enumerate(photographs):
+    for row, (image_id, name, sha256, keep) in enumerate(photographs):
         if keep:
             continue
         blank_row(store, arrays, row)
+        if not sha256:
+            continue  # gone before anything was made of it
         try:
             if fatal and name in fatal:
                 raise UnreadablePhoto("kills_worker", fatal[name])
@@ -128,7 +137,7 @@ def _preprocess_shard(
     rejects |= {image_id: reject for image_id, reject in earlier.items() if image_id in kept_ids}
     digests = [sha256 for _, _, sha256, _ in photographs]
     store.write_shard(span, arrays, digests=digests, record={"rejects": rejects})
-    return len(photographs) - sum(kept)
+    return _new(photographs)
 
 
 @functools.cache
@@ -138,17 +147,16 @@ def _one_opencv_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def _rejects(store: Any) -> pd.DataFrame:
+def _rejects(store: ShardedStore, present: set[str]) -> pd.DataFrame:
     rows = [
         {"image_id": image_id, "step": STEP, **reject}
         for record in store.records()
         for image_id, reject in sorted(record["record"].get("rejects", {}).items())
+        if image_id in present
     ]
     return pd.DataFrame(rows, columns=["image_id", "source", "step", "reason", "detail"])
 
 
-def usable_rows(workspace: Any, photos: pd.DataFrame, fundus_id: str) -> np.ndarray:
-    """Positions of the photographs that have a fundus and are still in the data folder, ascending."""
-    status = whole(fundus_store(workspace, fundus_id), "status")
-    here = photos["present"].to_numpy(bool)[: len(status)]
-    return np.flatnonzero((status[: len(here)] == DONE) & here)
+def usable_rows(workspace: Workspace, fundus_id: str) -> np.ndarray:
+    """Positions of the photographs that have a fundus, ascending; also of those no longer in the data folder."""
+    return np.flatnonzero(whole(fundus_store(workspace, fundus_id), "status") == DONE)

@@ -5,13 +5,16 @@ of two settings never mix.
 """
 
 import dataclasses
+import functools
+import hashlib
+import pathlib
 from dataclasses import dataclass
 from typing import Any
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.fundus import PreprocessParams
 from dr_lib.model import ModelParams
-from dr_lib.training import TrainingParams
+from dr_lib.training import OUTCOME_FREE, TrainingParams
 from storage import Workspace
 from storage.ids import content_id
 from tasks.errors import UserError
@@ -20,6 +23,21 @@ from tasks.errors import UserError
 def settings_of(kind: type, params: Any) -> dict[str, Any]:
     """The fields of `params` that belong to the dataclass `kind`; a section of the configuration may have more."""
     return {field.name: getattr(params, field.name) for field in dataclasses.fields(kind)}
+
+
+def _weights_identity(model: ModelParams) -> str:
+    """What the trunk starts from: a word, or the hash of a file, wherever the file lies."""
+    path = pathlib.Path(model.backbone_weights)
+    if not path.is_file():
+        return model.backbone_weights
+    state = path.stat()
+    return _file_sha256(str(path), state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _file_sha256(path: str, size: int, modified_ns: int) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -48,8 +66,10 @@ class Recipe:
         return content_id(
             {
                 "preprocess_id": self.preprocess_id,
-                "architecture": settings_of(ModelParams, self.model),
-                "training": settings_of(TrainingParams, self.training),
+                "architecture": settings_of(ModelParams, self.model) | {"backbone_weights": _weights_identity(self.model)},
+                "training": {
+                    name: v for name, v in settings_of(TrainingParams, self.training).items() if name not in OUTCOME_FREE
+                },
             }
         )
 
@@ -63,7 +83,7 @@ class Recipe:
         fitting = [
             record
             for record in workspace.models()
-            if record["training_id"] == self.training_id and manifest in (None, record["manifest"])
+            if record.get("training_id") == self.training_id and manifest in (None, record.get("manifest"))
         ]
         return fitting[-1]["model_id"] if fitting else None
 

@@ -26,10 +26,14 @@ def report(session: Session, recipe: Recipe, data: DataParams, config: dict[str,
         refresh(workspace)
     shown_from = _fingerprint(workspace, recipe, config)
     if (workspace.files.read_json(f"{folder}/made-from.json") or {}).get("digest") == shown_from:
-        return StageResult(STEP, 0, 0, index)
+        shown = sum(name.startswith(f"{folder}/eyes/") for name in workspace.files.walk(folder))
+        return StageResult(STEP, shown, 0, index)
     gathered = gather(workspace, recipe, data, config)
-    for name, content in render(gathered).items():
+    pages = render(gathered)
+    for name, content in pages.items():
         workspace.files.write(f"{folder}/{name}", content.encode() if isinstance(content, str) else content)
+    for name in set(workspace.files.walk(folder)) - {f"{folder}/{page}" for page in pages}:
+        workspace.files.remove(name)  # pages of eyes that are no longer shown
     workspace.files.write_json(f"{folder}/made-from.json", {"digest": shown_from})
     return StageResult(STEP, len(gathered.eyes), len(gathered.eyes), index)
 

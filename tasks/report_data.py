@@ -27,7 +27,8 @@ from storage.arrays import ShardedStore
 from storage.explanations import DONE
 from storage.group_maps import open_group_maps
 from storage.models import load_history
-from tasks.aggregate import explained_eyes
+from storage.schemas import PARTITION
+from tasks.aggregate import explained_eyes, explained_rows
 from tasks.recipe import Recipe
 from tasks.report_eyes import Photos, chosen_rows, eye_entry
 from tasks.runs import versions
@@ -59,7 +60,8 @@ def gather(workspace: Workspace, recipe: Recipe, data: DataParams, config: dict[
     model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
     store = explanation_store(workspace, explain_id)
     eyes = explained_eyes(workspace, model_id, store.image_ids)
-    done = whole(store, "pixels/status") == DONE
+    done = np.zeros(len(eyes), bool)
+    done[explained_rows(whole(store, "pixels/status"), eyes)] = True
     photos = Photos(workspace, data)
     return ReportData(
         run=_run(workspace, recipe, model_id, explain_id, config),
@@ -269,6 +271,12 @@ def _linearity(workspace: Workspace, explain_id: str) -> LinearitySection:
     )
 
 
+def _ids(table: str, model_id: str, explain_id: str) -> dict[str, str]:
+    """The partition of a table that the report is about."""
+    ids = {"model_id": model_id, "explain_id": explain_id}
+    return {name: ids[name] for name in [PARTITION[table]] if name}
+
+
 def _citation(workspace: Workspace, model_id: str, explain_id: str) -> Citation:
     names = (
         "photos",
@@ -282,7 +290,11 @@ def _citation(workspace: Workspace, model_id: str, explain_id: str) -> Citation:
     )
     names += ("counterfactuals", "adversarials", "linearity", "units")
     tables = [
-        {"name": name, "path": "catalog" if name == "photos" else f"tables/{name}", "rows": workspace.table(name).count_rows()}
+        {
+            "name": name,
+            "path": "catalog" if name == "photos" else f"tables/{name}",
+            "rows": workspace.count(name, **_ids(name, model_id, explain_id)),
+        }
         for name in names
     ]
     libraries = ", ".join(f"{name} {version}" for name, version in versions().items())

@@ -1,5 +1,6 @@
 """Settings of the bridge itself: which data, which machines, which images. The science's own stand in `dr_lib`."""
 
+import zoneinfo
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,4 +87,5 @@ class ScheduleParams:
     timezone: str = "UTC"
 
     def __post_init__(self):
-        _require(len(self.cron.split()) in (5, 6), f"cron = {self.cron!r} does not have five fields such as '0 2 * * *'")
+        _require(len(self.cron.split()) == 5, f"cron = {self.cron!r} does not have five fields such as '0 2 * * *'")
+        _require(self.timezone in zoneinfo.available_timezones(), f"timezone = {self.timezone!r} is none, such as Europe/Berlin")

@@ -3,9 +3,9 @@
 import pathlib
 from typing import Any
 
-import cv2
+import pandas as pd
 
-from dr_lib.figures import overlay, panels
+from dr_lib.figures import overlay, panels, png
 from storage import Workspace
 from storage.explanations import load_record
 from tasks.aggregate import explained_eyes
@@ -22,6 +22,8 @@ def show_image(workspace: Workspace, image_id: str, picture: pathlib.Path) -> tu
         raise UserError(f"{image_id} is not explained in {workspace.location}; {explained}")
     row = store.image_ids.index(image_id)
     eye = explained_eyes(workspace, record["model_id"], store.image_ids).iloc[row]
+    if pd.isna(eye["predicted_stage"]):
+        raise UserError(f"{image_id} has no prediction any more: its photograph was replaced by one that cannot be graded")
     settings = record["attribution"]
     layer = settings["layers"][0]
     arrays = store.read_rows([row], [f"layers/{layer}/resultant", "pixels/gap", "pixels/outcome", "pixels/baseline_outcome"])
@@ -32,8 +34,10 @@ def show_image(workspace: Workspace, image_id: str, picture: pathlib.Path) -> tu
         ["Preprocessed", "Most positive neurons", "Most negative neurons"],
         title=image_id,
     )
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(picture), drawn[:, :, ::-1])
+    try:
+        picture.write_bytes(png(drawn))
+    except OSError as error:
+        raise UserError(f"{picture} cannot be written: {error.strerror}") from None
     rows = [
         {"what": name, "value": eye[name]}
         for name in ("split", "stage", "predicted_stage", "expected_stage", "probability_referable")

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from storage import Workspace
 from storage.arrays import ShardedStore, Span
@@ -41,9 +42,19 @@ def whole(store: ShardedStore, path: str) -> np.ndarray:
     return store.read(Span(0, 0, store.images), [path])[path]
 
 
+def as_text(frame: pd.DataFrame) -> list[list[str]]:
+    """A frame's rows as text, missing values too: what a digest of them is made from."""
+    return [[str(value) for value in row] for row in frame.itertuples(index=False)]
+
+
 def span_digests(store: ShardedStore) -> dict[int, str]:
     """For each finished shard what it was made from: its digests and rows, as one text. Derived tables depend on it."""
     return {entry["shard"]: ",".join([*entry["image_ids"], *entry["digests"]]) for entry in store.records()}
+
+
+def stored_digests(store: ShardedStore) -> dict[str, str]:
+    """For each image of a finished shard the digest it was stored with."""
+    return {name: digest for entry in store.records() for name, digest in zip(entry["image_ids"], entry["digests"], strict=True)}
 
 
 def shard_record(store: ShardedStore, span: Span) -> dict[str, Any]:

@@ -49,8 +49,12 @@ def synthesise(folder: str | os.PathLike, count: int, params: SynthesisParams, *
     if jobs:
         with ProcessPoolExecutor(workers or os.cpu_count()) as pool, progress("synthesise", len(missing)) as advance:
             running = [pool.submit(_draw_eyes, folder, job, params) for job in jobs]
-            for future in as_completed(running):
-                advance(future.result())
+            try:
+                for future in as_completed(running):
+                    advance(future.result())
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)  # Ctrl-C ends the run, not one job of it
+                raise
     _write_labels(folder / "trainLabels.csv", eyes)
     return len(missing)
 

@@ -31,7 +31,7 @@ from tasks.recipe import Recipe, settings_of
 from tasks.runs import versions
 from tasks.session import Session, StageResult
 from tasks.settings import TrainingPolicy
-from tasks.stores import fundus_store
+from tasks.stores import as_text, fundus_store
 from tasks.worker import loaded_model
 
 STEP = "train"
@@ -42,9 +42,9 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StageResu
     """Trains a model unless these settings already have one; then predicts and grades every eye not yet predicted."""
     workspace = session.workspace
     photos = workspace.photos()
-    eyes = photos.iloc[usable_rows(workspace, photos, recipe.preprocess_id)]
-    labelled = eyes[eyes["stage"].notna()]
-    manifest = content_id({"eyes": labelled[["image_id", "sha256", "split"]].astype(str).to_numpy().tolist()})
+    eyes = photos.iloc[usable_rows(workspace, recipe.preprocess_id)]
+    labelled = eyes[eyes["stage"].notna() & eyes["present"]]
+    manifest = content_id({"eyes": as_text(labelled[["image_id", "sha256", "split"]])})
     retrain = isinstance(recipe.training, TrainingPolicy) and recipe.training.on_new_data == "retrain"
     model_id = recipe.find_model(workspace, manifest if retrain else None)
     trained = 0
@@ -75,7 +75,7 @@ def _train(workspace: Workspace, recipe: Recipe, labelled: pd.DataFrame, manifes
         model = build(recipe.model)
     except ValueError as error:
         raise UserError(str(error)) from None
-    scratch = scratch_folder(workspace, f"training-{recipe.training_id}")
+    scratch = scratch_folder(workspace, f"training-{recipe.training_id}-{manifest}")
     try:
         with progress(STEP, params.steps, "mini-batches") as advance:
             history = fit(
@@ -144,8 +144,10 @@ def _predict(workspace: Workspace, fundus_id: str, model_id: str, eyes: pd.DataF
     for span in store.spans():
         rows = eyes[(eyes["position"] >= span.start) & (eyes["position"] < span.stop)]
         part = f"{span.index:05d}"
-        digest = content_id({"eyes": rows[["image_id", "sha256", "split", "stage"]].astype(str).to_numpy().tolist()})
-        if len(rows) and not workspace.has_part("predictions", model_id, part, digest=digest):
+        digest = content_id({"eyes": as_text(rows[["image_id", "sha256", "split", "stage"]])})
+        if rows.empty:
+            workspace.remove_part("predictions", model_id, part)
+        elif not workspace.has_part("predictions", model_id, part, digest=digest):
             parts.append((part, digest, rows))
     if not parts:
         return 0

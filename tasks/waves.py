@@ -6,7 +6,9 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
+from tasks.errors import UserError
 from tasks.pool import Failure, Pool
 from tasks.progress import progress
 
@@ -31,13 +33,14 @@ def run_in_waves(
     """Every job's result, in the jobs' order; jobs are argument tuples for `function`, run on the pool's workers.
 
     A job that fails goes to `rescue(job, failure)`, which may do it another way and return its result. What it cannot
-    rescue is raised as RuntimeError when all others are done, so that one bad shard never costs the rest.
+    rescue is raised as UserError when all others are done, so that one bad shard never costs the rest.
     """
     jobs = list(jobs)
     if not jobs:
         return []
     results: dict[int, Any] = {}
     failures: list[str] = []
+    pool.connect()  # a given scheduler says how many workers there are
     size = max(2 * pool.workers, math.ceil(len(jobs) / MOST_WAVES))
     waves = [range(start, min(start + size, len(jobs))) for start in range(0, len(jobs), size)]
 
@@ -51,11 +54,15 @@ def run_in_waves(
                         result = rescue(job, result)
                     if isinstance(result, Failure):
                         failures.append(result.reason)
+                        get_run_logger().error("%s", result.trace or result.reason)
                     results[places[id(job)]] = result
                     advance(images_of(job))
                 return len(wave)
 
             run_wave(stage, number, len(waves), work)
     if failures:
-        raise RuntimeError(f"{len(failures)} of {len(jobs)} shards failed, the others are done; the first said: {failures[0]}")
+        raise UserError(
+            f"{stage}: {len(failures)} of {len(jobs)} shards failed and the others are done; the first said: {failures[0]}; "
+            "mend that and run the same command again"
+        )
     return [results[index] for index in range(len(jobs))]

@@ -8,8 +8,11 @@ import numpy as np
 
 from dr_lib import backend
 from dr_lib.attribution import AttributionParams
+from dr_lib.attribution.evaluator import Evaluator
+from dr_lib.attribution.layers import logits_model
 from dr_lib.explain import Explainer
 from dr_lib.model import ModelParams, build
+from dr_lib.outcomes import StageOutcomes
 from storage import open_workspace
 from storage.models import load_record, local_weights
 from tasks.stores import fundus_store
@@ -37,6 +40,19 @@ def loaded_model(location: str, model_id: str) -> Any:
 def explainer(location: str, model_id: str, params: AttributionParams) -> Explainer:
     """The attribution engine of a model; kept, so that a process compiles it once and not once a shard."""
     return Explainer(loaded_model(location, model_id), params)
+
+
+@functools.lru_cache(maxsize=2)
+def stage_outcomes(location: str, model_id: str, batch_size: int) -> StageOutcomes:
+    """A model's probabilities and their gradients; kept for the same reason."""
+    return StageOutcomes(loaded_model(location, model_id), batch_size)
+
+
+@functools.lru_cache(maxsize=2)
+def logits_evaluator(location: str, model_id: str, batch_size: int) -> Evaluator:
+    """A model's logits for `integrated_gradients`; kept for the same reason."""
+    logits = logits_model(loaded_model(location, model_id))
+    return Evaluator(lambda x: logits(x, training=False), batch_size)
 
 
 def model_params(record: dict[str, Any]) -> ModelParams:

@@ -4,11 +4,13 @@ import hashlib
 import pathlib
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 
 from storage import open_workspace
 from storage.catalog import query
+from storage.explanations import FAILED
 from storage.schemas import SCHEMAS
 from storage.verify import verify
 from tasks.progress import duration
@@ -18,7 +20,8 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory, drawn_photos, prefect_server):
-    """Three runs in one workspace: the first; again with nothing new; again with two more eyes and three bad inputs."""
+    """Five runs in one workspace: the first; nothing new; two more eyes and three bad inputs; an explained eye deleted and
+    another replaced by what cannot be graded; nothing new."""
     from flows.pipeline import FLOWS
     from tests.flows.conftest import TINY
 
@@ -43,11 +46,20 @@ def chain(tmp_path_factory, drawn_photos, prefect_server):
     with (photos / "trainLabels.csv").open("a") as labels:
         labels.write("501_left,0\n502_left,1\n503_left,2\n")
     third = FLOWS["run"](str(config))
+
+    workspace = open_workspace(root / "workspace")
+    gone, spoilt = sorted(set(workspace.frame("attributions")["image_id"]))[:2]
+    (photos / "train" / f"{gone}.jpeg").unlink()
+    cv2.imwrite(str(photos / "train" / f"{spoilt}.jpeg"), np.full((400, 400, 3), 90, np.uint8))
+    fourth = FLOWS["run"](str(config))
+    fifth = FLOWS["run"](str(config))
     return {
         "config": config,
         "photos": photos,
-        "workspace": open_workspace(root / "workspace"),
-        "runs": (first, second, third),
+        "workspace": workspace,
+        "gone": gone,
+        "spoilt": spoilt,
+        "runs": (first, second, third, fourth, fifth),
         "snapshots": (untouched, after_second),
     }
 
@@ -81,7 +93,7 @@ def test_two_more_eyes_are_two_eyes_work(chain):
     assert third["preprocess"].new_images == 2
     assert third["train"].message.split(":")[0] == by_stage(chain["runs"][0])["train"].message.split(":")[0], "the same model"
     predictions = chain["workspace"].frame("predictions")
-    assert len(predictions) == 40
+    assert len(predictions) == 39, "one eye was spoilt in the fourth run"
     assert predictions["image_id"].is_unique
 
 
@@ -91,6 +103,25 @@ def test_bad_input_is_a_row_with_its_reason_and_stops_nothing(chain):
     assert rejects.loc["502_left", "reason"] == "not_an_image"
     assert rejects.loc["503_left", "reason"] == "no_photograph"
     assert not {"501_left", "502_left"} & set(chain["workspace"].frame("predictions")["image_id"])
+
+
+def test_a_deleted_photograph_leaves_its_results_and_is_marked_absent(chain):
+    workspace = chain["workspace"]
+    photos = workspace.photos().set_index("image_id")
+    assert not photos.loc[chain["gone"], "present"]
+    assert chain["gone"] in set(workspace.frame("attributions")["image_id"])
+
+
+def test_an_eye_that_can_no_longer_be_graded_loses_its_rows_but_not_its_place(chain):
+    workspace, spoilt = chain["workspace"], chain["spoilt"]
+    assert workspace.rejects().set_index("image_id").loc[spoilt, "step"] == "preprocess"
+    for table in ("predictions", "attributions", "neurons", "lesion_regions", "heatmap_stats", "linearity"):
+        assert spoilt not in set(workspace.frame(table)["image_id"]), table
+    tree = workspace.attributions()
+    row = tree["image_id"].values.tolist().index(spoilt)
+    assert tree["pixels/status"].values[row] == FAILED
+    assert np.isnan(tree["pixels/attribution"].values[row]).all()
+    assert [result.new_images for result in chain["runs"][4]] == [0] * 8
 
 
 def test_no_patient_stands_in_two_splits(chain):
@@ -117,6 +148,7 @@ def test_arrays_have_the_contracts_names_and_dimensions(chain):
 def test_stored_maps_sum_to_their_outcome_but_for_the_stored_gap(chain):
     """Completeness, read back from disk: Σ attribution = F(x) − F(x') + gap, to what rounding to 9 bits may take."""
     pixels = chain["workspace"].attributions()["pixels"].to_dataset()
+    pixels = pixels.isel(image=pixels["status"].values != FAILED)
     total = pixels["attribution"].astype("float64").sum(["y", "x"])
     expected = (pixels["outcome"] - pixels["baseline_outcome"] + pixels["gap"]).astype("float64")
     allowance = np.abs(pixels["attribution"].astype("float64")).sum(["y", "x"]) * 2.0**-10 + 1e-6
@@ -124,7 +156,8 @@ def test_stored_maps_sum_to_their_outcome_but_for_the_stored_gap(chain):
 
 
 def test_maps_of_the_five_stages_sum_to_zero_and_referable_is_a_sum(chain):
-    maps = chain["workspace"].attributions()["pixels"]["attribution"].astype("float64")
+    pixels = chain["workspace"].attributions()["pixels"].to_dataset()
+    maps = pixels["attribution"].isel(image=pixels["status"].values != FAILED).astype("float64")
     size = np.abs(maps).sum("quantity") * 2.0**-10 + 1e-9
     stages = maps.sel(quantity=[f"stage{stage}" for stage in range(5)])
     assert (np.abs(stages.sum("quantity")) <= size).all()
@@ -141,7 +174,7 @@ def test_every_table_reads_with_its_schema(chain, table):
 
 def test_sql_answers_over_the_views(chain):
     rows = query(chain["workspace"], "select split, count(*) as eyes from latest_predictions group by split order by split")
-    assert rows["eyes"].sum() == 40
+    assert rows["eyes"].sum() == 39
 
 
 def test_the_workspace_verifies(chain):
@@ -149,12 +182,13 @@ def test_the_workspace_verifies(chain):
 
 
 def test_the_report_is_whole(chain):
-    report = pathlib.Path(by_stage(chain["runs"][2])["report"].message)
+    report = pathlib.Path(by_stage(chain["runs"][4])["report"].message)
     page = report.read_text()
     assert "confusion.svg" in page
     pages = list(report.parent.glob("eyes/*.html"))
-    assert len(pages) == 5
-    assert all(f"{path.stem}-figure-a.png" in path.read_text() for path in pages)
+    assert {path.stem for path in pages} == set(chain["workspace"].frame("attributions")["image_id"])
+    without = {path.stem for path in pages if f"{path.stem}-figure-a.png" not in path.read_text()}
+    assert without == {chain["gone"]}, "Fig (a) begins with the photograph"
 
 
 def test_a_failing_stage_leaves_its_reason_in_the_runs(chain, tmp_path):

@@ -80,4 +80,4 @@ def test_jobs_in_flight_are_bounded(pool):
 
 def test_a_scheduler_that_does_not_answer_is_told(monkeypatch):
     with pytest.raises(UserError, match="no Dask scheduler answers"):
-        _ = Pool(DaskParams(address="tcp://127.0.0.1:9")).client
+        Pool(DaskParams(address="tcp://127.0.0.1:9")).connect()
