@@ -56,6 +56,9 @@ def print_summary(results: Sequence[Any]) -> None:
         ],
         title="Done",
     )
+    for result in results:
+        if result.stage == "report":
+            print(f"\nReport: {result.message}")  # on a line of its own, which a terminal can open
 
 
 def text(value: Any) -> str:
