@@ -11,6 +11,7 @@ draws what is missing.
 
 import csv
 import json
+import multiprocessing
 import os
 import pathlib
 from collections.abc import Sequence
@@ -47,7 +48,9 @@ def synthesise(folder: str | os.PathLike, count: int, params: SynthesisParams, *
     missing = [eye for eye in eyes if not (_photo(folder, eye).exists() and _mask(folder, eye).exists())]
     jobs = [missing[start : start + EYES_PER_JOB] for start in range(0, len(missing), EYES_PER_JOB)]
     if jobs:
-        with ProcessPoolExecutor(workers or os.cpu_count()) as pool, progress("synthesise", len(missing)) as advance:
+        # Spawned, not forked: a fork copies the locks of threads that it does not have.
+        workers_apart = ProcessPoolExecutor(workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
+        with workers_apart as pool, progress("synthesise", len(missing)) as advance:
             running = [pool.submit(_draw_eyes, folder, job, params) for job in jobs]
             try:
                 for future in as_completed(running):
