@@ -25,7 +25,19 @@ _REDUCED = {  # IMREAD_REDUCED_COLOR_* mean BGR and may not be combined with RGB
 }
 
 
-class UnreadablePhoto(ValueError):
+class UnusablePhoto(ValueError):
+    """A photograph to be set aside: `reason` is a short code for tables, `detail` says more to a person."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+class UnreadablePhoto(UnusablePhoto):
     """Bytes that are not a photograph this project can use.
 
     `reason` is a short code for tables: empty, not_an_image, truncated, corrupt, too_large, too_small, animated or
@@ -35,14 +47,6 @@ class UnreadablePhoto(ValueError):
     >>> error.reason, str(error)
     ('empty', 'empty: the file holds no bytes')
     """
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
 @dataclass(frozen=True)

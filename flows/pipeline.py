@@ -5,6 +5,7 @@ settings. It opens the session, calls its stage, and records how that went in th
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -27,7 +28,7 @@ from tasks.preprocess import preprocess
 from tasks.progress import say
 from tasks.report import report
 from tasks.runs import record_run
-from tasks.session import Session, StageResult, open_session, stopwatch, timed
+from tasks.session import Session, StageResult, open_session
 from tasks.settings import ScheduleParams
 from tasks.train import train
 
@@ -82,21 +83,19 @@ def _recorded(name: str, session: Session, config: PipelineConfig) -> StageResul
         "started": datetime.now(UTC),
         "config_sha256": hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest(),
     }
-    with stopwatch() as taken:
-        try:
-            result = STAGE_FUNCTIONS[name](session, config)
-        except BaseException as error:
-            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            record_run(session.workspace, {**row, "state": state, "message": f"{type(error).__name__}: {error}"})
-            raise
-    result = timed(result, taken["seconds"])
-    record_run(
+    try:
+        result = STAGE_FUNCTIONS[name](session, config)
+    except BaseException as error:
+        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        record_run(session.workspace, {**row, "state": state, "message": f"{type(error).__name__}: {error}"})
+        raise
+    seconds = record_run(
         session.workspace,
         {**row, "state": "completed", "message": result.message, "images": result.images, "new_images": result.new_images},
     )
     create_markdown_artifact(f"**{name}**: {result.message}", key=f"{name}-result", description=f"{name} in {config.workspace}")
     say(f"{name}: {result.message}")
-    return result
+    return dataclasses.replace(result, seconds=seconds)
 
 
 FLOWS = {name: _stage_flow(name) for name in STAGES}

@@ -78,6 +78,11 @@ class ShardedStore:
             raise NotThere(f"{ws.files.url(path)} is not there: run the stage that makes it")
         return cls(ws, path, nodes[""]["attributes"]["shard_images"], nodes)
 
+    @staticmethod
+    def exists(ws: "Workspace", path: str) -> bool:
+        """Whether the store at `path` has been created."""
+        return metadata.committed(ws.files, path) is not None
+
     @property
     def specs(self) -> list[ArraySpec]:
         """The arrays, as they were created."""

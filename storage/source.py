@@ -26,11 +26,6 @@ MAX_DEPTH = 3  # train/, and train/train/ as some unpackers leave it
 IGNORED_FOLDERS = {"mask", "masks", "__macosx"}
 
 
-def is_remote(location: str) -> bool:
-    """Whether `location` is a URL, not a path on this machine."""
-    return is_url(location)
-
-
 class Photograph(NamedTuple):
     """One photograph: its id, "train" or "test" by its folder (or its label), its path, its size in bytes."""
 

@@ -38,7 +38,7 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
     if chosen.empty:
         raise UserError(f"no usable photograph is in the {params.split} split; choose another with --set attribution.split=all")
     path = attributions_path(explain_id)
-    if workspace.files.exists(f"{path}/zarr.json"):
+    if ShardedStore.exists(workspace, path):
         store = explanation_store(workspace, explain_id)
     else:
         try:

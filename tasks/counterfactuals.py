@@ -18,11 +18,12 @@ from dr_lib.model import scaled
 from dr_lib.strength import result_rows, select_eyes
 from storage import Workspace, open_workspace
 from storage.arrays import ArraySpec, ShardedStore, Span
+from storage.explanations import counterfactuals_path
 from storage.ids import content_id
 from tasks.aggregate import part_name
 from tasks.recipe import Recipe
 from tasks.session import Session, StageResult
-from tasks.stores import blank, counterfactual_path
+from tasks.stores import blank
 from tasks.waves import run_in_waves
 from tasks.worker import fundi, logits_evaluator, stage_outcomes
 
@@ -39,8 +40,8 @@ def counterfactuals(
     model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
     eyes = missed_eyes(workspace, model_id, params)
     confusion = f"of stage {params.true_stage} predicted as {params.predicted_stage}"
-    path = counterfactual_path(explain_id)
-    if eyes.empty and not workspace.files.exists(f"{path}/zarr.json"):
+    path = counterfactuals_path(explain_id)
+    if eyes.empty and not ShardedStore.exists(workspace, path):
         for table in TABLES:
             if not workspace.parts(table, explain_id):
                 workspace.write_table(table, [], partition=explain_id, part=part_name(Span(0, 0, 0)))
@@ -122,7 +123,7 @@ def _make_shard(
     """Runs on a worker: both tables' rows of one shard of eyes, then its images, then the mark."""
     location, preprocess_id, model_id, explain_id = place
     workspace = open_workspace(location)
-    store = ShardedStore.open(workspace, counterfactual_path(explain_id))
+    store = ShardedStore.open(workspace, counterfactuals_path(explain_id))
     arrays = blank(store, span)
     rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
     qualifying = np.flatnonzero(eyes["sha256"].notna())

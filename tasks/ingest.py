@@ -45,9 +45,9 @@ def ingest(session: Session, data: DataParams) -> StageResult:
         }
         for image_id, label in labels[labels["usage"].notna() & ~labels["usage"].isin(list(KAGGLE_USAGE))].iterrows()
     ]
-    frame = _catalogue(workspace.photos(), rows, labels, data)
-    before = workspace.photos().set_index("image_id")["sha256"]
-    known = frame["image_id"].map(before)
+    old = workspace.photos()
+    frame = _catalogue(old, rows, labels, data)
+    known = frame["image_id"].map(old.set_index("image_id")["sha256"])
     new = int((frame["present"] & (known != frame["sha256"])).sum())
     workspace.write_photos(frame)
     replace_rejects(workspace, STEP, pd.DataFrame(rejects, columns=["image_id", "source", "step", "reason", "detail"]))

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dr_lib.fundus import PreprocessParams, UngradablePhoto, normalise
+from dr_lib.fundus import PreprocessParams, normalise
 from dr_lib.fundus.quality import MEASURES as QUALITY_MEASURES
-from dr_lib.photo import UnreadablePhoto
+from dr_lib.photo import UnreadablePhoto, UnusablePhoto
 from storage import Workspace, open_workspace
 from storage.arrays import ShardedStore
 from storage.fundus import DONE, REJECTED, fundus_path, fundus_specs
@@ -85,7 +85,7 @@ def _try_photographs(names: Sequence[str], source: str, params: PreprocessParams
     for name in names:
         try:
             normalise(photos.read(name), params)
-        except (UnreadablePhoto, UngradablePhoto, OSError):
+        except (UnusablePhoto, OSError):
             continue
 
 
@@ -115,7 +115,7 @@ def _preprocess_shard(
             if fatal and name in fatal:
                 raise UnreadablePhoto("kills_worker", fatal[name])
             fundus = normalise(photos.read(name), params)
-        except (UnreadablePhoto, UngradablePhoto) as error:
+        except UnusablePhoto as error:
             rejects[image_id] = {"source": name, "reason": error.reason, "detail": error.detail}
             arrays["status"][row] = REJECTED
             continue

@@ -24,7 +24,7 @@ from dr_lib.report import (
 )
 from storage import Workspace
 from storage.arrays import ShardedStore
-from storage.explanations import DONE
+from storage.explanations import DONE, counterfactuals_path
 from storage.group_maps import open_group_maps
 from storage.models import load_history
 from storage.schemas import PARTITION
@@ -33,7 +33,7 @@ from tasks.recipe import Recipe
 from tasks.report_eyes import Photos, chosen_rows, eye_entry
 from tasks.runs import versions
 from tasks.settings import DataParams
-from tasks.stores import counterfactual_path, explanation_store, fundus_store, whole
+from tasks.stores import explanation_store, fundus_store, whole
 
 BACKBONES = {"inception_v3": "Inception V3", "small": "A small network"}
 SAMPLES_SHOWN = 12
@@ -208,7 +208,7 @@ def _counterfactuals(workspace: Workspace, recipe: Recipe, explain_id: str) -> C
         return CounterfactualSection(
             note="No eye of the true stage was taken for the predicted one, so there is nothing to change."
         )
-    store = ShardedStore.open(workspace, counterfactual_path(explain_id))
+    store = ShardedStore.open(workspace, counterfactuals_path(explain_id))
     positions = workspace.photos().set_index("image_id")["position"]
     triptychs = []
     for form in ("proportional", "constant"):

@@ -17,8 +17,11 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
-def record_run(workspace: Workspace, row: dict[str, Any]) -> None:
-    """Adds a stage run to the table; `row` holds run_id, stage, state, started, message and, if known, image counts."""
+def record_run(workspace: Workspace, row: dict[str, Any]) -> float:
+    """Adds a stage run to the table and returns its seconds, from `started` until now.
+
+    `row` holds run_id, stage, state, started, message and, if known, image counts.
+    """
     finished = datetime.now(UTC)
     full = {
         "images": None,
@@ -29,3 +32,4 @@ def record_run(workspace: Workspace, row: dict[str, Any]) -> None:
         "versions": json.dumps(versions()),
     }
     workspace.write_table("runs", pd.DataFrame([full]), partition=None, part=f"{row['started']:%Y%m%dT%H%M%S}-{row['run_id']}")
+    return full["seconds"]

@@ -1,8 +1,6 @@
 """What one run holds while it works: the workspace, its lock, and the workers. Stages of one run share them."""
 
 import contextlib
-import dataclasses
-import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -49,19 +47,3 @@ def open_session(location: str, dask: DaskParams) -> Iterator[Session]:
             yield session
         finally:
             _current.reset(token)
-
-
-@contextlib.contextmanager
-def stopwatch() -> Iterator[dict[str, float]]:
-    """Yields a dict whose "seconds" is the time spent inside, once it is left."""
-    taken = {"seconds": 0.0}
-    start = time.monotonic()
-    try:
-        yield taken
-    finally:
-        taken["seconds"] = time.monotonic() - start
-
-
-def timed(result: StageResult, seconds: float) -> StageResult:
-    """The same result with the time it took."""
-    return dataclasses.replace(result, seconds=seconds)

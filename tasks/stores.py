@@ -21,11 +21,6 @@ def explanation_store(workspace: Workspace, explain_id: str) -> ShardedStore:
     return ShardedStore.open(workspace, attributions_path(explain_id))
 
 
-def counterfactual_path(explain_id: str) -> str:
-    """Where the counterfactual images of an explanation lie, beside its attributions."""
-    return f"explanations/{explain_id}/counterfactuals.zarr"
-
-
 def blank(store: ShardedStore, span: Span) -> dict[str, np.ndarray]:
     """A shard in which nothing has been computed: every array of the store at its fill value, (span images, …)."""
     return {spec.path: np.full((span.images, *spec.shape), spec.fill, spec.dtype) for spec in store.specs}

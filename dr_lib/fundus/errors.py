@@ -1,7 +1,9 @@
 """Why a photograph that can be decoded still cannot be preprocessed."""
 
+from dr_lib.photo import UnusablePhoto
 
-class UngradablePhoto(ValueError):
+
+class UngradablePhoto(UnusablePhoto):
     """A photograph without a retina that can be located.
 
     `reason` is a short code for tables (`no_retina`, `no_border`, `low_confidence`); `detail` says more to a person.
@@ -10,11 +12,3 @@ class UngradablePhoto(ValueError):
     >>> error.reason, str(error)
     ('no_retina', 'no_retina: the photograph is black')
     """
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}" if self.detail else self.reason

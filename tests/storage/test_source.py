@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.source import PhotoSource, is_remote
+from storage.files import is_url
+from storage.source import PhotoSource
 
 JPEG = b"\xff\xd8 not decoded here \xff\xd9"
 
@@ -287,7 +288,7 @@ def test_a_location_without_photographs_gets_one_line(tmp_path, name, message):
 
 
 def test_urls_are_told_from_paths():
-    assert is_remote("s3://bucket/photos")
-    assert not is_remote("/data/photos")
+    assert is_url("s3://bucket/photos")
+    assert not is_url("/data/photos")
     with pytest.raises(ValueError, match="local folder or zip"):
         PhotoSource("s3://bucket/photos")
