@@ -1,4 +1,4 @@
-"""Arrays in, 8-bit RGB pictures out: overlays, Fig (a), Fig (b), Hinton diagrams, contact sheets (METHOD §6).
+"""Arrays in, 8-bit RGB pictures out: overlays, Fig (a), Fig (b), Hinton diagrams (METHOD §6).
 
 Every drawing of an attribution keeps to three rules. Positive is green and negative is red (or blue and orange);
 the ground below is grey, so that colour always means attribution; a pixel without attribution shows the ground
@@ -171,13 +171,6 @@ def panels(
         if caption.note:
             write(canvas, caption.note, left, top + size + round(text_px * 2.6), size=round(text_px * 0.88), colour=MUTED)
     return canvas
-
-
-def contact_sheet(
-    images: Sequence[UInt8[np.ndarray, "_h _w 3"]], captions: Sequence[str], *, columns: int = 6, size: int = 160, title: str = ""
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Many small pictures at a glance."""
-    return panels(images, captions, columns=columns, size=size, title=title)
 
 
 def figure_a(

@@ -35,12 +35,13 @@ class Plot(NamedTuple):
     png: bytes
 
 
-def figure(width_in: float, height_in: float, columns: int = 1, rows: int = 1) -> "tuple[Figure, list[Axes]]":
-    """An empty figure in the house style and its axes, row by row."""
+def figure(width_in: float, height_in: float, row_heights: Sequence[float] = (1,)) -> "tuple[Figure, list[Axes]]":
+    """An empty figure in the house style and its axes, one a row."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width_in, height_in), layout="constrained")
-    axes = np.atleast_1d(made.subplots(rows, columns)).ravel().tolist()
+    grid = made.subplots(len(row_heights), 1, squeeze=False, height_ratios=row_heights)
+    axes = grid.ravel().tolist()
     for one in axes:
         one.set_facecolor("none")
         for side, spine in one.spines.items():
@@ -80,7 +81,7 @@ def legend(axes: "Axes", **where) -> None:
 
 
 def learning_curves(history: pd.DataFrame, *, x: str = "step") -> Plot:
-    """Loss, and below it the validation scores, by mini-batch; dotted lines where the learning rate changes.
+    """Loss, the validation scores and the learning rate by mini-batch, one below the other; dotted lines where the rate changes.
 
     history: one row a report; the column `x`, and any of: columns with "loss" in the name, `learning_rate`, other numeric
     columns (scores between −1 and 1). Missing values are left out of their line.
@@ -89,7 +90,9 @@ def learning_curves(history: pd.DataFrame, *, x: str = "step") -> Plot:
     losses = [name for name in numeric if "loss" in name]
     scores = [name for name in numeric if any(word in name for word in ("qwk", "kappa", "auc", "accuracy", "score"))]
     groups = [(names, label) for names, label in ((losses, "Loss"), (scores, "Validation score")) if names]
-    made, axes = figure(4.6, 4.0 if len(groups) > 1 else 3.0, rows=max(1, len(groups)))
+    rate = history[[x, "learning_rate"]].dropna() if "learning_rate" in history else None
+    heights = [1.0] * max(1, len(groups)) + ([0.5] if rate is not None else [])
+    made, axes = figure(4.6, 0.6 + 1.75 * sum(heights), heights)
     for one, (names, label) in zip(axes, groups, strict=False):
         for name, colour in zip(names, (ACCENT, SECOND, STAGE_COLOURS[1], STAGE_COLOURS[4]), strict=False):
             known = history[[x, name]].dropna()
@@ -101,14 +104,22 @@ def learning_curves(history: pd.DataFrame, *, x: str = "step") -> Plot:
             else:
                 few = "o" if len(line) <= 30 else None
                 one.plot(known[x], line, color=colour, linewidth=1.8, marker=few, markersize=3.5, label=_line_name(name))
-        one.set(ylabel=label, xlim=(0, None))
-        one.set_ylim(**({"bottom": 0} if names is losses else {"top": 1}))
-        if "learning_rate" in history:
-            rate = history[[x, "learning_rate"]].dropna()
+        alone = _line_name(names[0]).capitalize()
+        one.set(ylabel=label if len(names) > 1 else alone, xlim=(0, None))
+        one.set_ylim(min(0.0, *one.get_ylim()), None if names is losses else 1)
+        if rate is not None:
             changes = rate[x][rate["learning_rate"].diff().fillna(0) != 0]
             for step in changes if len(changes) < 10 else ():
                 one.axvline(step, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
-        legend(one, loc="upper right" if names is losses else "lower right")
+        if len(names) > 1:
+            legend(one, loc="upper right" if names is losses else "lower right")
+    if rate is not None:
+        axes[-1].plot(rate[x], rate["learning_rate"], color=MUTED, linewidth=1.6)
+        axes[-1].set(ylabel="Learning\nrate", xlim=(0, None), ylim=(0, None))
+        axes[-1].ticklabel_format(axis="y", scilimits=(0, 0), useMathText=True)
+        axes[-1].yaxis.offsetText.set(color=MUTED, size=8.5)
+    for one in axes[:-1]:
+        one.tick_params(labelbottom=False)
     axes[-1].set(xlabel="Mini-batch")
     return rendered(made)
 
@@ -152,8 +163,6 @@ def reliability(
     filled = (counts > 0) & np.isfinite(predicted) & np.isfinite(observed)
     made, (axes,) = figure(4.2, 3.8)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
-    axes.text(0.97, 0.9, "perfect", color=MUTED, fontsize=8.5, ha="right", va="bottom", rotation=40)
-    axes.plot(predicted[filled], observed[filled], color=ACCENT, linewidth=1.2, alpha=0.5)
     area = 18 + 220 * counts[filled] / max(1, counts.max(initial=1))
     axes.scatter(predicted[filled], observed[filled], s=area, color=ACCENT, edgecolor=PAPER, linewidth=1.2, zorder=3)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", xlabel="Predicted probability", ylabel="Observed frequency")
@@ -164,20 +173,24 @@ def roc(
     curves: Mapping[str, tuple[Float[np.ndarray, "points"], Float[np.ndarray, "points"]]],
     operating_points: Sequence[tuple[str, float, float]] = (),
 ) -> Plot:
-    """Receiver operating characteristics: `curves` name → (false-positive rate, sensitivity), and named points on them."""
+    """Receiver operating characteristics: `curves` name → (false-positive rate, sensitivity), and numbered points on them,
+    whose names stand in the corner below the diagonal, where no curve comes."""
     made, (axes,) = figure(4.2, 3.8)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
     for (name, (false_positive, sensitivity)), colour in zip(curves.items(), (ACCENT, *STAGE_COLOURS[1:]), strict=False):
         axes.plot(false_positive, sensitivity, color=colour, linewidth=2, label=name)
-    for name, false_positive, sensitivity in operating_points:
-        axes.plot(false_positive, sensitivity, "o", color=SECOND, markeredgecolor=PAPER, markersize=8, zorder=4)
-        left = false_positive > 0.55
-        offset, side = ((-8, -12), "right") if left else ((9, -11), "left")
-        axes.annotate(name, (false_positive, sensitivity), offset, textcoords="offset points", fontsize=8.5, color=INK, ha=side)
+    known = [(name, at) for name, *at in operating_points if np.isfinite(at).all()]
+    for place, (x, y) in {(round(x, 3), round(y, 3)): (x, y) for _, (x, y) in known}.items():
+        numbers = [str(n) for n, (_, at) in enumerate(known, 1) if (round(at[0], 3), round(at[1], 3)) == place]
+        axes.plot(x, y, "o", color=SECOND, markeredgecolor=PAPER, markersize=11, zorder=4)
+        axes.text(x, y, "·".join(numbers), color="#ffffff", fontsize=7, ha="center", va="center_baseline", zorder=5)
+    if known:
+        words = "\n".join(f"{n}  {name}" for n, (name, _) in enumerate(known, 1))
+        axes.text(0.99, 0.02, words, color=INK, fontsize=8.5, ha="right", va="bottom", linespacing=1.5)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.set(xlabel="False-positive rate (1 − specificity)", ylabel="Sensitivity")
-    if curves:
-        legend(axes, loc="lower right")
+    if len(curves) > (1 if known else 0):
+        legend(axes, loc="center right" if known else "lower right")
     return rendered(made)
 
 

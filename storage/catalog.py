@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage.errors import QueryError, Refused
+from storage.fundus import fundus_ids
 from storage.schemas import PARTITION, SCHEMAS, TITLES, dataset_schema
 from storage.tables import partitions, parts
 
@@ -29,6 +30,7 @@ DUCKDB_TYPES = {
     "double": "DOUBLE",
     "timestamp[us, tz=UTC]": "TIMESTAMP",
 }
+CATALOGUE = ("photos", "rejects")  # one file each
 # DuckDB would fetch extensions from the network in the middle of a query. None is needed.
 OFFLINE = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
 
@@ -78,7 +80,11 @@ def views_sql(ws: "Workspace", *, comments: bool = True) -> str:
     """The SQL text that makes every view, with comments on views and columns."""
     if not ws.is_local:
         raise Refused(f"{ws.location}: queries need a local workspace; read ws.table(…) or copy the tables folder")
-    latest = {"model_id": _newest_first(ws.models(), "model_id"), "explain_id": _newest_first(ws.explanations(), "explain_id")}
+    latest = {
+        "preprocess_id": fundus_ids(ws)[::-1],
+        "model_id": _newest_first(ws.models(), "model_id"),
+        "explain_id": _newest_first(ws.explanations(), "explain_id"),
+    }
     blocks = ["-- One view per table, and latest_* for the newest model or explanation. Made by the pipeline: do not edit."]
     for table in SCHEMAS:
         blocks.append(_view(ws, table))
@@ -99,11 +105,18 @@ def _view(ws: "Workspace", table: str) -> str:
     files, pattern = _files(ws, table)
     if files:
         options = f"hive_partitioning = true, hive_types = {{{_text(name)}: VARCHAR}}" if name else "hive_partitioning = false"
-        body = f"SELECT {columns} FROM read_parquet({_text(ws.files.path(pattern))}, {options})"
+        found = f"read_parquet({_text(ws.files.path(pattern))}, {options})"
+        if table in CATALOGUE:  # written as a whole, perhaps before there were all these columns: those are null
+            found = f"(FROM {found} UNION ALL BY NAME {_no_rows(schema)})"
+        body = f"SELECT {columns} FROM {found}"
     else:
-        nulls = ", ".join(f"CAST(NULL AS {DUCKDB_TYPES[str(field.type)]}) AS {_name(field.name)}" for field in schema)
-        body = f"SELECT {nulls} WHERE false"
+        body = _no_rows(schema)
     return f"CREATE OR REPLACE VIEW {table} AS {body};"
+
+
+def _no_rows(schema) -> str:
+    nulls = ", ".join(f"CAST(NULL AS {DUCKDB_TYPES[str(field.type)]}) AS {_name(field.name)}" for field in schema)
+    return f"SELECT {nulls} WHERE false"
 
 
 def _column(field) -> str:
@@ -116,7 +129,7 @@ def _column(field) -> str:
 
 def _files(ws: "Workspace", table: str) -> tuple[bool, str]:
     """Whether a table has files, and the pattern that finds them."""
-    if table in ("photos", "rejects"):
+    if table in CATALOGUE:
         pattern = f"catalog/{table}.parquet"
         return ws.files.exists(pattern), pattern
     if PARTITION[table] is None:

@@ -2,13 +2,21 @@
 
 import csv
 import io
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from storage.ids import IMAGE_ID
 
+if TYPE_CHECKING:
+    from storage.source import Photograph
+
 # File name (lower case) → the split whose photographs it labels.
 LABEL_FILES = {"trainlabels.csv": "train", "retinopathy_solution.csv": "test", "testlabels.csv": "test"}
+MAX_LABEL_BYTES = 64 * 2**20  # Kaggle's 53,576 labels are under one megabyte
+# Label rows that name no photograph say nothing about the photographs: a part of Kaggle's files comes with all its labels.
+ABOUT_LABELS_ONLY = {"no_photograph", "repeated_label", "malformed_row", "stage_out_of_range", "bad_labels_file", "unknown_usage"}
 PHOTO_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+# A photograph is a few megabytes; a file of more would fill the memory before anyone could look at it.
+MAX_PHOTO_BYTES = 512 * 2**20
 
 
 class Label(NamedTuple):
@@ -71,7 +79,11 @@ def read_labels(data: bytes, source: str, split_hint: str) -> tuple[list[Label],
         at = f"{source}:{lines.line_num}"
         if not any(cell.strip() for cell in row):
             continue
-        found = _label(dict(zip(header, row, strict=False)), len(row) == len(header), at, split_hint)
+        if len(row) == len(header):
+            found = _label(dict(zip(header, row, strict=True)), at, split_hint)
+        else:
+            detail = f"{len(row)} fields where the first line has {len(header)}: {','.join(row)[:80]}"
+            found = Problem(at, None, "malformed_row", detail)
         if isinstance(found, Label) and found.image_id in seen:
             first = seen[found.image_id]
             detail = f"line {first.source.rpartition(':')[2]} gave stage {first.stage} before this one's {found.stage}"
@@ -84,9 +96,7 @@ def read_labels(data: bytes, source: str, split_hint: str) -> tuple[list[Label],
     return labels, problems
 
 
-def _label(row: dict[str, str], complete: bool, at: str, split_hint: str) -> Label | Problem:
-    if not complete:
-        return Problem(at, None, "malformed_row", f"not as many fields as the first line: {','.join(row.values())[:80]}")
+def _label(row: dict[str, str], at: str, split_hint: str) -> Label | Problem:
     name = row["image"]
     image_id = canonical_id(name)
     if image_id is None:
@@ -101,3 +111,30 @@ def _label(row: dict[str, str], complete: bool, at: str, split_hint: str) -> Lab
     if int(level) > 4:
         return Problem(at, image_id, "stage_out_of_range", f"level {level[:20]!r} is not one of 0, 1, 2, 3, 4")
     return Label(image_id, int(level), split_hint, (row.get("usage") or "").strip() or None, at)
+
+
+# A photograph whose label row was set aside needs no second row saying that it has no label.
+_LABEL_FAULTS = {"stage_out_of_range", "malformed_row"}
+
+
+def matched(photographs: "list[Photograph]", labels: list[Label], problems: list[Problem]) -> "list[Photograph]":
+    """The photographs that have a label or whose split has none at all; the others, and labels left over, become problems."""
+    labelled = {label.image_id for label in labels}
+    labelled_splits = {label.split_hint for label in labels}
+    explained = {problem.image_id for problem in problems if problem.reason in _LABEL_FAULTS}
+    kept = []
+    for photo in photographs:
+        if photo.image_id in labelled or photo.split_hint not in labelled_splits:
+            kept.append(photo)
+        elif photo.image_id not in explained:
+            problems.append(Problem(photo.path, photo.image_id, "no_label", "no row of the label files names it"))
+    accounted = {photo.image_id for photo in photographs} | {p.image_id for p in problems}
+    for split in sorted(labelled_splits):
+        alone = [label for label in labels if label.split_hint == split and label.image_id not in accounted]
+        total = sum(label.split_hint == split for label in labels)
+        if len(alone) == total and not any(photo.split_hint == split for photo in photographs):
+            file = alone[0].source.rpartition(":")[0]
+            problems.append(Problem(file, None, "no_photograph", f"none of its {total} images has a photograph here"))
+            continue
+        problems.extend(Problem(label.source, label.image_id, "no_photograph", "no photograph of this id") for label in alone)
+    return kept

@@ -39,13 +39,33 @@ def _changed_images(methods: str) -> list[tuple]:
 
 
 SOURCE = ("source", "string", "", "which map: pixels, or the resultant of a layer such as stem")
+STAMP = (
+    "stamp",
+    "string?",
+    "",
+    "modification time (mtime_ns=…) or, inside a zip, checksum (crc32=…): while path, size and stamp stay, it is not read again",
+)
 QUANTITY = ("quantity", "string", "", "the model's output that was attributed: stage0 … stage4, or referable = 2 + 3 + 4")
 LAYER = ("layer", "string", "", "the layer's name, such as stem or fc1")
+
+PREDICTION = [
+    IMAGE,
+    ("patient_id", "string", "", "both eyes of a patient carry one id"),
+    ("eye", "string", "", "left or right"),
+    ("split", "string", "", "train, validation or test"),
+    STAGE,
+    ("predicted_stage", "int8", "", "the stage of the highest probability"),
+    *_stage_columns("probability_stage", "softmax output of stage {stage}"),
+    ("expected_stage", "float32", "", "mean stage under the probabilities"),
+    ("probability_referable", "float32", "probability", "probability of stage 2 or higher"),
+]
 
 TITLES = {
     "photos": "One row per photograph found: the manifest. `position` is its row on every image axis.",
     "rejects": "Photographs and rows of the labels set aside, with the reason.",
+    "quality": "How usable each preprocessed photograph is, who is flagged, and where its retina lies.",
     "predictions": "What the model says about every image.",
+    "pose_predictions": "The same, averaged over poses of the disc (grading.poses); eyes of the train split are left out.",
     "attributions": "Outcome to pixels: one row per image and quantity.",
     "neurons": "The strongest neurons of a layer, and their active regions.",
     "lesion_regions": "Connected regions of high attribution, with place, size and strength.",
@@ -73,6 +93,7 @@ COLUMNS = {
         ("width_px", "int32", "px", "width by the file's header"),
         ("height_px", "int32", "px", "height by the file's header"),
         ("sha256", "string", "", "of the file's bytes"),
+        STAMP,
         ("present", "bool", "", "false once the photograph has left the data folder"),
     ],
     "rejects": [
@@ -81,18 +102,33 @@ COLUMNS = {
         ("step", "string", "", "ingest or preprocess"),
         ("reason", "string", "", "a short code, such as empty, truncated, no_label"),
         ("detail", "string?", "", "what was found"),
+        ("bytes", "int64?", "B", "size of a file that was read and is set aside for what is in it"),
+        STAMP,
+        ("sha256", "string?", "", "of the bytes of a second copy"),
     ],
-    "predictions": [
+    "quality": [
         IMAGE,
-        ("patient_id", "string", "", "both eyes of a patient carry one id"),
-        ("eye", "string", "", "left or right"),
-        ("split", "string", "", "train, validation or test"),
-        STAGE,
-        ("predicted_stage", "int8", "", "the stage of the highest probability"),
-        *_stage_columns("probability_stage", "softmax output of stage {stage}"),
-        ("expected_stage", "float32", "", "mean stage under the probabilities"),
-        ("probability_referable", "float32", "probability", "probability of stage 2 or higher"),
+        ("flagged", "bool", "", "whether the score lies below preprocess.quality_threshold, as it was at the last dr preprocess"),
+        ("score", "float32", "probability", "that a person would call the eye gradable"),
+        ("exposure", "float32", "share", "green's mean (the channel that shows vessels): 0 black, 1 white"),
+        ("redness", "float32", "share", "red's 95th percentile over the blocks' means: 0 black, 1 white"),
+        ("haze", "float32", "share", "blue's 95th percentile over the blocks' means: 0 black, 1 white"),
+        ("saturated", "float32", "share", "of the pixels whose green is over 240 of 255"),
+        ("contrast", "float32", "share", "green's standard deviation, 1 for the whole range of brightness"),
+        ("sharpness", "float32", "grey levels", "green's detail at 1 to 2 px (small vessels) in the weakest quarter"),
+        ("weakest", "float32", "grey levels", "red's detail at 1 to 2 px that nine tenths of the blocks exceed"),
+        ("clarity", "float32", "share", "median over the blocks of green's detail at 1 to 2 px over the block's tone"),
+        ("vessels", "float32", "grey levels", "red's detail at 2 to 4 px in the strongest tenth of the blocks"),
+        ("structure", "float32", "grey levels", "spread of green's detail at 8 to 24 px: optic disc, shadows, large vessels"),
+        ("shadow", "float32", "grey levels", "depth of the darkest hundredth of that detail"),
+        ("visible", "float32", "share", "of the kept disc that shows retina"),
+        ("confidence", "float32", "share", "confidence of the retina's disc: 0 none, 1 full"),
+        ("diameter_px", "float32", "px", "diameter of the retina's disc in the original photograph"),
+        ("centre_y_px", "float32", "px", "row of the disc's centre in the original photograph, from the top"),
+        ("centre_x_px", "float32", "px", "column of the disc's centre in the original photograph, from the left"),
     ],
+    "predictions": PREDICTION,
+    "pose_predictions": [*PREDICTION, ("poses", "int8", "", "poses of the disc that were averaged: 2, 4 or 8")],
     "attributions": [
         IMAGE,
         QUANTITY,
@@ -209,7 +245,7 @@ COLUMNS = {
     ],
     "evaluation": [
         ("split", "string", "", "train, validation or test"),
-        ("stratum", "string", "", "all, or the part of the images measured"),
+        ("stratum", "string", "", "all, a part of the images such as eye=left, or grading=… for a further reading of the model"),
         ("metric", "string", "", "the measure's name"),
         ("value", "float64", "", "the measure"),
         ("low", "float64", "", "lower end of the 95 % interval over patients"),
@@ -235,7 +271,9 @@ COLUMNS = {
 PARTITION = {
     "photos": None,
     "rejects": None,
+    "quality": "preprocess_id",
     "predictions": "model_id",
+    "pose_predictions": "model_id",
     "evaluation": "model_id",
     "runs": None,
     **dict.fromkeys(
@@ -258,7 +296,9 @@ PARTITION = {
 KEYS = {
     "photos": ["image_id"],
     "rejects": [],
+    "quality": ["image_id"],
     "predictions": ["image_id"],
+    "pose_predictions": ["image_id"],
     "attributions": ["image_id", "quantity"],
     "neurons": ["image_id", "layer", "sign", "rank"],
     "lesion_regions": ["image_id", "source", "quantity", "sign", "region"],

@@ -11,6 +11,7 @@ from storage.schema_fields import COLUMNS, KEYS, PARTITION, TITLES
 __all__ = ["KEYS", "PARTITION", "SCHEMAS", "TITLES", "dataset_schema", "empty_frame", "markdown", "to_frame", "to_table"]
 
 PARTITION_TEXT = {
+    "preprocess_id": "the preprocessing: hash of its settings",
     "model_id": "the model: hash of its weights",
     "explain_id": "the explanation: hash of model, preprocessing and attribution settings",
 }

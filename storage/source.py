@@ -5,18 +5,27 @@ where there is no data folder at all. Paths are those a person sees in the folde
 its name (`train.zip/train/10_left.jpeg`). No path leads outside.
 """
 
-import io
 import os
-import zipfile
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from storage.archive import IS_LINK, LEADS_OUTSIDE, Archive, archive_stem, is_archive
+from storage.archive import Archive, archive_stem, is_archive, unzipped
 from storage.errors import NotThere, Refused
 from storage.files import is_url
-from storage.labels import LABEL_FILES, PHOTO_SUFFIXES, Label, Problem, canonical_id, read_labels
+from storage.labels import (
+    LABEL_FILES,
+    MAX_LABEL_BYTES,
+    MAX_PHOTO_BYTES,
+    PHOTO_SUFFIXES,
+    Label,
+    Problem,
+    canonical_id,
+    matched,
+    read_labels,
+)
+from storage.stamps import file_stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,18 +36,25 @@ IGNORED_FOLDERS = {"mask", "masks", "__macosx"}
 
 
 class Photograph(NamedTuple):
-    """One photograph: its id, "train" or "test" by its folder (or its label), its path, its size in bytes."""
+    """One photograph: its id, "train" or "test" by its folder (or its label), its path, its size in bytes, its stamp."""
 
     image_id: str
     split_hint: str
     path: str
     bytes: int
+    stamp: str
 
 
 class _Entry(NamedTuple):
     path: str
-    bytes: int
-    fault: tuple[str, str] | None
+    bytes: int = 0
+    stamp: str = ""
+    fault: tuple[str, str] | None = None
+
+    @property
+    def order(self) -> tuple[bool, str]:
+        """Of two files with one id the first counts: that in train/ or test/ before Kaggle's sample/ of the same eyes."""
+        return not _split_of(self.path.rpartition("/")[0]), self.path
 
 
 class PhotoSource:
@@ -53,7 +69,9 @@ class PhotoSource:
         if not text.strip():
             raise Refused("the photographs need a folder: set data.photos")
         if is_url(text):
-            raise Refused(f"{text}: photographs are read from a local folder or zip file")
+            raise Refused(
+                f"{text}: photographs are read from a folder or zip file on this machine; copy or mount them, and set data.photos to that"
+            )
         self.root = Path(text.removeprefix("file://")).expanduser().resolve()
         if not self.root.exists():
             raise NotThere(f"{self.root} is not there: set data.photos to the folder or zip with the photographs")
@@ -98,10 +116,10 @@ class PhotoSource:
     @cached_property
     def _scan(self) -> tuple[list[Photograph], list[Label], list[Problem]]:
         problems: list[Problem] = []
-        entries = sorted(self._entries(problems))
+        entries = sorted(self._entries(problems), key=lambda entry: entry.order)
         labels = self._labels(entries, problems)
         photographs = self._photographs(entries, labels, problems)
-        kept = _match(photographs, labels, problems)
+        kept = matched(photographs, labels, problems)
         return sorted(kept, key=_natural), labels, sorted(problems, key=lambda p: (p.source or "", p.reason))
 
     def _entries(self, problems: list[Problem]) -> Iterator[_Entry]:
@@ -119,25 +137,23 @@ class PhotoSource:
         try:
             listed = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            yield _Entry(prefix.rstrip("/"), 0, ("unreadable", f"the folder cannot be listed: {error.strerror}"))
+            yield _Entry(prefix.rstrip("/"), fault=("unreadable", f"the folder cannot be listed: {error.strerror}"))
             return
         for entry in listed:
             path = prefix + entry.name
             if _ignored(entry.name):
                 continue
             if entry.is_symlink() and (fault := self._link_fault(Path(entry.path))):
-                yield _Entry(path, 0, fault)
+                yield _Entry(path, fault=fault)
             elif entry.is_dir():
                 if depth < MAX_DEPTH:
                     yield from self._folder_entries(Path(entry.path), path + "/", depth + 1)
                 if canonical_id(entry.name) and entry.name.lower().endswith(PHOTO_SUFFIXES):
-                    yield _Entry(path, 0, ("not_a_file", "a folder with a photograph's name"))
+                    yield _Entry(path, fault=("not_a_file", "a folder with a photograph's name"))
             elif not entry.is_file():
-                yield _Entry(path, 0, ("not_a_file", "a device, pipe or socket"))
-            elif not os.access(entry.path, os.R_OK):
-                yield _Entry(path, entry.stat().st_size, ("unreadable", "no permission to read it"))
+                yield _Entry(path, fault=("not_a_file", "a device, pipe or socket"))
             else:
-                yield _Entry(path, entry.stat().st_size, None)
+                yield _file_entry(entry, path)
 
     def _link_fault(self, path: Path) -> tuple[str, str] | None:
         target = path.resolve()
@@ -158,10 +174,16 @@ class PhotoSource:
                 raise Refused(str(error)) from None
             problems.append(Problem(prefix.rstrip("/"), None, "bad_archive", str(error)))
             return
-        for name, size, fault in entries:
-            if not any(_ignored(part) for part in name.split("/")):
-                reason = "outside_folder" if fault in (LEADS_OUTSIDE, IS_LINK) else "bad_entry"
-                yield _Entry(prefix + name, size, (reason, fault) if fault else None)
+        inner = next((name for name in (e.name.rpartition("/")[2] for e in entries) if is_archive(name)), None)
+        if inner and (raise_errors or not (self.root / inner).exists()):  # as Kaggle's command-line tool delivers everything
+            archive_name = prefix.rstrip("/") or self.root.name
+            advice = f"{archive_name} holds {inner}, which cannot be read inside it: unpack {archive_name} and set data.photos to that folder"
+            if raise_errors:
+                raise Refused(advice)
+            problems.append(Problem(archive_name, None, "nested_archive", advice))
+        for entry in entries:
+            if not any(_ignored(part) for part in entry.name.split("/")):
+                yield _Entry(prefix + entry.name, *entry[1:])
 
     def _archive(self, name: str) -> Archive:
         if name not in self._archives:
@@ -189,10 +211,13 @@ class PhotoSource:
                 problems.append(Problem(entry.path, None, *entry.fault))
                 continue
             taken[name] = entry.path
+            if entry.bytes > MAX_LABEL_BYTES:
+                problems.append(Problem(entry.path, None, "bad_labels_file", f"{entry.bytes:,} bytes are no list of labels"))
+                continue
             try:
                 data = self.read(entry.path)
-                data = _unzipped(data) if entry.path.lower().endswith(".zip") else data
-            except (OSError, zipfile.BadZipFile) as error:
+                data = unzipped(data, ".csv", MAX_LABEL_BYTES) if entry.path.lower().endswith(".zip") else data
+            except OSError as error:
                 problems.append(Problem(entry.path, None, "bad_labels_file", str(error)))
                 continue
             found, wrong = read_labels(data, entry.path, LABEL_FILES[name])
@@ -225,40 +250,25 @@ class PhotoSource:
             elif not photo:
                 detail = f"expected one of {', '.join(PHOTO_SUFFIXES)}"
                 problems.append(Problem(entry.path, image_id, "wrong_extension", detail))
+            elif entry.bytes > MAX_PHOTO_BYTES:
+                detail = f"{entry.bytes:,} bytes; no photograph has more than {MAX_PHOTO_BYTES:,}"
+                problems.append(Problem(entry.path, image_id, "too_large", detail))
             elif image_id in found:
                 detail = f"{found[image_id].path} has the same id and comes first"
                 problems.append(Problem(entry.path, image_id, "duplicate_id", detail))
             else:
                 hint = _split_of(folder) or hints.get(image_id, "train")
-                found[image_id] = Photograph(image_id, hint, entry.path, entry.bytes)
+                found[image_id] = Photograph(image_id, hint, entry.path, entry.bytes, entry.stamp)
         return list(found.values())
 
 
-def _match(photographs: list[Photograph], labels: list[Label], problems: list[Problem]) -> list[Photograph]:
-    """The photographs that have a label or whose split has none at all; the others, and labels left over, are problems."""
-    labelled = {label.image_id for label in labels}
-    labelled_splits = {label.split_hint for label in labels}
-    explained = {problem.image_id for problem in problems if problem.reason in _LABEL_FAULTS}
-    kept = []
-    for photo in photographs:
-        if photo.image_id in labelled or photo.split_hint not in labelled_splits:
-            kept.append(photo)
-        elif photo.image_id not in explained:
-            problems.append(Problem(photo.path, photo.image_id, "no_label", "no row of the label files names it"))
-    accounted = {photo.image_id for photo in photographs} | {p.image_id for p in problems}
-    for split in sorted(labelled_splits):
-        alone = [label for label in labels if label.split_hint == split and label.image_id not in accounted]
-        total = sum(label.split_hint == split for label in labels)
-        if len(alone) == total and not any(photo.split_hint == split for photo in photographs):
-            file = alone[0].source.rpartition(":")[0]
-            problems.append(Problem(file, None, "no_photograph", f"none of its {total} images has a photograph here"))
-            continue
-        problems.extend(Problem(label.source, label.image_id, "no_photograph", "no photograph of this id") for label in alone)
-    return kept
-
-
-# A photograph whose label row was set aside needs no second row saying that it has no label.
-_LABEL_FAULTS = {"stage_out_of_range", "malformed_row"}
+def _file_entry(entry: os.DirEntry, path: str) -> _Entry:
+    try:
+        status = entry.stat()
+    except OSError as error:  # taken away while the folder was listed
+        return _Entry(path, fault=("unreadable", error.strerror or str(error)))
+    fault = None if os.access(entry.path, os.R_OK) else ("unreadable", "no permission to read it")
+    return _Entry(path, status.st_size, file_stamp(status), fault)
 
 
 def _ignored(name: str) -> bool:
@@ -277,11 +287,3 @@ def _split_of(folder: str) -> str:
 def _natural(photo: Photograph) -> tuple:
     patient, _, eye = photo.image_id.rpartition("_")
     return (0, int(patient), "", eye) if patient.isdecimal() else (1, 0, patient, eye)
-
-
-def _unzipped(data: bytes) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(data)) as zipped:
-        inner = [name for name in zipped.namelist() if name.lower().endswith(".csv")]
-        if not inner:
-            raise zipfile.BadZipFile("no .csv inside")
-        return zipped.read(inner[0])

@@ -42,14 +42,17 @@ def encode(table: str, rows, digest: str | None = None) -> bytes:
 
 
 def read_file(files: Files, name: str, table: str):
-    """One Parquet file of a table as a DataFrame; the empty one where the file is absent."""
+    """One Parquet file of a table as a DataFrame; the empty one where the file is absent.
+
+    A column that the file has not got, since it is older, is null.
+    """
     import pyarrow.parquet as pq
 
     try:
         data = files.read(name)
     except FileNotFoundError:
         return empty_frame(table)
-    return to_frame(pq.read_table(io.BytesIO(data), partitioning=None))
+    return to_frame(pq.read_table(io.BytesIO(data), schema=dataset_schema(table), partitioning=None))
 
 
 def partitions(files: Files, table: str) -> list[str]:

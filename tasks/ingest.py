@@ -5,52 +5,39 @@ gone, or can no longer be used, stays as a row marked absent.
 """
 
 import collections
-import hashlib
-import os
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Mapping
 
 import pandas as pd
 
-from dr_lib.photo import UnreadablePhoto, inspect
 from dr_lib.splits import KAGGLE_USAGE, patient_of, split_of, split_of_usage
 from storage import Workspace
+from storage.labels import ABOUT_LABELS_ONLY
 from storage.source import Photograph, PhotoSource
+from tasks.artifacts import show_rejects
 from tasks.errors import UserError
-from tasks.progress import progress
+from tasks.inspection import Finding, inspected, remembered
 from tasks.session import Session, StageResult
 from tasks.settings import DataParams
 
 STEP = "ingest"
-# Label rows that name no photograph say nothing about the photographs: a part of Kaggle's files comes with all its labels.
-ABOUT_LABELS_ONLY = {"no_photograph", "repeated_label", "malformed_row", "stage_out_of_range", "bad_labels_file", "unknown_usage"}
+REJECT_COLUMNS = ["image_id", "source", "step", "reason", "detail", "bytes", "stamp", "sha256"]
 
 
 def ingest(session: Session, data: DataParams) -> StageResult:
     """Brings the catalogue up to the data folder. Raises UserError if too many photographs had to be set aside."""
     workspace = session.workspace
     source = PhotoSource(data.photos)
-    rejects = [{**problem._asdict(), "step": STEP} for problem in source.problems()]
-    found = _limited(source.photographs(), data.limit)
-    rows, unreadable = _inspected(source, found)
-    rejects += unreadable
-    labels = source.labels().set_index("image_id")
-    rejects += [
-        {
-            "image_id": image_id,
-            "source": label["source"],
-            "step": STEP,
-            "reason": "unknown_usage",
-            "detail": f"Usage {label['usage']!r}",
-        }
-        for image_id, label in labels[labels["usage"].notna() & ~labels["usage"].isin(list(KAGGLE_USAGE))].iterrows()
-    ]
     old = workspace.photos()
-    frame = _catalogue(old, rows, labels, data)
-    known = frame["image_id"].map(old.set_index("image_id")["sha256"])
-    new = int((frame["present"] & (known != frame["sha256"])).sum())
+    known = {} if data.rehash else remembered(old, workspace.rejects())
+    usable, unusable = inspected(source, _limited(source.photographs(), data.limit), known, STEP)
+    labels = source.labels()
+    rejects = [problem._asdict() for problem in source.problems()] + unusable + _unknown_usages(labels)
+    frame = _catalogue(old, usable, labels, data)
+    before = frame["image_id"].map(old.set_index("image_id")["sha256"])
+    new = int((frame["present"] & (before != frame["sha256"])).sum())
     workspace.write_photos(frame)
-    replace_rejects(workspace, STEP, pd.DataFrame(rejects, columns=["image_id", "source", "step", "reason", "detail"]))
+    replace_rejects(workspace, STEP, pd.DataFrame(rejects, columns=REJECT_COLUMNS).assign(step=STEP))
+    show_rejects(workspace, STEP)
     check_reject_fraction(workspace, data)
     present = int(frame["present"].sum())
     if not present:
@@ -74,85 +61,53 @@ def _limited(photographs: list[Photograph], limit: int) -> list[Photograph]:
     return [photo for index, photo in enumerate(photographs) if index < limit or patient_of(photo.image_id) == last]
 
 
-def _inspected(source: PhotoSource, photographs: list[Photograph]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows for usable photographs, and rejects for those empty, unreadable, no image, or the copy of another."""
-    rows, rejects, first_with = [], [], {}
-    # Reading and hashing leave the interpreter's lock, so threads serve; a process each would only copy the bytes.
-    with ThreadPoolExecutor(os.cpu_count()) as threads, progress(STEP, len(photographs), "photographs") as advance:
-        for photo, (row, reason, detail) in zip(
-            photographs, threads.map(lambda photo: _inspect(source, photo), photographs), strict=True
-        ):
-            advance(1)
-            if reason is None and (first := first_with.setdefault(row["sha256"], photo.image_id)) != photo.image_id:
-                reason, detail = "duplicate_content", f"the same file as {first}"
-            if reason is None:
-                rows.append(row)
-            else:
-                rejects.append(
-                    {"image_id": photo.image_id, "source": photo.path, "step": STEP, "reason": reason, "detail": detail}
-                )
-    return rows, rejects
-
-
-def _inspect(source: PhotoSource, photo: Photograph) -> tuple[dict[str, Any], str | None, str]:
-    row = {"image_id": photo.image_id, "source": photo.path, "bytes": photo.bytes, "split_hint": photo.split_hint}
-    try:
-        content = source.read(photo.path)
-        _, row["width_px"], row["height_px"] = inspect(content)
-    except UnreadablePhoto as error:
-        return row, error.reason, error.detail
-    except OSError as error:
-        return row, "unreadable", error.strerror or str(error)
-    row["sha256"] = hashlib.sha256(content).hexdigest()
-    return row, None, ""
-
-
-def _catalogue(old: pd.DataFrame, rows: list[dict[str, Any]], labels: pd.DataFrame, data: DataParams) -> pd.DataFrame:
-    """The old rows in their places, brought up to date, and the new ones behind them."""
-    current = {row["image_id"]: row for row in rows}
-    by_usage = labels["usage"].notna().any()
-    places = old["image_id"].tolist()
-    known = set(places)
-    places += [image_id for image_id in current if image_id not in known]
-    kept = old.set_index("image_id")
-    records = []
-    for position, image_id in enumerate(places):
-        row = current.get(image_id)
-        if row is None:
-            records.append({**kept.loc[image_id].to_dict(), "image_id": image_id, "position": position, "present": False})
-            continue
-        label = labels.loc[image_id] if image_id in labels.index else None
-        usage = label["usage"] if label is not None and isinstance(label["usage"], str) else None
-        patient, eye = patient_of(image_id), image_id.rpartition("_")[2]
-        records.append(
-            {
-                **{name: row[name] for name in ("source", "bytes", "width_px", "height_px", "sha256")},
-                "position": position,
-                "image_id": image_id,
-                "patient_id": patient,
-                "eye": eye,
-                "stage": None if label is None else int(label["stage"]),
-                "split": _split(patient, row["split_hint"], usage, by_usage, data),
-                "usage": usage,
-                "present": True,
-            }
-        )
-    columns = [
-        "position",
-        "image_id",
-        "patient_id",
-        "eye",
-        "stage",
-        "split",
-        "usage",
-        "source",
-        "bytes",
-        "width_px",
-        "height_px",
-        "sha256",
-        "present",
+def _unknown_usages(labels: pd.DataFrame) -> list[dict[str, str]]:
+    odd = labels[labels["usage"].notna() & ~labels["usage"].isin(list(KAGGLE_USAGE))]
+    return [
+        {"image_id": label.image_id, "source": label.source, "reason": "unknown_usage", "detail": f"Usage {label.usage!r}"}
+        for label in odd.itertuples(index=False)
     ]
-    frame = pd.DataFrame(records, columns=columns)
+
+
+def _catalogue(
+    old: pd.DataFrame, usable: Mapping[str, tuple[Photograph, Finding]], labels: pd.DataFrame, data: DataParams
+) -> pd.DataFrame:
+    """The old rows in their places, brought up to date, and the new ones behind them."""
+    label_of = {label.image_id: label for label in labels.itertuples(index=False)}
+    by_usage = labels["usage"].notna().any()
+    columns = list(old.columns)
+
+    def row(position: int, photo: Photograph, finding: Finding) -> tuple:
+        label = label_of.get(photo.image_id)
+        usage = label.usage if label is not None and isinstance(label.usage, str) else None
+        patient = patient_of(photo.image_id)
+        values = {
+            "position": position,
+            "image_id": photo.image_id,
+            "patient_id": patient,
+            "eye": photo.image_id.rpartition("_")[2],
+            "stage": None if label is None else int(label.stage),
+            "split": _split(patient, photo.split_hint, usage, by_usage, data),
+            "usage": usage,
+            "source": photo.path,
+            "bytes": photo.bytes,
+            "width_px": finding.width_px,
+            "height_px": finding.height_px,
+            "sha256": finding.sha256,
+            "stamp": photo.stamp,
+            "present": True,
+        }
+        return tuple(values[name] for name in columns)
+
+    rows = [
+        row(before.position, *usable[before.image_id]) if before.image_id in usable else before._replace(present=False)
+        for before in old.itertuples(index=False)
+    ]
+    known = set(old["image_id"])
+    for image_id, found in usable.items():
+        if image_id not in known:
+            rows.append(row(len(rows), *found))
+    frame = pd.DataFrame(rows, columns=columns)
     frame["stage"] = frame["stage"].astype("Int8")
     return frame.astype({"present": bool})
 

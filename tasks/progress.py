@@ -31,9 +31,10 @@ def inside_run() -> bool:
 
 @contextlib.contextmanager
 def progress(stage: str, total: int, unit: str = "images") -> Iterator[Callable[..., None]]:
-    """Yields `advance(count, note="")`; shows count of total, the rate and the time left.
+    """Yields `advance(count, note="", earlier=False)`; shows count of total, the rate and the time left.
 
-    On a terminal that is a bar; in a file or a pipe it is a line every half minute.
+    On a terminal that is a bar; in a file or a pipe it is a line every half minute. What an `earlier` run did counts as
+    done but not in the rate: the time left would be far too short.
     """
     meter = _Meter(stage, total, unit)
     if not sys.stderr.isatty():
@@ -51,8 +52,10 @@ def progress(stage: str, total: int, unit: str = "images") -> Iterator[Callable[
     with Progress(*columns, console=_console, transient=True) as bar:
         task = bar.add_task(stage, total=total, rate="", note="")
 
-        def advance(count: int, note: str = "") -> None:
-            meter.advance(count)
+        def advance(count: int, note: str = "", earlier: bool = False) -> None:
+            meter.advance(count, earlier)
+            if earlier:
+                bar.reset(task, total=total, completed=meter.done)
             bar.update(task, completed=meter.done, rate=meter.rate_text(), note=note)
 
         yield advance
@@ -62,22 +65,23 @@ def progress(stage: str, total: int, unit: str = "images") -> Iterator[Callable[
 class _Meter:
     def __init__(self, stage: str, total: int, unit: str):
         self.stage, self.total, self.unit = stage, total, unit
-        self.done = 0
+        self.done = self.done_earlier = 0
         self.started = self.last_line = self.last_artifact = time.monotonic()
         self.artifact = None
         if inside_run():
             key = f"{stage.replace(' ', '-')}-progress"  # Prefect's keys know lower-case letters, digits and dashes only
             self.artifact = create_progress_artifact(0.0, key=key, description=f"{stage}: 0 of {total} {unit}")
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, earlier: bool = False) -> None:
         self.done += count
+        self.done_earlier += count * earlier
         now = time.monotonic()
         if self.artifact and now - self.last_artifact > SECONDS_BETWEEN_ARTIFACTS:
             self.last_artifact = now
             self._update_artifact()
 
-    def advance_in_lines(self, count: int, note: str = "") -> None:
-        self.advance(count)
+    def advance_in_lines(self, count: int, note: str = "", earlier: bool = False) -> None:
+        self.advance(count, earlier)
         now = time.monotonic()
         if now - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = now
@@ -85,10 +89,10 @@ class _Meter:
 
     def rate_text(self) -> str:
         minutes = (time.monotonic() - self.started) / 60
-        return f"{self.done / minutes:,.3g} a minute" if minutes > 0 else ""
+        return f"{(self.done - self.done_earlier) / minutes:,.3g} a minute" if minutes > 0 else ""
 
     def text(self) -> str:
-        left = (self.total - self.done) * (time.monotonic() - self.started) / max(self.done, 1)
+        left = (self.total - self.done) * (time.monotonic() - self.started) / max(self.done - self.done_earlier, 1)
         return f"{self.stage}: {self.done:,} of {self.total:,} {self.unit}, {self.rate_text()}, about {duration(left)} left"
 
     def finish(self) -> None:
@@ -112,3 +116,13 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def size_text(size: float) -> str:
+    """A number of bytes as people say it.
+
+    >>> size_text(512), size_text(3_450_000), size_text(12_345_678_901)
+    ('0.5 kB', '3.5 MB', '12.3 GB')
+    """
+    power = 1 if size < 1e6 else 2 if size < 1e9 else 3
+    return f"{size / 1000**power:,.1f} {['kB', 'MB', 'GB'][power - 1]}"

@@ -6,9 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dr_lib.evaluation import REFERABLE, operating_points, reliability
 from dr_lib.report import (
-    BeforeAfter,
     Citation,
     CounterfactualSection,
     DataSection,
@@ -16,7 +14,6 @@ from dr_lib.report import (
     HintonEntry,
     LinearitySection,
     Localisation,
-    ModelSection,
     ReportData,
     RunSummary,
     StageTime,
@@ -24,19 +21,20 @@ from dr_lib.report import (
 )
 from storage import Workspace
 from storage.arrays import ShardedStore
-from storage.explanations import DONE, counterfactuals_path
+from storage.explanations import counterfactuals_path
 from storage.group_maps import open_group_maps
-from storage.models import load_history
 from storage.schemas import PARTITION
 from tasks.aggregate import explained_eyes, explained_rows
+from tasks.quality import eye_quality
 from tasks.recipe import Recipe
-from tasks.report_eyes import Photos, chosen_rows, eye_entry
+from tasks.report_eyes import chosen_rows, eye_entry
+from tasks.report_model import model_section
 from tasks.runs import versions
 from tasks.settings import DataParams
+from tasks.sheets import Photos, flagged, flagged_text, samples, set_aside
 from tasks.stores import explanation_store, fundus_store, whole
 
 BACKBONES = {"inception_v3": "Inception V3", "small": "A small network"}
-SAMPLES_SHOWN = 12
 TRIPTYCHS_SHOWN = 6
 HINTON_UNITS = 64
 EXAMPLE_QUERIES = (
@@ -66,7 +64,7 @@ def gather(workspace: Workspace, recipe: Recipe, data: DataParams, config: dict[
     return ReportData(
         run=_run(workspace, recipe, model_id, explain_id, config),
         data=_data(workspace, recipe, photos),
-        model=_model(workspace, model_id),
+        model=model_section(workspace, model_id),
         eyes=tuple(eye_entry(workspace, recipe, store, eyes, int(row), photos) for row in chosen_rows(eyes, done)),
         eyes_explained=int(done.sum()),
         groups=_groups(workspace, explain_id),
@@ -98,71 +96,26 @@ def _run(workspace: Workspace, recipe: Recipe, model_id: str, explain_id: str, c
 def _data(workspace: Workspace, recipe: Recipe, photos: Photos) -> DataSection:
     catalogue = workspace.photos()
     here = catalogue[catalogue["present"]]
-    store = fundus_store(workspace, recipe.preprocess_id)
     counted = here.groupby(["split", "stage"], dropna=False).size().reset_index(name="count")
     rejects = workspace.rejects()[["reason", "image_id", "source", "detail"]].rename(columns={"source": "path"})
-    quality = pd.Series(whole(store, "quality"))
-    rows = [
-        {
-            "measure": "quality score",
-            **{name: float(quality.quantile(q)) for name, q in (("5 %", 0.05), ("median", 0.5), ("95 %", 0.95))},
-        }
-    ]
-    positions = np.flatnonzero(whole(store, "status") == DONE)
-    positions = positions[np.linspace(0, len(positions) - 1, min(SAMPLES_SHOWN, len(positions))).astype(int)]
-    fundi = store.read_rows(positions, ["pixels"])["pixels"]
-    names = catalogue.set_index("position")["image_id"]
-    samples = [
-        (names[position], photos.get(names[position]), fundus) for position, fundus in zip(positions.tolist(), fundi, strict=True)
-    ]
     return DataSection(
         photographs=len(here),
         patients=int(here["patient_id"].nunique()),
         split_stage=counted,
         rejects=rejects,
-        quality=rows,
-        samples=tuple(BeforeAfter(image_id, photo, fundus) for image_id, photo, fundus in samples if photo is not None),
+        quality=_measures(eye_quality(workspace, recipe)),
+        samples=samples(workspace, recipe, photos),
+        flagged=flagged(workspace, recipe, photos),
+        flagged_text=flagged_text(workspace, recipe),
+        set_aside=set_aside(workspace, photos),
     )
 
 
-def _model(workspace: Workspace, model_id: str) -> ModelSection:
-    evaluation = workspace.frame("evaluation", model_id=model_id)
-    test = evaluation[(evaluation["split"] == "test") & (evaluation["stratum"] == "all")]
-    history = load_history(workspace, model_id)
-    if test.empty:
-        return ModelSection(history=history, note="No labelled eye is in the test split.")
-    cells = test.set_index("metric")["value"]
-    confusion = np.array(
-        [[int(cells[f"confusion_true{true}_predicted{predicted}"]) for predicted in range(5)] for true in range(5)]
-    )
-    predictions = workspace.frame("predictions", model_id=model_id, split="test")
-    predictions = predictions[predictions["stage"].notna()]
-    referable = predictions["probability_referable"].to_numpy(np.float64)
-    stages = predictions["stage"].to_numpy(np.int64)
-    *bins, count = reliability(stages, predictions[[f"probability_stage{stage}" for stage in range(5)]].to_numpy(np.float32))
-    return ModelSection(
-        evaluation=test[~test["metric"].str.startswith("confusion_")][["metric", "value", "low", "high"]],
-        confusion=confusion,
-        history=history,
-        reliability=tuple(values[count > 0] for values in (*bins, count)),
-        reliability_of="the likeliest stage",
-        roc=_roc(stages >= REFERABLE, referable),
-        operating_points=tuple(
-            (f"{point.fixed} {point.target:.2f}", 1 - point.specificity, point.sensitivity)
-            for point in operating_points(stages >= REFERABLE, referable)
-        ),
-        eyes=len(predictions),
-    )
-
-
-def _roc(positive: np.ndarray, score: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The curve of referable disease by name, or none where one of the two classes is missing."""
-    from sklearn.metrics import roc_curve
-
-    if len(np.unique(positive)) < 2:
-        return {}
-    false_positive, sensitivity, _ = roc_curve(positive, score)
-    return {"referable": (false_positive, sensitivity)}
+def _measures(quality: pd.DataFrame) -> list[dict[str, Any]]:
+    """How each measure is spread over the eyes."""
+    names = [name for name in quality.columns if quality[name].dtype.kind == "f"]
+    spread = quality[names].quantile([0.05, 0.5, 0.95])
+    return [{"measure": name, **dict(zip(("5 %", "median", "95 %"), spread[name], strict=True))} for name in names]
 
 
 def _groups(workspace: Workspace, explain_id: str) -> tuple[GroupMap, ...]:

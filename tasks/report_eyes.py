@@ -4,32 +4,15 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.model import STAGES
-from dr_lib.photo import UnreadablePhoto, decode
 from dr_lib.report import EyeEntry, NeuronEntry
 from storage import Workspace
 from storage.arrays import ShardedStore
 from storage.explanations import SIGNS
-from storage.source import PhotoSource
 from tasks.recipe import Recipe
-from tasks.settings import DataParams
+from tasks.sheets import Photos
 from tasks.stores import fundus_store
 
 EYES_SHOWN = 24
-PHOTO_DIAMETER_PX = 384
-
-
-class Photos:
-    """The original photographs, reduced; None where the file is gone or cannot be read any more."""
-
-    def __init__(self, workspace: Workspace, data: DataParams):
-        self.sources = workspace.photos().set_index("image_id")["source"]
-        self.source = PhotoSource(data.photos)
-
-    def get(self, image_id: str) -> np.ndarray | None:
-        try:
-            return decode(self.source.read(self.sources[image_id]), diameter_px=PHOTO_DIAMETER_PX).pixels
-        except (OSError, UnreadablePhoto):
-            return None
 
 
 def chosen_rows(eyes: pd.DataFrame, done: np.ndarray) -> np.ndarray:

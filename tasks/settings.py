@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 SplitChoice = Literal["train", "validation", "test", "all"]
+FlaggedChoice = Literal["keep", "exclude"]
 
 
 def _require(holds: bool, message: str) -> None:
@@ -16,13 +17,17 @@ def _require(holds: bool, message: str) -> None:
 class DataParams:
     """Where the photographs are and how patients are divided.
 
-    photos: folder or zip in Kaggle's layout. limit: photographs to take, whole patients in their natural order (0: all).
+    photos: folder or zip in Kaggle's layout. rehash: read photographs of unchanged size and time too. limit: photographs to take, whole patients in their natural order (0: all).
     max_reject_fraction: a run stops when a larger share is set aside, since the folder is then plainly the wrong one.
+    flagged: what becomes of eyes whose quality score lies below preprocess.quality_threshold. With "exclude" no model learns
+    from them and none of them is explained; they are still graded, and listed in the table `quality`.
     """
 
     photos: str
     limit: int = 0
+    rehash: bool = False
     max_reject_fraction: float = 0.5
+    flagged: FlaggedChoice = "keep"
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
     split_seed: int = 0
@@ -39,9 +44,14 @@ class DataParams:
 
 @dataclass(frozen=True)
 class TrainingPolicy:
-    """When a new model is trained: always when a setting changes; on new photographs only if asked."""
+    """When a new model is trained: always when a setting changes; on new photographs only if asked.
+
+    model_id: a model of the workspace, such as one that `dr import-model` took in, to use instead of training any (empty:
+    the one these settings have).
+    """
 
     on_new_data: Literal["keep", "retrain"] = "keep"
+    model_id: str = ""
 
 
 @dataclass(frozen=True)

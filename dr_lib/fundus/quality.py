@@ -4,8 +4,11 @@ The measures see the photograph before its local tone is evened out, brought to 
 that a score means the same at every setting.
 """
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
+from jaxtyping import Float
 
 from dr_lib.fundus.disc import Disc, quantile
 from dr_lib.fundus.params import PreprocessParams
@@ -42,6 +45,17 @@ WEIGHTS = {
     "log structure": -0.7204,
 }
 OFFSET = 5.1522
+# What a person sees in an eye whose measure lowers the score, by the sign of its weight.
+FAULTS = {
+    "weakest": "blurred in places",
+    "redness": "dark",
+    "haze": "hazy or too bright",
+    "vessels": "hard edges or noise",
+    "clarity": "blurred",
+    "structure": "uneven",
+    "visible": "partly out of the frame",
+    "confidence": "rim hardly seen",
+}
 WHOLE = 0.6  # of the disc and of its rim is seen in all but two of those eyes; with less the score falls in proportion
 
 
@@ -96,10 +110,21 @@ def score(measures: dict[str, float]) -> float:
     return float(missing / (1 + np.exp(-value)))
 
 
+def score_parts(measures: Mapping[str, Float[np.ndarray, "eye"]]) -> dict[str, Float[np.ndarray, "eye"]]:
+    """What each measure adds to the score's logit, by the measure's name: the lowest against other eyes says why a score is low.
+
+    A disc or rim that is not wholly seen multiplies the score; its part is the logarithm, which for low scores is the same.
+    """
+    parts = {
+        name.removeprefix("log ").removesuffix(" squared"): weight * _term(name, measures) for name, weight in WEIGHTS.items()
+    }
+    return parts | {name: np.log(np.clip(measures[name] / WHOLE, 1e-6, 1.0)) for name in ("visible", "confidence")}
+
+
 def _term(name, measures):
     """A measure as the score sees it: plain, `log …` its logarithm, or `… squared` its square."""
     if name.startswith("log "):
-        return np.log(max(measures[name[4:]], 0.0) + 0.01)
+        return np.log(np.maximum(measures[name[4:]], 0.0) + 0.01)
     if name.endswith(" squared"):
         return measures[name[:-8]] ** 2
     return measures[name]

@@ -26,12 +26,15 @@ from dr_lib.report.data import (
     NeuronEntry,
     ReportData,
     RunSummary,
+    SetAside,
     StageTime,
     Triptych,
 )
 from dr_lib.report.eyes import eye_view
+from dr_lib.report.model import model_plots, model_view
+from dr_lib.report.photographs import before_after_sheet, data_view, set_aside_sheet
 from dr_lib.report.pictures import Folder, table
-from dr_lib.report.words import number, quantity, records, slugs
+from dr_lib.report.words import label, number, quantity, records, slugs, with_interval
 
 __all__ = [
     "BeforeAfter",
@@ -47,9 +50,15 @@ __all__ = [
     "NeuronEntry",
     "ReportData",
     "RunSummary",
+    "SetAside",
     "StageTime",
     "Triptych",
+    "before_after_sheet",
+    "label",
+    "model_plots",
     "render",
+    "set_aside_sheet",
+    "with_interval",
 ]
 
 HERE = pathlib.Path(__file__).parent
@@ -73,8 +82,8 @@ def render(report: ReportData) -> dict[str, bytes | str]:
         lead=sections.lead(report, eyes),
         tiles=sections.glance(report),
         run=sections.run_view(report),
-        data=sections.data_view(folder, report),
-        model=sections.model_view(folder, report),
+        data=data_view(folder, report),
+        model=model_view(folder, report.model),
         groups=sections.groups_view(folder, report),
         heatmap_stats=table(records(report.heatmap_stats), limit=60),
         localisation=sections.localisation_view(folder, report),

@@ -50,12 +50,23 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """A photograph beside what preprocessing made of it."""
+    """A photograph beside what preprocessing made of it. `disc`: centre (y, x) and diameter, in pixels of `photo`."""
 
     image_id: str
     photo: UInt8[np.ndarray, "h w 3"]
     fundus: UInt8[np.ndarray, "y x 3"]
-    note: str = ""
+    notes: tuple[str, ...] = ()
+    disc: tuple[Number, Number, Number] | None = None
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A photograph that could not be used, and why; `photo` is None where nothing can be decoded."""
+
+    image_id: str
+    reason: str  # a short code, such as no_retina
+    detail: str = ""
+    photo: UInt8[np.ndarray, "h w 3"] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,9 @@ class DataSection:
     rejects: Rows = ()  # reason, and any of image_id, path, detail
     quality: Rows = ()  # any columns, such as measure, median, low, high
     samples: tuple[BeforeAfter, ...] = ()
+    flagged: tuple[BeforeAfter, ...] = ()  # the worst of those below the threshold of quality
+    flagged_text: str = ""  # how many are flagged, and what becomes of them
+    set_aside: tuple[SetAside, ...] = ()  # some of `rejects`, every reason among them
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,9 @@ class ModelSection:
     roc: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # name → (false-positive rate, sensitivity)
     operating_points: tuple[tuple[str, Number, Number], ...] = ()  # name, false-positive rate, sensitivity
     eyes: Integer = 0
+    stages: Rows = ()  # any columns, such as stage, eyes, sensitivity
+    operating: Rows = ()  # the operating points in numbers; any columns
+    strata: Rows = ()  # parts of the eyes, such as those of good quality; any columns
     note: str = ""
 
 

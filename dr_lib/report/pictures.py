@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 
 from dr_lib.figures import jpeg, png
 from dr_lib.plots import Plot
-from dr_lib.report.words import label, number
+from dr_lib.report.words import label, number, quantity
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,12 @@ def table(rows: list[Mapping[str, object]], limit: int = 200) -> Table | None:
         return None
     names = list(dict.fromkeys(name for row in rows for name in row))
     numeric = {name: all(_is_number(row.get(name)) for row in rows) for name in names}
-    cells = tuple(tuple(number(row.get(name)) for name in names) for row in rows[:limit])
+    cells = tuple(tuple(_cell(name, row.get(name)) for name in names) for row in rows[:limit])
     return Table(tuple((label(name), numeric[name]) for name in names), cells, max(0, len(rows) - limit))
+
+
+def _cell(name: str, value: object) -> str:
+    return quantity(value) if name == "quantity" and isinstance(value, str) else number(value)
 
 
 def _is_number(value: object) -> bool:

@@ -11,7 +11,7 @@ from dr_lib import figures, plots
 from dr_lib.report.data import ReportData
 from dr_lib.report.eyes import EyeView, relative_gap
 from dr_lib.report.pictures import Folder, Picture, table
-from dr_lib.report.words import duration, label, number, percent, records, score, slugs
+from dr_lib.report.words import duration, finite, label, number, percent, records, score, slugs
 
 
 def glance(data: ReportData) -> list[SimpleNamespace]:
@@ -74,82 +74,6 @@ def _settings(config: Mapping[str, object], prefix: str = "") -> list[str]:
     return lines
 
 
-def data_view(folder: Folder, data: ReportData) -> SimpleNamespace:
-    rejects = records(data.data.rejects)
-    counted = Counter(str(row.get("reason", "unknown")) for row in rejects).most_common()
-    samples = []
-    names = slugs(sample.image_id for sample in data.data.samples)
-    for name, sample in zip(names, data.data.samples, strict=True):
-        before = folder.photo(f"samples/{name}-photo", figures.fitted(sample.photo, 240), f"Photograph {sample.image_id}")
-        after = folder.figure(f"samples/{name}-fundus", sample.fundus, f"Preprocessed fundus of {sample.image_id}")
-        samples.append(SimpleNamespace(image_id=sample.image_id, note=sample.note, before=before, after=after))
-    sheet = None
-    if samples:
-        pairs = [image for sample in data.data.samples for image in (sample.photo, sample.fundus)]
-        captions = [text for sample in data.data.samples for text in (sample.image_id, sample.note)]
-        drawn = figures.contact_sheet(pairs, captions, columns=6, size=192, title="Photographs before and after preprocessing")
-        sheet = folder.figure("contact-sheet", drawn, "Photographs before and after preprocessing")
-    return SimpleNamespace(
-        splits=_pivot(records(data.data.split_stage)),
-        reasons=[SimpleNamespace(name=label(name), count=count, share=100 * count / counted[0][1]) for name, count in counted],
-        rejects=table(rejects),
-        rejected=len(rejects),
-        quality=table(records(data.data.quality)),
-        samples=samples,
-        sheet=sheet,
-    )
-
-
-def _pivot(rows: list[Mapping[str, object]]):
-    """Splits by stages as a table, the largest split first, with sums."""
-    if not rows:
-        return None
-    names = {stage: f"{stage} {name}" for stage, name in enumerate(plots.STAGE_NAMES)}
-    named = pd.DataFrame([{**row, "stage": names.get(row["stage"], "no label")} for row in rows])
-    frame = named.pivot_table(index="split", columns="stage", values="count", aggfunc="sum", fill_value=0)
-    frame = frame.assign(all=frame.sum(axis=1)).sort_values("all", ascending=False)
-    cells = [{"split": split, **{name: int(count) for name, count in row.items()}} for split, row in frame.iterrows()]
-    return table(cells)
-
-
-def model_view(folder: Folder, data: ReportData) -> SimpleNamespace:
-    model, drawn = data.model, []
-    if model.confusion is not None:
-        total = int(np.asarray(model.confusion).sum())
-        right = int(np.trace(np.asarray(model.confusion)))
-        alt = f"Confusion matrix of {total} eyes by true and predicted stage; {right} on the diagonal"
-        note = "Counts; the shade is the share of the true stage."
-        drawn.append(
-            folder.plot("confusion", plots.confusion_matrix(model.confusion), alt, caption="Confusion matrix", note=note)
-        )
-    if model.roc:
-        alt = "Receiver operating characteristic: " + ", ".join(model.roc)
-        plot = plots.roc(model.roc, model.operating_points)
-        drawn.append(folder.plot("roc", plot, alt, caption="ROC and operating points"))
-    if model.reliability is not None:
-        alt = f"Reliability of {model.reliability_of}: observed frequency against predicted probability"
-        note = f"How far {model.reliability_of} can be taken at its word; area: eyes in the bin."
-        drawn.append(folder.plot("reliability", plots.reliability(*model.reliability), alt, caption="Reliability", note=note))
-    if model.history is not None and len(model.history):
-        alt = "Learning curves: loss and validation scores by mini-batch"
-        note = "Dotted lines mark changes of the learning rate."
-        plot = plots.learning_curves(model.history, x=model.history_x)
-        drawn.append(folder.plot("learning-curves", plot, alt, caption="Learning curves", note=note))
-    rows = []
-    for row in records(model.evaluation):
-        value, low, high = (_float(row.get(name)) for name in ("value", "low", "high"))
-        on_axis = all(end is None or 0 <= end <= 1 for end in (value, low, high)) and value is not None
-        ends = (low, high) if None not in (low, high) else (value, value)
-        bar = (100 * ends[0], 100 * (ends[1] - ends[0]), 100 * value) if on_axis else None
-        between = f"{score(low)} to {score(high)}" if None not in (low, high) else "–"
-        rows.append(SimpleNamespace(name=label(str(row["metric"])), value=score(row.get("value")), interval=between, bar=bar))
-    return SimpleNamespace(rows=rows, plots=drawn, note=model.note, eyes=model.eyes)
-
-
-def _float(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float, np.number)) and np.isfinite(float(value)) else None
-
-
 def groups_view(folder: Folder, data: ReportData) -> list[Picture]:
     made = []
     for name, group in zip(slugs(group.name for group in data.groups), data.groups, strict=True):
@@ -164,10 +88,10 @@ def groups_view(folder: Folder, data: ReportData) -> list[Picture]:
 
 def localisation_view(folder: Folder, data: ReportData) -> SimpleNamespace:
     part, picture = data.localisation, None
-    scores = [row for row in records(part.scores) if _float(row.get("value")) is not None]
+    scores = [row for row in records(part.scores) if finite(row.get("value")) is not None]
     if scores:
-        ends = [np.array([_float(row.get(name)) or np.nan for row in scores]) for name in ("low", "high")]
-        values = np.array([_float(row["value"]) for row in scores])
+        ends = [np.array([finite(row.get(name)) or np.nan for row in scores]) for name in ("low", "high")]
+        values = np.array([finite(row["value"]) for row in scores])
         reference = 0.5 if "auc" in part.score_name.lower() else None
         names = [str(row.get("method", "")) for row in scores]
         plot = plots.bars(names, values, *ends, x_label=part.score_name, reference=reference)

@@ -21,6 +21,11 @@ METRICS = {
     "sensitivity_referable": "Sensitivity, referable",
     "specificity_referable": "Specificity, referable",
     "ece": "Expected calibration error",
+    "ssim": "SSIM",
+    "linf": "L∞",
+    "r2": "R²",
+    "top1_share": "Share of the top 1 %",
+    "symmetry_stage0_stage4": "Stage 0 against 4",
 }
 
 
@@ -59,6 +64,16 @@ def score(value: object) -> str:
     return f"{x:.3f}".replace("-", "−") if abs(x) < 10 else number(value)
 
 
+def with_interval(value: object, low: object, high: object) -> str:
+    """A measure with its 95 % interval, as much of it as is known.
+
+    >>> with_interval(0.683, -0.01, 0.761), with_interval(0.5, None, None), with_interval(None, None, None)
+    ('0.683 (−0.010 to 0.761)', '0.500', '–')
+    """
+    between = f" ({score(low)} to {score(high)})" if None not in (finite(low), finite(high)) else ""
+    return "–" if finite(value) is None else score(value) + between
+
+
 def signed(value: Number | None) -> str:
     """A correlation with its sign and two decimals.
 
@@ -95,10 +110,11 @@ def duration(seconds: Number) -> str:
 def label(name: str) -> str:
     """A column or metric for people: known metrics by name, others with spaces and a capital.
 
-    >>> label("kappa"), label("image_id"), label("sensitivity_stage3")
-    ('Quadratic weighted kappa', 'Image id', 'Sensitivity, stage 3')
+    >>> label("kappa"), label("image_id"), label("sensitivity_stage3"), label("median_area_px")
+    ('Quadratic weighted kappa', 'Image id', 'Sensitivity, stage 3', 'Median area, px')
     """
-    text = METRICS.get(str(name)) or re.sub(r"_stage(?=\d$)", ", stage ", str(name)).replace("_", " ").strip()
+    spaced = re.sub(r"_px$", ", px", re.sub(r"_stage(?=\d$)", ", stage ", str(name)))
+    text = METRICS.get(str(name)) or spaced.replace("_", " ").strip()
     return text[:1].upper() + text[1:]
 
 
@@ -131,6 +147,15 @@ def slugs(names: Iterable[str]) -> list[str]:
             taken[candidate.lower()] = 1
         made.append(candidate)
     return made
+
+
+def finite(value: object) -> float | None:
+    """The number, or None for anything that is not one.
+
+    >>> finite(1), finite(float("nan")), finite("x"), finite(None)
+    (1.0, None, None, None)
+    """
+    return float(value) if isinstance(value, Real) and math.isfinite(float(value)) else None
 
 
 def records(rows: Rows) -> list[Mapping[str, object]]:

@@ -1,10 +1,14 @@
 """The catalogue: what enters it, what is set aside with which reason, and that a photograph never moves."""
 
+import os
 import shutil
+import zipfile
 
 import pytest
 
 from storage import open_workspace
+from storage.catalog import query
+from storage.source import PhotoSource
 from tasks.errors import UserError
 from tasks.ingest import ingest
 from tasks.pool import Pool
@@ -33,6 +37,28 @@ def session(tmp_path):
 def label(photos, *lines):
     with (photos / "trainLabels.csv").open("a") as stream:
         stream.writelines(f"{line}\n" for line in lines)
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The photographs whose bytes were read so far, by name."""
+    found, real = [], PhotoSource.read
+
+    def counted(self, path):
+        if path.endswith("eg"):
+            found.append(path.rpartition("/")[2].removesuffix(".jpeg"))
+        return real(self, path)
+
+    monkeypatch.setattr(PhotoSource, "read", counted)
+    return found
+
+
+def written_over(path, content):
+    """Replaces a file's content by some of the same length, and puts its times back."""
+    before = path.stat()
+    assert len(content) == before.st_size
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def reasons(session):
@@ -123,3 +149,137 @@ def test_an_empty_folder_is_told(tmp_path, session):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(UserError, match="no usable photograph"):
         ingest(session, DataParams(photos=str(tmp_path / "nothing")))
+
+
+def test_what_has_not_changed_is_not_read_again(photos, session, read):
+    data = DataParams(photos=str(photos))
+    train = photos / "train"
+    shutil.copy(train / "1_left.jpeg", train / "52_left.jpeg")
+    (train / "50_left.jpeg").write_bytes(b"")
+    (train / "51_left.jpeg").write_bytes(b"not a photograph at all")
+    label(photos, "50_left,0", "51_left,1", "52_left,2")
+    ingest(session, data)
+    assert len(read) == 11
+    first = session.workspace.photos(), session.workspace.rejects()
+    read.clear()
+    assert ingest(session, data).new_images == 0
+    assert read == [], "neither photographs nor those set aside"
+    assert first[0].equals(session.workspace.photos())
+    assert first[1].equals(session.workspace.rejects())
+    # What was set aside for its content is looked at again once it is mended.
+    (train / "50_left.jpeg").write_bytes((train / "2_left.jpeg").read_bytes() + b"\0")
+    result = ingest(session, data)
+    assert read == ["50_left"]
+    assert (result.new_images, reasons(session)) == (1, {"51_left": "not_an_image", "52_left": "duplicate_content"})
+
+
+def test_a_change_of_the_same_length_is_seen_and_a_touch_is_no_new_work(photos, session, read):
+    data = DataParams(photos=str(photos))
+    ingest(session, data)
+    before = session.workspace.photos().set_index("image_id")
+    read.clear()
+    touched, changed = photos / "train" / "1_left.jpeg", photos / "train" / "1_right.jpeg"
+    touched.touch()
+    content = bytearray(changed.read_bytes())
+    content[-3] ^= 1
+    changed.write_bytes(content)
+    result = ingest(session, data)
+    after = session.workspace.photos().set_index("image_id")
+    assert sorted(read) == ["1_left", "1_right"]
+    assert result.new_images == 1
+    assert after.loc["1_left", "sha256"] == before.loc["1_left", "sha256"]
+    assert after.loc["1_right", "sha256"] != before.loc["1_right", "sha256"]
+    read.clear()
+    ingest(session, data)
+    assert read == [], "the touched one's new time is remembered"
+
+
+def test_rehash_sees_a_change_behind_an_unchanged_size_and_time(photos, session, read):
+    ingest(session, DataParams(photos=str(photos)))
+    path = photos / "train" / "1_right.jpeg"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    written_over(path, content)
+    assert ingest(session, DataParams(photos=str(photos))).new_images == 0, "a stamp cannot tell"
+    read.clear()
+    assert ingest(session, DataParams(photos=str(photos), rehash=True)).new_images == 1
+    assert len(read) == 8
+
+
+def test_a_second_copy_takes_the_place_of_a_first_that_is_gone_without_being_read(photos, session, read):
+    train = photos / "train"
+    shutil.copy(train / "1_left.jpeg", train / "52_left.jpeg")
+    label(photos, "52_left,2")
+    data = DataParams(photos=str(photos))
+    ingest(session, data)
+    (train / "1_left.jpeg").unlink()
+    read.clear()
+    assert ingest(session, data).new_images == 1
+    assert read == []
+    rows = session.workspace.photos().set_index("image_id")
+    same = ["bytes", "width_px", "height_px", "sha256"]
+    assert rows.loc["52_left", same].tolist() == rows.loc["1_left", same].tolist()
+    assert rows["present"].to_dict() == {name: name != "1_left" for name in rows.index}
+
+
+def test_one_that_could_not_be_read_is_tried_again_though_nothing_changed_on_it(photos, session, monkeypatch):
+    real = PhotoSource.read
+
+    def broken(self, path):
+        if path.endswith("1_left.jpeg"):
+            raise OSError(5, "Input/output error")
+        return real(self, path)
+
+    monkeypatch.setattr(PhotoSource, "read", broken)
+    ingest(session, DataParams(photos=str(photos)))
+    assert reasons(session) == {"1_left": "unreadable"}
+    monkeypatch.setattr(PhotoSource, "read", real)
+    assert ingest(session, DataParams(photos=str(photos))).new_images == 1
+    assert reasons(session) == {}
+
+
+def test_an_archive_packed_anew_is_not_read_again_but_for_what_changed(photos, session, read):
+    unpacked = photos.parent / "unpacked"
+    shutil.move(photos / "train", unpacked)
+    names = sorted(path.name for path in unpacked.iterdir())
+
+    def pack(names, compression):
+        with zipfile.ZipFile(photos / "train.zip", "w", compression) as file:
+            for name in names:
+                file.write(unpacked / name, f"train/{name}")
+
+    data = DataParams(photos=str(photos))
+    pack(names, zipfile.ZIP_STORED)
+    assert ingest(session, data).images == 8
+    read.clear()
+    changed = unpacked / "1_left.jpeg"
+    changed.write_bytes(changed.read_bytes()[:-1] + b"\0")
+    pack(names[::-1], zipfile.ZIP_DEFLATED)
+    assert ingest(session, data).new_images == 1
+    assert read == ["1_left"]
+
+
+def test_a_catalogue_from_before_there_were_stamps_is_brought_up_to_date(photos, session, read):
+    data = DataParams(photos=str(photos))
+    ingest(session, data)
+    whole = session.workspace.photos()
+    path = session.workspace.files.path("catalog/photos.parquet")
+    whole.drop(columns="stamp").to_parquet(path)
+    assert query(session.workspace, "select count(*) rows, count(stamp) stamps from photos").iloc[0].tolist() == [8, 0]
+    read.clear()
+    assert ingest(session, data).new_images == 0
+    assert len(read) == 8
+    assert session.workspace.photos().equals(whole)
+
+
+def test_no_photograph_is_read_in_the_tick_of_its_last_change(photos, session, read, monkeypatch):
+    waited = []
+
+    def wait(stamps):
+        assert read == []
+        waited.extend(stamps)
+
+    monkeypatch.setattr("tasks.inspection.wait_until_settled", wait)
+    ingest(session, DataParams(photos=str(photos)))
+    assert sorted(waited) == sorted(session.workspace.photos()["stamp"])
+    assert len(read) == 8

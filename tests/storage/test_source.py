@@ -1,13 +1,13 @@
 """Every file in a data folder is a photograph or a problem with its reason; nothing raises but an absent folder."""
 
 import os
-import pickle
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+import zlib
 from pathlib import Path
 
 import pytest
 
+from storage import labels
 from storage.files import is_url
 from storage.source import PhotoSource
 
@@ -53,7 +53,7 @@ def test_kaggles_layout(tmp_path):
     )
     source = PhotoSource(folder)
     assert source.problems() == []
-    assert [tuple(photo) for photo in source.photographs()] == [
+    assert [photo[:4] for photo in source.photographs()] == [
         ("1_left", "test", "test/1_left.jpeg", len(JPEG)),
         ("10_left", "train", "train/10_left.jpeg", len(JPEG)),
         ("10_right", "train", "train/10_right.jpeg", 0),
@@ -111,7 +111,7 @@ def test_every_photograph_that_cannot_be_used_is_a_problem_with_its_reason(tmp_p
     os.mkfifo(folder / "train/5_left.jpeg")
     source = PhotoSource(folder)
     assert reasons(source) == {
-        "train/10_left.jpeg": "duplicate_id",  # extra/ comes first
+        "extra/10_left.jpg": "duplicate_id",  # train/ comes first
         "train/photo of an eye.jpeg": "wrong_name",
         "train/left.jpeg": "wrong_name",
         "train/11_left.txt": "wrong_extension",
@@ -193,78 +193,6 @@ def test_labels_of_a_split_that_is_not_there_are_one_problem(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("inside", ["train/", "", "kaggle/train/"])
-def test_photographs_and_labels_out_of_one_zip(tmp_path, inside):
-    files = {f"{inside}10_left.jpeg": JPEG, f"{inside}10_right.jpeg": JPEG[::-1], "__MACOSX/._10_left.jpeg": b"x"}
-    path = zipped(tmp_path / "data.zip", {**files, "trainLabels.csv": csv("10_left,0", "10_right,1").encode()})
-    source = PhotoSource(path)
-    assert source.problems() == []
-    assert [source.read(photo.path) for photo in source.photographs()] == [JPEG, JPEG[::-1]]
-    assert source.labels()["stage"].tolist() == [0, 1]
-
-
-def test_kaggle_as_it_comes_split_zips_and_zipped_labels(tmp_path):
-    photographs = {f"train/{number}_left.jpeg": bytes([number]) * 5000 for number in range(20)}
-    whole = zipped(tmp_path / "whole", photographs).read_bytes()
-    for part, start in enumerate(range(0, len(whole), 30_000), 1):
-        (tmp_path / f"train.zip.{part:03}").write_bytes(whole[start : start + 30_000])
-    (tmp_path / "whole").unlink()
-    zipped(tmp_path / "test.zip", {"test/50_left.jpeg": JPEG})
-    zipped(
-        tmp_path / "trainLabels.csv.zip",
-        {"trainLabels.csv": csv(*(f"{n}_left,0" for n in range(20))).encode()},
-        zipfile.ZIP_DEFLATED,
-    )
-    source = PhotoSource(tmp_path)
-    assert source.problems() == []
-    assert len(source.photographs()) == 21
-    assert source.photographs()[3].path == "train.zip.001/train/3_left.jpeg"
-    assert source.photographs()[-1].split_hint == "test"
-    with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(lambda photo: source.read(photo.path), source.photographs()[:20]))
-    assert found == list(photographs.values())
-    there = pickle.loads(pickle.dumps(source))
-    assert there.read("train.zip.001/train/19_left.jpeg") == bytes([19]) * 5000
-    (tmp_path / "train.zip.002").unlink()
-    assert reasons(PhotoSource(tmp_path))["train.zip.001"] == "bad_archive"
-
-
-def test_an_archive_that_has_been_unpacked_is_not_read_twice(tmp_path):
-    zipped(tmp_path / "train.zip", {"train/10_left.jpeg": JPEG})
-    source = PhotoSource(write(tmp_path, {"train/10_left.jpeg": JPEG}))
-    assert [photo.path for photo in source.photographs()] == ["train/10_left.jpeg"]
-    assert source.problems() == []
-
-
-def test_what_is_wrong_inside_an_archive_is_a_problem(tmp_path):
-    link = zipfile.ZipInfo("train/2_left.jpeg")
-    link.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(tmp_path / "train.zip", "w") as file:
-        file.writestr("../1_left.jpeg", JPEG)
-        file.writestr(link, "/etc/passwd")
-        file.writestr("train/3_left.jpeg", JPEG)
-    (tmp_path / "test.zip").write_bytes(b"PK, but no more")
-    source = PhotoSource(tmp_path)
-    assert reasons(source) == {
-        "train.zip/../1_left.jpeg": "outside_folder",
-        "train.zip/train/2_left.jpeg": "outside_folder",
-        "test.zip": "bad_archive",
-    }
-    assert [photo.image_id for photo in source.photographs()] == ["3_left"]
-
-
-def test_a_damaged_entry_is_an_oserror_when_it_is_read(tmp_path):
-    path = zipped(tmp_path / "train.zip", {"train/10_left.jpeg": JPEG * 100})
-    data = bytearray(path.read_bytes())
-    data[200] ^= 0xFF
-    path.write_bytes(data)
-    source = PhotoSource(path)
-    with pytest.raises(OSError, match="is damaged: Bad CRC-32"):
-        source.read(source.photographs()[0].path)
-    with pytest.raises(FileNotFoundError):
-        source.read("train/11_left.jpeg")
-
-
 def test_reading_never_leaves_the_folder(tmp_path):
     folder = write(tmp_path / "data", {"train/10_left.jpeg": JPEG})
     write(tmp_path, {"secret.jpeg": JPEG})
@@ -287,8 +215,34 @@ def test_a_location_without_photographs_gets_one_line(tmp_path, name, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_is_stamped_by_its_time_and_an_archives_entry_by_its_checksum(tmp_path):
+    folder = write(tmp_path / "folder", {"train/10_left.jpeg": JPEG})
+    os.utime(folder / "train/10_left.jpeg", ns=(5, 7))
+    assert PhotoSource(folder).photographs()[0].stamp == "mtime_ns=7"
+    first = zipped(tmp_path / "first.zip", {"10_left.jpeg": JPEG})
+    again = zipped(tmp_path / "again.zip", {"1_left.jpeg": b"other", "train/10_left.jpeg": JPEG}, zipfile.ZIP_DEFLATED)
+    stamps = [PhotoSource(path).photographs()[-1].stamp for path in (first, again)]
+    assert stamps == [f"crc32={zlib.crc32(JPEG):08x}"] * 2, "wherever and however it is packed"
+
+
+def test_a_file_too_large_for_a_photograph_is_not_read(tmp_path, monkeypatch):
+    folder = write(tmp_path, {"train/10_left.jpeg": JPEG, "trainLabels.csv": csv("10_left,0", "11_left,0")})
+    with (folder / "train/11_left.jpeg").open("wb") as file:
+        file.truncate(labels.MAX_PHOTO_BYTES + 1)  # a hole in the disk, as cheap as it is long
+    with (folder / "train.zip.001").open("wb") as file:
+        file.truncate(labels.MAX_PHOTO_BYTES + 1)  # what is no photograph may be large
+    source = PhotoSource(folder)
+    assert reasons(source) == {"train/11_left.jpeg": "too_large"}
+    assert source.problems()[0].detail == "536,870,913 bytes; no photograph has more than 536,870,912"
+    monkeypatch.setattr("storage.source.MAX_LABEL_BYTES", 10)
+    assert reasons(PhotoSource(folder))["trainLabels.csv"] == "bad_labels_file"
+
+
 def test_urls_are_told_from_paths():
     assert is_url("s3://bucket/photos")
     assert not is_url("/data/photos")
-    with pytest.raises(ValueError, match="local folder or zip"):
+    with pytest.raises(
+        ValueError,
+        match=r"s3://bucket/photos: photographs are read from a folder or zip file on this machine; copy or mount them",
+    ):
         PhotoSource("s3://bucket/photos")

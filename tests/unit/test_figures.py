@@ -136,15 +136,15 @@ def test_figure_a_holds_its_four_panels_unchanged():
         np.testing.assert_array_equal(drawn[y : y + 64, x : x + 64], panel)
 
 
-def test_figure_b_has_three_panels_and_a_contact_sheet_wraps():
+def test_figure_b_has_three_panels_and_panels_wrap():
     size = 64
     three = figures.figure_b(np.full((64, 64, 3), 128, np.uint8), np.ones((64, 64)), -np.ones((64, 64)), size=size)
     assert three.shape[1] > 3 * size
-    one, two = (figures.contact_sheet([GRAY] * count, ["x"] * count, columns=3, size=size) for count in (3, 4))
+    one, two = (figures.panels([GRAY] * count, ["x"] * count, columns=3, size=size) for count in (3, 4))
     assert one.shape[1] == two.shape[1]
     assert two.shape[0] > one.shape[0] + size
     with pytest.raises(ValueError, match="2 pictures need as many captions, not 1"):
-        figures.contact_sheet([GRAY, GRAY], ["x"])
+        figures.panels([GRAY, GRAY], ["x"])
 
 
 def test_png_gives_back_every_pixel_and_jpeg_nearly():

@@ -2,15 +2,17 @@
 
 import io
 import struct
+import tracemalloc
 import warnings
 import zlib
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from dr_lib.photo import Photo, UnreadablePhoto, decode, inspect
+from tests.unit.png_bomb import chunk, zeros_png
 
 RED, GREEN = (200, 20, 20), (20, 160, 40)
 
@@ -172,21 +174,51 @@ def test_a_photograph_with_grey_in_every_corner_is_no_damaged_one():
     assert near(decode(saved(grey, "JPEG")), grey)
 
 
-def test_a_decompression_bomb_is_refused_by_its_header_alone():
-    # A PNG of 30,000 × 30,000 px: the header is right, the data is missing, so decoding would give another reason.
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+@pytest.fixture
+def no_decoder(monkeypatch):
+    """Makes every decoder of pixels an error."""
 
-    for side in (13_000, 30_000):  # below and above the limit at which Pillow itself refuses
-        header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-        bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            assert reason_of(bomb) == "too_large"
+    def called(*_, **__):
+        raise AssertionError("pixels are being decoded")
+
+    monkeypatch.setattr(cv2, "imdecode", called)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", called)
+
+
+def test_the_bombs_below_are_whole_images():
+    assert near(decode(zeros_png(200)), np.zeros((200, 200, 3)), tolerance=0.01)
+
+
+@pytest.mark.parametrize("side", [13_000, 20_000])  # below and above the limit at which Pillow itself refuses
+def test_a_decompression_bomb_is_refused_before_a_pixel_is_decoded(side, no_decoder):
+    bomb = zeros_png(side)
+    assert len(bomb) < side**2 / 200
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert reason_of(bomb) == "too_large"
+
+
+def test_a_jpeg_that_states_an_absurd_size_is_refused_before_a_pixel_is_decoded(no_decoder):
     huge = bytearray(saved(picture(), "JPEG"))
     frame = huge.index(b"\xff\xc0")
     huge[frame + 5 : frame + 9] = struct.pack(">HH", 65_000, 65_000)
     assert reason_of(bytes(huge)) == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("kind", "start"), [(b"zTXt", b"Comment\0\0"), (b"iCCP", b"profile\0\0"), (b"iTXt", b"Comment\0\1\0\0\0")]
+)
+def test_a_bomb_beside_the_pixels_does_not_go_off(kind, start, no_decoder):
+    """Texts and colour profiles of a PNG are compressed too; without a limit, 50 MB of them would be unpacked with the header."""
+    packer = zlib.compressobj(9)
+    text = b"".join(packer.compress(bytes(10**6)) for _ in range(50)) + packer.flush()
+    tracemalloc.start()
+    with pytest.raises(UnreadablePhoto) as error:
+        inspect(zeros_png(100, chunk(kind, start + text)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert error.value.reason == "corrupt"
+    assert peak < 8 * 2**20  # Pillow unpacks one MiB, which is copied twice
 
 
 def test_size_limits_are_settings():

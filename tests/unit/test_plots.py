@@ -76,10 +76,20 @@ def test_bars_tell_their_values_and_names():
 
 def test_learning_curves_show_losses_and_scores_but_no_timings():
     shown = texts(plots.learning_curves(history()))
-    assert {"loss", "validation kappa", "Loss", "Validation score"} <= set(shown)
+    assert {"Loss", "Validation kappa", "Learning", "rate"} <= set(shown)
     assert not any("step s" in text for text in shown)
+    both = history().assign(validation_auc=0.8)
+    assert {"Validation score", "validation kappa", "validation auc"} <= set(texts(plots.learning_curves(both)))
     # Only a loss, and few rows: one panel, still a plot.
-    assert "Validation score" not in texts(plots.learning_curves(history(3)[["step", "loss"]]))
+    assert not {"Validation kappa", "Learning"} & set(texts(plots.learning_curves(history(3)[["step", "loss"]])))
+
+
+def test_operating_points_are_numbered_and_named_and_those_in_one_place_share_a_mark():
+    curve = {"referable": (np.array([0, 0.2, 1.0]), np.array([0, 0.9, 1.0]))}
+    points = [("specificity 0.90", 0.2, 0.9), ("specificity 0.95", np.nan, np.nan), ("sensitivity 0.90", 0.2, 0.9)]
+    shown = texts(plots.roc(curve, points))
+    assert {"1·2", "1  specificity 0.90", "2  sensitivity 0.90"} <= set(shown)
+    assert not any("0.95" in text for text in shown), "a point that is undefined has no mark"
 
 
 def test_verdicts_are_counted_in_the_legend():

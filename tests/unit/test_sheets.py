@@ -1,0 +1,73 @@
+"""Contact sheets: the circle is where the disc is, words stay within their tile, and a picture stays within its bytes."""
+
+import cv2
+import numpy as np
+import pytest
+
+from dr_lib import sheets
+from dr_lib.figures import INK
+
+
+def circle_of(picture: np.ndarray) -> tuple[float, float, float]:
+    """Centre (y, x) and diameter of the drawn line, from the pixels that have its colour."""
+    y, x = np.nonzero((picture == sheets.DISC).all(axis=-1))
+    return (y.min() + y.max()) / 2, (x.min() + x.max()) / 2, float(x.max() - x.min())
+
+
+def test_the_circle_lies_on_the_disc():
+    photo = np.zeros((200, 300, 3), np.uint8)
+    drawn = sheets.circled(photo, 90.0, 140.0, 120.0)
+    assert drawn.shape == (300, 300, 3)
+    # 300 − 200 rows are added, half of them above; the line is two pixels wide.
+    assert circle_of(drawn) == pytest.approx((90 + 50, 140, 120), abs=2)
+
+
+def test_a_circle_that_leaves_the_frame_is_drawn_whole_beyond_it():
+    photo = np.full((100, 200, 3), 90, np.uint8)
+    drawn = sheets.circled(photo, 50.0, 100.0, 180.0)
+    assert drawn.shape == (200, 200, 3)
+    assert circle_of(drawn)[2] == pytest.approx(180, abs=2)
+    frame = drawn[50:150]
+    untouched = (drawn == sheets.DISC).all(axis=-1)[50:150]
+    assert (frame[cv2.dilate(untouched.astype(np.uint8), np.ones((7, 7))) == 0] == 90).all(), "the photograph is in its place"
+    assert (drawn[0, 0] == sheets.OUTSIDE).all()
+
+
+@pytest.mark.parametrize("centre", [(-500.0, 20.0), (50.0, 900.0)])
+def test_a_disc_far_from_the_photograph_shows_as_such(centre):
+    drawn = sheets.circled(np.full((100, 100, 3), 90, np.uint8), *centre, 80.0)
+    assert drawn.shape[0] == drawn.shape[1] > 500
+    assert (drawn == 90).all(axis=-1).sum() == 100 * 100
+
+
+def test_a_line_is_cut_where_it_would_leave_its_tile():
+    assert sheets.shortened("10_left", 300, 19) == "10_left"
+    cut = sheets.shortened("x" * 200, 150, 19)
+    assert cut.endswith("…")
+    assert sheets.text_width(cut, 19) <= 150 < sheets.text_width(cut[:-1] + "xx…", 19)
+
+
+def test_a_sheet_wraps_and_no_tile_writes_into_the_next():
+    gray = np.full((10, 10, 3), 128, np.uint8)
+    long = sheets.Tile((gray, gray), "W" * 100, ("W" * 100,))
+    short = sheets.Tile((gray, gray), "")
+    two = sheets.contact_sheet([long, short], columns=2, size=100)
+    three = sheets.contact_sheet([long, short, short], columns=2, size=100)
+    assert three.shape[1] == two.shape[1]
+    assert three.shape[0] > two.shape[0] + 100
+    right = two[:, two.shape[1] // 2 :]
+    assert not (right == INK).all(axis=-1).any(), "the left tile's words end before the right tile"
+
+
+def test_a_placard_says_something_about_any_words():
+    for words in ("No retina", "A reason that is longer than the square is wide", ""):
+        drawn = sheets.placard(words, 120)
+        assert drawn.shape == (120, 120, 3)
+        assert bool((drawn != sheets.OUTSIDE).any()) == bool(words)
+
+
+def test_a_picture_is_made_as_small_as_asked_even_if_it_is_noise():
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    plain = np.full((400, 400, 3), 90, np.uint8)
+    assert len(sheets.small_jpeg(noise, 30_000)) <= 30_000
+    assert cv2.imdecode(np.frombuffer(sheets.small_jpeg(plain, 30_000), np.uint8), 1).shape == (400, 400, 3)
