@@ -31,6 +31,8 @@ def configure(threads: int | None = None, deterministic: bool = False) -> bool:
 
 def name() -> str:
     """Keras' backend: "tensorflow" or "jax"; any other is refused."""
+    # JAX reads this when it first looks for devices: three quarters of a GPU's memory would be gone at once.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     with _muted_start():
         import keras
 
@@ -64,15 +66,42 @@ def _muted_start() -> Iterator[None]:
 
 def device() -> str:
     """What the framework computes on, in words: the accelerators by number and kind, or "CPU"."""
+    found = accelerators()
+    return f"{len(found)} GPU" if found else "CPU"
+
+
+def accelerators() -> list[int]:
+    """The numbers of the accelerators that this process may use, none on a CPU; one after `use_accelerator`."""
     if name() == "tensorflow":
         import tensorflow as tf
 
-        found = tf.config.list_physical_devices("GPU")
-    else:
-        import jax
+        usable = tf.config.get_visible_devices("GPU")
+        return [number for number, gpu in enumerate(tf.config.list_physical_devices("GPU")) if gpu in usable]
+    import jax
 
-        found = [one for one in jax.local_devices() if one.platform != "cpu"]
-    return f"{len(found)} GPU" if found else "CPU"
+    found = [one for one in jax.local_devices() if one.platform != "cpu"]
+    chosen = jax.config.jax_default_device
+    return [number for number, one in enumerate(found) if chosen in (None, one)]
+
+
+def use_accelerator(number: int) -> None:
+    """From now on this process computes on this accelerator alone, taking of its memory only what it comes to need.
+
+    Without it TensorFlow takes all memory of every GPU it sees. Call it before the first tensor is made; a later call that
+    would change something raises RuntimeError. What was taken is given back only when the process ends.
+    """
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        gpu = tf.config.list_physical_devices("GPU")[number]
+        if tf.config.get_visible_devices("GPU") != [gpu]:
+            tf.config.set_visible_devices(gpu, "GPU")
+        if not tf.config.experimental.get_memory_growth(gpu):
+            tf.config.experimental.set_memory_growth(gpu, True)
+        return
+    import jax
+
+    jax.config.update("jax_default_device", [one for one in jax.local_devices() if one.platform != "cpu"][number])
 
 
 def compiled(function: Callable) -> Callable:

@@ -104,19 +104,21 @@ def evaluate(
     stages: Integer[np.ndarray, "eye"],
     probabilities: Float[np.ndarray, "eye 5"],
     *,
+    predicted: Integer[np.ndarray, "eye"] | None = None,
     bootstrap_patients: Shaped[np.ndarray, "eye"] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
     """Every measure of the grades; with each eye's patient in `bootstrap_patients`, 95 % intervals too.
 
-    `stages`: (n,) true stages 0 … 4. `probabilities`: (n, 5), rows adding up to 1. The predicted stage is the likeliest;
-    `qwk_expected` uses the expected stage, rounded. Raises ValueError for stages or probabilities that are neither.
+    `stages`: (n,) true stages 0 … 4. `probabilities`: (n, 5), rows adding up to 1. The predicted stage is the likeliest,
+    or what another rule made of the probabilities, given as `predicted`; `qwk_expected` uses the expected stage, rounded.
+    Raises ValueError for stages or probabilities that are neither.
     """
     _check(stages, probabilities)
     stages = stages.astype(np.int64)
     probabilities = probabilities.astype(np.float64)
-    sums = MetricSums(stages, probabilities)
+    sums = MetricSums(stages, probabilities, predicted)
     referable = probabilities[:, REFERABLE:].sum(axis=1)
     confusion = _confusion(stages, sums.predicted)
     sensitivity, specificity = rates_of(confusion[np.newaxis].astype(float))
@@ -136,6 +138,12 @@ def evaluate(
     if bootstrap_patients is not None and len(stages):
         result.intervals.update(patient_intervals(result.values(), sums, bootstrap_patients, resamples, seed))
     return result
+
+
+def ranking(stages: Integer[np.ndarray, "eye"], probabilities: Float[np.ndarray, "eye 5"]) -> float:
+    """The mean AUC of any and of referable disease: how well eyes are ordered, whatever the thresholds; NaN without both sides."""
+    found = probabilities.astype(np.float64)
+    return (_auc(stages >= 1, 1 - found[:, 0]) + _auc(stages >= REFERABLE, found[:, REFERABLE:].sum(axis=1))) / 2
 
 
 def quadratic_weighted_kappa(stages: Integer[np.ndarray, "eye"], predicted: Integer[np.ndarray, "eye"]) -> float:

@@ -37,9 +37,10 @@ def bin_of(top: Float64[np.ndarray, "eye"], bins: int) -> Int64[np.ndarray, "eye
 class MetricSums:
     """What the resamples share: each eye's cell in every table that a metric sums over."""
 
-    def __init__(self, stages: np.ndarray, probabilities: np.ndarray) -> None:
+    def __init__(self, stages: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray | None = None) -> None:
         self.stages = stages
-        self.predicted = probabilities.argmax(axis=1)
+        self.likeliest = probabilities.argmax(axis=1)
+        self.predicted = self.likeliest if predicted is None else predicted.astype(np.int64)
         # Half goes up: numpy's rint would send 0.5 to 0 but 1.5 to 2.
         self.expected = np.floor(probabilities @ np.arange(STAGES) + 0.5).astype(np.int64)
         self.top = probabilities.max(axis=1)
@@ -52,11 +53,11 @@ class MetricSums:
         confusion = cells.reshape(-1, STAGES, STAGES)
         expected = (weights @ np.eye(STAGES * STAGES)[self.stages * STAGES + self.expected]).reshape(-1, STAGES, STAGES)
         sensitivity, specificity = rates_of(confusion)
-        excess = (self.top - (self.stages == self.predicted))[:, np.newaxis] * np.eye(ECE_BINS)[bin_of(self.top, ECE_BINS)]
+        excess = (self.top - (self.stages == self.likeliest))[:, np.newaxis] * np.eye(ECE_BINS)[bin_of(self.top, ECE_BINS)]
         total = weights.sum(axis=1)
         result = {
-            "qwk": _kappa(confusion),
-            "qwk_expected": _kappa(expected),
+            "qwk": kappa_of(confusion),
+            "qwk_expected": kappa_of(expected),
             "accuracy": _ratio(np.trace(confusion, axis1=1, axis2=2), total),
             "auc_any": self.any.auc(*self.any.curve(weights)),
             "ece": _ratio(abs(weights @ excess).sum(axis=1), total),
@@ -114,7 +115,7 @@ def rates_of(confusion: Float64[np.ndarray, "resample 5 5"]) -> tuple[np.ndarray
     return _ratio(right, true), _ratio(total - true - predicted + right, total - true)
 
 
-def _kappa(confusion: Float64[np.ndarray, "resample 5 5"]) -> np.ndarray:
+def kappa_of(confusion: Float64[np.ndarray, "resample 5 5"]) -> np.ndarray:
     """The quadratic weighted kappa of each table: 1 − observed over expected squared distance."""
     stage = np.arange(STAGES)
     distance = (stage[:, np.newaxis] - stage) ** 2

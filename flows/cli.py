@@ -128,18 +128,72 @@ for _name, _help in STAGES.items():
     _add_stage_command(_name, _help)
 
 
-@app.command(rich_help_panel="Pipeline")
+@app.command("import-model", rich_help_panel="Pipeline")
 @one_line_errors
-def plan(config: Config, settings: Settings = None) -> None:
-    """Says what a run would do now: images, shards, bytes and time by the rates of earlier runs. Writes nothing."""
-    from flows.config import check_inputs, load_config
-    from flows.summary import print_rows
-    from tasks.planning import plan_rows
+def import_model(
+    file: Annotated[
+        pathlib.Path,
+        typer.Argument(metavar="FILE.weights.h5", help="A weights-only file: model.save_weights of the same architecture."),
+    ],
+    config: Config,
+    settings: Settings = None,
+) -> None:
+    """Takes in a model that was trained elsewhere; from then on the configuration has this model and trains none.
+
+    Its architecture must be that of the configuration. Eyes that are preprocessed already are graded at once.
+
+    Example: dr import-model trained.weights.h5 deployments/kaggle.toml --set "model.dense=[256, 64]"
+    """
+    from flows.config import as_tables, check_inputs, load_config
 
     loaded = load_config(config, settings or [])
     check_inputs(loaded)
-    rows = plan_rows(loaded.workspace, loaded.data.photos, loaded.recipe, loaded.storage)
+    from tasks.importing import import_model as take_in
+
+    model_id, ready = take_in(loaded.workspace, file, loaded.recipe, as_tables(loaded))
+    typer.echo(f"model {model_id} is now the model of {config}" + ("" if ready else "; dr run goes on from here"), err=True)
+    if ready:
+        _run_flow("train", config, settings or [])
+
+
+@app.command(rich_help_panel="Pipeline")
+@one_line_errors
+def plan(
+    config: Config,
+    settings: Settings = None,
+    calibrate: Annotated[
+        bool | None,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="Whether to explain a few images on this machine first; by default only where no finished shard tells.",
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", metavar="SECONDS", min=0, help="What an image takes one worker, if you know.")
+    ] = None,
+) -> None:
+    """Says what a run would do now: images, shards, bytes, memory, passes and time. Writes nothing into the workspace.
+
+    Ends with exit code 1, saying by how much, where the run fits neither the disk nor the memory.
+    """
+    from flows.config import check_inputs, load_config
+    from flows.summary import print_rows
+    from tasks.planning import plan as plan_run
+
+    loaded = load_config(config, settings or [])
+    check_inputs(loaded)
+    rows, refusal = plan_run(
+        loaded.workspace,
+        loaded.data.photos,
+        loaded.recipe,
+        loaded.storage,
+        loaded.dask,
+        measure=False if rate is not None else calibrate,
+        seconds=rate,
+    )
     print_rows(rows, title=f"What dr run {config} would do")
+    if refusal:
+        raise _fail(refusal, 1)
 
 
 @app.command(rich_help_panel="Pipeline")
@@ -176,13 +230,24 @@ def status(workspace: Location) -> None:
 def verify(
     workspace: Location,
     repair: Annotated[bool, typer.Option("--repair", help="Unmark what is broken, so that the next run makes it again.")] = False,
+    config: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            "--config", metavar="CONFIG.toml", help="With --repair: run the pipeline at once, which makes just that again."
+        ),
+    ] = None,
 ) -> None:
     """Reads every shard and table and lists what is torn, missing or untrue. Exit code 1 if anything is."""
     from flows.summary import print_rows
     from storage import open_workspace
     from storage.verify import verify as check
 
-    problems = check(open_workspace(workspace), repair=repair)
+    opened = open_workspace(workspace)
+    if repair:
+        with opened.lock("run"):  # what a run under way has not finished is not broken
+            problems = check(opened, repair=True)
+    else:
+        problems = check(opened)
     if not problems:
         typer.echo("every shard and table is whole")
         return
@@ -190,9 +255,39 @@ def verify(
     lost = sum(problem["repair"] == "no" for problem in problems)
     if not repair:
         raise _fail(f"{len(problems)} problems; mend them with dr verify {workspace} --repair and run the pipeline again", 1)
-    typer.echo("unmarked what can be made again; run the pipeline to do so", err=True)
+    if config and lost < len(problems):
+        _run_flow("run", config, [f"workspace={workspace}"])
+    else:
+        typer.echo("unmarked what can be made again; run the pipeline to do so", err=True)
     if lost:
         raise _fail(f"{lost} problems cannot be mended by running again; see the table", 1)
+
+
+@app.command(rich_help_panel="Results")
+@one_line_errors
+def gc(
+    workspace: Location,
+    delete: Annotated[
+        list[str] | None, typer.Option("--delete", metavar="ID", help="Removes this one; may be given many times.")
+    ] = None,
+    delete_old: Annotated[bool, typer.Option("--delete-old", help="Removes everything that is old or unfinished.")] = False,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="How many of the newest explanations are not old.")] = 1,
+) -> None:
+    """Lists explanations, models and fundi, what needs them and which are old; removes them only when told.
+
+    Example: dr gc workspaces/demo --delete-old --keep 2
+    """
+    from flows.summary import print_rows
+    from storage import open_workspace
+    from storage.gc import collect, listing
+
+    opened = open_workspace(workspace)
+    if not (delete or delete_old):
+        print_rows(listing(opened, keep=keep), title=workspace)
+        return
+    gone = collect(opened, delete or (), old=delete_old, keep=keep)
+    print_rows(gone, title="Removed")
+    typer.echo(f"{sum(row['bytes'] for row in gone) / 2**20:,.1f} MiB freed", err=True)
 
 
 @app.command(rich_help_panel="Results")

@@ -19,6 +19,7 @@ from dr_lib.adversarial import AdversarialParams
 from dr_lib.attribution import AttributionParams
 from dr_lib.counterfactual import CounterfactualParams
 from dr_lib.fundus import PreprocessParams
+from dr_lib.grading import GradingParams
 from dr_lib.heatmaps import HeatmapParams
 from dr_lib.linearity import LinearityParams
 from dr_lib.model import ModelParams, layer_names
@@ -51,6 +52,7 @@ class PipelineConfig:
     preprocess: PreprocessParams = field(default_factory=PreprocessParams)
     model: ModelParams = field(default_factory=ModelParams)
     training: TrainingSection = field(default_factory=TrainingSection)
+    grading: GradingParams = field(default_factory=GradingParams)
     attribution: AttributionSection = field(default_factory=AttributionSection)
     heatmaps: HeatmapParams = field(default_factory=HeatmapParams)
     counterfactuals: CounterfactualParams = field(default_factory=CounterfactualParams)
@@ -76,11 +78,15 @@ class PipelineConfig:
             unknown = [name for name in getattr(self, section).layers if name not in known]
             if unknown:
                 raise ValueError(f"{section}.layers: this model has no layer {unknown[0]}; it has {', '.join(known)}")
+        if self.training.freeze_below and self.training.freeze_below not in known:
+            raise ValueError(
+                f"training.freeze_below: this model has no layer {self.training.freeze_below}; it has {', '.join(known)}"
+            )
 
     @property
     def recipe(self) -> Recipe:
         """The part of the configuration that decides results."""
-        return Recipe(self.preprocess, self.model, self.training, self.attribution)
+        return Recipe(self.preprocess, self.model, self.training, self.attribution, self.data.flagged, self.grading)
 
 
 # Fields of a section that follow from another setting and so are no keys of the file.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import NotThere, Refused
+from storage.files import canonical_json
 from storage.ids import ID_DIGITS
 
 if TYPE_CHECKING:
@@ -64,6 +65,20 @@ def load_record(ws: "Workspace", model_id: str = "latest") -> dict:
         which = f"no model {model_id}; there are {', '.join(records)}" if records else "no models yet"
         raise NotThere(f"{ws.location} holds {which}: run dr train")
     return records[model_id]
+
+
+def find_record(ws: "Workspace", weights_file: Path) -> dict | None:
+    """The record of the model that has just these weights, or None."""
+    with weights_file.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return next((record for record in load_records(ws) if record["weights_sha256"] == sha256), None)
+
+
+def update_record(ws: "Workspace", model_id: str, **changes: Any) -> None:
+    """Adds to a model's record, or replaces what it says; a record that says so already is not written again."""
+    record = load_record(ws, model_id)
+    if canonical_json({**record, **changes}) != canonical_json(record):
+        ws.files.write_json(f"models/{record['model_id']}/model.json", {**record, **changes})
 
 
 def load_history(ws: "Workspace", model_id: str = "latest") -> "pd.DataFrame":
@@ -118,6 +133,16 @@ def check_weights(path: Path) -> None:
             _refuse_links(file)
     except OSError as error:
         raise Refused(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+
+
+def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a weights file that `check_weights` accepts, by its name in the file."""
+    import h5py
+
+    shapes = {}
+    with h5py.File(path, "r") as file:
+        file.visititems(lambda name, item: shapes.__setitem__(name, item.shape) if isinstance(item, h5py.Dataset) else None)
+    return shapes
 
 
 def _refuse_objects(name: str, item) -> None:

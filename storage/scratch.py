@@ -4,7 +4,9 @@ For a local workspace they lie inside it, so that a run on another day goes on f
 cache, since checkpoints are written often and large.
 """
 
+import contextlib
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -26,8 +28,38 @@ def remove_scratch(ws: "Workspace", name: str) -> None:
     shutil.rmtree(_root(ws) / name, ignore_errors=True)
 
 
+def scratch_folders(ws: "Workspace") -> list[Path]:
+    """Every scratch folder there is."""
+    root = _root(ws)
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def remember(name: str, value: dict) -> None:
+    """Keeps a small JSON value in the user's cache, outside every workspace. What cannot be kept there is no error."""
+    path = _cache() / "remembered" / f"{name}.json"
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(value))
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def recall(name: str) -> dict | None:
+    """What `remember` kept under a name, or None."""
+    try:
+        return json.loads((_cache() / "remembered" / f"{name}.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def _root(ws: "Workspace") -> Path:
     if ws.is_local:
         return Path(ws.location) / ".scratch"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "dr-explain" / "scratch" / hashlib.sha256(ws.location.encode()).hexdigest()[:12]
+    return _cache() / "scratch" / hashlib.sha256(ws.location.encode()).hexdigest()[:12]
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dr-explain"

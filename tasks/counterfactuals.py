@@ -21,6 +21,7 @@ from storage.arrays import ArraySpec, ShardedStore, Span
 from storage.explanations import counterfactuals_path
 from storage.ids import content_id
 from tasks.aggregate import part_name
+from tasks.preprocess import usable_rows
 from tasks.recipe import Recipe
 from tasks.session import Session, StageResult
 from tasks.stores import blank
@@ -38,7 +39,7 @@ def counterfactuals(
     """Makes what is missing for every eye of the true stage that the model took for the predicted one."""
     workspace = session.workspace
     model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
-    eyes = missed_eyes(workspace, model_id, params)
+    eyes = missed_eyes(workspace, recipe, model_id, params)
     confusion = f"of stage {params.true_stage} predicted as {params.predicted_stage}"
     path = counterfactuals_path(explain_id)
     if eyes.empty and not ShardedStore.exists(workspace, path):
@@ -66,11 +67,13 @@ def counterfactuals(
     return StageResult(STEP, count, new, f"{count:,} eyes {confusion}; {_summary(workspace, explain_id)}")
 
 
-def missed_eyes(workspace: Workspace, model_id: str, params: CounterfactualParams) -> pd.DataFrame:
+def missed_eyes(workspace: Workspace, recipe: Recipe, model_id: str, params: CounterfactualParams) -> pd.DataFrame:
     """Eyes of the true stage predicted as the other, of any split, in the catalogue's order: image_id, position, sha256."""
     predictions = workspace.frame("predictions", model_id=model_id)
     photos = workspace.photos().set_index("image_id")[["position", "sha256"]]
     predictions = predictions[predictions["stage"].notna()].join(photos, on="image_id").sort_values("position")
+    usable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
+    predictions = predictions[predictions["position"].isin(usable)]
     rows = select_eyes(
         predictions["stage"].to_numpy(np.int64),
         predictions["predicted_stage"].to_numpy(np.int64),

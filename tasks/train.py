@@ -4,9 +4,9 @@ A model belongs to its settings: `training_id` is the hash of everything that de
 nightly run with new photographs keeps the model unless `training.on_new_data = "retrain"`.
 """
 
+import contextlib
+import dataclasses
 import functools
-import importlib.metadata
-import subprocess
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,20 +17,25 @@ from prefect.cache_policies import NO_CACHE
 
 from dr_lib import backend
 from dr_lib.evaluation import evaluate
-from dr_lib.model import STAGES, ModelParams, build, probabilities
-from dr_lib.training import StepReport, TrainingDiverged, TrainingParams
+from dr_lib.grading import averaged_probabilities
+from dr_lib.model import STAGES, build, probabilities
+from dr_lib.training import StepReport, TrainingDiverged, TrainingParams, write_weights
 from dr_lib.training import train as fit
 from storage import Workspace
 from storage.ids import content_id
 from storage.models import save_model
+from storage.row_copy import RowCopy
 from storage.scratch import remove_scratch, scratch_folder
+from tasks.artifacts import show_model
 from tasks.errors import UserError
+from tasks.gpu import gpu_turn
+from tasks.model_record import provenance, record_metrics, training_provenance
 from tasks.preprocess import usable_rows
 from tasks.progress import progress, say
+from tasks.quality import FLAGGED, GOOD, strata
+from tasks.readings import POSES_TABLE, reading_rows
 from tasks.recipe import Recipe, settings_of
-from tasks.runs import versions
 from tasks.session import Session, StageResult
-from tasks.settings import TrainingPolicy
 from tasks.stores import as_text, fundus_store
 from tasks.worker import loaded_model
 
@@ -43,23 +48,27 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StageResu
     workspace = session.workspace
     photos = workspace.photos()
     eyes = photos.iloc[usable_rows(workspace, recipe.preprocess_id)]
-    labelled = eyes[eyes["stage"].notna() & eyes["present"]]
+    learnable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
+    labelled = eyes[eyes["stage"].notna() & eyes["present"] & eyes["position"].isin(learnable)]
     manifest = content_id({"eyes": as_text(labelled[["image_id", "sha256", "split"]])})
-    retrain = isinstance(recipe.training, TrainingPolicy) and recipe.training.on_new_data == "retrain"
-    model_id = recipe.find_model(workspace, manifest if retrain else None)
+    model_id = recipe.find_model(workspace, manifest if recipe.policy.on_new_data == "retrain" else None)
     trained = 0
     if model_id is None:
         model_id = _train(workspace, recipe, labelled, manifest, config)
         trained = int((labelled["split"] == "train").sum())
     new = _predict(workspace, recipe.preprocess_id, model_id, eyes)
-    return StageResult(STEP, len(eyes), trained or new, f"model {model_id}: {_grade(workspace, model_id)}")
+    if recipe.grading.poses > 1:
+        _predict(workspace, recipe.preprocess_id, model_id, eyes[eyes["split"] != "train"], recipe.grading.poses)
+    graded = _grade(workspace, recipe, model_id)
+    record_metrics(workspace, model_id)
+    if trained or new:
+        show_model(workspace, model_id)
+    return StageResult(STEP, len(eyes), trained or new, f"model {model_id}: {graded}")
 
 
 @task(name="train the model", task_run_name="train {recipe.model.backbone}", cache_policy=NO_CACHE, persist_result=False)
 def _train(workspace: Workspace, recipe: Recipe, labelled: pd.DataFrame, manifest: str, config: dict[str, Any]) -> str:
     params = recipe.training
-    backend.configure(deterministic=True)
-    say(f"train: {params.steps:,} mini-batches of {params.batch_size} on {backend.device()}")
     store = fundus_store(workspace, recipe.preprocess_id)
     splits = {name: labelled[labelled["split"] == name] for name in ("train", "validation")}
     for name, rows in splits.items():
@@ -67,17 +76,19 @@ def _train(workspace: Workspace, recipe: Recipe, labelled: pd.DataFrame, manifes
             raise UserError(
                 f"no labelled eye is in the {name} split; run dr preprocess, add photographs or change data.split_seed"
             )
-
-    def fetch_from(rows: pd.DataFrame, indices: np.ndarray) -> np.ndarray:
-        return store.read_rows(rows["position"].to_numpy()[indices], ["pixels"])["pixels"]
-
-    try:
-        model = build(recipe.model)
-    except ValueError as error:
-        raise UserError(str(error)) from None
     scratch = scratch_folder(workspace, f"training-{recipe.training_id}-{manifest}")
-    try:
-        with progress(STEP, params.steps, "mini-batches") as advance:
+    with contextlib.ExitStack() as held:
+        held.enter_context(gpu_turn())
+        backend.configure(deterministic=True)
+        say(f"train: {params.steps:,} mini-batches of {params.batch_size} on {backend.device()}")
+        pixels = held.enter_context(RowCopy(store, "pixels", scratch))
+
+        def fetch_from(rows: pd.DataFrame, indices: np.ndarray) -> np.ndarray:
+            return pixels.read(rows["position"].to_numpy()[indices])
+
+        advance = held.enter_context(progress(STEP, params.steps, "mini-batches"))
+        try:
+            model = build(recipe.model)
             history = fit(
                 model,
                 functools.partial(fetch_from, splits["train"]),
@@ -88,26 +99,19 @@ def _train(workspace: Workspace, recipe: Recipe, labelled: pd.DataFrame, manifes
                 checkpoint_dir=scratch,
                 on_step=_Reporter(advance),
             )
-    except TrainingDiverged as error:
-        raise UserError(str(error)) from None
-    except ValueError as error:  # such as a stage without examples, named
-        raise UserError(str(error)) from None
+        except (ValueError, TrainingDiverged) as error:  # such as a stage without examples, named
+            raise UserError(str(error)) from None
     weights = scratch / "final.weights.h5"
-    model.save_weights(weights)
+    write_weights(model, weights)
     record = {
-        "training_id": recipe.training_id,
-        "manifest": manifest,
-        "preprocess_id": recipe.preprocess_id,
-        "architecture": settings_of(ModelParams, recipe.model),
+        **provenance(recipe, "trained", config),
+        **training_provenance(recipe, manifest),
         "training": settings_of(TrainingParams, params),
         "eyes": {name: len(rows) for name, rows in splits.items()},
         "chosen_step": history.chosen_step,
         "best_validation_qwk": history.best_qwk,
         "step_seconds": history.step_s,
         "input_wait_share": history.wait_share,
-        "versions": versions() | {"dr-explain": importlib.metadata.version("dr-explain")},
-        "git_commit": _git_commit(),
-        "configuration": config,
     }
     model_id = save_model(workspace, weights, record, pd.DataFrame(history.rows))
     say(
@@ -118,46 +122,45 @@ def _train(workspace: Workspace, recipe: Recipe, labelled: pd.DataFrame, manifes
 
 
 class _Reporter:
-    """Turns the loop's step reports into progress; the first report of a resumed run counts what was done before."""
+    """Turns the loop's step reports into progress. A resumed run begins with what was done before, at no time at all."""
 
     def __init__(self, advance: Any):
-        self.advance, self.done = advance, 0
+        self.advance, self.started = advance, False
 
     def __call__(self, report: StepReport) -> None:
+        if not self.started and report.step > 1:
+            self.advance(report.step - 1, earlier=True)
+        self.started = True
         kappa = "" if report.best_qwk is None else f" · best validation kappa {report.best_qwk:.3f}"
-        self.advance(report.step - self.done, f"loss {report.loss:.3f}{kappa}")
-        self.done = report.step
+        self.advance(1, f"loss {report.loss:.3f}{kappa}")
 
 
-def _git_commit() -> str | None:
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+def _predict(workspace: Workspace, fundus_id: str, model_id: str, eyes: pd.DataFrame, poses: int = 1) -> int:
+    """Writes the predictions that are missing, a part a fundus shard; returns how many eyes were predicted now.
 
-
-def _predict(workspace: Workspace, fundus_id: str, model_id: str, eyes: pd.DataFrame) -> int:
-    """Writes the predictions that are missing, a part a fundus shard; returns how many eyes were predicted now."""
+    With more than one pose of the disc their mean goes into a table of its own: the model's own answer is what is explained.
+    """
+    table, extra = ("predictions", {}) if poses == 1 else (POSES_TABLE, {"poses": poses})
     store = fundus_store(workspace, fundus_id)
     parts = []
     for span in store.spans():
         rows = eyes[(eyes["position"] >= span.start) & (eyes["position"] < span.stop)]
         part = f"{span.index:05d}"
-        digest = content_id({"eyes": as_text(rows[["image_id", "sha256", "split", "stage"]])})
+        digest = content_id({"eyes": as_text(rows[["image_id", "sha256", "split", "stage"]]), **extra})
         if rows.empty:
-            workspace.remove_part("predictions", model_id, part)
-        elif not workspace.has_part("predictions", model_id, part, digest=digest):
+            workspace.remove_part(table, model_id, part)
+        elif not workspace.has_part(table, model_id, part, digest=digest):
             parts.append((part, digest, rows))
     if not parts:
         return 0
-    model = loaded_model(workspace.location, model_id)
-    with progress("predict", sum(len(rows) for *_, rows in parts)) as advance:
+    with gpu_turn(), progress("predict", sum(len(rows) for *_, rows in parts)) as advance:
+        model = loaded_model(workspace.location, model_id)
+        predict = functools.partial(probabilities, model, batch_size=PREDICTION_BATCH)
         for part, digest, rows in parts:
             pixels = store.read_rows(rows["position"].to_numpy(), ["pixels"])["pixels"]
             workspace.write_table(
-                "predictions",
-                prediction_rows(rows, probabilities(model, pixels, PREDICTION_BATCH)),
+                table,
+                prediction_rows(rows, averaged_probabilities(predict, pixels, poses)).assign(**extra),
                 partition=model_id,
                 part=part,
                 digest=digest,
@@ -177,11 +180,14 @@ def prediction_rows(eyes: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
     return frame
 
 
-def _grade(workspace: Workspace, model_id: str) -> str:
+def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
     """Writes the table `evaluation` for the model; returns the test split's kappa and AUC in words."""
     predictions = workspace.frame("predictions", model_id=model_id)
     predictions = predictions[predictions["stage"].notna()]
-    digest = content_id({"rows": len(predictions), "parts": workspace.part_digests("predictions", model_id)})
+    quality = strata(workspace, recipe, predictions["image_id"])
+    parts = workspace.part_digests("predictions", model_id)
+    readings = {"grading": dataclasses.asdict(recipe.grading), "poses": workspace.part_digests(POSES_TABLE, model_id)}
+    digest = content_id({"rows": len(predictions), "parts": parts, "quality": quality.tolist(), **readings})
     if not workspace.has_part("evaluation", model_id, "model", digest=digest):
         rows = []
         for split in sorted(predictions["split"].unique()):
@@ -189,6 +195,9 @@ def _grade(workspace: Workspace, model_id: str) -> str:
             rows += _evaluation_rows(in_split, split, "all")
             for eye in ("left", "right"):
                 rows += _evaluation_rows(in_split[in_split["eye"] == eye], split, f"eye={eye}")
+            for stratum in (GOOD, FLAGGED):
+                rows += _evaluation_rows(in_split[quality[in_split.index] == stratum], split, stratum)
+        rows += reading_rows(workspace, recipe.grading, model_id)
         workspace.write_table("evaluation", pd.DataFrame(rows), partition=model_id, part="model", digest=digest)
     graded = workspace.frame("evaluation", model_id=model_id)
     graded = graded[(graded["split"] == "test") & (graded["stratum"] == "all")].set_index("metric")

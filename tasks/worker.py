@@ -56,9 +56,13 @@ def logits_evaluator(location: str, model_id: str, batch_size: int) -> Evaluator
 
 
 def model_params(record: dict[str, Any]) -> ModelParams:
-    """The architecture in a model's record, without the trunk's starting weights: the record's own replace them."""
+    """The architecture in a model's record, without the trunk's starting weights: the record's own replace them.
+
+    In float32, whatever the training computed in: the weights are float32 all along, and attributions of 1e-6 a pixel
+    would be rounded away.
+    """
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in record["architecture"].items()}
-    return ModelParams(**{**fields, "backbone_weights": "none"})
+    return ModelParams(**{**fields, "backbone_weights": "none", "mixed_precision": "off"})
 
 
 def fundi(location: str, preprocess_id: str, rows: np.ndarray) -> np.ndarray:

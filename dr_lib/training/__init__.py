@@ -7,14 +7,13 @@ and a killed run goes on as if nothing had happened.
 
 from dr_lib.training.augment import AugmentParams, augmented
 from dr_lib.training.batches import BalancedBatches
-from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_weights
 from dr_lib.training.feed import Feed
-from dr_lib.training.loop import OUTCOME_FREE, History, StepReport, TrainingDiverged, train
-from dr_lib.training.params import TrainingParams
+from dr_lib.training.loop import History, StepReport, TrainingDiverged, train
+from dr_lib.training.params import TrainingParams, outcome_settings
 from dr_lib.training.schedule import StepwiseRate, learning_rate_schedule
 
 __all__ = [
-    "OUTCOME_FREE",
     "AugmentParams",
     "BalancedBatches",
     "Checkpoint",
@@ -26,7 +25,9 @@ __all__ = [
     "TrainingParams",
     "augmented",
     "learning_rate_schedule",
+    "outcome_settings",
     "read_checkpoint",
     "train",
     "write_checkpoint",
+    "write_weights",
 ]

@@ -1,16 +1,20 @@
 """A training run's whole state in one file: weights, optimiser, random counters, step and history.
 
 The file is a plain NumPy archive (arrays and one JSON text), read without pickle: opening it can't run code. It is
-written to a temporary name, flushed to the disk and renamed, so that a kill leaves the old one or the new one.
+written to a temporary name, flushed to the disk and renamed, so that a kill leaves the old one or the new one. The
+temporary name is always the same: what a kill left of it is overwritten, so that many kills do not fill the disk.
 """
 
 import json
 import os
 import pathlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclass
@@ -24,7 +28,7 @@ class Checkpoint:
 def write_checkpoint(path: pathlib.Path, checkpoint: Checkpoint) -> None:
     """Replace the file by this checkpoint, at once and for good."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     named = {f"array{number:05d}": array for number, array in enumerate(checkpoint.arrays)}
     with open(temporary, "wb") as file:
         np.savez(file, state=np.array(json.dumps(checkpoint.state)), **named)
@@ -45,3 +49,15 @@ def read_checkpoint(path: pathlib.Path) -> Checkpoint | None:
     except Exception as error:
         raise ValueError(f"{path} is not a training checkpoint ({type(error).__name__}): remove it to start afresh") from error
     return Checkpoint(arrays, state)
+
+
+def write_weights(model: "keras.Model", path: pathlib.Path) -> None:
+    """Write the model's weights alone, as a weights-only file of Keras, whose name ends in .weights.h5.
+
+    `save_weights` of a model that was trained adds the optimiser's state: two thirds of the file, and its hash, the
+    model's id, would tell two models of the same weights apart.
+    """
+    import keras
+
+    # Its name stands in the file: without one Keras would number it by the models that this process has built.
+    keras.Model(model.inputs, model.outputs, name=model.name).save_weights(path)

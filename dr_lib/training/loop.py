@@ -1,6 +1,6 @@
 """The training run: balanced mini-batches in, a trained model and its history out; killed anywhere, it goes on."""
 
-import dataclasses
+import contextlib
 import hashlib
 import json
 import math
@@ -13,22 +13,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, Integer
 
-from dr_lib.evaluation import quadratic_weighted_kappa
+from dr_lib.attribution.layers import split_at
+from dr_lib.evaluation import Evaluation, evaluate
 from dr_lib.model import STAGES, probabilities, scaled
 from dr_lib.training.augment import augmented
+from dr_lib.training.averaging import AveragedWeights
 from dr_lib.training.batches import BalancedBatches
 from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from dr_lib.training.feed import Feed
-from dr_lib.training.params import TrainingParams
-from dr_lib.training.schedule import learning_rate_schedule
+from dr_lib.training.feed import Feed, feed_workers
+from dr_lib.training.losses import loss_of
+from dr_lib.training.params import TrainingParams, outcome_settings
 
 if TYPE_CHECKING:
     import keras
 
 Fetch = Callable[[np.ndarray], np.ndarray]
 HEAD = ("pooled", "dropout", "fc", "stage")
-# Settings that change how fast or how safely a run goes, never its outcome: changing them must not forbid resuming.
-OUTCOME_FREE = ("prefetch", "checkpoint_every")
+# What a checkpoint tells beside its arrays, by the run's own names.
+STATE = ("step", "best_score", "best_qwk", "best_step", "rows")
 
 
 class TrainingDiverged(RuntimeError):
@@ -42,7 +44,10 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class StepReport:
-    """One mini-batch done. `step` counts from 1 to `steps`; `waited_s` is the part of `step_s` spent waiting for pixels."""
+    """One mini-batch done. `step` counts from 1 to `steps`; `waited_s` is the part of `step_s` spent waiting for pixels.
+
+    `best_qwk` is the kappa of the best validation so far, whatever it is the best by.
+    """
 
     step: int
     steps: int
@@ -85,8 +90,8 @@ def train(
     """Train `model` in place on balanced mini-batches; return its history.
 
     `fetch(indices)` returns the pixels (n, size, size, 3) uint8 of training eyes, `validation_fetch` those of validation
-    eyes; indices count within `stages` and `validation_stages`. `fetch` is called in a background thread, at the same time
-    as `validation_fetch` in this one. With validation and `keep_best` the model ends with the weights of the best kappa.
+    eyes; indices count within `stages` and `validation_stages`. `fetch` is called in background threads, at the same time
+    as `validation_fetch` in this one. With validation and `keep_best` the model ends with the weights of the best one.
 
     With a `checkpoint_dir` a later call with the same model, stages and settings goes on where the last checkpoint was
     written. On a CPU with deterministic operations the final weights are those of an undisturbed run, bit for bit.
@@ -107,18 +112,19 @@ def train(
         return scaled(pixels), labels[stages[indices]]
 
     times: list[tuple[float, float]] = []
-    with Feed(make, run.step, params.steps, params.prefetch) as feed:
+    with Feed(make, run.step, params.steps, params.prefetch, feed_workers()) as feed:
         begin, waited = time.perf_counter(), 0.0
         for inputs, targets in feed:
             loss = run.learn(inputs, targets)
             step_s, waited_s = time.perf_counter() - begin, feed.waited_s - waited
             times.append((step_s, waited_s))
-            kappa = None
+            graded = None
             if validation_fetch is not None and validation_stages is not None and run.due(params.validate_every):
-                kappa = _validate(model, validation_fetch, validation_stages, params.batch_size)
-            run.note(loss, kappa, step_s, waited_s)
-            if kappa is not None or run.due(params.checkpoint_every):
+                graded = run.validate(validation_fetch, validation_stages)
+            run.note(loss, graded, step_s, waited_s)
+            if graded is not None or run.due(params.checkpoint_every):
                 run.save()
+            kappa = None if graded is None else graded.qwk
             if on_step is not None:
                 on_step(StepReport(run.step, params.steps, loss, run.rate(run.step - 1), kappa, run.best_qwk, step_s, waited_s))
             begin, waited = time.perf_counter(), feed.waited_s
@@ -148,14 +154,16 @@ class _Run:
         folder: pathlib.Path | None,
     ) -> None:
         self.model, self.params, self.batches = model, params, batches
-        self.rate = learning_rate_schedule(params.schedule)
+        self.rate = params.rate
         self.step = self.resumed_step = self.saved_step = 0
+        self.best_score: float | None = None
         self.best_qwk: float | None = None
         self.best_step = 0
         self.best_weights: list[np.ndarray] | None = None
         self.rows: list[dict[str, Any]] = []
         self.folder = None if folder is None else folder / _fingerprint(model, params, stages)
         self.optimizer = _optimizer(model, params, self.rate(0))
+        self.average = AveragedWeights(model, params.average_decay) if params.average_decay else None
         self.phase: str | None = None
 
     def learn(self, inputs: np.ndarray, targets: np.ndarray) -> float:
@@ -171,38 +179,55 @@ class _Run:
         self.step += 1
         if not math.isfinite(loss):
             raise TrainingDiverged(self.step, self.saved_step)
+        if self.average is not None:
+            self.average.follow(self.model, self.step)
         return loss
+
+    def validate(self, fetch: Fetch, stages: np.ndarray) -> Evaluation:
+        """The grades of the weights that would be kept now; pixels are fetched batch by batch, memory stays flat."""
+        size = self.params.batch_size
+        with contextlib.nullcontext() if self.average is None else self.average.inside(self.model):
+            parts = [
+                probabilities(self.model, fetch(np.arange(start, min(start + size, len(stages)))), size)
+                for start in range(0, len(stages), size)
+            ]
+        found = np.concatenate(parts)
+        if not np.isfinite(found).all():
+            raise TrainingDiverged(self.step, self.saved_step)
+        return evaluate(stages, found)
 
     def due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.params.steps
 
-    def note(self, loss: float, kappa: float | None, step_s: float, waited_s: float) -> None:
+    def note(self, loss: float, graded: Evaluation | None, step_s: float, waited_s: float) -> None:
         """Write down a mini-batch and whether its weights are the best so far (the earlier of two equals)."""
         rate = self.rate(self.step - 1)
+        score = None if graded is None else _score(graded, self.params)
         self.rows.append(
             {
                 "step": self.step,
                 "loss": loss,
                 "learning_rate": rate,
-                "validation_qwk": kappa,
+                "validation_qwk": None if graded is None else graded.qwk,
+                "validation_score": score,
                 "step_s": step_s,
                 "waited_s": waited_s,
             }
         )
-        if kappa is not None and math.isfinite(kappa) and (self.best_qwk is None or kappa > self.best_qwk):
-            self.best_qwk, self.best_step = kappa, self.step
-            self.best_weights = self.model.get_weights()
+        if score is not None and math.isfinite(score) and (self.best_score is None or score > self.best_score):
+            self.best_score, self.best_qwk, self.best_step = score, graded.qwk, self.step
+            self.best_weights = self._kept_weights()
 
     def save(self) -> None:
         """Write the checkpoint; a best one first, under a name of its own, so that a kill in between loses neither."""
         if self.folder is None:
             return
-        arrays = [np.asarray(variable) for variable in self._variables()]
+        arrays = [np.asarray(array) for array in (*self._variables(), *self._averages())]
         if not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
             raise TrainingDiverged(self.step, self.saved_step)
         if self.best_step == self.step and self.best_weights is not None:
             write_checkpoint(self._best_file(self.step), Checkpoint(self.best_weights, {"step": self.step}))
-        state = {"step": self.step, "best_qwk": self.best_qwk, "best_step": self.best_step, "rows": self.rows}
+        state = {name: getattr(self, name) for name in STATE}
         write_checkpoint(self.folder / "checkpoint.npz", Checkpoint(arrays, state))
         self.saved_step = self.step
         for file in self.folder.glob("best-*.npz"):
@@ -214,20 +239,29 @@ class _Run:
         found = None if self.folder is None else read_checkpoint(self.folder / "checkpoint.npz")
         if found is None:
             return
-        variables = self._variables()
-        if [tuple(v.shape) for v in variables] != [array.shape for array in found.arrays]:
+        variables, averages = self._variables(), self._averages()
+        if [tuple(v.shape) for v in (*variables, *averages)] != [array.shape for array in found.arrays]:
             raise ValueError(f"{self.folder} holds a checkpoint of another architecture: remove it to start afresh")
-        for variable, array in zip(variables, found.arrays, strict=True):
+        for variable, array in zip(variables, found.arrays[: len(variables)], strict=True):
             variable.assign(array)
-        self.step = self.resumed_step = self.saved_step = found.state["step"]
-        self.best_qwk, self.best_step, self.rows = (found.state[name] for name in ("best_qwk", "best_step", "rows"))
+        for mean, array in zip(averages, found.arrays[len(variables) :], strict=True):
+            mean[...] = array
+        for name in STATE:
+            setattr(self, name, found.state[name])
+        self.resumed_step = self.saved_step = self.step
         best = read_checkpoint(self._best_file(self.best_step)) if self.best_step else None
         self.best_weights = None if best is None else best.arrays
 
     def choose(self) -> None:
-        """Put the best weights back into the model, when asked for and known."""
-        if self.params.keep_best and self.best_weights is not None:
-            self.model.set_weights(self.best_weights)
+        """Put the best weights back into the model, when asked for and known; otherwise the last ones, averaged or not."""
+        best = self.best_weights if self.params.keep_best else None
+        self.model.set_weights(self._kept_weights() if best is None else best)
+
+    def _kept_weights(self) -> list[np.ndarray]:
+        return self.model.get_weights() if self.average is None else [mean.copy() for mean in self.average.arrays]
+
+    def _averages(self) -> list[np.ndarray]:
+        return [] if self.average is None else self.average.arrays
 
     def _best_file(self, step: int) -> pathlib.Path:
         assert self.folder is not None
@@ -245,6 +279,10 @@ def _optimizer(model: "keras.Model", params: TrainingParams, rate: float) -> Any
     clip = params.clip_norm or None
     if params.optimizer == "adam":
         optimizer = keras.optimizers.Adam(rate, global_clipnorm=clip)
+    elif params.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=params.weight_decay, global_clipnorm=clip)
+        # Offsets and normalisation set a level, not a complexity: pulled to 0 they would only shift what layers see.
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     else:
         optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, global_clipnorm=clip)
     if any(layer.compute_dtype == "float16" for layer in model.layers):
@@ -261,17 +299,24 @@ def _compile(model: "keras.Model", optimizer: Any, params: TrainingParams, phase
     _set_trainable(model, params, phase)
     # Measured on CPU: TensorFlow's XLA takes half as long again as its plain kernels. Other backends need compilation.
     jit = False if keras.backend.backend() == "tensorflow" else "auto"
-    model.compile(optimizer, keras.losses.CategoricalCrossentropy(), jit_compile=jit, auto_scale_loss=False)
+    model.compile(optimizer, loss_of(params), jit_compile=jit, auto_scale_loss=False)
 
 
 def _set_trainable(model: "keras.Model", params: TrainingParams, phase: str) -> None:
-    """Which layers learn. A layer of normalisation that does not learn keeps its running statistics, too."""
+    """Which weights learn. With "adapt" normalisation takes each batch's own statistics also where no weight learns."""
     import keras
 
+    kept = set(split_at(model, params.freeze_below)[0].layers) if params.freeze_below else set()
     for layer in model.layers:
-        in_head = layer.name.startswith(HEAD)
-        frozen_norm = params.batch_norm == "frozen" and isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = (phase == "all" or in_head) and not frozen_norm
+        learns = layer not in kept and (phase == "all" or layer.name.startswith(HEAD))
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # Keras ties the statistics to `layer.trainable`: scale and offset are held one by one, or released again.
+            layer.trainable = params.batch_norm == "adapt"
+            for variable in (layer.gamma, layer.beta):
+                if variable is not None:
+                    variable.trainable = layer.trainable and learns
+        else:
+            layer.trainable = learns
 
 
 def _smoothed(smoothing: float) -> Float32[np.ndarray, "stage 5"]:
@@ -279,19 +324,14 @@ def _smoothed(smoothing: float) -> Float32[np.ndarray, "stage 5"]:
     return (np.eye(STAGES) * (1 - smoothing) + smoothing / STAGES).astype(np.float32)
 
 
-def _validate(model: "keras.Model", fetch: Fetch, stages: np.ndarray, batch_size: int) -> float:
-    """The quadratic weighted kappa of the model's likeliest stages; pixels are fetched batch by batch, memory stays flat."""
-    predicted = [
-        probabilities(model, fetch(np.arange(start, min(start + batch_size, len(stages)))), batch_size).argmax(axis=1)
-        for start in range(0, len(stages), batch_size)
-    ]
-    return quadratic_weighted_kappa(stages, np.concatenate(predicted))
+def _score(graded: Evaluation, params: TrainingParams) -> float:
+    """What the best checkpoint is the best by."""
+    return (graded.auc_any + graded.auc_referable) / 2 if params.best_by == "auc" else getattr(graded, params.best_by)
 
 
 def _fingerprint(model: "keras.Model", params: TrainingParams, stages: np.ndarray) -> str:
     """12 hex digits of all that decides the outcome: settings, the eyes' stages in order, and the first weights."""
-    settings = {name: value for name, value in dataclasses.asdict(params).items() if name not in OUTCOME_FREE}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(outcome_settings(params), sort_keys=True).encode())
     digest.update(np.ascontiguousarray(stages, np.int64).tobytes())
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())

@@ -1,13 +1,20 @@
-"""The learning rate as a staircase over mini-batches (METHOD §3)."""
+"""The learning rate as a staircase over mini-batches (METHOD §3), its start and its last stair smoothed if asked for."""
 
 import bisect
 import itertools
+import math
 from dataclasses import dataclass
+from typing import Literal
+
+LastStair = Literal["flat", "cosine"]
 
 
 @dataclass(frozen=True)
 class StepwiseRate:
     """The learning rate of each mini-batch, counted from 0: `rates[i]` before mini-batch `ends[i]`, the last one after.
+
+    The first `warmup_steps` rise linearly to their stair's rate. With `last_stair` "cosine" the last stair falls along
+    half a cosine to 0, which it would reach one mini-batch after the run's end.
 
     A plain callable and no keras schedule: the rate then depends on the step alone, not on an optimiser's counter that
     a restart might lose, and the number reported is the very number used.
@@ -15,6 +22,8 @@ class StepwiseRate:
 
     ends: tuple[int, ...]
     rates: tuple[float, ...]
+    warmup_steps: int = 0
+    last_stair: LastStair = "flat"
 
     @property
     def steps(self) -> int:
@@ -22,15 +31,29 @@ class StepwiseRate:
         return self.ends[-1]
 
     def __call__(self, step: int) -> float:
-        return self.rates[min(bisect.bisect_right(self.ends, step), len(self.rates) - 1)]
+        stair = min(bisect.bisect_right(self.ends, step), len(self.rates) - 1)
+        rate = self.rates[stair]
+        if step < self.warmup_steps:
+            rate *= (step + 1) / (self.warmup_steps + 1)
+        if self.last_stair == "cosine" and stair == len(self.rates) - 1:
+            start = (0, *self.ends)[stair]
+            rate *= (1 + math.cos(math.pi * min((step - start) / (self.steps - start), 1))) / 2
+        return rate
 
 
-def learning_rate_schedule(schedule: tuple[tuple[int, float], ...]) -> StepwiseRate:
+def learning_rate_schedule(
+    schedule: tuple[tuple[int, float], ...], *, warmup_steps: int = 0, last_stair: LastStair = "flat"
+) -> StepwiseRate:
     """The staircase of ((mini-batches, rate), …): each rate holds for its own number of mini-batches.
+
+    Raises ValueError for a staircase without stairs, a stair without length or rate, a warm-up longer than the run.
 
     >>> rate = learning_rate_schedule(((550, 1e-3), (350, 2e-4), (495, 5e-5)))
     >>> rate(0), rate(549), rate(550), rate(899), rate(900), rate.steps
     (0.001, 0.001, 0.0002, 0.0002, 5e-05, 1395)
+    >>> smooth = learning_rate_schedule(((4, 0.4), (4, 0.2)), warmup_steps=3, last_stair="cosine")
+    >>> [round(smooth(step), 4) for step in range(9)]
+    [0.1, 0.2, 0.3, 0.4, 0.2, 0.1707, 0.1, 0.0293, 0.0]
     """
     if not schedule:
         raise ValueError("the schedule must have at least one step: [[mini-batches, learning rate], …]")
@@ -40,4 +63,8 @@ def learning_rate_schedule(schedule: tuple[tuple[int, float], ...]) -> StepwiseR
                 f"each step of the schedule needs mini-batches of 1 or more and a rate above 0, not [{count}, {rate}]"
             )
     counts, rates = zip(*schedule, strict=True)
-    return StepwiseRate(tuple(itertools.accumulate(counts)), tuple(float(rate) for rate in rates))
+    if not 0 <= warmup_steps < sum(counts):
+        raise ValueError(
+            f"warmup_steps must be at least 0 and below the schedule's {sum(counts)} mini-batches, not {warmup_steps}"
+        )
+    return StepwiseRate(tuple(itertools.accumulate(counts)), tuple(float(rate) for rate in rates), warmup_steps, last_stair)

@@ -7,7 +7,7 @@ import pytest
 
 from storage import open_workspace
 from storage.errors import NotThere, Refused
-from storage.models import load_history, load_record, local_weights, save_model
+from storage.models import find_record, load_history, load_record, local_weights, save_model, update_record, weight_shapes
 
 HISTORY = pd.DataFrame({"step": [1, 2], "loss": [1.5, 1.25]})
 
@@ -51,6 +51,29 @@ def test_altered_weights_are_refused(ws, tmp_path):
     path.write_bytes(data)
     with pytest.raises(Refused, match="is not the file that was stored"):
         local_weights(ws, model_id)
+
+
+def test_a_model_is_found_by_its_weights_whatever_their_file_is_called(ws, tmp_path):
+    assert find_record(ws, weights_file(tmp_path)) is None
+    model_id = save_model(ws, weights_file(tmp_path), {}, HISTORY)
+    assert find_record(ws, weights_file(tmp_path, name="another.weights.h5"))["model_id"] == model_id
+    assert find_record(ws, weights_file(tmp_path, seed=1)) is None
+
+
+def test_a_record_is_added_to_and_left_alone_where_it_says_so_already(ws, tmp_path):
+    model_id = save_model(ws, weights_file(tmp_path), {"seed": 3}, HISTORY)
+    before = load_record(ws, model_id)
+    update_record(ws, model_id, metrics={"test": {"qwk": float("nan"), "shape": (1, 2)}})
+    assert load_record(ws, model_id) == before | {"metrics": {"test": {"qwk": None, "shape": [1, 2]}}}
+    file = tmp_path / "workspace" / "models" / model_id / "model.json"
+    written = file.stat().st_mtime_ns
+    update_record(ws, model_id, metrics={"test": {"qwk": float("nan"), "shape": (1, 2)}})
+    assert file.stat().st_mtime_ns == written
+    assert [record["model_id"] for record in ws.models()] == [model_id]
+
+
+def test_the_shapes_of_a_file_are_told_by_name(tmp_path):
+    assert weight_shapes(weights_file(tmp_path)) == {"layers/dense/vars/0": (3, 4)}
 
 
 def test_an_interrupted_saving_leaves_no_model(ws, tmp_path, monkeypatch):

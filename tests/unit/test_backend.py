@@ -96,3 +96,32 @@ assert backend.configure(1)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.skipif(backend.name() != "tensorflow", reason="the other framework has no such settings")
+def test_one_gpu_of_two_is_used_and_its_memory_grows(monkeypatch):
+    """On a faked machine of two GPUs: what TensorFlow is told, and how often."""
+    import tensorflow as tf
+
+    visible, growing, told = ["GPU a", "GPU b"], set(), []
+
+    def set_visible(one, kind):
+        told.append((one, kind))
+        visible[:] = [one]
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU a", "GPU b"])
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: list(visible))
+    monkeypatch.setattr(tf.config, "set_visible_devices", set_visible)
+    monkeypatch.setattr(tf.config.experimental, "get_memory_growth", lambda one: one in growing)
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda one, on: growing.add(one))
+    assert (backend.accelerators(), backend.device()) == ([0, 1], "2 GPU")
+    backend.use_accelerator(1)
+    assert (backend.accelerators(), backend.device()) == ([1], "1 GPU")
+    assert growing == {"GPU b"}, "without growth TensorFlow takes all memory of every GPU it sees"
+    # Once TensorFlow has started, setting either again would raise, even to what it is.
+    backend.use_accelerator(1)
+    assert told == [("GPU b", "GPU")]
+
+
+def test_a_machine_without_a_gpu_computes_on_the_cpu():
+    assert (backend.accelerators(), backend.device()) == ([], "CPU")

@@ -1,5 +1,6 @@
 """Exact compositions, exact rates, changes that leave the stage alone, pixels in time, checkpoints that hold."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -19,9 +20,12 @@ from dr_lib.training import (
     TrainingParams,
     augmented,
     learning_rate_schedule,
+    outcome_settings,
     read_checkpoint,
     write_checkpoint,
 )
+from dr_lib.training.losses import loss_of
+from dr_lib.training.params import LATER
 
 POSTER = (8, 1, 2, 1, 4)
 
@@ -51,6 +55,51 @@ def test_the_posters_rates_change_at_the_posters_mini_batches():
 def test_a_schedule_without_steps_or_rates_is_refused(wrong):
     with pytest.raises(ValueError, match="schedule"):
         learning_rate_schedule(wrong)
+
+
+def test_the_first_mini_batches_rise_and_the_last_stair_falls_along_half_a_cosine():
+    rate = learning_rate_schedule(((10, 1e-3), (6, 6e-4)), warmup_steps=4, last_stair="cosine")
+    assert [rate(step) for step in range(6)] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3], rel=1e-12)
+    # cos(0), cos(60°), cos(90°), cos(120°): 1, 3/4, 1/2, 1/4 of the rate; 0 after the end.
+    assert [rate(step) for step in (10, 12, 13, 14, 16, 99)] == pytest.approx([6e-4, 4.5e-4, 3e-4, 1.5e-4, 0, 0], abs=1e-18)
+
+
+# --- the loss
+
+
+def test_the_ordinal_loss_is_cross_entropy_and_the_squared_distance_of_the_sums():
+    target = np.float32([[0, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
+    predicted = np.float32([[0.5, 0.25, 0.25, 0, 0], [0.25, 0, 0, 0, 0.75]])
+    # Sums of the first differ by 0.5, −0.25, 0, 0; of the second by −0.75 four times.
+    distance = np.array([0.5**2 + 0.25**2, 4 * 0.75**2])
+    entropy = np.array([-math.log(0.25), -math.log(0.25)])
+    loss = loss_of(TrainingParams(loss="ordinal", ordinal_weight=2.0))
+    np.testing.assert_allclose(loss(target, predicted), entropy + 2 * distance, rtol=1e-6)
+    plain = loss_of(TrainingParams())
+    assert float(plain(target, predicted)) == pytest.approx(entropy.mean(), rel=1e-6)
+
+
+def test_the_ordinal_distance_of_certain_grades_is_the_number_of_stages_between():
+    target, predicted = np.eye(5, dtype=np.float32)[[0] * 5], np.eye(5, dtype=np.float32)
+    twice, once = (np.asarray(loss_of(TrainingParams(loss="ordinal", ordinal_weight=w))(target, predicted)) for w in (2.0, 1.0))
+    np.testing.assert_allclose(twice - once, [0, 1, 2, 3, 4], atol=1e-5)  # beside a cross-entropy of 16
+
+
+# --- the settings that decide an outcome
+
+
+def test_ids_of_models_older_than_a_setting_stay():
+    first_settings = {
+        "batch_size", "composition", "schedule", "augment", "seed", "optimizer", "batch_norm", "freeze_backbone_steps",
+        "label_smoothing", "clip_norm", "validate_every", "keep_best",
+    }  # fmt: skip
+    assert set(outcome_settings(TrainingParams())) == first_settings
+    assert set(outcome_settings(TrainingParams(loss="ordinal", prefetch=9))) == first_settings | {"loss"}
+
+
+def test_every_later_setting_is_listed_with_its_default():
+    fields = {field.name: field.default for field in dataclasses.fields(TrainingParams)}
+    assert {name: fields[name] for name in LATER} == LATER
 
 
 # --- the mini-batches
@@ -117,6 +166,10 @@ def test_stages_without_eyes_are_refused_by_name():
         ({"clip_norm": -1.0}, "no limit"),
         ({"validate_every": 0}, "validate_every"),
         ({"seed": -1}, "seed"),
+        ({"average_decay": 1.0}, "average_decay .* below 1"),
+        ({"ordinal_weight": -1.0}, "ordinal_weight"),
+        ({"weight_decay": 0.01}, 'weight_decay needs optimizer = "adamw"'),
+        ({"warmup_steps": 1395}, "below the schedule's 1395 mini-batches"),
     ],
 )
 def test_impossible_settings_are_refused(wrong, message):
@@ -213,6 +266,21 @@ def test_items_are_prepared_while_the_taker_works():
             time.sleep(0.06)
     # Only the first of six items had to be waited for: in turn they would take 0.12 s.
     assert feed.waited_s < 0.06
+
+
+def test_several_threads_prepare_at_once_and_items_still_come_in_order():
+    together, most = [], []
+
+    def make(step):
+        together.append(step)
+        most.append(len(together))
+        time.sleep(0.02 if step % 3 == 0 else 0.001)
+        together.remove(step)
+        return step
+
+    with Feed(make, 0, 12, 2, workers=3) as feed:
+        assert list(feed) == list(range(12))
+    assert max(most) > 1
 
 
 def test_a_failure_in_the_background_is_raised_in_front_and_leaves_no_thread():

@@ -1,18 +1,15 @@
-"""A killed run ends with the very weights of an undisturbed one; and what a run does to a model, step by step."""
+"""An interrupted run ends with the very weights of an undisturbed one; and what a run does to a model, step by step."""
 
 import math
-import os
-import pathlib
-import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 
 from dr_lib import backend
-from dr_lib.training import BalancedBatches, TrainingDiverged, TrainingParams, read_checkpoint, train
+from dr_lib.evaluation import evaluate, ranking
+from dr_lib.model import probabilities
+from dr_lib.training import BalancedBatches, TrainingDiverged, TrainingParams, read_checkpoint, train, write_weights
 
 
 def tiny(seed=0, dropout=0.2, dtype="float32"):
@@ -69,10 +66,32 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 5])
-def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path, stop_after):
-    params = short(8, freeze_backbone_steps=3, keep_best=False)
-    undisturbed = tiny()
+STRONGER = {
+    "loss": "ordinal",
+    "optimizer": "adamw",
+    "weight_decay": 0.1,
+    "freeze_below": "stem",
+    "average_decay": 0.9,
+    "warmup_steps": 2,
+    "last_stair": "cosine",
+    "best_by": "auc",
+}
+
+
+@pytest.mark.parametrize(
+    ("stop_after", "settings", "dtype"),
+    [
+        (1, {}, "float32"),
+        (4, {}, "float32"),
+        (5, STRONGER, "float32"),
+        (5, {}, "mixed_bfloat16"),
+        (5, {}, "mixed_float16"),
+    ],
+)
+def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path, stop_after, settings, dtype):
+    """In every precision: in float16 the scale of the loss, which follows the gradients, must come back as well."""
+    params = short(8, freeze_backbone_steps=3, keep_best=False, **settings)
+    undisturbed = tiny(dtype=dtype)
     whole = run(undisturbed, params, tmp_path / "undisturbed")
 
     def interrupt(report):
@@ -80,42 +99,15 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        run(tiny(), params, tmp_path / "stopped", interrupt)
-    resumed = tiny()
+        run(tiny(dtype=dtype), params, tmp_path / "stopped", interrupt)
+    resumed = tiny(dtype=dtype)
     history = run(resumed, params, tmp_path / "stopped")
     assert history.resumed_step == stop_after // 2 * 2
     for one, other in zip(all_variables(undisturbed), all_variables(resumed), strict=True):
         np.testing.assert_array_equal(one, other)
-    kept = ("step", "loss", "learning_rate", "validation_qwk")
+    kept = ("step", "loss", "learning_rate", "validation_qwk", "validation_score")
     assert [[row[name] for name in kept] for row in history.rows] == [[row[name] for name in kept] for row in whole.rows]
     assert (history.best_qwk, history.chosen_step) == (whole.best_qwk, whole.chosen_step)
-
-
-KILLED = """
-import os, pathlib, signal, sys
-sys.path.insert(0, {here!r})
-import test_training_run as t
-from dr_lib import backend
-backend.configure(deterministic=True)
-def kill(report):
-    if report.step == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-t.run(t.tiny(), t.short(8), pathlib.Path({folder!r}), kill)
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
-def test_a_run_killed_by_signal_9_ends_with_the_weights_of_an_undisturbed_one(tmp_path):
-    undisturbed = tiny()
-    run(undisturbed, short(8))
-    code = KILLED.format(here=str(pathlib.Path(__file__).parent), folder=str(tmp_path))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    killed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    resumed = tiny()
-    assert run(resumed, short(8), tmp_path).resumed_step == 4
-    for one, other in zip(undisturbed.get_weights(), resumed.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
@@ -125,6 +117,21 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert (fetched, history.resumed_step, history.steps) == ([], 4, 4)
     for one, other in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_weights_written_are_the_models_alone_and_come_back(tmp_path):
+    model, twin = tiny(), tiny(seed=3)
+    run(model, short(2), validate=False)
+    write_weights(model, tmp_path / "a.weights.h5")
+    twin.load_weights(tmp_path / "a.weights.h5")
+    for one, other in zip(model.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # The same weights are the same bytes, whatever the optimiser has seen: the hash is the model's id.
+    model.optimizer.iterations.assign(99)
+    write_weights(model, tmp_path / "b.weights.h5")
+    assert (tmp_path / "b.weights.h5").read_bytes() == (tmp_path / "a.weights.h5").read_bytes()
+    model.save_weights(tmp_path / "with-optimiser.weights.h5")
+    assert (tmp_path / "a.weights.h5").stat().st_size < (tmp_path / "with-optimiser.weights.h5").stat().st_size
 
 
 def test_other_settings_other_eyes_and_another_start_do_not_share_a_checkpoint(tmp_path):
@@ -145,6 +152,70 @@ def test_the_best_validation_kappas_weights_are_kept(tmp_path):
     for got, wanted in zip(model.get_weights(), seen[history.chosen_step], strict=True):
         np.testing.assert_array_equal(got, wanted)
     assert len(list(tmp_path.rglob("best-*.npz"))) == 1
+
+
+def test_the_best_may_be_chosen_by_another_measure_than_kappa(tmp_path):
+    model, pixels, stages = tiny(), *eyes()
+    found = {}
+
+    def note(report):
+        found[report.step] = ranking(stages, probabilities(model, pixels))
+
+    history = run(model, short(8, validate_every=1, best_by="auc", schedule=((8, 1e-2),)), on_step=note)
+    scores = [row["validation_score"] for row in history.rows]
+    assert scores == pytest.approx(list(found.values()), abs=1e-12)
+    assert history.chosen_step == scores.index(max(scores)) + 1
+    assert history.best_qwk == history.rows[history.chosen_step - 1]["validation_qwk"]
+
+
+def test_averaged_weights_are_validated_and_kept_and_the_run_goes_on_with_its_own(tmp_path):
+    raw, kappas = [], []
+    plain, averaged = tiny(), tiny()
+    run(plain, short(11, keep_best=False), on_step=lambda _: raw.append(plain.get_weights()))
+    history = run(
+        averaged,
+        short(11, keep_best=False, average_decay=0.9, validate_every=11),
+        on_step=lambda r: kappas.append(r.validation_qwk),
+    )
+    # After mini-batches 1, 6 and 11, each counting 0.9^5 of the next; the loss tells that the steps in between are the plain ones.
+    share = 0.9**5
+    for got, first, second, third in zip(averaged.get_weights(), raw[0], raw[5], raw[10], strict=True):
+        wanted = (share**2 * first + share * second + third) / (share**2 + share + 1)
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-7)  # float32, three steps
+    pixels, stages = eyes()
+    assert kappas[-1] == evaluate(stages, probabilities(averaged, pixels)).qwk
+    assert history.chosen_step == 11
+
+
+def test_decay_shrinks_kernels_only_and_none_that_stays():
+    # At a rate that moves nothing by itself but for the decay: 1e-3 · 0.5 of every kernel, a mini-batch.
+    model, start = tiny(), tiny()
+    settings = {"optimizer": "adamw", "weight_decay": 0.5, "clip_norm": 1e-12, "freeze_below": "stem"}
+    run(model, short(1, **settings), validate=False)
+    for name, factor in (("conv", 1.0), ("fc1", 1 - 5e-4), ("stage", 1 - 5e-4)):
+        kernel, bias = model.get_layer(name).get_weights()
+        before, bias_before = start.get_layer(name).get_weights()
+        # Adam divides by the gradient's own length + 1e-7: a gradient of 1e-12 moves a weight by 1e-8 at most.
+        np.testing.assert_allclose(kernel, before * np.float32(factor), rtol=1e-6, atol=2e-8)
+        np.testing.assert_allclose(bias, bias_before, atol=2e-8)
+
+
+@pytest.mark.parametrize(("batch_norm", "follows"), [("adapt", True), ("frozen", False)])
+def test_below_a_layer_no_weight_changes_and_statistics_follow_only_if_asked_to(batch_norm, follows):
+    model, start = tiny(), tiny()
+    run(model, short(3, freeze_below="stem", batch_norm=batch_norm), validate=False)
+    for after, before in zip(model.get_layer("conv").get_weights(), start.get_layer("conv").get_weights(), strict=True):
+        np.testing.assert_array_equal(after, before)
+    scale, offset, mean, variance = model.get_layer("norm").get_weights()
+    assert (scale == 1).all()
+    assert (offset == 0).all()
+    assert (mean != 0).any() == (variance != 1).any() == follows
+    assert not np.array_equal(model.get_layer("fc1").get_weights()[0], start.get_layer("fc1").get_weights()[0])
+
+
+def test_a_layer_that_is_not_there_is_refused_by_name():
+    with pytest.raises(ValueError, match="no layer 'mixed9'"):
+        run(tiny(), short(1, freeze_below="mixed9"))
 
 
 def test_the_reports_tell_step_rate_and_loss_of_each_mini_batch():
