@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     import keras
 
 SIGNS = ("positive", "negative")
-LARGEST_BATCH = 16  # on two cores 4, 8 and 16 cost the same per image (Inception V3 at 256 px)
-
+# On processors 4, 8 and 16 cost the same per image (Inception V3 at 256 px), and the few points that one eye asks for at
+# a time fill the smallest; accelerators need many at once.
+LARGEST_BATCH = {"CPU": 4}
+LARGEST_BATCH_ELSEWHERE = 32
+# Points that adapt start at this part of `neuron_points`, which is then the most that a neuron takes.
+NEURON_START = 4
 
 # A shard of images is one call; compiling Inception V3 anew for each would take longer than explaining a few eyes.
 # The entry goes when its model does.
@@ -203,7 +207,11 @@ class _Layer:
         n, _, k, axes = neurons.shape
         missing = neurons[..., 0] < 0
         indices = np.where(missing[..., None], 0, neurons).reshape(n, 2 * k, axes)
-        regions = self.neurons.regions(x, baseline, list(indices), points=self.params.neuron_points, rule=self.params.rule)
+        settings = {"points": self.params.neuron_points, "rule": self.params.rule}
+        if self.params.tolerance:
+            settings |= {"points": -(-self.params.neuron_points // NEURON_START), "max_points": self.params.neuron_points}
+            settings |= {"tolerance": self.params.tolerance}
+        regions = self.neurons.regions(x, baseline, list(indices), **settings)
         side = regions.values.shape[2:4]
         values = regions.values.sum(axis=-1).reshape(n, 2, k, *side)
         gap = regions.gap.reshape(n, 2, k).astype(np.float32)
@@ -220,7 +228,7 @@ class _Layer:
 
 
 def suggested_batch_size(model: "keras.Model", free_bytes: int | None = None) -> int:
-    """The largest power of two up to 16 whose passes take at most a quarter of the free memory.
+    """The largest power of two, 4 on processors and 32 elsewhere at most, whose passes take at most a quarter of the free memory.
 
     Twice the outputs of all layers is an upper estimate: with four backward passes TensorFlow takes 0.7 times them
     (Inception V3 at 256 px: 60 MB an image). The shape of a batch may touch the last bits of a result; fix
@@ -230,7 +238,8 @@ def suggested_batch_size(model: "keras.Model", free_bytes: int | None = None) ->
     numbers = sum(int(np.prod([n or 1 for n in out.shape[1:]])) for _, _, outputs in calls(model) for out in outputs)
     rows = free / 4 / (numbers * 4 * 2)
     batch = 1
-    while batch * 2 <= min(rows, LARGEST_BATCH):
+    largest = LARGEST_BATCH.get(backend.device(), LARGEST_BATCH_ELSEWHERE)
+    while batch * 2 <= min(rows, largest):
         batch *= 2
     return batch
 

@@ -64,12 +64,21 @@ def one_line_errors(command: Callable) -> Callable:
         except typer.Exit:
             raise
         except Exception as error:
+            if _lost_server(error):
+                message = "the Prefect server no longer answers; what is finished is kept: start it, or unset PREFECT_API_URL, and run the same command again"
+                raise _fail(message, 1) from None
             code = _exit_code(error)
             if code is None:
                 raise  # a fault of ours: the stack trace is what a report of it needs
             raise _fail(str(error), code) from None
 
     return run
+
+
+def _lost_server(error: Exception) -> bool:
+    """Whether Prefect's client gave up on its server. Nothing else here speaks HTTP by httpx, which that client brings."""
+    httpx = sys.modules.get("httpx")
+    return httpx is not None and isinstance(error, httpx.TransportError)
 
 
 def _exit_code(error: Exception) -> int | None:

@@ -24,6 +24,7 @@ from tasks.attribute import attribute
 from tasks.counterfactuals import counterfactuals
 from tasks.ingest import ingest
 from tasks.linearity import linearity
+from tasks.planning import check_run
 from tasks.preprocess import preprocess
 from tasks.progress import say
 from tasks.report import report
@@ -110,6 +111,7 @@ FLOWS = {name: _stage_flow(name) for name in STAGES}
 def run(config_file: str, settings: list[str] | None = None) -> list[StageResult]:
     """Runs every stage in order over one session; a stage with nothing to do ends at once."""
     with _configured(config_file, settings) as config, open_session(config.workspace, config.dask):
+        check_run(config.workspace, config.data.photos, config.recipe, config.storage, config.dask)
         return [result for name in STAGES for result in FLOWS[name](config_file, settings)]
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from typing import IO
 
 START_TIMEOUT_S = 120
+SECONDS_BETWEEN_LOOKS = 1
 _PR_SET_PDEATHSIG = 1
 
 # Telemetry stays off unless asked for, and the terminal belongs to our own progress bar: Prefect's page has the rest.
@@ -47,27 +49,55 @@ def prefect_server() -> Iterator[str]:
             )
         yield given
         return
+    with tempfile.TemporaryFile() as output, _own_server(output) as api, temporary_settings({PREFECT_API_URL: api}):
+        try:
+            yield api
+        finally:
+            APILogHandler().flush()  # the last lines of a run, before the server that keeps them is gone
+
+
+@contextlib.contextmanager
+def _own_server(output: IO[bytes]) -> Iterator[str]:
+    """Yields the address of a server of this run's own. One that dies meanwhile is started again at the same address.
+
+    Its history is in a file, and Prefect's client asks again for a while: so the run never notices. Without a server it
+    would stand still for minutes, and then fail. output: a file, since a full pipe would stop the server.
+    """
     port = _free_port()
     api = f"http://127.0.0.1:{port}/api"
-    output = tempfile.TemporaryFile()  # noqa: SIM115 - closed below. Not a pipe: a full one would stop the server
-    server = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+    servers, over = [_start(port, output)], threading.Event()
+
+    def keep() -> None:
+        while not over.wait(SECONDS_BETWEEN_LOOKS):
+            if servers[-1].poll() is not None:
+                servers.append(_start(port, output))
+
+    # Linux ends a process with the thread that started it, so this thread lives until the server is stopped.
+    keeper = threading.Thread(target=keep, name="keeps the Prefect server", daemon=True)
+    try:
+        _wait_until_healthy(servers[-1], f"{api}/health", output)
+        keeper.start()
+        yield api
+    finally:
+        over.set()
+        if keeper.ident:
+            keeper.join()
+        _stop(servers[-1])
+
+
+def _start(port: int, output: IO[bytes]) -> subprocess.Popen:
+    return subprocess.Popen(
+        _command(port),
         stdout=output,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "PREFECT_API_URL": api, "PREFECT_LOGGING_SERVER_LEVEL": "ERROR"},
+        env={**os.environ, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_LOGGING_SERVER_LEVEL": "ERROR"},
         start_new_session=True,  # Ctrl-C reaches the run alone: it still has to report its end to the server
         preexec_fn=_end_with_parent,
     )
-    try:
-        _wait_until_healthy(server, f"{api}/health", output)
-        with temporary_settings({PREFECT_API_URL: api}):
-            try:
-                yield api
-            finally:
-                APILogHandler().flush()  # the last lines of a run, before the server that keeps them is gone
-    finally:
-        _stop(server)
-        output.close()
+
+
+def _command(port: int) -> list[str]:
+    return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
 
 
 def _end_with_parent() -> None:

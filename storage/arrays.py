@@ -109,6 +109,10 @@ class ShardedStore:
             return []
         return [str(name) for name in self._array("image_id", read_only=True)[: self.images]]
 
+    def _ids(self, span: Span) -> list[str]:
+        """The ids of a shard's rows. Reads no others: of 50,000 they would take longer than a shard's writing."""
+        return [str(name) for name in self._array("image_id", read_only=True)[span.rows]]
+
     def extend(self, image_ids: Sequence[str]) -> int:
         """Appends images and returns how many were new. Give the new ids, or all ids with those present in front.
 
@@ -152,7 +156,7 @@ class ShardedStore:
         if entry is None or entry["start"] != span.start or self.damage(span.index, entry):
             return np.zeros(span.images, bool)
         stored = dict(zip(entry["image_ids"], zip(range(len(entry["digests"])), entry["digests"], strict=True), strict=True))
-        ids = self.image_ids[span.rows]
+        ids = self._ids(span)
         return np.array([stored.get(name) == (row, digests[row]) for row, name in enumerate(ids)], bool)
 
     def write_shard(
@@ -165,7 +169,7 @@ class ShardedStore:
         array missing or unknown, a wrong shape or type.
         """
         self._check(span, arrays, digests)
-        ids = self.image_ids[span.rows]
+        ids = self._ids(span)
         # From here to `mark` the shard does not exist. The mark goes first: a process killed after the next line has
         # lost this shard's work, one killed before it in the other order would have left a mark on a torn shard.
         with writing(self.ws.files.url(self.path)):
@@ -224,13 +228,15 @@ class ShardedStore:
         """What is wrong with a marked shard's files, one line each: absent, of another size, or (`contents`) altered."""
         entry = entry or self.ledger.entry(shard)
         problems = []
-        for name, (size, sha256) in (entry or {}).get("files", {}).items():
-            found = self.ws.files.size(f"{self.path}/{name}")
+        files = (entry or {}).get("files", {})
+        names = [f"{self.path}/{name}" for name in files]
+        there = self.ws.files.read_many(names) if contents else [self.ws.files.size(name) for name in names]
+        for (name, (size, sha256)), found in zip(files.items(), there, strict=True):
             if found is None:
                 problems.append(f"{name} is absent")
-            elif found != size:
-                problems.append(f"{name} has {found} bytes of {size}")
-            elif contents and hashlib.sha256(self.ws.files.read(f"{self.path}/{name}")).hexdigest() != sha256:
+            elif (length := len(found) if contents else found) != size:
+                problems.append(f"{name} has {length} bytes of {size}")
+            elif contents and hashlib.sha256(found).hexdigest() != sha256:
                 problems.append(f"{name} has other contents than were written")
         return problems
 
@@ -257,10 +263,14 @@ class ShardedStore:
         return known if paths is None else list(paths)
 
     def _array(self, path: str, *, store=None, read_only: bool = False):
+        """The Zarr array at `path` as it was last committed; its metadata are known, so nothing is read to open it."""
         import zarr
+        from zarr.core.metadata import ArrayV3Metadata
+        from zarr.storage import StorePath
 
         store = store or self.ws.files.zarr(self.path, read_only=read_only)
-        array = zarr.open_array(store, path=path, mode="r" if read_only else "r+", zarr_format=3)
+        metadata = ArrayV3Metadata.from_dict(self.nodes[path])
+        array = zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=StorePath(store, path)))
         return array.with_config({"write_empty_chunks": True}) if not read_only else array
 
 

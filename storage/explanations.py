@@ -202,6 +202,17 @@ def load_record(ws: "Workspace", explain_id: str = "latest") -> dict:
     return records[explain_id]
 
 
+def save_run(ws: "Workspace", explain_id: str, name: str, record: Mapping[str, Any]) -> None:
+    """Notes what a run of `dr attribute` planned and, once it is over, what it took; `name` sorts by time."""
+    ws.files.write_json(f"explanations/{explain_id}/runs/{name}.json", record)
+
+
+def load_runs(ws: "Workspace", explain_id: str) -> list[dict]:
+    """What `save_run` noted, oldest first."""
+    folder = f"explanations/{explain_id}/runs"
+    return [record for name in ws.files.names(folder) if (record := ws.files.read_json(f"{folder}/{name}"))]
+
+
 def open_attributions(ws: "Workspace", explain_id: str = "latest", *, chunks=None) -> "xr.DataTree":
     """An explanation's arrays as a tree, every group indexed by `image_id`. Raises FileNotFoundError."""
     import xarray as xr

@@ -35,7 +35,14 @@ class Files:
         """The fsspec file system of a remote location (fsspec itself keeps one per process)."""
         import fsspec
 
-        return fsspec.core.url_to_fs(self.location)[0]
+        return fsspec.core.url_to_fs(self.location, **self._options)[0]
+
+    @property
+    def _options(self) -> dict:
+        # Workers write what the flow reads: a listing remembered from before would hide their files.
+        options = {"use_listings_cache": False}
+        # Our files are small: to fetch one in parts, s3fs would ask for its size first, twice as many requests.
+        return options | {"max_concurrency": 1} if self.location.startswith(("s3://", "s3a://")) else options
 
     def path(self, name: str = "") -> str:
         """Where `name` lies, as the file system (local or fsspec) wants to be told."""
@@ -97,7 +104,6 @@ class Files:
     def exists(self, name: str) -> bool:
         if self.is_local:
             return os.path.exists(self.path(name))
-        self.filesystem.invalidate_cache()
         return self.filesystem.exists(self.path(name))
 
     def remove(self, name: str) -> None:
@@ -125,7 +131,6 @@ class Files:
             if self.is_local:
                 found = os.listdir(self.path(folder))
             else:
-                self.filesystem.invalidate_cache()
                 found = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in self.filesystem.ls(self.path(folder), detail=False)]
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -147,7 +152,6 @@ class Files:
                 return max(
                     (entry.stat().st_mtime for entry in os.scandir(self.path(folder)) if entry.name[0] != "."), default=0.0
                 )
-            self.filesystem.invalidate_cache()
             found = self.filesystem.ls(self.path(folder), detail=True)
         except FileNotFoundError:
             return 0.0
@@ -167,7 +171,6 @@ class Files:
         if self.is_local:
             found = [os.path.join(at, name) for at, _, names in os.walk(root) for name in names]
         else:
-            self.filesystem.invalidate_cache()
             found = self.filesystem.find(root) if self.filesystem.exists(root) else []
         start = len(self.path().rstrip("/")) + 1
         return sorted(path[start:].replace(os.sep, "/") for path in found)
@@ -191,7 +194,7 @@ class Files:
 
         if self.is_local:
             return LocalStore(self.path(name), read_only=read_only)
-        return FsspecStore.from_url(self.url(name), read_only=read_only)
+        return FsspecStore.from_url(self.url(name), read_only=read_only, storage_options=self._options)
 
 
 def _seconds(time) -> float:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from storage.errors import writing
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -54,7 +56,8 @@ def write_group_maps(
     if old.get("store") == name:
         return
     ws.files.remove_tree(f"{folder}/{name}")  # what an interrupted call left
-    data.to_zarr(ws.files.zarr(f"{folder}/{name}", read_only=False), zarr_format=3, consolidated=False)
+    with writing(ws.files.url(f"{folder}/{name}")):
+        data.to_zarr(ws.files.zarr(f"{folder}/{name}", read_only=False), zarr_format=3, consolidated=False)
     ws.files.write_json(f"{folder}/groups.json", {"store": name})
     if old:
         ws.files.remove_tree(f"{folder}/{old['store']}")

@@ -1,15 +1,19 @@
 """One run at a time: a lock that names its holder, and that a dead run cannot keep.
 
 On a local folder the kernel holds it (flock): it is free the moment its process ends, however that ends, and two runs
-can never both take over a dead one's. On an object store it is a file made with "create only"; its holder's pid and host
-are in it, and the lock of a dead process of this host is taken over.
+can never both take over a dead one's. On an object store it is a file made with "create only", and renewed as long as its
+holder lives. A dead holder's is taken over: at once where its process can be looked for, that is on its own machine, and
+on another after a quarter of an hour without renewal.
 """
 
 import contextlib
 import json
 import os
+import signal
 import socket
+import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +21,9 @@ from storage.errors import WorkspaceLocked, writing
 from storage.files import Files
 
 FOLDER = ".locks"
+RENEWED_EVERY_S = 60.0
+LEASE_S = 900.0
+SAME_PROCESS_S = 5.0  # the system's reckoning of when a process started moves when its clock is set
 
 
 @contextlib.contextmanager
@@ -55,18 +62,58 @@ def _remote(files: Files, name: str) -> Iterator[None]:
     path, mine = f"{FOLDER}/{name}.lock", _myself()
     data = json.dumps(mine).encode()
     if not _create(files, path, data):
-        holder = files.read_json(path)
-        if not _dead(holder):
+        tag, holder = _tag(files, path), files.read_json(path)
+        if holder == mine:
+            pass  # the file was made, but its answer got lost and the client asked again
+        elif _dead(files, path, holder):
+            _replace(files, path, data, tag)
+        else:
             raise WorkspaceLocked(_sentence(files, name, holder) + f" (if that run is dead, remove {files.url(path)})")
-        files.write(path, data)
-        time.sleep(0.2)  # another process may be taking over too: the last writer has it
     if files.read_json(path) != mine:
         raise WorkspaceLocked(_sentence(files, name, files.read_json(path)))
+    lost = threading.Event()
     try:
-        yield
+        with _renewed(files, path, mine, lost):
+            yield
+    except KeyboardInterrupt:
+        if not lost.is_set():
+            raise
+        message = (
+            f"{files.location}: this run lost its lock ({name}), so another may be at work; what is finished is kept: run again"
+        )
+        raise WorkspaceLocked(message) from None
     finally:
         if files.read_json(path) == mine:
             files.remove(path)
+
+
+@contextlib.contextmanager
+def _renewed(files: Files, path: str, mine: dict, lost: threading.Event) -> Iterator[None]:
+    """Rewrites the lock's file again and again, which is how other machines see that its holder lives.
+
+    A holder that slept too long (a suspended machine, a network that was gone) may find another's name in it: then it is
+    interrupted, as by Ctrl-C.
+    """
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(RENEWED_EVERY_S):
+            try:
+                if files.read_json(path) != mine:
+                    lost.set()
+                    os.kill(os.getpid(), signal.SIGINT)
+                    return
+                files.write_json(path, mine)
+            except OSError:
+                continue  # the store is out of reach for now; the next time may be in time
+
+    thread = threading.Thread(target=renew, name=f"lock {path}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _create(files: Files, path: str, data: bytes) -> bool:
@@ -78,14 +125,43 @@ def _create(files: Files, path: str, data: bytes) -> bool:
     return True
 
 
+def _tag(files: Files, path: str) -> str | None:
+    """What the store calls this version of a file; None where it has no such names, or no such file."""
+    try:
+        return files.filesystem.info(files.path(path)).get("ETag")
+    except FileNotFoundError:
+        return None
+
+
+def _replace(files: Files, path: str, data: bytes, tag: str | None) -> None:
+    """Puts our name in a dead holder's place; whether another was quicker shows when the file is read again."""
+    if tag is None:
+        files.write(path, data)
+        time.sleep(0.2)  # another process may be taking over too: the last writer has it
+        return
+    # S3 writes only where the file is still the dead holder's.
+    with contextlib.suppress(OSError):
+        files.filesystem.pipe_file(files.path(path), data, IfMatch=tag)
+
+
 def _myself() -> dict:
     return {
         "pid": os.getpid(),
         "host": socket.gethostname(),
+        "machine": _machine(),
         "born": _born(os.getpid()),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
         "nonce": os.urandom(8).hex(),
     }
+
+
+def _machine() -> str:
+    """Tells one table of processes from another: names of hosts repeat, and containers of one host number theirs anew."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return f"{socket.gethostname()} {uuid.getnode():x}"
 
 
 def _born(pid: int) -> float | None:
@@ -98,10 +174,23 @@ def _born(pid: int) -> float | None:
         return None
 
 
-def _dead(holder: dict | None) -> bool:
+def _dead(files: Files, path: str, holder: dict | None) -> bool:
     if not holder:
         return True  # a torn file: its writer never got as far as holding the lock
-    return holder["host"] == socket.gethostname() and _born(holder["pid"]) != holder["born"]
+    if holder.get("machine") == _machine():
+        born = _born(holder["pid"])
+        return born is None or abs(born - holder["born"]) > SAME_PROCESS_S
+    return _age_s(files, path) > LEASE_S
+
+
+def _age_s(files: Files, path: str) -> float:
+    """Seconds since a file was written, both times by the store's own clock: this machine's may be wrong."""
+    probe = f"{FOLDER}/clock-{uuid.uuid4().hex}"
+    files.write(probe, b"")
+    try:
+        return files.modified(probe) - files.modified(path)
+    finally:
+        files.remove(probe)
 
 
 def _parse(data: bytes) -> dict | None:

@@ -56,14 +56,24 @@ def create(files: Files, path: str, specs: list[ArraySpec], shard_images: int, a
             dtype=spec.dtype,
             fill_value=spec.fill,
             dimension_names=list(spec.dims),
-            # Rounded mantissas end in equal bits: grouping the bits of equal weight is what makes them small.
-            compressors=BloscCodec(**CODECS, shuffle="bitshuffle" if item > 1 else "noshuffle", typesize=item),
+            compressors=BloscCodec(**CODECS, shuffle=_shuffle(spec, item), typesize=item),
             attributes=spec.attributes(),
             # A chunk left out because it equals the fill could not be told from one that was lost.
             config={"write_empty_chunks": True},
             **spec.chunking(shard_images),
         )
     consolidate(files, path, read_nodes(files, path, _names(specs)))
+
+
+def _shuffle(spec: ArraySpec, item: int) -> str:
+    """How a number's bytes are regrouped before compression.
+
+    Rounded mantissas leave a whole byte of zeros and most of another: bytes of equal weight together took 5 % less than
+    bits of equal weight (36 real eyes' maps, tests/benchmarks/codecs.py). Whole numbers and unrounded ones gain by bits.
+    """
+    if item == 1:
+        return "noshuffle"
+    return "bitshuffle" if spec.mantissa_bits is None else "shuffle"
 
 
 def committed(files: Files, path: str) -> dict[str, dict] | None:

@@ -56,6 +56,14 @@ class ArraySpec:
         """Bytes of one image, uncompressed."""
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
+    @property
+    def most_stored_bytes(self) -> int:
+        """Bytes of one image that compression never exceeds, but for an index of a few bytes a chunk.
+
+        Of a rounded float32 only sign, exponent and the bits kept say anything; grouped by weight, the rest are zeros.
+        """
+        return self.row_bytes if self.mantissa_bits is None else self.row_bytes * (9 + self.mantissa_bits) // 32
+
     def chunking(self, shard_images: int) -> dict:
         """`chunks` and `shards` for Zarr: a file holds a shard's images, readable one by one where they are large."""
         shard = (shard_images, *self.shape)

@@ -4,13 +4,16 @@ from typing import TYPE_CHECKING
 
 from storage.arrays import ShardedStore
 from storage.errors import NotThere
-from storage.explanations import attributions_path
+from storage.explanations import attributions_path, load_runs
 from storage.fundus import fundus_ids, fundus_path
 from storage.schemas import PARTITION, SCHEMAS
 from storage.tables import partitions, parts
 
 if TYPE_CHECKING:
     from storage.workspace import Workspace
+
+
+LAST_RUNS = 3  # of an explanation, planned against actual
 
 
 def describe(ws: "Workspace") -> list[dict]:
@@ -23,7 +26,10 @@ def describe(ws: "Workspace") -> list[dict]:
     rows += [_row("rejects", one["reason"], one["images"], detail=f"at {one['step']}") for one in found["rejects"]]
     rows += [_row("fundus", one["preprocess_id"], **_shards(one)) for one in found["fundus"]]
     rows += [_row("model", one["model_id"], "", detail=_when(one)) for one in found["models"]]
-    rows += [_row("explanation", one["explain_id"], **_shards(one)) for one in found["explanations"]]
+    for one in found["explanations"]:
+        rows.append(_row("explanation", one["explain_id"], **_shards(one)))
+        rows += [_row("set aside", name, "", detail=reason) for name, reason in one["failed"].items()]
+        rows += [_row("planned", one["explain_id"], run["planned"]["images"], detail=_planned(run)) for run in one["runs"]]
     rows += [
         _row("table", one["table"], "", done=one["parts"], detail=f"{one['rows']:,} rows in {one['parts']:,} parts")
         for one in found["tables"]
@@ -40,7 +46,7 @@ def overview(ws: "Workspace") -> dict:
     """Photographs, rejects, stores, models, explanations, tables and last runs, each as plain rows.
 
     location; photographs (total, present, by_split, by_stage); rejects (step, reason, images); fundus and explanations
-    (id, images, images_done, shards, shards_done, seconds, bytes, …); models (model_id, created, …); tables (table,
+    (id, images, images_done, shards, shards_done, seconds, bytes, failed, …; explanations also their last runs); models (model_id, created, …); tables (table,
     partitions, parts, rows); runs (the last run of each stage).
     """
     photos, rejects = ws.photos(), ws.rejects()
@@ -62,6 +68,7 @@ def overview(ws: "Workspace") -> dict:
             {
                 **{key: record.get(key) for key in ("explain_id", "created", "model_id", "preprocess_id")},
                 **_progress(ws, attributions_path(record["explain_id"])),
+                "runs": load_runs(ws, record["explain_id"])[-LAST_RUNS:],
             }
             for record in ws.explanations()
         ],
@@ -75,7 +82,7 @@ def _progress(ws: "Workspace", path: str) -> dict:
     try:
         store = ShardedStore.open(ws, path)
     except NotThere:
-        return {"images": 0, "images_done": 0, "shards": 0, "shards_done": 0, "seconds": 0.0, "bytes": 0}
+        return {"images": 0, "images_done": 0, "shards": 0, "shards_done": 0, "seconds": 0.0, "bytes": 0, "failed": {}}
     spans = store.spans()
     done = [entry for shard, entry in store.ledger.entries().items() if shard < len(spans)]
     return {
@@ -85,6 +92,7 @@ def _progress(ws: "Workspace", path: str) -> dict:
         "shards_done": sum(spans[entry["shard"]].stop == entry["stop"] for entry in done),
         "seconds": float(sum(entry["record"].get("seconds") or 0.0 for entry in done)),
         "bytes": sum(size for entry in done for size, _ in entry["files"].values()),
+        "failed": {name: reason for entry in done for name, reason in entry["record"].get("failed", {}).items()},
     }
 
 
@@ -117,6 +125,24 @@ def _shards(one: dict) -> dict:
         "of": one["images"],
         "detail": f"{one['shards_done']} of {one['shards']} shards, {size}",
     }
+
+
+def _planned(run: dict) -> str:
+    """What a run of `dr attribute` was planned to take against what it took."""
+    planned, actual = run["planned"], run.get("actual", {})
+
+    def pair(name: str, text) -> str:
+        return " against ".join(text(side[name]) if side.get(name) is not None else "unknown" for side in (planned, actual))
+
+    mib = lambda size: f"{size / 2**20:,.1f} MiB"  # noqa: E731
+    memory = {"planned": planned["memory_bytes"], "actual": actual.get("worker_bytes", 0) * actual.get("workers", 0) or None}
+    parts = [
+        pair("seconds", lambda seconds: f"{seconds / 3600:,.2f} h"),
+        pair("bytes", mib),
+        pair("passes", "{:,} passes".format),
+    ]
+    parts.insert(2, " against ".join("unknown" if size is None else f"{mib(size)} of memory" for size in memory.values()))
+    return f"{run['state']} {run['started'][:16].replace('T', ' ')}: planned " + ", ".join(parts) + f", by {planned['basis']}"
 
 
 def _counts(values: dict) -> str:

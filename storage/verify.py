@@ -1,6 +1,7 @@
 """Whether everything that counts as done is there and true: shards, tables, models. Reads all of it.
 
-A shard is believed when its files are those whose size and hash its ledger entry holds, and they decode. The repair is
+A shard is believed when its files are those whose size and hash its ledger entry holds, they decode, and the gaps of a
+sample of its maps are those stored. A table is believed when its rows are of its shard's images. The repair is
 always the same: forget what is broken (a ledger entry, a part of a table), and the next run makes just that again.
 """
 
@@ -8,7 +9,9 @@ import io
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from storage.agreement import gap_flaws, table_flaws
 from storage.arrays import ShardedStore, Span
+from storage.explanations import attributions_path
 from storage.fundus import fundus_ids, fundus_path
 from storage.schemas import KEYS, PARTITION, SCHEMAS
 from storage.tables import folder, partitions, parts
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Flaw(NamedTuple):
-    """One thing wrong. kind: shard, ledger, store, table, model or leftover. repairable: whether forgetting it helps."""
+    """One thing wrong. kind: shard, gap, ledger, store, table, model or leftover. repairable: whether forgetting it helps."""
 
     kind: str
     where: str
@@ -75,9 +78,19 @@ def _store_flaws(ws: "Workspace", path: str, positions: dict[str, int]) -> Itera
     for name in sorted(marked - {store.ledger.name(shard).rpartition("/")[2] for shard in entries}):
         where = f"{store.ledger.folder}/{name}"
         yield Flaw("ledger", where, "is torn and counts as absent"), lambda where=where: ws.files.remove(where)
+    broken = False
     for shard, entry in entries.items():
         if detail := _shard_flaw(store, spans, ids, shard, entry):
+            broken = True
             yield Flaw("shard", f"{path} shard {shard}", detail), lambda shard=shard: store.ledger.drop(shard)
+    if broken:
+        return  # what does not decode cannot be summed; mended, it is looked at again
+    for shard, detail in gap_flaws(store):
+        yield Flaw("gap", f"{path} shard {shard}", detail), lambda shard=shard: store.ledger.drop(shard)
+    explain_id = path.split("/")[1]
+    if path == attributions_path(explain_id):
+        for where, detail in table_flaws(ws, explain_id, store):
+            yield Flaw("table", where, detail), lambda where=where: ws.files.remove(where)
 
 
 def _shard_flaw(store: ShardedStore, spans: list[Span], ids: list[str], shard: int, entry: dict) -> str | None:

@@ -114,19 +114,28 @@ class Workspace:
     def frame(self, name: str, **equals) -> "pd.DataFrame":
         """A table as a DataFrame, only the rows where each named column has the given value.
 
-        `model_id="latest"` and `explain_id="latest"` stand for the latest one.
+        `preprocess_id="latest"`, `model_id="latest"` and `explain_id="latest"` stand for the latest one.
         """
         from storage.schemas import to_frame
 
         return to_frame(self.table(name).to_table(filter=self._filter(equals)))
+
+    @property
+    def _latest(self) -> dict:
+        """How the latest id of each kind is found."""
+        return {
+            "preprocess_id": self.latest_preprocessing,
+            "model_id": self.latest_model,
+            "explain_id": self.latest_explanation,
+        }
 
     def _filter(self, equals: dict):
         from pyarrow import compute
 
         wanted = None
         for column, value in equals.items():
-            if value == LATEST and column in ("model_id", "explain_id"):
-                value = self.latest_model() if column == "model_id" else self.latest_explanation()
+            if value == LATEST and column in self._latest:
+                value = self._latest[column]()
             test = compute.field(column).is_null() if value is None else compute.field(column) == value
             wanted = test if wanted is None else wanted & test
         return wanted
@@ -190,6 +199,15 @@ class Workspace:
         from storage.fundus import open_fundus
 
         return open_fundus(self, preprocess_id, chunks=chunks)
+
+    def latest_preprocessing(self) -> str:
+        """The id of the preprocessing written last. Raises FileNotFoundError before the first."""
+        from storage.errors import NotThere
+
+        ids = self.fundus_ids()
+        if not ids:
+            raise NotThere(f"{self.location} holds no fundus images yet: run dr preprocess")
+        return ids[-1]
 
     def attributions(self, explain_id: str = LATEST, *, chunks=None) -> "xr.DataTree":
         """Everything attributed, read when used: the groups `pixels` and `layers/<layer>`, indexed by `image_id`."""

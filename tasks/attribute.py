@@ -1,73 +1,71 @@
 """Attributions of the chosen images, a shard a Dask task: outcome → pixels, outcome → neurons → pixels (METHOD §4–5)."""
 
 import dataclasses
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dr_lib.attribution import AttributionParams
-from dr_lib.explain import layer_shapes
-from storage import open_workspace
-from storage.arrays import ShardedStore
-from storage.explanations import DONE, FAILED, attributions_path, explanation_specs, save_record
+from storage.arrays import ArraySpec, ShardedStore, spans
+from storage.explanations import DONE, FAILED, attributions_path, save_record, save_run
+from tasks.calibration import specs_of
 from tasks.errors import UserError
+from tasks.estimate import Estimate, bound, check_room, estimate, known_rates
+from tasks.explain_shard import Place, explain_shard, try_images
 from tasks.pool import Failure, culprits
 from tasks.preprocess import usable_rows
 from tasks.recipe import Recipe
-from tasks.runs import versions
 from tasks.session import Session, StageResult
 from tasks.settings import AttributionSelection, StorageParams
-from tasks.stores import blank, blank_row, explanation_store, whole
+from tasks.stores import explanation_store, stored_digests, whole
 from tasks.waves import run_in_waves
-from tasks.worker import explainer, fundi, loaded_model
+from tasks.worker import loaded_model
 
 STEP = "attribute"
 
 
 def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StageResult:
-    """Explains the chosen images that have no explanation yet (or whose photograph changed)."""
+    """Explains the chosen images that have no explanation yet (or whose photograph changed).
+
+    Raises UserError, before anything is written, for a run that fits neither the disk nor the memory.
+    """
     workspace, params, engine = session.workspace, recipe.attribution, recipe.engine
     model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
     photos = workspace.photos()
-    usable = usable_rows(workspace, recipe.preprocess_id)
+    usable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
     here = photos.iloc[usable]
     chosen = chosen_images(here[here["present"]], params)
     if chosen.empty:
         raise UserError(f"no usable photograph is in the {params.split} split; choose another with --set attribution.split=all")
+    by_id = photos.set_index("image_id")
     path = attributions_path(explain_id)
-    if ShardedStore.exists(workspace, path):
-        store = explanation_store(workspace, explain_id)
-    else:
-        try:
-            shapes = layer_shapes(loaded_model(workspace.location, model_id), engine)
-        except ValueError as error:  # a layer that is missing or no full cut, named
-            raise UserError(str(error)) from None
-        specs = explanation_specs(
-            params.quantities,
-            recipe.preprocess.size,
-            {name: dataclasses.asdict(shape) for name, shape in shapes.items()},
-            params.neurons,
-        )
+    store = explanation_store(workspace, explain_id) if ShardedStore.exists(workspace, path) else None
+    specs = store.specs if store else specs_of(loaded_model(workspace.location, model_id), engine, recipe.preprocess.size)
+    known = store.image_ids if store else []
+    new_ids = [image_id for image_id in chosen["image_id"] if image_id not in set(known)]
+    planned = _planned(session, recipe, specs, _to_do(store, [*known, *new_ids], by_id["sha256"]), storage)
+    if planned.images:
+        check_room(workspace, planned, workers_here=not session.pool.params.address)
+
+    if store is None:
         store = ShardedStore.create_or_open(workspace, path, specs, storage.shard_images, {"explain_id": explain_id})
     save_record(
         workspace,
         explain_id,
         {"model_id": model_id, "preprocess_id": recipe.preprocess_id, "attribution": dataclasses.asdict(engine)},
     )
-    known = set(store.image_ids)
-    store.extend([image_id for image_id in chosen["image_id"] if image_id not in known])
-
-    by_id = photos.set_index("image_id")
+    store.extend(new_ids)
     digests = by_id.loc[store.image_ids, "sha256"].tolist()
     positions = by_id.loc[store.image_ids, "position"].to_numpy()
-    place = (workspace.location, recipe.preprocess_id, model_id, explain_id)
+    place = Place(workspace.location, recipe.preprocess_id, model_id, explain_id)
     jobs = []
     for span in store.pending(digests):
         kept = store.done_rows(span, digests[span.rows])
-        hopeless = tuple(set(positions[span.rows].tolist()) - set(usable.tolist()))  # replaced by what cannot be graded
+        gone = set(positions[span.rows].tolist()) - set(usable.tolist())
+        hopeless = dict.fromkeys(gone, "its photograph was replaced by one that cannot be used")
         jobs.append((place, engine, span, positions[span.rows], digests[span.rows], kept, hopeless))
 
     def rescue(job: tuple, failure: Failure) -> Any:
@@ -75,15 +73,22 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
             return failure
         *same, rows, shard_digests, kept, hopeless = job
         tried = [int(row) for row, keep in zip(rows, kept, strict=True) if not keep and row not in hopeless]
-        found = culprits(session.pool, _try_images, tried, place, engine)
-        again = (*same, rows, shard_digests, kept, (*hopeless, *found))
-        return next(result for _, result in session.pool.run(_attribute_shard, [again]))
+        found = culprits(session.pool, try_images, tried, place, engine)
+        again = (*same, rows, shard_digests, kept, {**hopeless, **found})
+        return next(result for _, result in session.pool.run(explain_shard, [again]))
 
-    new = sum(
-        run_in_waves(
-            session.pool, STEP, _attribute_shard, jobs, images_of=lambda job: sum(not keep for keep in job[5]), rescue=rescue
+    with _noted(store, explain_id, planned) as note:
+        done = run_in_waves(
+            session.pool,
+            STEP,
+            explain_shard,
+            jobs,
+            images_of=lambda job: sum(not keep for keep in job[5]),
+            rescue=rescue,
+            table=_wave_table,
         )
-    )
+        note(done)
+    new = sum(one["new_images"] for one in done)
     return StageResult(STEP, len(store.image_ids), new, f"explanation {explain_id} of model {model_id}: {_summary(store)}")
 
 
@@ -98,41 +103,69 @@ def chosen_images(photos: pd.DataFrame, selection: AttributionSelection) -> pd.D
     return photos.loc[taken].sort_values("position")
 
 
-def _try_images(rows: Sequence[int], place: tuple, params: AttributionParams) -> None:
-    location, fundus_id, model_id, _ = place
-    explainer(location, model_id, params).explain(fundi(location, fundus_id, np.asarray(rows)))
+def _to_do(store: ShardedStore | None, image_ids: Sequence[str], sha256: pd.Series) -> list[bool]:
+    """For every row of the image axis as it will be, whether its image has to be explained."""
+    stored = stored_digests(store) if store else {}
+    return [stored.get(image_id) != sha256[image_id] for image_id in image_ids]
 
 
-def _attribute_shard(
-    place: tuple[str, str, str, str],
-    params: AttributionParams,
-    span: Any,
-    positions: np.ndarray,
-    digests: Sequence[str],
-    kept: Sequence[bool],
-    hopeless: Sequence[int],
-) -> int:
-    """Runs on a worker: explains, writes and marks one shard; rows to keep are copied from the old one. Returns new rows.
+def _planned(
+    session: Session, recipe: Recipe, specs: Sequence[ArraySpec], to_do: Sequence[bool], storage: StorageParams
+) -> Estimate:
+    rates = known_rates(session.workspace, recipe, bound(specs, storage.shard_images))
+    sizes = [sum(to_do[span.rows]) for span in spans(len(to_do), storage.shard_images)]
+    return estimate(rates, [size for size in sizes if size], session.pool.workers)
 
-    hopeless: positions that have no fundus any more, or that killed their worker; they are marked as failed.
+
+@contextmanager
+def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Iterator[Any]:
+    """Leaves a record of what the work inside was planned to take and took; none where there is nothing to do.
+
+    A run that is killed leaves the plan, with the state "running".
     """
-    location, fundus_id, model_id, explain_id = place
-    store = explanation_store(open_workspace(location), explain_id)
-    started = time.monotonic()
-    wanted = np.array([not keep and position not in hopeless for keep, position in zip(kept, positions, strict=True)])
-    arrays = store.read(span) if any(kept) else blank(store, span)
-    for row in np.flatnonzero(~np.asarray(kept, bool) & ~wanted):
-        blank_row(store, arrays, row)
-        arrays["pixels/status"][row] = FAILED
-    if wanted.any():
-        found = explainer(location, model_id, params).explain(fundi(location, fundus_id, positions[wanted]))
-        failed = found.pop("pixels/failed").astype(bool)
-        for path, values in found.items():
-            arrays[path][wanted] = values
-        arrays["pixels/status"][wanted] = np.where(failed, FAILED, DONE)
-    record = {"seconds": round(time.monotonic() - started, 3), "model_id": model_id, "versions": versions()}
-    store.write_shard(span, arrays, digests=list(digests), record=record)
-    return int(sum(not keep for keep in kept))
+    if not planned.images:
+        yield lambda done: None
+        return
+    started = datetime.now(UTC)
+    name = f"{started:%Y%m%dT%H%M%S%f}"
+    record = {"started": started.isoformat(timespec="seconds"), "state": "running", "planned": dataclasses.asdict(planned)}
+    save_run(store.ws, explain_id, name, record)
+    actual: dict[str, Any] = {}
+
+    def note(done: Sequence[dict]) -> None:
+        stored = sum(one["bytes"] * one["images"] / one["rows"] for one in done)
+        actual.update(images=sum(one["images"] for one in done), bytes=round(stored))
+        actual.update(passes=sum(one["passes"] for one in done), workers=len({one["worker"] for one in done}))
+        actual["worker_bytes"] = max((one["peak_memory_bytes"] for one in done), default=0)
+
+    state = "interrupted"
+    try:
+        yield note
+        state = "completed"
+    except UserError:
+        state = "failed"
+        raise
+    finally:
+        seconds = (datetime.now(UTC) - started).total_seconds()
+        save_run(store.ws, explain_id, name, {**record, "state": state, "actual": {**actual, "seconds": round(seconds, 1)}})
+
+
+def _wave_table(done: Sequence[dict]) -> list[dict[str, Any]]:
+    """What Prefect's page shows of a wave: a row a shard, the slowest first."""
+    rows = [
+        {
+            "shard": one["shard"],
+            "images": one["images"],
+            "seconds an image": round(one["seconds"] / max(one["images"], 1), 2),
+            "passes an image": round(one["passes"] / max(one["images"], 1), 1),
+            "median gap": None if one["gap_median"] is None else f"{one['gap_median']:.2%}",
+            "maps not converged": one["unconverged"],
+            "set aside": "; ".join(f"{name}: {reason}" for name, reason in one["failed"].items()),
+            "worker": one["worker"],
+        }
+        for one in done
+    ]
+    return sorted(rows, key=lambda row: -row["seconds an image"])
 
 
 def _summary(store: Any) -> str:

@@ -2,14 +2,17 @@
 
 What is true here: at most two jobs a worker are in flight, so the scheduler's memory does not grow with the run;
 a worker that dies costs its job a retry and never the run; a job that keeps killing workers comes back as a
-`Failure` instead of an exception. Workers run plain functions only: a Prefect task on a worker would start a
-Prefect server there.
+`Failure` instead of an exception; a scheduler or all workers that are gone end the run with a line instead of a wait
+without end. Workers run plain functions only: a Prefect task on a worker would start a Prefect server there.
 """
 
 import contextlib
+import logging
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +30,9 @@ ONE_THREAD = {
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
 DEATHS_BEFORE_GIVING_UP = 2
+START_S = 20  # for a given scheduler to answer, and for a first worker to join it
+DESERTED_S = 60  # without any worker; one that is started anew after its death is back sooner
+LOOK_S = 5  # how often that is looked at, where no job ends sooner
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class Pool:
         dask.config.set(
             {
                 "distributed.scheduler.allowed-failures": DEATHS_BEFORE_GIVING_UP,
+                # A worker that is not there 15 s after a death, even an earlier one, would be given up, and never replaced.
+                "distributed.deploy.lost-worker-timeout": "10000 hours",
                 "distributed.admin.tick.limit": "60s",  # a network's forward pass holds the event loop for seconds
                 "distributed.worker.memory.terminate": False,  # the engine bounds its own memory
                 "distributed.worker.memory.pause": False,
@@ -71,17 +79,7 @@ class Pool:
             }
         )
         if self.params.address:
-            try:
-                client = self._closing.enter_context(Client(self.params.address, timeout="20s"))
-            except OSError:
-                message = f"no Dask scheduler answers at {self.params.address}; start one with `dask scheduler` or leave dask.address empty"
-                raise UserError(message) from None
-            self.workers = len(client.scheduler_info(n_workers=-1)["workers"])
-            if not self.workers:
-                raise UserError(
-                    f"the Dask scheduler at {self.params.address} has no workers; start some with `dask worker {self.params.address} --nworkers auto --nthreads 1`"
-                )
-            return client
+            return self._client_of(self.params.address)
         cluster = self._closing.enter_context(
             LocalCluster(
                 n_workers=self.workers,
@@ -93,37 +91,75 @@ class Pool:
                 env=ONE_THREAD,
             )
         )
-        return self._closing.enter_context(Client(cluster))
+        # Not the default: whoever opens arrays lazily in this process would send its work to a client that is closed by then.
+        return self._closing.enter_context(Client(cluster, set_as_default=False))
+
+    def _client_of(self, address: str):
+        """A client of a scheduler that somebody else started."""
+        from distributed import Client
+
+        for name in ("distributed.client", "distributed.utils"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost scheduler is told in a line, not in its stack traces
+        try:
+            client = self._closing.enter_context(Client(address, timeout=START_S, set_as_default=False))
+        except ValueError as error:
+            raise UserError(f"dask.address = {address!r}: {error}; it should look like tcp://host:8786") from None
+        except OSError:
+            message = f"no Dask scheduler answers at {address}; start one with `dask scheduler` or leave dask.address empty"
+            raise UserError(message) from None
+        try:
+            client.wait_for_workers(1, timeout=START_S)
+        except TimeoutError:
+            message = f"the Dask scheduler at {address} has no workers; start some with `dask worker {address} --nworkers auto --nthreads 1`"
+            raise UserError(message) from None
+        self.workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        return client
 
     def run(self, function: Callable[..., Any], jobs: Iterable[tuple]) -> Iterator[tuple[tuple, Any]]:
         """Yields (job, result or Failure) as jobs finish; each job is the tuple of `function`'s arguments."""
-        from distributed import as_completed
-
         waiting = iter(jobs)
         client = self.connect()
-        running: dict[str, tuple] = {}
-        finished = as_completed()
+        running: dict[Any, tuple] = {}
 
         def submit_next() -> None:
             job = next(waiting, None)
             if job is not None:
-                future = client.submit(function, *job, pure=False)
-                running[future.key] = job
-                finished.add(future)
+                running[client.submit(function, *job, pure=False)] = job
 
         try:
             for _ in range(2 * self.workers):
                 submit_next()
             while running:
-                future = next(finished)
-                job = running.pop(future.key)
-                result = _outcome(future)
-                future.release()
-                submit_next()
-                yield job, result
+                for future in self._finished(client, list(running)):
+                    job = running.pop(future)
+                    result = _outcome(future)
+                    future.release()
+                    submit_next()
+                    yield job, result
+        except CancelledError:  # nobody here cancels a job that is waited for
+            message = f"the Dask scheduler at {client.scheduler.address} is gone; start it again and run the same command"
+            raise UserError(message) from None
         finally:
             # Reached with jobs running only on Ctrl-C or an error: what has not started never will.
-            client.cancel(list(finished.futures), force=True)
+            with contextlib.suppress(OSError):
+                client.cancel(list(running), force=True)
+
+    def _finished(self, client, futures: list) -> set:
+        """The jobs that have ended, once there is one. Raises UserError where nobody is left to end any."""
+        from distributed import wait
+
+        deserted_since = None
+        while True:
+            try:
+                return wait(futures, timeout=LOOK_S, return_when="FIRST_COMPLETED").done
+            except TimeoutError:
+                if client.scheduler_info(n_workers=1)["n_workers"]:
+                    deserted_since = None
+                    continue
+            deserted_since = deserted_since or time.monotonic()
+            if time.monotonic() - deserted_since > DESERTED_S:
+                message = f"all workers of the Dask scheduler at {client.scheduler.address} are gone; start some and run the same command"
+                raise UserError(message)
 
     def close(self) -> None:
         """Stops the workers that this pool started."""
@@ -144,16 +180,24 @@ def _outcome(future) -> Any:
 
 
 def culprits(pool: Pool, trial: Callable[..., Any], rows: list, *fixed: Any) -> dict[Any, str]:
-    """Which rows kill a worker, found by halving: {row: reason}. `trial(rows, *fixed)` does the work and writes nothing."""
-    found = {}
-    groups = [rows]
+    """Which rows kill a worker, found by halving: {row: reason}. `trial(rows, *fixed)` does the work and writes nothing.
+
+    One half at a time, and to be called with nothing else in flight: Dask blames a worker's death on every job that
+    waited there, and an innocent row in such company would be set aside too.
+    """
+    found, groups = {}, [rows] if rows else []
     while groups:
-        halves = []
-        for (group, *_), result in pool.run(trial, [(group, *fixed) for group in groups]):
-            if isinstance(result, Failure) and result.killed:
-                if len(group) == 1:
-                    found[group[0]] = result.reason
-                else:
-                    halves += [group[: len(group) // 2], group[len(group) // 2 :]]
-        groups = halves
+        group = groups.pop()
+        result = alone(pool, trial, group, *fixed)
+        if isinstance(result, Failure) and result.killed:
+            if len(group) == 1:
+                found[group[0]] = result.reason
+            else:
+                groups += [group[len(group) // 2 :], group[: len(group) // 2]]
     return found
+
+
+def alone(pool: Pool, function: Callable[..., Any], *job: Any) -> Any:
+    """The result (or Failure) of one job."""
+    ((_, result),) = pool.run(function, [job])
+    return result

@@ -18,6 +18,7 @@ from dr_lib.model import STAGES
 from storage import Workspace
 
 POSES_TABLE = "pose_predictions"
+PREFIX = "grading="
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,22 @@ def reading_rows(workspace: Workspace, grading: GradingParams, model_id: str) ->
     return rows
 
 
+def in_words(rows: pd.DataFrame) -> str:
+    """What the last reading of one split brings, as the end of a sentence; empty where there is none.
+
+    rows: of `evaluation`, one split, every stratum.
+    """
+    strata = [name for name in rows["stratum"].unique() if name.startswith(PREFIX)]
+    if not strata:
+        return ""
+    last = max(strata, key=len)
+    value = rows[rows["stratum"] == last].set_index("metric")["value"]
+    return (
+        f"; with {last.removeprefix(PREFIX).replace('+', ', ')} kappa {value['qwk']:.3f}, "
+        f"stage 1 sensitivity {value['sensitivity_stage1']:.3f} at specificity {value['specificity_stage1']:.3f}"
+    )
+
+
 def _readings(eyes: pd.DataFrame, grading: GradingParams) -> Iterator[Reading]:
     """Each reading goes on from the one before it, so that the table tells what each step brings."""
     found = eyes[[f"probability_stage{stage}" for stage in range(STAGES)]].to_numpy(np.float32)
@@ -63,16 +80,16 @@ def _readings(eyes: pd.DataFrame, grading: GradingParams) -> Iterator[Reading]:
     names = []
     if grading.poses > 1:
         names.append("poses")
-        yield Reading("grading=poses", found)
+        yield Reading(f"{PREFIX}poses", found)
     if grading.fellow_eye:
         names.append("fellow")
         fellow = fellows(patients)
         share = fellow_share(stages, found, fellow, validation)
         found = with_fellow(found, fellow, share)
-        yield Reading(f"grading={'+'.join(names)}", found, chosen={"fellow_share": share})
+        yield Reading(f"{PREFIX}{'+'.join(names)}", found, chosen={"fellow_share": share})
     if grading.decision == "thresholds" and validation.any():
         names.append("thresholds")
         expected = expected_stage(found)
         thresholds = kappa_thresholds(stages[validation], expected[validation], patients[validation])
         chosen = {f"threshold_stage{number}": float(place) for number, place in enumerate(thresholds, 1)}
-        yield Reading(f"grading={'+'.join(names)}", found, decided(expected, thresholds), chosen)
+        yield Reading(f"{PREFIX}{'+'.join(names)}", found, decided(expected, thresholds), chosen)

@@ -33,7 +33,7 @@ from tasks.model_record import provenance, record_metrics, training_provenance
 from tasks.preprocess import usable_rows
 from tasks.progress import progress, say
 from tasks.quality import FLAGGED, GOOD, strata
-from tasks.readings import POSES_TABLE, reading_rows
+from tasks.readings import POSES_TABLE, in_words, reading_rows
 from tasks.recipe import Recipe, settings_of
 from tasks.session import Session, StageResult
 from tasks.stores import as_text, fundus_store
@@ -199,8 +199,8 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
                 rows += _evaluation_rows(in_split[quality[in_split.index] == stratum], split, stratum)
         rows += reading_rows(workspace, recipe.grading, model_id)
         workspace.write_table("evaluation", pd.DataFrame(rows), partition=model_id, part="model", digest=digest)
-    graded = workspace.frame("evaluation", model_id=model_id)
-    graded = graded[(graded["split"] == "test") & (graded["stratum"] == "all")].set_index("metric")
+    test = workspace.frame("evaluation", model_id=model_id, split="test")
+    graded = test[test["stratum"] == "all"].set_index("metric")
     if graded.empty:
         return "no labelled eye in the test split"
 
@@ -209,7 +209,8 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
         return f"{value:.3f} ({low:.3f}–{high:.3f})"
 
     eyes = int(graded["images"].iloc[0])
-    return f"on {eyes:,} test eyes kappa {with_interval('qwk')}, AUC of referable disease {with_interval('auc_referable')}"
+    own = f"on {eyes:,} test eyes kappa {with_interval('qwk')}, AUC of referable disease {with_interval('auc_referable')}"
+    return own + in_words(test)
 
 
 def _evaluation_rows(predictions: pd.DataFrame, split: str, stratum: str) -> Sequence[dict[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from prefect import task
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
@@ -29,11 +30,13 @@ def run_in_waves(
     *,
     images_of: Callable[[tuple], int],
     rescue: Callable[[tuple, Failure], Any] | None = None,
+    table: Callable[[list[Any]], list[dict[str, Any]]] | None = None,
 ) -> list[Any]:
     """Every job's result, in the jobs' order; jobs are argument tuples for `function`, run on the pool's workers.
 
-    A job that fails goes to `rescue(job, failure)`, which may do it another way and return its result. What it cannot
-    rescue is raised as UserError when all others are done, so that one bad shard never costs the rest.
+    A job that fails goes to `rescue(job, failure)` at its wave's end; that may do it another way and return its result.
+    What it cannot rescue is raised as UserError when all others are done, so that one bad shard never costs the rest.
+    table: makes the rows that Prefect's page shows of a wave from its results.
     """
     jobs = list(jobs)
     if not jobs:
@@ -47,16 +50,28 @@ def run_in_waves(
     with progress(stage, sum(map(images_of, jobs))) as advance:
         for number, wave in enumerate(waves, 1):
 
-            def work(wave=wave) -> int:
+            def work(number=number, wave=wave) -> int:
                 places = {id(jobs[index]): index for index in wave}
-                for job, result in pool.run(function, [jobs[index] for index in wave]):
-                    if isinstance(result, Failure) and rescue:
-                        result = rescue(job, result)
+                failed = []
+
+                def settle(job: tuple, result: Any) -> None:
                     if isinstance(result, Failure):
                         failures.append(result.reason)
                         get_run_logger().error("%s", result.trace or result.reason)
                     results[places[id(job)]] = result
                     advance(images_of(job))
+
+                for job, result in pool.run(function, [jobs[index] for index in wave]):
+                    if isinstance(result, Failure) and rescue:
+                        failed.append((job, result))
+                    else:
+                        settle(job, result)
+                # Only now, with nothing else in flight: a search for what kills workers would accuse its company too.
+                for job, failure in failed:
+                    settle(job, rescue(job, failure))
+                done = [results[index] for index in wave if not isinstance(results[index], Failure)]
+                if table and done:
+                    create_table_artifact(table(done), key=f"{stage}-waves", description=f"wave {number} of {len(waves)}")
                 return len(wave)
 
             run_wave(stage, number, len(waves), work)

@@ -18,15 +18,28 @@ from dr_lib import backend
 
 @dataclass(frozen=True)
 class Ask:
-    """Places on a line. Without cotangents: the function's values there. With: gradients, added to the line's sums.
+    """Places on a line. Without cotangents: the function's values there. With: gradients.
 
-    `cotangents` (rows, basis, output) carry the quadrature weights, so that a map is a plain sum over rows;
-    `contrast` (rows,) are the factors with which the same gradients enter the line's second sum.
+    With `contrast` gradients are added to the line's sums at once and forgotten: `cotangents` (rows, basis, output)
+    carry the quadrature weights, and `contrast` (rows,) are the factors with which the same gradients enter the second
+    sum. Without it they are kept, numbered in the order in which they were asked for, until a `Settle` names them.
+    `targets` (rows, basis) say to which of the line's quantities each gradient is added, −1 for none; without them a row
+    has one for each.
     """
 
     alphas: np.ndarray
     cotangents: np.ndarray | None = None
     contrast: np.ndarray | None = None
+    targets: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Settle:
+    """Kept gradients to be added to both sums and forgotten: matrices (node, basis, basis) for each of the two."""
+
+    nodes: np.ndarray
+    weights: np.ndarray
+    contrasts: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,7 @@ class Told:
     slopes: np.ndarray | None
 
 
-Plan = Generator[Ask, Told, Any]
+Plan = Generator[Ask | Settle, Told | None, Any]
 
 
 @dataclass
@@ -54,6 +67,7 @@ class Line:
     result: Any = None
     sum: np.ndarray | None = None
     contrast_sum: np.ndarray | None = None
+    _kept: list[np.ndarray | None] = field(default_factory=list, repr=False)
     _ask: Ask | None = field(default=None, repr=False)
     _outputs: np.ndarray | None = field(default=None, repr=False)
     _slopes: np.ndarray | None = field(default=None, repr=False)
@@ -72,19 +86,26 @@ class Line:
         return self.baseline + np.float32(self._ask.alphas[row]) * self.difference
 
     def take(self, row: int, outputs: np.ndarray, gradients: np.ndarray | None) -> None:
-        """Note one row's outcome; `gradients` (basis, …) are added to the sums at once and not kept."""
+        """Note one row's outcome; `gradients` (basis, …) are added to the sums, or kept if their weights are still open."""
         if self._outputs is None:
             self._outputs = np.zeros((len(self._ask.alphas), len(outputs)), np.float64)
-            self._slopes = np.zeros((len(self._ask.alphas), self.basis), np.float64)
+            self._slopes = np.zeros((len(self._ask.alphas), 0 if gradients is None else len(gradients)), np.float64)
         # Infinities become NaN here: one network gone wrong then spoils its own image silently instead of warning on every sum.
         self._outputs[row] = np.where(np.isfinite(outputs), outputs, np.nan)
         if gradients is not None:
-            self.sum += gradients
             # float64: terms of both signs nearly cancel, and a residual is the small difference of two such sums.
             products = np.multiply(gradients, self.difference, dtype=np.float64)
-            self._slopes[row] = products.reshape(self.basis, -1).sum(axis=1)
-            if self.contrasted and self._ask.contrast[row]:
-                self.contrast_sum += np.float32(self._ask.contrast[row]) * gradients
+            self._slopes[row] = products.reshape(len(gradients), -1).sum(axis=1)
+            if self._ask.targets is not None:
+                for target, gradient in zip(self._ask.targets[row], gradients, strict=True):
+                    if target >= 0:
+                        self.sum[target] += gradient
+            elif self._ask.contrast is None:
+                self._kept[row - len(self._ask.alphas)] = gradients
+            else:
+                self.sum += gradients
+                if self.contrasted and self._ask.contrast[row]:
+                    self.contrast_sum += np.float32(self._ask.contrast[row]) * gradients
         self._missing -= 1
         if self._missing == 0:
             self._advance(Told(self._outputs, self._slopes if self._ask.cotangents is not None else None))
@@ -92,10 +113,21 @@ class Line:
     def _advance(self, told: Told | None) -> None:
         self._outputs = self._slopes = None
         try:
-            self._ask = self.plan.send(told)
-            self._missing = len(self._ask.alphas)
+            while isinstance(message := self.plan.send(told), Settle):
+                self._settle(message)
+                told = None
+            self._ask, self._missing = message, len(message.alphas)
+            if message.cotangents is not None and message.contrast is None and message.targets is None:
+                self._kept += [None] * self._missing
         except StopIteration as stop:
             self._ask, self.result = None, stop.value
+
+    def _settle(self, settle: Settle) -> None:
+        for node, weights, contrasts in zip(settle.nodes, settle.weights, settle.contrasts, strict=True):
+            gradients, self._kept[node] = self._kept[node], None
+            self.sum += np.tensordot(weights.astype(np.float32), gradients, axes=1)
+            if self.contrasted and contrasts.any():
+                self.contrast_sum += np.tensordot(contrasts.astype(np.float32), gradients, axes=1)
 
 
 class Evaluator:

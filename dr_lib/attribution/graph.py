@@ -39,6 +39,24 @@ def calls(model: "keras.Model") -> Iterator[tuple[Any, list[Any], list[Any]]]:
             yield layer, [] if is_input else list(node.input_tensors), list(node.output_tensors)
 
 
+def rectified(model: "keras.Model") -> bool:
+    """Whether the gradient of every output unit is 0 wherever the unit is 0: it comes from rectifiers, joined or pooled."""
+    import keras
+
+    layers = keras.layers
+    passing = (layers.Concatenate, layers.Dropout, layers.MaxPooling2D, layers.AveragePooling2D, layers.Identity)
+    passing += (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.Flatten, layers.Reshape)
+    found: dict[int, bool] = {}
+    for layer, sources, outputs in calls(model):
+        if isinstance(layer, layers.ReLU):
+            dead = not layer.negative_slope and not layer.threshold
+        else:
+            dead = getattr(layer, "activation", None) is keras.activations.relu
+            dead |= isinstance(layer, passing) and bool(sources) and all(found[id(source)] for source in sources)
+        found |= dict.fromkeys(map(id, outputs), dead)
+    return found[id(model.outputs[0])]
+
+
 def rebuilt(model: "keras.Model", size: int) -> "keras.Model":
     """The same layers, sharing their weights, on a square input of another size."""
     import keras

@@ -42,6 +42,19 @@ class Head:
         # Stages combine with whole numbers; the solver's 1e-16 must not keep five maps from summing to 0.
         return np.where(np.abs(mix - np.round(mix)) < 1e-9, np.round(mix), mix) + 0.0
 
+    def carrier(self) -> Float64[np.ndarray, "quantity output"] | None:
+        """As many rows as this basis has quantities, whose combinations hold its derivative wherever it is taken.
+
+        Gradients of these instead of the quantities' own leave the weights open until all points are known. None where
+        the derivative turns through more directions than there are quantities (a single stage's turns through four).
+        """
+        p, outputs = self.probability_weights, self.probability_weights.shape[1]
+        turning = np.ptp(p, axis=1).any()  # equal weights of all probabilities are a constant
+        centred = np.eye(outputs) - 1 / outputs if turning else np.zeros((0, outputs))
+        rows = np.concatenate([centred, self.logit_weights])
+        chosen = _independent_rows(rows)
+        return rows[chosen] if len(chosen) == len(p) else None
+
     def mean_jacobian(
         self, start: Float[np.ndarray, "*rows output"], stop: Float[np.ndarray, "*rows output"]
     ) -> Float64[np.ndarray, "*rows quantity output"]:
@@ -68,11 +81,7 @@ class Head:
 
     @cached_property
     def _independent(self) -> list[int]:
-        chosen: list[int] = []
-        for index in range(len(self._gradient_rows)):
-            if np.linalg.matrix_rank(self._gradient_rows[[*chosen, index]], tol=1e-9) > len(chosen):
-                chosen.append(index)
-        return chosen or [0]
+        return _independent_rows(self._gradient_rows) or [0]
 
 
 def identity_head(outputs: int) -> Head:
@@ -105,6 +114,15 @@ def stage_head(quantities: tuple[str, ...], stages: int = STAGES) -> Head:
         if match[1] == "logodds":
             logit[row, numbers[1]] -= 1
     return Head(probability, logit)
+
+
+def _independent_rows(rows: np.ndarray) -> list[int]:
+    """The first rows that generate all others."""
+    chosen: list[int] = []
+    for index in range(len(rows)):
+        if np.linalg.matrix_rank(rows[[*chosen, index]], tol=1e-9) > len(chosen):
+            chosen.append(index)
+    return chosen
 
 
 def _softmax(u: np.ndarray) -> np.ndarray:

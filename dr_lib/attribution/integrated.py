@@ -27,9 +27,9 @@ class Attribution:
     map_error: the relative L1 change of the map when every second of the (final) points is left out and its neighbour
         takes over its weight, that is n against n/2 points; NaN for a single point.
     residual: sum over intervals of the absolute residual (adaptive), or |gap| (fixed rule).
-    points: gradients spent on the image, repeated ones included.
-    converged: whether |gap| ≤ tolerance · max(|F(x) − F(x')|, floor) and, when points adapt, `residual` is at most
-        4 · tolerance of the way F travels along the line, up and down.
+    points: gradients spent on the image.
+    converged: whether |gap| ≤ tolerance · max(|F(x) − F(x')|, floor) and, when points adapt, the root sum of squares of
+        the intervals' residuals is at most `tolerance` of the way F travels along the line, up and down.
     """
 
     values: Float32[np.ndarray, "image *shape"]
@@ -72,7 +72,7 @@ def integrated_gradients(
     function: differentiable, (n, …) float32 tensor -> (n,) or (n, q) tensor; rows must not influence each other. A
         Keras model is one. An `Evaluator` made of it keeps its compiled form from call to call.
     inputs: (n, …). baselines: (n, …), or (…) for all.
-    points, rule: of the fixed rule; with a tolerance, `points` is the number to start with and the rule is midpoint.
+    points, rule: of the fixed rule; with a tolerance, `points` is the number to start with, at first midpoints.
     tolerance: refine until |gap| ≤ tolerance · max(|F(x) − F(x')|, floor) for every quantity of an image, or
         `max_points` gradients are spent. Each image is refined by itself, whatever shares its batch.
     multiply_by_inputs: False gives the average gradients alone.
@@ -109,7 +109,7 @@ def plan_maker(points: int, rule: str, tolerance: float | None, max_points: int,
     if not tolerance > 0:
         raise ValueError(f"tolerance must be above 0, not {tolerance}")
     if rule != "midpoint":
-        raise ValueError(f"points that adapt to a tolerance are midpoints of intervals: rule must be midpoint, not {rule!r}")
+        raise ValueError(f"points that adapt to a tolerance start as midpoints: rule must be midpoint, not {rule!r}")
     if max_points < points:
         raise ValueError(f"max_points ({max_points}) must be at least points ({points})")
     return lambda head: adaptive_plan(head, points, tolerance, floor, max_points)

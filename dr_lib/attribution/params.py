@@ -18,7 +18,8 @@ class AttributionParams:
     floor: a probability that changes by less is judged as if it changed by this much: the map of a stage that hardly
     moves would otherwise cost more than all others.
     points, max_points: gradients on pixels to start with and at most. layer_points: the same start for outcome → layer
-    and for the resultant. neuron_points: points of a single neuron's region, always by `rule`.
+    and for the resultant. neuron_points: points of a single neuron's region, by `rule`; with a tolerance the most, a
+    quarter to start with.
     batch_size: images in one pass; 0 chooses by free memory, at most 16.
     """
 
@@ -51,7 +52,7 @@ class AttributionParams:
         for name in ("points", "layer_points", "neuron_points"):
             quadrature(self.rule, getattr(self, name))
         if self.tolerance and self.rule != "midpoint":
-            raise ValueError(f"points that adapt are midpoints: set tolerance = 0 to use the {self.rule} rule")
+            raise ValueError(f"points that adapt start as midpoints: set tolerance = 0 to use the {self.rule} rule")
         if self.max_points < max(self.points, self.layer_points):
             raise ValueError(f"max_points ({self.max_points}) must be at least points and layer_points")
         if self.neurons < 1 or self.resultant_neurons < 1:

@@ -1,10 +1,23 @@
 """A pool without processes: jobs run where they are called, so that a test can see, count and spoil what a worker does."""
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from dr_lib.attribution import AttributionParams
+from dr_lib.fundus import PreprocessParams
+from dr_lib.model import ModelParams
+from dr_lib.training import TrainingParams
+from storage import open_workspace
+from tasks import preprocess as preprocessing
+from tasks.ingest import ingest
 from tasks.pool import Failure
-from tasks.settings import DaskParams
+from tasks.preprocess import preprocess
+from tasks.recipe import Recipe
+from tasks.session import Session, StageResult
+from tasks.settings import DaskParams, DataParams, StorageParams
 
 
 class WorkerDied(BaseException):
@@ -34,3 +47,18 @@ class InlinePool:
             except Exception as error:
                 result = Failure(f"{type(error).__name__}: {error}")
             yield job, result
+
+
+def ingest_and_preprocess(
+    patch: pytest.MonkeyPatch, workspace: Path, *, size: int = 64, **data: Any
+) -> tuple[Session, tuple[StageResult, StageResult]]:
+    """Both stages in this process, without a Prefect server; fundi of `size` px. `data` are the settings of `[data]`."""
+    session = Session(open_workspace(str(workspace)), InlinePool())
+    recipe = Recipe(PreprocessParams(size=size), ModelParams(), TrainingParams(), AttributionParams())
+    params = DataParams(**data)
+
+    def in_this_process(pool, stage, function, jobs, *, images_of, rescue=None):
+        return [result for _, result in pool.run(function, jobs)]
+
+    patch.setattr(preprocessing, "run_in_waves", in_this_process)
+    return session, (ingest(session, params), preprocess(session, recipe, params, StorageParams(shard_images=8)))

@@ -17,7 +17,7 @@ def dr(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "serve", "status", "verify", "sql", "show", "synthesise", *STAGES])
+@pytest.mark.parametrize("command", ["run", "plan", "serve", "status", "verify", "gc", "sql", "show", "synthesise", *STAGES])
 def test_every_command_of_the_contract_explains_itself(command):
     result = dr(command, "--help")
     assert result.exit_code == 0

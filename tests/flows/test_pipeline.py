@@ -177,6 +177,27 @@ def test_sql_answers_over_the_views(chain):
     assert rows["eyes"].sum() == 39
 
 
+def test_the_models_record_says_how_it_came_to_be_and_how_well_it_grades(chain):
+    (record,) = chain["workspace"].models()
+    told = {
+        "architecture",
+        "preprocess_id",
+        "manifest",
+        "seed",
+        "versions",
+        "git_commit",
+        "metrics",
+        "weights_sha256",
+        "training",
+    }
+    assert told <= set(record)
+    assert record["origin"] == "trained"
+    graded = chain["workspace"].frame("evaluation", split="test", stratum="all", metric="qwk")
+    assert record["metrics"]["test"]["qwk"]["value"] == pytest.approx(float(graded["value"].iloc[0]))
+    assert {"keras", "tensorflow", "numpy", "python", "dr-explain"} <= set(record["versions"])
+    assert record["input_wait_share"] >= 0
+
+
 def test_the_workspace_verifies(chain):
     assert verify(chain["workspace"]) == []
 

@@ -66,6 +66,21 @@ def test_the_number_of_backward_passes_is_the_rank_of_the_quantities(quantities,
     np.testing.assert_allclose(head.mix() @ head.basis()._gradient_rows, head._gradient_rows, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("quantities", "carried"),
+    [(STAGES, True), ((*STAGES, "referable"), True), (("stage2",), False), (("stage0", "stage4"), False)]
+    + [(("logit2",), True), (("logit0", "logodds3:0"), True), ((*STAGES, "logit1"), True)],
+)
+def test_a_carrier_holds_the_derivative_wherever_it_is_taken(logits, quantities, carried):
+    basis = stage_head(quantities).basis()
+    carrier = basis.carrier()
+    assert (carrier is not None) == carried
+    if carried:
+        jacobians = basis.mean_jacobian(*logits)
+        assert carrier.shape == jacobians.shape[1:]
+        np.testing.assert_allclose(jacobians @ np.linalg.pinv(carrier) @ carrier, jacobians, atol=1e-12)
+
+
 def test_identity_head_is_the_answer_itself(logits):
     head = identity_head(5)
     np.testing.assert_array_equal(head.values(logits), logits)

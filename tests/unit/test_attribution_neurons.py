@@ -19,6 +19,7 @@ from dr_lib.attribution import (
     window_side,
 )
 from dr_lib.attribution.evaluator import Evaluator
+from dr_lib.attribution.graph import rectified
 from dr_lib.attribution.heads import identity_head
 from dr_lib.attribution.integrated import attributions, plan_maker
 from dr_lib.attribution.neurons import NeuronEngine, weighted_sums
@@ -112,8 +113,16 @@ def test_a_layer_without_positions_takes_one_number_a_neuron_and_shares_passes()
     np.testing.assert_allclose(found.values[0], every.values[0, :11], atol=1e-6)
     np.testing.assert_allclose(found.values[1], every.values[1, 9:], atol=1e-6)
     np.testing.assert_allclose(found.gap, [every.gap[0, :11], every.gap[1, 9:]], atol=1e-6)
-    # Eleven neurons are two groups of at most eight: 2 images · 2 groups · 6 points.
-    assert engine.evaluator.gradient_rows == 24
+    # A forward at both ends and at each of 6 points; then a pass back for every five neurons awake at a point.
+    assert engine.evaluator.forward_rows == 2 * (2 + 6)
+    awake = np.array([[[activations(lower, (k + 0.5) / 6 * image)[u] > 0 for u in own[:, 0]] for k in range(6)]
+                      for image, own in zip(x, units, strict=True)])  # fmt: skip
+    assert 0 < awake.sum() < awake.size
+    assert engine.evaluator.gradient_rows == np.ceil(awake.sum(axis=2) / 5).sum()
+
+
+def activations(lower, x):
+    return np.asarray(lower(x[None], training=False))[0]
 
 
 def test_neurons_of_many_images_fill_batches_and_compile_once(strided):
@@ -122,9 +131,55 @@ def test_neurons_of_many_images_fill_batches_and_compile_once(strided):
     for _ in range(2):
         engine.regions(images, np.zeros((24, 24, 2), np.float32), [EDGES[:5]] * 3, points=8)
     evaluator = engine.evaluator
-    assert evaluator.batch_size == 32  # windows of 4×4 px: eight times the images
+    assert evaluator.batch_size == 128  # windows of 4×4 px: thirty-two times the images
+    assert evaluator.forward_rows == 2 * 15 * 2
     assert evaluator.gradient_rows == 2 * 15 * 8
-    assert evaluator.calls <= 2 * (15 * 8 / 32 + 15 * 2 / 32 + 2)
+    assert evaluator.calls <= 2 * (15 * 10 / 128 + 3)
+
+
+def test_points_at_which_a_neuron_sleeps_are_skipped_exactly(strided):
+    _, lower, images = strided
+    zeros, passes, found = np.zeros((24, 24, 2), np.float32), [], []
+    for skipping in (True, False):
+        engine = NeuronEngine(lower, 4, windows=False)
+        assert engine.rectified
+        engine.rectified = skipping
+        found.append(engine.regions(images, zeros, [EDGES] * 3, points=8))
+        passes.append(engine.evaluator.gradient_rows)
+    np.testing.assert_allclose(found[0].values, found[1].values, atol=1e-6)
+    np.testing.assert_allclose(found[0].gap, found[1].gap, atol=1e-6)
+    assert passes[0] < passes[1] == 3 * 8 * 2  # nine neurons are two groups of at most five
+
+
+def test_a_network_says_whether_its_zeros_are_asleep():
+    inputs = keras.Input((8, 8, 2))
+    linear = keras.layers.Conv2D(2, 3, padding="same")(inputs)
+    relu = keras.layers.Activation("relu")(linear)
+    ends = {
+        "linear": (linear, False),
+        "relu": (relu, True),
+        "layer": (keras.layers.ReLU()(linear), True),
+        "leaky": (keras.layers.ReLU(negative_slope=0.1)(linear), False),
+        "above a threshold": (keras.layers.ReLU(threshold=1.0)(linear), False),
+        "joined": (keras.layers.Concatenate()([relu, keras.layers.MaxPooling2D(3, 1, "same")(relu)]), True),
+        "joined with linear": (keras.layers.Concatenate()([relu, linear]), False),
+        "pooled": (keras.layers.GlobalAveragePooling2D()(relu), True),
+        "dense": (keras.layers.Dense(3, activation="relu")(keras.layers.Flatten()(linear)), True),
+        "elu": (keras.layers.Dense(3, activation="elu")(keras.layers.Flatten()(relu)), False),
+        "the image itself": (keras.layers.Identity()(inputs), False),
+    }
+    assert {name: rectified(keras.Model(inputs, end)) for name, (end, _) in ends.items()} == {n: e for n, (_, e) in ends.items()}
+
+
+def test_neurons_that_adapt_keep_their_promise(strided):
+    _, lower, images = strided
+    zeros = np.zeros((24, 24, 2), np.float32)
+    found = neuron_regions(lower, images, zeros, [EDGES] * 3, points=4, tolerance=0.01, max_points=200)
+    exact = neuron_regions(lower, images, zeros, [EDGES] * 3, points=400)
+    change = exact.values.sum(axis=(2, 3, 4)) - exact.gap
+    assert (np.abs(found.gap) <= 0.01 * np.maximum(np.abs(change), 1e-3) + 1e-6).all()
+    size = np.abs(exact.values).sum(axis=(2, 3, 4))
+    assert (np.abs(found.values - exact.values).sum(axis=(2, 3, 4)) <= 0.1 * size + 1e-3).all()
 
 
 def test_units_outside_the_layer_are_refused(strided):

@@ -1,0 +1,337 @@
+"""Faults that a run of weeks meets: what is finished stays, what is broken is done again to the same bytes, and one bad
+image or one full disk costs no more than itself.
+
+More of them are shown closer to where they are handled: torn shards, truncated marks and interruptions at every line in
+tests/storage/test_arrays.py, locks of dead runs in test_lock.py, defects that `dr verify` finds in test_verify.py and
+test_agreement.py, workers that die in test_pool.py.
+"""
+
+import errno
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from prefect import flow
+
+import tasks.explain_shard
+from storage.arrays import ShardedStore
+from storage.errors import WorkspaceLocked
+from storage.explanations import DONE, FAILED, load_runs
+from storage.status import describe
+from storage.verify import verify
+from tasks.aggregate import aggregate
+from tasks.attribute import attribute
+from tasks.errors import UserError
+from tasks.session import Session, open_session
+from tasks.settings import DaskParams
+from tests.flows.explainable import image_ids, prepare, write_config
+from tests.flows.inline import InlinePool, WorkerDied
+from tests.flows.kills import Runs, killed_run, wait_until
+
+IMAGES, SHARD = 10, 3
+KILLS = ["worker"] * 11 + ["run"] * 6 + ["server"] * 3
+KILLED_SHARDS = 44
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """Where the workspace lies in every test, so that the engine is compiled once; and a copy from before any attribution."""
+    folder = tmp_path_factory.mktemp("faults")
+    config_file = write_config(folder, size=32, shard_images=SHARD)
+    prepare(config_file, image_ids(IMAGES))
+    shutil.copytree(folder / "workspace", folder / "blank")
+    return config_file
+
+
+@pytest.fixture
+def prepared(template, prefect_server):
+    """(configuration, workspace) before any attribution."""
+    from flows.config import load_config
+    from storage import open_workspace
+
+    config = load_config(template)
+    shutil.rmtree(config.workspace)
+    shutil.copytree(template.parent / "blank", config.workspace)
+    return config, open_workspace(config.workspace)
+
+
+def run(prepared, pool=None):
+    """`dr attribute` and `dr aggregate`, on workers that are this process."""
+    config, workspace = prepared
+    session = Session(workspace, pool or InlinePool())
+
+    @flow(persist_result=False)
+    def both():
+        result = attribute(session, config.recipe, config.storage)
+        aggregate(session, config.recipe, config.heatmaps)
+        return result
+
+    return both()
+
+
+def results(workspace: pathlib.Path) -> dict[str, bytes]:
+    """Arrays and tables as they lie on disk, and the ledger without what it tells of times, memory and processes."""
+    found = {}
+    for path in sorted(pathlib.Path(workspace).rglob("*")):
+        name = str(path.relative_to(workspace))
+        if not path.is_file() or name.startswith((".locks", "tables/runs")) or "/runs/" in name or "explanation.json" in name:
+            continue
+        found[name] = path.read_bytes()
+        if "/ledger/" in name and name.endswith(".json"):
+            entry = json.loads(found[name])
+            told = {key: entry.pop(key) for key in ("record", "written")}
+            entry["gaps"] = {key: told["record"][key] for key in ("gap_median", "gap_max", "passes", "failed")}
+            found[name] = json.dumps(entry, sort_keys=True).encode()
+    return found
+
+
+def ledger_of(workspace) -> pathlib.Path:
+    (ledger,) = pathlib.Path(workspace.location).glob("explanations/*/ledger")
+    return ledger
+
+
+def map_file(workspace, shard: int) -> pathlib.Path:
+    return ledger_of(workspace).parent / f"attributions.zarr/pixels/attribution/c/{shard}/0/0/0"
+
+
+def store_of(workspace) -> ShardedStore:
+    return ShardedStore.open(workspace, f"explanations/{workspace.latest_explanation()}/attributions.zarr")
+
+
+def worked(pool: InlinePool) -> list[int]:
+    """Which shards were explained."""
+    return [job[2].index for name, job in pool.jobs if name == "explain_shard"]
+
+
+def test_killed_twenty_times_the_run_ends_with_the_bytes_of_an_undisturbed_one(tmp_path):
+    """kill -9 of the run's process group, of workers and of the Prefect server, at seeded random progress and moments.
+
+    `killed_run` fails if a finished shard is ever computed again; at the end arrays, ledger and tables are compared.
+    """
+    config_file = write_config(tmp_path, size=32, shard_images=2)
+    prepare(config_file, image_ids(2 * KILLED_SHARDS))
+    blank, plain = tmp_path / "blank", tmp_path / "plain"
+    workspace = tmp_path / "workspace"
+    shutil.copytree(workspace, blank)
+    commands = [("attribute", str(config_file)), ("aggregate", str(config_file))]
+    runs = Runs(tmp_path)
+    try:
+        runs.start(*commands)
+        wait_until(lambda: not runs.running)
+        assert runs.code() == 0, runs.output()
+        workspace.rename(plain)
+        blank.rename(workspace)
+        (explanation,) = (plain / "explanations").iterdir()
+        ledger = workspace / "explanations" / explanation.name / "ledger"
+        kinds = [str(kind) for kind in np.random.default_rng(20).permutation(KILLS)]
+        told = killed_run(runs, commands, ledger, KILLED_SHARDS, kinds, seed=20)
+    finally:
+        runs.close()
+    print("\n".join(told))
+    assert len(told) == 20
+    undisturbed, disturbed = (
+        {name: data for name, data in results(at).items() if not name.endswith(".partial")} for at in (plain, workspace)
+    )
+    assert disturbed.keys() == undisturbed.keys()
+    assert {name for name in undisturbed if disturbed[name] != undisturbed[name]} == set()
+
+
+def truncate(path: pathlib.Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "repair"),
+    [
+        (lambda workspace: truncate(map_file(workspace, 1)), True),
+        (lambda workspace: map_file(workspace, 1).unlink(), True),
+        (lambda workspace: truncate(ledger_of(workspace) / "000001.json"), False),
+        (lambda workspace: (ledger_of(workspace) / "000001.json").unlink(), False),
+    ],
+    ids=["torn shard", "missing chunk", "truncated mark", "missing mark"],
+)
+def test_what_is_broken_is_done_again_and_nothing_else(prepared, spoil, repair):
+    """A broken mark is no mark, and the next run sees that by itself; a broken array is what `dr verify --repair` is for."""
+    _, workspace = prepared
+    run(prepared)
+    before = results(workspace.location)
+    spoil(workspace)
+    if repair:
+        (problem,) = verify(workspace, repair=True)
+        assert problem["repair"] == "done"
+    pool = InlinePool()
+    assert run(prepared, pool).new_images == SHARD
+    assert worked(pool) == [1]
+    assert results(workspace.location) == before
+    assert verify(workspace) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "mount it for writing")], ids=["full", "read-only"]
+)
+def test_a_disk_that_takes_no_more_is_one_line_and_room_is_all_it_takes(prepared, monkeypatch, number, advice):
+    """A quota stands in for the disk: two shards fit, the others find no room. With room again, just those are done."""
+    from zarr.storage import LocalStore
+
+    _, workspace = prepared
+    put = LocalStore.set
+
+    async def limited(self, key, value, *rest):
+        shard = key.partition("/c/")[2].split("/")[0]
+        if shard and int(shard) >= 2:
+            raise OSError(number, os.strerror(number), key)
+        return await put(self, key, value, *rest)
+
+    monkeypatch.setattr(LocalStore, "set", limited)
+    with pytest.raises(UserError, match=rf"2 of 4 shards failed and the others are done.*{advice}") as caught:
+        run(prepared)
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    assert sorted(path.name for path in ledger_of(workspace).iterdir()) == ["000000.json", "000001.json"]
+    assert load_runs(workspace, workspace.latest_explanation())[-1]["state"] == "failed"
+    pool = InlinePool()
+    run(prepared, pool)
+    assert worked(pool) == [2, 3]
+    assert verify(workspace) == []
+
+
+class SpoiltEngine:
+    """The true engine, but for one image: it raises, returns numbers that are none, or takes its worker down."""
+
+    def __init__(self, engine, pixels, fault):
+        self.engine, self.pixels, self.fault = engine, pixels, fault
+
+    def explain(self, pixels):
+        hit = [bool((one == self.pixels).all()) for one in pixels]
+        if any(hit) and self.fault is not None:
+            raise self.fault
+        found = self.engine.explain(pixels)
+        for row in np.flatnonzero(hit):
+            found["pixels/attribution"][row] = np.nan
+            found["pixels/failed"][row] = True
+        return found
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (None, "its results are not finite"),
+        (ValueError("no such pixel\nand a second line"), "ValueError: no such pixel"),
+        (WorkerDied(), "its worker process died"),
+    ],
+    ids=["not finite", "raises", "kills its worker"],
+)
+def test_an_image_on_which_the_engine_fails_is_set_aside_and_its_shard_completes(prepared, monkeypatch, fault, reason):
+    _, workspace = prepared
+    run(prepared)
+    undisturbed = store_of(workspace).read_rows(range(IMAGES))
+    bad, others = 4, [row for row in range(IMAGES) if row != 4]
+    shutil.rmtree(ledger_of(workspace).parent)
+    pixels = workspace.fundus()["pixels"].values[bad]
+    true = tasks.explain_shard.explainer
+    monkeypatch.setattr(tasks.explain_shard, "explainer", lambda *key: SpoiltEngine(true(*key), pixels, fault))
+    result = run(prepared)
+    assert "1 failed" in result.message
+    found = store_of(workspace).read_rows(range(IMAGES))
+    assert found["pixels/status"].tolist() == [FAILED if row == bad else DONE for row in range(IMAGES)]
+    assert np.isnan(found["pixels/attribution"][bad]).all()
+    for path, values in undisturbed.items():
+        # Another batch may touch the last bits: the bad image's company was explained one by one.
+        np.testing.assert_allclose(found[path][others].astype(float), values[others].astype(float), rtol=5e-3, atol=1e-6)
+    set_aside = {row["id"]: row["detail"] for row in describe(workspace) if row["what"] == "set aside"}
+    assert set_aside == {image_ids(IMAGES)[bad]: reason}
+    monkeypatch.undo()
+    assert run(prepared).new_images == 0, "what failed is not tried for ever"
+    assert verify(workspace) == []
+
+
+def test_an_engine_that_fails_for_every_image_is_a_fault_of_its_own(prepared, monkeypatch):
+    class Broken:
+        def explain(self, pixels):
+            raise RuntimeError("no such layer")
+
+    monkeypatch.setattr(tasks.explain_shard, "explainer", lambda *key: Broken())
+    with pytest.raises(UserError, match="RuntimeError: no such layer"):
+        run(prepared)
+
+
+def test_new_images_extend_a_shard_without_explaining_its_others_again(prepared, monkeypatch):
+    """Ten images, then two more: the short shard is written again with its old rows copied, the rest is not touched."""
+    _, workspace = prepared
+    photos = workspace.photos()
+    run(prepared)
+    shutil.rmtree(ledger_of(workspace).parent)
+    fewer = photos.assign(present=[row < IMAGES - 2 for row in range(IMAGES)])
+    workspace.write_photos(fewer)
+    run(prepared)
+    marks = {path.name: path.stat().st_mtime_ns for path in ledger_of(workspace).iterdir()}
+    workspace.write_photos(photos)
+    pool = InlinePool()
+    assert run(prepared, pool).new_images == 2
+    assert worked(pool) == [2, 3]
+    after = {path.name: path.stat().st_mtime_ns for path in ledger_of(workspace).iterdir()}
+    assert [after[name] == marks[name] for name in ("000000.json", "000001.json")] == [True, True]
+    record = store_of(workspace).records()[2]["record"]
+    assert record["images"] == 1
+
+
+def test_a_shard_whose_worker_died_just_after_marking_it_is_not_explained_again(prepared, monkeypatch):
+    """Dask gives the job to another worker, since its result died with the first."""
+    _, workspace = prepared
+    pool = InlinePool()
+    run(prepared, pool)
+    marks = {path.name: path.stat().st_mtime_ns for path in ledger_of(workspace).iterdir()}
+    monkeypatch.setattr(tasks.explain_shard, "explainer", None)  # whoever asks for the engine fails
+    told = [tasks.explain_shard.explain_shard(*job) for name, job in pool.jobs if name == "explain_shard"]
+    assert [one["new_images"] for one in told] == [SHARD, SHARD, SHARD, 1]
+    assert {path.name: path.stat().st_mtime_ns for path in ledger_of(workspace).iterdir()} == marks
+
+
+def test_every_shard_says_what_it_took(prepared):
+    _, workspace = prepared
+    run(prepared)
+    for entry in store_of(workspace).records():
+        record = entry["record"]
+        assert record["images"] == entry["stop"] - entry["start"]
+        assert record["seconds"] > 0
+        assert record["passes"] >= 4 * record["images"]
+        assert 0 <= record["gap_median"] <= record["gap_max"]
+        assert record["peak_memory_bytes"] > 2**27
+        assert record["worker"].endswith(f":{os.getpid()}")
+        assert record["model_id"] == workspace.latest_model()
+        assert {"tensorflow", "zarr", "numpy"} <= record["versions"].keys()
+
+
+def test_a_run_notes_its_plan_and_what_it_took_and_the_next_one_plans_by_that(prepared):
+    _, workspace = prepared
+    run(prepared)
+    (first,) = load_runs(workspace, workspace.latest_explanation())
+    assert first["state"] == "completed"
+    assert (first["planned"]["images"], first["planned"]["shards"], first["actual"]["images"]) == (IMAGES, 4, IMAGES)
+    assert first["actual"]["bytes"] < first["planned"]["bytes"], "the bound holds"
+    run(prepared)
+    assert len(load_runs(workspace, workspace.latest_explanation())) == 1, "nothing to do leaves no note"
+    (ledger_of(workspace) / "000001.json").unlink()
+    run(prepared)
+    second = load_runs(workspace, workspace.latest_explanation())[-1]
+    assert second["planned"]["basis"].startswith("3 shards of")
+    assert second["planned"]["seconds"] > 0
+    assert second["actual"]["bytes"] == pytest.approx(second["planned"]["bytes"], rel=0.1)
+    assert second["actual"]["passes"] == pytest.approx(second["planned"]["passes"], rel=0.5)
+
+
+def test_a_second_run_leaves_with_one_line_and_finds_the_place_free_afterwards(prepared):
+    """The lock of a run that was killed is the kernel's to free: `dr` starts again at once in the test of twenty kills."""
+    _, workspace = prepared
+    with workspace.lock("run"):
+        with (
+            pytest.raises(WorkspaceLocked, match=f"process {os.getpid()} on") as caught,
+            open_session(workspace.location, DaskParams()),
+        ):
+            pass
+        assert "\n" not in str(caught.value)
+    with open_session(workspace.location, DaskParams()):
+        pass

@@ -1,0 +1,174 @@
+"""Preprocessing that is killed goes on; that loses workers ends; and what it leaves is what an undisturbed run leaves."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import pytest
+
+from flows.config import load_config
+from storage import open_workspace
+from storage.fundus import DONE, REJECTED
+from storage.verify import verify
+from tasks.ingest import ingest
+from tasks.preprocess import preprocess
+from tasks.session import Session
+from tests.flows import faults
+from tests.unit.fundus_drawing import Eye
+
+PHOTOGRAPHS = 14
+SHARD = 3
+CONFIG = """
+workspace = "{workspace}"
+[data]
+photos = "{photos}"
+[preprocess]
+size = 96
+[storage]
+shard_images = {shard}
+[dask]
+workers = 1
+"""
+
+
+class Here:
+    """A pool without workers: jobs run in this process, one after the other."""
+
+    workers = 1
+
+    def connect(self) -> None:
+        """There is nothing to connect to."""
+
+    def run(self, function, jobs):
+        return ((job, function(*job)) for job in jobs)
+
+
+def draw(folder: pathlib.Path, eyes: int = PHOTOGRAPHS) -> list[str]:
+    """Small photographs in Kaggle's layout, no two alike; returns their paths in the folder, in the catalogue's order."""
+    (folder / "train").mkdir(parents=True)
+    paths = []
+    for number in range(eyes):
+        path = f"train/{number // 2 + 1}_{('left', 'right')[number % 2]}.jpeg"
+        eye = Eye(
+            height=300,
+            width=340,
+            centre_y=149.5,
+            centre_x=169.5,
+            diameter=250 + number % 16,
+            angle=137.1 * number,
+            texture=12 + number / 400,
+        )
+        cv2.imwrite(str(folder / path), eye.draw())
+        paths.append(path)
+    labels = "".join(f"{path[6:-5]},{number % 5}\n" for number, path in enumerate(paths))
+    (folder / "trainLabels.csv").write_text(f"image,level\n{labels}")
+    return paths
+
+
+def read_log(file: pathlib.Path) -> list[str]:
+    return file.read_text().splitlines()
+
+
+def contents(workspace: pathlib.Path) -> dict[str, object]:
+    """What preprocessing left: every byte, but for the times in the ledger."""
+    found = {}
+    for path in sorted((workspace / "fundus").rglob("*")):
+        if path.is_file():
+            name = str(path.relative_to(workspace))
+            found[name] = path.read_bytes()
+            if ".ledger/" in name:
+                found[name] = {key: value for key, value in json.loads(found[name]).items() if key != "written"}
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, prefect_server):
+    """An undisturbed run; one killed four times, and ended; one whose photographs kill workers, and the same once more."""
+    from prefect.settings import PREFECT_API_URL
+
+    root = tmp_path_factory.mktemp("faults")
+    photos = draw(root / "photos")
+    for name in ("undisturbed", "killed", "deadly"):
+        config = root / f"{name}.toml"
+        config.write_text(CONFIG.format(workspace=root / name, photos=root / "photos", shard=SHARD))
+        loaded = load_config(config)
+        session = Session(open_workspace(root / name), Here())
+        ingest(session, loaded.data)
+        if name == "undisturbed":
+            preprocess(session, loaded.recipe, loaded.data, loaded.storage)
+    shards = [photos[start : start + SHARD] for start in range(0, PHOTOGRAPHS, SHARD)]
+    kills = [
+        {"at": "read", "match": shards[1][0], "how": "group"},
+        {"at": "set", "match": "pixels/c/1/", "how": "group"},
+        {"at": "mark", "match": "/000002.json", "how": "group"},
+        {"at": "marked", "match": "/000003.json", "how": "group"},
+    ]
+    deaths = [
+        {"at": "read", "match": shards[0][1], "how": "process", "once": str(root / "died")},
+        {"at": "read", "match": shards[2][0], "how": "process"},
+        {"at": "read", "match": shards[4][1], "how": "error", "once": str(root / "failed")},
+    ]
+    plan = [("killed", [kill]) for kill in kills] + [("killed", []), ("deadly", deaths), ("deadly", [])]
+    calls = [
+        {
+            "arguments": ["preprocess", str(root / f"{name}.toml")],
+            "environment": {
+                "PREFECT_API_URL": PREFECT_API_URL.value(),
+                **faults.environment(broken, root / f"read-{number}"),
+            },
+        }
+        for number, (name, broken) in enumerate(plan)
+    ]
+    command = [sys.executable, faults.HERE, json.dumps(calls)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    return {
+        "root": root,
+        "shards": shards,
+        "codes": json.loads(done.stdout),
+        "said": done.stderr,
+        "read": [read_log(root / f"read-{number}") for number in range(len(calls))],
+    }
+
+
+def test_each_kill_ended_its_run_and_the_fifth_call_came_through(runs):
+    assert runs["codes"][:5] == [-9, -9, -9, -9, 0], runs["said"]
+
+
+def test_a_killed_run_leaves_the_same_bytes_as_an_undisturbed_one(runs):
+    expected = contents(runs["root"] / "undisturbed")
+    assert len([name for name in expected if ".ledger/" in name]) == 5
+    assert contents(runs["root"] / "killed") == expected
+    assert verify(open_workspace(runs["root"] / "killed")) == []
+
+
+def test_finished_shards_are_not_computed_again(runs):
+    """Killed before shard 1, in the middle of writing it, between writing shard 2 and its mark, after the mark of 3."""
+    shards, read = runs["shards"], runs["read"]
+    assert read[0] == shards[0] + shards[1][:1]
+    assert read[1] == shards[1]
+    assert read[2] == shards[1] + shards[2]
+    assert read[3] == shards[2] + shards[3]
+    assert read[4] == shards[4]
+
+
+def test_a_photograph_that_kills_its_worker_is_found_and_set_aside_and_a_worker_lost_once_costs_nothing(runs):
+    assert runs["codes"][5] == 0, runs["said"]
+    culprit = runs["shards"][2][0]
+    rejects = open_workspace(runs["root"] / "deadly").rejects()
+    assert dict(zip(rejects["source"], rejects["reason"], strict=True)) == {culprit: "kills_worker"}
+    fundus = open_workspace(runs["root"] / "deadly").fundus()
+    undisturbed = open_workspace(runs["root"] / "undisturbed").fundus()
+    others = fundus["image_id"].values != pathlib.PurePath(culprit).stem
+    assert fundus["status"].values[~others].tolist() == [REJECTED]
+    assert (fundus["status"].values[others] == DONE).all()
+    for name in undisturbed.data_vars:
+        assert fundus[name].values[others].tobytes() == undisturbed[name].values[others].tobytes(), name
+
+
+def test_a_photograph_that_could_not_be_read_once_is_tried_again_alone(runs):
+    """A network drive that was gone for a moment; the photograph that kills workers is not tried again."""
+    assert runs["codes"][6] == 0, runs["said"]
+    assert runs["read"][6] == [runs["shards"][4][1]]
