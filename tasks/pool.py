@@ -151,7 +151,8 @@ class Pool:
         deserted_since = None
         while True:
             try:
-                return wait(futures, timeout=LOOK_S, return_when="FIRST_COMPLETED").done
+                with client.as_current():
+                    return wait(futures, timeout=LOOK_S, return_when="FIRST_COMPLETED").done
             except TimeoutError:
                 if client.scheduler_info(n_workers=1)["n_workers"]:
                     deserted_since = None
