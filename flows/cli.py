@@ -186,7 +186,10 @@ def plan(
     Ends with exit code 1, saying by how much, where the run fits neither the disk nor the memory.
     """
     from flows.config import check_inputs, load_config
+    from flows.server import be_quiet
     from flows.summary import print_rows
+
+    be_quiet()
     from tasks.planning import plan as plan_run
 
     loaded = load_config(config, settings or [])

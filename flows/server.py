@@ -33,11 +33,16 @@ class ServerError(Exception):
     """The Prefect server did not start; the message says what it printed."""
 
 
+def be_quiet() -> None:
+    """Leaves the terminal to our own words; before Prefect is first imported, or it has set up its logging."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
 @contextlib.contextmanager
 def prefect_server() -> Iterator[str]:
     """Yields the API's address. A server started here is stopped on leaving; its history stays in PREFECT_HOME."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    be_quiet()
     from prefect.logging.handlers import APILogHandler
     from prefect.settings import PREFECT_API_URL, temporary_settings
 

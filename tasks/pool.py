@@ -74,8 +74,9 @@ class Pool:
                 "distributed.scheduler.allowed-failures": DEATHS_BEFORE_GIVING_UP,
                 # A worker that is not there 15 s after a death, even an earlier one, would be given up, and never replaced.
                 "distributed.deploy.lost-worker-timeout": "10000 hours",
-                "distributed.nanny.pre-spawn-environ": MALLOC,  # laid over Dask's: one thread for BLAS
+                **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in MALLOC.items()},
                 "distributed.admin.tick.limit": "60s",  # a network's forward pass holds the event loop for seconds
+                "distributed.worker.profile.enabled": False,  # an hour of call stacks, kept in every worker's memory
                 "distributed.worker.memory.terminate": False,  # the engine bounds its own memory
                 "distributed.worker.memory.pause": False,
                 "distributed.worker.memory.spill": False,

@@ -91,6 +91,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--reference", type=int, help="midpoints of the map against which maps are held (default 512)")
     parser.add_argument("--reference-eyes", type=int, default=1, help="for so many eyes (default 1)")
     parser.add_argument("--memory-points", type=int, nargs=2, help="default 50 1000")
+    parser.add_argument("--steady", action="store_true", help="pixels: run the whole ladder to see from which n on the gap holds")
     parser.add_argument("--without-captum", action="store_true")
     parser.add_argument(
         "--quick", action="store_true", help="a smoke run: the small network with random weights, two drawn eyes of 64 px"

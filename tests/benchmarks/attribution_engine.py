@@ -139,8 +139,11 @@ class Side:
             "maps": found.values if len(x) == 1 else None,
         }
 
-    def sufficient(self, pixels: np.ndarray, rule: str, ladder: tuple[int, ...]) -> np.ndarray:
-        """Per stage of one eye the first number of points of a ladder whose gap holds; 0 where none does.
+    def sufficient(
+        self, pixels: np.ndarray, rule: str, ladder: tuple[int, ...], steady: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Per stage of one eye the first number of points of a ladder whose gap holds, and with `steady` the first from
+        which on all of them hold; 0 where there is none.
 
         The gap needs the derivative along the line only, which costs one forward and one more pass for all stages
         together; every number of points is evaluated at exactly its own nodes.
@@ -150,17 +153,18 @@ class Side:
         change = ends[1] - ends[0]
         allowed = self.params.tolerance * np.maximum(np.abs(change), self.params.floor)
         known: dict[float, np.ndarray] = {}
-        enough = np.zeros(len(change), int)
+        first, since = np.zeros(len(change), int), np.zeros(len(change), int)
         for points in ladder:
             alphas, weights = quadrature(rule, points)
             keys = [round(float(alpha), 12) for alpha in alphas]
             missing = [key for key in dict.fromkeys(keys) if key not in known]
             known.update(zip(missing, self._slopes_at(x, np.array(missing)), strict=True))
-            gap = np.abs(weights @ np.stack([known[key] for key in keys]) - change)
-            enough = np.where((enough == 0) & (gap <= allowed), points, enough)
-            if enough.all():
+            holds = np.abs(weights @ np.stack([known[key] for key in keys]) - change) <= allowed
+            first = np.where((first == 0) & holds, points, first)
+            since = np.where(holds, np.where(since == 0, points, since), 0)
+            if first.all() and not steady:
                 break
-        return enough
+        return first, since
 
     def plain(self, pixels: np.ndarray, points: tuple[int, ...], rule: str = "midpoint") -> dict[str, Any]:
         """Each stage's probability by a fixed rule with its own number of points: two passes a point."""

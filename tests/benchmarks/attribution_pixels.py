@@ -1,7 +1,8 @@
 """The part `pixels` of the attribution benchmark: five stages on pixels, every way at the same promised gap.
 
-Points of the fixed rules are the first of a ladder at which the gap holds, each stage its own: luck counts for them. A
-small gap is no proof of a map (METHOD §4), so maps are also held against one of very many midpoints.
+Points of the fixed rules are the first of a ladder at which the gap holds, each stage its own: luck counts for them
+(`--steady` also says from where on it holds). A small gap is no proof of a map (METHOD §4), so maps are also held
+against one of very many midpoints.
 """
 
 import statistics
@@ -49,6 +50,11 @@ def pixels(bench: "Bench") -> None:
         gaps = "".join(f"{row[key]:>{width}.1%}" for key, width in (("gap_ours", 10), ("gap_plain", 7), ("gap_captum", 8)))
         mark = "" if row["converged"] else "  ours not converged"
         print(f"{name:<12}{text}{gaps}  {_ladder_text(row['n_gauss'])} / {_ladder_text(row['n_plain'])}{mark}", flush=True)
+        if o.steady:
+            print(
+                f"{'':<12}Gauss–Legendre's gap holds from there on at all longer ones only at n {_ladder_text(row['n_steady'])}",
+                flush=True,
+            )
         if "distance" in row:
             print(
                 f"{'':<12}relative L1 distance from {o.reference} midpoints, mean over stages: "
@@ -71,6 +77,9 @@ def pixels(bench: "Bench") -> None:
     print(
         f"median ratio of passes: midpoints {ratio('passes_plain'):.1f}×, Captum {ratio('passes_captum'):.1f}× (one n for all stages {ratio('passes_one_n'):.1f}×)"
     )
+    if o.steady:
+        steady = ratio("passes_steady")
+        print(f"    to Captum where the gap holds at all longer numbers of points too: {steady:.1f}× passes")
     share = together["seconds"] / n
     print(
         f"median ratio of time: midpoints {ratio('s_plain', 's_ours'):.1f}×, to ours in one call {middle['s_plain'] / share:.1f}×"
@@ -97,8 +106,8 @@ def _pixels_of(bench: "Bench", index: int) -> dict:
     o, eye = bench.options, bench.eyes[index : index + 1]
     ladder = tuple(n for n in LADDER if n <= o.longest)
     ours = bench.ours.ask("adaptive", pixels=eye)
-    gauss = bench.ours.ask("sufficient", pixels=eye, rule="gauss_legendre", ladder=ladder)
-    uniform = bench.ours.ask("sufficient", pixels=eye, rule="midpoint", ladder=ladder)
+    gauss, since = bench.ours.ask("sufficient", pixels=eye, rule="gauss_legendre", ladder=ladder, steady=o.steady)
+    uniform, _ = bench.ours.ask("sufficient", pixels=eye, rule="midpoint", ladder=ladder)
     n_gauss, n_plain = (np.where(found == 0, ladder[-1], found) for found in (gauss, uniform))
     plain = bench.ours.ask("plain", pixels=eye, points=tuple(int(n) for n in n_plain))
     row = {
@@ -114,6 +123,8 @@ def _pixels_of(bench: "Bench", index: int) -> dict:
         "gap_plain": float(plain["relative"].max()),
         "gap_captum": float("nan"),
         "n_gauss": gauss,
+        "n_steady": since,
+        "passes_steady": int(2 * np.where(since == 0, ladder[-1], since).sum()),
         "n_plain": uniform,
         "converged": bool(ours["converged"].all()),
         "confirmed": 0,

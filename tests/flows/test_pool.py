@@ -1,5 +1,6 @@
 """Work goes on when a job fails and when a worker dies."""
 
+import contextlib
 import os
 import signal
 import time
@@ -79,5 +80,21 @@ def test_jobs_in_flight_are_bounded(pool):
 
 
 def test_a_scheduler_that_does_not_answer_is_told(monkeypatch):
+    monkeypatch.setattr("tasks.pool.START_S", 0.5)
     with pytest.raises(UserError, match="no Dask scheduler answers"):
         Pool(DaskParams(address="tcp://127.0.0.1:9")).connect()
+
+
+def blas_threads():
+    from threadpoolctl import threadpool_info
+
+    return {library["num_threads"] for library in threadpool_info()}
+
+
+def test_a_worker_has_one_thread_and_this_process_keeps_its_own(monkeypatch):
+    """Dask would set its workers' OMP_NUM_THREADS=1 here as well, and a network would be trained on one core."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with contextlib.closing(Pool(DaskParams(workers=1))) as another:
+        (threads,) = [result for _, result in another.run(blas_threads, [()])]
+    assert threads == {1}
+    assert "OMP_NUM_THREADS" not in os.environ
