@@ -127,6 +127,10 @@ def _shards(one: dict) -> dict:
     }
 
 
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+
+
 def _planned(run: dict) -> str:
     """What a run of `dr attribute` was planned to take against what it took."""
     planned, actual = run["planned"], run.get("actual", {})
@@ -137,7 +141,7 @@ def _planned(run: dict) -> str:
     mib = lambda size: f"{size / 2**20:,.1f} MiB"  # noqa: E731
     memory = {"planned": planned["memory_bytes"], "actual": actual.get("worker_bytes", 0) * actual.get("workers", 0) or None}
     parts = [
-        pair("seconds", lambda seconds: f"{seconds / 3600:,.2f} h"),
+        pair("seconds", _time),
         pair("bytes", mib),
         pair("passes", "{:,} passes".format),
     ]
