@@ -148,23 +148,22 @@ def killed_run(
     """Runs the commands, again after each kill, until they end well; returns a line for each kill.
 
     kinds: what is killed, in this order: "run" (its whole process group), "worker" or "server". Each comes at a random
-    progress, and a random moment after that. Fails if a shard that was marked is ever marked again.
+    progress, and a random moment after that; a machine so fast that the commands end before leaves the rest of them to
+    another call. Fails if a shard that was marked is ever marked again.
     """
     random = np.random.default_rng(seed)
-    points = np.sort(random.integers(0, shards - 4, len(kinds)))
     marked: dict[str, int] = {}
     told = []
     runs.start(*commands)
-    for kind, point in zip(kinds, points, strict=True):
-        while True:
-            done = _look(ledger, marked)
-            if done >= point:
-                time.sleep(float(random.uniform(0, 1)))
-                if _kill(runs, kind, random):
-                    told.append(f"{kind} after {_look(ledger, marked)} of {shards} shards")
-                    break
-            _go_on(runs, commands)
-            time.sleep(0.02)
+    for kind in kinds:
+        point = int(random.integers(_look(ledger, marked), shards + 1))
+        moment_s = float(random.uniform(0, 0.3))
+        wait_until(lambda point=point: _look(ledger, marked) >= point or _ended_well(runs, commands))
+        time.sleep(moment_s)
+        wait_until(lambda kind=kind: _kill(runs, kind, random) or _ended_well(runs, commands))
+        if _ended_well(runs, commands):
+            break
+        told.append(f"{kind} after {_look(ledger, marked)} of {shards} shards")
     wait_until(lambda: _look(ledger, marked) >= 0 and _ended_well(runs, commands))
     _look(ledger, marked)
     return told
