@@ -154,10 +154,11 @@ def killed_run(
     random = np.random.default_rng(seed)
     marked: dict[str, int] = {}
     told = []
+    # Spread over the whole run: each start brings the shards in flight, and drawn one after another all would lie at the end.
+    points = np.sort(random.integers(0, shards - 4, len(kinds)))
     runs.start(*commands)
-    for kind in kinds:
-        point = int(random.integers(_look(ledger, marked), shards + 1))
-        moment_s = float(random.uniform(0, 0.3))
+    for kind, point in zip(kinds, points, strict=True):
+        moment_s = float(random.uniform(0, 0.1))
         wait_until(lambda point=point: _look(ledger, marked) >= point or _ended_well(runs, commands))
         time.sleep(moment_s)
         wait_until(lambda kind=kind: _kill(runs, kind, random) or _ended_well(runs, commands))

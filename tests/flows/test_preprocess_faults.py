@@ -86,6 +86,7 @@ def contents(workspace: pathlib.Path) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, prefect_server):
     """An undisturbed run; one killed four times, and ended; one whose photographs kill workers, and the same once more."""
+    from prefect import flow
     from prefect.settings import PREFECT_API_URL
 
     root = tmp_path_factory.mktemp("faults")
@@ -97,7 +98,7 @@ def runs(tmp_path_factory, prefect_server):
         session = Session(open_workspace(root / name), Here())
         ingest(session, loaded.data)
         if name == "undisturbed":
-            preprocess(session, loaded.recipe, loaded.data, loaded.storage)
+            flow(preprocess, validate_parameters=False)(session, loaded.recipe, loaded.data, loaded.storage)
     shards = [photos[start : start + SHARD] for start in range(0, PHOTOGRAPHS, SHARD)]
     kills = [
         {"at": "read", "match": shards[1][0], "how": "group"},
