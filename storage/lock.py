@@ -101,7 +101,9 @@ def _renewed(files: Files, path: str, mine: dict, lost: threading.Event) -> Iter
             try:
                 if files.read_json(path) != mine:
                     lost.set()
-                    os.kill(os.getpid(), signal.SIGINT)
+                    # A run that was started in the background of a shell does not hear SIGINT; `dr` takes both alike.
+                    deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+                    os.kill(os.getpid(), signal.SIGTERM if deaf else signal.SIGINT)
                     return
                 files.write_json(path, mine)
             except OSError:

@@ -263,8 +263,13 @@ def test_a_run_whose_lock_was_taken_stops_and_says_so(bucket, monkeypatch):
             workspace.files.write_json(".locks/run.lock", {"pid": 1, "host": "elsewhere", "since": "now"})
             time.sleep(60)
 
-    with pytest.raises(WorkspaceLocked, match="lost its lock"):
-        lose_it()
+    # Tests started in the background of a shell would ignore the interrupt.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(WorkspaceLocked, match="lost its lock"):
+            lose_it()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert workspace.files.read_json(".locks/run.lock")["host"] == "elsewhere", "the other's lock stays"
 
 

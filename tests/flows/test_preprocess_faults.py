@@ -96,7 +96,7 @@ def runs(tmp_path_factory, prefect_server):
         config.write_text(CONFIG.format(workspace=root / name, photos=root / "photos", shard=SHARD))
         loaded = load_config(config)
         session = Session(open_workspace(root / name), Here())
-        ingest(session, loaded.data)
+        flow(ingest, validate_parameters=False)(session, loaded.data)
         if name == "undisturbed":
             flow(preprocess, validate_parameters=False)(session, loaded.recipe, loaded.data, loaded.storage)
     shards = [photos[start : start + SHARD] for start in range(0, PHOTOGRAPHS, SHARD)]
