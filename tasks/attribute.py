@@ -15,7 +15,7 @@ from tasks.calibration import specs_of
 from tasks.errors import UserError
 from tasks.estimate import Estimate, bound, check_room, estimate, known_rates
 from tasks.explain_shard import Place, explain_shard, try_images
-from tasks.pool import Failure, culprits
+from tasks.pool import Failure, alone, culprits
 from tasks.preprocess import usable_rows
 from tasks.recipe import Recipe
 from tasks.session import Session, StageResult
@@ -75,7 +75,7 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
         tried = [int(row) for row, keep in zip(rows, kept, strict=True) if not keep and row not in hopeless]
         found = culprits(session.pool, try_images, tried, place, engine)
         again = (*same, rows, shard_digests, kept, {**hopeless, **found})
-        return next(result for _, result in session.pool.run(explain_shard, [again]))
+        return alone(session.pool, explain_shard, *again)
 
     with _noted(store, explain_id, planned) as note:
         done = run_in_waves(

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Float64
 from dr_lib.attribution.evaluator import Evaluator
 from dr_lib.attribution.graph import calls
 from dr_lib.attribution.integrated import FLOOR
+from dr_lib.correlation import correlation
 
 if TYPE_CHECKING:
     import keras
@@ -213,7 +214,7 @@ def agreement(
     a, b = (np.asarray(values, np.float64)[inside if inside is not None else ...].ravel() for values in (first, second))
     both = np.minimum(np.abs(a), np.abs(b))
     opposed = float(both[np.sign(a) * np.sign(b) < 0].sum() / both.sum()) if both.sum() > 0 else float("nan")
-    return Agreement(_correlation(a, b), _correlation(*_ranks(a, b)), opposed)
+    return Agreement(correlation(a, b), correlation(*_ranks(a, b)), opposed)
 
 
 def chance_agreement(quantities: int) -> float:
@@ -267,21 +268,10 @@ def _groups_from_the_top(model: "keras.Model", stops: Sequence[str]) -> list[set
 def _rank_correlations(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     """Spearman's of the values and of their magnitudes."""
     a, b = a.ravel(), b.ravel()
-    return _correlation(*_ranks(a, b)), _correlation(*_ranks(np.abs(a), np.abs(b)))
+    return correlation(*_ranks(a, b)), correlation(*_ranks(np.abs(a), np.abs(b)))
 
 
 def _ranks(*arrays: np.ndarray) -> list[np.ndarray]:
     from scipy.stats import rankdata
 
     return [rankdata(array, nan_policy="propagate") for array in arrays]
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return float("nan")
-    # Scaled first: the squares of attributions near 1e-170 would underflow, and a map is no less a map for being faint.
-    a, b = (values / np.abs(values).max() if values.any() else values for values in (a, b))
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    a, b = a - a.mean(), b - b.mean()
-    return float(a @ b / np.sqrt((a @ a) * (b @ b)))

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dr_lib.anatomy import QUADRANTS, RINGS, Eye, anatomy
+from dr_lib.correlation import correlation
 
 TOP_SHARE = 0.01
 
@@ -99,14 +100,7 @@ def symmetry(first: Float[np.ndarray, "y x"], second: Float[np.ndarray, "y x"]) 
     """
     inside = anatomy(len(first), "right").inside
     a, b = (values[inside].astype(np.float64) for values in (first, second))
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return float("nan")
-    # Scaled: the squares of attributions near 1e-170 would underflow, and a map is no less a map for being faint.
-    a, b = (values / np.abs(values).max() if values.any() else values for values in (a, b))
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    a, b = a - a.mean(), b - b.mean()
-    return float((a @ b) / np.sqrt((a @ a) * (b @ b)))
+    return correlation(a, b)
 
 
 def _shares(size: np.ndarray, part: np.ndarray, count: int) -> list[float]:
