@@ -82,13 +82,20 @@ def overlay(
     radius_px: float | int = 1.2,
 ) -> UInt8[np.ndarray, "y x 3"]:
     """The attribution in colour over the grey fundus; full strength from `scale` (default: `robust_scale`) upwards."""
-    values = smooth(attribution, radius_px)
     base = ground(fundus, background)[..., None].astype(np.float32)
-    strength = np.clip(np.abs(values) / (robust_scale(values) if scale is None else scale), 0, 1)
-    opacity = (OPACITY * strength**GAMMA)[..., None].astype(np.float32)
+    opacity = signed_opacity(attribution, scale=scale, radius_px=radius_px)[..., None]
     positive, negative = (np.float32(colour) for colour in PALETTES[palette])
-    colour = np.where((values > 0)[..., None], positive, negative)
-    return np.rint(base + opacity * (colour - base)).astype(np.uint8)
+    colour = np.where(opacity > 0, positive, negative)
+    return np.rint(base + np.abs(opacity) * (colour - base)).astype(np.uint8)
+
+
+def signed_opacity(
+    attribution: Float[np.ndarray, "y x"], *, scale: float | int | None = None, radius_px: float | int = 1.2
+) -> Float[np.ndarray, "y x"]:
+    """How strongly `overlay` covers each pixel, with the attribution's sign: 0 nothing, ±OPACITY from `scale` upwards."""
+    values = smooth(attribution, radius_px)
+    strength = np.clip(np.abs(values) / (robust_scale(values) if scale is None else scale), 0, 1)
+    return (np.sign(values) * OPACITY * strength**GAMMA).astype(np.float32)
 
 
 def recolouring(source: Palette = "green-red", target: Palette = "blue-orange") -> Float[np.ndarray, "3 3"]:
@@ -218,6 +225,17 @@ def hinton(
     values: (rows, columns), or (units,), then laid out row by row in a square. The largest (or `scale`) fills its cell
     but for a pixel's rim; a value that is not finite stays empty.
     """
+    (rows, columns), squares = hinton_squares(values, scale=scale, cell_px=cell_px)
+    canvas = np.full((rows * cell_px, columns * cell_px, 3), HALF_GRAY, np.uint8)
+    for top, left, side, positive in squares:
+        canvas[top : top + side, left : left + side] = PALETTES[palette][0 if positive else 1]
+    return canvas
+
+
+def hinton_squares(
+    values: Shaped[np.ndarray, "..."], *, scale: float | int | None = None, cell_px: int = 24
+) -> tuple[tuple[int, int], list[tuple[int, int, int, bool]]]:
+    """((rows, columns), [(top, left, side, is it positive)]) of a Hinton diagram, in pixels; see `hinton`."""
     grid = np.asarray(values, np.float64)
     if grid.ndim == 1:
         columns = max(1, int(np.ceil(np.sqrt(grid.size))))
@@ -225,14 +243,13 @@ def hinton(
         padded[: grid.size] = grid
         grid = padded.reshape(-1, columns)
     largest = robust_scale(grid, 100.0) if scale is None else scale
-    canvas = np.full((grid.shape[0] * cell_px, grid.shape[1] * cell_px, 3), HALF_GRAY, np.uint8)
+    squares = []
     for (row, column), value in np.ndenumerate(grid):
-        if not np.isfinite(value):
-            continue
-        side = round((cell_px - 2) * min(1.0, float(np.sqrt(abs(value) / largest))))
-        top, left = row * cell_px + (cell_px - side) // 2, column * cell_px + (cell_px - side) // 2
-        canvas[top : top + side, left : left + side] = PALETTES[palette][0 if value > 0 else 1]
-    return canvas
+        if np.isfinite(value):
+            side = round((cell_px - 2) * min(1.0, float(np.sqrt(abs(value) / largest))))
+            inset = (cell_px - side) // 2
+            squares.append((row * cell_px + inset, column * cell_px + inset, side, bool(value > 0)))
+    return grid.shape, squares
 
 
 def png(pixels: UInt8[np.ndarray, "y x 3"]) -> bytes:

@@ -112,7 +112,7 @@ class Workspace:
         return tables.dataset(self.files, name)
 
     def frame(self, name: str, **equals) -> "pd.DataFrame":
-        """A table as a DataFrame, only the rows where each named column has the given value.
+        """A table as a DataFrame, only the rows where each named column has the given value, or one of a list of them.
 
         `preprocess_id="latest"`, `model_id="latest"` and `explain_id="latest"` stand for the latest one.
         """
@@ -136,7 +136,8 @@ class Workspace:
         for column, value in equals.items():
             if value == LATEST and column in self._latest:
                 value = self._latest[column]()
-            test = compute.field(column).is_null() if value is None else compute.field(column) == value
+            at = compute.field(column)
+            test = at.is_null() if value is None else at.isin(value) if isinstance(value, list) else at == value
             wanted = test if wanted is None else wanted & test
         return wanted
 

@@ -1,41 +1,60 @@
-"""The report stage: gathers, renders, writes; and leaves everything alone when nothing it shows has changed."""
+"""The report stage: draws the eyes on the workers, then gathers, renders and writes the pages; leaves alone what has not changed."""
 
 import hashlib
 import json
 from typing import Any
 
+import numpy as np
+
 from dr_lib.report import render
 from storage import Workspace
 from storage.catalog import refresh
+from tasks.aggregate import explained_eyes, explained_rows
 from tasks.recipe import Recipe
-from tasks.report_data import gather
+from tasks.report_data import Shown, gather
+from tasks.report_eyes import Place, draw_shard, gallery_rows, shards_to_draw
 from tasks.runs import versions
 from tasks.session import Session, StageResult
 from tasks.settings import DataParams
+from tasks.stores import explanation_store, span_digests, whole
+from tasks.waves import run_in_waves
 
 STEP = "report"
 
 
 def report(session: Session, recipe: Recipe, data: DataParams, config: dict[str, Any]) -> StageResult:
-    """Writes report/<explain_id>/ unless nothing it shows has changed, and refreshes the SQL catalogue."""
+    """Writes report/<explain_id>/: the files of eyes that changed, the pages if anything did; refreshes the SQL catalogue."""
     workspace = session.workspace
-    explain_id = recipe.explain_id(workspace)
-    folder = f"report/{explain_id}"
-    index = workspace.files.url(f"{folder}/index.html")
+    model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
+    place = Place(workspace.location, explain_id, recipe, data)
+    index = workspace.files.url(f"{place.folder}/index.html")
     if workspace.is_local:
         refresh(workspace)
+    store = explanation_store(workspace, explain_id)
+    eyes = explained_eyes(workspace, model_id, store.image_ids)
+    jobs = shards_to_draw(workspace, place, store, eyes, span_digests(store))
+    drawn = sum(run_in_waves(session.pool, STEP, draw_shard, jobs, images_of=lambda job: job[1].images))
     shown_from = _fingerprint(workspace, recipe, config)
-    if (workspace.files.read_json(f"{folder}/made-from.json") or {}).get("digest") == shown_from:
-        shown = sum(name.startswith(f"{folder}/eyes/") for name in workspace.files.walk(folder))
-        return StageResult(STEP, shown, 0, index)
-    gathered = gather(workspace, recipe, data, config)
-    pages = render(gathered)
+    done = np.asarray(explained_rows(whole(store, "pixels/status"), eyes))
+    if (workspace.files.read_json(f"{place.folder}/made-from.json") or {}).get("digest") == shown_from:
+        return StageResult(STEP, len(done), drawn, index)
+    gallery = gallery_rows(workspace, explain_id, eyes, done, store.shard_images, recipe.attribution.quantities)
+    pages = render(gather(Shown(workspace, recipe, data, config, model_id, explain_id), gallery))
     for name, content in pages.items():
-        workspace.files.write(f"{folder}/{name}", content.encode() if isinstance(content, str) else content)
-    for name in set(workspace.files.walk(folder)) - {f"{folder}/{page}" for page in pages}:
-        workspace.files.remove(name)  # pages of eyes that are no longer shown
-    workspace.files.write_json(f"{folder}/made-from.json", {"digest": shown_from})
-    return StageResult(STEP, len(gathered.eyes), len(gathered.eyes), index)
+        workspace.files.write(f"{place.folder}/{name}", content.encode() if isinstance(content, str) else content)
+    for name in _pages_written(workspace, place.folder) - {f"{place.folder}/{page}" for page in pages}:
+        workspace.files.remove(name)
+    workspace.files.write_json(f"{place.folder}/made-from.json", {"digest": shown_from})
+    return StageResult(STEP, len(done), drawn, index)
+
+
+def _pages_written(workspace: Workspace, folder: str) -> set[str]:
+    """Every file of the report but the eyes' own, of which there may be a hundred thousand."""
+    files = {f"{folder}/{name}" for name in workspace.files.names(folder) if "." in name}
+    for place in workspace.files.names(folder):
+        if place != "eyes" and "." not in place:
+            files |= set(workspace.files.walk(f"{folder}/{place}"))
+    return files
 
 
 def _fingerprint(workspace: Workspace, recipe: Recipe, config: dict[str, Any]) -> str:

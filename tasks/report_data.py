@@ -1,5 +1,7 @@
 """What the report shows, read from the workspace: plain arrays and rows, nothing computed that the tables do not hold."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,10 +12,13 @@ from dr_lib.report import (
     Citation,
     CounterfactualSection,
     DataSection,
+    GallerySection,
     GroupMap,
+    GroupSection,
     HintonEntry,
     LinearitySection,
     Localisation,
+    ModelSection,
     ReportData,
     RunSummary,
     StageTime,
@@ -23,11 +28,11 @@ from storage import Workspace
 from storage.arrays import ShardedStore
 from storage.explanations import counterfactuals_path
 from storage.group_maps import open_group_maps
-from storage.schemas import PARTITION
-from tasks.aggregate import explained_eyes, explained_rows
+from storage.schema_fields import TITLES
+from storage.schemas import PARTITION, SCHEMAS
 from tasks.quality import eye_quality
 from tasks.recipe import Recipe
-from tasks.report_eyes import chosen_rows, eye_entry
+from tasks.report_eyes import lead_eye
 from tasks.report_model import model_section
 from tasks.runs import versions
 from tasks.settings import DataParams
@@ -37,6 +42,8 @@ from tasks.stores import explanation_store, fundus_store, whole
 BACKBONES = {"inception_v3": "Inception V3", "small": "A small network"}
 TRIPTYCHS_SHOWN = 6
 HINTON_UNITS = 64
+CSV_ROWS = 100_000  # a table of more rows is left in the workspace: the report must stay light enough to send
+CITED = tuple(name for name in SCHEMAS if name != "runs")
 EXAMPLE_QUERIES = (
     (
         "How well does the model do?",
@@ -53,47 +60,87 @@ EXAMPLE_QUERIES = (
 )
 
 
-def gather(workspace: Workspace, recipe: Recipe, data: DataParams, config: dict[str, Any]) -> ReportData:
-    """Everything the report shows, as plain arrays and rows."""
-    model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
-    store = explanation_store(workspace, explain_id)
-    eyes = explained_eyes(workspace, model_id, store.image_ids)
-    done = np.zeros(len(eyes), bool)
-    done[explained_rows(whole(store, "pixels/status"), eyes)] = True
-    photos = Photos(workspace, data)
-    return ReportData(
-        run=_run(workspace, recipe, model_id, explain_id, config),
-        data=_data(workspace, recipe, photos),
-        model=model_section(workspace, model_id),
-        eyes=tuple(eye_entry(workspace, recipe, store, eyes, int(row), photos) for row in chosen_rows(eyes, done)),
-        eyes_explained=int(done.sum()),
-        groups=_groups(workspace, explain_id),
-        heatmap_stats=_heatmap_stats(workspace, explain_id),
-        localisation=Localisation(regions=_regions(workspace, explain_id)),
-        counterfactuals=_counterfactuals(workspace, recipe, explain_id),
-        linearity=_linearity(workspace, explain_id),
-        citation=_citation(workspace, model_id, explain_id),
-    )
+@dataclass(frozen=True)
+class Shown:
+    """What the report is about: every section reads its part from here."""
+
+    workspace: Workspace
+    recipe: Recipe
+    data: DataParams
+    config: dict[str, Any]
+    model_id: str
+    explain_id: str
 
 
-def _run(workspace: Workspace, recipe: Recipe, model_id: str, explain_id: str, config: dict[str, Any]) -> RunSummary:
+def gather(shown: Shown, gallery: pd.DataFrame) -> ReportData:
+    """Everything the report shows but the eyes' own files. gallery: the explained eyes, as `gallery_rows` gives them."""
+    eyes = GallerySection(gallery, shown.recipe.attribution.layers, _none_explained(gallery))
+    lead = lead_eye(shown.workspace, shown.recipe, shown.explain_id, gallery, Photos(shown.workspace, shown.data))
+    run = _run(shown, gallery)
+    parts = {name: part(shown) for name, part in PARTS.items()}
+    return ReportData(run=run, parts={"run": run, "eyes": eyes, **parts}, lead=lead)
+
+
+def _none_explained(gallery: pd.DataFrame) -> str:
+    return "" if len(gallery) else "No eye could be explained; what did not work is listed under “The run”."
+
+
+def _run(shown: Shown, gallery: pd.DataFrame) -> RunSummary:
+    workspace = shown.workspace
     runs = workspace.frame("runs")
     worked = runs[(runs["state"] == "completed") & (runs["new_images"] > 0)].sort_values("started")
     latest = worked.drop_duplicates("stage", keep="last")
     return RunSummary(
         workspace=workspace.location,
-        model_id=model_id,
-        preprocess_id=recipe.preprocess_id,
-        explain_id=explain_id,
-        model_name=BACKBONES[recipe.model.backbone],
+        run_id=_run_id(runs),
+        model_id=shown.model_id,
+        preprocess_id=shown.recipe.preprocess_id,
+        explain_id=shown.explain_id,
+        model_name=BACKBONES[shown.recipe.model.backbone],
         when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         stages=tuple(StageTime(row.stage, float(row.seconds), int(row.new_images)) for row in latest.itertuples()),
         versions=versions(),
-        config=config,
+        config=shown.config,
+        progress=_how_far(shown, gallery),
+        failures=_failures(shown, runs),
     )
 
 
-def _data(workspace: Workspace, recipe: Recipe, photos: Photos) -> DataSection:
+def _run_id(runs: pd.DataFrame) -> str:
+    """Of the run that last attributed anything: these are its numbers."""
+    attributed = runs[(runs["stage"] == "attribute") & (runs["state"] == "completed") & (runs["new_images"] > 0)]
+    return str(attributed.sort_values("started")["run_id"].iloc[-1]) if len(attributed) else ""
+
+
+def _how_far(shown: Shown, gallery: pd.DataFrame) -> list[dict[str, Any]]:
+    """What there is of each kind, of how many."""
+    workspace = shown.workspace
+    here = int(workspace.photos()["present"].sum())
+    fundi, explained = fundus_store(workspace, shown.recipe.preprocess_id), explanation_store(workspace, shown.explain_id)
+    graded = workspace.count("predictions", model_id=shown.model_id)
+    return [
+        {"what": "photographs", "there": here, "of": here + len(workspace.rejects())},
+        {"what": "fundi", "there": _finished(fundi), "of": fundi.images},
+        {"what": "graded eyes", "there": graded, "of": here},
+        {"what": "explained eyes", "there": len(gallery), "of": explained.images},
+    ]
+
+
+def _finished(store: ShardedStore) -> int:
+    return sum(len(entry["image_ids"]) for entry in store.records())
+
+
+def _failures(shown: Shown, runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Stages whose last run failed, and eyes that could not be explained, each with its reason."""
+    last = runs.sort_values("started").drop_duplicates("stage", keep="last")
+    rows = [{"what": f"dr {row.stage}", "reason": row.message} for row in last.itertuples() if row.state == "failed"]
+    for entry in explanation_store(shown.workspace, shown.explain_id).records():
+        rows += [{"what": name, "reason": reason} for name, reason in entry["record"].get("failed", {}).items()]
+    return rows
+
+
+def _data(shown: Shown) -> DataSection:
+    workspace, recipe, photos = shown.workspace, shown.recipe, Photos(shown.workspace, shown.data)
     catalogue = workspace.photos()
     here = catalogue[catalogue["present"]]
     counted = here.groupby(["split", "stage"], dropna=False).size().reset_index(name="count")
@@ -111,6 +158,10 @@ def _data(workspace: Workspace, recipe: Recipe, photos: Photos) -> DataSection:
     )
 
 
+def _model(shown: Shown) -> ModelSection:
+    return model_section(shown.workspace, shown.model_id)
+
+
 def _measures(quality: pd.DataFrame) -> list[dict[str, Any]]:
     """How each measure is spread over the eyes."""
     names = [name for name in quality.columns if quality[name].dtype.kind == "f"]
@@ -118,10 +169,11 @@ def _measures(quality: pd.DataFrame) -> list[dict[str, Any]]:
     return [{"measure": name, **dict(zip(("5 %", "median", "95 %"), spread[name], strict=True))} for name in names]
 
 
-def _groups(workspace: Workspace, explain_id: str) -> tuple[GroupMap, ...]:
-    maps = open_group_maps(workspace, explain_id)
+def _groups(shown: Shown) -> GroupSection:
+    stats = _heatmap_stats(shown.workspace, shown.explain_id)
+    maps = open_group_maps(shown.workspace, shown.explain_id)
     if maps is None:
-        return ()
+        return GroupSection(stats=stats)
     found = []
     for index in range(maps.sizes["group"]):
         one = maps.isel(group=index)
@@ -131,7 +183,7 @@ def _groups(workspace: Workspace, explain_id: str) -> tuple[GroupMap, ...]:
             found.append(
                 GroupMap(f"true stage {name[-1]}, toward stage {name[-1]}", int(one["images"]), values, note="left eyes mirrored")
             )
-    return tuple(found)
+    return GroupSection(tuple(found), stats)
 
 
 def _heatmap_stats(workspace: Workspace, explain_id: str) -> pd.DataFrame:
@@ -141,6 +193,10 @@ def _heatmap_stats(workspace: Workspace, explain_id: str) -> pd.DataFrame:
     columns = ["positive_total", "negative_total", "top1_share", "entropy", "gini", "symmetry_stage0_stage4"]
     means = frame.groupby(["source", "quantity"])[columns].mean()
     return means.join(frame.groupby(["source", "quantity"]).size().rename("images")).reset_index()
+
+
+def _localisation(shown: Shown) -> Localisation:
+    return Localisation(regions=_regions(shown.workspace, shown.explain_id))
 
 
 def _regions(workspace: Workspace, explain_id: str) -> pd.DataFrame:
@@ -154,7 +210,8 @@ def _regions(workspace: Workspace, explain_id: str) -> pd.DataFrame:
     return frame.groupby(["source", "quantity", "sign"]).agg(**named).reset_index() if len(frame) else frame
 
 
-def _counterfactuals(workspace: Workspace, recipe: Recipe, explain_id: str) -> CounterfactualSection:
+def _counterfactuals(shown: Shown) -> CounterfactualSection:
+    workspace, recipe, explain_id = shown.workspace, shown.recipe, shown.explain_id
     made = workspace.frame("counterfactuals", explain_id=explain_id)
     adversarial = workspace.frame("adversarials", explain_id=explain_id)
     if made.empty:
@@ -195,7 +252,8 @@ def _by_method(rows: pd.DataFrame) -> pd.DataFrame:
     return counts.join(medians).reset_index()
 
 
-def _linearity(workspace: Workspace, explain_id: str) -> LinearitySection:
+def _linearity(shown: Shown) -> LinearitySection:
+    workspace, explain_id = shown.workspace, shown.explain_id
     units = workspace.frame("units", explain_id=explain_id)
     if units.empty:
         return LinearitySection(note="No explained eye could be studied.")
@@ -224,32 +282,38 @@ def _linearity(workspace: Workspace, explain_id: str) -> LinearitySection:
     )
 
 
-def _ids(table: str, model_id: str, explain_id: str) -> dict[str, str]:
+def _ids(table: str, shown: Shown) -> dict[str, str]:
     """The partition of a table that the report is about."""
-    ids = {"model_id": model_id, "explain_id": explain_id}
+    ids = {"model_id": shown.model_id, "explain_id": shown.explain_id, "preprocess_id": shown.recipe.preprocess_id}
     return {name: ids[name] for name in [PARTITION[table]] if name}
 
 
-def _citation(workspace: Workspace, model_id: str, explain_id: str) -> Citation:
-    names = (
-        "photos",
-        "predictions",
-        "evaluation",
-        "attributions",
-        "neurons",
-        "lesion_regions",
-        "heatmap_stats",
-        "group_heatmaps",
-    )
-    names += ("counterfactuals", "adversarials", "linearity", "units")
-    tables = [
-        {
-            "name": name,
-            "path": "catalog" if name == "photos" else f"tables/{name}",
-            "rows": workspace.count(name, **_ids(name, model_id, explain_id)),
-        }
-        for name in names
-    ]
+def _citation(shown: Shown) -> Citation:
+    tables, enclosed = [], {}
+    for name in CITED:
+        ids = _ids(name, shown)
+        rows = shown.workspace.count(name, **ids)
+        if not rows:
+            continue
+        path = "catalog" if name == "photos" else f"tables/{name}"
+        tables.append({"name": name, "path": path, "rows": rows, "description": TITLES[name]})
+        if rows <= CSV_ROWS:
+            enclosed[name] = shown.workspace.frame(name, **ids).to_csv(index=False).encode()
     libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
-    text = f"Explanation {explain_id} of model {model_id}; both ids are hashes of what made them. Computed with {libraries}."
-    return Citation(text, tables, EXAMPLE_QUERIES)
+    text = (
+        f"Explanation {shown.explain_id} of model {shown.model_id} on fundi {shown.recipe.preprocess_id}: the ids are hashes of "
+        f"what made them, so the same id means the same numbers. Computed with {libraries}."
+    )
+    return Citation(text, tables, enclosed, EXAMPLE_QUERIES)
+
+
+# How each section's numbers are read, by the section's id; `run` and `eyes` come from the gallery too and are made in `gather`.
+PARTS: dict[str, Callable[[Shown], Any]] = {
+    "data": _data,
+    "model": _model,
+    "groups": _groups,
+    "localisation": _localisation,
+    "counterfactuals": _counterfactuals,
+    "linearity": _linearity,
+    "cite": _citation,
+}

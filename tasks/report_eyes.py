@@ -1,72 +1,224 @@
-"""The explained eyes of the report: which are shown, and all that is shown of one."""
+"""The explained eyes of the report: which there are, all that is shown of one, and the drawing of a shard's eyes on a worker."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dr_lib.model import STAGES
-from dr_lib.report import EyeEntry, NeuronEntry
-from storage import Workspace
-from storage.arrays import ShardedStore
+from dr_lib.report import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap, drawing_digest, eye_files
+from storage import Workspace, open_workspace
+from storage.arrays import ShardedStore, Span
 from storage.explanations import SIGNS
+from storage.ids import content_id
+from tasks.aggregate import explained_eyes, explained_rows, part_name
 from tasks.recipe import Recipe
+from tasks.settings import DataParams
 from tasks.sheets import Photos
-from tasks.stores import fundus_store
+from tasks.stores import as_text, explanation_store, fundus_store, stored_digests
 
-EYES_SHOWN = 24
+STAGES = 5
+MADE = "made.json"  # beside a shard's eyes: what each was drawn from
+# Rows about one eye that its page shows as tables: caption, table, columns, and how many rows at most, the first of which order.
+EYE_TABLES = (
+    (
+        "The maps in numbers",
+        "heatmap_stats",
+        ("source", "quantity", "positive_total", "negative_total", "top1_share", "entropy", "gini"),
+        None,
+    ),
+    (
+        "The strongest regions",
+        "lesion_regions",
+        ("source", "quantity", "sign", "area_px", "quadrant", "ring", "image_share", "contrast"),
+        ("image_share", 12),
+    ),
+)
 
 
-def chosen_rows(eyes: pd.DataFrame, done: np.ndarray) -> np.ndarray:
-    """Rows of the explained eyes to show, the stages taking turns, the most severe first."""
-    usable = eyes[done].assign(stage=lambda frame: frame["stage"].astype("Int8"))
-    turn = usable.groupby("stage", dropna=False).cumcount()
-    order = usable.assign(turn=turn).sort_values(["turn", "stage"], ascending=[True, False], kind="stable").index[:EYES_SHOWN]
-    return np.sort(order.to_numpy())
+@dataclass(frozen=True)
+class Place:
+    """Where a worker finds what it draws, and where the report lies."""
+
+    location: str
+    explain_id: str
+    recipe: Recipe
+    data: DataParams
+
+    @property
+    def folder(self) -> str:
+        return f"report/{self.explain_id}"
+
+
+def key(row: int, image_id: str, shard_images: int) -> str:
+    """An eye's name among the report's files: it stays the same as long as the image axis only grows."""
+    return f"{row // shard_images:05d}/{image_id}"
+
+
+def gallery_rows(
+    workspace: Workspace, explain_id: str, eyes: pd.DataFrame, done: np.ndarray, shard_images: int, quantities: Sequence[str]
+) -> pd.DataFrame:
+    """The gallery's columns (`dr_lib.report.GallerySection`) of the explained eyes. done: their rows in `eyes`."""
+    shown = eyes.iloc[done].set_index("image_id", drop=False)
+    gallery = pd.DataFrame(
+        {
+            "key": [key(row, name, shard_images) for row, name in zip(done.tolist(), shown["image_id"], strict=True)],
+            "image_id": shown["image_id"],
+            "stage": shown["stage"].astype("Int8"),
+            "predicted": shown["predicted_stage"].astype("Int8"),
+            "patient": shown["patient_id"],
+        }
+    )
+    gaps = workspace.frame("attributions", explain_id=explain_id)
+    gaps = gaps.set_index(["image_id", "quantity"])["relative_gap"]
+    graded = [f"stage{stage}" if f"stage{stage}" in quantities else quantities[0] for stage in gallery["predicted"]]
+    gallery["gap"] = gaps.reindex(pd.MultiIndex.from_arrays([gallery.index, graded])).to_numpy(np.float64)
+    stats = workspace.frame("heatmap_stats", explain_id=explain_id, source="pixels")
+    symmetry = stats.dropna(subset="symmetry_stage0_stage4").drop_duplicates("image_id")
+    gallery["symmetry"] = symmetry.set_index("image_id")["symmetry_stage0_stage4"].reindex(gallery.index)
+    return gallery.reset_index(drop=True)
+
+
+def lead_eye(
+    workspace: Workspace, recipe: Recipe, explain_id: str, gallery: pd.DataFrame, photos: Photos
+) -> tuple[EyeEntry, str] | None:
+    """The eye of the opening figure with its key: of the highest stage, rightly graded if there is one; None without eyes."""
+    if gallery.empty:
+        return None
+    right = (gallery["stage"] == gallery["predicted"]).fillna(False)
+    there = gallery["image_id"].map(photos.catalogue["present"]).astype(bool)
+    ranked = gallery.assign(right=right, there=there)
+    one = ranked.sort_values(["there", "right", "predicted"], ascending=False, kind="stable").iloc[0]
+    store = explanation_store(workspace, explain_id)
+    row = store.image_ids.index(one["image_id"])
+    eyes = explained_eyes(workspace, recipe.model_id(workspace), store.image_ids)
+    return eye_entry(workspace, recipe, store, eyes.iloc[row], row, photos), str(one["key"])
 
 
 def eye_entry(
-    workspace: Workspace, recipe: Recipe, store: ShardedStore, eyes: pd.DataFrame, row: int, photos: Photos
+    workspace: Workspace,
+    recipe: Recipe,
+    store: ShardedStore,
+    eye: pd.Series,
+    row: int,
+    photos: Photos | None,
+    tables: Mapping[str, pd.DataFrame] | None = None,
 ) -> EyeEntry:
-    """One explained eye as the report shows it; its resultants are those of the first explained layer."""
-    eye = eyes.iloc[row]
+    """All that the report shows of one explained eye. photos: None leaves the photograph out."""
     params = recipe.attribution
-    layer = params.layers[0]
-    place = f"layers/{layer}"
     paths = [f"pixels/{name}" for name in ("attribution", "outcome", "baseline_outcome", "gap", "points", "converged")]
-    paths += [f"{place}/{name}" for name in ("resultant", "neuron", "neuron_attribution", "region", "region_origin")]
+    named = ("resultant", "neuron", "neuron_attribution", "activation", "baseline_activation", "region", "region_origin")
+    paths += [f"layers/{layer}/{name}" for layer in params.layers for name in named]
     arrays = {path: values[0] for path, values in store.read_rows([row], paths).items()}
     predicted = int(eye["predicted_stage"])
-    quantity = f"stage{predicted}"
-    at = params.quantities.index(quantity) if quantity in params.quantities else 0
-    change = arrays["pixels/outcome"][at] - arrays["pixels/baseline_outcome"][at]
-    neurons = [
-        NeuronEntry(
-            sign=sign,
-            rank=rank,
-            neuron=tuple(int(n) for n in arrays[f"{place}/neuron"][index, rank]),
-            attribution=float(arrays[f"{place}/neuron_attribution"][index, rank]),
-            region=arrays[f"{place}/region"][index, rank],
-            origin=tuple(int(n) for n in arrays[f"{place}/region_origin"][index, rank]),
-        )
-        for index, sign in enumerate(SIGNS)
-        for rank in range(arrays[f"{place}/neuron"].shape[1])
-        if arrays[f"{place}/neuron"][index, rank, -1] >= 0
-    ]
+    toward = f"stage{predicted}" if params.layer_quantity == "predicted" else params.layer_quantity
     return EyeEntry(
         image_id=eye["image_id"],
         stage=None if pd.isna(eye["stage"]) else int(eye["stage"]),
         predicted=predicted,
         probabilities=[float(eye[f"probability_stage{stage}"]) for stage in range(STAGES)],
         fundus=fundus_store(workspace, recipe.preprocess_id).read_rows([int(eye["position"])], ["pixels"])["pixels"][0],
-        photo=photos.get(eye["image_id"]),
-        positive=arrays[f"{place}/resultant"][0],
-        negative=arrays[f"{place}/resultant"][1],
-        stage_maps={name: arrays["pixels/attribution"][index] for index, name in enumerate(params.quantities)},
-        layer=layer,
-        quantity=quantity if params.layer_quantity == "predicted" else params.layer_quantity,
+        photo=None if photos is None else photos.get(eye["image_id"]),
+        outcomes=tuple(
+            OutcomeMap(
+                quantity,
+                arrays["pixels/attribution"][index],
+                *(float(arrays[f"pixels/{name}"][index]) for name in ("outcome", "baseline_outcome", "gap")),
+                points=int(arrays["pixels/points"][index]),
+                converged=bool(arrays["pixels/converged"][index]),
+            )
+            for index, quantity in enumerate(params.quantities)
+        ),
+        layers=tuple(
+            LayerMaps(layer, toward, *arrays[f"layers/{layer}/resultant"], neurons=_neurons(arrays, f"layers/{layer}"))
+            for layer in params.layers
+        ),
         split=eye["split"],
-        gap=float(abs(arrays["pixels/gap"][at])),
-        relative_gap=float(abs(arrays["pixels/gap"][at] / change)) if change else None,
-        points=int(arrays["pixels/points"][at]),
-        converged=bool(arrays["pixels/converged"][at]),
-        neurons=tuple(neurons),
+        tables=tables or {},
     )
+
+
+def _neurons(arrays: dict[str, np.ndarray], place: str) -> tuple[NeuronEntry, ...]:
+    return tuple(
+        NeuronEntry(
+            sign=sign,
+            rank=rank,
+            neuron=tuple(int(n) for n in arrays[f"{place}/neuron"][index, rank] if n >= 0),
+            attribution=float(arrays[f"{place}/neuron_attribution"][index, rank]),
+            region=arrays[f"{place}/region"][index, rank],
+            origin=tuple(int(n) for n in arrays[f"{place}/region_origin"][index, rank]),
+            activation=float(arrays[f"{place}/activation"][index, rank]),
+            baseline_activation=float(arrays[f"{place}/baseline_activation"][index, rank]),
+        )
+        for index, sign in enumerate(SIGNS)
+        for rank in range(arrays[f"{place}/neuron"].shape[1])
+        if arrays[f"{place}/neuron"][index, rank, -1] >= 0
+    )
+
+
+# Drawing, shard by shard
+
+
+def shards_to_draw(
+    workspace: Workspace, place: Place, store: ShardedStore, eyes: pd.DataFrame, made_from: Mapping[int, str]
+) -> list[tuple]:
+    """The jobs for `draw_shard`: of shards of which something shown has changed since they were drawn."""
+    here = workspace.photos().set_index("image_id")["present"]
+    parts = {table: workspace.part_digests(table, place.explain_id) for _, table, _, _ in EYE_TABLES}
+    settings = {"drawing": drawing_digest(), "attribution": place.recipe.attribution, "tables": EYE_TABLES}
+    jobs = []
+    for span in store.spans():
+        if span.index not in made_from:
+            continue
+        shown = eyes.iloc[span.rows].assign(present=here.reindex(eyes.iloc[span.rows]["image_id"]).to_numpy())
+        tables = [digests.get(part_name(span)) for digests in parts.values()]
+        state = content_id(settings, {"made_from": made_from[span.index], "eyes": as_text(shown), "tables": tables})
+        if (workspace.files.read_json(f"{place.folder}/eyes/{span.index:05d}/{MADE}") or {}).get("shard") != state:
+            jobs.append((place, span, shown, state))
+    return jobs
+
+
+def draw_shard(place: Place, span: Span, eyes: pd.DataFrame, state: str) -> int:
+    """Runs on a worker: draws those of the shard's eyes that are not drawn as they are now; returns how many.
+
+    What was drawn is noted last: after a kill in between, eyes are drawn again with the same bytes.
+    """
+    workspace = open_workspace(place.location)
+    store = explanation_store(workspace, place.explain_id)
+    folder = f"{place.folder}/eyes/{span.index:05d}"
+    before = (workspace.files.read_json(f"{folder}/{MADE}") or {}).get("eyes", {})
+    stored = stored_digests(store)
+    tables = _tables_of(workspace, place.explain_id, eyes["image_id"].tolist())
+    photos = Photos(workspace, place.data)
+    made, drawn = {}, 0
+    for at in explained_rows(store.read(span, ["pixels/status"])["pixels/status"], eyes):
+        eye = eyes.iloc[at]
+        name = eye["image_id"]
+        mine = {caption: rows.get(name) for caption, rows in tables.items()}
+        mine = {caption: rows for caption, rows in mine.items() if rows is not None}
+        about = [stored[name], [str(value) for value in eye], {caption: as_text(rows) for caption, rows in mine.items()}]
+        made[name] = content_id(drawing_digest(), place.recipe.attribution, about)
+        if before.get(name) == made[name]:
+            continue
+        entry = eye_entry(workspace, place.recipe, store, eye, span.start + int(at), photos, mine)
+        for file, content in eye_files(entry, f"{span.index:05d}/{name}").items():
+            workspace.files.write(f"{place.folder}/{file}", content)
+        drawn += 1
+    for gone in set(workspace.files.names(folder)) - {MADE} - {f"{name}.{kind}" for name in made for kind in ("js", "jpg")}:
+        workspace.files.remove(f"{folder}/{gone}")
+    workspace.files.write_json(f"{folder}/{MADE}", {"shard": state, "eyes": made})
+    return drawn
+
+
+def _tables_of(workspace: Workspace, explain_id: str, image_ids: list[str]) -> dict[str, dict[str, pd.DataFrame]]:
+    """For each caption of EYE_TABLES the rows of each of these eyes."""
+    found: dict[str, dict[str, Any]] = {}
+    for caption, table, columns, strongest in EYE_TABLES:
+        frame = workspace.frame(table, explain_id=explain_id, image_id=image_ids)
+        if strongest:
+            frame = frame.sort_values(strongest[0], ascending=False, kind="stable")
+        groups = frame.groupby("image_id", sort=False)
+        shown = list(columns)
+        found[caption] = {name: rows[shown].head(strongest[1]) if strongest else rows[shown] for name, rows in groups}
+    return found

@@ -6,6 +6,7 @@ Rows may come as a pandas table or as a sequence of mappings; their columns are 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,8 @@ class RunSummary:
     stages: tuple[StageTime, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     config: str | Mapping[str, object] = ""  # the configuration as text, or as (nested) settings
+    progress: Rows = ()  # how far each stage is; any columns
+    failures: Rows = ()  # what did not work, with its reason; any columns
 
 
 @dataclass(frozen=True)
@@ -113,11 +116,45 @@ class NeuronEntry:
     attribution: Number
     region: Float[np.ndarray, "wy wx"]
     origin: tuple[Integer, Integer]
+    activation: Number | None = None
+    baseline_activation: Number | None = None
+
+
+@dataclass(frozen=True)
+class OutcomeMap:
+    """An outcome attributed to pixels: the map, F(x) and F(x'), and how exact it is."""
+
+    quantity: str  # "stage0" … "stage4", "referable"
+    values: Float[np.ndarray, "y x"]
+    outcome: Number | None = None
+    baseline_outcome: Number | None = None
+    gap: Number | None = None  # Σ attributions − (F(x) − F(x'))
+    points: Number | None = None
+    converged: Boolean | None = None
+
+    @property
+    def relative_gap(self) -> float | None:
+        """|gap| as a part of |F(x) − F(x')|; None where either is unknown or nothing changes."""
+        known = (self.outcome, self.baseline_outcome, self.gap)
+        if any(value is None or not np.isfinite(value) for value in known) or self.outcome == self.baseline_outcome:
+            return None
+        return float(abs(self.gap / (self.outcome - self.baseline_outcome)))
+
+
+@dataclass(frozen=True)
+class LayerMaps:
+    """A layer's two resultants, and its strongest neurons one by one."""
+
+    layer: str
+    quantity: str = ""  # what they explain, such as "stage2"
+    positive: Float[np.ndarray, "y x"] | None = None
+    negative: Float[np.ndarray, "y x"] | None = None
+    neurons: tuple[NeuronEntry, ...] = ()
 
 
 @dataclass(frozen=True)
 class EyeEntry:
-    """One explained eye. The two resultants belong to `layer`; `stage_maps` are pixel attributions by quantity."""
+    """One explained eye."""
 
     image_id: str
     stage: Integer | None  # as labelled
@@ -125,20 +162,23 @@ class EyeEntry:
     probabilities: Sequence[Number] | Float[np.ndarray, "stages"]
     fundus: UInt8[np.ndarray, "y x 3"]
     photo: UInt8[np.ndarray, "h w 3"] | None = None
-    positive: Float[np.ndarray, "y x"] | None = None
-    negative: Float[np.ndarray, "y x"] | None = None
-    stage_maps: Mapping[str, Float[np.ndarray, "y x"]] = field(default_factory=dict)  # "stage0" … "stage4", "referable"
-    layer: str = "stem"
-    quantity: str = ""  # what the resultants explain, such as "stage2"
+    outcomes: tuple[OutcomeMap, ...] = ()
+    layers: tuple[LayerMaps, ...] = ()
     split: str = "test"
-    gap: Number | None = None  # |F(x) − F(x') − Σ attributions|
-    relative_gap: Number | None = None  # the same, as a part of |F(x) − F(x')|
-    points: Number | None = None
-    converged: Boolean | None = None
-    symmetry: Number | None = None  # correlation of stage 0's and stage 4's map; None: taken from the maps
-    lesion_share: Number | None = None  # of the positive attribution within lesion masks, where there are masks
-    neurons: tuple[NeuronEntry, ...] = ()
-    numbers: Rows = ()  # anything else about this eye, shown as a table
+    tables: Mapping[str, Rows] = field(default_factory=dict)  # anything else about this eye, by caption
+
+
+@dataclass(frozen=True)
+class GallerySection:
+    """Every explained eye, in the gallery's order.
+
+    eyes: columns key (the name of its files below eyes/, such as 00000/10_left), image_id, stage, predicted, gap (relative),
+    share (of the positive attribution on lesions), symmetry (stage 0 against 4), patient; any of the last four may be missing.
+    """
+
+    eyes: pd.DataFrame | None = None
+    layers: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,6 +190,14 @@ class GroupMap:
     values: Float[np.ndarray, "y x"]
     background: UInt8[np.ndarray, "y x 3"] | None = None  # such as the group's mean fundus
     note: str = ""
+
+
+@dataclass(frozen=True)
+class GroupSection:
+    """Maps of groups of eyes, and statistics of heat maps with any columns."""
+
+    maps: tuple[GroupMap, ...] = ()
+    stats: Rows = ()
 
 
 @dataclass(frozen=True)
@@ -213,21 +261,17 @@ class Citation:
 
     text: str = ""
     tables: Rows = ()
+    csv: Mapping[str, bytes] = field(default_factory=dict)  # a table's rows by its name, of those small enough to enclose
     queries: tuple[tuple[str, str], ...] = ()  # what it answers, SQL
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything a report shows; each part may be left out."""
+    """Everything a report shows. `parts`: what each section shows, by the section's id; each may be left out.
+
+    lead: the eye of the opening figure, with its key in the gallery.
+    """
 
     run: RunSummary = field(default_factory=RunSummary)
-    data: DataSection = field(default_factory=DataSection)
-    model: ModelSection = field(default_factory=ModelSection)
-    eyes: tuple[EyeEntry, ...] = ()
-    eyes_explained: Integer = 0  # all of them in the workspace, where the gallery shows a selection; 0: as many as `eyes`
-    groups: tuple[GroupMap, ...] = ()
-    heatmap_stats: Rows = ()
-    localisation: Localisation = field(default_factory=Localisation)
-    counterfactuals: CounterfactualSection = field(default_factory=CounterfactualSection)
-    linearity: LinearitySection = field(default_factory=LinearitySection)
-    citation: Citation = field(default_factory=Citation)
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    lead: tuple[EyeEntry, str] | None = None

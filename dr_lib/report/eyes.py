@@ -1,160 +1,166 @@
-"""One explained eye as its card in the gallery and its own page show it."""
+"""One explained eye as two files: a strip of thumbnails for the gallery, and everything its page shows.
 
+The page (eye.html) draws maps itself, in either palette and any two side by side, from `eyes/<key>.js`: a call of
+`report.eye` with numbers as text and pictures as data URIs. A script and not JSON, because a page opened from disk may run
+a script beside it but may not read a file; data URIs, because a page may not take pixels out of a picture it opened
+from disk. Maps travel as signed opacity (`figures.signed_opacity`), 128 being nothing, as grey JPEG: for the eye only,
+numbers come from the tables.
+"""
+
+import base64
+import functools
+import hashlib
 import json
-from dataclasses import dataclass
+import pathlib
+from collections.abc import Sequence
+from itertools import combinations
 
+import cv2
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from dr_lib import figures, heatmaps
-from dr_lib.plots import STAGE_COLOURS, STAGE_NAMES
-from dr_lib.report.data import EyeEntry, Integer, NeuronEntry
-from dr_lib.report.pictures import Folder, Picture, Table, table
-from dr_lib.report.words import number, percent, quantity, records, signed
+from dr_lib.report.data import EyeEntry, NeuronEntry, OutcomeMap
+from dr_lib.report.pictures import table
+from dr_lib.report.words import number, percent, quantity, records, signed, stage_text
 
-BOTH_ENDS = {"stage0", "stage4"}
-CROP_PX = 96  # a neuron's window on the page
-
-
-@dataclass(frozen=True)
-class EyeView:
-    """What the templates need about an eye; texts are plain and are escaped there."""
-
-    entry: EyeEntry
-    slug: str
-    right: bool | None
-    above_tolerance: bool
-    bars: tuple[tuple[int, str, str, str, float], ...]  # stage, name, colour, text, percent
-    fundus: Picture
-    panels: tuple[Picture, ...]  # Fig (a): what there is of it
-    stage_panels: dict[str, Picture]  # by quantity, for Fig (b)
-    correlations: str  # JSON: "stage0|stage4" → text
-    figure_a: Picture | None
-    figure_b: Picture | None
-    neurons: dict[str, tuple[Picture, ...]]
-    gap: str
-    symmetry: str
-    facts: tuple[tuple[str, str], ...]
-    numbers: Table | None
-
-    @property
-    def page(self) -> str:
-        return f"eyes/{self.slug}.html"
+PHOTO_PX, THUMB_PX, NEURON_PX = 400, 120, 96
+STEPS = 127  # of opacity between nothing and ±OPACITY, on a byte around 128
+PHOTO_QUALITY, MAP_QUALITY, THUMB_QUALITY = 86, 84, 80
 
 
-def stage_text(stage: Integer | None) -> str:
-    return "unknown" if stage is None else f"{stage} {STAGE_NAMES[stage]}"
+@functools.cache
+def drawing_digest() -> str:
+    """Changes when what an eye's files hold may: of the code that makes them."""
+    here = pathlib.Path(__file__).parent
+    sources = (here / "eyes.py", here / "words.py", here / "pictures.py", pathlib.Path(figures.__file__))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 
-def relative_gap(eye: EyeEntry) -> float | None:
-    return float(eye.relative_gap) if eye.relative_gap is not None and np.isfinite(eye.relative_gap) else None
+def eye_files(eye: EyeEntry, key: str) -> dict[str, bytes]:
+    """An eye's files by their name relative to the report: `eyes/<key>.js` and `eyes/<key>.jpg`.
+
+    Raises ValueError where a neuron's region reaches beyond the fundus.
+    """
+    script = f"report.eye({json.dumps(eye_record(eye, key), separators=(',', ':'))});\n"
+    return {f"eyes/{key}.js": script.encode(), f"eyes/{key}.jpg": figures.jpeg(thumbnails(eye), THUMB_QUALITY)}
 
 
-def symmetry(eye: EyeEntry) -> float | None:
-    """Correlation of the maps toward stage 0 and stage 4, as given or from the maps."""
-    if eye.symmetry is not None:
-        return float(eye.symmetry)
-    if set(eye.stage_maps) >= BOTH_ENDS:
-        return heatmaps.symmetry(eye.stage_maps["stage0"], eye.stage_maps["stage4"])
-    return None
+def thumbnails(eye: EyeEntry) -> UInt8[np.ndarray, "y x 3"]:
+    """Fig (a) small, four squares in a row: photograph, fundus, positive and negative resultant; grey where there is none."""
+    blank = np.full((THUMB_PX, THUMB_PX, 3), figures.HALF_GRAY, np.uint8)
+    shown = [blank if eye.photo is None else eye.photo, eye.fundus]
+    for resultant in (eye.layers[0].positive, eye.layers[0].negative) if eye.layers else (None, None):
+        shown.append(blank if resultant is None else figures.overlay(eye.fundus, resultant, radius_px=1.6))
+    return np.hstack([figures.fitted(one, THUMB_PX) for one in shown])
 
 
-def eye_view(folder: Folder, eye: EyeEntry, slug: str) -> EyeView:
-    """Draws the eye's pictures into the folder and says where they are."""
-    of = f"of eye {eye.image_id}"
-    panels: list[Picture] = []
-    if eye.photo is not None:
-        panels.append(folder.photo(f"eyes/{slug}-photo", figures.fitted(eye.photo, 480), f"Photograph {of}", caption="Original"))
-    fundus = folder.figure(f"eyes/{slug}-fundus", eye.fundus, f"Preprocessed fundus {of}", caption="Preprocessed")
-    panels.append(fundus)
-    for sign, resultant in (("positive", eye.positive), ("negative", eye.negative)):
-        if resultant is not None:
-            alt = f"Summed active regions of the most {sign} neurons {of}, green raises and red lowers the outcome"
-            drawn = figures.overlay(eye.fundus, resultant)
-            words = {"caption": f"Most {sign} neurons", "note": eye.layer, "signed": True}
-            panels.append(folder.figure(f"eyes/{slug}-{sign}", drawn, alt, **words))
-    figure_a = figure_b = None
-    title = f"{eye.image_id}  ·  true stage {stage_text(eye.stage)}  ·  predicted {stage_text(eye.predicted)}"
-    if eye.photo is not None and eye.positive is not None and eye.negative is not None:
-        drawn = figures.figure_a(eye.photo, eye.fundus, eye.positive, eye.negative, title=title)
-        figure_a = folder.figure(f"eyes/{slug}-figure-a", drawn, f"Figure a {of}")
-    if set(eye.stage_maps) >= BOTH_ENDS:
-        drawn = figures.figure_b(eye.fundus, eye.stage_maps["stage0"], eye.stage_maps["stage4"], title=title)
-        figure_b = folder.figure(f"eyes/{slug}-figure-b", drawn, f"Figure b {of}")
-    stage_panels = {
-        name: folder.figure(
-            f"eyes/{slug}-toward-{place}",
-            figures.overlay(eye.fundus, values),
-            f"Attribution toward {quantity(name)} {of}, green speaks for it and red against it",
-            caption=f"Toward {quantity(name)}",
-            signed=True,
-        )
-        for place, (name, values) in enumerate(eye.stage_maps.items())
+def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
+    """What `eyes/<key>.js` tells the page."""
+    maps: dict[str, Float[np.ndarray, "y x"]] = {one.quantity: one.values for one in eye.outcomes}
+    for one in eye.layers:
+        maps |= {f"{one.layer}/{sign}": values for sign in ("positive", "negative") if (values := getattr(one, sign)) is not None}
+    chosen = [(one, neuron) for one in eye.layers for neuron in _ranked(one.neurons)]
+    more = [{"caption": caption, **_table(rows)} for caption, rows in eye.tables.items() if len(rows)]
+    return {
+        "key": key,
+        "id": eye.image_id,
+        "stage": None if eye.stage is None else int(eye.stage),
+        "predicted": int(eye.predicted),
+        "probabilities": [round(float(p), 5) for p in eye.probabilities],
+        "facts": _facts(eye),
+        "size": list(eye.fundus.shape[:2]),
+        "photo": None if eye.photo is None else _uri(figures.fitted(eye.photo, PHOTO_PX), PHOTO_QUALITY),
+        "fundus": _uri(eye.fundus, 92),
+        "maps": _strip([figures.signed_opacity(values) for values in maps.values()]),
+        "tiles": list(maps),
+        "scales": [float(f"{figures.robust_scale(figures.smooth(values, 1.2)):.6g}") for values in maps.values()],
+        "outcomes": [{"name": one.quantity, "label": quantity(one.quantity)} for one in eye.outcomes],
+        "correlations": _correlations(eye.outcomes),
+        "layers": [{"name": one.layer, "quantity": quantity(one.quantity)} for one in eye.layers],
+        "neurons": [_neuron(eye, layer.layer, neuron) for layer, neuron in chosen],
+        "regions": _strip([_region(neuron.region) for _, neuron in chosen]),
+        "tables": [*_outcome_table(eye.outcomes), *more],
     }
-    return EyeView(
-        entry=eye,
-        slug=slug,
-        right=None if eye.stage is None else bool(eye.stage == eye.predicted),
-        above_tolerance=eye.converged is not None and not eye.converged,
-        bars=tuple(
-            (stage, STAGE_NAMES[stage], STAGE_COLOURS[stage], percent(float(p), 1 if p < 0.0995 else 0), 100 * float(p))
-            for stage, p in enumerate(eye.probabilities)
-        ),
-        fundus=fundus,
-        panels=tuple(panels),
-        stage_panels=stage_panels,
-        correlations=_correlations(eye),
-        figure_a=figure_a,
-        figure_b=figure_b,
-        neurons={sign: _neurons(folder, eye, slug, sign) for sign in ("positive", "negative")},
-        gap=percent(relative_gap(eye), 1) if relative_gap(eye) is not None else number(eye.gap),
-        symmetry=signed(symmetry(eye)),
-        facts=_facts(eye),
-        numbers=table(records(eye.numbers)),
-    )
 
 
-def _facts(eye: EyeEntry) -> tuple[tuple[str, str], ...]:
-    facts = [("True stage", stage_text(eye.stage)), ("Predicted stage", stage_text(eye.predicted)), ("Split", eye.split)]
-    if eye.quantity:
-        facts.append(("Explained outcome", quantity(eye.quantity)))
-    facts.append(("Layer", eye.layer))
-    if eye.gap is not None or relative_gap(eye) is not None:
-        relative = percent(relative_gap(eye), 1)
-        facts.append(("Completeness gap", relative if eye.gap is None else f"{number(eye.gap)} ({relative} of the change)"))
-    if eye.points is not None:
-        facts.append(("Points on the path", number(eye.points)))
-    if eye.converged is not None:
-        facts.append(("Within tolerance", number(eye.converged)))
-    if symmetry(eye) is not None:
-        facts.append(("Stage 0 against 4", f"correlation {signed(symmetry(eye))}"))
-    if eye.lesion_share is not None:
-        facts.append(("Positive share on lesions", percent(eye.lesion_share)))
-    return tuple(facts)
+def _facts(eye: EyeEntry) -> list[tuple[str, str]]:
+    facts = [("True stage", stage_text(eye.stage)), ("Graded", stage_text(eye.predicted)), ("Split", eye.split)]
+    explained = next((one for one in eye.outcomes if one.quantity == f"stage{eye.predicted}"), None)
+    if explained is not None:
+        facts.append(("Completeness gap of the grade", percent(explained.relative_gap, 1)))
+        facts.append(("Points on the path", number(explained.points)))
+        facts.append(("Within tolerance", number(explained.converged)))
+    return facts
 
 
-def _correlations(eye: EyeEntry) -> str:
-    names = list(eye.stage_maps)
-    pairs = {}
-    for at, first in enumerate(names):
-        for second in names[at:]:
-            value = heatmaps.symmetry(eye.stage_maps[first], eye.stage_maps[second])
-            pairs[f"{first}|{second}"] = pairs[f"{second}|{first}"] = signed(value)
-    return json.dumps(pairs)
+def _outcome_table(outcomes: Sequence[OutcomeMap]) -> list[dict[str, object]]:
+    rows = [
+        {
+            "outcome": quantity(one.quantity),
+            "F(x)": one.outcome,
+            "F(x′)": one.baseline_outcome,
+            "gap": one.gap,
+            "gap, relative": percent(one.relative_gap, 1),
+            "points": one.points,
+            "within tolerance": one.converged,
+        }
+        for one in outcomes
+    ]
+    return [{"caption": "Outcomes, and how exactly they are attributed", **_table(rows)}] if rows else []
 
 
-def _neurons(folder: Folder, eye: EyeEntry, slug: str, sign: str) -> tuple[Picture, ...]:
-    chosen = sorted((one for one in eye.neurons if one.sign == sign and np.isfinite(one.attribution)), key=lambda one: one.rank)
-    return tuple(_neuron(folder, eye, slug, one) for one in chosen)
+def _table(rows) -> dict[str, object]:
+    shown = table(records(rows), limit=60)
+    return {"columns": shown.columns, "rows": shown.rows}
 
 
-def _neuron(folder: Folder, eye: EyeEntry, slug: str, one: NeuronEntry) -> Picture:
-    top, left = one.origin
-    height, width = one.region.shape
-    window = np.ascontiguousarray(eye.fundus[top : top + height, left : left + width])
-    if window.shape[:2] != one.region.shape:
+def _correlations(outcomes: Sequence[OutcomeMap]) -> dict[str, str]:
+    """How alike any two maps are, "stage0|stage4" → text; both orders share an entry, the earlier outcome first."""
+    return {
+        f"{first.quantity}|{second.quantity}": signed(heatmaps.symmetry(first.values, second.values))
+        for first, second in combinations(outcomes, 2)
+    }
+
+
+def _ranked(neurons: Sequence[NeuronEntry]) -> list[NeuronEntry]:
+    known = (one for one in neurons if np.isfinite(one.attribution))
+    return sorted(known, key=lambda one: (one.sign != "positive", one.rank))
+
+
+def _neuron(eye: EyeEntry, layer: str, one: NeuronEntry) -> dict[str, object]:
+    (top, left), (height, width) = one.origin, one.region.shape
+    if eye.fundus[top : top + height, left : left + width].shape[:2] != one.region.shape:
         raise ValueError(f"the region of neuron {one.neuron} of {eye.image_id} reaches beyond its {eye.fundus.shape[:2]} fundus")
-    drawn = figures.fitted(figures.overlay(window, one.region, radius_px=0.6), CROP_PX)
-    where = ", ".join(str(index) for index in one.neuron)
-    alt = f"Active region of the {one.sign} neuron ({where}) of eye {eye.image_id}"
-    name = f"eyes/{slug}-{one.sign}-{one.rank}"
-    return folder.figure(name, drawn, alt, caption=f"({where})", note=number(one.attribution, 2), signed=True)
+    where = "unit {}" if len(one.neuron) == 1 else "({})"
+    return {
+        "layer": layer,
+        "sign": one.sign,
+        "where": where.format(", ".join(str(index) for index in one.neuron)),
+        "attribution": number(one.attribution, 2),
+        "activation": number(one.activation, 2),
+        "baseline": number(one.baseline_activation, 2),
+        "window": [int(top), int(left), int(height), int(width)],
+    }
+
+
+def _region(values: Float[np.ndarray, "wy wx"]) -> Float[np.ndarray, "side side"]:
+    """A region's signed opacity at the size it is shown."""
+    drawn = figures.signed_opacity(values, radius_px=0.6 if len(values) < NEURON_PX else 1.6)
+    way = cv2.INTER_AREA if len(drawn) > NEURON_PX else cv2.INTER_CUBIC
+    return np.clip(cv2.resize(drawn, (NEURON_PX, NEURON_PX), interpolation=way), -figures.OPACITY, figures.OPACITY)
+
+
+def _strip(maps: Sequence[Float[np.ndarray, "y x"]]) -> str | None:
+    """Maps of one size, one below the other, as a grey picture's data URI; None without any."""
+    if not maps:
+        return None
+    return _uri(np.rint(128 + np.vstack(maps) * (STEPS / figures.OPACITY)).astype(np.uint8), MAP_QUALITY)
+
+
+def _uri(pixels: UInt8[np.ndarray, "..."], quality: int) -> str:
+    grey = pixels.ndim == 2
+    encoded = (
+        cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes() if grey else figures.jpeg(pixels, quality)
+    )
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"

@@ -1,19 +1,23 @@
 """The report's files as they are made: names to contents, and for every picture what its <img> needs."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 
-from dr_lib.figures import jpeg, png
+from dr_lib.figures import Caption, hinton, jpeg, panels, png
 from dr_lib.plots import Plot
 from dr_lib.report.words import label, number, quantity
+from dr_lib.svg import hinton_svg, panels_svg
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One <img>: its file, size and words. `signed` pictures are drawn green-red on grey and may be recoloured."""
+    """One <img>: its file, size and words. `signed` pictures are drawn green-red on grey and may be recoloured.
+
+    files: the same to take away, as (format, file).
+    """
 
     src: str
     width: int
@@ -22,7 +26,7 @@ class Picture:
     caption: str = ""
     note: str = ""
     signed: bool = False
-    download: str = ""  # the same as PNG, where `src` is an SVG
+    files: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -37,10 +41,32 @@ class Folder:
         self.files[name] = content
         return name
 
-    def figure(self, name: str, pixels: UInt8[np.ndarray, "y x 3"], alt: str, **words) -> Picture:
-        """A drawing, kept as PNG: figures/<name>.png."""
+    def picture(self, name: str, pixels: UInt8[np.ndarray, "y x 3"], alt: str, **words) -> Picture:
+        """A drawing that is part of a figure, kept as PNG: figures/<name>.png."""
         src = self.add(f"figures/{name}.png", png(pixels))
         return Picture(src, pixels.shape[1], pixels.shape[0], alt, **words)
+
+    def figure(self, name: str, pixels: UInt8[np.ndarray, "y x 3"], alt: str, *, caption: str, **words) -> Picture:
+        """A drawing that is a figure of its own: figures/<name>.png, and the same with its caption as SVG."""
+        made = self.picture(name, pixels, alt, caption=caption, **words)
+        drawn = panels_svg([pixels], [Caption(caption, words.get("note", ""))])
+        return replace(made, files=(("PNG", made.src), ("SVG", self.add(f"figures/{name}.svg", drawn))))
+
+    def sheet(
+        self, name: str, images: Sequence[UInt8[np.ndarray, "_h _w 3"]], captions: Sequence[str], *, title: str = ""
+    ) -> tuple[tuple[str, str], ...]:
+        """Pictures side by side with captions and a title, to take away: figures/<name>.png and .svg, as (format, file)."""
+        drawn = png(panels(images, captions, title=title)), panels_svg(images, captions, title=title)
+        return tuple(
+            (kind.upper(), self.add(f"figures/{name}.{kind}", content))
+            for kind, content in zip(("png", "svg"), drawn, strict=True)
+        )
+
+    def hinton(self, name: str, values: Shaped[np.ndarray, "..."], alt: str, *, scale: float | None = None, **words) -> Picture:
+        """A Hinton diagram: figures/<name>.png, and drawn as such in the SVG beside it."""
+        made = self.picture(name, hinton(values, scale=scale), alt, signed=True, **words)
+        drawn = self.add(f"figures/{name}.svg", hinton_svg(values, scale=scale))
+        return replace(made, files=(("PNG", made.src), ("SVG", drawn)))
 
     def photo(self, name: str, pixels: UInt8[np.ndarray, "y x 3"], alt: str, **words) -> Picture:
         """A photograph, kept as JPEG: figures/<name>.jpg."""
@@ -52,7 +78,8 @@ class Folder:
         # The PNG header's own fields, at 160 dpi; CSS pixels are 96 to the inch.
         width, height = (round(int.from_bytes(plot.png[at : at + 4], "big") * 96 / 160) for at in (16, 20))
         src = self.add(f"figures/{name}.svg", plot.svg)
-        return Picture(src, width, height, alt, download=self.add(f"figures/{name}.png", plot.png), **words)
+        files = (("SVG", src), ("PNG", self.add(f"figures/{name}.png", plot.png)))
+        return Picture(src, width, height, alt, files=files, **words)
 
 
 @dataclass(frozen=True)

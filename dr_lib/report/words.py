@@ -8,7 +8,7 @@ from numbers import Integral, Real
 import pandas as pd
 
 from dr_lib.plots import STAGE_NAMES
-from dr_lib.report.data import Number, Rows
+from dr_lib.report.data import Integer, Number, Rows
 
 METRICS = {
     "kappa": "Quadratic weighted kappa",
@@ -116,6 +116,15 @@ def label(name: str) -> str:
     spaced = re.sub(r"_px$", ", px", re.sub(r"_stage(?=\d$)", ", stage ", str(name)))
     text = METRICS.get(str(name)) or spaced.replace("_", " ").strip()
     return text[:1].upper() + text[1:]
+
+
+def stage_text(stage: Integer | None) -> str:
+    """A stage with its name.
+
+    >>> stage_text(2), stage_text(None)
+    ('2 moderate', 'unknown')
+    """
+    return "unknown" if stage is None else f"{stage} {STAGE_NAMES[stage]}"
 
 
 def quantity(name: str) -> str:

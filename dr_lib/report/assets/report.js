@@ -1,83 +1,48 @@
-// Filters the gallery, compares two stages, switches colours. Without it everything is still on the page.
-(() => {
-  "use strict";
+// What every page shares: the switch of colours, data that arrive as scripts, the contents' place. Other scripts add to `report`.
+"use strict";
+const report = (() => {
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+  const one = (selector, within = document) => within.querySelector(selector);
+
+  // An element with its attributes and children; text is always text.
+  const make = (tag, attributes = {}, ...children) => {
+    const made = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (value === null || value === undefined || value === false) continue;
+      if (name in made && typeof value !== "string") made[name] = value;
+      else made.setAttribute(name, value);
+    }
+    made.append(...children.filter((child) => child !== null && child !== undefined));
+    return made;
+  };
+
+  // A page opened from disk may run a script beside it, but may not read a file: so data are scripts.
+  const load = (src) => new Promise((done, failed) => {
+    document.head.append(make("script", { src, onload: done, onerror: () => failed(new Error(src)) }));
+  });
 
   // Colours: remembered for every page of this report, where the browser allows it.
-  const remember = {
-    get: () => { try { return localStorage.getItem("palette"); } catch { return null; } },
-    set: (value) => { try { localStorage.setItem("palette", value); } catch { /* a file opened from disk may not remember */ } },
+  const remembered = (value) => {
+    try {
+      if (value !== undefined) localStorage.setItem("palette", value);
+      return localStorage.getItem("palette");
+    } catch { return value; } // a file opened from disk may not remember
   };
-  const palette = document.getElementById("palette");
-  const paint = (safe) => { document.documentElement.dataset.palette = safe ? "blue-orange" : "green-red"; };
-  if (palette) {
-    palette.closest("label").hidden = false;
-    palette.checked = remember.get() === "blue-orange";
-    paint(palette.checked);
-    palette.addEventListener("change", () => {
-      paint(palette.checked);
-      remember.set(palette.checked ? "blue-orange" : "green-red");
-    });
-  }
+  const palette = () => document.documentElement.dataset.palette || "green-red";
+  const paint = (name) => {
+    document.documentElement.dataset.palette = name;
+    document.dispatchEvent(new CustomEvent("palette"));
+  };
+  const box = document.getElementById("palette");
+  box.closest("label").hidden = false;
+  box.checked = remembered() === "blue-orange";
+  paint(box.checked ? "blue-orange" : "green-red");
+  box.addEventListener("change", () => paint(remembered(box.checked ? "blue-orange" : "green-red")));
 
-  // Gallery.
-  const form = document.querySelector(".filters-bar");
-  if (form) {
-    const cards = all(".eye");
-    const told = form.querySelector("output");
-    const none = document.querySelector(".none-match");
-    const gapFits = (text, limit) => {
-      if (limit === "") return true;
-      if (text === "") return false;
-      return Number(limit) < 0 ? Number(text) > -Number(limit) : Number(text) <= Number(limit);
-    };
-    const filter = () => {
-      const wanted = Object.fromEntries(new FormData(form));
-      const id = wanted.id.trim().toLowerCase();
-      let shown = 0;
-      for (const card of cards) {
-        const data = card.dataset;
-        const fits = data.id.toLowerCase().includes(id)
-          && ["true", "predicted", "right"].every((name) => wanted[name] === "" || data[name] === wanted[name])
-          && gapFits(data.gap, wanted.gap);
-        card.hidden = !fits;
-        shown += fits;
-      }
-      told.textContent = shown === cards.length ? `${shown} eyes` : `${shown} of ${cards.length} eyes`;
-      none.hidden = shown > 0;
-    };
-    form.hidden = false;
-    form.addEventListener("input", filter);
-    form.addEventListener("reset", () => setTimeout(filter));
-    form.addEventListener("submit", (event) => event.preventDefault());
-    filter();
-  }
-
-  // Eye page: any two stages side by side.
-  const pick = document.querySelector(".pick");
-  if (pick) {
-    const correlations = JSON.parse(pick.dataset.correlations);
-    const [left, right] = all("select", pick);
-    const maps = all("[data-quantity]");
-    const compare = () => {
-      for (const map of maps) {
-        const name = map.dataset.quantity;
-        map.hidden = name !== left.value && name !== right.value;
-        map.style.order = name === left.value ? 0 : 1;
-      }
-      pick.querySelector("output").textContent = `correlation ${correlations[`${left.value}|${right.value}`]}`;
-    };
-    pick.hidden = false;
-    document.querySelector(".symmetry")?.setAttribute("hidden", "");
-    document.querySelector(".maps").classList.add("two");
-    pick.addEventListener("input", compare);
-    compare();
-  }
-  document.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
-    const rel = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
-    if (rel) document.querySelector(`a[rel=${rel}]`)?.click();
-  });
+  // Stages as every page writes them.
+  const STAGES = JSON.parse(document.documentElement.dataset.stages).map(([, name, colour]) => [name, colour]);
+  const stage = (number) => make("span", { class: "stage" }, ...(number === null ? ["not labelled"] : [
+    make("i", { style: `background:${STAGES[number][1]}` }), `${number} ${STAGES[number][0]}`]));
 
   // Contents: the section in view.
   const links = all(".contents a");
@@ -96,4 +61,5 @@
       if (section) watch.observe(section);
     }
   }
+  return { all, one, make, load, palette, stage, STAGES };
 })();

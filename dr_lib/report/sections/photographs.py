@@ -13,8 +13,9 @@ import pandas as pd
 from jaxtyping import UInt8
 
 from dr_lib import figures, plots
-from dr_lib.report.data import BeforeAfter, ReportData, SetAside
+from dr_lib.report.data import BeforeAfter, DataSection, SetAside
 from dr_lib.report.pictures import Folder, Picture, Table, table
+from dr_lib.report.section import Section
 from dr_lib.report.words import label, records, slugs
 from dr_lib.sheets import Tile, circled, contact_sheet, placard
 
@@ -44,19 +45,20 @@ def _photo(one: BeforeAfter) -> UInt8[np.ndarray, "y x 3"]:
     return one.photo if one.disc is None else circled(one.photo, *(float(value) for value in one.disc))
 
 
-def data_view(folder: Folder, data: ReportData) -> SimpleNamespace:
+def view(folder: Folder, data: DataSection) -> SimpleNamespace:
     """What the page shows of the photographs; their pictures are drawn into the folder."""
-    rejects = records(data.data.rejects)
+    rejects = records(data.rejects)
     counted = Counter(str(row.get("reason", "unknown")) for row in rejects).most_common()
     return SimpleNamespace(
-        splits=_pivot(records(data.data.split_stage)),
+        data=data,
+        splits=_pivot(records(data.split_stage)),
         reasons=[SimpleNamespace(name=label(name), count=count, share=100 * count / counted[0][1]) for name, count in counted],
         rejects=table(rejects),
         rejected=len(rejects),
-        quality=table(records(data.data.quality)),
-        samples=_pairs(folder, "samples", data.data.samples),
-        flagged=_pairs(folder, "flagged", data.data.flagged),
-        set_aside=_set_aside(folder, data.data.set_aside),
+        quality=table(records(data.quality)),
+        samples=_pairs(folder, "samples", data.samples),
+        flagged=_pairs(folder, "flagged", data.flagged),
+        set_aside=_set_aside(folder, data.set_aside),
     )
 
 
@@ -102,3 +104,6 @@ def _pivot(rows: list[Mapping[str, object]]) -> Table | None:
     frame = frame.assign(all=frame.sum(axis=1)).sort_values("all", ascending=False)
     cells = [{"split": split, **{name: int(count) for name, count in row.items()}} for split, row in frame.iterrows()]
     return table(cells)
+
+
+SECTION = Section("data", "Data", DataSection, view)

@@ -8,6 +8,7 @@ import numpy as np
 from dr_lib import plots
 from dr_lib.report.data import ModelSection
 from dr_lib.report.pictures import Folder, table
+from dr_lib.report.section import Section
 from dr_lib.report.words import finite, label, records, score
 
 
@@ -52,7 +53,7 @@ def interval(low: float | None, high: float | None) -> str:
     return "–" if low is None or high is None else f"{score(low)} to {score(high)}"
 
 
-def model_view(folder: Folder, model: ModelSection) -> SimpleNamespace:
+def view(folder: Folder, model: ModelSection) -> SimpleNamespace:
     """What the page shows of the model; its plots are drawn into the folder."""
     rows = []
     for row in records(model.evaluation):
@@ -70,3 +71,6 @@ def model_view(folder: Folder, model: ModelSection) -> SimpleNamespace:
     }
     tables = [(caption, table(records(rows))) for caption, rows in captions.items() if len(rows)]
     return SimpleNamespace(rows=rows, plots=drawn, note=model.note, eyes=model.eyes, tables=tables)
+
+
+SECTION = Section("model", "Model", ModelSection, view)

@@ -1,0 +1,15 @@
+"""Every section, in the order of the page. How to add one: `dr_lib.report.section`."""
+
+from dr_lib.report.sections import cite, counterfactuals, eyes, groups, linearity, localisation, model, photographs, run
+
+SECTIONS = (
+    run.SECTION,
+    photographs.SECTION,
+    model.SECTION,
+    eyes.SECTION,
+    groups.SECTION,
+    localisation.SECTION,
+    counterfactuals.SECTION,
+    linearity.SECTION,
+    cite.SECTION,
+)
