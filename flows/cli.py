@@ -332,14 +332,28 @@ def show(
     picture: Annotated[
         pathlib.Path | None, typer.Option("--png", metavar="FILE", help="Where the picture goes (default: IMAGE_ID.png).")
     ] = None,
+    photos: Annotated[
+        str, typer.Option("--photos", metavar="FOLDER", help="The data folder, to show the photograph itself too.")
+    ] = "",
+    compare: Annotated[
+        str, typer.Option("--compare", metavar="A,B", help="The two outcomes of Fig (b), such as stage0,referable.")
+    ] = "stage0,stage4",
 ) -> None:
-    """Prints one image's numbers and writes its Fig (a) as a PNG."""
+    """Prints one eye's numbers and neurons, and writes its figures (a) and (b) and its neurons' regions as one PNG.
+
+    Example: dr show workspaces/demo 10_left --photos workspaces/demo-photos --compare stage0,stage2
+    """
     from flows.summary import print_rows
     from storage import open_workspace
     from tasks.show import show_image
 
-    rows, path = show_image(open_workspace(workspace), image_id, picture or pathlib.Path(f"{image_id}.png"))
-    print_rows(rows, title=image_id)
+    outcomes = tuple(name.strip() for name in compare.split(","))
+    if len(outcomes) != 2:
+        raise _fail(f"--compare {compare}: give two outcomes with a comma between, such as stage0,stage4", 2)
+    target = picture or pathlib.Path(f"{image_id}.png")
+    numbers, neurons, path = show_image(open_workspace(workspace), image_id, target, photos=photos, compare=outcomes)
+    print_rows(numbers, title=image_id)
+    print_rows(neurons, title="Strongest neurons")
     typer.echo(f"picture: {path}", err=True)
 
 

@@ -46,7 +46,7 @@ def show_photographs(workspace: Workspace, recipe: Recipe, data: DataParams) -> 
     """Contact sheets: some photographs before and after preprocessing, the flagged ones, and those set aside."""
     if not inside_run():
         return
-    photos = Photos(workspace, data)
+    photos = Photos(workspace, data.photos)
     sheets = (
         ("samples", samples(workspace, recipe, photos), before_after_sheet, "Before and after preprocessing", ""),
         (

@@ -16,7 +16,7 @@ from tasks.report_eyes import Place, draw_shard, gallery_rows, shards_to_draw
 from tasks.runs import versions
 from tasks.session import Session, StageResult
 from tasks.settings import DataParams
-from tasks.stores import explanation_store, span_digests, whole
+from tasks.stores import explanation_store, whole
 from tasks.waves import run_in_waves
 
 STEP = "report"
@@ -26,20 +26,21 @@ def report(session: Session, recipe: Recipe, data: DataParams, config: dict[str,
     """Writes report/<explain_id>/: the files of eyes that changed, the pages if anything did; refreshes the SQL catalogue."""
     workspace = session.workspace
     model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
-    place = Place(workspace.location, explain_id, recipe, data)
+    place = Place(workspace.location, explain_id, data.photos)
     index = workspace.files.url(f"{place.folder}/index.html")
     if workspace.is_local:
         refresh(workspace)
     store = explanation_store(workspace, explain_id)
     eyes = explained_eyes(workspace, model_id, store.image_ids)
-    jobs = shards_to_draw(workspace, place, store, eyes, span_digests(store))
+    eyes["present"] = workspace.photos().set_index("image_id")["present"].reindex(store.image_ids).to_numpy()
+    jobs = shards_to_draw(workspace, place, store, eyes)
     drawn = sum(run_in_waves(session.pool, STEP, draw_shard, jobs, images_of=lambda job: job[1].images))
     shown_from = _fingerprint(workspace, recipe, config)
     done = np.asarray(explained_rows(whole(store, "pixels/status"), eyes))
     if (workspace.files.read_json(f"{place.folder}/made-from.json") or {}).get("digest") == shown_from:
         return StageResult(STEP, len(done), drawn, index)
     gallery = gallery_rows(workspace, explain_id, eyes, done, store.shard_images, recipe.attribution.quantities)
-    pages = render(gather(Shown(workspace, recipe, data, config, model_id, explain_id), gallery))
+    pages = render(gather(Shown(workspace, recipe, data, config, model_id, explain_id), eyes, gallery))
     for name, content in pages.items():
         workspace.files.write(f"{place.folder}/{name}", content.encode() if isinstance(content, str) else content)
     for name in _pages_written(workspace, place.folder) - {f"{place.folder}/{page}" for page in pages}:

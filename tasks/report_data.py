@@ -1,5 +1,6 @@
 """What the report shows, read from the workspace: plain arrays and rows, nothing computed that the tables do not hold."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ from storage.schema_fields import TITLES
 from storage.schemas import PARTITION, SCHEMAS
 from tasks.quality import eye_quality
 from tasks.recipe import Recipe
-from tasks.report_eyes import lead_eye
+from tasks.report_eyes import Explained, lead_eye
 from tasks.report_model import model_section
 from tasks.runs import versions
 from tasks.settings import DataParams
@@ -71,14 +72,18 @@ class Shown:
     model_id: str
     explain_id: str
 
+    @functools.cached_property
+    def photos(self) -> Photos:
+        return Photos(self.workspace, self.data.photos)
 
-def gather(shown: Shown, gallery: pd.DataFrame) -> ReportData:
-    """Everything the report shows but the eyes' own files. gallery: the explained eyes, as `gallery_rows` gives them."""
-    eyes = GallerySection(gallery, shown.recipe.attribution.layers, _none_explained(gallery))
-    lead = lead_eye(shown.workspace, shown.recipe, shown.explain_id, gallery, Photos(shown.workspace, shown.data))
+
+def gather(shown: Shown, eyes: pd.DataFrame, gallery: pd.DataFrame) -> ReportData:
+    """Everything the report shows but the eyes' own files. eyes: all of the explanation; gallery: as `gallery_rows` gives it."""
+    every = GallerySection(gallery, shown.recipe.attribution.layers, _none_explained(gallery))
+    lead = lead_eye(Explained(shown.workspace, shown.explain_id, shown.photos), eyes, gallery)
     run = _run(shown, gallery)
     parts = {name: part(shown) for name, part in PARTS.items()}
-    return ReportData(run=run, parts={"run": run, "eyes": eyes, **parts}, lead=lead)
+    return ReportData(run=run, parts={"run": run, "eyes": every, **parts}, lead=lead)
 
 
 def _none_explained(gallery: pd.DataFrame) -> str:
@@ -140,7 +145,7 @@ def _failures(shown: Shown, runs: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _data(shown: Shown) -> DataSection:
-    workspace, recipe, photos = shown.workspace, shown.recipe, Photos(shown.workspace, shown.data)
+    workspace, recipe, photos = shown.workspace, shown.recipe, shown.photos
     catalogue = workspace.photos()
     here = catalogue[catalogue["present"]]
     counted = here.groupby(["split", "stage"], dropna=False).size().reset_index(name="count")

@@ -10,13 +10,11 @@ import pandas as pd
 from dr_lib.report import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap, drawing_digest, eye_files
 from storage import Workspace, open_workspace
 from storage.arrays import ShardedStore, Span
-from storage.explanations import SIGNS
+from storage.explanations import SIGNS, load_record
 from storage.ids import content_id
-from tasks.aggregate import explained_eyes, explained_rows, part_name
-from tasks.recipe import Recipe
-from tasks.settings import DataParams
+from tasks.aggregate import explained_rows, part_name
 from tasks.sheets import Photos
-from tasks.stores import as_text, explanation_store, fundus_store, stored_digests
+from tasks.stores import as_text, explanation_store, fundus_store, span_digests, stored_digests
 
 STAGES = 5
 MADE = "made.json"  # beside a shard's eyes: what each was drawn from
@@ -39,12 +37,11 @@ EYE_TABLES = (
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker finds what it draws, and where the report lies."""
+    """Where a worker finds what it draws, and where the report lies. photos: the data folder, or empty to leave photographs out."""
 
     location: str
     explain_id: str
-    recipe: Recipe
-    data: DataParams
+    photos: str
 
     @property
     def folder(self) -> str:
@@ -80,62 +77,63 @@ def gallery_rows(
     return gallery.reset_index(drop=True)
 
 
-def lead_eye(
-    workspace: Workspace, recipe: Recipe, explain_id: str, gallery: pd.DataFrame, photos: Photos
-) -> tuple[EyeEntry, str] | None:
+def lead_eye(explained: "Explained", eyes: pd.DataFrame, gallery: pd.DataFrame) -> tuple[EyeEntry, str] | None:
     """The eye of the opening figure with its key: of the highest stage, rightly graded if there is one; None without eyes."""
     if gallery.empty:
         return None
-    right = (gallery["stage"] == gallery["predicted"]).fillna(False)
-    there = gallery["image_id"].map(photos.catalogue["present"]).astype(bool)
-    ranked = gallery.assign(right=right, there=there)
+    there = eyes.set_index("image_id")["present"].reindex(gallery["image_id"]).to_numpy()
+    ranked = gallery.assign(right=(gallery["stage"] == gallery["predicted"]).fillna(False), there=there)
     one = ranked.sort_values(["there", "right", "predicted"], ascending=False, kind="stable").iloc[0]
-    store = explanation_store(workspace, explain_id)
-    row = store.image_ids.index(one["image_id"])
-    eyes = explained_eyes(workspace, recipe.model_id(workspace), store.image_ids)
-    return eye_entry(workspace, recipe, store, eyes.iloc[row], row, photos), str(one["key"])
+    return explained.entry(eyes, explained.store.image_ids.index(one["image_id"])), str(one["key"])
 
 
-def eye_entry(
-    workspace: Workspace,
-    recipe: Recipe,
-    store: ShardedStore,
-    eye: pd.Series,
-    row: int,
-    photos: Photos | None,
-    tables: Mapping[str, pd.DataFrame] | None = None,
-) -> EyeEntry:
-    """All that the report shows of one explained eye. photos: None leaves the photograph out."""
-    params = recipe.attribution
-    paths = [f"pixels/{name}" for name in ("attribution", "outcome", "baseline_outcome", "gap", "points", "converged")]
-    named = ("resultant", "neuron", "neuron_attribution", "activation", "baseline_activation", "region", "region_origin")
-    paths += [f"layers/{layer}/{name}" for layer in params.layers for name in named]
-    arrays = {path: values[0] for path, values in store.read_rows([row], paths).items()}
-    predicted = int(eye["predicted_stage"])
-    toward = f"stage{predicted}" if params.layer_quantity == "predicted" else params.layer_quantity
-    return EyeEntry(
-        image_id=eye["image_id"],
-        stage=None if pd.isna(eye["stage"]) else int(eye["stage"]),
-        predicted=predicted,
-        probabilities=[float(eye[f"probability_stage{stage}"]) for stage in range(STAGES)],
-        fundus=fundus_store(workspace, recipe.preprocess_id).read_rows([int(eye["position"])], ["pixels"])["pixels"][0],
-        photo=None if photos is None else photos.get(eye["image_id"]),
-        outcomes=tuple(
-            OutcomeMap(
-                quantity,
-                arrays["pixels/attribution"][index],
-                *(float(arrays[f"pixels/{name}"][index]) for name in ("outcome", "baseline_outcome", "gap")),
-                points=int(arrays["pixels/points"][index]),
-                converged=bool(arrays["pixels/converged"][index]),
-            )
-            for index, quantity in enumerate(params.quantities)
-        ),
-        layers=tuple(
-            LayerMaps(layer, toward, *arrays[f"layers/{layer}/resultant"], neurons=_neurons(arrays, f"layers/{layer}"))
-            for layer in params.layers
-        ),
-        split=eye["split"],
-        tables=tables or {},
+class Explained:
+    """The eyes of one explanation, read one by one."""
+
+    def __init__(self, workspace: Workspace, explain_id: str, photos: Photos | None):
+        self.record = load_record(workspace, explain_id)
+        self.store = explanation_store(workspace, self.record["explain_id"])
+        self.fundi = fundus_store(workspace, self.record["preprocess_id"])
+        self.photos = photos
+        settings = self.record["attribution"]
+        self.quantities, self.layers = settings["quantities"], settings["layers"]
+        self.layer_quantity = settings["layer_quantity"]
+
+    def entry(
+        self, eyes: pd.DataFrame, row: int, at: int | None = None, tables: Mapping[str, pd.DataFrame] | None = None
+    ) -> EyeEntry:
+        """All that is shown of the eye in this row of the store. at: its place in `eyes`, where that is a part of them."""
+        eye = eyes.iloc[row if at is None else at]
+        paths = [f"pixels/{name}" for name in ("attribution", "outcome", "baseline_outcome", "gap", "points", "converged")]
+        named = ("resultant", "neuron", "neuron_attribution", "activation", "baseline_activation", "region", "region_origin")
+        paths += [f"layers/{layer}/{name}" for layer in self.layers for name in named]
+        arrays = {path: values[0] for path, values in self.store.read_rows([row], paths).items()}
+        predicted = int(eye["predicted_stage"])
+        toward = f"stage{predicted}" if self.layer_quantity == "predicted" else self.layer_quantity
+        return EyeEntry(
+            image_id=eye["image_id"],
+            stage=None if pd.isna(eye["stage"]) else int(eye["stage"]),
+            predicted=predicted,
+            probabilities=[float(eye[f"probability_stage{stage}"]) for stage in range(STAGES)],
+            fundus=self.fundi.read_rows([int(eye["position"])], ["pixels"])["pixels"][0],
+            photo=self.photos.get(eye["image_id"]) if self.photos else None,
+            outcomes=tuple(_outcome(arrays, index, quantity) for index, quantity in enumerate(self.quantities)),
+            layers=tuple(
+                LayerMaps(layer, toward, *arrays[f"layers/{layer}/resultant"], neurons=_neurons(arrays, f"layers/{layer}"))
+                for layer in self.layers
+            ),
+            split=eye["split"],
+            tables=tables or {},
+        )
+
+
+def _outcome(arrays: dict[str, np.ndarray], index: int, quantity: str) -> OutcomeMap:
+    return OutcomeMap(
+        quantity,
+        arrays["pixels/attribution"][index],
+        *(float(arrays[f"pixels/{name}"][index]) for name in ("outcome", "baseline_outcome", "gap")),
+        points=int(arrays["pixels/points"][index]),
+        converged=bool(arrays["pixels/converged"][index]),
     )
 
 
@@ -160,23 +158,25 @@ def _neurons(arrays: dict[str, np.ndarray], place: str) -> tuple[NeuronEntry, ..
 # Drawing, shard by shard
 
 
-def shards_to_draw(
-    workspace: Workspace, place: Place, store: ShardedStore, eyes: pd.DataFrame, made_from: Mapping[int, str]
-) -> list[tuple]:
-    """The jobs for `draw_shard`: of shards of which something shown has changed since they were drawn."""
-    here = workspace.photos().set_index("image_id")["present"]
+def shards_to_draw(workspace: Workspace, place: Place, store: ShardedStore, eyes: pd.DataFrame) -> list[tuple]:
+    """The jobs for `draw_shard`: of finished shards of which something shown has changed since they were drawn."""
+    made_from = span_digests(store)
     parts = {table: workspace.part_digests(table, place.explain_id) for _, table, _, _ in EYE_TABLES}
-    settings = {"drawing": drawing_digest(), "attribution": place.recipe.attribution, "tables": EYE_TABLES}
     jobs = []
     for span in store.spans():
         if span.index not in made_from:
             continue
-        shown = eyes.iloc[span.rows].assign(present=here.reindex(eyes.iloc[span.rows]["image_id"]).to_numpy())
+        shown = eyes.iloc[span.rows]
         tables = [digests.get(part_name(span)) for digests in parts.values()]
-        state = content_id(settings, {"made_from": made_from[span.index], "eyes": as_text(shown), "tables": tables})
+        state = content_id({"drawing": _drawing(), "made_from": made_from[span.index], "eyes": as_text(shown), "tables": tables})
         if (workspace.files.read_json(f"{place.folder}/eyes/{span.index:05d}/{MADE}") or {}).get("shard") != state:
             jobs.append((place, span, shown, state))
     return jobs
+
+
+def _drawing() -> list[str]:
+    """Changes when eyes would be drawn otherwise than before."""
+    return [drawing_digest(), content_id({"tables": EYE_TABLES})]
 
 
 def draw_shard(place: Place, span: Span, eyes: pd.DataFrame, state: str) -> int:
@@ -185,23 +185,20 @@ def draw_shard(place: Place, span: Span, eyes: pd.DataFrame, state: str) -> int:
     What was drawn is noted last: after a kill in between, eyes are drawn again with the same bytes.
     """
     workspace = open_workspace(place.location)
-    store = explanation_store(workspace, place.explain_id)
+    explained = Explained(workspace, place.explain_id, Photos(workspace, place.photos) if place.photos else None)
     folder = f"{place.folder}/eyes/{span.index:05d}"
     before = (workspace.files.read_json(f"{folder}/{MADE}") or {}).get("eyes", {})
-    stored = stored_digests(store)
+    stored = stored_digests(explained.store)
     tables = _tables_of(workspace, place.explain_id, eyes["image_id"].tolist())
-    photos = Photos(workspace, place.data)
     made, drawn = {}, 0
-    for at in explained_rows(store.read(span, ["pixels/status"])["pixels/status"], eyes):
-        eye = eyes.iloc[at]
-        name = eye["image_id"]
-        mine = {caption: rows.get(name) for caption, rows in tables.items()}
-        mine = {caption: rows for caption, rows in mine.items() if rows is not None}
-        about = [stored[name], [str(value) for value in eye], {caption: as_text(rows) for caption, rows in mine.items()}]
-        made[name] = content_id(drawing_digest(), place.recipe.attribution, about)
+    for at in explained_rows(explained.store.read(span, ["pixels/status"])["pixels/status"], eyes):
+        name = eyes.iloc[at]["image_id"]
+        mine = {caption: rows[name] for caption, rows in tables.items() if name in rows}
+        about = {"eye": as_text(eyes.iloc[[at]]), "tables": {caption: as_text(rows) for caption, rows in mine.items()}}
+        made[name] = content_id(_drawing(), stored[name], about)
         if before.get(name) == made[name]:
             continue
-        entry = eye_entry(workspace, place.recipe, store, eye, span.start + int(at), photos, mine)
+        entry = explained.entry(eyes, span.start + int(at), int(at), mine)
         for file, content in eye_files(entry, f"{span.index:05d}/{name}").items():
             workspace.files.write(f"{place.folder}/{file}", content)
         drawn += 1

@@ -11,7 +11,6 @@ from storage.labels import ABOUT_LABELS_ONLY
 from storage.source import PhotoSource
 from tasks.quality import eye_quality, shortcomings
 from tasks.recipe import Recipe
-from tasks.settings import DataParams
 from tasks.stores import fundus_store
 
 SAMPLES_SHOWN = 12
@@ -25,9 +24,9 @@ SEEN = {"no_retina", "no_border", "duplicate_content", "duplicate_id", "too_smal
 class Photos:
     """The original photographs, reduced; None where the file is gone or cannot be read any more."""
 
-    def __init__(self, workspace: Workspace, data: DataParams):
+    def __init__(self, workspace: Workspace, folder: str):
         self.catalogue = workspace.photos().set_index("image_id")
-        self.source = PhotoSource(data.photos)
+        self.source = PhotoSource(folder)
 
     def get(self, image_id: str) -> np.ndarray | None:
         """The photograph of the catalogue with this id."""

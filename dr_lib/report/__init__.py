@@ -33,7 +33,7 @@ from dr_lib.report.data import (
     StageTime,
     Triptych,
 )
-from dr_lib.report.eyes import STEPS, drawing_digest, eye_files
+from dr_lib.report.eyes import STEPS, drawing_digest, eye_files, eye_sheet
 from dr_lib.report.gallery import chunk_names, gallery_files, ordered
 from dr_lib.report.glance import glance, lead_view
 from dr_lib.report.pictures import Folder
@@ -69,6 +69,7 @@ __all__ = [
     "before_after_sheet",
     "drawing_digest",
     "eye_files",
+    "eye_sheet",
     "label",
     "model_plots",
     "render",

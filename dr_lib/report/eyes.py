@@ -55,6 +55,34 @@ def thumbnails(eye: EyeEntry) -> UInt8[np.ndarray, "y x 3"]:
     return np.hstack([figures.fitted(one, THUMB_PX) for one in shown])
 
 
+def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> UInt8[np.ndarray, "height width 3"]:
+    """An eye's page as one picture: Fig (a), Fig (b) of the two outcomes, and each layer's strongest neurons."""
+    title = f"{eye.image_id}  ·  true stage {stage_text(eye.stage)}  ·  graded {stage_text(eye.predicted)}"
+    drawn = [] if eye.photo is None else [(eye.photo, "Original")]
+    drawn.append((eye.fundus, "Preprocessed"))
+    for sign in ("positive", "negative") if eye.layers else ():
+        drawn.append((figures.overlay(eye.fundus, getattr(eye.layers[0], sign)), f"Most {sign} neurons"))
+    rows = [figures.panels([image for image, _ in drawn], [words for _, words in drawn], title=title)]
+    maps = {one.quantity: one.values for one in eye.outcomes}
+    if set(compare) <= set(maps):
+        labels = tuple(f"Toward {quantity(name)}" for name in compare)
+        rows.append(figures.figure_b(eye.fundus, *(maps[name] for name in compare), labels=labels))
+    for layer in eye.layers:
+        neurons = _ranked(layer.neurons)
+        if neurons:
+            images = [_neuron_picture(eye, one) for one in neurons]
+            captions = [figures.Caption(_where(one), number(one.attribution, 2)) for one in neurons]
+            rows.append(figures.panels(images, captions, title=f"Neurons of {layer.layer}", columns=10, size=NEURON_PX))
+    width = max(row.shape[1] for row in rows)
+    return np.vstack([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows])
+
+
+def _neuron_picture(eye: EyeEntry, one: NeuronEntry) -> UInt8[np.ndarray, "y x 3"]:
+    (top, left), (height, width) = one.origin, one.region.shape
+    window = np.ascontiguousarray(eye.fundus[top : top + height, left : left + width])
+    return figures.overlay(window, one.region, radius_px=_radius(one.region))
+
+
 def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
     """What `eyes/<key>.js` tells the page."""
     maps: dict[str, Float[np.ndarray, "y x"]] = {one.quantity: one.values for one in eye.outcomes}
@@ -132,11 +160,10 @@ def _neuron(eye: EyeEntry, layer: str, one: NeuronEntry) -> dict[str, object]:
     (top, left), (height, width) = one.origin, one.region.shape
     if eye.fundus[top : top + height, left : left + width].shape[:2] != one.region.shape:
         raise ValueError(f"the region of neuron {one.neuron} of {eye.image_id} reaches beyond its {eye.fundus.shape[:2]} fundus")
-    where = "unit {}" if len(one.neuron) == 1 else "({})"
     return {
         "layer": layer,
         "sign": one.sign,
-        "where": where.format(", ".join(str(index) for index in one.neuron)),
+        "where": _where(one),
         "attribution": number(one.attribution, 2),
         "activation": number(one.activation, 2),
         "baseline": number(one.baseline_activation, 2),
@@ -144,9 +171,19 @@ def _neuron(eye: EyeEntry, layer: str, one: NeuronEntry) -> dict[str, object]:
     }
 
 
+def _where(one: NeuronEntry) -> str:
+    place = ", ".join(str(index) for index in one.neuron)
+    return f"unit {place}" if len(one.neuron) == 1 else f"({place})"
+
+
+def _radius(region: Float[np.ndarray, "wy wx"]) -> float:
+    """How far a region is blurred for the eye: less where it is shown larger than it is."""
+    return 0.6 if len(region) < NEURON_PX else 1.6
+
+
 def _region(values: Float[np.ndarray, "wy wx"]) -> Float[np.ndarray, "side side"]:
     """A region's signed opacity at the size it is shown."""
-    drawn = figures.signed_opacity(values, radius_px=0.6 if len(values) < NEURON_PX else 1.6)
+    drawn = figures.signed_opacity(values, radius_px=_radius(values))
     way = cv2.INTER_AREA if len(drawn) > NEURON_PX else cv2.INTER_CUBIC
     return np.clip(cv2.resize(drawn, (NEURON_PX, NEURON_PX), interpolation=way), -figures.OPACITY, figures.OPACITY)
 
