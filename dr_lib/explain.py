@@ -96,8 +96,9 @@ class Explainer:
         self.logits = logits_model(model)
         self.pixels = Evaluator(_inference(self.logits), batch)
         tolerance = params.tolerance or None
-        self.pixel_plan = plan_maker(params.points, params.rule, tolerance, params.max_points, params.floor)
-        self.layer_plan = plan_maker(params.layer_points, params.rule, tolerance, params.max_points, params.floor)
+        shared = (params.max_points, params.floor, params.residual_tolerance or None)
+        self.pixel_plan = plan_maker(params.points, params.rule, tolerance, *shared)
+        self.layer_plan = plan_maker(params.layer_points, params.rule, tolerance, *shared)
         self.layers = {name: _Layer(self, name, batch) for name in params.layers}
         self.seconds: dict[str, float] = {}
 

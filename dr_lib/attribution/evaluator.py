@@ -22,7 +22,8 @@ class Ask:
 
     With `contrast` gradients are added to the line's sums at once and forgotten: `cotangents` (rows, basis, output)
     carry the quadrature weights, and `contrast` (rows,) are the factors with which the same gradients enter the second
-    sum. Without it they are kept, numbered in the order in which they were asked for, until a `Settle` names them.
+    sum. Without it they are kept, numbered row by row and within a row in their order, until a `Settle` names them; rows of
+    one ask have equally many, those of another may have fewer.
     `targets` (rows, basis) say to which of the line's quantities each gradient is added, −1 for none; without them a row
     has one for each.
     """
@@ -35,7 +36,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Settle:
-    """Kept gradients to be added to both sums and forgotten: matrices (node, basis, basis) for each of the two."""
+    """Kept gradients to be added to both sums and forgotten: what each counts in them, (node, basis)."""
 
     nodes: np.ndarray
     weights: np.ndarray
@@ -72,6 +73,7 @@ class Line:
     _outputs: np.ndarray | None = field(default=None, repr=False)
     _slopes: np.ndarray | None = field(default=None, repr=False)
     _missing: int = field(default=0, repr=False)
+    _first: int = field(default=0, repr=False)  # number of the first kept gradient of this ask
 
     def start(self) -> None:
         self.sum = np.zeros((self.basis, *self.difference.shape), np.float32)
@@ -101,7 +103,9 @@ class Line:
                     if target >= 0:
                         self.sum[target] += gradient
             elif self._ask.contrast is None:
-                self._kept[row - len(self._ask.alphas)] = gradients
+                first = self._first + row * len(gradients)
+                # Copies: views of one array would all have to be settled before any of its memory is free.
+                self._kept[first : first + len(gradients)] = [gradient.copy() for gradient in gradients]
             else:
                 self.sum += gradients
                 if self.contrasted and self._ask.contrast[row]:
@@ -118,23 +122,25 @@ class Line:
                 told = None
             self._ask, self._missing = message, len(message.alphas)
             if message.cotangents is not None and message.contrast is None and message.targets is None:
-                self._kept += [None] * self._missing
+                self._first = len(self._kept)
+                self._kept += [None] * (self._missing * message.cotangents.shape[1])
         except StopIteration as stop:
             self._ask, self.result = None, stop.value
 
     def _settle(self, settle: Settle) -> None:
         for node, weights, contrasts in zip(settle.nodes, settle.weights, settle.contrasts, strict=True):
-            gradients, self._kept[node] = self._kept[node], None
-            self.sum += np.tensordot(weights.astype(np.float32), gradients, axes=1)
-            if self.contrasted and contrasts.any():
-                self.contrast_sum += np.tensordot(contrasts.astype(np.float32), gradients, axes=1)
+            gradient, self._kept[node] = self._kept[node], None
+            for number in np.flatnonzero(weights):
+                self.sum[number] += np.float32(weights[number]) * gradient
+            for number in np.flatnonzero(contrasts) if self.contrasted else ():
+                self.contrast_sum[number] += np.float32(contrasts[number]) * gradient
 
 
 class Evaluator:
     """Runs lines through one function; keeps its compiled forms, so reuse it for the same function.
 
     function: (n, …) float32 tensor and one (n, …) tensor per extra -> (n,) or (n, output).
-    `forward_rows` and `gradient_rows` count the rows asked for, `calls` the batches run.
+    `forward_rows` and `gradient_rows` count the rows asked for, `backward_passes` the gradients in them, `calls` the batches.
     """
 
     def __init__(self, function: Callable, batch_size: int = 16) -> None:
@@ -143,7 +149,7 @@ class Evaluator:
         self.batch_size = batch_size
         self.squeezed: bool | None = None  # whether the function answers (n,): known after the first call
         self._outputs: int | None = None
-        self.forward_rows = self.gradient_rows = self.calls = 0
+        self.forward_rows = self.gradient_rows = self.backward_passes = self.calls = 0
 
         def outputs(x: Any, *extras: Any) -> Any:
             answer = function(x, *extras)
@@ -176,7 +182,8 @@ class Evaluator:
 
     def run(self, lines: Iterable[Line]) -> Iterator[Line]:
         """Each line when its plan has ended; lines are drawn only as batches have room, so memory is that of a batch."""
-        waiting: tuple[deque, deque] = (deque(), deque())  # rows for forward passes, rows for gradients
+        # Rows by how many gradients they ask for, 0 for a forward pass: each number is a compiled function of its own.
+        waiting: dict[int, deque] = {0: deque()}
         source = iter(lines)
         exhausted = False
 
@@ -184,12 +191,13 @@ class Evaluator:
             if line.done:
                 yield line
             else:
-                queue = waiting[line._ask.cotangents is not None]
-                queue.extend((line, row) for row in range(line._missing))
+                width = 0 if line._ask.cotangents is None else line._ask.cotangents.shape[1]
+                waiting.setdefault(width, deque()).extend((line, row) for row in range(line._missing))
 
         while True:
-            with_gradients = len(waiting[1]) >= self.batch_size
-            if not with_gradients and len(waiting[0]) < self.batch_size and not exhausted:
+            # Gradients first: a short batch of them has room for forwards, not the other way round.
+            width = max(waiting, key=lambda width: (len(waiting[width]) >= self.batch_size, width > 0, len(waiting[width])))
+            if len(waiting[width]) < self.batch_size and not exhausted:
                 line = next(source, None)
                 if line is None:
                     exhausted = True
@@ -197,13 +205,13 @@ class Evaluator:
                     line.start()
                     yield from enlist(line)
                 continue
-            if not waiting[0] and not waiting[1]:
+            # Only when nothing can fill a batch any more is a short one run.
+            width = width if waiting[width] else 0
+            if not waiting[width]:
                 return
-            # Only when nothing can fill a batch any more is a short one run; gradients first, with forwards in its spare rows.
-            with_gradients = with_gradients or (len(waiting[0]) < self.batch_size and bool(waiting[1]))
-            rows = [waiting[1].popleft() for _ in range(min(self.batch_size, len(waiting[1])))] if with_gradients else []
+            rows = [waiting[width].popleft() for _ in range(min(self.batch_size, len(waiting[width])))]
             rows += [waiting[0].popleft() for _ in range(min(self.batch_size - len(rows), len(waiting[0])))]
-            for line in self._run_rows(rows, with_gradients):
+            for line in self._run_rows(rows, width > 0):
                 yield from enlist(line)
 
     def _run_rows(self, rows: list[tuple[Line, int]], with_gradients: bool) -> list[Line]:
@@ -221,6 +229,7 @@ class Evaluator:
         for place, (line, row) in enumerate(rows):
             own = [g[place] for g in gradients] if with_gradients and line._ask.cotangents is not None else None
             self.gradient_rows += own is not None
+            self.backward_passes += len(own or ())
             self.forward_rows += own is None
             last = line._missing == 1
             line.take(row, outputs[place], None if own is None else np.stack(own))

@@ -29,7 +29,7 @@ class Attribution:
     residual: sum over intervals of the absolute residual (adaptive), or |gap| (fixed rule).
     points: gradients spent on the image.
     converged: whether |gap| ≤ tolerance · max(|F(x) − F(x')|, floor) and, when points adapt, the root sum of squares of
-        the intervals' residuals is at most `tolerance` of the way F travels along the line, up and down.
+        the intervals' residuals is at most `residual_tolerance` of the way F travels along the line, up and down.
     """
 
     values: Float32[np.ndarray, "image *shape"]
@@ -66,6 +66,7 @@ def integrated_gradients(
     multiply_by_inputs: bool = True,
     head: Head | None = None,
     floor: float = FLOOR,
+    residual_tolerance: float | None = None,
 ) -> Attribution:
     """Integrated gradients of each quantity at each input: IG_i = (x_i − x'_i) · ∫ ∂F/∂x_i along the straight line.
 
@@ -76,6 +77,8 @@ def integrated_gradients(
     tolerance: refine until |gap| ≤ tolerance · max(|F(x) − F(x')|, floor) for every quantity of an image, or
         `max_points` gradients are spent. Each image is refined by itself, whatever shares its batch.
     multiply_by_inputs: False gives the average gradients alone.
+    residual_tolerance: residuals of both signs cancel in a gap; this bounds their root sum of squares (None: as
+        `tolerance`). The larger, the fewer passes and the coarser the map: at 100 the gap alone is promised.
     head: the quantities as a known function of what `function` answers; without it they are the answer itself.
 
     Raises ValueError for shapes that don't match and for impossible numbers.
@@ -89,7 +92,7 @@ def integrated_gradients(
     inputs, baselines = _checked(inputs, baselines)
     evaluator = function if isinstance(function, Evaluator) else Evaluator(function, batch_size)
     results: list[OneAttribution | None] = [None] * len(inputs)
-    make_plan = plan_maker(points, rule, tolerance, max_points, floor)
+    make_plan = plan_maker(points, rule, tolerance, max_points, floor, residual_tolerance)
     if len(inputs) == 0:
         raise ValueError("there are no inputs to attribute")
     if head is None:
@@ -99,7 +102,14 @@ def integrated_gradients(
     return _stacked(results, squeezed=bool(evaluator.squeezed))
 
 
-def plan_maker(points: int, rule: str, tolerance: float | None, max_points: int, floor: float = FLOOR) -> Callable:
+def plan_maker(
+    points: int,
+    rule: str,
+    tolerance: float | None,
+    max_points: int,
+    floor: float = FLOOR,
+    residual_tolerance: float | None = None,
+) -> Callable:
     """A function from a head to a fresh plan; refuses impossible numbers before any work is done."""
     alphas, weights = quadrature(rule, points)
     if not floor > 0:
@@ -108,11 +118,13 @@ def plan_maker(points: int, rule: str, tolerance: float | None, max_points: int,
         return lambda head: fixed_plan(head, alphas, weights, DEFAULT_TOLERANCE, floor)
     if not tolerance > 0:
         raise ValueError(f"tolerance must be above 0, not {tolerance}")
+    if residual_tolerance is not None and not residual_tolerance > 0:
+        raise ValueError(f"residual_tolerance must be above 0, not {residual_tolerance}")
     if rule != "midpoint":
         raise ValueError(f"points that adapt to a tolerance start as midpoints: rule must be midpoint, not {rule!r}")
     if max_points < points:
         raise ValueError(f"max_points ({max_points}) must be at least points ({points})")
-    return lambda head: adaptive_plan(head, points, tolerance, floor, max_points)
+    return lambda head: adaptive_plan(head, points, tolerance, floor, max_points, residual_tolerance)
 
 
 def attributions(

@@ -15,6 +15,8 @@ class AttributionParams:
     layer_quantity: the outcome attributed to the layers: "predicted" (each image's most probable stage) or a quantity.
     neurons: regions kept one by one, of each sign. resultant_neurons: neurons in the weighted sum, of each sign.
     tolerance: points adapt until |gap| ≤ tolerance · max(|F(x) − F(x')|, floor); 0 takes exactly `points` points of `rule`.
+    residual_tolerance: residuals along the line that cancel in the gap are bounded, too, by this (0: as tolerance); the larger,
+    the fewer passes and the coarser the map. 100 promises the gap alone.
     floor: a probability that changes by less is judged as if it changed by this much: the map of a stage that hardly
     moves would otherwise cost more than all others.
     points, max_points: gradients on pixels to start with and at most. layer_points: the same start for outcome → layer
@@ -30,6 +32,7 @@ class AttributionParams:
     resultant_neurons: int = 2000
     rule: str = "midpoint"
     tolerance: float = 0.05
+    residual_tolerance: float = 0.0
     floor: float = 0.01
     max_points: int = 256
     points: int = 16
@@ -47,6 +50,8 @@ class AttributionParams:
             stage_head((self.layer_quantity,))
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance must be at least 0 and below 1, not {self.tolerance}")
+        if not 0 <= self.residual_tolerance <= 100:
+            raise ValueError(f"residual_tolerance must be between 0 (as tolerance) and 100, not {self.residual_tolerance}")
         if not 0 < self.floor <= 1:
             raise ValueError(f"floor must be above 0 and at most 1, not {self.floor}")
         for name in ("points", "layer_points", "neuron_points"):

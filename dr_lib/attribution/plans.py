@@ -5,26 +5,27 @@ what it contributes as sampled less the known difference of the quantity, is kno
 shared by all quantities.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from dr_lib.attribution.evaluator import Ask, Plan, Settle
 from dr_lib.attribution.heads import Head
 from dr_lib.attribution.partition import Partition
 from dr_lib.attribution.quadrature import halving
 
-# Gradients of one line that wait for their final weights: 150 MB for five stages of a 256 px image. Beyond, those with
+# Points of one line whose gradients wait for their final weights: 150 MB for five stages of a 256 px image. Beyond, those with
 # the smallest residuals are weighted for good, so that memory doesn't grow with the points.
 OPEN_POINTS = 48
 
 
 @dataclass(frozen=True)
 class PlanResult:
-    """What a plan found: F at both ends and, per interval, its edges, its tag and each quantity's residual.
+    """What a plan found: F at both ends and, per interval, its edges, its tag, its direction and each quantity's residual.
 
-    A fixed rule has no intervals of its own: there it is the whole line, without a tag.
+    gradients: backward passes over as many as all quantities of one point take. The intervals of every direction are a
+    partition of the line. A fixed rule has no intervals of its own: there it is the whole line, without a tag.
     """
 
     outcome: Float64[np.ndarray, "quantity"]
@@ -34,6 +35,7 @@ class PlanResult:
     edges: Float64[np.ndarray, "interval 2"]
     tags: Float64[np.ndarray, "tag"]
     residuals: Float64[np.ndarray, "interval quantity"]
+    directions: Int64[np.ndarray, "tag"] = field(default_factory=lambda: np.zeros(0, int))
 
 
 def fixed_plan(head: Head, alphas: np.ndarray, weights: np.ndarray, tolerance: float, floor: float) -> Plan:
@@ -53,8 +55,10 @@ def fixed_plan(head: Head, alphas: np.ndarray, weights: np.ndarray, tolerance: f
             rows = slice(first, first + OPEN_POINTS)
             told = yield Ask(alphas[rows], np.repeat(carrier[None], len(alphas[rows]), axis=0))
             jacobians = weights[rows, None, None] * basis.mean_jacobian(told.outputs, told.outputs) @ np.linalg.pinv(carrier)
-            yield Settle(first + np.arange(len(jacobians)), jacobians, factors[rows, None, None] * jacobians)
             total += np.einsum("kqb,kb->q", jacobians, told.slopes)
+            each = np.moveaxis(jacobians, 1, 2).reshape(-1, len(basis.logit_weights))  # a row for every gradient
+            nodes = first * len(carrier) + np.arange(len(each))
+            yield Settle(nodes, each, np.repeat(factors[rows], len(carrier))[:, None] * each)
     residual = mix @ total - (stop - start)
     converged = np.abs(residual) <= tolerance * np.maximum(np.abs(stop - start), floor)
     return PlanResult(stop, start, len(alphas), converged, np.array([[0.0, 1.0]]), np.zeros(0), residual[None])
@@ -86,32 +90,48 @@ def live_plan(neurons: int, together: int, alphas: np.ndarray, weights: np.ndarr
     return PlanResult(stop, start, int(live.sum()), np.ones(neurons, bool), np.array([[0.0, 1.0]]), np.zeros(0), residual[None])
 
 
-def adaptive_plan(head: Head, points: int, tolerance: float, floor: float, max_points: int) -> Plan:
+def adaptive_plan(
+    head: Head, points: int, tolerance: float, floor: float, max_points: int, residual_tolerance: float | None = None
+) -> Plan:
     """Equal intervals with their centres as tags; then the worst are cut until every quantity's gap holds.
 
-    Outputs at the borders cost a forward pass each, those at the tags nothing. Gradients are kept until all tags are
-    known and weighted once, so none is run twice; beyond `OPEN_POINTS` the best are weighted for good, pair by pair.
+    Each direction in the space of outputs is cut by itself (`partition`). Outputs at the borders cost a forward pass each,
+    those at the tags nothing. `residual_tolerance` (None: `tolerance`) bounds what may cancel in the gap. Gradients are kept until all tags are known and weighted once, so none is run twice; beyond
+    `OPEN_POINTS` the best are weighted for good, pair by pair.
     """
     edges = np.linspace(0, 1, points + 1)
     outputs = (yield Ask(edges)).outputs
     start, stop = head.values(outputs[[0, -1]])
     allowed = tolerance * np.maximum(np.abs(stop - start), floor)
-    partition = Partition(head.basis(), head.mix(), tolerance, allowed)
-    partition.learn_values(edges, outputs)
+    partition = Partition(head.basis(), head.mix(), residual_tolerance or tolerance, allowed, edges, outputs)
     tags = (edges[:-1] + edges[1:]) / 2
+    # All directions at once: they share the forward pass. Later each asks alone, where it needs more.
+    carriers = np.concatenate([partition.carriers(number, tags) for number in range(len(partition.directions))], axis=1)
+    owners = [np.full(points, number) for number in range(len(partition.directions))]
     while True:
-        carriers = partition.carriers(tags)
         told = yield Ask(tags, carriers)
-        partition.learn_tags(tags, carriers, told.outputs, told.slopes)
+        partition.learn_tags(owners, tags, carriers, told.outputs, told.slopes)
         partition.place_borders()
         met = partition.met()
         if met.all() or not partition.finite:
             break
-        if (~partition.settled).sum() > OPEN_POINTS:
-            yield Settle(*partition.settle(OPEN_POINTS))
-        tags, places = partition.split(met, max_points - len(partition.tags))
-        if not len(tags):
+        if partition.open_nodes > OPEN_POINTS * partition.width:
+            yield Settle(*partition.settle(OPEN_POINTS * partition.width))
+        wanted, places = partition.split(met, (max_points * partition.width - partition.nodes) // partition.each)
+        if not wanted:
             break
-        partition.learn_values(places, (yield Ask(places)).outputs)
+        if len(places):
+            partition.learn_values(places, (yield Ask(places)).outputs)
+        tags, owners = np.array([one.tag for one in wanted]), [np.array([one.direction for one in wanted])]
+        carriers = np.concatenate([partition.carriers(one.direction, tags[k : k + 1]) for k, one in enumerate(wanted)])
     yield Settle(*partition.settle(0))
-    return PlanResult(stop, start, len(partition.tags), met, partition.edges, partition.tags, partition.residuals)
+    return PlanResult(
+        stop,
+        start,
+        -(-partition.nodes // partition.width),
+        met,
+        np.concatenate([one.edges for one in partition.directions]),
+        np.concatenate([one.tags for one in partition.directions]),
+        partition.residuals,
+        np.concatenate([np.full(len(one.tags), number) for number, one in enumerate(partition.directions)]),
+    )
