@@ -265,7 +265,7 @@ def test_inception_fields_and_windows_at_256_px(inception):
     assert sides["mixed4"] == sides["fc1"] == 256
 
 
-def test_windows_of_inception_give_the_bits_of_the_whole_image(inception_stem):
+def test_windows_of_inception_give_the_numbers_of_the_whole_image(inception_stem):
     lower, x, h = inception_stem
     last = h.shape[0] - 1
     positions = [(0, 0), (0, last), (last, 0), (last, last), (0, 30), (31, 0), (last, 29), (28, last), (30, 31)]
@@ -281,4 +281,6 @@ def test_windows_of_inception_give_the_bits_of_the_whole_image(inception_stem):
     sizes = np.abs(exact).sum(axis=(1, 2, 3))
     assert sizes.min() > 1e-3
     assert len(set(sizes.tolist())) == 9
-    np.testing.assert_array_equal(laid, exact)
+    # The same terms. Some processors' kernels add them in another order for another width, which moves a few last bits
+    # (there 468 of 1.8 million numbers, by 2e-9); others give the very bits.
+    np.testing.assert_allclose(laid, exact, rtol=0, atol=1e-6 * np.abs(exact).max())
