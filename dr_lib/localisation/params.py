@@ -1,0 +1,34 @@
+"""The settings of the comparison of maps with lesion masks."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LocalisationParams:
+    """Where the masks are and how a map is judged by them.
+
+    - `masks`: folder of one PNG a photograph, `<image id>.png`, as large as the photograph or shrunk evenly. Empty: the
+      folder `masks` beside the photographs, where `dr synthesise` puts its own; without one nothing is measured.
+    - `tolerance_px`: so near a lesion a map's peak counts as on it.
+    - `regions`: how many of a map's strongest peaks count for precision and recall.
+    - `rival_layers`: where Grad-CAM is computed; names that the model lacks are passed over. `rivals`: whether rivals are computed.
+    - `resamples`, `seed`: of the intervals, over patients.
+    """
+
+    masks: str = ""
+    tolerance_px: float = 3.0
+    regions: int = 10
+    rivals: bool = True
+    rival_layers: tuple[str, ...] = ("mixed2", "mixed5", "mixed7", "mixed10")
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tolerance_px < 0:
+            raise ValueError(f"tolerance_px must be 0 or more, not {self.tolerance_px}")
+        if self.regions < 1:
+            raise ValueError(f"regions must be at least 1, not {self.regions}")
+        if self.resamples < 1:
+            raise ValueError(f"resamples must be at least 1, not {self.resamples}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, not {self.seed}")
