@@ -32,9 +32,7 @@ def centre_prior(size: int) -> Float32[np.ndarray, "y x"]:
     return np.maximum(1 - anatomy(size, "right").radius_share, 0).astype(np.float32)
 
 
-def local_contrast(
-    pixels: UInt8[np.ndarray, "y x 3"], sigma_px: float = CONTRAST_SIGMA_PX
-) -> Float32[np.ndarray, "y x"]:
+def local_contrast(pixels: UInt8[np.ndarray, "y x 3"], sigma_px: float = CONTRAST_SIGMA_PX) -> Float32[np.ndarray, "y x"]:
     """How far a normalised fundus departs from half-gray, either way: the mean over colours of |x|, smoothed.
 
     What preprocessing leaves is the local contrast of the photograph already (METHOD §1.4). `sigma_px` is of 256 px.

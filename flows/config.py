@@ -22,6 +22,7 @@ from dr_lib.fundus import PreprocessParams
 from dr_lib.grading import GradingParams
 from dr_lib.heatmaps import HeatmapParams
 from dr_lib.linearity import LinearityParams
+from dr_lib.localisation import LocalisationParams
 from dr_lib.model import ModelParams, layer_names
 from dr_lib.training import TrainingParams
 from storage.files import is_url
@@ -55,6 +56,7 @@ class PipelineConfig:
     grading: GradingParams = field(default_factory=GradingParams)
     attribution: AttributionSection = field(default_factory=AttributionSection)
     heatmaps: HeatmapParams = field(default_factory=HeatmapParams)
+    localisation: LocalisationParams = field(default_factory=LocalisationParams)
     counterfactuals: CounterfactualParams = field(default_factory=CounterfactualParams)
     adversarials: AdversarialParams = field(default_factory=AdversarialParams)
     linearity: LinearityParams = field(default_factory=LinearityParams)

@@ -24,6 +24,7 @@ from tasks.attribute import attribute
 from tasks.counterfactuals import counterfactuals
 from tasks.ingest import ingest
 from tasks.linearity import linearity
+from tasks.localise import localise
 from tasks.planning import check_run
 from tasks.preprocess import preprocess
 from tasks.progress import say
@@ -40,7 +41,9 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
     "preprocess": lambda session, c: preprocess(session, c.recipe, c.data, c.storage),
     "train": lambda session, c: train(session, c.recipe, as_tables(c)),
     "attribute": lambda session, c: attribute(session, c.recipe, c.storage),
-    "aggregate": lambda session, c: aggregate(session, c.recipe, c.heatmaps),
+    "aggregate": lambda session, c: aggregate(session, c.recipe, c.heatmaps).and_then(
+        localise(session, c.recipe, c.data.photos, c.localisation)
+    ),
     "counterfactuals": lambda session, c: counterfactuals(session, c.recipe, c.counterfactuals, c.adversarials),
     "linearity": lambda session, c: linearity(session, c.recipe, c.linearity),
     "report": lambda session, c: report(session, c.recipe, c.data, as_tables(c)),

@@ -75,7 +75,7 @@ TITLES = {
     "adversarials": "The same for adversarial examples, to compare with.",
     "linearity": "Units of a layer along adversarial examples of growing strength.",
     "units": "What each unit of a layer does over all images of the linearity study.",
-    "evaluation": "The model's measures, with intervals from resampling patients.",
+    "evaluation": "The model's measures, and how well maps find lesions, with intervals from resampling patients.",
     "runs": "One row per run of a stage.",
 }
 
@@ -245,12 +245,27 @@ COLUMNS = {
     ],
     "evaluation": [
         ("split", "string", "", "train, validation or test"),
-        ("stratum", "string", "", "all, a part of the images such as eye=left, or grading=… for a further reading of the model"),
+        (
+            "stratum",
+            "string",
+            "",
+            "all, a part of the images such as eye=left, grading=… for a further reading of the model, or masks: eyes with lesion masks",
+        ),
         ("metric", "string", "", "the measure's name"),
         ("value", "float64", "", "the measure"),
         ("low", "float64", "", "lower end of the 95 % interval over patients"),
         ("high", "float64", "", "upper end of the 95 % interval over patients"),
         ("images", "int32", "", "number of images measured"),
+        ("explain_id", "string?", "", "of a map that is judged by lesion masks: its explanation; null for measures of the model"),
+        (
+            "source",
+            "string?",
+            "",
+            "the map that is judged: pixels, a layer, lesion, or a rival such as contrast or gradcam_mixed5",
+        ),
+        ("quantity", "string?", "", "what the map of pixels explains; null for the others"),
+        ("lesion", "string?", "", "the lesion type that the map is judged by, any for all together"),
+        ("chance", "float64", "", "what a map of chance gets on the same eyes"),
     ],
     "runs": [
         ("run_id", "string", "", "the run's id"),
@@ -308,6 +323,6 @@ KEYS = {
     "adversarials": ["image_id", "method", "target_stage"],
     "linearity": ["image_id", "layer", "strength", "unit"],
     "units": ["layer", "unit"],
-    "evaluation": ["split", "stratum", "metric"],
+    "evaluation": ["split", "stratum", "metric", "explain_id", "source", "quantity", "lesion"],
     "runs": ["run_id"],
 }

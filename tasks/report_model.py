@@ -95,7 +95,8 @@ def _operating(test: pd.DataFrame) -> list[dict[str, object]]:
 def _strata(evaluation: pd.DataFrame) -> list[dict[str, object]]:
     """One row a stratum: its eyes, and the main measures with their intervals; further readings of the model come last."""
     rows = []
-    for stratum, measured in evaluation.groupby("stratum", sort=False):
+    of_model = evaluation[evaluation["source"].isna()]  # maps judged by lesion masks are told elsewhere
+    for stratum, measured in of_model.groupby("stratum", sort=False):
         values = {title: _of(measured, metric) for metric, title in STRATA_METRICS.items()}
         name = STRATA.get(stratum, stratum.replace("=", ": "))
         rows.append({"part": name, "eyes": int(measured["images"].iloc[0]), **values})

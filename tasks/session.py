@@ -1,6 +1,7 @@
 """What one run holds while it works: the workspace, its lock, and the workers. Stages of one run share them."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ class StageResult:
     new_images: int
     message: str
     seconds: float = 0.0
+
+    def and_then(self, more: str) -> "StageResult":
+        """The same with more to say at the end; nothing changes where there is nothing."""
+        return dataclasses.replace(self, message=f"{self.message}; {more}") if more else self
 
 
 _current: ContextVar[Session | None] = ContextVar("session", default=None)

@@ -25,6 +25,7 @@ from storage import Workspace
 from storage.ids import content_id
 from storage.models import save_model
 from storage.row_copy import RowCopy
+from storage.schemas import SCHEMAS
 from storage.scratch import remove_scratch, scratch_folder
 from tasks.artifacts import show_model
 from tasks.errors import UserError
@@ -198,7 +199,13 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
             for stratum in (GOOD, FLAGGED):
                 rows += _evaluation_rows(in_split[quality[in_split.index] == stratum], split, stratum)
         rows += reading_rows(workspace, recipe.grading, model_id)
-        workspace.write_table("evaluation", pd.DataFrame(rows), partition=model_id, part="model", digest=digest)
+        workspace.write_table(
+            "evaluation",
+            pd.DataFrame(rows).reindex(columns=SCHEMAS["evaluation"].names),
+            partition=model_id,
+            part="model",
+            digest=digest,
+        )
     test = workspace.frame("evaluation", model_id=model_id, split="test")
     graded = test[test["stratum"] == "all"].set_index("metric")
     if graded.empty:

@@ -13,6 +13,7 @@ from dr_lib.attribution.layers import logits_model
 from dr_lib.explain import Explainer
 from dr_lib.model import ModelParams, build
 from dr_lib.outcomes import StageOutcomes
+from dr_lib.rivals import Rivals
 from storage import open_workspace
 from storage.models import load_record, local_weights
 from tasks.stores import fundus_store
@@ -53,6 +54,12 @@ def logits_evaluator(location: str, model_id: str, batch_size: int) -> Evaluator
     """A model's logits for `integrated_gradients`; kept for the same reason."""
     logits = logits_model(loaded_model(location, model_id))
     return Evaluator(lambda x: logits(x, training=False), batch_size)
+
+
+@functools.lru_cache(maxsize=1)
+def rivals(location: str, model_id: str, quantity: str, layers: tuple[str, ...]) -> Rivals:
+    """The gradient maps of a model that explanations are compared with; kept for the same reason."""
+    return Rivals(loaded_model(location, model_id), quantity, layers)
 
 
 def model_params(record: dict[str, Any]) -> ModelParams:

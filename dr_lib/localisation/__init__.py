@@ -6,18 +6,19 @@ Nothing here knows networks, files or tables.
 
 from dr_lib.localisation.masks import ANY, LesionMasks, UnusableMask, lesion_masks, lesion_shares, retina_seen
 from dr_lib.localisation.params import LocalisationParams
-from dr_lib.localisation.scores import Score, map_scores
+from dr_lib.localisation.scores import Judge, Score, smoothed
 from dr_lib.localisation.summary import score_rows
 
 __all__ = [
     "ANY",
+    "Judge",
     "LesionMasks",
     "LocalisationParams",
     "Score",
     "UnusableMask",
     "lesion_masks",
     "lesion_shares",
-    "map_scores",
     "retina_seen",
     "score_rows",
+    "smoothed",
 ]

@@ -9,13 +9,16 @@ class LocalisationParams:
 
     - `masks`: folder of one PNG a photograph, `<image id>.png`, as large as the photograph or shrunk evenly. Empty: the
       folder `masks` beside the photographs, where `dr synthesise` puts its own; without one nothing is measured.
+    - `smoothing_px`: Gaussian σ that every map, the rivals too, is smoothed with before it is judged.
     - `tolerance_px`: so near a lesion a map's peak counts as on it.
     - `regions`: how many of a map's strongest peaks count for precision and recall.
-    - `rival_layers`: where Grad-CAM is computed; names that the model lacks are passed over. `rivals`: whether rivals are computed.
+    - `rivals`: whether simple rivals are computed on the same eyes. `rival_layers`: where Grad-CAM is; names that the model lacks are
+      passed over.
     - `resamples`, `seed`: of the intervals, over patients.
     """
 
     masks: str = ""
+    smoothing_px: float = 2.0
     tolerance_px: float = 3.0
     regions: int = 10
     rivals: bool = True
@@ -24,8 +27,9 @@ class LocalisationParams:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.tolerance_px < 0:
-            raise ValueError(f"tolerance_px must be 0 or more, not {self.tolerance_px}")
+        for name in ("smoothing_px", "tolerance_px"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if self.regions < 1:
             raise ValueError(f"regions must be at least 1, not {self.regions}")
         if self.resamples < 1:

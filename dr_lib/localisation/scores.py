@@ -16,6 +16,7 @@ Chance is exact: a random ranking of the pixels, or peaks that fall anywhere in 
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
@@ -34,32 +35,59 @@ class Score(NamedTuple):
     chance: float
 
 
-def map_scores(
-    values: Float[np.ndarray, "y x"],
-    masks: LesionMasks,
-    params: LocalisationParams = LocalisationParams(),  # noqa: B008 - frozen
-) -> dict[tuple[str, str], Score]:
-    """(lesion type or "any", measure) → score of one map; empty for an eye without lesions.
+class Judge:
+    """The lesions of one eye, made ready once to judge any number of maps of it."""
 
-    Lesion types that the eye lacks are missing. A map that is 0 everywhere ranks nothing: its AUC is 0.5, it has no peaks
-    and no energy (NaN). Raises ValueError for a map of another size and for one that is not finite.
-    """
-    if values.shape != masks.inside.shape:
-        raise ValueError(f"a map of {values.shape} does not lie on masks of {masks.inside.shape}")
-    if not np.isfinite(values[masks.inside]).all():
-        raise ValueError("a map that is not finite cannot be judged")
-    values = np.where(masks.inside, values, 0).astype(np.float64)
-    targets = masks.targets()
-    found = peaks(values, masks.inside, params.tolerance_px) if targets else np.zeros((0, 2), int)
-    healthy = masks.inside & ~_near(masks.any, params.tolerance_px)
-    result = {}
-    for kind, lesion in targets.items():
-        # What is judged: this type's pixels against those of no lesion at all.
-        judged = masks.inside & (lesion | ~masks.any)
-        measures = _pixel_scores(values[judged], lesion[judged])
-        measures |= _peak_scores(values, found, lesion, healthy, masks.inside, params)
-        result |= {(kind, name): score for name, score in measures.items()}
-    return result
+    def __init__(self, masks: LesionMasks, params: LocalisationParams = LocalisationParams()) -> None:  # noqa: B008 - frozen
+        self.masks, self.params = masks, params
+        inside, every = masks.inside, masks.any
+        self._healthy = inside & ~_near(every, params.tolerance_px)
+        # What is judged of a type: its pixels against those of no lesion at all.
+        self._targets = {
+            kind: (inside & (lesion | ~every), lesion, _zones(lesion, inside, params.tolerance_px))
+            for kind, lesion in masks.targets().items()
+        }
+
+    def scores(self, values: Float[np.ndarray, "y x"]) -> dict[tuple[str, str], Score]:
+        """(lesion type or "any", measure) → score of one map; empty for an eye without lesions.
+
+        Lesion types that the eye lacks are missing. A map that is 0 everywhere ranks nothing: its AUC is 0.5, it has no peaks
+        and no energy (NaN). Raises ValueError for a map of another size and for one that is not finite.
+        """
+        inside = self.masks.inside
+        if values.shape != inside.shape:
+            raise ValueError(f"a map of {values.shape} does not lie on masks of {inside.shape}")
+        if not np.isfinite(values[inside]).all():
+            raise ValueError("a map that is not finite cannot be judged")
+        values = np.where(inside, values, 0).astype(np.float64)
+        if not self._targets:
+            return {}
+        found = peaks(values, inside, self.params.tolerance_px)
+        wrong = self._healthy[found[:, 0], found[:, 1]]
+        result = {}
+        for kind, (judged, lesion, zones) in self._targets.items():
+            measures = _pixel_scores(values[judged], lesion[judged])
+            measures["pointing_game"] = _pointing(values, zones, inside)
+            measures |= _peak_scores(zones[:, found[:, 0], found[:, 1]], wrong, self._chances(zones), self.params.regions)
+            result |= {(kind, name): score for name, score in measures.items()}
+        return result
+
+    def _chances(self, zones: np.ndarray) -> "_Chances":
+        retina = self.masks.inside.sum()
+        return _Chances(zones.sum(axis=(1, 2)) / retina, zones.any(axis=0).sum() / retina, self._healthy.sum() / retina)
+
+
+class _Chances(NamedTuple):
+    """Shares of the retina: near each lesion, near any of them, and away from all."""
+
+    each: np.ndarray
+    near: float
+    healthy: float
+
+
+def smoothed(values: Float[np.ndarray, "y x"], sigma_px: float | int) -> Float[np.ndarray, "y x"]:
+    """The map under a Gaussian, with its signs; 0 leaves it as it is."""
+    return cv2.GaussianBlur(values, (0, 0), sigma_px) if sigma_px > 0 else values
 
 
 def _pixel_scores(values: np.ndarray, lesion: np.ndarray) -> dict[str, Score]:
@@ -77,44 +105,33 @@ def _pixel_scores(values: np.ndarray, lesion: np.ndarray) -> dict[str, Score]:
     }
 
 
-def _peak_scores(
-    values: np.ndarray,
-    found: np.ndarray,
-    lesion: np.ndarray,
-    healthy: np.ndarray,
-    inside: np.ndarray,
-    params: LocalisationParams,
-) -> dict[str, Score]:
-    zones = _zones(lesion, inside, params.tolerance_px)  # one row a lesion: the pixels near enough
-    retina = inside.sum()
-    reach = zones.sum(axis=(1, 2)) / retina
-    near = float(zones.any(axis=0).sum() / retina)
-    false = float(healthy.sum() / retina)
+def _pointing(values: np.ndarray, zones: np.ndarray, inside: np.ndarray) -> Score:
+    near = zones.any(axis=0)
     top = inside & (values == values[inside].max())
-    pointed = float(zones.any(axis=0)[top].mean()) if values.any() else NAN
-    hits = zones[:, found[:, 0], found[:, 1]]  # lesion, peak
-    first = hits[:, : params.regions]
-    k = first.shape[1]
+    return Score(float(near[top].mean()) if values.any() else NAN, float(near.sum() / inside.sum()))
+
+
+def _peak_scores(hits: np.ndarray, wrong: np.ndarray, chances: _Chances, regions: int) -> dict[str, Score]:
+    """hits (lesion, peak): which peak lies on which lesion. wrong (peak,): which lies on healthy retina."""
+    first = hits[:, :regions]
     scores = {
-        "pointing_game": Score(pointed, near),
-        "precision": Score(float(first.any(axis=0).mean()) if k else NAN, near),
-        "recall": Score(float(first.any(axis=1).mean()), float((1 - (1 - reach) ** params.regions).mean())),
+        "precision": Score(float(first.any(axis=0).mean()) if first.size else NAN, float(chances.near)),
+        "recall": Score(float(first.any(axis=1).mean()), float((1 - (1 - chances.each) ** regions).mean())),
     }
-    wrong = np.cumsum(healthy[found[:, 0], found[:, 1]])
+    false = np.cumsum(wrong)
     curve = []
     for allowed in FALSE_POSITIVES:
-        sensitivity = float(hits[:, wrong <= allowed].any(axis=1).mean())
+        sensitivity = float(hits[:, false <= allowed].any(axis=1).mean())
         # Peaks fall until allowed + 1 of them lie on healthy retina; only those on this lesion or on healthy retina matter.
-        missed = np.divide(false, false + reach, out=np.zeros_like(reach), where=false + reach > 0) ** (allowed + 1)
+        either = chances.healthy + chances.each
+        missed = np.divide(chances.healthy, either, out=np.zeros_like(either), where=either > 0) ** (allowed + 1)
         curve.append(Score(sensitivity, float((1 - missed).mean())))
     scores |= {f"sensitivity_fp{allowed}": score for allowed, score in zip(FALSE_POSITIVES, curve, strict=True)}
     scores["froc"] = Score(*(float(np.mean(part)) for part in zip(*curve, strict=True)))
     return scores
 
 
-def peaks(
-    values: Float64[np.ndarray, "y x"], inside: Bool[np.ndarray, "y x"], distance_px: float
-) -> np.ndarray:
+def peaks(values: Float64[np.ndarray, "y x"], inside: Bool[np.ndarray, "y x"], distance_px: float) -> np.ndarray:
     """The map's local maxima above 0, (peak, 2) of (y, x), highest first, none nearer to a higher one than `distance_px`.
 
     At most `MOST_PEAKS`. Ties in order of place.
@@ -147,8 +164,6 @@ def chance_precision(pixels: int | np.integer, lesion_pixels: int | np.integer) 
 
 
 def _near(region: np.ndarray, distance_px: float) -> np.ndarray:
-    import cv2
-
     if not region.any():
         return np.zeros_like(region)
     away = cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

@@ -16,7 +16,7 @@ def score_rows(
     patients: Sequence[str],
     params: LocalisationParams = LocalisationParams(),  # noqa: B008 - frozen
 ) -> list[dict[str, Any]]:
-    """Rows of lesion, metric, value, low, high, chance, images for one map's scores in many eyes (`map_scores`).
+    """Rows of lesion, metric, value, low, high, chance, images for one map's scores in many eyes (`Judge.scores`).
 
     value: the mean over those eyes in which the measure is defined, `images` of them. low, high: 2.5th and 97.5th percentile
     over resampled patients; NaN for fewer than two. Raises ValueError where eyes and patients do not match.

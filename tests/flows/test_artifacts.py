@@ -15,6 +15,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowR
 
 from dr_lib.evaluation import evaluate
 from storage import open_workspace
+from storage.schemas import SCHEMAS
 from tasks import report_model
 from tasks.artifacts import REJECTS_SHOWN, SHEET_BYTES, show_model, show_rejects
 from tasks.report_model import model_section
@@ -64,7 +65,7 @@ def graded(tmp_path, monkeypatch):
     ws.write_table("predictions", prediction_rows(eyes, probabilities), partition=MODEL)
     rows = evaluate(stages, probabilities, bootstrap_patients=eyes["patient_id"].to_numpy(str), resamples=20).rows()
     grades = [{"split": "test", "stratum": name, "images": EYES, **row} for name in ("all", "quality=good") for row in rows]
-    ws.write_table("evaluation", pd.DataFrame(grades), partition=MODEL)
+    ws.write_table("evaluation", pd.DataFrame(grades).reindex(columns=SCHEMAS["evaluation"].names), partition=MODEL)
     step = np.arange(1, 9)
     history = pd.DataFrame({"step": step, "loss": 1 / step, "learning_rate": 1e-3, "validation_qwk": step / 10})
     monkeypatch.setattr(report_model, "load_history", lambda workspace, model_id: history)
