@@ -15,6 +15,7 @@ from dr_lib import backend
 from dr_lib.anatomy import anatomy
 from dr_lib.attribution.heads import Head, stage_head
 from dr_lib.attribution.layers import logits_model, split_at
+from dr_lib.attribution.receptive import enlarged, receptive_field
 from dr_lib.model import scaled
 
 if TYPE_CHECKING:
@@ -59,22 +60,23 @@ class Rivals:
             lower, upper = split_at(logits, name)
             if len(lower.outputs[0].shape) != 4:
                 raise ValueError(f"layer {name!r} has no positions, so Grad-CAM has nothing to show there")
-            self._cams[name] = (backend.compiled(lambda x, net=lower: net(x, training=False)), _gradient_of(upper, head))
+            below = backend.compiled(lambda x, net=lower: net(x, training=False))
+            self._cams[name] = (below, _gradient_of(upper, head), receptive_field(lower))
 
     def maps(self, pixels: UInt8[np.ndarray, "y x 3"]) -> dict[str, Float32[np.ndarray, "y x"]]:
         """Every rival of one fundus: gradient, gradient_input, gradcam_<layer>, centre, contrast.
 
         gradient: Σ|∂F/∂x| over colours (Simonyan et al., 2013). gradient_input: Σ x · ∂F/∂x, with its sign.
-        gradcam: max(Σ_c w_c h_c, 0), w_c the mean of ∂F/∂h_c over positions, enlarged bilinearly (Selvaraju et al., 2017).
+        gradcam: max(Σ_c w_c h_c, 0), w_c the mean of ∂F/∂h_c over positions, each laid on the centre of what it sees (Selvaraju et al., 2017).
         """
         x = scaled(pixels)
         gradient = self._at(self._gradient, x)
         found = {"gradient": np.abs(gradient).sum(axis=2), "gradient_input": (x * gradient).sum(axis=2)}
-        for name, (below, above) in self._cams.items():
+        for name, (below, above, field) in self._cams.items():
             h = np.asarray(below(backend.tensor(x[None])))[0]
             weights = self._at(above, h).mean(axis=(0, 1))
             cam = np.maximum(h @ weights, 0)
-            found[f"gradcam_{name}"] = cv2.resize(cam, x.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+            found[f"gradcam_{name}"] = enlarged(cam, field, len(x))
         return found | {"centre": centre_prior(len(x)), "contrast": local_contrast(pixels)}
 
     @staticmethod

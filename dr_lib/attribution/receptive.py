@@ -9,6 +9,9 @@ stride, so that every layer's "same" padding, which depends on a size modulo a s
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Float32
+
 from dr_lib.attribution.graph import calls
 
 if TYPE_CHECKING:
@@ -76,6 +79,25 @@ def window_origin(field: ReceptiveField, side: int, input_size: int, unit: tuple
         return min(max(first - first % field.stride[axis], 0), input_size - side)
 
     return start(0), start(1)
+
+
+def enlarged(values: Float32[np.ndarray, "rows columns"], field: ReceptiveField, input_size: int) -> Float32[np.ndarray, "y x"]:
+    """A layer's map laid on the image: each position at the centre of its receptive field, bilinear between them.
+
+    Stretching the map over the whole image instead would move it by up to 9 px at the edges (Inception V3 at 256 px),
+    more than a lesion's size. Beyond the outermost centres the nearest position's value goes on.
+    """
+    import cv2
+
+    # Rows of the inverse map, image → layer: (x, y) order, as OpenCV wants it.
+    (stride_y, stride_x), (offset_y, offset_x), (size_y, size_x) = field.stride, field.offset, field.size
+    inverse = [
+        [1 / stride_x, 0, -(offset_x + (size_x - 1) / 2) / stride_x],
+        [0, 1 / stride_y, -(offset_y + (size_y - 1) / 2) / stride_y],
+    ]
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    square = (input_size, input_size)
+    return cv2.warpAffine(values, np.array(inverse), square, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _through(layer: Any, seen: list[ReceptiveField], source: Any) -> ReceptiveField | None:
