@@ -1,6 +1,6 @@
 """The complete explanation of a batch of fundus images, as the arrays of one store (DESIGN §2, `attributions.zarr`).
 
-Per image: every outcome on pixels; per layer one outcome on the layer's units, the strongest neurons of each sign,
+Per image: every outcome on pixels, and the lesion map; per layer one outcome on the layer's units, the strongest neurons of each sign,
 their active regions, and the resultant of many more. This module puts the engine's parts together and names their
 results; it must not know how or where arrays are kept.
 """
@@ -23,6 +23,7 @@ from dr_lib.attribution.layers import logits_model, split_at
 from dr_lib.attribution.neurons import NeuronEngine, strongest_neurons, weighted_sums
 from dr_lib.attribution.params import AttributionParams
 from dr_lib.attribution.receptive import window_side
+from dr_lib.lesion_map import LesionMapper
 from dr_lib.model import scaled
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class Explainer:
         self.pixel_plan = plan_maker(params.points, params.rule, tolerance, *shared)
         self.layer_plan = plan_maker(params.layer_points, params.rule, tolerance, *shared)
         self.layers = {name: _Layer(self, name, batch) for name in params.layers}
+        how = {"poses": params.lesion_poses, "points": params.lesion_points, "batch_size": batch}
+        self.lesions = LesionMapper(self.logits, **how) if params.lesion_poses else None
         self.seconds: dict[str, float] = {}
 
     def explain(
@@ -117,6 +120,11 @@ class Explainer:
             arrays |= {f"layers/{name}/{key}": value for key, value in parts.items()}
             failed |= ~np.isfinite(parts["gap"]) | ~np.isfinite(parts["resultant"]).all(axis=(1, 2, 3))
             self._add_seconds(name, started)
+        if self.lesions:
+            started = time.perf_counter()
+            arrays["lesion/map"] = self.lesions.maps(pixels)
+            failed |= ~np.isfinite(arrays["lesion/map"]).all(axis=(1, 2))
+            self._add_seconds("lesion", started)
         for path, array in arrays.items():
             if array.dtype.kind == "f":
                 array[failed] = np.nan

@@ -7,7 +7,6 @@ and Grad-CAM take one backward pass each. All are larger where they claim a lesi
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
@@ -21,8 +20,6 @@ from dr_lib.model import scaled
 if TYPE_CHECKING:
     import keras
 
-CONTRAST_SIGMA_PX = 2.0  # of 256
-
 
 def centre_prior(size: int) -> Float32[np.ndarray, "y x"]:
     """1 at the centre of the fundus, falling straight to 0 at the edge of the visible disc.
@@ -33,16 +30,15 @@ def centre_prior(size: int) -> Float32[np.ndarray, "y x"]:
     return np.maximum(1 - anatomy(size, "right").radius_share, 0).astype(np.float32)
 
 
-def local_contrast(pixels: UInt8[np.ndarray, "y x 3"], sigma_px: float = CONTRAST_SIGMA_PX) -> Float32[np.ndarray, "y x"]:
-    """How far a normalised fundus departs from half-gray, either way: the mean over colours of |x|, smoothed.
+def local_contrast(pixels: UInt8[np.ndarray, "y x 3"]) -> Float32[np.ndarray, "y x"]:
+    """How far a normalised fundus departs from half-gray, either way: the mean over colours of |x|.
 
-    What preprocessing leaves is the local contrast of the photograph already (METHOD §1.4). `sigma_px` is of 256 px.
+    What preprocessing leaves is the local contrast of the photograph already (METHOD §1.4).
 
     >>> float(local_contrast(np.full((8, 8, 3), 64, np.uint8)).max())
     0.5
     """
-    contrast = np.abs(scaled(pixels)).mean(axis=2)
-    return cv2.GaussianBlur(contrast, (0, 0), sigma_px * len(pixels) / 256)
+    return np.abs(scaled(pixels)).mean(axis=2)
 
 
 class Rivals:

@@ -39,14 +39,14 @@ def counterfactuals_path(explain_id: str) -> str:
 
 
 def explanation_specs(
-    quantities: Sequence[str], size: int, layers: Mapping[str, Mapping[str, Any]], neurons: int
+    quantities: Sequence[str], size: int, layers: Mapping[str, Mapping[str, Any]], neurons: int, *, lesions: bool = False
 ) -> list[ArraySpec]:
     """The arrays of an explanation: DESIGN §2's table, and a status per image.
 
     layers: for each layer `unit_shape` ((60, 60, 192), or (256,) for a dense layer) and `window`, the side of a
-    region's window in px. neurons: how many regions are kept, of each sign.
+    region's window in px. neurons: how many regions are kept, of each sign. lesions: whether there is a lesion map.
     """
-    specs = _pixel_specs(tuple(quantities), size)
+    specs = _pixel_specs(tuple(quantities), size) + ([_lesion_spec(size)] if lesions else [])
     for layer, shape in layers.items():
         specs += _layer_specs(layer, _get(shape, "unit_shape"), _get(shape, "window"), size, neurons)
     return specs
@@ -91,6 +91,21 @@ def _pixel_specs(quantities: tuple[str, ...], size: int) -> list[ArraySpec]:
             attrs={"flag_values": [PENDING, DONE, FAILED], "flag_meanings": "pending done failed"},
         ),
     ]
+
+
+def _lesion_spec(size: int) -> ArraySpec:
+    return ArraySpec(
+        "lesion/map",
+        ("image", "y", "x"),
+        (size, size),
+        "float32",
+        NAN,
+        "lesion map",
+        "log-odds",
+        "absolute integrated gradients of the log-odds of any disease against none, summed over the colour channels, averaged "
+        "over poses of the disc: larger where a lesion is likelier",
+        mantissa_bits=MAP_BITS,
+    )
 
 
 def _layer_specs(layer: str, unit_shape: Sequence[int], window: int, size: int, neurons: int) -> list[ArraySpec]:

@@ -38,14 +38,19 @@ def _changed_images(methods: str) -> list[tuple]:
     return [(name, kind, unit, methods if name == "method" else text) for name, kind, unit, text in _CHANGED_IMAGES]
 
 
-SOURCE = ("source", "string", "", "which map: pixels, or the resultant of a layer such as stem")
+SOURCE = ("source", "string", "", "which map: pixels, lesion (the lesion map), or the resultant of a layer such as stem")
 STAMP = (
     "stamp",
     "string?",
     "",
     "modification time (mtime_ns=…) or, inside a zip, checksum (crc32=…): while path, size and stamp stay, it is not read again",
 )
-QUANTITY = ("quantity", "string", "", "the model's output that was attributed: stage0 … stage4, or referable = 2 + 3 + 4")
+QUANTITY = (
+    "quantity",
+    "string",
+    "",
+    "the model's output that was attributed: stage0 … stage4, referable = 2 + 3 + 4, or disease: log-odds of 1 to 4 against 0",
+)
 LAYER = ("layer", "string", "", "the layer's name, such as stem or fc1")
 
 PREDICTION = [

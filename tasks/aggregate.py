@@ -13,6 +13,7 @@ import pandas as pd
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.heatmaps import GroupHeatmaps, HeatmapParams, group_names, image_rows, region_measures
+from dr_lib.lesion_map import QUANTITY as LESION_QUANTITY
 from storage import Workspace, open_workspace
 from storage.arrays import ShardedStore, Span
 from storage.explanations import DONE, SIGNS
@@ -74,6 +75,7 @@ def _summed(store: ShardedStore, spans: list[Span], eyes: pd.DataFrame, params: 
     """Sums over groups, a shard in memory at a time."""
     sums: GroupHeatmaps | None = None
     paths = ["pixels/status", "pixels/attribution", *(f"layers/{layer}/resultant" for layer in params.layers)]
+    paths += ["lesion/map"] if params.lesion_poses else []
     with progress("group heat maps", sum(span.images for span in spans)) as advance:
         for span in spans:
             arrays = store.read(span, paths)
@@ -91,9 +93,10 @@ def _summed(store: ShardedStore, spans: list[Span], eyes: pd.DataFrame, params: 
 def maps_of(
     arrays: Mapping[str, np.ndarray], row: int, predicted_stage: int, params: AttributionParams
 ) -> dict[tuple[str, str], np.ndarray]:
-    """One image's maps by (source, quantity): (y, x) for pixels, (sign, y, x) for a layer's resultants."""
+    """One image's maps by (source, quantity): (y, x) for pixels and lesions, (sign, y, x) for a layer's resultants."""
     layer_quantity = f"stage{predicted_stage}" if params.layer_quantity == "predicted" else params.layer_quantity
     maps = {("pixels", name): arrays["pixels/attribution"][row, index] for index, name in enumerate(params.quantities)}
+    maps |= {("lesion", LESION_QUANTITY): arrays["lesion/map"][row]} if params.lesion_poses else {}
     return maps | {(layer, layer_quantity): arrays[f"layers/{layer}/resultant"][row] for layer in params.layers}
 
 

@@ -132,4 +132,4 @@ def specs_of(network: Any, params: AttributionParams, size: int) -> list[ArraySp
     except ValueError as error:  # a layer that is missing or no full cut, named
         raise UserError(str(error)) from None
     layers = {name: dataclasses.asdict(shape) for name, shape in shapes.items()}
-    return explanation_specs(params.quantities, size, layers, params.neurons)
+    return explanation_specs(params.quantities, size, layers, params.neurons, lesions=bool(params.lesion_poses))

@@ -117,8 +117,8 @@ def _judge_shard(
     location, explain_id, preprocess_id, model_id, folder = place
     workspace = open_workspace(location)
     paths = ["pixels/status", "pixels/attribution", *(f"layers/{layer}/resultant" for layer in explained.layers)]
-    store = explanation_store(workspace, explain_id)
-    arrays = store.read(span, [path for path in paths if path in {spec.path for spec in store.specs}])
+    paths += ["lesion/map"] if explained.lesion_poses else []
+    arrays = explanation_store(workspace, explain_id).read(span, paths)
     fundi = fundus_store(workspace, preprocess_id).read_rows(eyes["position"].to_numpy(), ["pixels", *GEOMETRY])
     known = layer_names(model_params(load_record(workspace, model_id)))
     cams = tuple(name for name in params.rival_layers if name in known)

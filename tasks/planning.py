@@ -87,7 +87,8 @@ def check_run(location: str, photos: str, recipe: Recipe, storage: StorageParams
         return
     size, params = recipe.preprocess.size, recipe.attribution
     layers = {name: {"unit_shape": (1,), "window": 1} for name in params.layers}
-    rates = bound(explanation_specs(params.quantities, size, layers, params.neurons), storage.shard_images)
+    specs = explanation_specs(params.quantities, size, layers, params.neurons, lesions=bool(params.lesion_poses))
+    rates = bound(specs, storage.shard_images)
     if recipe.find_model(workspace):
         rates = known_rates(workspace, recipe, rates)
     workers = Pool(dask).workers

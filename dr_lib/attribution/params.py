@@ -22,6 +22,8 @@ class AttributionParams:
     points, max_points: gradients on pixels to start with and at most. layer_points: the same start for outcome → layer
     and for the resultant. neuron_points: points of a single neuron's region, by `rule`; with a tolerance the most, a
     quarter to start with.
+    lesion_poses, lesion_points: of the lesion map: over how many poses of the disc it is averaged (1, 2, 4 or 8; 0: no such map),
+    and how many points each takes.
     batch_size: images in one pass; 0 chooses by free memory, at most 16.
     """
 
@@ -38,6 +40,8 @@ class AttributionParams:
     points: int = 16
     layer_points: int = 16
     neuron_points: int = 32
+    lesion_poses: int = 8
+    lesion_points: int = 2
     batch_size: int = 0
 
     def __post_init__(self) -> None:
@@ -60,6 +64,9 @@ class AttributionParams:
             raise ValueError(f"points that adapt start as midpoints: set tolerance = 0 to use the {self.rule} rule")
         if self.max_points < max(self.points, self.layer_points):
             raise ValueError(f"max_points ({self.max_points}) must be at least points and layer_points")
+        if self.lesion_poses not in (0, 1, 2, 4, 8):
+            raise ValueError(f"lesion_poses must be 1, 2, 4 or 8, or 0 for no lesion map, not {self.lesion_poses}")
+        quadrature("midpoint", self.lesion_points)
         if self.neurons < 1 or self.resultant_neurons < 1:
             raise ValueError("neurons and resultant_neurons must be at least 1")
         if self.batch_size < 0:

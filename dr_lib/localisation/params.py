@@ -18,7 +18,7 @@ class LocalisationParams:
     """
 
     masks: str = ""
-    smoothing_px: float = 2.0
+    smoothing_px: float = 1.0
     tolerance_px: float = 3.0
     regions: int = 10
     rivals: bool = True

@@ -45,7 +45,7 @@ def explainer(model):
 def explained(explainer, pixels):
     seen = []
     arrays = explainer.explain(pixels, on_image=lambda part, index: seen.append((part, index)))
-    assert set(explainer.seconds) == {"pixels", "stem", "fc1"}
+    assert set(explainer.seconds) == {"pixels", "stem", "fc1", "lesion"}
     return arrays, seen
 
 
@@ -57,6 +57,7 @@ def test_every_array_has_the_stores_name_shape_and_type(model, explained):
     expected = {"pixels/attribution": ((N, 6, SIZE, SIZE), "float32"), "pixels/failed": ((N,), "bool")}
     expected |= {f"pixels/{key}": ((N, 6), "float32") for key in ("outcome", "baseline_outcome", "gap", "map_error")}
     expected |= {"pixels/points": ((N, 6), "int32"), "pixels/converged": ((N, 6), "bool")}
+    expected |= {"lesion/map": ((N, SIZE, SIZE), "float32")}
     for name, shape in shapes.items():
         layer = {"neuron": ((N, 2, K, len(shape.unit_shape)), "int16"), "region_origin": ((N, 2, K, 2), "int16")}
         layer |= dict.fromkeys(("neuron_attribution", "activation", "baseline_activation", "neuron_gap"), ((N, 2, K), "float32"))

@@ -65,8 +65,7 @@ def test_contrast_and_centre_know_no_network():
     spot[20:23, 40:43] = 0
     contrast = local_contrast(spot)
     assert not local_contrast(blank).any()
-    assert np.unravel_index(contrast.argmax(), contrast.shape) == (21, 41)
-    assert contrast.sum() == pytest.approx(9.0, rel=1e-5)  # smoothing moves contrast, and loses none
+    assert contrast.sum() == pytest.approx(9.0, rel=1e-6)
     prior = centre_prior(64)
     assert (prior[~visible_disc(64)] == 0).all()
     assert prior[32, 32] > prior[32, 40] > prior[32, 56] > 0
