@@ -61,14 +61,14 @@ def localise(session: Session, recipe: Recipe, photos: str, params: Localisation
     store = explanation_store(workspace, explain_id)
     made_from = span_digests(store)
     spans = [span for span in store.spans() if span.index in made_from]
-    eyes = _eyes(workspace, model_id, store.image_ids, folder)
+    eyes = masked_eyes(workspace, model_id, store.image_ids, folder)
     part = f"localisation-{explain_id}"
     digest = content_id({"shards": made_from, "eyes": eyes.astype(str).to_numpy().tolist(), "how": dataclasses.asdict(params)})
     if not workspace.has_part("evaluation", model_id, part, digest=digest):
         place = (workspace.location, explain_id, recipe.preprocess_id, model_id, str(folder))
         settings = (recipe.preprocess, recipe.engine, params)
         jobs = [(place, span, eyes.iloc[span.rows], *settings) for span in spans if eyes.iloc[span.rows]["mask"].ne("").any()]
-        results = run_in_waves(session.pool, STEP, _judge_shard, jobs, images_of=lambda job: int(job[2]["mask"].ne("").sum()))
+        results = run_in_waves(session.pool, STEP, judge_shard, jobs, images_of=lambda job: int(job[2]["mask"].ne("").sum()))
         judged = [eye for found, _ in results for eye in found]
         problems = [problem for _, found in results for problem in found]
         rows = pd.DataFrame(_rows(judged, explain_id, params)).reindex(columns=COLUMNS)
@@ -90,7 +90,7 @@ def in_words(workspace: Workspace, model_id: str, explain_id: str) -> str:
     return f"lesions in {int(best['images'])} masks: best map {name}, pixel AUC {best['value']:.3f} ({best['low']:.3f}–{best['high']:.3f})"
 
 
-def _eyes(workspace: Workspace, model_id: str, image_ids: list[str], folder: pathlib.Path) -> pd.DataFrame:
+def masked_eyes(workspace: Workspace, model_id: str, image_ids: list[str], folder: pathlib.Path) -> pd.DataFrame:
     """The explained eyes in their order, with their photograph's size and their mask's stamp (empty: no mask)."""
     photos = workspace.photos().set_index("image_id").reindex(image_ids)
     predicted = workspace.frame("predictions", model_id=model_id).set_index("image_id")["predicted_stage"]
@@ -105,7 +105,7 @@ def _eyes(workspace: Workspace, model_id: str, image_ids: list[str], folder: pat
     return eyes.reset_index(names="image_id")
 
 
-def _judge_shard(
+def judge_shard(
     place: tuple[str, str, str, str, str],
     span: Span,
     eyes: pd.DataFrame,

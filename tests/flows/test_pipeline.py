@@ -245,3 +245,54 @@ def test_a_lost_shard_comes_back_with_the_same_bytes(chain):
     assert {name for name in marks if again[name] != marks[name]} == {lost}
     after = snapshot(root / "explanations")
     assert {name for name in before if after[name] != before[name] and "/ledger/" not in name} == set()
+
+
+def test_maps_of_eyes_with_masks_are_judged_beside_their_rivals(chain):
+    """`dr synthesise` leaves masks beside its photographs: every map of an explained eye with lesions has its scores."""
+    rows = chain["workspace"].frame("evaluation", stratum="masks")
+    rows = rows[rows["explain_id"] == chain["workspace"].attributions().name]
+    sources = {"pixels", "lesion", "stem", "gradient", "gradient_input", "gradcam_mixed2", "centre", "contrast"}
+    assert sources <= set(rows["source"])
+    assert set(rows.loc[rows["source"] == "pixels", "quantity"]) == {f"stage{stage}" for stage in range(5)} | {"referable"}
+    auc = rows[(rows["metric"] == "pixel_auc") & (rows["lesion"] == "any")]
+    assert auc["value"].between(0, 1).all()
+    assert (auc["chance"] == 0.5).all()
+    assert auc["images"].nunique() == 1, "every map is judged on the same eyes"
+    share = rows[(rows["metric"] == "energy") & (rows["lesion"] == "any")]
+    assert share["chance"].nunique() == 1
+    assert "best map" in by_stage(chain["runs"][4])["aggregate"].message
+
+
+def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, tmp_path):
+    from dr_lib.localisation import LocalisationParams
+    from flows.config import load_config
+    from storage.arrays import Span
+    from tasks.errors import UserError
+    from tasks.localise import judge_shard, masked_eyes, masks_folder
+
+    folder = tmp_path / "masks"
+    shutil.copytree(chain["photos"] / "masks", folder)
+    workspace, recipe = chain["workspace"], load_config(chain["config"]).recipe
+    model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
+    names = workspace.attributions()["image_id"].values.tolist()
+    reshaped, broken = [name for name in names if name != chain["spoilt"]][:2]
+    cv2.imwrite(str(folder / f"{reshaped}.png"), cv2.imread(str(folder / f"{reshaped}.png"))[:, :-60])
+    (folder / f"{broken}.png").write_bytes(b"no picture")
+    eyes = masked_eyes(workspace, model_id, names, folder)
+    place = (workspace.location, explain_id, recipe.preprocess_id, model_id, str(folder))
+    judged, problems = [], []
+    for start in range(0, len(names), 4):
+        span = Span(start // 4, start, min(start + 4, len(names)))
+        found = judge_shard(place, span, eyes.iloc[span.rows], recipe.preprocess, recipe.engine, LocalisationParams(rivals=False))
+        judged += found[0]
+        problems += found[1]
+    assert sorted(problem.split(":")[0] for problem in problems) == sorted([reshaped, broken])
+    assert any("does not fit a photograph of" in problem for problem in problems)
+    assert any("no image that can be decoded" in problem for problem in problems)
+    assert len(judged) == len(names) - 3, "all but those two and the one without a fundus"
+
+    assert masks_folder(str(tmp_path), LocalisationParams()) == folder
+    assert masks_folder(str(folder), LocalisationParams()) is None
+    assert masks_folder("s3://bucket/photos", LocalisationParams()) is None
+    with pytest.raises(UserError, match="no such folder"):
+        masks_folder(str(tmp_path), LocalisationParams(masks=str(tmp_path / "elsewhere")))
