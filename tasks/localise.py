@@ -79,15 +79,25 @@ def localise(session: Session, recipe: Recipe, photos: str, params: Localisation
     return in_words(workspace, model_id, explain_id)
 
 
-def in_words(workspace: Workspace, model_id: str, explain_id: str) -> str:
-    """The best of the explanation's own maps and the best of its rivals by pixel AUC, as the end of a sentence."""
+def pixel_aucs(workspace: Workspace, model_id: str, explain_id: str) -> pd.DataFrame:
+    """Each map's pixel AUC for all lesions together, best first, by its name in `map`: of the split with the most eyes."""
     rows = workspace.frame("evaluation", model_id=model_id, stratum=STRATUM, metric="pixel_auc", lesion="any")
     rows = rows[rows["explain_id"] == explain_id]
+    rows = rows[rows["images"] == rows["images"].max()].sort_values("value", ascending=False, kind="stable")
+    names = [source if pd.isna(of) else f"{source}, {of}" for source, of in zip(rows["source"], rows["quantity"], strict=True)]
+    return rows.assign(map=names).reset_index(drop=True)
+
+
+def in_words(workspace: Workspace, model_id: str, explain_id: str) -> str:
+    """The best map by pixel AUC, rivals among them, as the end of a sentence."""
+    rows = pixel_aucs(workspace, model_id, explain_id)
     if rows.empty:
         return "no explained eye has a lesion in its mask"
-    best = rows.loc[rows["value"].idxmax()]
-    name = " of ".join(part for part in (best["source"], best["quantity"]) if isinstance(part, str))
-    return f"lesions in {int(best['images'])} masks: best map {name}, pixel AUC {best['value']:.3f} ({best['low']:.3f}–{best['high']:.3f})"
+    best = rows.iloc[0]
+    return (
+        f"lesions in {int(best['images'])} masks: best map {best['map']}, "
+        f"pixel AUC {best['value']:.3f} ({best['low']:.3f}–{best['high']:.3f})"
+    )
 
 
 def masked_eyes(workspace: Workspace, model_id: str, image_ids: list[str], folder: pathlib.Path) -> pd.DataFrame:

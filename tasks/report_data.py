@@ -31,6 +31,7 @@ from storage.explanations import counterfactuals_path
 from storage.group_maps import open_group_maps
 from storage.schema_fields import TITLES
 from storage.schemas import PARTITION, SCHEMAS
+from tasks.localise import pixel_aucs
 from tasks.quality import eye_quality
 from tasks.recipe import Recipe
 from tasks.report_eyes import Explained, lead_eye
@@ -201,7 +202,11 @@ def _heatmap_stats(workspace: Workspace, explain_id: str) -> pd.DataFrame:
 
 
 def _localisation(shown: Shown) -> Localisation:
-    return Localisation(regions=_regions(shown.workspace, shown.explain_id))
+    regions, scores = _regions(shown.workspace, shown.explain_id), pixel_aucs(shown.workspace, shown.model_id, shown.explain_id)
+    if scores.empty:
+        return Localisation(regions=regions)
+    note = f"Against the lesion masks of {scores['images'].max()} explained eyes, each map beside simple rivals; 0.5 is chance."
+    return Localisation(scores.rename(columns={"map": "method"}), "Pixel AUC", regions, note)
 
 
 def _regions(workspace: Workspace, explain_id: str) -> pd.DataFrame:
