@@ -79,7 +79,7 @@ def explain(workspace: Workspace, count: int) -> None:
                 eyes = explained_eyes(workspace, MODEL_ID, ids).iloc[span.rows]
                 place = (workspace.location, explain_id, RECIPE.preprocess_id)
                 tables = ("attributions", "neurons", "lesion_regions", "heatmap_stats")
-                _aggregate_shard(place, span, eyes, part_name(span), HeatmapParams(), tables, RECIPE.attribution)
+                _aggregate_shard(place, span, eyes, part_name(span), HeatmapParams(max_regions=3), tables, RECIPE.attribution)
 
 
 def _fundus(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
@@ -91,7 +91,7 @@ def _maps(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
         if values.dtype == np.float32 and values.ndim:
             values[...] = rng.normal(size=values.shape)
         elif path.endswith(("/neuron", "/region_origin")):
-            values[...] = 3
+            values[...] = 0
 
 
 def _frame(table: str, given: dict, count: int) -> pd.DataFrame:
