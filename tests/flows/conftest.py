@@ -1,10 +1,15 @@
 """One Prefect server for the whole session, and small synthetic data: drawing photographs is the slow part of small tests."""
 
+import hashlib
 import pathlib
+import shutil
 
+import cv2
+import numpy as np
 import pytest
 
 from dr_lib.synthetic import SynthesisParams
+from storage import open_workspace
 from tasks.synthesise import synthesise
 
 EYES = 40
@@ -68,6 +73,58 @@ def drawn_photos(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("drawn") / "photos"
     synthesise(folder, EYES, SynthesisParams(seed=5, balanced=True, smallest_px=400, largest_px=600), workers=2)
     return folder
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory, drawn_photos, prefect_server):
+    """Five runs in one workspace: the first; nothing new; two more eyes and three bad inputs; an explained eye deleted and
+    another replaced by what cannot be graded; nothing new."""
+    from flows.pipeline import FLOWS
+
+    root = tmp_path_factory.mktemp("chain")
+    photos = root / "photos"
+    shutil.copytree(drawn_photos, photos)
+    held_back = [photos / "train" / f"{20}_{eye}.jpeg" for eye in ("left", "right")]
+    for path in held_back:
+        path.rename(root / path.name)
+    config = root / "tiny.toml"
+    config.write_text(TINY.format(photos=photos, workspace=root / "workspace"))
+
+    first = FLOWS["run"](str(config))
+    untouched = snapshot(root / "workspace")
+    second = FLOWS["run"](str(config))
+    after_second = snapshot(root / "workspace")
+
+    for path in held_back:
+        (root / path.name).rename(path)
+    (photos / "train" / "501_left.jpeg").write_bytes(b"")
+    (photos / "train" / "502_left.jpeg").write_bytes(b"this is no photograph")
+    with (photos / "trainLabels.csv").open("a") as labels:
+        labels.write("501_left,0\n502_left,1\n503_left,2\n")
+    third = FLOWS["run"](str(config))
+
+    workspace = open_workspace(root / "workspace")
+    gone, spoilt = sorted(set(workspace.frame("attributions")["image_id"]))[:2]
+    (photos / "train" / f"{gone}.jpeg").unlink()
+    cv2.imwrite(str(photos / "train" / f"{spoilt}.jpeg"), np.full((400, 400, 3), 90, np.uint8))
+    fourth = FLOWS["run"](str(config))
+    fifth = FLOWS["run"](str(config))
+    return {
+        "config": config,
+        "photos": photos,
+        "workspace": workspace,
+        "gone": gone,
+        "spoilt": spoilt,
+        "runs": (first, second, third, fourth, fifth),
+        "snapshots": (untouched, after_second),
+    }
+
+
+def snapshot(folder: pathlib.Path) -> dict[str, str]:
+    """The hash of every result; records of runs and the query catalogue tell of the run itself."""
+    told = ("tables/runs/", "catalog.duckdb", "catalog.sql", ".locks/")
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if not name.startswith(told)}
 
 
 @pytest.fixture

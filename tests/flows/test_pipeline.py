@@ -1,8 +1,7 @@
 """The whole chain on a handful of synthetic eyes: it ends, it leaves what DESIGN names, and it never works twice."""
 
-import hashlib
+import json
 import pathlib
-import shutil
 
 import cv2
 import numpy as np
@@ -14,61 +13,9 @@ from storage.explanations import FAILED
 from storage.schemas import SCHEMAS
 from storage.verify import verify
 from tasks.progress import duration
+from tests.flows.conftest import snapshot
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory, drawn_photos, prefect_server):
-    """Five runs in one workspace: the first; nothing new; two more eyes and three bad inputs; an explained eye deleted and
-    another replaced by what cannot be graded; nothing new."""
-    from flows.pipeline import FLOWS
-    from tests.flows.conftest import TINY
-
-    root = tmp_path_factory.mktemp("chain")
-    photos = root / "photos"
-    shutil.copytree(drawn_photos, photos)
-    held_back = [photos / "train" / f"{20}_{eye}.jpeg" for eye in ("left", "right")]
-    for path in held_back:
-        path.rename(root / path.name)
-    config = root / "tiny.toml"
-    config.write_text(TINY.format(photos=photos, workspace=root / "workspace"))
-
-    first = FLOWS["run"](str(config))
-    untouched = snapshot(root / "workspace")
-    second = FLOWS["run"](str(config))
-    after_second = snapshot(root / "workspace")
-
-    for path in held_back:
-        (root / path.name).rename(path)
-    (photos / "train" / "501_left.jpeg").write_bytes(b"")
-    (photos / "train" / "502_left.jpeg").write_bytes(b"this is no photograph")
-    with (photos / "trainLabels.csv").open("a") as labels:
-        labels.write("501_left,0\n502_left,1\n503_left,2\n")
-    third = FLOWS["run"](str(config))
-
-    workspace = open_workspace(root / "workspace")
-    gone, spoilt = sorted(set(workspace.frame("attributions")["image_id"]))[:2]
-    (photos / "train" / f"{gone}.jpeg").unlink()
-    cv2.imwrite(str(photos / "train" / f"{spoilt}.jpeg"), np.full((400, 400, 3), 90, np.uint8))
-    fourth = FLOWS["run"](str(config))
-    fifth = FLOWS["run"](str(config))
-    return {
-        "config": config,
-        "photos": photos,
-        "workspace": workspace,
-        "gone": gone,
-        "spoilt": spoilt,
-        "runs": (first, second, third, fourth, fifth),
-        "snapshots": (untouched, after_second),
-    }
-
-
-def snapshot(folder: pathlib.Path) -> dict[str, str]:
-    """The hash of every result; records of runs and the query catalogue tell of the run itself."""
-    told = ("tables/runs/", "catalog.duckdb", "catalog.sql", ".locks/")
-    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if not name.startswith(told)}
 
 
 def by_stage(results):
@@ -203,14 +150,39 @@ def test_the_workspace_verifies(chain):
     assert verify(chain["workspace"]) == []
 
 
+def report_folder(chain) -> pathlib.Path:
+    return pathlib.Path(by_stage(chain["runs"][4])["report"].message).parent
+
+
+def told_of(folder: pathlib.Path, image_id: str) -> dict:
+    """What an eye's script tells its page."""
+    (script,) = folder.glob(f"eyes/*/{image_id}.js")
+    return json.loads(script.read_text().removeprefix("report.eye(").removesuffix(");\n"))
+
+
 def test_the_report_is_whole(chain):
-    report = pathlib.Path(by_stage(chain["runs"][4])["report"].message)
-    page = report.read_text()
-    assert "confusion.svg" in page
-    pages = list(report.parent.glob("eyes/*.html"))
-    assert {path.stem for path in pages} == set(chain["workspace"].frame("attributions")["image_id"])
-    without = {path.stem for path in pages if f"{path.stem}-figure-a.png" not in path.read_text()}
+    folder = report_folder(chain)
+    assert "confusion.svg" in (folder / "index.html").read_text()
+    explained = set(chain["workspace"].frame("attributions")["image_id"])
+    assert {path.stem for path in folder.glob("eyes/*/*.js")} == explained
+    assert {path.stem for path in folder.glob("eyes/*/*.jpg")} == explained
+    without = {name for name in explained if told_of(folder, name)["photo"] is None}
     assert without == {chain["gone"]}, "Fig (a) begins with the photograph"
+    shown = json.loads((folder / "gallery/000.js").read_text().split(",", 1)[1].removesuffix(");\n"))
+    assert set(shown["id"]) == explained
+    for name, key, gap in zip(shown["id"], shown["key"], shown["gap"], strict=True):
+        assert (folder / f"eyes/{key}.js").exists()
+        predicted = shown["predicted"][shown["id"].index(name)]
+        rows = chain["workspace"].frame("attributions", image_id=name, quantity=f"stage{predicted}")
+        assert gap == pytest.approx(float(rows["relative_gap"].iloc[0]), abs=1e-4, nan_ok=True)
+
+
+def test_the_report_draws_eyes_that_are_new_or_changed_and_no_others(chain):
+    """In the fourth run one photograph is gone, which its eye's figure shows."""
+    drawn = [by_stage(run)["report"].new_images for run in chain["runs"]]
+    assert drawn[0] == by_stage(chain["runs"][0])["report"].images == 5
+    assert drawn[1] == drawn[4] == 0
+    assert drawn[3] >= 1
 
 
 def test_a_failing_stage_leaves_its_reason_in_the_runs(chain, tmp_path):
@@ -223,6 +195,30 @@ def test_a_failing_stage_leaves_its_reason_in_the_runs(chain, tmp_path):
     (row,) = open_workspace(workspace).frame("runs").to_dict("records")
     assert (row["stage"], row["state"]) == ("attribute", "failed")
     assert "run `dr train`" in row["message"]
+
+
+def test_show_gives_numbers_neurons_and_one_picture(chain, tmp_path):
+    from tasks.show import show_image
+
+    name = sorted(set(chain["workspace"].frame("attributions")["image_id"]) - {chain["gone"]})[0]
+    numbers, neurons, path = show_image(
+        chain["workspace"], name, tmp_path / "eye.png", photos=str(chain["photos"]), compare=("stage1", "referable")
+    )
+    assert {row["what"]: row["value"] for row in numbers}["split"] == "test"
+    assert {(row["layer"], row["sign"]) for row in neurons} >= {("stem", "positive"), ("stem", "negative")}
+    without = show_image(chain["workspace"], name, tmp_path / "less.png")[2]
+    whole, less = (cv2.imread(str(file)) for file in (path, without))
+    assert whole.shape[0] == less.shape[0]
+    assert whole.shape[1] > less.shape[1], "Fig (a) begins with the photograph"
+
+
+def test_show_says_what_it_cannot_compare(chain, tmp_path):
+    from tasks.errors import UserError
+    from tasks.show import show_image
+
+    name = sorted(set(chain["workspace"].frame("attributions")["image_id"]))[0]
+    with pytest.raises(UserError, match="stage9 is not explained there; what is: stage0, "):
+        show_image(chain["workspace"], name, tmp_path / "eye.png", compare=("stage0", "stage9"))
 
 
 def test_durations_read_like_speech():

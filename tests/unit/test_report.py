@@ -1,15 +1,20 @@
 """The report: whole, safe to open, and honest about what is missing."""
 
+import base64
 import dataclasses
 import html.parser
 import json
 import posixpath
+import re
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
-from dr_lib import report
+from dr_lib import figures, report
+from dr_lib.report.eyes import STEPS, THUMB_PX
+from dr_lib.report.gallery import CHUNK_EYES, chunk_names, gallery_files, ordered
 
 SIZE = 48
 EVIL = "<script>alert('x')</script>&\"../"
@@ -23,6 +28,7 @@ def eye(image_id: str, stage: int | None = 2, predicted: int = 2, **changes) -> 
         for sign in ("positive", "negative")
         for rank in range(2)
     )
+    outcomes = {"stage0": maps[2], "stage2": maps[3], "stage4": -maps[2]}
     entry = report.EyeEntry(
         image_id,
         stage,
@@ -30,33 +36,36 @@ def eye(image_id: str, stage: int | None = 2, predicted: int = 2, **changes) -> 
         (0.1, 0.1, 0.5, 0.2, 0.1),
         rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8),
         rng.integers(0, 256, (SIZE, 2 * SIZE, 3), dtype=np.uint8),
-        maps[0],
-        maps[1],
-        {"stage0": maps[2], "stage2": maps[3], "stage4": -maps[2]},
-        gap=0.004,
-        relative_gap=0.01,
-        points=64,
-        converged=True,
-        neurons=neurons,
+        tuple(report.OutcomeMap(name, values, 0.6, 0.2, 0.004, 64, True) for name, values in outcomes.items()),
+        (report.LayerMaps("stem", "stage2", maps[0], maps[1], neurons),),
     )
     return dataclasses.replace(entry, **changes)
+
+
+def gallery() -> pd.DataFrame:
+    rows = [("0/10_left", "10_left", 2, 2, 0.01), ("0/2_left", "2_left", 2, 3, 0.02), ("0/10_right", "10_right", None, 2, np.nan)]
+    eyes = pd.DataFrame(rows, columns=["key", "image_id", "stage", "predicted", "gap"])
+    return eyes.assign(patient=["10", "2", "10"]).astype({"stage": "Int8", "predicted": "Int8"})
 
 
 def full() -> report.ReportData:
     """A report with something in every section."""
     fundus = np.full((SIZE, SIZE, 3), 128, np.uint8)
     ends = np.linspace(0, 1, 5)
-    return report.ReportData(
-        run=report.RunSummary(
-            title="A run",
-            workspace="workspaces/x",
-            model_id="0123456789ab",
-            explain_id="ba9876543210",
-            stages=(report.StageTime("attribute", 120.0, 30), report.StageTime("aggregate", 0.5)),
-            versions={"keras": "3.15.1"},
-            config={"training": {"batch_size": 16}},
-        ),
-        data=report.DataSection(
+    run = report.RunSummary(
+        title="A run",
+        workspace="workspaces/x",
+        model_id="0123456789ab",
+        explain_id="ba9876543210",
+        stages=(report.StageTime("attribute", 120.0, 30), report.StageTime("aggregate", 0.5)),
+        versions={"keras": "3.15.1"},
+        config={"training": {"batch_size": 16}},
+        failures=[{"what": "7_right", "reason": "its map is not finite"}],
+    )
+    parts = {
+        "run": run,
+        "eyes": report.GallerySection(gallery(), ("stem",)),
+        "data": report.DataSection(
             photographs=644,
             patients=322,
             split_stage=[{"split": "test", "stage": 0, "count": 9}, {"split": "test", "stage": None, "count": 1}],
@@ -67,7 +76,7 @@ def full() -> report.ReportData:
             flagged_text="1 of 644 eyes is flagged.",
             set_aside=(report.SetAside("7_left", "empty", "0 bytes"), report.SetAside("8_left", "no_retina", "", fundus)),
         ),
-        model=report.ModelSection(
+        "model": report.ModelSection(
             evaluation=pd.DataFrame([{"metric": "kappa", "value": 0.6839, "low": 0.59, "high": 0.76}]),
             confusion=np.eye(5, dtype=int),
             history=pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]}),
@@ -77,25 +86,31 @@ def full() -> report.ReportData:
             stages=[{"stage": "1 mild", "eyes": 41, "sensitivity": "0.123 (0.010 to 0.200)"}],
             strata=[{"part": "of good quality", "kappa": "0.711"}],
         ),
-        eyes=(eye("10_left"), eye("10_right", 2, 3), eye("11_left", None)),
-        groups=(report.GroupMap("true stage 4", 3, np.ones((SIZE, SIZE))),),
-        heatmap_stats=[{"image_id": "10_left", "positive_share": 0.6}],
-        localisation=report.Localisation(scores=[{"method": "stem", "value": 0.7, "low": 0.6, "high": None}]),
-        counterfactuals=report.CounterfactualSection(
+        "groups": report.GroupSection(
+            (report.GroupMap("true stage 4", 3, np.ones((SIZE, SIZE))),), [{"image_id": "10_left", "positive_share": 0.6}]
+        ),
+        "localisation": report.Localisation(scores=[{"method": "stem", "value": 0.7, "low": 0.6, "high": None}]),
+        "counterfactuals": report.CounterfactualSection(
             summary=[{"image_id": "10_left", "strength": 0.1}],
             triptychs=(report.Triptych("10_left", fundus, fundus, reached=False),),
             adversarial=[{"method": "FGSM", "total_variation": 0.09}],
         ),
-        linearity=report.LinearitySection(
+        "linearity": report.LinearitySection(
             verdicts={"linear": 3, "constant": 1},
             units=[{"unit": 0, "gradient_change": 0.1, "r_squared": 0.9, "verdict": "linear"}],
             hintons=(report.HintonEntry("c = 0.1", np.ones(6)),),
             exceptions=[{"unit": 4, "verdict": "constant"}],
         ),
-        citation=report.Citation(
-            tables=[{"name": "predictions", "path": "tables/predictions/"}], queries=(("How many?", "SELECT 1 < 2"),)
+        "cite": report.Citation(
+            tables=[
+                {"name": "predictions", "path": "tables/predictions/", "rows": 3},
+                {"name": "neurons", "path": "tables/neurons"},
+            ],
+            csv={"predictions": b"image_id\n10_left\n"},
+            queries=(("How many?", "SELECT 1 < 2"),),
         ),
-    )
+    }
+    return report.ReportData(run, parts, (eye("10_left"), "0/10_left"))
 
 
 class Page(html.parser.HTMLParser):
@@ -138,162 +153,246 @@ def pages(files) -> dict[str, Page]:
     return {name: Page(text) for name, text in files.items() if name.endswith(".html")}
 
 
+def record(eye: report.EyeEntry, key: str = "00000/10_left") -> dict:
+    """What an eye's script tells the page."""
+    script = report.eye_files(eye, key)[f"eyes/{key}.js"].decode()
+    assert script.startswith("report.eye(")
+    return json.loads(script.removeprefix("report.eye(").removesuffix(");\n"))
+
+
+def pixels(uri: str) -> np.ndarray:
+    data = base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def rows(files: dict, number: int = 0) -> dict[str, list]:
+    """The columns that a script of the gallery brings."""
+    found = json.loads(f"[{files[f'gallery/{number:03d}.js'].removeprefix('report.rows(').removesuffix(');' + chr(10))}]")
+    assert found[0] == number
+    return found[1]
+
+
 def test_every_address_is_a_file_of_the_report_and_every_file_is_reached(files):
     reached = {"index.html"}
     for name, page in pages(files).items():
         for address in page.addresses:
-            if address == "data:,":
-                continue
             path, _, anchor = address.partition("#")
-            target = posixpath.normpath(posixpath.join(posixpath.dirname(name), path)) if path else name
+            if address == "data:," or path.startswith("eyes/"):  # the eyes' own files are drawn apart
+                continue
+            target = path or name
             assert target in files, f"{name} points at {address}"
             reached.add(target)
-            if anchor:
+            if anchor and target != "eye.html":
                 assert anchor in Page(files[target]).ids
+        (body,) = (attributes for tag, attributes in page.tags if tag == "body")
+        reached |= set(body.get("data-chunks", "").split())
     assert reached == set(files)
 
 
 def test_nothing_comes_from_the_network(files):
-    for name, content in files.items():
-        if name.endswith((".html", ".css", ".js")):
-            assert "http:" not in content
-            assert "https:" not in content
-            assert "@import" not in content
+    for name, content in (files | report.eye_files(eye("10_left"), "0/10_left")).items():
+        if name.endswith((".html", ".css", ".js", ".svg")):
+            text = content if isinstance(content, str) else content.decode()
+            # Names of XML's own vocabularies are no addresses: nothing is asked for there.
+            text = re.sub(r'(xmlns(:\w+)?="[^"]*"|"-//W3C[^>]*>|https?://www\.w3\.org/2000/svg)', "", text)
+            text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+            assert "http:" not in text, name
+            assert "https:" not in text, name
+            assert "@import" not in text, name
 
 
 def test_every_picture_has_words_and_a_size_and_every_page_one_heading(files):
-    for page in pages(files).values():
+    for name, page in pages(files).items():
         pictures = [attributes for tag, attributes in page.tags if tag == "img"]
-        assert pictures
+        assert pictures or name != "index.html"
         assert all(picture["alt"] and int(picture["width"]) and int(picture["height"]) for picture in pictures)
         assert [tag for tag, _ in page.tags].count("h1") == 1
         assert len(page.ids) == len(set(page.ids))
 
 
+def test_every_figure_is_there_as_png_and_as_svg(files):
+    drawn = {name.removeprefix("figures/") for name in files if name.startswith("figures/")}
+    for name in (
+        "lead-figure-a",
+        "groups/true-stage-4",
+        "counterfactuals/10_left",
+        "units/c-0.1",
+        "confusion",
+        "linearity",
+        "roc",
+    ):
+        assert {f"{name}.png", f"{name}.svg"} <= drawn
+        assert files[f"figures/{name}.png"].startswith(b"\x89PNG")
+        assert b"<svg" in files[f"figures/{name}.svg"]
+
+
 def test_the_contents_name_every_section(files):
     page = Page(files["index.html"])
     sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
+    assert sections == [section.id for section in report.SECTIONS if section.page == "index"]
     assert [address[1:] for address in page.addresses if address.startswith("#") and address != "#main"] == sections
 
 
 def test_numbers_appear_as_given(files):
     text = Page(files["index.html"]).text
-    for words in ("0.684", "0.590 to 0.760", "2 min", "644 photographs of 322 patients; 1 set aside"):
+    for words in ("0.684", "0.590 to 0.760", "2 min", "644 photographs of 322 patients; 1 set aside", "its map is not finite"):
         assert words in text
     assert "SELECT 1 < 2" in text
     assert "training.batch_size = 16" in text
     assert "No label" in text
+    assert files["tables/predictions.csv"] == b"image_id\n10_left\n"
+    assert "too large" in text, "a table that is not enclosed says why"
 
 
-def test_the_gallery_carries_what_its_filter_asks_for(files):
-    cards = [attributes for tag, attributes in Page(files["index.html"]).tags if tag == "article"]
-    asked = [[card[f"data-{name}"] for name in ("id", "true", "predicted", "right", "gap")] for card in cards]
-    assert asked == [
-        ["10_left", "2", "2", "true", "0.01"],
-        ["10_right", "2", "3", "false", "0.01"],
-        ["11_left", "", "2", "", "0.01"],
-    ]
+def test_the_gallery_holds_every_eye_in_the_order_of_numbers_and_knows_the_other_eye(files):
+    assert rows(files) == {
+        "key": ["0/2_left", "0/10_left", "0/10_right"],
+        "id": ["2_left", "10_left", "10_right"],
+        "stage": [2, 2, None],
+        "predicted": [3, 2, 2],
+        "gap": [0.02, 0.01, None],
+        "fellow": [-1, 2, 1],
+    }
+    fields = {attributes.get("name") for tag, attributes in Page(files["eyes.html"]).tags if tag in ("select", "input")}
+    assert {"find", "true", "predicted", "grade", "gap"} <= fields
+    assert "share" not in fields, "no lesion share is known, so none is asked for"
 
 
-def test_eyes_are_linked_to_their_neighbours_in_order(files):
-    def steps(name):
-        return [(a["rel"], a["href"]) for tag, a in Page(files[name]).tags if tag == "a" and "rel" in a]
+def test_a_large_gallery_comes_in_scripts_of_which_each_row_is_in_one():
+    count = CHUNK_EYES * 2 + 1
+    names = [f"{number}_left" for number in range(count)]
+    eyes = pd.DataFrame({"key": names, "image_id": names, "stage": 0, "predicted": 0})
+    files = gallery_files(ordered(eyes.sample(frac=1, random_state=1)))
+    assert list(files) == chunk_names(count)
+    assert [name for number in range(3) for name in rows(files, number)["id"]] == names
 
-    assert steps("eyes/10_left.html") == [("next", "../eyes/10_right.html")]
-    assert steps("eyes/10_right.html") == [("prev", "../eyes/10_left.html"), ("next", "../eyes/11_left.html")]
+
+def test_an_eye_tells_its_page_everything_it_shows():
+    told = record(eye("10_left"))
+    assert (told["id"], told["stage"], told["predicted"], told["size"]) == ("10_left", 2, 2, [SIZE, SIZE])
+    assert told["tiles"] == ["stage0", "stage2", "stage4", "stem/positive", "stem/negative"]
+    assert told["correlations"]["stage0|stage4"] == "−1.00"
+    assert len(told["correlations"]) == 3
+    assert [neuron["window"] for neuron in told["neurons"]] == [[8, 32, 16, 16]] * 4
+    assert ["Completeness gap of the grade", "1.0 %"] in told["facts"]
+    assert json.dumps(told["tables"]).count("stage 2 (moderate)") == 1
 
 
-def test_an_eyes_page_knows_the_correlation_of_any_two_maps(files):
-    pick = next(attributes for _, attributes in Page(files["eyes/10_left.html"]).tags if "data-correlations" in attributes)
-    correlations = json.loads(pick["data-correlations"])
-    assert correlations["stage0|stage4"] == "−1.00"
-    assert correlations["stage2|stage2"] == "+1.00"
-    assert correlations["stage0|stage2"] == correlations["stage2|stage0"]
+def test_a_map_reaches_the_page_as_it_would_be_drawn():
+    """The page takes a byte's distance from 128 as opacity: what it draws is figures.overlay, but for JPEG's losses."""
+    ramp = np.linspace(-1, 1, SIZE)[None, :] * np.ones((SIZE, 1))
+    told = record(eye("10_left", outcomes=(report.OutcomeMap("stage0", ramp.astype(np.float32)),), layers=()))
+    strip = pixels(told["maps"])
+    assert strip.shape == (SIZE, SIZE)
+    opacity = (strip.astype(float) - 128) * figures.OPACITY / STEPS
+    assert np.abs(opacity - figures.signed_opacity(ramp)).max() < 0.06
+    assert strip[SIZE // 2, 4] < 64
+    assert strip[SIZE // 2, -5] > 192
+
+
+def test_thumbnails_are_fig_a_in_a_row_with_grey_for_what_is_missing():
+    data = report.eye_files(eye("10_left", photo=None, layers=()), "0/10_left")["eyes/0/10_left.jpg"]
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (THUMB_PX, 4 * THUMB_PX, 3)
+    # Away from the fundus: JPEG keeps colour in blocks of 16 pixels.
+    assert np.abs(picture[:, : THUMB_PX - 16].astype(int) - 128).max() < 3
+    assert np.abs(picture[:, 2 * THUMB_PX + 16 :].astype(int) - 128).max() < 3
 
 
 def test_only_drawings_on_grey_are_recoloured(files):
-    signed = {attributes["src"] for _, attributes in Page(files["eyes/10_left.html"]).tags if attributes.get("class") == "signed"}
-    assert "../figures/eyes/10_left-positive.png" in signed
-    assert not any("photo" in name or "fundus" in name for name in signed)
+    for page in pages(files).values():
+        signed = {attributes["src"] for _, attributes in page.tags if attributes.get("class") == "signed"}
+        assert not any("photo" in name or "fundus" in name for name in signed)
+    assert "figures/lead-positive.png" in {a.get("src") for _, a in Page(files["index.html"]).tags if a.get("class") == "signed"}
 
 
 def test_names_from_outside_cannot_become_markup_or_paths():
     data = full()
-    evil = dataclasses.replace(
-        data,
-        run=dataclasses.replace(data.run, title=EVIL, workspace=EVIL, config=EVIL),
-        eyes=(eye(EVIL), eye(EVIL + "2", layer=EVIL, split=EVIL)),
-        data=dataclasses.replace(data.data, rejects=[{"image_id": EVIL, "reason": EVIL, EVIL: EVIL}]),
-        groups=(report.GroupMap(EVIL, 1, np.ones((SIZE, SIZE)), note=EVIL),),
-        citation=report.Citation(text=EVIL, queries=((EVIL, EVIL),)),
-    )
-    files = report.render(evil)
+    eyes = gallery().assign(image_id=[EVIL, EVIL + "2", EVIL + "3"])
+    parts = data.parts | {
+        "data": dataclasses.replace(data.parts["data"], rejects=[{"image_id": EVIL, "reason": EVIL, EVIL: EVIL}]),
+        "groups": report.GroupSection((report.GroupMap(EVIL, 1, np.ones((SIZE, SIZE)), note=EVIL),)),
+        "eyes": report.GallerySection(eyes, (EVIL,)),
+        "cite": report.Citation(text=EVIL, queries=((EVIL, EVIL),)),
+    }
+    run = dataclasses.replace(data.run, title=EVIL, workspace=EVIL, config=EVIL)
+    files = report.render(dataclasses.replace(data, run=run, parts=parts, lead=(eye(EVIL, split=EVIL), "0/x")))
     for name, page in pages(files).items():
         assert EVIL in "".join(page.words), name
-        assert [attributes for tag, attributes in page.tags if tag == "script"] == [
-            {"src": "../" * name.count("/") + "assets/report.js", "defer": None}
-        ]
+        scripts = [attributes["src"] for tag, attributes in page.tags if tag == "script"]
+        assert all(script.startswith(("assets/", "gallery/")) for script in scripts)
+    assert EVIL not in files["figures/groups/" + next(n for n in files if n.startswith("figures/groups/")).split("/")[-1]].decode(
+        "latin1"
+    )
     assert all(name == posixpath.normpath(name) and not name.startswith(("/", "..")) for name in files)
     assert not any(set(name) & set("<>'\"&\\ ") for name in files)
 
 
 def test_an_empty_report_says_for_every_section_which_command_fills_it():
     files = report.render(report.ReportData())
-    assert set(files) == {"index.html", "assets/report.css", "assets/report.js"}
+    assert {name for name in files if not name.startswith("assets/")} == {"index.html", "eyes.html", "eye.html"}
     page = Page(files["index.html"])
     for command in ("run", "ingest", "train", "attribute", "aggregate", "counterfactuals", "linearity"):
         assert f"dr {command} CONFIG.toml" in page.text
-    assert [tag for tag, _ in page.tags].count("section") == 9
+    assert [tag for tag, _ in page.tags].count("section") == len([one for one in report.SECTIONS if one.page == "index"])
 
 
 def test_a_study_that_found_nothing_says_so_instead_of_asking_to_be_run():
     note = "No eye of the true stage was taken for the predicted one."
-    data = report.ReportData(
-        model=report.ModelSection(note=note),
-        localisation=report.Localisation(note=note),
-        counterfactuals=report.CounterfactualSection(note=note),
-        linearity=report.LinearitySection(note=note),
-    )
-    text = Page(report.render(data)["index.html"]).text
-    assert text.count(note) == 4
-    assert "dr counterfactuals" not in text
-    assert "dr linearity" not in text
-    assert "dr train" not in text
+    parts = {
+        "model": report.ModelSection(note=note),
+        "localisation": report.Localisation(note=note),
+        "counterfactuals": report.CounterfactualSection(note=note),
+        "linearity": report.LinearitySection(note=note),
+        "eyes": report.GallerySection(note=note),
+    }
+    text = Page(report.render(report.ReportData(parts=parts))["index.html"]).text
+    assert text.count(note) == 5
+    for command in ("counterfactuals", "linearity", "train", "attribute"):
+        assert f"dr {command} CONFIG" not in text
 
 
 def test_an_eye_with_failed_maps_is_still_shown():
     lost = np.full((SIZE, SIZE), np.nan, np.float32)
     bare = eye(
-        "12_left", positive=lost, negative=None, photo=None, stage_maps={}, neurons=(), gap=float("nan"), relative_gap=None
+        "12_left",
+        photo=None,
+        outcomes=(report.OutcomeMap("stage2", lost, gap=float("nan")),),
+        layers=(report.LayerMaps("stem", positive=lost),),
     )
-    page = Page(report.render(report.ReportData(eyes=(bare,)))["eyes/12_left.html"])
-    assert "Some pictures of this eye are missing" in page.text
-    assert "nan" not in page.text.lower()
+    told = record(bare)
+    assert told["photo"] is None
+    assert np.abs(pixels(told["maps"]).astype(int) - 128).max() <= 1
+    assert told["tiles"] == ["stage2", "stem/positive"]
+    assert "nan" not in json.dumps(told["tables"]).lower()
 
 
 def test_numpys_scalars_are_as_good_as_pythons():
     """Rows of tables bring them: `np.bool_(False) is False` is false, and np.int64 is no int."""
-    plain = eye("12_left", 2, 3, converged=False)
+    maps = eye("12_left").outcomes
+    plain = eye("12_left", 2, 3, outcomes=(dataclasses.replace(maps[0], converged=False, gap=0.25),))
     numpy = eye(
         "12_left",
         np.int64(2),
         np.int64(3),
-        converged=np.False_,
-        relative_gap=np.float32(0.25),
-        symmetry=np.float32(-1),
-        probabilities=np.array(plain.probabilities, np.float32),
+        outcomes=(dataclasses.replace(maps[0], converged=np.False_, gap=np.float32(0.25)),),
+        probabilities=np.array(plain.probabilities),
     )
-    pages = [report.render(report.ReportData(eyes=(one,))) for one in (dataclasses.replace(plain, relative_gap=0.25), numpy)]
-    for name in ("index.html", "eyes/12_left.html"):
-        assert pages[0][name] == pages[1][name]
-    assert "above tolerance" in pages[0]["index.html"]
+    assert record(plain) == record(numpy)
 
 
 def test_a_region_beyond_the_fundus_is_refused():
     neuron = report.NeuronEntry("positive", 0, (1, 1, 1), 1.0, np.ones((16, 16)), (40, 40))
     with pytest.raises(ValueError, match="reaches beyond"):
-        report.render(report.ReportData(eyes=(eye("10_left", neurons=(neuron,)),)))
+        report.eye_files(eye("10_left", layers=(report.LayerMaps("stem", neurons=(neuron,)),)), "0/10_left")
 
 
 def test_the_same_data_gives_the_same_bytes(files):
     assert report.render(full()) == files
+    assert report.eye_files(eye("10_left"), "0/10_left") == report.eye_files(eye("10_left"), "0/10_left")
+
+
+def test_an_eyes_picture_for_the_terminal_holds_both_figures_and_the_neurons():
+    whole, without = (report.eye_sheet(eye("10_left", **changes), ("stage0", "stage4")) for changes in ({}, {"layers": ()}))
+    assert whole.shape[0] > without.shape[0]
+    assert whole.shape[1] >= 4 * 256

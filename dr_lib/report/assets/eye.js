@@ -179,7 +179,7 @@
   };
   const follow = async () => {
     const { key, wanted } = address();
-    if (shown && shown.key === key) return;
+    if (shown && shown.key === key) { await show(shown); neighbours(); return; } // only what is compared has changed
     if (KEY.test(key)) {
       try { await load(`eyes/${key}.js`); if (!body.hidden) window.scrollTo(0, 0); } catch { say(`This report has no eye ${key}. All there are: see the gallery.`); }
       return;

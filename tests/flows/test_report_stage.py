@@ -1,0 +1,90 @@
+"""The report stage draws what is new and nothing else, and leaves the same files whichever way it came there."""
+
+import hashlib
+import pathlib
+
+import pytest
+
+from dr_lib.report import eyes as drawing
+from storage import open_workspace
+from tasks import report as stage
+from tasks import report_data, report_eyes
+from tasks.report import report
+from tasks.session import Session
+from tasks.settings import DataParams
+from tests.flows.explained import RECIPE, explain
+from tests.flows.inline import InlinePool
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """Runs the stage in this process over so many explained eyes; its sections are those that need no other stage."""
+
+    def run(count: int, folder: str = "workspace"):
+        workspace = open_workspace(tmp_path / folder)
+        explain(workspace, count)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        return report(Session(workspace, InlinePool()), RECIPE, DataParams(str(tmp_path / "photos")), {})
+
+    def in_this_process(pool, step, function, jobs, *, images_of):
+        return [result for _, result in pool.run(function, jobs)]
+
+    monkeypatch.setattr(stage, "run_in_waves", in_this_process)
+    monkeypatch.setattr(report_data, "PARTS", {})
+    return run
+
+
+def files(result) -> dict[str, str]:
+    """The hash of every file of the eyes."""
+    folder = pathlib.Path(result.message).parent
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (folder / "eyes").rglob("*")
+        if path.is_file()
+    }
+
+
+def test_two_more_eyes_are_two_eyes_drawn_and_nothing_new_is_none(made):
+    first, again = made(5), made(5)
+    assert (first.new_images, first.images) == (5, 5)
+    assert again.new_images == 0
+    before, third = files(first), made(7)
+    assert (third.new_images, third.images) == (2, 7)
+    after = files(third)
+    assert {name for name in before if after[name] != before[name]} == {"eyes/00001/made.json"}
+    assert len([name for name in after if name.endswith(".js")]) == 7
+    assert after == files(made(7, "at once")), "the way there leaves no trace"
+
+
+def test_an_eye_lost_in_a_kill_is_drawn_again_with_the_same_bytes(made):
+    """Killed after some eyes of a shard: the shard has no mark yet."""
+    first = made(5)
+    before = files(first)
+    folder = pathlib.Path(first.message).parent / "eyes/00000"
+    (folder / "made.json").unlink()
+    (folder / "1_left.js").unlink()
+    assert made(5).new_images == 4
+    assert files(first) == before
+
+
+def test_an_eye_that_is_explained_no_more_leaves_the_report(made, tmp_path):
+    first = made(5)
+    workspace = open_workspace(tmp_path / "workspace")
+    predictions = workspace.frame("predictions").drop(columns="model_id")
+    workspace.write_table("predictions", predictions[predictions["image_id"] != "1_right"], partition="0123456789ab")
+    store = report_eyes.Explained(workspace, "latest", None).store
+    eyes = stage.explained_eyes(workspace, "0123456789ab", store.image_ids).assign(present=True)
+    place = report_eyes.Place(workspace.location, RECIPE.explain_id(workspace), "")
+    jobs = report_eyes.shards_to_draw(workspace, place, store, eyes)
+    assert [job[1].index for job in jobs] == [0]
+    for job in jobs:
+        report_eyes.draw_shard(*job)
+    assert "eyes/00000/1_right.js" not in files(first)
+    assert "eyes/00000/1_left.js" in files(first)
+
+
+def test_another_way_of_drawing_draws_every_eye_again(made, monkeypatch):
+    made(5)
+    monkeypatch.setattr(report_eyes, "drawing_digest", lambda: "other")
+    assert drawing.drawing_digest() != "other"
+    assert made(5).new_images == 5
