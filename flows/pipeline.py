@@ -41,7 +41,7 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
     "train": lambda session, c: train(session, c.recipe, as_tables(c)),
     "attribute": lambda session, c: attribute(session, c.recipe, c.storage),
     "aggregate": lambda session, c: aggregate(session, c.recipe, c.heatmaps),
-    "counterfactuals": lambda session, c: counterfactuals(session, c.recipe, c.counterfactuals, c.adversarials),
+    "counterfactuals": lambda session, c: counterfactuals(session, c.recipe, c.counterfactuals, c.adversarials, c.storage),
     "linearity": lambda session, c: linearity(session, c.recipe, c.linearity),
     "report": lambda session, c: report(session, c.recipe, c.data, as_tables(c)),
 }
