@@ -38,7 +38,7 @@ class AdversarialParams:
     steps: int = 10  # of PGD at each radius tried
     step_share: float = 0.25  # of the radius, each step of PGD
     inside_only: bool = True  # the half-gray surround of the disc stays as it is
-    batch_size: int = 16
+    batch_size: int = 4  # images in one pass: see CounterfactualParams
 
     def __post_init__(self) -> None:
         unknown = [method for method in self.methods if method not in METHODS]

@@ -4,11 +4,15 @@ Works on the rows of `counterfactuals` and `adversarials` put together. The two 
 intervals resample patients, not eyes.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
 
-MEASURES = ("strength", "l0_share", "l1", "l2", "linf", "ssim", "total_variation_after", "high_frequency_energy")
+# Strengths are not among them: a factor of a pixel's own offset and a radius have no common unit.
+MEASURES = (
+    *("l0_share", "l1", "l2", "linf", "ssim", "total_variation_after", "high_frequency_energy", "feature_distance_after"),
+)
 
 
 def paired_comparison(
@@ -31,7 +35,8 @@ def paired_comparison(
     if len(pairs) == 0:
         return {
             **answer,
-            **dict.fromkeys(("median_first", "median_second", "median_difference", "low", "high", "p_value"), np.nan),
+            **dict.fromkeys(("median_first", "median_second", "median_difference", "low", "high"), np.nan),
+            **dict.fromkeys(("share_lower", "p_value"), np.nan),
         }
     _, patient = np.unique([image_id.rpartition("_")[0] or image_id for image_id in pairs.index], return_inverse=True)
     low, high = _interval(difference, patient, resamples, seed)
@@ -42,24 +47,29 @@ def paired_comparison(
         "median_difference": float(np.median(difference)),
         "low": low,
         "high": high,
+        "share_lower": float((difference < 0).mean()),
         "p_value": float(wilcoxon(difference).pvalue) if difference.any() else 1.0,
     }
 
 
-def transfer(
-    before: Float[np.ndarray, "image stage"],
-    after: Float[np.ndarray, "image stage"],
-    reached: Bool[np.ndarray, "image"],
-    target_stage: int,
-) -> dict[str, float | int]:
-    """Of the changed images that reached the target on the first model, how many change a second model's mind too.
+def comparisons(rows: pd.DataFrame, firsts: Sequence[str], seconds: Sequence[str], **settings: int) -> list[dict]:
+    """`paired_comparison` of every measure between each of the first methods and each of the second."""
+    return [
+        paired_comparison(rows, first, second, measure, **settings)
+        for first in firsts
+        for second in seconds
+        for measure in MEASURES
+    ]
 
-    `before` and `after` are the second model's probabilities. Eyes that it gives the target stage unchanged are left out.
-    `share` comes with Wilson's 95 % interval; NaN where no eye is left.
+
+def transfer(rows: pd.DataFrame) -> dict[str, float | int]:
+    """Of one method's changed images that reached the target on the first model, how many change a second model's mind too.
+
+    `rows` needs reached, target_stage, and second_stage_ and second_probability_ before and after, the second model's. Eyes
+    that it gives the target stage unchanged are left out. `share` comes with Wilson's 95 % interval; NaN where no eye is left.
     """
-    asked = reached & (before.argmax(axis=1) != target_stage)
-    n, hits = int(asked.sum()), int((asked & (after.argmax(axis=1) == target_stage)).sum())
-    gain = float(np.mean(after[asked, target_stage] - before[asked, target_stage])) if n else np.nan
+    asked = rows[rows["reached"].astype(bool) & (rows["second_stage_before"] != rows["target_stage"])]
+    n, hits = len(asked), int((asked["second_stage_after"] == asked["target_stage"]).sum())
     if n == 0:
         return {"eyes": 0, "transferred": 0, "share": np.nan, "low": np.nan, "high": np.nan, "mean_probability_gain": np.nan}
     z = 1.959963984540054
@@ -72,7 +82,7 @@ def transfer(
         "share": share,
         "low": max(0.0, float(centre - half)),
         "high": min(1.0, float(centre + half)),
-        "mean_probability_gain": gain,
+        "mean_probability_gain": float((asked["second_probability_after"] - asked["second_probability_before"]).mean()),
     }
 
 

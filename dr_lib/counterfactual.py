@@ -7,14 +7,28 @@ Attributions are given, not computed here; the model is any function from images
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
+from dr_lib.heatmaps import find_regions
 from dr_lib.strength import LEGAL, STAGES, Move, Predict, StrengthResult, search, strength_grid
 
 Form = Literal["proportional", "constant"]
+# A method is a form, and what becomes of the attribution: taken whole; only its strongest pixels or regions; or recomputed
+# on the way.
+Method = Literal[
+    "proportional",
+    "proportional_strongest",
+    "proportional_regions",
+    "proportional_recomputed",
+    "constant",
+    "constant_strongest",
+    "constant_regions",
+    "constant_recomputed",
+]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 # Beyond these strengths nothing moves any more: from 1/128, an 8-bit pixel's smallest offset, to 1 takes the factor
 # 1 + 127, and no pixel is further than 1 from half-gray or from the end of the legal range.
@@ -23,20 +37,25 @@ SATURATION = {"proportional": 128.0, "constant": 1.0}
 
 @dataclass(frozen=True)
 class CounterfactualParams:
-    """Which eyes, toward which stage, in which forms, and how the strength is searched."""
+    """Which eyes, toward which stage, by which methods, and how the strength is searched.
+
+    batch_size: images in one pass of the model. Every pass has this shape, whatever few eyes are still undecided, so that an
+    eye's result does not depend on its company: on processors a small one wastes least.
+    """
 
     true_stage: int = 1
     predicted_stage: int = 0
     target_stage: int = 1
-    forms: tuple[Form, ...] = ("proportional", "constant")
+    methods: tuple[Method, ...] = ("proportional", "proportional_strongest", "proportional_regions", "constant")
     smallest_strength: float = 1 / 64
     largest_strength: float = 128.0  # the constant form stops at 1 anyway: nothing moves beyond
     growth: float = 2.0
     bisections: int = 10
-    strongest_share: float = 1.0  # of the values, by |attribution|: the others stay as they are
-    recompute: bool = False  # the attribution anew after each step of the bracketing
+    strongest_share: float = 0.05  # of the pixels, by |attribution|, for the methods *_strongest
+    strongest_regions: int = 5  # of each sign, for the methods *_regions
+    recompute_points: int = 16  # midpoints of each attribution made on the way, for the methods *_recomputed
     limit: int = 0  # eyes; 0: all that qualify
-    batch_size: int = 16
+    batch_size: int = 4
 
     def __post_init__(self) -> None:
         for name in ("true_stage", "predicted_stage", "target_stage"):
@@ -44,15 +63,26 @@ class CounterfactualParams:
                 raise ValueError(f"{name} must be a stage from 0 to {STAGES - 1}, not {getattr(self, name)}")
         if self.predicted_stage == self.target_stage:
             raise ValueError(f"target_stage {self.target_stage} is what the model predicts already: nothing to change")
-        unknown = [form for form in self.forms if form not in SATURATION]
-        if unknown or not self.forms:
-            raise ValueError(f"forms must name at least one of {', '.join(SATURATION)}, not {unknown or 'nothing'}")
+        unknown = [method for method in self.methods if method not in METHODS]
+        if unknown or not self.methods:
+            raise ValueError(f"methods must name at least one of {', '.join(METHODS)}, not {', '.join(unknown) or 'none'}")
         strength_grid(self.smallest_strength, self.largest_strength, self.growth)
         if not 0 < self.strongest_share <= 1:
             raise ValueError(f"strongest_share must lie in (0, 1], not {self.strongest_share}")
-        for name, least in (("bisections", 0), ("limit", 0), ("batch_size", 1)):
+        for name, least in (
+            *(("bisections", 0), ("strongest_regions", 1), ("recompute_points", 1), ("limit", 0), ("batch_size", 1)),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+    @property
+    def pair(self) -> str:
+        """The stages in a few characters: true stage, predicted stage, target.
+
+        >>> CounterfactualParams(true_stage=2, predicted_stage=1, target_stage=2).pair
+        '2-1-2'
+        """
+        return f"{self.true_stage}-{self.predicted_stage}-{self.target_stage}"
 
 
 def perturb(
@@ -104,24 +134,31 @@ def smallest_strength(
     target_stage: int,
     params: CounterfactualParams = CounterfactualParams(),
     *,
-    form: Form = "proportional",
+    method: Method = "proportional",
     attribute: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> StrengthResult:
     """The smallest strength for each eye at which the model predicts `target_stage`, with the image that does it.
 
-    `attributions` are those of the target stage's outcome, per colour channel (or with a last axis of 1). An eye whose
-    attribution is not finite is marked failed. With `params.recompute` the direction is taken anew from
+    `attributions` are those of the target stage's outcome, summed over the colour channels (a last axis of 1) or for each.
+    An eye whose attribution is not finite is marked failed. The methods *_recomputed take the direction anew from
     `attribute(images) -> attributions` after each step of the bracketing; strengths then add up along the path, and the
     result is the sum.
     """
     n = len(inputs)
     if len(attributions) != n:
         raise ValueError(f"{n} inputs need as many attributions, not {len(attributions)}")
-    if params.recompute and attribute is None:
-        raise ValueError("recompute = true needs a function that attributes the changed images")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    form, _, variant = method.partition("_")
+    if variant == "recomputed" and attribute is None:
+        raise ValueError(f"{method} needs a function that attributes the changed images")
     failed = ~np.isfinite(attributions).all(axis=(1, 2, 3))
     baselines = np.broadcast_to(baselines, inputs.shape)
-    directions = np.stack([strongest(a, params.strongest_share) for a in attributions]) if n else attributions
+    directions = attributions.copy()
+    if variant == "strongest":
+        directions = np.stack([strongest(a, params.strongest_share) for a in attributions]) if n else directions
+    if variant == "regions":
+        directions = np.stack([strongest_regions(a, params.strongest_regions) for a in attributions]) if n else directions
     starts, walked = inputs, np.zeros(n)
 
     def move(rows: np.ndarray, strengths: np.ndarray) -> np.ndarray:
@@ -133,12 +170,11 @@ def smallest_strength(
             moved = move(part, np.full(len(part), strengths[0]))
             starts = starts.copy() if starts is inputs else starts  # the caller's originals stay as they are
             starts[part], walked[part] = moved, strengths[0]
-            renewed = np.nan_to_num(attribute(moved), nan=0.0, posinf=0.0, neginf=0.0)
-            directions[part] = np.stack([strongest(a, params.strongest_share) for a in renewed])
+            directions[part] = np.nan_to_num(attribute(moved), nan=0.0, posinf=0.0, neginf=0.0)
 
     largest = min(params.largest_strength, SATURATION[form])
     grid = strength_grid(min(params.smallest_strength, largest), largest, params.growth)
-    advanced: Move | None = turn if params.recompute else None
+    advanced: Move | None = turn if variant == "recomputed" else None
     return search(
         predict,
         inputs,
@@ -163,3 +199,17 @@ def strongest(attribution: Float[np.ndarray, "*shape"], share: float) -> Float[n
         return attribution
     keep = max(1, round(share * size.size))
     return np.where(np.abs(attribution) >= np.partition(size, -keep)[-keep], attribution, 0).astype(attribution.dtype)
+
+
+def strongest_regions(attribution: Float[np.ndarray, "y x channel"], count: int) -> Float[np.ndarray, "y x channel"]:
+    """The attribution with all set to 0 but its `count` strongest connected regions of each sign (`heatmaps.find_regions`).
+
+    Regions are found on the map summed over its channels, within the visible disc; a map without any keeps nothing, one that
+    is not finite stays as it is.
+    """
+    values = attribution.sum(axis=-1)
+    if not np.isfinite(values).all():
+        return attribution
+    labels = [find_regions(values, sign).labels for sign in ("positive", "negative")]
+    kept = np.any([(one > 0) & (one <= count) for one in labels], axis=0)
+    return np.where(kept[..., None], attribution, 0).astype(attribution.dtype)

@@ -20,7 +20,7 @@ from dr_lib.attribution.graph import calls
 from dr_lib.attribution.heads import Head, identity_head, stage_head
 from dr_lib.attribution.integrated import OneAttribution, attributions, plan_maker
 from dr_lib.attribution.layers import logits_model, split_at
-from dr_lib.attribution.neurons import NeuronEngine, strongest_neurons, weighted_sums
+from dr_lib.attribution.neurons import NeuronEngine, flat_activations, strongest_neurons, weighted_sums
 from dr_lib.attribution.params import AttributionParams
 from dr_lib.attribution.receptive import window_side
 from dr_lib.lesion_map import LesionMapper
@@ -171,7 +171,7 @@ class _Layer:
         self.plan = explainer.layer_plan
         self.lower, upper = split_at(explainer.logits, name)
         self.units = tuple(int(n) for n in self.lower.outputs[0].shape[1:])
-        self.activations = Evaluator(_flat(self.lower), batch)
+        self.activations = Evaluator(flat_activations(self.lower), batch)
         self.upper = Evaluator(_inference(upper), batch)
         self.sums = Evaluator(weighted_sums(self.lower), batch)
         self.neurons = NeuronEngine(self.lower, batch)
@@ -255,13 +255,3 @@ def suggested_batch_size(model: "keras.Model", free_bytes: int | None = None) ->
 
 def _inference(network: "keras.Model") -> Callable:
     return lambda x: network(x, training=False)
-
-
-def _flat(network: "keras.Model") -> Callable:
-    def flat(x: object) -> object:
-        from keras import ops
-
-        h = network(x, training=False)
-        return ops.reshape(h, (h.shape[0], -1))
-
-    return flat

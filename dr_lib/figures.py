@@ -114,15 +114,6 @@ def recolouring(source: Palette = "green-red", target: Palette = "blue-orange") 
     return basis(target) @ np.linalg.inv(basis(source))
 
 
-def difference(
-    original: UInt8[np.ndarray, "y x 3"], changed: UInt8[np.ndarray, "y x 3"]
-) -> tuple[UInt8[np.ndarray, "y x 3"], float]:
-    """(picture, gain): gain · (changed − original) around half-gray. The gain is 1 to 32, chosen by the robust scale."""
-    delta = changed.astype(np.float32) - original.astype(np.float32)
-    gain = float(np.clip(np.floor(127 / robust_scale(delta)), 1, 32)) if delta.any() else 1.0
-    return np.clip(np.rint(HALF_GRAY + gain * delta), 0, 255).astype(np.uint8), gain
-
-
 def fitted(image: UInt8[np.ndarray, "y x 3"], size: int, fill: tuple[int, int, int] = (0, 0, 0)) -> UInt8[np.ndarray, "s s 3"]:
     """The picture within a square of `size`, its aspect kept, centred on `fill`."""
     height, width = image.shape[:2]

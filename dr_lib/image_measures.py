@@ -6,7 +6,7 @@ these numbers alone. Reading images or tables is somebody else's work.
 """
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 DATA_RANGE = 255 / 128  # between the darkest and the brightest legal value
 
@@ -90,18 +90,26 @@ def change_measures(before: Float[np.ndarray, "y x channel"], after: Float[np.nd
 
 
 def feature_distances(
-    features: Float[np.ndarray, "image feature"], real: Float[np.ndarray, "example feature"]
+    features: Float[np.ndarray, "image feature"],
+    real: Float[np.ndarray, "example feature"],
+    own: Int[np.ndarray, "image"] | None = None,
 ) -> tuple[Float[np.ndarray, "image"], float]:
     """(distance of each image to its nearest real example, the median such distance among the real examples themselves).
 
     Euclidean, in any feature space, such as the network's pooled features of real stage-1 eyes. An image whose distance is
-    near the second number is as close to reality as reality is to itself. NaN where there are too few examples.
+    near the second number is as close to reality as reality is to itself. `own` names the example that an image was made
+    from (−1: none), which is not counted: every small change would be near that one. NaN where there are too few examples.
     """
     from scipy.spatial.distance import cdist
 
     if len(real) == 0:
         return np.full(len(features), np.nan), float("nan")
-    nearest = cdist(features, real).min(axis=1, initial=np.inf)
+    between = cdist(features, real)
+    if own is not None:
+        made_from = np.flatnonzero(own >= 0)
+        between[made_from, own[made_from]] = np.inf
+    nearest = between.min(axis=1)
+    nearest[np.isinf(nearest)] = np.nan
     if len(real) < 2:
         return nearest, float("nan")
     among = cdist(real, real)

@@ -1,6 +1,7 @@
-"""A model's stages as two functions of scaled images: their probabilities, and the gradient of a stage's log-probability.
+"""A model's stages as functions of scaled images: their probabilities, the gradient of a stage's log-probability, and the
+features behind them.
 
-Both run one compiled function of a fixed shape, the last batch padded, so that searches which shrink their set of eyes step
+Each runs one compiled function of a fixed shape, the last batch padded, so that searches which shrink their set of eyes step
 by step never compile again. The log-probability is taken from the logits: where softmax has saturated, the probability
 itself has no gradient left.
 """
@@ -11,14 +12,14 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from dr_lib import backend
-from dr_lib.attribution.layers import logits_model
+from dr_lib.attribution.layers import logits_model, split_at
 
 if TYPE_CHECKING:
     import keras
 
 
 class StageOutcomes:
-    """`predict(images)` and `gradient(images, stage)` of a classifier of five stages."""
+    """`predict(images)`, `gradient(images, stage)` and `features(images)` of a classifier of five stages."""
 
     def __init__(self, model: "keras.Model", batch_size: int = 8):
         from keras import ops
@@ -32,6 +33,7 @@ class StageOutcomes:
 
         self._values = backend.compiled(log_probabilities)
         self._slopes = backend.compiled(lambda x, cotangent: backend.vjp(log_probabilities, x, cotangent)[1])
+        self._model, self._features = model, None
 
     def predict(self, images: Float[np.ndarray, "image y x 3"]) -> Float32[np.ndarray, "image stage"]:
         """The stages' probabilities of scaled images."""
@@ -45,6 +47,15 @@ class StageOutcomes:
         towards = backend.tensor(cotangent)
         found = [np.asarray(self._slopes(backend.tensor(batch), towards))[:count] for batch, count in self._batches(images)]
         return np.concatenate(found) if found else np.empty(images.shape, np.float32)
+
+    def features(self, images: Float[np.ndarray, "image y x 3"]) -> Float32[np.ndarray, "image feature"]:
+        """The activations of the layer `pooled`: the space in which the model tells images apart."""
+        if self._features is None:
+            below, _ = split_at(self._model, "pooled")
+            self._features = backend.compiled(lambda x: below(x, training=False))
+            self._width = int(below.outputs[0].shape[-1])
+        found = [np.asarray(self._features(backend.tensor(batch)))[:count] for batch, count in self._batches(images)]
+        return np.concatenate(found) if found else np.empty((0, self._width), np.float32)
 
     def _batches(self, images: np.ndarray):
         for start in range(0, len(images), self.batch_size):

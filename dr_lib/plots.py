@@ -35,12 +35,14 @@ class Plot(NamedTuple):
     png: bytes
 
 
-def figure(width_in: float, height_in: float, row_heights: Sequence[float] = (1,)) -> "tuple[Figure, list[Axes]]":
-    """An empty figure in the house style and its axes, one a row."""
+def figure(
+    width_in: float, height_in: float, row_heights: Sequence[float] = (1,), columns: int = 1
+) -> "tuple[Figure, list[Axes]]":
+    """An empty figure in the house style and its axes, row by row."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width_in, height_in), layout="constrained")
-    grid = made.subplots(len(row_heights), 1, squeeze=False, height_ratios=row_heights)
+    grid = made.subplots(len(row_heights), columns, squeeze=False, height_ratios=row_heights)
     axes = grid.ravel().tolist()
     for one in axes:
         one.set_facecolor("none")

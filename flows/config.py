@@ -27,7 +27,15 @@ from dr_lib.model import ModelParams, layer_names
 from dr_lib.training import TrainingParams
 from storage.files import is_url
 from tasks.recipe import Recipe
-from tasks.settings import AttributionSelection, DaskParams, DataParams, ScheduleParams, StorageParams, TrainingPolicy
+from tasks.settings import (
+    AttributionSelection,
+    DaskParams,
+    DataParams,
+    ScheduleParams,
+    SecondModel,
+    StorageParams,
+    TrainingPolicy,
+)
 
 
 class ConfigError(Exception):
@@ -45,6 +53,11 @@ class AttributionSection(AttributionSelection, AttributionParams):
 
 
 @dataclass(frozen=True)
+class CounterfactualSection(SecondModel, CounterfactualParams):
+    """Which eyes are changed and how, and which other model is asked about it."""
+
+
+@dataclass(frozen=True)
 class PipelineConfig:
     """Everything a run depends on. `workspace` and `data.photos` have no default; all else does."""
 
@@ -57,7 +70,7 @@ class PipelineConfig:
     attribution: AttributionSection = field(default_factory=AttributionSection)
     heatmaps: HeatmapParams = field(default_factory=HeatmapParams)
     localisation: LocalisationParams = field(default_factory=LocalisationParams)
-    counterfactuals: CounterfactualParams = field(default_factory=CounterfactualParams)
+    counterfactuals: CounterfactualSection = field(default_factory=CounterfactualSection)
     adversarials: AdversarialParams = field(default_factory=AdversarialParams)
     linearity: LinearityParams = field(default_factory=LinearityParams)
     storage: StorageParams = field(default_factory=StorageParams)

@@ -44,7 +44,7 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
     "aggregate": lambda session, c: aggregate(session, c.recipe, c.heatmaps).and_then(
         localise(session, c.recipe, c.data.photos, c.localisation)
     ),
-    "counterfactuals": lambda session, c: counterfactuals(session, c.recipe, c.counterfactuals, c.adversarials),
+    "counterfactuals": lambda session, c: counterfactuals(session, c.recipe, c.counterfactuals, c.adversarials, c.storage),
     "linearity": lambda session, c: linearity(session, c.recipe, c.linearity),
     "report": lambda session, c: report(session, c.recipe, c.data, as_tables(c)),
 }

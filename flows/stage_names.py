@@ -6,7 +6,7 @@ STAGES = {
     "train": "Trains the five-stage classifier with balanced mini-batches and grades it.",
     "attribute": "Explains the chosen images with integrated gradients: outcome to neurons, neurons to pixels.",
     "aggregate": "Turns attributions into tables: regions, statistics, group heat maps.",
-    "counterfactuals": "Makes counterfactuals and adversarial examples for missed stage-1 eyes.",
-    "linearity": "Studies how dense units and the outcome move together along adversarial examples.",
+    "counterfactuals": "Makes counterfactuals and adversarial examples of missed eyes, and compares them.",
+    "linearity": "Studies how a layer's units and the outcome move together along adversarial examples.",
     "report": "Writes the pages people look at.",
 }

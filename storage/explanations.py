@@ -29,15 +29,6 @@ def attributions_path(explain_id: str) -> str:
     return f"explanations/{explain_id}/attributions.zarr"
 
 
-def counterfactuals_path(explain_id: str) -> str:
-    """Where the counterfactual images of an explanation lie, beside its attributions.
-
-    >>> counterfactuals_path("0123456789ab")
-    'explanations/0123456789ab/counterfactuals.zarr'
-    """
-    return f"explanations/{explain_id}/counterfactuals.zarr"
-
-
 def explanation_specs(
     quantities: Sequence[str], size: int, layers: Mapping[str, Mapping[str, Any]], neurons: int, *, lesions: bool = False
 ) -> list[ArraySpec]:

@@ -51,8 +51,8 @@ def _flaws(ws: "Workspace") -> Iterator[tuple[Flaw, Callable[[], None]]]:
         yield from _store_flaws(ws, fundus_path(preprocess_id), positions)
     for explain_id in ws.files.names("explanations"):
         for name in ws.files.names(f"explanations/{explain_id}"):
-            # The groups' maps are written whole, by another way, and have no ledger.
-            if name.endswith(".zarr") and not name.startswith("groups-"):
+            # The maps of groups and of units are written whole, by another way, and have no ledger.
+            if name.endswith(".zarr") and not name.startswith(("groups-", "units-")):
                 yield from _store_flaws(ws, f"explanations/{explain_id}/{name}", positions)
     yield from _model_flaws(ws)
     yield from _table_flaws(ws, set(positions))

@@ -1,4 +1,7 @@
-"""The linearity study: adversarial strength grows, the units of dense layers are watched (METHOD §8)."""
+"""The linearity study: adversarial strength grows, the units of some layers are watched (METHOD §8).
+
+Rows of a few eyes a Dask task; then every unit's verdict; then the constant and reversed units one by one.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dr_lib.attribution import split_at
 from dr_lib.linearity import LinearityParams, linearity_study, unit_verdicts
 from dr_lib.model import scaled
 from storage import Workspace, open_workspace
@@ -14,9 +16,10 @@ from storage.ids import content_id
 from tasks.aggregate import explained_eyes
 from tasks.recipe import Recipe
 from tasks.session import Session, StageResult
+from tasks.special_units import study_engine, study_special_units
 from tasks.stores import explanation_store
 from tasks.waves import run_in_waves
-from tasks.worker import fundi, loaded_model, stage_outcomes
+from tasks.worker import fundi, stage_outcomes
 
 STEP = "linearity"
 EYES_PER_JOB = 4
@@ -46,6 +49,7 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Stag
     if not workspace.has_part("units", explain_id, STEP, digest=digest):
         verdicts = unit_verdicts(workspace.frame(STEP, explain_id=explain_id), params)
         workspace.write_table("units", verdicts, partition=explain_id, part=STEP, digest=digest)
+    study_special_units(session, place, eyes, params, digest)
     return StageResult(STEP, len(eyes), new, _summary(workspace, explain_id))
 
 
@@ -59,13 +63,20 @@ def _study(
 ) -> int:
     """Runs on a worker: the rows of a few eyes."""
     location, preprocess_id, model_id, explain_id = place
-    model = loaded_model(location, model_id)
     x = scaled(fundi(location, preprocess_id, positions))
-    layers = {name: split_at(model, name) for name in params.layers}
+    layers, average_gradient = study_engine(location, model_id, params)
     gradient = stage_outcomes(location, model_id, params.batch_size).gradient
-    rows = linearity_study(image_ids, x, np.zeros(x.shape[1:], np.float32), gradient, layers, params)
+    baseline = np.zeros(x.shape[1:], np.float32)
+    rows = linearity_study(image_ids, x, baseline, gradient, layers, params, average_gradient=average_gradient)
     open_workspace(location).write_table(STEP, rows, partition=explain_id, part=part, digest=digest)
     return len(image_ids)
+
+
+def flip_strengths(rows: pd.DataFrame, target_stage: int) -> pd.Series:
+    """For each eye the smallest strength of the study at which the model predicts the target; infinite where at none."""
+    once = rows.drop_duplicates(["image_id", "strength"])
+    flipped = once[once["predicted_stage"] == target_stage].groupby("image_id")["strength"].min()
+    return flipped.reindex(once["image_id"].unique()).fillna(np.inf)
 
 
 def _summary(workspace: Workspace, explain_id: str) -> str:

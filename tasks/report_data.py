@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from dr_lib.report import (
@@ -16,34 +15,31 @@ from dr_lib.report import (
     GallerySection,
     GroupMap,
     GroupSection,
-    HintonEntry,
     LinearitySection,
     Localisation,
     ModelSection,
     ReportData,
     RunSummary,
     StageTime,
-    Triptych,
 )
 from storage import Workspace
 from storage.arrays import ShardedStore
-from storage.explanations import counterfactuals_path
 from storage.group_maps import open_group_maps
 from storage.schema_fields import TITLES
 from storage.schemas import PARTITION, SCHEMAS
 from tasks.localise import pixel_aucs
 from tasks.quality import eye_quality
 from tasks.recipe import Recipe
+from tasks.report_counterfactuals import counterfactual_section
 from tasks.report_eyes import Explained, lead_eye
 from tasks.report_model import model_section
+from tasks.report_units import linearity_section
 from tasks.runs import versions
 from tasks.settings import DataParams
 from tasks.sheets import Photos, flagged, flagged_text, samples, set_aside
-from tasks.stores import explanation_store, fundus_store, whole
+from tasks.stores import explanation_store, fundus_store
 
 BACKBONES = {"inception_v3": "Inception V3", "small": "A small network"}
-TRIPTYCHS_SHOWN = 6
-HINTON_UNITS = 64
 CSV_ROWS = 100_000  # a table of more rows is left in the workspace: the report must stay light enough to send
 CITED = tuple(name for name in SCHEMAS if name != "runs")
 EXAMPLE_QUERIES = (
@@ -221,75 +217,11 @@ def _regions(workspace: Workspace, explain_id: str) -> pd.DataFrame:
 
 
 def _counterfactuals(shown: Shown) -> CounterfactualSection:
-    workspace, recipe, explain_id = shown.workspace, shown.recipe, shown.explain_id
-    made = workspace.frame("counterfactuals", explain_id=explain_id)
-    adversarial = workspace.frame("adversarials", explain_id=explain_id)
-    if made.empty:
-        return CounterfactualSection(
-            note="No eye of the true stage was taken for the predicted one, so there is nothing to change."
-        )
-    store = ShardedStore.open(workspace, counterfactuals_path(explain_id))
-    positions = workspace.photos().set_index("image_id")["position"]
-    triptychs = []
-    for form in ("proportional", "constant"):
-        reached = np.flatnonzero(whole(store, f"{form}/reached"))[: TRIPTYCHS_SHOWN // 2]
-        strengths = whole(store, f"{form}/strength")
-        for row in reached.tolist():
-            image_id = store.image_ids[row]
-            changed = store.read_rows([row], [f"{form}/image"])[f"{form}/image"][0]
-            original = fundus_store(workspace, recipe.preprocess_id).read_rows([int(positions[image_id])], ["pixels"])["pixels"][
-                0
-            ]
-            pixels = np.clip(np.rint(changed * 128 + 128), 0, 255).astype(np.uint8)
-            triptychs.append(Triptych(image_id, original, pixels, f"{form}, strength {strengths[row]:.3g}", reached=True))
-    return CounterfactualSection(summary=_by_method(made), triptychs=tuple(triptychs), adversarial=_by_method(adversarial))
-
-
-def _by_method(rows: pd.DataFrame) -> pd.DataFrame:
-    """Counts and medians a method; distances are those of eyes that reached the target."""
-    columns = [
-        "strength",
-        "l0_share",
-        "l2",
-        "linf",
-        "ssim",
-        "total_variation_before",
-        "total_variation_after",
-        "high_frequency_energy",
-    ]
-    counts = rows.groupby("method").agg(eyes=("reached", "size"), reached=("reached", "sum"))
-    medians = rows[rows["reached"]].groupby("method")[columns].median()
-    return counts.join(medians).reset_index()
+    return counterfactual_section(shown.workspace, shown.recipe, shown.explain_id, shown.config["counterfactuals"])
 
 
 def _linearity(shown: Shown) -> LinearitySection:
-    workspace, explain_id = shown.workspace, shown.explain_id
-    units = workspace.frame("units", explain_id=explain_id)
-    if units.empty:
-        return LinearitySection(note="No explained eye could be studied.")
-    alive = units[units["verdict"] != "dead"]
-    rows = workspace.frame("linearity", explain_id=explain_id)
-    image_id = rows["image_id"].iloc[0]
-    layer = rows["layer"].max()  # the deepest dense layer has the fewest units, which a person can still read
-    one = rows[(rows["image_id"] == image_id) & (rows["layer"] == layer)]
-    strengths = np.sort(one["strength"].unique())
-    hintons = [
-        HintonEntry(
-            f"{layer}, {image_id}, strength {strength:.3g}",
-            one[one["strength"] == strength].sort_values("unit")["attribution"].to_numpy()[:HINTON_UNITS],
-        )
-        for strength in strengths[np.linspace(0, len(strengths) - 1, min(4, len(strengths))).astype(int)]
-    ]
-    return LinearitySection(
-        verdicts=units["verdict"].value_counts().to_dict(),
-        units=alive,
-        x="gradient_variation",
-        y="r2",
-        x_label="Variation of the average gradient",
-        y_label="R² of the straight line",
-        hintons=tuple(hintons),
-        exceptions=alive[alive["verdict"].isin(["constant", "reversed"])].drop(columns="explain_id"),
-    )
+    return linearity_section(shown.workspace, shown.recipe, shown.explain_id, shown.config["linearity"]["target_stage"])
 
 
 def _ids(table: str, shown: Shown) -> dict[str, str]:

@@ -69,6 +69,13 @@ class AttributionSelection:
 
 
 @dataclass(frozen=True)
+class SecondModel:
+    """second_model: a model of the workspace, trained with another seed, to be asked whether changes transfer (empty: none)."""
+
+    second_model: str = ""
+
+
+@dataclass(frozen=True)
 class StorageParams:
     """shard_images: images a shard holds; a shard is the unit of writing, of resuming and of a Dask task."""
 

@@ -29,7 +29,7 @@ class Head:
     def values(self, u: Float[np.ndarray, "*rows output"]) -> Float64[np.ndarray, "*rows quantity"]:
         """The quantities, in float64."""
         u = np.asarray(u, np.float64)
-        return _softmax(u) @ self.probability_weights.T + u @ self.logit_weights.T
+        return softmax(u) @ self.probability_weights.T + u @ self.logit_weights.T
 
     def basis(self) -> "Head":
         """The smallest head whose gradients generate all of this head's: some of its own quantities, in order."""
@@ -66,7 +66,7 @@ class Head:
             return np.broadcast_to(self.logit_weights, (*np.shape(start)[:-1], *self.logit_weights.shape))
         nodes, weights = np.polynomial.legendre.leggauss(HEAD_NODES)
         start, stop = np.asarray(start, np.float64)[..., None, :], np.asarray(stop, np.float64)[..., None, :]
-        p = _softmax(start + (stop - start) * ((nodes + 1) / 2)[:, None])
+        p = softmax(start + (stop - start) * ((nodes + 1) / 2)[:, None])
         w = weights / 2
         mean = np.einsum("k,...ki->...i", w, p)
         second = np.einsum("k,...ki,...kj->...ij", w, p, p)
@@ -125,7 +125,7 @@ def _independent_rows(rows: np.ndarray) -> list[int]:
     return chosen
 
 
-def _softmax(u: np.ndarray) -> np.ndarray:
+def softmax(u: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # a network gone wrong answers inf or NaN; the image is marked, not raised
         p = np.exp(u - u.max(axis=-1, keepdims=True))
         return p / p.sum(axis=-1, keepdims=True)

@@ -197,6 +197,18 @@ def weighted_sums(lower: "keras.Model") -> Any:
     return sums
 
 
+def flat_activations(lower: "keras.Model") -> Any:
+    """The function (n, …) -> (n, units): a network's activations, flat as an `Evaluator` wants them."""
+
+    def flat(x: Any) -> Any:
+        from keras import ops
+
+        h = lower(x, training=False)
+        return ops.reshape(h, (h.shape[0], -1))
+
+    return flat
+
+
 def _picked(network: "keras.Model") -> Any:
     """(n, …) and flat unit numbers (n, k) -> those units' activations (n, k)."""
 

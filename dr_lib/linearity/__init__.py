@@ -6,17 +6,22 @@ average gradient stays almost unchanged, so the attribution grows only through t
 The cut model, the gradient and the engine that averages gradients are given; `cut_layers` makes the first of a Keras model.
 """
 
+from dr_lib.linearity.effects import SPECIAL, baseline_effect, special_units, unit_effects, unit_region
 from dr_lib.linearity.params import LinearityParams
-from dr_lib.linearity.study import COLUMNS, AverageGradient, baseline_effect, engine_average_gradient, linearity_study
+from dr_lib.linearity.study import COLUMNS, AverageGradient, engine_average_gradient, linearity_study
 from dr_lib.linearity.verdicts import VERDICTS, unit_verdicts
 
 __all__ = [
     "COLUMNS",
+    "SPECIAL",
     "VERDICTS",
     "AverageGradient",
     "LinearityParams",
     "baseline_effect",
     "engine_average_gradient",
     "linearity_study",
+    "special_units",
+    "unit_effects",
+    "unit_region",
     "unit_verdicts",
 ]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float
 
 from dr_lib.adversarial import Gradient, ascent
 from dr_lib.anatomy import visible_disc
@@ -15,12 +15,15 @@ from dr_lib.strength import LEGAL, STAGES
 Model = Callable[[Any], Any]  # a Keras model, or any function of a batch
 AverageGradient = Callable[[Model, int, np.ndarray, np.ndarray], np.ndarray]  # (upper, stage, inputs (n, …), baseline) -> (n, …)
 
+UNITS_AT_ONCE = 64  # rows of a dense layer in one pass: they weigh nothing
+
 COLUMNS = (
     "image_id",
     "layer",
     "strength",
     "unit",
     "outcome",
+    "predicted_stage",
     "activation_difference",
     "mean_gradient",
     "attribution",
@@ -71,10 +74,10 @@ def linearity_study(
     frames = []
     for layer, (_, upper) in layers.items():
         activations, origin = np.concatenate(seen.pop(layer)), np.asarray(start[layer])[0]
-        outcome = np.concatenate([np.asarray(upper(batch)) for batch in _batches(activations, params.batch_size)])
+        stages = np.concatenate([np.asarray(upper(batch)) for batch in _batches(activations, params.batch_size)])
         mean_gradient = np.asarray(average_gradient(upper, params.target_stage, activations, origin))
         units = _by_unit(activations - origin, mean_gradient)
-        frames.append(_frame(ids, layer, params.grid, units, outcome[:, params.target_stage]))
+        frames.append(_frame(ids, layer, params.grid, units, stages, params.target_stage))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -82,19 +85,22 @@ def engine_average_gradient(params: LinearityParams) -> AverageGradient:
     """∫ ∂F/∂h over the straight line, by the project's own integrated gradients with `params.points` midpoints.
 
     `upper` must be a Keras model that ends in a softmax: its derivative is integrated in closed form between the points, so
-    that a saturated outcome does not show up as a gradient that varies.
+    that a saturated outcome does not show up as a gradient that varies. Each upper model is compiled once.
     """
     from dr_lib.attribution import integrated_gradients, stage_head
-    from dr_lib.attribution.layers import logits_model
+
+    evaluators: dict[int, tuple[Model, Any]] = {}  # with the model, so that no other one can take its id
 
     def average(upper: Model, stage: int, inputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+        flat = inputs.ndim == 2
+        if id(upper) not in evaluators:
+            evaluators[id(upper)] = (upper, upper_evaluator(upper, UNITS_AT_ONCE if flat else params.batch_size))
         values = integrated_gradients(
-            logits_model(upper),
+            evaluators[id(upper)][1],
             inputs,
             baseline,
-            points=params.points,
+            points=params.points if flat else params.conv_points,
             rule="midpoint",
-            batch_size=max(64, params.batch_size),
             multiply_by_inputs=False,
             head=stage_head((f"stage{stage}",), STAGES),
         ).values
@@ -103,20 +109,13 @@ def engine_average_gradient(params: LinearityParams) -> AverageGradient:
     return average
 
 
-def baseline_effect(
-    upper: Model,
-    activations: Float[np.ndarray, "image unit"],
-    baseline: Float[np.ndarray, "unit"],
-    units: Int[np.ndarray, "chosen"],
-) -> Float64[np.ndarray, "image chosen stage"]:
-    """What setting one unit at a time to its baseline does to the stage probabilities: changed minus unchanged."""
-    whole = np.asarray(upper(activations), np.float64)
-    effects = np.empty((len(activations), len(units), whole.shape[1]))
-    for k, unit in enumerate(units):
-        changed = activations.copy()
-        changed[:, unit] = baseline[unit]
-        effects[:, k] = np.asarray(upper(changed), np.float64) - whole
-    return effects
+def upper_evaluator(upper: Model, batch_size: int) -> Any:
+    """The logits of a model above a layer, compiled for batches of this size."""
+    from dr_lib.attribution.evaluator import Evaluator
+    from dr_lib.attribution.layers import logits_model
+
+    logits = logits_model(upper)
+    return Evaluator(lambda h: logits(h, training=False), batch_size)
 
 
 def _together(lowers: Mapping[str, Model]) -> Callable[[np.ndarray], Mapping[str, Any]]:
@@ -149,7 +148,7 @@ def _by_unit(difference: np.ndarray, slope: np.ndarray) -> dict[str, np.ndarray]
 
 
 def _frame(
-    ids: np.ndarray, layer: str, strengths: Sequence[float], units: dict[str, np.ndarray], outcome: np.ndarray
+    ids: np.ndarray, layer: str, strengths: Sequence[float], units: dict[str, np.ndarray], stages: np.ndarray, target: int
 ) -> pd.DataFrame:
     """Rows in the order of the arrays: strength, then eye, then unit."""
     count = units["attribution"].shape[1]
@@ -159,7 +158,8 @@ def _frame(
             "layer": layer,
             "strength": np.repeat(strengths, len(ids) * count),
             "unit": np.tile(np.arange(count), len(ids) * len(strengths)),
-            "outcome": np.repeat(outcome.astype(np.float64), count),
+            "outcome": np.repeat(stages[:, target].astype(np.float64), count),
+            "predicted_stage": np.repeat(stages.argmax(axis=1), count),
             **{name: values.ravel() for name, values in units.items()},
         }
     )

@@ -7,6 +7,7 @@ from dr_lib.linearity.params import LinearityParams
 
 COLUMNS = (
     *("layer", "unit", "verdict", "images", "gradient_variation", "slope", "r2", "mean_attribution", "strongest_image_id"),
+    *("moved_share", "outcome_correlation", "linear_up_to"),
 )
 VERDICTS = ("linear", "constant", "reversed", "saturating", "nonlinear", "dead")
 
@@ -26,6 +27,8 @@ def unit_verdicts(rows: pd.DataFrame, params: LinearityParams = LinearityParams(
     `gradient_variation` is the average gradient's standard deviation over strengths by its mean size; `slope` and `r2` are of
     attribution on activation difference, a line through 0 for each eye (slope: its median; R² within eyes, pooled). NaN where
     nothing varies. `mean_attribution` is over eyes and strengths, `strongest_image_id` holds the largest |attribution|.
+    `moved_share` and `outcome_correlation` are what constant and reversed are judged by. A softmax must level off somewhere, and
+    the verdict is over all strengths: `linear_up_to` is the largest strength up to which the unit would count as linear.
     Raises ValueError if some eye lacks a strength or a unit that the others have.
     """
     frames = [_layer_verdicts(str(layer), part, params) for layer, part in rows.groupby("layer", sort=True)]
@@ -44,6 +47,33 @@ def _layer_verdicts(layer: str, rows: pd.DataFrame, params: LinearityParams) -> 
         rows[name].to_numpy(np.float64).reshape(shape)
         for name in ("activation_difference", "mean_gradient", "attribution", "outcome")
     )
+    whole = _judged(difference, gradient, attribution, outcome, params)
+    up_to = np.full(len(units), np.nan)
+    for last in range(1, len(strengths)):
+        below = (values[:, : last + 1] for values in (difference, gradient, attribution, outcome))
+        up_to[_judged(*below, params)["verdict"] == "linear"] = strengths[last]
+    return pd.DataFrame(
+        {
+            "layer": layer,
+            "unit": units,
+            "verdict": whole["verdict"],
+            "images": len(images),
+            "gradient_variation": whole["gradient_variation"],
+            "slope": whole["slope"],
+            "r2": whole["r2"],
+            "mean_attribution": attribution.mean(axis=(0, 1)),
+            "strongest_image_id": images[np.abs(attribution).max(axis=1).argmax(axis=0)],
+            "moved_share": whole["moved_share"],
+            "outcome_correlation": whole["outcome_correlation"],
+            "linear_up_to": up_to,
+        }
+    )
+
+
+def _judged(
+    difference: np.ndarray, gradient: np.ndarray, attribution: np.ndarray, outcome: np.ndarray, params: LinearityParams
+) -> dict[str, np.ndarray]:
+    """Verdict and numbers of each unit from arrays (image, strength, unit)."""
     size = np.abs(attribution).max(axis=(0, 1))
     moved = _ratio(np.ptp(difference, axis=1).sum(axis=0), np.abs(difference).max(axis=1).sum(axis=0), when_empty=0.0)
     variation = _ratio(gradient.std(axis=1).sum(axis=0), np.abs(gradient).mean(axis=1).sum(axis=0))
@@ -58,19 +88,14 @@ def _layer_verdicts(layer: str, rows: pd.DataFrame, params: LinearityParams) -> 
     verdict = np.where(with_outcome <= -params.reversed_correlation, "reversed", verdict)
     verdict = np.where(moved <= params.constant_share, "constant", verdict)
     verdict = np.where(size <= params.dead_share * size.max(initial=0), "dead", verdict)
-    return pd.DataFrame(
-        {
-            "layer": layer,
-            "unit": units,
-            "verdict": verdict,
-            "images": len(images),
-            "gradient_variation": variation,
-            "slope": _median(slopes),
-            "r2": r2,
-            "mean_attribution": attribution.mean(axis=(0, 1)),
-            "strongest_image_id": images[np.abs(attribution).max(axis=1).argmax(axis=0)],
-        }
-    )
+    return {
+        "verdict": verdict,
+        "gradient_variation": variation,
+        "slope": _median(slopes),
+        "r2": r2,
+        "moved_share": moved,
+        "outcome_correlation": with_outcome,
+    }
 
 
 def _centred(values: np.ndarray) -> np.ndarray:

@@ -32,6 +32,8 @@ from dr_lib.report.data import (
     SetAside,
     StageTime,
     Triptych,
+    UnitEntry,
+    UnitEye,
 )
 from dr_lib.report.eyes import STEPS, drawing_digest, eye_files, eye_sheet
 from dr_lib.report.gallery import chunk_names, gallery_files, ordered
@@ -66,6 +68,8 @@ __all__ = [
     "SetAside",
     "StageTime",
     "Triptych",
+    "UnitEntry",
+    "UnitEye",
     "before_after_sheet",
     "drawing_digest",
     "eye_files",
@@ -107,13 +111,15 @@ def render(report: ReportData) -> dict[str, bytes | str]:
     templates = _templates()
 
     def page(name: str, template: str, **more: object) -> None:
-        folder.add(name, templates.get_template(template).render(here=name, **shared, **more))
+        folder.add(name, templates.get_template(template).render(**(shared | {"here": name} | more)))
 
     page("index.html", "index.html.j2", lead=lead_view(folder, report.lead), tiles=glance(report))
     page("eyes.html", "gallery.html.j2")
     page("eye.html", "eye.html.j2")
     for name, title in pages[2:]:
         page(name, "sections.html.j2", title=title)
+    for unit in views["linearity"].pages:
+        page(unit.page, "unit.html.j2", unit=unit, root="../")
     return folder.files
 
 

@@ -212,32 +212,61 @@ class Localisation:
 
 @dataclass(frozen=True)
 class Triptych:
-    """One counterfactual: the fundus, what had to change, and by how much."""
+    """One counterfactual: the fundus, what had to change, and each stage's probability before and after."""
 
     image_id: str
     original: UInt8[np.ndarray, "y x 3"]
     counterfactual: UInt8[np.ndarray, "y x 3"]
+    before: Float[np.ndarray, "stages"] | Sequence[Number] = ()
+    after: Float[np.ndarray, "stages"] | Sequence[Number] = ()
     caption: str = ""
     reached: Boolean | None = None  # did the model change its mind?
 
 
 @dataclass(frozen=True)
 class CounterfactualSection:
-    """Counterfactuals and their comparison with adversarial examples of the same outcome."""
+    """Counterfactuals and their comparison with adversarial examples of the same outcome; summaries are by method."""
 
     summary: Rows = ()
     triptychs: tuple[Triptych, ...] = ()
     adversarial: Rows = ()
+    comparisons: Rows = ()  # those of the table `comparisons`
+    transfers: Rows = ()  # any columns
     note: str = ""
 
 
 @dataclass(frozen=True)
 class HintonEntry:
-    """Attributions of a layer's units, in the units' order; drawn on one scale within a report."""
+    """Attributions of a layer's units, in the units' order; those of one layer are drawn on one scale."""
 
     title: str
     values: Shaped[np.ndarray, "..."]
     note: str = ""
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class UnitEye:
+    """An eye on which a special unit is strong: the fundus, and the unit's region on it."""
+
+    image_id: str
+    fundus: UInt8[np.ndarray, "y x 3"]
+    region: Float[np.ndarray, "y x"]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class UnitEntry:
+    """A constant or reversed unit, one by one. `stages`: what it argues for, and what is without it, by stage; any columns."""
+
+    layer: str
+    unit: Integer
+    verdict: str
+    lede: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    stages: Rows = ()
+    eyes: tuple[UnitEye, ...] = ()
+    rows: Rows = ()  # eye by eye; any columns
 
 
 @dataclass(frozen=True)
@@ -245,13 +274,18 @@ class LinearitySection:
     """Units along growing adversarial strength. `units`: rows with `x`, `y` (names below), verdict."""
 
     verdicts: Mapping[str, Integer] = field(default_factory=dict)
+    by_layer: Rows = ()  # the verdicts' counts by layer; any columns
     units: Rows = ()
     x: str = "gradient_change"
     y: str = "r_squared"
     x_label: str = "Change of the average gradient"
     y_label: str = "R² of the straight line"
     hintons: tuple[HintonEntry, ...] = ()
-    exceptions: Rows = ()  # the units that do not follow, one by one
+    exceptions: Rows = ()  # the units that do not follow
+    pages: tuple[UnitEntry, ...] = ()  # some of them, one by one
+    up_to: Mapping[str, Shaped[np.ndarray, "_units"]] = field(default_factory=dict)  # `plots.linear_range`, with the next two
+    strengths: Sequence[Number] = ()
+    flips: Shaped[np.ndarray, "_eyes"] | Sequence[Number] = ()
     note: str = ""
 
 

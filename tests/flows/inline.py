@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from dr_lib.model import ModelParams
 from dr_lib.training import TrainingParams
 from storage import open_workspace
 from tasks import preprocess as preprocessing
+from tasks.errors import UserError
 from tasks.ingest import ingest
 from tasks.pool import Failure
 from tasks.preprocess import preprocess
@@ -49,6 +51,20 @@ class InlinePool:
             yield job, result
 
 
+def run_here(patch: pytest.MonkeyPatch, *stages: ModuleType) -> None:
+    """Lets these modules of `tasks` run their jobs in this process and without waves, so that no Prefect server is needed."""
+
+    def in_this_process(pool, stage, function, jobs, *, images_of, rescue=None, table=None):
+        results = [result for _, result in pool.run(function, jobs)]
+        for result in results:
+            if isinstance(result, Failure):
+                raise UserError(f"{stage}: {result.reason}")
+        return results
+
+    for module in stages:
+        patch.setattr(module, "run_in_waves", in_this_process)
+
+
 def ingest_and_preprocess(
     patch: pytest.MonkeyPatch, workspace: Path, *, size: int = 64, **data: Any
 ) -> tuple[Session, tuple[StageResult, StageResult]]:
@@ -57,8 +73,5 @@ def ingest_and_preprocess(
     recipe = Recipe(PreprocessParams(size=size), ModelParams(), TrainingParams(), AttributionParams())
     params = DataParams(**data)
 
-    def in_this_process(pool, stage, function, jobs, *, images_of, rescue=None):
-        return [result for _, result in pool.run(function, jobs)]
-
-    patch.setattr(preprocessing, "run_in_waves", in_this_process)
+    run_here(patch, preprocessing)
     return session, (ingest(session, params), preprocess(session, recipe, params, StorageParams(shard_images=8)))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dr_lib.comparison import paired_comparison, transfer
+from dr_lib.comparison import MEASURES, comparisons, paired_comparison, transfer
 
 
 def table(first, second, reached=None):
@@ -44,17 +44,34 @@ def test_no_common_eye_and_no_difference():
     assert (same["median_difference"], same["p_value"]) == (0.0, 1.0)
 
 
-def test_transfer_counts_only_eyes_whose_mind_could_be_changed():
-    def certain(stages):
-        return np.eye(5)[stages]
+def test_every_counterfactual_method_meets_every_adversarial_one_in_every_measure():
+    rows = table([1.0, 2.0, 4.0, 9.0], [0.0, 3.0, 1.0, 5.0])
+    rows = rows.assign(**dict.fromkeys(MEASURES, rows["ssim"]))
+    found = comparisons(rows, ["constant"], ["pgd_linf", "fgsm_l2"], resamples=10)
+    assert [(one["second"], one["measure"], one["pairs"]) for one in found] == [
+        *(("pgd_linf", measure, 4) for measure in MEASURES),
+        *(("fgsm_l2", measure, 0) for measure in MEASURES),
+    ]
+    assert found[0]["share_lower"] == 0.25  # differences 1, −1, 3, 4
 
-    before, after = certain([0, 0, 1, 0, 0]), certain([1, 0, 1, 1, 1])
-    reached = np.array([True, True, True, False, True])
-    answer = transfer(before, after, reached, 1)
+
+def test_transfer_counts_only_eyes_whose_mind_could_be_changed():
+    before, after = np.array([0, 0, 1, 0, 0]), np.array([1, 0, 1, 1, 1])
+    rows = pd.DataFrame(
+        {
+            "reached": [True, True, True, False, True],
+            "target_stage": 1,
+            "second_stage_before": before,
+            "second_stage_after": after,
+            "second_probability_before": (before == 1).astype(float),
+            "second_probability_after": (after == 1).astype(float),
+        }
+    )
+    answer = transfer(rows)
     assert (answer["eyes"], answer["transferred"]) == (3, 2)
     assert answer["share"] == pytest.approx(2 / 3)
     # Wilson's interval for 2 of 3, from the formula's published table.
     assert answer["low"] == pytest.approx(0.2077, abs=1e-4)
     assert answer["high"] == pytest.approx(0.9385, abs=1e-4)
     assert answer["mean_probability_gain"] == pytest.approx(2 / 3)
-    assert np.isnan(transfer(before, after, np.zeros(5, bool), 1)["share"])
+    assert np.isnan(transfer(rows.assign(reached=False))["share"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dr_lib.counterfactual import CounterfactualParams, perturb, smallest_strength, strongest
+from dr_lib.counterfactual import METHODS, CounterfactualParams, perturb, smallest_strength, strongest, strongest_regions
 from dr_lib.strength import LEGAL, StrengthResult, result_rows, search, select_eyes, strength_grid
 
 SIDE = 8
@@ -110,7 +110,7 @@ def test_the_smallest_strength_of_a_linear_model_is_its_known_threshold():
     x = np.array([0.5, 0.3, 0.1])
     eyes, params = flat_eyes(*x), CounterfactualParams(bisections=14)
     for form, expected in (("proportional", 0.6 / x - 1), ("constant", 0.6 - x)):
-        result = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, params, form=form)
+        result = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, params, method=form)
         assert result.reached.all()
         # The last bracket's width is at most the strength times 2⁻¹⁴, and its upper end is what is given.
         excess = result.strength - expected
@@ -223,13 +223,14 @@ def test_recomputed_attribution_can_turn_around_on_the_way():
         asked.append(len(images))
         return np.broadcast_to(np.where(left, 1.0, -1.0), images.shape).astype(np.float32)
 
-    params = CounterfactualParams(recompute=True)
-    result = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), wrong, 1, params, attribute=attribute)
+    anew = {"method": "proportional_recomputed"}
+    result = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), wrong, 1, **anew, attribute=attribute)
     assert result.reached[0]
     assert set(asked) == {1}
     np.testing.assert_array_equal(eyes, flat_eyes(0.5), "the caller's originals stay as they are")
-    with pytest.raises(ValueError, match="recompute"):
-        smallest_strength(predict, eyes, np.zeros_like(eyes[0]), wrong, 1, params)
+    np.testing.assert_array_equal(wrong, np.ones_like(eyes), "and so do their attributions")
+    with pytest.raises(ValueError, match="needs a function"):
+        smallest_strength(predict, eyes, np.zeros_like(eyes[0]), wrong, 1, **anew)
 
 
 def test_only_the_strongest_share_moves():
@@ -238,11 +239,42 @@ def test_only_the_strongest_share_moves():
     attribution = np.full_like(eyes, 0.1)
     attribution[0, 0, 0, 0] = 5.0
     params = CounterfactualParams(strongest_share=1 / attribution.size)
-    result = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), attribution, 1, params)
-    row = result_rows(["1_left"], "proportional", 1, eyes, result)[0]
+    result = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), attribution, 1, params, method="proportional_strongest")
+    row = result_rows(["1_left"], "proportional_strongest", 1, eyes, result)[0]
     assert row["reached"]
     assert row["l0_share"] == 1 / SIDE**2
     assert row["l1"] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_only_the_strongest_regions_move():
+    """Two positive blobs and a negative one of 6 × 6 pixels: with one region of each sign the weaker positive one stays."""
+    side = 64
+    attribution = np.zeros((1, side, side, 1), np.float32)
+    strong, weak, negative = (slice(20, 26), slice(20, 26)), (slice(40, 46), slice(20, 26)), (slice(30, 36), slice(40, 46))
+    attribution[0][strong], attribution[0][weak], attribution[0][negative] = 3.0, 2.0, -1.0
+    kept = strongest_regions(attribution[0], 1)
+    assert (kept[strong] == 3.0).all()
+    assert (kept[negative] == -1.0).all()
+    assert (kept[weak] == 0).all()
+    assert np.isnan(strongest_regions(np.full((side, side, 1), np.nan, np.float32), 1)).all()
+    eyes = np.full((1, side, side, 3), 0.25, np.float32)
+    predict = two_stage_model(lambda image: image[22, 22, 0] - 0.5)
+    params = CounterfactualParams(strongest_regions=1)
+    found = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), attribution, 1, params, method="constant_regions")
+    assert found.reached[0]
+    change = (found.images - eyes)[0, ..., 0]
+    assert change[strong].min() == change[strong].max() == pytest.approx(0.25, abs=1e-3)
+    assert change[negative].max() < 0
+    assert np.count_nonzero(change) <= np.count_nonzero(kept)
+    assert (change[weak] == 0).all()
+
+
+def test_every_method_is_a_form_and_a_treatment_and_an_unknown_one_is_refused():
+    assert {method.partition("_")[0] for method in METHODS} == {"proportional", "constant"}
+    assert {method.partition("_")[2] for method in METHODS} == {"", "strongest", "regions", "recomputed"}
+    eyes = flat_eyes(0.5)
+    with pytest.raises((ValueError, TypeError), match="method"):
+        smallest_strength(two_stage_model(np.mean), eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, method="sideways")
 
 
 # --- rows and settings ---------------------------------------------------------------------------------------------
@@ -258,7 +290,7 @@ COLUMNS = [
 def test_rows_have_the_tables_columns_and_the_result_s_numbers():
     predict = two_stage_model(lambda image: image.mean() - 0.6)
     eyes = flat_eyes(0.5)
-    result = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, form="constant")
+    result = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, method="constant")
     (row,) = result_rows(["10_left"], "constant", 1, eyes, result)
     assert list(row) == COLUMNS
     assert (row["image_id"], row["method"], row["target_stage"], row["reached"]) == ("10_left", "constant", 1, True)
@@ -289,7 +321,8 @@ def test_a_stage_the_model_does_not_have_is_refused():
     [
         ({"target_stage": 5}, "target_stage must be a stage"),
         ({"target_stage": 0}, "predicts already"),
-        ({"forms": ()}, "at least one"),
+        ({"methods": ()}, "at least one"),
+        ({"strongest_regions": 0}, "strongest_regions"),
         ({"smallest_strength": 0.0}, "0 < smallest"),
         ({"largest_strength": 1e-3}, "0 < smallest"),
         ({"growth": 1.0}, "growth > 1"),
@@ -313,5 +346,5 @@ def test_the_grid_ends_at_the_largest_and_the_constant_form_stops_where_nothing_
 
     eyes = flat_eyes(1 / 128, -1 / 128)
     for form in ("constant", "proportional"):
-        smallest_strength(predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, form=form)
+        smallest_strength(predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, method=form)
         np.testing.assert_array_equal(tried[-1], flat_eyes(TOP, -1.0), "the last strength saturates even the smallest offset")

@@ -104,18 +104,6 @@ def test_a_row_of_units_becomes_a_square_diagram():
     assert figures.hinton(np.ones(10), cell_px=8).shape == (3 * 8, 4 * 8, 3)
 
 
-def test_the_difference_picture_is_the_change_times_its_gain_around_gray():
-    changed = GRAY.copy()
-    changed[3, 4] += 10
-    changed[3, 5] -= 10
-    picture, gain = figures.difference(GRAY, changed)
-    assert gain == 12  # ⌊127 / 10⌋
-    assert picture[3, 4].tolist() == [248] * 3
-    assert picture[3, 5].tolist() == [8] * 3
-    assert picture[0, 0].tolist() == [128] * 3
-    assert figures.difference(GRAY, GRAY)[1] == 1
-
-
 def test_fitting_keeps_the_aspect_and_centres():
     wide = np.full((10, 40, 3), 255, np.uint8)
     fitted = figures.fitted(wide, 80)

@@ -105,8 +105,28 @@ def test_each_kind_of_unit_built_in_by_hand_gets_its_verdict(rows):
     assert np.isnan(table.loc[DEAD, "slope"])
     assert np.isnan(table.loc[DEAD, "gradient_variation"])
     assert table.loc[LINEAR, "strongest_image_id"] == "1_right"
+    assert table.loc[CONSTANT, "moved_share"] == 0
+    assert table.loc[LINEAR, "outcome_correlation"] > 0.9 > -0.9 > table.loc[REVERSED, "outcome_correlation"]
     mean = np.mean([0.5 * (start + c) for start in (0.1, 0.2) for c in PARAMS.grid])
     assert table.loc[LINEAR, "mean_attribution"] == pytest.approx(mean, abs=1e-6)
+
+
+def test_how_far_a_unit_is_linear_is_the_largest_strength_at_which_it_still_would_count_as_such(rows):
+    """tanh(10 t) bends at once; t² from 0.1 on has the gradient t, whose variation passes the bound between two strengths."""
+    table = unit_verdicts(rows, PARAMS).set_index("unit")
+    assert table.loc[LINEAR, "linear_up_to"] == PARAMS.grid[-1]
+    assert np.isnan(table.loc[[CONSTANT, REVERSED, DEAD], "linear_up_to"]).all()
+    found = table.loc[NONLINEAR, "linear_up_to"]
+    allowed = []
+    for last in range(1, len(PARAMS.grid)):
+        t = np.add.outer([0.1, 0.2], PARAMS.grid[: last + 1])
+        slope = (t**3).sum(axis=1) / (t**2).sum(axis=1)
+        centred = t**2 - (t**2).mean(axis=1, keepdims=True)
+        r2 = 1 - ((t**2 - slope[:, None] * t) ** 2).sum() / (centred**2).sum()
+        moved = np.ptp(t, axis=1).sum() / t.max(axis=1).sum()
+        if t.std(axis=1).sum() / t.mean(axis=1).sum() <= 0.2 and r2 >= 0.9 and moved > 0.05:
+            allowed.append(PARAMS.grid[last])
+    assert (np.isnan(found) and not allowed) or found == max(allowed)
 
 
 def test_gradient_variation_and_r2_by_hand():
@@ -192,7 +212,8 @@ def test_a_convolutional_layer_s_unit_is_a_channel_with_sums_over_positions():
 
 def test_setting_a_unit_to_its_baseline_takes_its_term_out_of_a_sum():
     h = np.array([[0.4, 0.5, -0.1, 1.0, 0.0, 0.4, 0.4]])
-    effect = baseline_effect(upper, h, np.zeros(7), np.array([LINEAR, IGNORED, CONSTANT]))
+    whole, effect = baseline_effect(upper, h, np.zeros(7), np.array([LINEAR, IGNORED, CONSTANT]))
+    np.testing.assert_array_equal(whole, upper(h))
     np.testing.assert_allclose(effect[0, :, 1], [-0.2, 0.0, -0.15], atol=1e-15)
     np.testing.assert_allclose(effect.sum(axis=2), 0, atol=1e-15)
 

@@ -27,6 +27,16 @@ def softmax(u):
     return p / p.sum(axis=1, keepdims=True)
 
 
+def test_features_are_the_pooled_layers_activations():
+    inputs = keras.Input((4, 4, 3), name="fundus")
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(5, activation="softmax", name="stage")(pooled))
+    x = np.random.default_rng(2).normal(size=(3, 4, 4, 3)).astype(np.float32)
+    outcomes = StageOutcomes(model, batch_size=2)
+    np.testing.assert_allclose(outcomes.features(x), x.mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
+    assert outcomes.features(x[:0]).shape == (0, 3)
+
+
 @pytest.mark.parametrize("count", [0, 1, 4, 7])
 def test_probabilities_are_the_softmax_whatever_the_number_of_images(linear, count):
     model, weights = linear

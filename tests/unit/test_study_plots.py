@@ -1,0 +1,43 @@
+"""Plots of the studies: what is drawn is what is given."""
+
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pandas as pd
+
+from dr_lib import study_plots
+from dr_lib.plots import Plot
+
+
+def texts(plot: Plot) -> list[str]:
+    return ["".join(node.itertext()).strip() for node in ET.fromstring(plot.svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def compared(**changes) -> pd.DataFrame:
+    rows = [
+        {"measure": measure, "first": first, "second": second, "pairs": 5, "median_difference": 0.1, "low": -0.2, "high": 0.3}
+        for measure in ("ssim", "l2")
+        for first in ("proportional", "constant_regions")
+        for second in ("fgsm_linf", "pgd_l2")
+    ]
+    return pd.DataFrame(rows).assign(**changes)
+
+
+def test_every_measure_has_a_panel_and_every_method_its_name():
+    plot = study_plots.paired_differences(compared(), {"ssim": "SSIM", "l2": "L2"}, {"l2": "smaller change"})
+    found = texts(plot)
+    for words in ("SSIM", "L2", "fgsm linf", "pgd l2", "proportional", "constant, regions", "\u2190 smaller change"):
+        assert words in found
+    assert plot == study_plots.paired_differences(compared(), {"ssim": "SSIM", "l2": "L2"}, {"l2": "smaller change"})
+
+
+def test_pairs_without_a_common_eye_are_left_out():
+    found = texts(study_plots.paired_differences(compared(pairs=0), {"ssim": "SSIM"}))
+    assert "SSIM" not in found
+
+
+def test_a_layer_s_line_falls_where_its_units_cease_to_be_linear():
+    up_to = {"fc1": np.array([0.25, 0.5, np.nan, 1.0]), "fc2": np.array([])}
+    plot = study_plots.linear_range(up_to, [0.25, 0.5, 1.0], np.array([0.5, np.inf]))
+    assert {"fc1", "the stage changes", "Largest strength judged"} <= set(texts(plot))
+    assert study_plots.linear_range(up_to, [0.25, 0.5], np.array([np.inf])).png
