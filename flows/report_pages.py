@@ -1,6 +1,6 @@
 """Reports for a browser while `dr serve` runs: a page of http may not link to a file, so Prefect's page links to here.
 
-Read-only, for this machine alone; only `report/` of a workspace in a local folder, nothing else of it.
+Read-only; only `report/` of a workspace in a local folder, nothing else of it.
 """
 
 import contextlib
@@ -29,10 +29,11 @@ def report_pages(workspace: str) -> Iterator[str]:
         return
     folder = os.path.abspath(os.path.join(workspace, "report"))
     handler = functools.partial(_Pages, directory=folder)
+    host = os.environ.get("PREFECT_SERVER_API_HOST", "127.0.0.1")  # whoever may see Prefect's page may see the reports
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", PORT), handler)
+        server = ThreadingHTTPServer((host, PORT), handler)
     except OSError:  # somebody else has the port
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server = ThreadingHTTPServer((host, 0), handler)
     thread = threading.Thread(target=server.serve_forever, name="serves the reports", daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}"

@@ -21,7 +21,7 @@ from typing import IO
 
 from tasks.settings import ScheduleParams
 
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 300  # a machine busy with training takes minutes for what is done in seconds otherwise
 SECONDS_BETWEEN_LOOKS = 1
 _PR_SET_PDEATHSIG = 1
 
@@ -160,7 +160,9 @@ def _start(port: int, output: IO[bytes], environment: dict[str, str]) -> subproc
 
 
 def _command(port: int) -> list[str]:
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    # For this machine alone, unless somebody asks for more in Prefect's own variable: in a container, or behind a proxy.
+    host = os.environ.get("PREFECT_SERVER_API_HOST", "127.0.0.1")
+    return [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
 
 
 def _end_with_parent() -> None:

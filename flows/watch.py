@@ -73,7 +73,7 @@ def watch(schedule: ScheduleParams, notify: str = "", *, dead_after: timedelta =
         _tell(
             block_id,
             "{{ flow_run.name }} has finished no image and no mini-batch for "
-            f"{schedule.silent_minutes} minutes: it may hang. Cancel it on its page and start it again; what is finished is kept. "
+            f"{schedule.silent_minutes:g} minutes: it may hang. Cancel it on its page and start it again; what is finished is kept. "
             "{{ flow_run|ui_url }}",
         ),
     )

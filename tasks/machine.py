@@ -136,7 +136,7 @@ def prefect(api: str | None, home: str, version: str = "") -> Finding:
         folder = home
         while not os.path.exists(folder):
             folder = os.path.dirname(folder) or "."
-        if not os.access(folder, os.W_OK):
+        if not _may_fill(folder):
             return Finding("Prefect", "mend", f"{home} cannot be written", "set PREFECT_HOME to a folder of your own")
         return Finding("Prefect", "ok", f"{version}; a server is started for each run, its history in {home}")
     try:
@@ -150,6 +150,10 @@ def prefect(api: str | None, home: str, version: str = "") -> Finding:
             "Prefect", "mend", f"server {theirs} at {api}, but {version} here", f"pip install prefect=={version} there"
         )
     return Finding("Prefect", "ok", f"server {theirs} at {api}")
+
+
+def _may_fill(folder: str) -> bool:
+    return os.path.isdir(folder) and os.access(folder, os.W_OK)
 
 
 def _minor(version: str) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ class ScheduleParams:
     timezone: str = "UTC"
     retries: int = 1
     retry_minutes: float = 5
-    silent_minutes: int = 120
+    silent_minutes: float = 120
     keep_days: int = 90
 
     def __post_init__(self):
@@ -112,5 +112,5 @@ class ScheduleParams:
         _require(self.timezone in zoneinfo.available_timezones(), f"timezone = {self.timezone!r} is none, such as Europe/Berlin")
         _require(self.retries >= 0, "retries must be 0 or more")
         _require(self.retry_minutes >= 0, "retry_minutes must be 0 or more")
-        _require(self.silent_minutes >= 1, "silent_minutes must be at least 1")
+        _require(self.silent_minutes >= 0.2, "silent_minutes must be at least 0.2: Prefect looks no oftener")
         _require(self.keep_days >= 0, "keep_days must be 0 (for ever) or a number of days")

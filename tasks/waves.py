@@ -8,7 +8,6 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
-from prefect.runtime import task_run
 
 from tasks.errors import UserError
 from tasks.pool import Failure, Pool
@@ -19,7 +18,7 @@ TRIES_AGAIN_S = 10
 
 
 class ShardsFailed(Exception):
-    """Shards of a wave failed for a reason that may pass, such as a lost connection; the wave is tried once more."""
+    """Shards of a wave failed for a reason that may pass, such as a lost connection; its second try is the last."""
 
 
 def _may_pass(task: Any, run: Any, state: Any) -> bool:
@@ -35,12 +34,12 @@ def _may_pass(task: Any, run: Any, state: Any) -> bool:
     retry_delay_seconds=TRIES_AGAIN_S,
     retry_condition_fn=_may_pass,
 )
-def run_wave(stage: str, number: int, count: int, images: str, work: Callable[[bool], int]) -> int:
+def run_wave(stage: str, number: int, count: int, images: str, work: Callable[[], int]) -> int:
     """Runs one wave's shards; returns how many finished. Its name and state are what Prefect's page shows.
 
-    work: takes whether this is the last try; before that it may raise ShardsFailed, whose words the page shows as the reason.
+    work: called a second time where it raises ShardsFailed; the run's log has that reason.
     """
-    return work(task_run.run_count > 1)
+    return work()
 
 
 def run_in_waves(
@@ -64,6 +63,7 @@ def run_in_waves(
     if not jobs:
         return []
     results: dict[int, Any] = {}
+    tried: set[int] = set()
     pool.connect()  # a given scheduler says how many workers there are
     size = max(2 * pool.workers, math.ceil(len(jobs) / MOST_WAVES))
     waves = [range(start, min(start + size, len(jobs))) for start in range(0, len(jobs), size)]
@@ -71,7 +71,9 @@ def run_in_waves(
     with progress(stage, sum(map(images_of, jobs))) as advance:
         for number, wave in enumerate(waves, 1):
 
-            def work(last_try: bool, number=number, wave=wave) -> int:
+            def work(number=number, wave=wave) -> int:
+                last_try = number in tried
+                tried.add(number)
                 to_do = [index for index in wave if index not in results]
                 places = {id(jobs[index]): index for index in to_do}
                 failed, waiting = [], []
