@@ -7,8 +7,11 @@ settings. Its run is named by workspace and stage; its closing state says in wor
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from uuid import UUID
 
 from prefect import Flow, flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRunPolicy
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
@@ -69,9 +72,16 @@ def _told(work: Callable[[], list[StageResult]]) -> State:
     except Exception as error:
         told = readable(error)
         if told is error:
+            _no_second_try()
             raise
         raise told from error
     return Completed(message=closing_words(results), data=results)
+
+
+def _no_second_try() -> None:
+    """What a person has to mend would only fail again, and keep the next run waiting until then."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(flow_run.id), empirical_policy=FlowRunPolicy(retries=0))
 
 
 def _flow(name: str, description: str) -> Callable[[Callable], Flow]:

@@ -13,7 +13,7 @@ from flows.config import ConfigError, PipelineConfig
 from flows.pipeline import FLOWS
 from flows.report_pages import report_pages
 from flows.stage_names import PIPELINE, STAGES, flow_name
-from flows.watch import HEARTBEAT_S, watch
+from flows.watch import watch
 from flows.words import tags_of, workspace_name
 from tasks.settings import ScheduleParams
 
@@ -34,8 +34,7 @@ def serve_deployments(
     deployments = deployments_of(config_file, settings, config)
     schedule = config.schedule
     heard = watch(schedule, notify)
-    # For the processes of the runs: a stage that failed is tried again, and a dead run is found in two minutes instead of ten.
-    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_S))
+    # For the processes of the runs: a stage that failed is tried again.
     os.environ.setdefault("PREFECT_FLOWS_DEFAULT_RETRIES", str(schedule.retries))
     os.environ.setdefault("PREFECT_FLOWS_DEFAULT_RETRY_DELAY_SECONDS", str(60 * schedule.retry_minutes))
     with report_pages(config.workspace) as reports:
@@ -49,13 +48,16 @@ def serve_deployments(
 
 
 def deployments_of(config_file: pathlib.Path, settings: list[str], config: PipelineConfig) -> list[RunnerDeployment]:
-    """The whole pipeline with its schedule first, then a deployment for each stage, all named by the workspace."""
+    """The whole pipeline with its schedule, then a deployment for each stage: `demo`, `demo-1-ingest`, `demo-2-preprocess`, …
+
+    Prefect's page sorts by these names and prints the flow's small beside them.
+    """
     name = workspace_name(config.workspace)
     parameters = {"config_file": str(config_file.resolve()), "settings": settings}
 
-    def deployment(stage: str, schedule: Schedule | None, description: str) -> RunnerDeployment:
+    def deployment(stage: str, suffix: str, schedule: Schedule | None, description: str) -> RunnerDeployment:
         return FLOWS[stage].to_deployment(
-            name=name,
+            name=name + suffix,
             schedule=schedule,
             parameters=parameters,
             description=f"{description}\n\nWorkspace: `{config.workspace}`. To run it with other settings, choose *Custom run* and "
@@ -65,8 +67,11 @@ def deployments_of(config_file: pathlib.Path, settings: list[str], config: Pipel
         )
 
     return [
-        deployment("run", cron_schedule(config.schedule), PIPELINE),
-        *(deployment(stage, None, f"One stage alone. {sentence}") for stage, sentence in STAGES.items()),
+        deployment("run", "", cron_schedule(config.schedule), PIPELINE),
+        *(
+            deployment(stage, f"-{place}-{stage}", None, f"One stage alone. {sentence}")
+            for place, (stage, sentence) in enumerate(STAGES.items(), 1)
+        ),
     ]
 
 

@@ -7,8 +7,8 @@
 Telling is one POST to a webhook, the block `dr-notify` of the server, with a JSON body whose `text` chat programs show.
 """
 
-import json
 from datetime import timedelta
+from uuid import UUID
 
 from prefect.automations import Automation
 from prefect.blocks.webhook import Webhook
@@ -21,8 +21,9 @@ from tasks.settings import ScheduleParams
 
 BLOCK = "dr-notify"
 HEARTBEAT = "prefect.flow-run.heartbeat"
-HEARTBEAT_S = 30  # Prefect's least; a run is taken for dead after four that did not come
-DEAD_AFTER = timedelta(seconds=4 * HEARTBEAT_S)
+# More than twice the three minutes between a run's signs, which is Prefect's default: whoever started it, a run that lives is
+# never marked.
+DEAD_AFTER = timedelta(seconds=400)
 ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")}
 BAD_ENDS = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut")}
 OURS = {"prefect.resource.id": ["prefect.tag.dr"], "prefect.resource.role": "tag"}
@@ -72,9 +73,8 @@ def watch(schedule: ScheduleParams, notify: str = "", *, dead_after: timedelta =
         ),
         _tell(
             block_id,
-            "{{ flow_run.name }} has finished no image and no mini-batch for "
-            f"{schedule.silent_minutes:g} minutes: it may hang. Cancel it on its page and start it again; what is finished is kept. "
-            "{{ flow_run|ui_url }}",
+            f'" has finished no image and no mini-batch for {schedule.silent_minutes:g} minutes: it may hang. Cancel it on its page and '
+            'start it again; what is finished is kept."',
         ),
     )
     _set(
@@ -87,18 +87,18 @@ def watch(schedule: ScheduleParams, notify: str = "", *, dead_after: timedelta =
             posture=Posture.Reactive,
             threshold=1,
         ),
-        _tell(block_id, "{{ flow_run.name }}: {{ flow_run.state.name }}: {{ flow_run.state.message }} {{ flow_run|ui_url }}"),
+        _tell(block_id, '": " ~ flow_run.state.name ~ ": " ~ flow_run.state.message'),
     )
     return True
 
 
-def _tell(block_id, text: str) -> CallWebhook:
-    # Prefect fills the templates in before it reads the body: a quotation mark in a message must not end the string.
-    parts = text.replace("}}", "|replace('\\\\', '/')|replace('\"', \"'\")|replace('\\n', ' ') }}")
-    return CallWebhook(block_document_id=block_id, payload=json.dumps({"text": "TEXT"}).replace("TEXT", parts))
+def _tell(block_id: UUID, words: str) -> CallWebhook:
+    """words: what follows the run's name and comes before its page's address, an expression of Prefect's templates."""
+    text = f'flow_run.name ~ {words} ~ " " ~ (flow_run|ui_url)'
+    return CallWebhook(block_document_id=block_id, payload=f'{{"text": {{{{ ({text})|tojson }}}}}}')
 
 
-def _set(name: str, trigger: EventTrigger, action) -> None:
+def _set(name: str, trigger: EventTrigger, action: ChangeFlowRunState | CallWebhook) -> None:
     """Makes the automation, or makes the one of this name so."""
     wanted = Automation(name=name, description="Set up by dr serve or dr watch.", trigger=trigger, actions=[action])
     try:
@@ -109,10 +109,10 @@ def _set(name: str, trigger: EventTrigger, action) -> None:
     wanted.update()
 
 
-def _webhook(url: str):
+def _webhook(url: str) -> UUID | None:
     """The id of the block that tells people, made or changed if a URL is given; None where there is none."""
     if url:
-        return Webhook(method="POST", url=url).save(BLOCK, overwrite=True)
+        return Webhook(method="POST", url=url, headers={"Content-Type": "application/json"}).save(BLOCK, overwrite=True)
     try:
         return Webhook.load(BLOCK)._block_document_id
     except ValueError:

@@ -200,7 +200,7 @@ def place(workspace: Workspace) -> list[Finding]:
     what = "workspace" if workspace.is_local else "object store"
     if workspace.is_local and not os.path.exists(workspace.location):
         folder, free = free_bytes(workspace)
-        if not os.access(folder, os.W_OK):
+        if not _may_fill(folder):
             return [
                 Finding(
                     what, "mend", f"{folder} cannot be written", "choose another workspace, or allow this user to write there"

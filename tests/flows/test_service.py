@@ -10,6 +10,7 @@ import os
 import pathlib
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -20,13 +21,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Failed, Running
+from prefect.states import Completed, Failed, Running, Scheduled
 
-from flows.config import load_config
 from flows.missed import call_off
 from flows.stage_names import STAGES, flow_name
 from flows.watch import HEARTBEAT, watch
@@ -90,6 +92,7 @@ def service(tmp_path_factory, drawn_photos, heard):
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "1",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "2",
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-m", "flows.cli", "serve", str(config), "--set", "data.limit=20", "--notify", heard[0]]
@@ -138,6 +141,7 @@ def sign(run, event: str) -> None:
 def test_the_pipeline_and_every_stage_can_be_started_from_the_page(service, client):
     found = {client.read_flow(one.flow_id).name: one for one in client.read_deployments()}
     assert set(found) == {flow_name(name) for name in ("run", *STAGES)}
+    assert (found["dr-pipeline"].name, found["dr-train"].name) == ("eyes", "eyes-3-train")
     whole = found["dr-pipeline"]
     assert [(one.schedule.cron, one.schedule.timezone) for one in whole.schedules] == [("* * * * *", "UTC")]
     assert whole.parameters == {"config_file": str(service[0]), "settings": ["data.limit=20"]}
@@ -164,7 +168,7 @@ def test_dead_hanging_and_failed_runs_are_found_and_told(service, client, heard)
     for name, words in (
         ("eyes: killed", "Crashed: no sign of life"),
         ("eyes: asleep", "it may hang"),
-        ("eyes: whole pipeline", "Failed: the folder 'photos' is gone: mount it"),
+        ("eyes: whole pipeline", 'Failed: the folder "photos"\nis gone: mount it'),
     ):
         text = until(lambda name=name: next((one for one in texts if one.startswith(name)), None))
         assert words in text
@@ -174,24 +178,31 @@ def test_dead_hanging_and_failed_runs_are_found_and_told(service, client, heard)
 
 
 def test_missed_runs_are_called_off_and_a_persons_are_not(service, client):
-    deployment = client.read_deployment_by_name("dr-ingest/eyes")
+    hourly = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 * * * *"), active=True)
+    deployment = client.create_deployment(client.create_flow(stand_in), "served by nobody", schedules=[hourly])
     now = datetime.now(UTC)
-    client.update_deployment(deployment.id, _hourly())
     missed = {"start_time": (now - timedelta(hours=4)).isoformat(), "end_time": now.isoformat()}
-    client._client.post(f"/deployments/{deployment.id}/schedule", json=missed).raise_for_status()
-    due = [run for run in client.read_flow_runs() if run.deployment_id == deployment.id and run.auto_scheduled]
-    assert call_off(client, str(deployment.id), "missed") >= 3
-    with contextlib.suppress(IndexError):
-        states = [client.read_flow_run(run.id).state for run in due if run.next_scheduled_start_time < now]
-        assert {state.type for state in states} <= {StateType.CANCELLED, StateType.RUNNING, StateType.PENDING}
-    assert call_off(client, str(deployment.id), "missed") == 0
+    client._client.post(f"/deployments/{deployment}/schedule", json=missed).raise_for_status()
+    by_hand = client.create_flow_run_from_deployment(deployment, state=Scheduled(scheduled_time=now - timedelta(minutes=5)))
+    assert call_off(client, str(deployment), "missed, and one stands in for it") == 4
+    runs = [run for run in client.read_flow_runs(limit=200) if run.deployment_id == deployment]
+    off = [run for run in runs if run.state.type == StateType.CANCELLED]
+    assert {run.state.message for run in off} == {"missed, and one stands in for it"}
+    assert len(off) == 4
+    assert all(run.state.is_scheduled() for run in runs if run not in off), "what is due later stays, and what a person started"
+    assert by_hand.id in {run.id for run in runs} - {run.id for run in off}
+    assert call_off(client, str(deployment), "missed") == 0
 
 
-def _hourly():
-    from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
-    from prefect.client.schemas.schedules import CronSchedule
-
-    return DeploymentUpdate(schedules=[DeploymentScheduleCreate(schedule=CronSchedule(cron="0 * * * *"), active=False)])
+def test_the_history_of_old_runs_is_cleared_and_a_young_one_stays(service, client):
+    config, _, _ = service
+    old, young = (client.create_flow_run(stand_in, name=name) for name in ("old", "young"))
+    for run in (old, young):
+        client.set_flow_run_state(run.id, Completed(), force=True)
+    with contextlib.closing(sqlite3.connect(config.parent / "prefect" / "prefect.db", timeout=60)) as database, database:
+        aged = "update flow_run set end_time = datetime('now', '-91 days') where id = ?"
+        assert database.execute(aged, (str(old.id),)).rowcount == 1
+    until(lambda: {"old", "young"} & {run.name for run in client.read_flow_runs(limit=200)} == {"young"})
 
 
 def test_the_schedule_starts_a_run_that_completes_and_leaves_its_tables(service, client):
