@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from uuid import UUID
 
-from prefect import Flow, flow
+from prefect import Flow, flow, tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRunPolicy
 from prefect.runtime import flow_run
@@ -19,7 +19,7 @@ from flows.config import ConfigError, PipelineConfig, check_inputs, load_config
 from flows.missed import skip_missed
 from flows.stage_names import PIPELINE, STAGES, flow_name
 from flows.stages import run_stage
-from flows.words import closing_words, readable, workspace_name
+from flows.words import closing_words, readable, tags_of, workspace_name
 from tasks.artifacts import show_summary
 from tasks.planning import check_run
 from tasks.progress import alive
@@ -39,7 +39,8 @@ def _configured(config_file: str, settings: list[str] | None) -> Iterator[Pipeli
     check_inputs(config)
     token = _running.set(config)
     try:
-        yield config
+        with tags(*tags_of(config.workspace)):  # the stages' runs would have none of a deployment's tags
+            yield config
     finally:
         _running.reset(token)
 
@@ -103,7 +104,6 @@ def _stage_flow(name: str) -> Flow:
 
         def work() -> list[StageResult]:
             with _configured(config_file, settings) as config, open_session(config.workspace, config.dask) as session:
-                alive()
                 return [run_stage(name, session, config)]
 
         return _told(work)

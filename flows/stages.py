@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from flows.config import PipelineConfig, as_tables
+from flows.stage_names import STAGES
 from tasks.aggregate import aggregate
 from tasks.artifacts import show_report, show_result
 from tasks.attribute import attribute
@@ -15,7 +16,7 @@ from tasks.counterfactuals import counterfactuals
 from tasks.ingest import ingest
 from tasks.linearity import linearity
 from tasks.preprocess import preprocess
-from tasks.progress import say
+from tasks.progress import begin, say
 from tasks.report import report
 from tasks.runs import record_run
 from tasks.session import Session, StageResult
@@ -37,6 +38,7 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
 
 def run_stage(name: str, session: Session, config: PipelineConfig) -> StageResult:
     """Runs one stage and leaves a row in `runs`, whatever happens, and its result on Prefect's page."""
+    begin(name, f"{STAGES[name]} Workspace: {config.workspace}")
     tables = as_tables(config)
     row = {
         "run_id": uuid.uuid4().hex[:12],

@@ -28,6 +28,13 @@ def say(message: str) -> None:
         get_run_logger().info(message)
 
 
+def begin(stage: str, sentence: str) -> None:
+    """Opens a stage's log in Prefect: a page without a line looks like a run that hangs."""
+    if inside_run():
+        get_run_logger().info("%s: %s", stage, sentence)
+        alive()
+
+
 def alive() -> None:
     """Tells Prefect that the whole run, not only the part that is called here, gets on."""
     context = FlowRunContext.get()

@@ -91,7 +91,7 @@ def service(tmp_path_factory, drawn_photos, heard):
         **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_SERVER_API_PORT": str(port),
-        "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "1",
+        "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "2",
         "PYTHONPATH": str(ROOT),
     }
