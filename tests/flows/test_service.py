@@ -38,7 +38,7 @@ from tasks.settings import ScheduleParams
 from tests import chromium
 
 ROOT = pathlib.Path(__file__).parents[2]
-MOST_S = 240  # the machine may be busy with other tests
+MOST_S = 600  # the machine may be busy with other tests
 
 
 def until(condition, timeout_s: float = MOST_S):
