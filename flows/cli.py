@@ -5,16 +5,16 @@ Nothing heavy is imported before it is used, so that `--help` and a wrong key an
 """
 
 import contextlib
-import functools
 import json
 import pathlib
 import signal
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
+from flows.command_line import Config, DaskAddress, Location, Settings, fail, one_line_errors, run_flow, with_address
+from flows.operating import doctor, serve, watch
 from flows.stage_names import STAGES
 
 app = typer.Typer(
@@ -28,91 +28,6 @@ app = typer.Typer(
     "run again: it goes on where it stopped.",
 )
 
-Config = Annotated[
-    pathlib.Path, typer.Argument(metavar="CONFIG.toml", help="The pipeline's configuration; see deployments/ for examples.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Overrides one key of the configuration; may be given many times."),
-]
-DaskAddress = Annotated[
-    str,
-    typer.Option(
-        "--dask-address", metavar="tcp://HOST:PORT", help="A running Dask scheduler; by default workers start here, one a core."
-    ),
-]
-Location = Annotated[
-    str, typer.Argument(metavar="WORKSPACE", help="The workspace: a folder or a URL such as s3://bucket/prefix.")
-]
-
-
-def _fail(message: str, code: int) -> typer.Exit:
-    for line in message.splitlines() or [""]:
-        typer.echo(f"dr: {line}", err=True)
-    return typer.Exit(code)
-
-
-def one_line_errors(command: Callable) -> Callable:
-    """The command, with every error a person can mend told in one line instead of a stack trace."""
-
-    @functools.wraps(command)
-    def run(*args, **kwargs):
-        try:
-            return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            raise _fail("stopped; what is finished is kept, and the same command goes on from there", 130) from None
-        except typer.Exit:
-            raise
-        except Exception as error:
-            if _lost_server(error):
-                message = "the Prefect server no longer answers; what is finished is kept: start it, or unset PREFECT_API_URL, and run the same command again"
-                raise _fail(message, 1) from None
-            code = _exit_code(error)
-            if code is None:
-                raise  # a fault of ours: the stack trace is what a report of it needs
-            raise _fail(str(error), code) from None
-
-    return run
-
-
-def _lost_server(error: Exception) -> bool:
-    """Whether Prefect's client gave up on its server. Nothing else here speaks HTTP by httpx, which that client brings."""
-    httpx = sys.modules.get("httpx")
-    return httpx is not None and isinstance(error, httpx.TransportError)
-
-
-def _exit_code(error: Exception) -> int | None:
-    from flows.config import ConfigError
-    from flows.server import ServerError
-    from storage.errors import StorageError
-    from tasks.errors import UserError
-
-    if isinstance(error, ConfigError):
-        return 2
-    if isinstance(error, (UserError, ServerError, StorageError)):
-        return 1
-    return None
-
-
-def _with_address(settings: list[str] | None, dask_address: str) -> list[str]:
-    return (settings or []) + ([f"dask.address={dask_address}"] if dask_address else [])
-
-
-def _run_flow(name: str, config: pathlib.Path, settings: list[str]) -> None:
-    """Checks the configuration first, in a second; only then starts Prefect and the flow."""
-    from flows.config import check_inputs, load_config
-
-    check_inputs(load_config(config, settings))
-    from flows.server import prefect_server
-
-    with prefect_server() as api:
-        from flows import pipeline
-        from flows.summary import print_summary
-
-        typer.echo(f"Prefect: {api.removesuffix('/api')}", err=True)
-        results = pipeline.FLOWS[name](str(config), settings)
-        print_summary(results)
-
 
 @app.command(rich_help_panel="Pipeline")
 @one_line_errors
@@ -123,14 +38,14 @@ def run(config: Config, settings: Settings = None, dask_address: DaskAddress = "
 
     Example: dr run deployments/kaggle.toml --set data.photos=~/kaggle --set attribution.limit=100
     """
-    _run_flow("run", config, _with_address(settings, dask_address))
+    run_flow("run", config, with_address(settings, dask_address))
 
 
 def _add_stage_command(name: str, help_text: str) -> None:
     @app.command(name, help=help_text, rich_help_panel="One stage of the pipeline")
     @one_line_errors
     def stage(config: Config, settings: Settings = None, dask_address: DaskAddress = "") -> None:
-        _run_flow(name, config, _with_address(settings, dask_address))
+        run_flow(name, config, with_address(settings, dask_address))
 
 
 for _name, _help in STAGES.items():
@@ -162,7 +77,7 @@ def import_model(
     model_id, ready = take_in(loaded.workspace, file, loaded.recipe, as_tables(loaded))
     typer.echo(f"model {model_id} is now the model of {config}" + ("" if ready else "; dr run goes on from here"), err=True)
     if ready:
-        _run_flow("train", config, settings or [])
+        run_flow("train", config, settings or [])
 
 
 @app.command(rich_help_panel="Pipeline")
@@ -205,25 +120,11 @@ def plan(
     )
     print_rows(rows, title=f"What dr run {config} would do")
     if refusal:
-        raise _fail(refusal, 1)
+        raise fail(refusal, 1)
 
 
-@app.command(rich_help_panel="Pipeline")
-@one_line_errors
-def serve(config: Config, settings: Settings = None) -> None:
-    """Serves the pipeline on its schedule (schedule.cron), with Prefect's page; runs never overlap. Ctrl-C ends it."""
-    from flows.config import load_config
-
-    loaded = load_config(config, settings or [])
-    from flows.server import prefect_server
-
-    with prefect_server() as api:
-        from flows.pipeline import serve_schedule
-
-        typer.echo(
-            f"Prefect: {api.removesuffix('/api')}   schedule: {loaded.schedule.cron} ({loaded.schedule.timezone})", err=True
-        )
-        serve_schedule(config, settings or [], loaded.schedule)
+for _command in (serve, watch, doctor):
+    app.command(rich_help_panel="Operation")(one_line_errors(_command))
 
 
 @app.command(rich_help_panel="Results")
@@ -266,13 +167,13 @@ def verify(
     print_rows(problems, title="Problems")
     lost = sum(problem["repair"] == "no" for problem in problems)
     if not repair:
-        raise _fail(f"{len(problems)} problems; mend them with dr verify {workspace} --repair and run the pipeline again", 1)
+        raise fail(f"{len(problems)} problems; mend them with dr verify {workspace} --repair and run the pipeline again", 1)
     if config and lost < len(problems):
-        _run_flow("run", config, [f"workspace={workspace}"])
+        run_flow("run", config, [f"workspace={workspace}"])
     else:
         typer.echo("unmarked what can be made again; run the pipeline to do so", err=True)
     if lost:
-        raise _fail(f"{lost} problems cannot be mended by running again; see the table", 1)
+        raise fail(f"{lost} problems cannot be mended by running again; see the table", 1)
 
 
 @app.command(rich_help_panel="Results")
@@ -320,7 +221,7 @@ def sql(
     from storage.catalog import query as ask
 
     if output not in ("table", "csv", "json"):
-        raise _fail("--format is table, csv or json", 2)
+        raise fail("--format is table, csv or json", 2)
     print_frame(ask(open_workspace(workspace), query), output if sys.stdout.isatty() or output != "table" else "csv")
 
 
@@ -380,7 +281,7 @@ def synthesise(
     try:
         params = SynthesisParams(seed=seed, balanced=balanced, largest_px=largest_px)
     except ValueError as error:
-        raise _fail(str(error), 2) from None
+        raise fail(str(error), 2) from None
     new = draw(folder, count, params)
     typer.echo(
         json.dumps({"folder": str(folder), "photographs": count, "drawn_now": new})

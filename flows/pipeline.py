@@ -1,63 +1,29 @@
 """The Prefect flows: one a stage, and `run`, which is all of them in order.
 
 A flow takes the configuration's file and settings laid over it, so a person can start it from Prefect's page with other
-settings. It opens the session, calls its stage, and records how that went in the table `runs`.
+settings. Its run is named by workspace and stage; its closing state says in words what was done, or what to do.
 """
 
 import contextlib
-import dataclasses
-import hashlib
-import json
-import pathlib
-import uuid
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from uuid import UUID
 
-from prefect import flow
-from prefect.artifacts import create_markdown_artifact
+from prefect import Flow, flow, tags
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRunPolicy
+from prefect.runtime import flow_run
+from prefect.states import Completed, State
 
-from flows.config import ConfigError, PipelineConfig, as_tables, check_inputs, load_config
-from flows.stage_names import STAGES
-from tasks.aggregate import aggregate
-from tasks.attribute import attribute
-from tasks.counterfactuals import counterfactuals
-from tasks.ingest import ingest
-from tasks.linearity import linearity
-from tasks.localise import localise
+from flows.config import ConfigError, PipelineConfig, check_inputs, load_config
+from flows.missed import skip_missed
+from flows.stage_names import PIPELINE, STAGES, flow_name
+from flows.stages import run_stage
+from flows.words import closing_words, readable, tags_of, workspace_name
+from tasks.artifacts import show_summary
 from tasks.planning import check_run
-from tasks.preprocess import preprocess
-from tasks.progress import say
-from tasks.report import report
-from tasks.runs import record_run
-from tasks.session import Session, StageResult, open_session
-from tasks.settings import ScheduleParams
-from tasks.train import train
-
-Stage = Callable[[Session, PipelineConfig], StageResult]
-
-STAGE_FUNCTIONS: dict[str, Stage] = {
-    "ingest": lambda session, c: ingest(session, c.data),
-    "preprocess": lambda session, c: preprocess(session, c.recipe, c.data, c.storage),
-    "train": lambda session, c: train(session, c.recipe, as_tables(c)),
-    "attribute": lambda session, c: attribute(session, c.recipe, c.storage),
-    "aggregate": lambda session, c: aggregate(session, c.recipe, c.heatmaps).and_then(
-        localise(session, c.recipe, c.data.photos, c.localisation)
-    ),
-    "counterfactuals": lambda session, c: counterfactuals(session, c.recipe, c.counterfactuals, c.adversarials, c.storage),
-    "linearity": lambda session, c: linearity(session, c.recipe, c.linearity),
-    "report": lambda session, c: report(session, c.recipe, c.data, as_tables(c)),
-}
-
-
-def _stage_flow(name: str):
-    def stage(config_file: str, settings: list[str] | None = None) -> list[StageResult]:
-        with _configured(config_file, settings) as config, open_session(config.workspace, config.dask) as session:
-            return [_recorded(name, session, config)]
-
-    stage.__name__ = name
-    return flow(name=name, description=STAGES[name], flow_run_name=f"{name}: {{config_file}}", persist_result=False)(stage)
-
+from tasks.progress import alive
+from tasks.session import StageResult, open_session
 
 _running: ContextVar[PipelineConfig | None] = ContextVar("running", default=None)
 
@@ -73,66 +39,109 @@ def _configured(config_file: str, settings: list[str] | None) -> Iterator[Pipeli
     check_inputs(config)
     token = _running.set(config)
     try:
-        yield config
+        with tags(*tags_of(config.workspace)):  # the stages' runs would have none of a deployment's tags
+            yield config
     finally:
         _running.reset(token)
 
 
-def _recorded(name: str, session: Session, config: PipelineConfig) -> StageResult:
-    """Runs one stage and leaves a row in `runs`, whatever happens, and a note on Prefect's page."""
-    tables = as_tables(config)
-    row = {
-        "run_id": uuid.uuid4().hex[:12],
-        "stage": name,
-        "started": datetime.now(UTC),
-        "config_sha256": hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest(),
-    }
+def _run_name(name: str) -> Callable[[], str]:
+    """Makes the name that Prefect's page shows of a run, such as `demo: 3 of 8, train` or `demo: whole pipeline`."""
+
+    def named() -> str:
+        parameters = flow_run.parameters
+        config = _running.get()
+        if name != "run" and config is not None:
+            place = list(STAGES).index(name) + 1
+            return f"{workspace_name(config.workspace)}: {place} of {len(STAGES)}, {name}"
+        try:
+            shown = workspace_name(load_config(parameters["config_file"], parameters.get("settings")).workspace)
+        except ConfigError:  # the run itself says what is wrong with it
+            shown = str(parameters["config_file"])
+        return f"{shown}: {'whole pipeline' if name == 'run' else name}"
+
+    return named
+
+
+def _told(work: Callable[[], list[StageResult]]) -> State:
+    """The closing state of a flow: its message is what a person reads first on the run's page.
+
+    A failure is raised, not returned: Prefect tries again only what was raised, and puts its words into the state's message.
+    """
     try:
-        result = STAGE_FUNCTIONS[name](session, config)
-    except BaseException as error:
-        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        record_run(session.workspace, {**row, "state": state, "message": f"{type(error).__name__}: {error}"})
-        raise
-    seconds = record_run(
-        session.workspace,
-        {**row, "state": "completed", "message": result.message, "images": result.images, "new_images": result.new_images},
+        results = work()
+    except Exception as error:
+        told = readable(error)
+        if told is error:
+            _no_second_try()
+            raise
+        raise told from error
+    return Completed(message=closing_words(results), data=results)
+
+
+def _no_second_try() -> None:
+    """What a person has to mend would only fail again, and keep the next run waiting until then."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(flow_run.id), empirical_policy=FlowRunPolicy(retries=0))
+
+
+def _flow(name: str, description: str) -> Callable[[Callable], Flow]:
+    # A run under `dr serve` is tried again by schedule.retries; a stage is, and not the whole: the pipeline's 0 stands for itself.
+    retries = 0 if name == "run" else None
+    return flow(
+        name=flow_name(name), description=description, flow_run_name=_run_name(name), persist_result=False, retries=retries
     )
-    create_markdown_artifact(f"**{name}**: {result.message}", key=f"{name}-result", description=f"{name} in {config.workspace}")
-    say(f"{name}: {result.message}")
-    return dataclasses.replace(result, seconds=seconds)
 
 
-FLOWS = {name: _stage_flow(name) for name in STAGES}
+def _stage_flow(name: str) -> Flow:
+    def stage(config_file: str, settings: list[str] | None = None):
+        """One stage.
+
+        Args:
+            config_file: The pipeline's configuration, a TOML file on the machine that runs it.
+            settings: Settings laid over it for this run alone, such as data.limit=100, one an entry.
+        """
+
+        def work() -> list[StageResult]:
+            with _configured(config_file, settings) as config, open_session(config.workspace, config.dask) as session:
+                return [run_stage(name, session, config)]
+
+        return _told(work)
+
+    stage.__name__ = stage.__qualname__ = name
+    return _flow(name, STAGES[name])(stage)
 
 
-@flow(
-    name="run",
-    description="The whole pipeline, from photographs to report.",
-    flow_run_name="run: {config_file}",
-    persist_result=False,
-)
-def run(config_file: str, settings: list[str] | None = None) -> list[StageResult]:
-    """Runs every stage in order over one session; a stage with nothing to do ends at once."""
-    with _configured(config_file, settings) as config, open_session(config.workspace, config.dask):
-        check_run(config.workspace, config.data.photos, config.recipe, config.storage, config.dask)
-        return [result for name in STAGES for result in FLOWS[name](config_file, settings)]
+# By these names a deployment finds its flow: a name here is the name of its stage.
+ingest = _stage_flow("ingest")
+preprocess = _stage_flow("preprocess")
+train = _stage_flow("train")
+attribute = _stage_flow("attribute")
+aggregate = _stage_flow("aggregate")
+counterfactuals = _stage_flow("counterfactuals")
+linearity = _stage_flow("linearity")
+report = _stage_flow("report")
+STAGE_FLOWS = {name: globals()[name] for name in STAGES}
 
 
-FLOWS["run"] = run
+@_flow("run", PIPELINE)
+def run(config_file: str, settings: list[str] | None = None):
+    """Runs every stage in order over one session; a stage with nothing to do ends at once.
+
+    Args:
+        config_file: The pipeline's configuration, a TOML file on the machine that runs it.
+        settings: Settings laid over it for this run alone, such as data.limit=100, one an entry.
+    """
+
+    def work() -> list[StageResult]:
+        with skip_missed(), _configured(config_file, settings) as config, open_session(config.workspace, config.dask):
+            alive()
+            check_run(config.workspace, config.data.photos, config.recipe, config.storage, config.dask)
+            results = [result for stage in STAGE_FLOWS.values() for result in stage(config_file, settings)]
+            show_summary(results)
+            return results
+
+    return _told(work)
 
 
-def serve_schedule(config: pathlib.Path, settings: list[str], schedule: ScheduleParams) -> None:
-    """Serves the pipeline on its cron schedule until interrupted; a run that is late waits, two never overlap."""
-    from prefect.schedules import Cron
-
-    try:
-        cron = Cron(schedule.cron, timezone=schedule.timezone)
-    except ValueError as error:
-        raise ConfigError(f"schedule.cron = {schedule.cron!r}: {str(error).splitlines()[0]}") from None
-    run.serve(
-        name="scheduled",
-        schedule=cron,
-        parameters={"config_file": str(config.resolve()), "settings": settings},
-        limit=1,
-        tags=["dr"],
-    )
+FLOWS = {**STAGE_FLOWS, "run": run}

@@ -10,3 +10,13 @@ STAGES = {
     "linearity": "Studies how a layer's units and the outcome move together along adversarial examples.",
     "report": "Writes the pages people look at.",
 }
+PIPELINE = "The whole pipeline, from photographs to report: every stage in order. What is done already is not done again."
+
+
+def flow_name(name: str) -> str:
+    """What Prefect calls the flow of a stage, or of the whole pipeline (`run`); a server may hold other people's flows too.
+
+    >>> flow_name("run"), flow_name("train")
+    ('dr-pipeline', 'dr-train')
+    """
+    return "dr-pipeline" if name == "run" else f"dr-{name}"

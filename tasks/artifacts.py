@@ -6,28 +6,67 @@ a stage leaves them only when it had work to do. Outside a run nothing is left a
 """
 
 import base64
+import os
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from dr_lib.report import before_after_sheet, label, model_plots, set_aside_sheet, with_interval
 from dr_lib.sheets import small_jpeg
 from storage import Workspace
-from tasks.progress import inside_run
+from tasks.progress import duration, inside_run
 from tasks.recipe import Recipe
 from tasks.report_model import graded_rows, model_section
+from tasks.session import StageResult
 from tasks.settings import DataParams
 from tasks.sheets import Photos, flagged, flagged_text, samples, set_aside
 
 SHEET_BYTES = 200_000
 REJECTS_SHOWN = 500
+# Set by `dr serve` for the runs it starts: the folder whose pages it serves, and the address of that folder.
+SERVED_REPORT = "DR_SERVED_REPORT"
+REPORT_ADDRESS = "DR_REPORT_ADDRESS"
 
 
 def show_picture(key: str, data: bytes, kind: Literal["jpeg", "png"], title: str, text: str = "") -> None:
     """A picture with its words. key: lower-case letters, digits and dashes; Prefect keeps the history of a key together."""
     uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     create_markdown_artifact(f"{text}\n\n![{title}]({uri})".strip(), key=key, description=title)
+
+
+def show_result(workspace: Workspace, result: StageResult) -> None:
+    """What a stage did, in words, and where its results are."""
+    if inside_run():
+        text = f"**{result.stage}**: {result.message}\n\n{result.images:,} images, {result.new_images:,} of them new, in {duration(result.seconds)}; workspace `{workspace.location}`"
+        create_markdown_artifact(text, key=f"{result.stage}-result", description=f"{result.stage}: {result.message}")
+
+
+def show_summary(results: Sequence[StageResult]) -> None:
+    """A table of all stages of a run: what each did and how long it took."""
+    rows = [
+        {"stage": one.stage, "images": one.images, "new": one.new_images, "time": duration(one.seconds), "result": one.message}
+        for one in results
+    ]
+    create_table_artifact(rows, key="pipeline-summary", description="What each stage did")
+
+
+def show_report(workspace: Workspace, index: str) -> None:
+    """A link to the report. `dr serve` serves the report of its workspace to browsers; elsewhere the link is the file's.
+
+    index: the report's page in the workspace, a path or a URL.
+    """
+    if not inside_run():
+        return
+    link, served = index, os.environ.get(SERVED_REPORT, "")
+    if workspace.is_local:
+        page = Path(os.path.abspath(index))
+        link = page.as_uri()
+        if served and page.is_relative_to(served):
+            link = f"{os.environ[REPORT_ADDRESS]}/{page.relative_to(served).as_posix()}"
+    create_link_artifact(link, link_text="Open the report", key="report-link", description=f"The report: {index}")
 
 
 def show_rejects(workspace: Workspace, step: str) -> None:

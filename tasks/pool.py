@@ -16,6 +16,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any
 
+from storage.errors import StorageError
 from tasks.errors import UserError
 from tasks.settings import DaskParams
 
@@ -39,10 +40,14 @@ LOOK_S = 5  # how often that is looked at, where no job ends sooner
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job has no result: `killed` when it took its workers down, otherwise what it raised, and where."""
+    """Why a job has no result: `killed` when it took its workers down, otherwise what it raised, and where.
+
+    may_pass: whether what it raised is of the kind that a second try may not meet: a connection, a time-out, a busy device.
+    """
 
     reason: str
     killed: bool = False
+    may_pass: bool = field(default=False, compare=False)
     trace: str = field(default="", compare=False)
 
 
@@ -193,7 +198,13 @@ def _outcome(future) -> Any:
     if isinstance(error, KilledWorker):
         return Failure("its worker process died", killed=True)
     trace = "".join(traceback.format_exception(error))
-    return Failure(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}", trace=trace)
+    reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    return Failure(reason, may_pass=_may_pass(error), trace=trace)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Faults of the network and of devices; not what a person must mend first, such as a full disk or a file that is absent."""
+    return isinstance(error, OSError) and not isinstance(error, (StorageError, FileNotFoundError, PermissionError))
 
 
 def culprits(pool: Pool, trial: Callable[..., Any], rows: list, *fixed: Any) -> dict[Any, str]:

@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.events import emit_event
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 30
 SECONDS_BETWEEN_ARTIFACTS = 5
+SECONDS_BETWEEN_SIGNS = 60
+ALIVE = "dr-explain.progress"  # the event by which the watch tells a run that works from one that hangs
 
 _console = Console(stderr=True, highlight=False)
 
@@ -22,6 +26,24 @@ def say(message: str) -> None:
     _console.print(message, soft_wrap=True)
     if inside_run():
         get_run_logger().info(message)
+
+
+def begin(stage: str, sentence: str) -> None:
+    """Opens a stage's log in Prefect: a page without a line looks like a run that hangs."""
+    if inside_run():
+        get_run_logger().info("%s: %s", stage, sentence)
+        alive()
+
+
+def alive() -> None:
+    """Tells Prefect that the whole run, not only the part that is called here, gets on."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    run_id = flow_run.root_flow_run_id
+    resource = {"prefect.resource.id": f"prefect.flow-run.{run_id}", "prefect.resource.name": context.flow_run.name}
+    tags = [{"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in context.flow_run.tags]
+    emit_event(ALIVE, resource=resource, related=tags)
 
 
 def inside_run() -> bool:
@@ -66,11 +88,12 @@ class _Meter:
     def __init__(self, stage: str, total: int, unit: str):
         self.stage, self.total, self.unit = stage, total, unit
         self.done = self.done_earlier = 0
-        self.started = self.last_line = self.last_artifact = time.monotonic()
+        self.started = self.last_line = self.last_artifact = self.last_sign = time.monotonic()
         self.artifact = None
         if inside_run():
             key = f"{stage.replace(' ', '-')}-progress"  # Prefect's keys know lower-case letters, digits and dashes only
             self.artifact = create_progress_artifact(0.0, key=key, description=f"{stage}: 0 of {total} {unit}")
+            alive()
 
     def advance(self, count: int, earlier: bool = False) -> None:
         self.done += count
@@ -79,6 +102,9 @@ class _Meter:
         if self.artifact and now - self.last_artifact > SECONDS_BETWEEN_ARTIFACTS:
             self.last_artifact = now
             self._update_artifact()
+        if self.artifact and now - self.last_sign > SECONDS_BETWEEN_SIGNS:
+            self.last_sign = now
+            alive()
 
     def advance_in_lines(self, count: int, note: str = "", earlier: bool = False) -> None:
         self.advance(count, earlier)

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from storage import Workspace, open_workspace
+from tasks.crashed import mark_dead_run
 from tasks.pool import Pool
 from tasks.settings import DaskParams
 
@@ -46,6 +47,7 @@ def open_session(location: str, dask: DaskParams) -> Iterator[Session]:
         return
     workspace = open_workspace(location)
     with workspace.lock("run"), contextlib.closing(Pool(dask)) as pool:
+        mark_dead_run(workspace)
         session = Session(workspace, pool)
         token = _current.set(session)
         try:

@@ -98,11 +98,26 @@ class DaskParams:
 
 @dataclass(frozen=True)
 class ScheduleParams:
-    """cron: when `dr serve` runs the pipeline, in cron's five fields; timezone: whose clock they mean."""
+    """When `dr serve` runs the pipeline, and how runs are looked after.
+
+    cron: in cron's five fields (empty: only when a person starts a run); timezone: whose clock they mean. retries: how often
+    a stage that failed is tried again, retry_minutes later. silent_minutes: how long a run may get on with nothing before it is
+    reported as hanging. keep_days: how long Prefect keeps the history of runs (0: for ever); results are not touched.
+    """
 
     cron: str = "0 2 * * *"
     timezone: str = "UTC"
+    retries: int = 1
+    retry_minutes: float = 5
+    silent_minutes: float = 120
+    keep_days: int = 90
 
     def __post_init__(self):
-        _require(len(self.cron.split()) == 5, f"cron = {self.cron!r} does not have five fields such as '0 2 * * *'")
+        _require(
+            not self.cron or len(self.cron.split()) == 5, f"cron = {self.cron!r} does not have five fields such as '0 2 * * *'"
+        )
         _require(self.timezone in zoneinfo.available_timezones(), f"timezone = {self.timezone!r} is none, such as Europe/Berlin")
+        _require(self.retries >= 0, "retries must be 0 or more")
+        _require(self.retry_minutes >= 0, "retry_minutes must be 0 or more")
+        _require(self.silent_minutes >= 0.2, "silent_minutes must be at least 0.2: Prefect looks no oftener")
+        _require(self.keep_days >= 0, "keep_days must be 0 (for ever) or a number of days")

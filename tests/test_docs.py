@@ -3,6 +3,9 @@
 import pathlib
 import re
 
+import pytest
+
+from flows.cli import app
 from flows.stage_names import STAGES
 from storage.schemas import markdown
 
@@ -19,3 +22,20 @@ def test_the_readme_names_every_stage_and_only_files_that_exist():
     assert all(f"`{stage}`" in text for stage in STAGES)
     links = re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r"deployments/\w+\.toml", text)
     assert all((ROOT / link).exists() for link in links), links
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_pages_link_to_what_exists_and_name_commands_that_do(page):
+    text = page.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert all((page.parent / link).exists() for link in links), links
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    named = set(re.findall(r"(?:^|[`\s])dr ([a-z][a-z-]+)\b", text, re.MULTILINE))
+    assert named <= commands, named - commands
+
+
+def test_what_the_container_and_the_work_pool_start_is_there():
+    for name in re.findall(r"entrypoint: flows\.pipeline\.(\w+)", (ROOT / "deployments" / "prefect.yaml").read_text()):
+        assert name == "run" or name in STAGES
+    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "deployments" / "Containerfile").read_text(), re.MULTILINE)
+    assert all((ROOT / one).exists() for line in copied for one in line.split())

@@ -63,7 +63,7 @@ def prefect_server(tmp_path_factory):
     """Prefect's own throw-away server; flows under test report to it."""
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=300):
         yield
 
 

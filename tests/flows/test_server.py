@@ -10,7 +10,8 @@ import urllib.request
 import pytest
 
 import flows.server
-from flows.server import ServerError, prefect_server
+from flows.server import ServerError, history, prefect_server
+from tasks.settings import ScheduleParams
 
 # Answers as Prefect's server does when asked how it is, and says who it is.
 STAND_IN = """
@@ -69,3 +70,23 @@ def test_a_server_that_cannot_start_is_one_line(stand_in, monkeypatch):
     monkeypatch.setattr(flows.server, "_command", lambda port: [sys.executable, "-c", "raise SystemExit('no room')"])
     with pytest.raises(ServerError, match=r"the Prefect server ended at once with code 1: no room"), prefect_server():
         pass
+
+
+def test_a_server_of_ours_clears_its_history_by_the_setting(monkeypatch):
+    from prefect.settings import Settings
+
+    for name, value in history(ScheduleParams(keep_days=30)).items():
+        monkeypatch.setenv(name, value)
+    cleared = Settings().server.services.db_vacuum
+    assert cleared.enabled_vacuum_types == {"events", "flow_runs", "orphans"}
+    assert cleared.retention_period.days == 30
+    assert history(ScheduleParams(keep_days=0)) == {}
+
+
+def test_dr_serve_uses_a_server_that_answers_at_its_port(stand_in):
+    with prefect_server() as api:
+        port = int(api.split(":")[2].split("/")[0])
+        before = pid_of(api)
+        with prefect_server(port) as used:
+            assert used == api
+        assert pid_of(api) == before, "it is not ours to end"
