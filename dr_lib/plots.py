@@ -226,6 +226,28 @@ def bars(
     return rendered(made)
 
 
+def spreads(
+    labels: Sequence[str],
+    low: Shaped[np.ndarray, "rows"],
+    middle: Shaped[np.ndarray, "rows"],
+    high: Shaped[np.ndarray, "rows"],
+    *,
+    x_label: str = "",
+) -> Plot:
+    """One line a row from `low` to `high` with a dot and its value at `middle`."""
+    made, (axes,) = figure(5.6, 0.9 + 0.42 * max(1, len(labels)))
+    places = np.arange(len(labels))
+    axes.hlines(places, low, high, color=ACCENT, linewidth=6, alpha=0.35)
+    axes.plot(middle, places, "o", color=ACCENT, markersize=9, markeredgecolor=PAPER)
+    room = float(np.nanmax(high, initial=0)) or 1.0
+    for place, value, tip in zip(places, middle, high, strict=True):
+        axes.text(tip + room * 0.02, place, f"{value:.3g}", va="center", fontsize=9, color=INK)
+    axes.set_yticks(places, labels, color=INK)
+    axes.set(ylim=(len(labels) - 0.4, -0.6), xlim=(0, room * 1.14), xlabel=x_label)
+    axes.grid(axis="y", visible=False)
+    return rendered(made)
+
+
 def linearity_scatter(
     x: Shaped[np.ndarray, "units"], y: Shaped[np.ndarray, "units"], verdicts: Sequence[str], *, x_label: str, y_label: str
 ) -> Plot:

@@ -16,11 +16,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from dr_lib.adversarial import AdversarialParams
+from dr_lib.appearance import AppearanceParams
 from dr_lib.attribution import AttributionParams
 from dr_lib.counterfactual import CounterfactualParams
 from dr_lib.fundus import PreprocessParams
 from dr_lib.grading import GradingParams
 from dr_lib.heatmaps import HeatmapParams
+from dr_lib.lesion_units import LesionUnitParams
 from dr_lib.linearity import LinearityParams
 from dr_lib.localisation import LocalisationParams
 from dr_lib.model import ModelParams, layer_names
@@ -70,6 +72,8 @@ class PipelineConfig:
     attribution: AttributionSection = field(default_factory=AttributionSection)
     heatmaps: HeatmapParams = field(default_factory=HeatmapParams)
     localisation: LocalisationParams = field(default_factory=LocalisationParams)
+    appearance: AppearanceParams = field(default_factory=AppearanceParams)
+    lesion_units: LesionUnitParams = field(default_factory=LesionUnitParams)
     counterfactuals: CounterfactualSection = field(default_factory=CounterfactualSection)
     adversarials: AdversarialParams = field(default_factory=AdversarialParams)
     linearity: LinearityParams = field(default_factory=LinearityParams)
@@ -89,7 +93,7 @@ class PipelineConfig:
         if not self.attribution.layers:
             raise ValueError("attribution.layers must name at least one layer, such as stem")
         known = layer_names(self.model)
-        for section in ("attribution", "linearity"):
+        for section in ("attribution", "linearity", "lesion_units"):
             unknown = [name for name in getattr(self, section).layers if name not in known]
             if unknown:
                 raise ValueError(f"{section}.layers: this model has no layer {unknown[0]}; it has {', '.join(known)}")

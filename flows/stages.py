@@ -14,6 +14,7 @@ from tasks.artifacts import show_report, show_result
 from tasks.attribute import attribute
 from tasks.counterfactuals import counterfactuals
 from tasks.ingest import ingest
+from tasks.lesion_study import lesion_study
 from tasks.linearity import linearity
 from tasks.localise import localise
 from tasks.preprocess import preprocess
@@ -30,8 +31,10 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
     "preprocess": lambda session, c: preprocess(session, c.recipe, c.data, c.storage),
     "train": lambda session, c: train(session, c.recipe, as_tables(c)),
     "attribute": lambda session, c: attribute(session, c.recipe, c.storage),
-    "aggregate": lambda session, c: aggregate(session, c.recipe, c.heatmaps).and_then(
-        localise(session, c.recipe, c.data.photos, c.localisation)
+    "aggregate": lambda session, c: (
+        aggregate(session, c.recipe, c.heatmaps)
+        .and_then(localise(session, c.recipe, c.data.photos, c.localisation))
+        .and_then(lesion_study(session, c.recipe, c.data.photos, c.localisation, c.appearance, c.lesion_units))
     ),
     "counterfactuals": lambda session, c: counterfactuals(session, c.recipe, c.counterfactuals, c.adversarials, c.storage),
     "linearity": lambda session, c: linearity(session, c.recipe, c.linearity),

@@ -96,6 +96,10 @@ def _part(ws: "Workspace", path: str):
 
 
 def _disagreement(found, table: str, done: dict[str, int], gap: np.ndarray, current: bool) -> str | None:
+    if "failure" in found.column_names:
+        from pyarrow import compute
+
+        found = found.filter(compute.is_null(found["failure"]))  # the others are of images without an explanation
     ids = found.column("image_id").to_pylist()
     if strangers := sorted(set(ids) - done.keys()):
         return f"speaks of {len(strangers)} images that its shard does not explain, such as {strangers[0]}" if current else None

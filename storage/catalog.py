@@ -141,7 +141,7 @@ def _files(ws: "Workspace", table: str) -> tuple[bool, str]:
 def _latest_partition(ws: "Workspace", table: str, order: list[str]) -> str | None:
     """The newest id that has rows in the table; without a record an id is as old as its newest file."""
     there = [at for at in partitions(ws.files, table) if parts(ws.files, table, at)]
-    if known := [at for at in order if at in there]:
+    if known := [at for at in order if at in there] or (there if len(there) == 1 else []):
         return known[0]
     name = PARTITION[table]
 
@@ -158,8 +158,9 @@ def _newest_first(records: list[dict], name: str) -> list[str]:
 def _comments(view: str, table: str, title: str) -> str:
     lines = [f"COMMENT ON VIEW {view} IS {_text(title)};"]
     for field in dataset_schema(table):
-        unit, description = (field.metadata[key].decode() for key in (b"unit", b"description"))
-        lines.append(f"COMMENT ON COLUMN {view}.{_name(field.name)} IS {_text(description + (f' [{unit}]' if unit else ''))};")
+        unit, description, range_ = (field.metadata[key].decode() for key in (b"unit", b"description", b"range"))
+        words = description + (f" [{unit}]" if unit else "") + (f"; range {range_}" if range_ not in ("", "text") else "")
+        lines.append(f"COMMENT ON COLUMN {view}.{_name(field.name)} IS {_text(words)};")
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ always be null: null says "undefined here", so that SQL's averages leave it out,
 """
 
 STAGES = range(5)
+LESIONS = ("microaneurysm", "haemorrhage", "hard_exudate", "soft_exudate", "new_vessels", "preretinal_haemorrhage")
 IMAGE = ("image_id", "string", "", "the photograph's id, such as 10_left")
 STAGE = ("stage", "int8?", "", "true stage 0 none, 1 mild, 2 moderate, 3 severe, 4 proliferative; null where unknown")
 OUTCOME_UNIT = "probability"
@@ -74,6 +75,7 @@ QUANTITY = (
     "",
     "the model's output that was attributed: stage0 … stage4, referable = 2 + 3 + 4, or disease: log-odds of 1 to 4 against 0",
 )
+CONVERGED = ("converged", "bool?", "", "whether the map met the tolerance; null for a layer's resultant, which has no such mark")
 LAYER = ("layer", "string", "", "the layer's name, such as stem or fc1")
 
 PREDICTION = [
@@ -98,13 +100,14 @@ TITLES = {
     "neurons": "The strongest neurons of a layer, and their active regions.",
     "lesion_regions": "Connected regions of high attribution, with place, size and strength.",
     "heatmap_stats": "One row per map: how much, how concentrated, where.",
+    "region_clusters": "Regions grouped by how the fundus looks there, without labels; lesion types beside them where masks are.",
     "group_heatmaps": "Profiles of the summed maps of groups of images, from the centre out and around the clock.",
     "counterfactuals": "Images moved along their own attribution until the model changes its mind.",
     "adversarials": "The same for adversarial examples, to compare with.",
     "comparisons": "Counterfactuals against adversarial examples of the same outcome, pair by pair of the eyes that both reached.",
     "transfers": "How many changed images change a second model's mind too.",
     "linearity": "Units of a layer along adversarial examples of growing strength.",
-    "units": "What each unit of a layer does over all images of the linearity study.",
+    "units": "What each unit of a layer does: along adversarial examples (linearity), and on lesions where there are masks.",
     "unit_effects": "The constant and reversed units one by one: which stages each argues for in an eye, and what is without it.",
     "evaluation": "The model's measures, and how well maps find lesions, with intervals from resampling patients.",
     "runs": "One row per run of a stage.",
@@ -172,6 +175,7 @@ COLUMNS = {
         ("converged", "bool", "", "whether the tolerance was met"),
         ("positive_sum", "float32", OUTCOME_UNIT, "sum of the positive attributions"),
         ("negative_sum", "float32", OUTCOME_UNIT, "sum of the negative attributions"),
+        ("failure", "string?", "", "why the image could not be explained, its measures then being null; null where it was"),
     ],
     "neurons": [
         IMAGE,
@@ -215,6 +219,13 @@ COLUMNS = {
         ("eccentricity", "float32", "", "of the ellipse with the same moments: 0 circle, 1 line"),
         ("solidity", "float32", "share", "area over the convex hull's area"),
         ("contrast", "float32", "grey levels", "fundus inside the region minus its surroundings"),
+        (
+            "optic_disc_distance_px",
+            "float32",
+            "px",
+            "from the centroid to the optic disc's centre; null where no optic disc was found",
+        ),
+        CONVERGED,
     ],
     "heatmap_stats": [
         IMAGE,
@@ -240,6 +251,27 @@ COLUMNS = {
             "correlation",
             "correlation of the maps toward stages 0 and 4",
         ),
+        (
+            "share_optic_disc",
+            "float32",
+            "share",
+            "share of the absolute sum on the optic disc, which covers about 0.03 of the area",
+        ),
+        ("share_border", "float32", "share", "share of the absolute sum in the outer tenth of the radius, 0.19 of the area"),
+        ("optic_disc_y_px", "float32", "px", "row of the optic disc's centre; null where none was found"),
+        ("optic_disc_x_px", "float32", "px", "column of the optic disc's centre; null where none was found"),
+        CONVERGED,
+    ],
+    "region_clusters": [
+        IMAGE,
+        SOURCE,
+        QUANTITY,
+        ("sign", "string", "", "positive or negative"),
+        ("region", "int32", "", "number of the region in `lesion_regions`"),
+        ("cluster", "int16", "", "group of regions that look alike, 0 for the largest; made without any label"),
+        ("distance", "float32", "", "from the cluster's centre, in standard deviations of the features"),
+        ("silhouette", "float32", "", "1 well inside its cluster, 0 between two, below 0 nearer to another"),
+        ("lesion", "string?", "", "the lesion type that the mask shows most of in the region, none; null without a mask"),
     ],
     "group_heatmaps": [
         ("group_name", "string", "", "the group of images, such as stage=4 or predicted_stage=0"),
@@ -295,7 +327,12 @@ COLUMNS = {
     "units": [
         LAYER,
         ("unit", "int32", "", "number of the unit"),
-        ("verdict", "string", "", "as the outcome grows: linear, constant, reversed, saturating, nonlinear or dead"),
+        (
+            "verdict",
+            "string?",
+            "",
+            "what the unit does as the outcome grows, such as linear, constant or reversed; of study linearity",
+        ),
         ("images", "int32", "", "number of images judged"),
         ("gradient_variation", "float32", "share", "spread of the mean gradient over strengths, relative to its size"),
         ("slope", "float32", "", "slope of attribution against activation difference"),
@@ -305,6 +342,25 @@ COLUMNS = {
         ("moved_share", "float32", "share", "range of the activation over strengths, relative to its largest difference"),
         ("outcome_correlation", "float32", "correlation", "of attribution and outcome over strengths, within images"),
         ("linear_up_to", "float32", "input units", "largest strength up to which the unit counts as linear; null for none"),
+        ("study", "string", "", "linearity: along adversarial examples; lesions: a channel's activation beside lesion masks"),
+        ("best_lesion", "string?", "", "the lesion type whose AUC is furthest from 0.5"),
+        (
+            "lesion_auc",
+            "float32",
+            "",
+            "AUC of the channel's activation for that type, per eye, mean: under 0.5 it is quieter there",
+        ),
+        ("lesion_auc_low", "float32", "", "lower end of the 95 % interval over patients, for a type chosen beforehand"),
+        ("lesion_auc_high", "float32", "", "upper end of that interval"),
+        ("lesion_auc_held_out", "float32", "", "AUC on one half of the patients for the type that was the best one on the other"),
+        (
+            "lesion_auc_others",
+            "float32",
+            "",
+            "AUC of the best type against pixels of all other lesions: does it tell them apart?",
+        ),
+        ("lesion_images", "int32?", "", "eyes with that type"),
+        *[(f"auc_{kind}", "float32", "", f"AUC for {kind} against the rest of the visible disc") for kind in LESIONS],
     ],
     "unit_effects": [
         LAYER,
@@ -347,7 +403,7 @@ COLUMNS = {
     "runs": [
         ("run_id", "string", "", "the run's id"),
         ("stage", "string", "", "the stage of the pipeline, such as preprocess"),
-        ("state", "string", "", "done or failed"),
+        ("state", "string", "", "completed, failed or interrupted"),
         ("started", "timestamp", "", "when it started, UTC"),
         ("finished", "timestamp?", "", "when it finished, UTC"),
         ("seconds", "float64", "s", "how long it took"),
@@ -374,6 +430,7 @@ PARTITION = {
             "neurons",
             "lesion_regions",
             "heatmap_stats",
+            "region_clusters",
             "group_heatmaps",
             "counterfactuals",
             "adversarials",
@@ -398,13 +455,14 @@ KEYS = {
     "neurons": ["image_id", "layer", "sign", "rank"],
     "lesion_regions": ["image_id", "source", "quantity", "sign", "region"],
     "heatmap_stats": ["image_id", "source", "quantity"],
+    "region_clusters": ["image_id", "source", "quantity", "sign", "region"],
     "group_heatmaps": ["group_name", "source", "quantity", "profile", "bin"],
     "counterfactuals": ["image_id", "method", "target_stage"],
     "adversarials": ["image_id", "method", "target_stage"],
     "comparisons": ["true_stage", "predicted_stage", "target_stage", "measure", "first", "second"],
     "transfers": ["true_stage", "predicted_stage", "target_stage", "method", "second_model_id"],
     "linearity": ["image_id", "layer", "strength", "unit"],
-    "units": ["layer", "unit"],
+    "units": ["study", "layer", "unit"],
     "unit_effects": ["layer", "unit", "image_id"],
     "evaluation": ["split", "stratum", "metric", "explain_id", "source", "quantity", "lesion"],
     "runs": ["run_id"],

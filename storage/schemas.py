@@ -1,4 +1,4 @@
-"""The tables' schemas: one `pyarrow.Schema` each, every column with a description and a unit.
+"""The tables' schemas: one `pyarrow.Schema` each, every column with a description, a unit and a range.
 
 `SCHEMAS[table]` holds the columns of its files; the id of the partition (`PARTITION[table]`) is in the folder's name
 and joins them on reading. `to_table` is the only way a frame becomes a table, so nothing else reaches a file.
@@ -7,6 +7,7 @@ and joins them on reading. `to_table` is the only way a frame becomes a table, s
 import pyarrow as pa
 
 from storage.schema_fields import COLUMNS, KEYS, PARTITION, TITLES
+from storage.schema_ranges import range_of
 
 __all__ = ["KEYS", "PARTITION", "SCHEMAS", "TITLES", "dataset_schema", "empty_frame", "markdown", "to_frame", "to_table"]
 
@@ -28,13 +29,14 @@ TYPES = {
 }
 
 
-def _field(name: str, kind: str, unit: str, description: str) -> pa.Field:
+def _field(table: str, name: str, kind: str, unit: str, description: str) -> pa.Field:
     nullable = kind.endswith("?") or kind.startswith("float")
-    return pa.field(name, TYPES[kind.rstrip("?")], nullable, {"description": description, "unit": unit})
+    words = {"description": description, "unit": unit, "range": range_of(table, name)}
+    return pa.field(name, TYPES[kind.rstrip("?")], nullable, words)
 
 
 SCHEMAS: dict[str, pa.Schema] = {
-    table: pa.schema([_field(*column) for column in columns], {"description": TITLES[table]})
+    table: pa.schema([_field(table, *column) for column in columns], {"description": TITLES[table]})
     for table, columns in COLUMNS.items()
 }
 
@@ -47,7 +49,7 @@ def dataset_schema(table: str) -> pa.Schema:
     """
     schema = _known(table)
     name = PARTITION[table]
-    return schema if name is None else schema.append(_field(name, "string", "", PARTITION_TEXT[name]))
+    return schema if name is None else schema.append(_field(table, name, "string", "", PARTITION_TEXT[name]))
 
 
 def to_table(table: str, rows) -> pa.Table:
@@ -56,10 +58,10 @@ def to_table(table: str, rows) -> pa.Table:
     NaN in a measure becomes null. Raises ValueError with one line for an unknown or missing column, a null where none
     may be, or a value that the type cannot hold.
 
-    >>> to_table("units", [{"layer": "fc1"}])
+    >>> to_table("linearity", [{"layer": "fc1"}])
     Traceback (most recent call last):
-    ValueError: table units: missing columns unit, verdict, images, gradient_variation, slope, r2, mean_attribution,
-    strongest_image_id
+    ValueError: table linearity: missing columns image_id, strength, unit, outcome, activation_difference, mean_gradient,
+    attribution
     """
     schema = _known(table)
     if isinstance(rows, pa.Table):
@@ -103,12 +105,12 @@ def markdown() -> str:
         where = f"catalog/{table}.parquet" if table in ("photos", "rejects") else where
         keys = ", ".join(f"`{key}`" for key in KEYS[table])
         lines += [f"## {table}", "", TITLES[table], "", f"`{where}`" + (f" · one row per {keys}" if keys else ""), ""]
-        lines += ["| column | type | unit | meaning |", "|---|---|---|---|"]
+        lines += ["| column | type | unit | range | meaning |", "|---|---|---|---|---|"]
         for field in dataset_schema(table):
             text = {key.decode(): value.decode() for key, value in field.metadata.items()}
-            meaning = text["description"].replace("|", "\\|")
+            meaning, range_ = (text[key].replace("|", "\\|") for key in ("description", "range"))
             kind = str(field.type) + (", may be null" if field.nullable else "")
-            lines.append(f"| `{field.name}` | {kind} | {text['unit']} | {meaning} |")
+            lines.append(f"| `{field.name}` | {kind} | {text['unit']} | {range_} | {meaning} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -178,6 +178,12 @@ class Workspace:
 
         return tables.parts(self.files, name, partition)
 
+    def part(self, name: str, partition: str | None = None, part: str = "part") -> "pd.DataFrame":
+        """One part of a table as a DataFrame; empty where it is not there. Of hundreds of parts no other is looked at."""
+        from storage import tables
+
+        return tables.read_file(self.files, f"{tables.folder(name, partition)}/{_part(part)}.parquet", name)
+
     def remove_part(self, name: str, partition: str | None = None, part: str = "part") -> None:
         """Removes one part of a table, if it is there."""
         from storage import tables

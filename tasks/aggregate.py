@@ -16,13 +16,14 @@ from dr_lib.heatmaps import GroupHeatmaps, HeatmapParams, group_names, image_row
 from dr_lib.lesion_map import QUANTITY as LESION_QUANTITY
 from storage import Workspace, open_workspace
 from storage.arrays import ShardedStore, Span
-from storage.explanations import DONE, SIGNS
+from storage.explanations import DONE, FAILED, SIGNS
 from storage.group_maps import write_group_maps
 from storage.ids import content_id
+from storage.schemas import SCHEMAS
 from tasks.progress import progress
 from tasks.recipe import Recipe
 from tasks.session import Session, StageResult
-from tasks.stores import as_text, explanation_store, fundus_store, span_digests
+from tasks.stores import as_text, explanation_store, fundus_store, shard_record, span_digests
 from tasks.waves import run_in_waves
 
 STEP = "aggregate"
@@ -37,7 +38,8 @@ def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StageR
     eyes = explained_eyes(workspace, recipe.model_id(workspace), store.image_ids)
     made_from = span_digests(store)
     spans = [span for span in store.spans() if span.index in made_from]
-    settings = dataclasses.asdict(params)
+    # With the columns: rows that an older version wrote without the newer ones are made again.
+    settings = dataclasses.asdict(params) | {"columns": {table: SCHEMAS[table].names for table in SHARD_TABLES}}
     digests = {}
     for span in spans:
         labels = as_text(eyes.iloc[span.rows][["stage", "predicted_stage", "eye"]])
@@ -56,7 +58,7 @@ def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StageR
     new = sum(run_in_waves(session.pool, STEP, _aggregate_shard, jobs, images_of=lambda job: job[1].images))
     digest = content_id({"shards": digests})
     if not workspace.has_part("group_heatmaps", explain_id, "groups", digest=digest):
-        sums = _summed(store, spans, eyes, recipe.attribution)
+        sums = _summed(store, spans, eyes, recipe.attribution, params)
         # The arrays first: the table's digest is what says that both are there.
         if sums.sums:
             keys, images, positive, negative = zip(*sums.means(), strict=True)
@@ -71,10 +73,12 @@ def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StageR
     )
 
 
-def _summed(store: ShardedStore, spans: list[Span], eyes: pd.DataFrame, params: AttributionParams) -> GroupHeatmaps:
+def _summed(
+    store: ShardedStore, spans: list[Span], eyes: pd.DataFrame, params: AttributionParams, heatmaps: HeatmapParams
+) -> GroupHeatmaps:
     """Sums over groups, a shard in memory at a time."""
     sums: GroupHeatmaps | None = None
-    paths = ["pixels/status", "pixels/attribution", *(f"layers/{layer}/resultant" for layer in params.layers)]
+    paths = ["pixels/status", "pixels/converged", "pixels/attribution", *(f"layers/{layer}/resultant" for layer in params.layers)]
     paths += ["lesion/map"] if params.lesion_poses else []
     with progress("group heat maps", sum(span.images for span in spans)) as advance:
         for span in spans:
@@ -84,7 +88,10 @@ def _summed(store: ShardedStore, spans: list[Span], eyes: pd.DataFrame, params: 
                 eye = eyes.iloc[span.start + row]
                 stage = None if pd.isna(eye["stage"]) else int(eye["stage"])
                 groups = group_names(stage, int(eye["predicted_stage"]), eye["eye"])
+                converged = converged_of(arrays, row, params)
                 for (source, quantity), values in maps_of(arrays, row, int(eye["predicted_stage"]), params).items():
+                    if heatmaps.unconverged == "leave_out" and converged.get((source, quantity)) is False:
+                        continue
                     sums.add(groups, source, quantity, values.sum(axis=0) if values.ndim == 3 else values, eye["eye"])
             advance(span.images)
     return sums or GroupHeatmaps(1)
@@ -98,6 +105,11 @@ def maps_of(
     maps = {("pixels", name): arrays["pixels/attribution"][row, index] for index, name in enumerate(params.quantities)}
     maps |= {("lesion", LESION_QUANTITY): arrays["lesion/map"][row]} if params.lesion_poses else {}
     return maps | {(layer, layer_quantity): arrays[f"layers/{layer}/resultant"][row] for layer in params.layers}
+
+
+def converged_of(arrays: Mapping[str, np.ndarray], row: int, params: AttributionParams) -> dict[tuple[str, str], bool]:
+    """Whether one image's maps on pixels met their tolerance, by (source, quantity)."""
+    return {("pixels", name): bool(arrays["pixels/converged"][row, index]) for index, name in enumerate(params.quantities)}
 
 
 def part_name(span: Span) -> str:
@@ -119,7 +131,11 @@ def explained_rows(status: np.ndarray, eyes: pd.DataFrame) -> np.ndarray:
 
     An eye loses its prediction when its photograph is replaced by one that cannot be graded.
     """
-    return np.flatnonzero((status == DONE) & eyes["predicted_stage"].notna().to_numpy())
+    return _rows_of(DONE, status, eyes)
+
+
+def _rows_of(state: int, status: np.ndarray, eyes: pd.DataFrame) -> np.ndarray:
+    return np.flatnonzero((status == state) & eyes["predicted_stage"].notna().to_numpy())
 
 
 def _aggregate_shard(
@@ -134,7 +150,8 @@ def _aggregate_shard(
     """Runs on a worker: writes the shard's rows of every table that lacks them; returns how many images they are about."""
     location, explain_id, preprocess_id = place
     workspace = open_workspace(location)
-    arrays = explanation_store(workspace, explain_id).read(span)
+    store = explanation_store(workspace, explain_id)
+    arrays = store.read(span)
     size = arrays["pixels/attribution"].shape[-1]
     rows: dict[str, list[dict[str, Any]]] = {table: [] for table in SHARD_TABLES}
     pixels = fundus_store(workspace, preprocess_id).read_rows(eyes["position"].to_numpy(), ["pixels"])["pixels"]
@@ -142,15 +159,28 @@ def _aggregate_shard(
         eye = eyes.iloc[row]
         image_id = eye["image_id"]
         maps = maps_of(arrays, row, int(eye["predicted_stage"]), explained)
-        regions, stats = image_rows(image_id, eye["eye"], pixels[row], maps, params)
+        regions, stats = image_rows(image_id, eye["eye"], pixels[row], maps, params, converged_of(arrays, row, explained))
         rows["lesion_regions"] += regions
         rows["heatmap_stats"] += stats
         rows["attributions"] += _attribution_rows(image_id, arrays, row, explained.quantities)
         for layer in explained.layers:
             rows["neurons"] += _neuron_rows(image_id, layer, arrays, row, size)
+    reasons = shard_record(store, span).get("failed", {})
+    for row in _rows_of(FAILED, arrays["pixels/status"], eyes):
+        image_id = eyes.iloc[row]["image_id"]
+        rows["attributions"] += _failed_rows(image_id, explained.quantities, reasons.get(image_id, "it could not be explained"))
     for table in missing:
         workspace.write_table(table, rows[table], partition=explain_id, part=part_name(span), digest=digest)
     return span.images
+
+
+MEASURES = ("outcome", "baseline_outcome", "gap", "map_error", "relative_gap", "positive_sum", "negative_sum")
+
+
+def _failed_rows(image_id: str, quantities: tuple[str, ...], reason: str) -> list[dict[str, Any]]:
+    """An image without an explanation keeps its rows: null measures, and why."""
+    empty = {**dict.fromkeys(MEASURES), "points": 0, "converged": False, "failure": reason}
+    return [{"image_id": image_id, "quantity": quantity, **empty} for quantity in quantities]
 
 
 def _attribution_rows(
@@ -172,6 +202,7 @@ def _attribution_rows(
                 "relative_gap": abs(numbers["gap"] / change) if change else float("nan"),
                 "positive_sum": float(values[values > 0].sum()),
                 "negative_sum": float(values[values < 0].sum()),
+                "failure": None,
             }
         )
     return found

@@ -13,6 +13,7 @@ from dr_lib.linearity import LinearityParams, linearity_study, unit_verdicts
 from dr_lib.model import scaled
 from storage import Workspace, open_workspace
 from storage.ids import content_id
+from storage.schemas import SCHEMAS
 from tasks.aggregate import explained_eyes
 from tasks.recipe import Recipe
 from tasks.session import Session, StageResult
@@ -48,7 +49,8 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Stag
     digest = content_id({"parts": parts, "linearity": settings})
     if not workspace.has_part("units", explain_id, STEP, digest=digest):
         verdicts = unit_verdicts(workspace.frame(STEP, explain_id=explain_id), params)
-        workspace.write_table("units", verdicts, partition=explain_id, part=STEP, digest=digest)
+        others = dict.fromkeys(set(SCHEMAS["units"].names) - set(verdicts.columns))  # the other study's
+        workspace.write_table("units", verdicts.assign(**others, study=STEP), partition=explain_id, part=STEP, digest=digest)
     study_special_units(session, place, eyes, params, digest)
     return StageResult(STEP, len(eyes), new, _summary(workspace, explain_id))
 
@@ -80,7 +82,7 @@ def flip_strengths(rows: pd.DataFrame, target_stage: int) -> pd.Series:
 
 
 def _summary(workspace: Workspace, explain_id: str) -> str:
-    units = workspace.frame("units", explain_id=explain_id)
+    units = workspace.frame("units", explain_id=explain_id, study=STEP)
     if units.empty:
         return "no explained eye to study: the model takes all of them for the target stage"
     counts = pd.crosstab(units["layer"], units["verdict"])

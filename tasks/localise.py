@@ -140,7 +140,7 @@ def judge_shard(
         disc = Disc(*(float(fundi[name][row]) for name in GEOMETRY))
         shape = (int(eye["height_px"]), int(eye["width_px"]))
         try:
-            masks = lesion_masks(_read(folder, eye["image_id"]), disc, shape, fundi["pixels"][row], preprocess)
+            masks = lesion_masks(read_mask(folder, eye["image_id"]), disc, shape, fundi["pixels"][row], preprocess)
         except UnusableMask as problem:
             problems.append(f"{eye['image_id']}: {problem}")
             continue
@@ -162,7 +162,8 @@ def _judged_maps(maps: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str
     return {(source, None if v.ndim == 3 else quantity): v[0] if v.ndim == 3 else v for (source, quantity), v in maps.items()}
 
 
-def _read(folder: str, image_id: str) -> np.ndarray:
+def read_mask(folder: str, image_id: str) -> np.ndarray:
+    """A photograph's mask (h, w, 3) uint8 RGB. Raises UnusableMask for a file that cannot be decoded."""
     mask = cv2.imread(str(pathlib.Path(folder) / f"{image_id}.png"), cv2.IMREAD_COLOR)
     if mask is None:
         raise UnusableMask("unreadable", "the file is no image that can be decoded")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from dr_lib.heatmaps import POSTER
 from dr_lib.report import (
     Citation,
     CounterfactualSection,
@@ -33,6 +34,7 @@ from tasks.recipe import Recipe
 from tasks.report_counterfactuals import counterfactual_section
 from tasks.report_eyes import Explained, lead_eye
 from tasks.report_model import model_section
+from tasks.report_regions import region_section
 from tasks.report_units import linearity_section
 from tasks.runs import versions
 from tasks.settings import DataParams
@@ -180,6 +182,10 @@ def _groups(shown: Shown) -> GroupSection:
     for index in range(maps.sizes["group"]):
         one = maps.isel(group=index)
         name, source, quantity = (str(one[key].item()) for key in ("group_name", "source", "quantity"))
+        if source == "pixels" and (name, quantity) in POSTER:
+            values = (one["mean_positive"] + one["mean_negative"]).to_numpy()
+            title = f"rightly predicted stage {name[-1]}, toward stage {quantity[-1]}"
+            found.append(GroupMap(title, int(one["images"]), values, note="left eyes mirrored"))
         if name.startswith("stage=") and "," not in name and source == "pixels" and quantity == f"stage{name[-1]}":
             values = (one["mean_positive"] + one["mean_negative"]).to_numpy()
             found.append(
@@ -254,6 +260,7 @@ PARTS: dict[str, Callable[[Shown], Any]] = {
     "data": _data,
     "model": _model,
     "groups": _groups,
+    "regions": lambda shown: region_section(shown.workspace, shown.explain_id),
     "localisation": _localisation,
     "counterfactuals": _counterfactuals,
     "linearity": _linearity,

@@ -17,10 +17,12 @@ STAGES = range(len(STAGE_NAMES))
 
 def linearity_section(workspace: Workspace, recipe: Recipe, explain_id: str, target_stage: int) -> LinearitySection:
     """The study of one explanation."""
-    units = workspace.frame("units", explain_id=explain_id)
+    units = workspace.frame("units", explain_id=explain_id, study="linearity")
     if units.empty:
         done = "linearity" in workspace.parts("units", explain_id)
         return LinearitySection(note="No explained eye could be studied." if done else "")
+    # What the study of lesions adds to the table is empty in these rows.
+    units = units.drop(columns=["study", *(name for name in units if "lesion" in name or name.startswith("auc_"))])
     alive = units[units["verdict"] != "dead"]
     rows = workspace.frame("linearity", explain_id=explain_id)
     flips = flip_strengths(rows, target_stage)

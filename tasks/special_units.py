@@ -33,7 +33,7 @@ def study_engine(location: str, model_id: str, params: LinearityParams) -> tuple
 def study_special_units(session: Session, place: Place, eyes: pd.DataFrame, params: LinearityParams, made_from: str) -> None:
     """Looks at the special units of every layer, unless just these have been looked at; eyes: those of the study."""
     workspace, explain_id = session.workspace, place[3]
-    units = workspace.frame("units", explain_id=explain_id)
+    units = workspace.frame("units", explain_id=explain_id, study="linearity")
     chosen = special_units(units, params)
     digest = content_id({"made_from": made_from, "units": chosen})
     if workspace.has_part(TABLE, explain_id, TABLE, digest=digest):

@@ -3,7 +3,7 @@
 Maps come in as arrays and rows go out as dictionaries named like the tables' columns; no model, no file.
 """
 
-from dr_lib.heatmaps.groups import GroupHeatmaps, group_names
+from dr_lib.heatmaps.groups import POSTER, GroupHeatmaps, group_names
 from dr_lib.heatmaps.maps import image_rows
 from dr_lib.heatmaps.neurons import neuron_extent, region_measures
 from dr_lib.heatmaps.params import HeatmapParams
@@ -11,6 +11,7 @@ from dr_lib.heatmaps.regions import Regions, find_regions, region_rows
 from dr_lib.heatmaps.stats import entropy_bit, gini, stat_row, symmetry, top_share
 
 __all__ = [
+    "POSTER",
     "GroupHeatmaps",
     "HeatmapParams",
     "Regions",

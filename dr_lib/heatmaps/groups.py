@@ -15,9 +15,16 @@ from dr_lib.heatmaps.params import HeatmapParams
 
 Key = tuple[str, str, str]  # group name, source, quantity
 
+# What the poster shows at the level of the data set: (group, quantity).
+POSTER = (
+    ("stage=4,predicted_stage=4", "stage0"),
+    ("stage=4,predicted_stage=4", "stage2"),
+    ("stage=2,predicted_stage=2", "stage4"),
+)
+
 
 def group_names(stage: int | None, predicted_stage: int, eye: Eye) -> list[str]:
-    """The groups that an image belongs to; those of the true stage only where it is known.
+    """The groups that an image belongs to; those of the true stage only where it is known. `POSTER`'s are among them.
 
     >>> group_names(2, 2, "left")
     ['all', 'predicted_stage=2', 'eye=left', 'stage=2', 'stage=2,predicted_stage=2', 'correct']

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from dr_lib.anatomy import Eye
+from dr_lib.fundus.optic_disc import optic_disc
 from dr_lib.heatmaps.params import HeatmapParams
 from dr_lib.heatmaps.regions import find_regions, region_rows
 from dr_lib.heatmaps.stats import stat_row, symmetry
@@ -19,14 +20,17 @@ def image_rows(
     fundus: UInt8[np.ndarray, "y x 3"],
     maps: Mapping[tuple[str, str], Float[np.ndarray, "y x"] | Float[np.ndarray, "2 y x"]],
     params: HeatmapParams = HeatmapParams(),  # noqa: B008 - frozen
+    converged: Mapping[tuple[str, str], bool] | None = None,
 ) -> tuple[list[dict], list[dict]]:
     """(rows for `lesion_regions`, rows for `heatmap_stats`) of one image, in the order of `maps`.
 
     `maps[(source, quantity)]` is one map with its signs, or a pair (sign, y, x) such as a layer's resultants: the regions of
     each sign then come from the map of the neurons of that sign, and the statistics from the sum of the two. Where a source has
-    both stage 0 and stage 4, their rows carry the symmetry of the pair.
+    both stage 0 and stage 4, their rows carry the symmetry of the pair. `converged` says of maps whether they met their tolerance
+    (absent: not known). The optic disc is looked for once, in the fundus.
     """
     regions, stats = [], []
+    disc = optic_disc(fundus)
     for (source, quantity), values in maps.items():
         pair = values if values.ndim == 3 else np.stack([values, values])
         found = {sign: find_regions(part, sign, params) for sign, part in zip(SIGNS, pair, strict=True)}
@@ -41,6 +45,8 @@ def image_rows(
                 params=params,
                 signs=(sign,),
                 found=found,
+                disc=disc,
+                converged=(converged or {}).get((source, quantity)),
             )
         stats.append(
             stat_row(
@@ -52,6 +58,8 @@ def image_rows(
                 regions_positive=found["positive"].count,
                 regions_negative=found["negative"].count,
                 symmetry_stage0_stage4=_pair_symmetry(maps, source, quantity),
+                disc=disc,
+                converged=(converged or {}).get((source, quantity)),
             )
         )
     return regions, stats

@@ -17,12 +17,15 @@ class HeatmapParams:
     surround_px: int = 4  # width of the surroundings that a region's contrast is measured against
     radial_bins: int = 10
     angular_bins: int = 12
+    unconverged: Literal["keep", "leave_out"] = "keep"  # of the groups' sums; every row of other tables says `converged`
 
     def __post_init__(self) -> None:
         if self.smoothing_px < 0:
             raise ValueError(f"smoothing_px must be 0 or more, not {self.smoothing_px}")
         if self.threshold not in ("fraction", "otsu", "quantile"):
             raise ValueError(f"threshold must be fraction, otsu or quantile, not {self.threshold!r}")
+        if self.unconverged not in ("keep", "leave_out"):
+            raise ValueError(f"unconverged must be keep or leave_out, not {self.unconverged!r}")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must lie in (0, 1], not {self.fraction}")
         if not 0 <= self.quantile < 1:

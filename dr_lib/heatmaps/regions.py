@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int32, UInt8
 
 from dr_lib.anatomy import Eye, anatomy, polar, quadrant_of, ring_of
+from dr_lib.fundus.optic_disc import OpticDisc
 from dr_lib.heatmaps.params import HeatmapParams
 
 Sign = Literal["positive", "negative"]
@@ -66,13 +67,16 @@ def region_rows(
     params: HeatmapParams = HeatmapParams(),  # noqa: B008 - frozen
     signs: tuple[Sign, ...] = ("positive", "negative"),
     found: dict[str, Regions] | None = None,
+    disc: OpticDisc | None = None,
+    converged: bool | None = None,
 ) -> list[dict]:
     """One row per region for the table `lesion_regions`, strongest first within a sign, at most `params.max_regions` of each.
 
     `attribution_*` are of the unsmoothed map with its signs; `image_share` is the region's sum over the map's sum of that
     sign. `contrast` is the mean green level inside minus that of the `surround_px` around the region within the disc that
     belong to no region; NaN where there are none. The bounding box is half-open, as in slices. `found` may hand over regions
-    already labelled. A map of zeros or with a value that is not finite has no rows.
+    already labelled; `disc` is where the optic disc was found; `converged` is noted as it is, so that maps that missed their
+    tolerance stay and can be left out. A map of zeros or with a value that is not finite has no rows.
     """
     if fundus.shape[:2] != values.shape:
         raise ValueError(f"{image_id}: a map of {values.shape} does not lie on a fundus of {fundus.shape[:2]}")
@@ -80,14 +84,20 @@ def region_rows(
     for sign in signs:
         regions = (found or {}).get(sign) or find_regions(values, sign, params)
         rows += [
-            {"image_id": image_id, "source": source, "quantity": quantity, "sign": sign, **row}
-            for row in _measured(values.astype(np.float64), fundus, regions, sign, eye, params)
+            {"image_id": image_id, "source": source, "quantity": quantity, "sign": sign, **row, "converged": converged}
+            for row in _measured(values.astype(np.float64), fundus, regions, sign, eye, params, disc)
         ]
     return rows
 
 
 def _measured(
-    values: Float64[np.ndarray, "y x"], fundus: np.ndarray, regions: Regions, sign: Sign, eye: Eye, params: HeatmapParams
+    values: Float64[np.ndarray, "y x"],
+    fundus: np.ndarray,
+    regions: Regions,
+    sign: Sign,
+    eye: Eye,
+    params: HeatmapParams,
+    disc: OpticDisc | None,
 ) -> list[dict]:
     from skimage.measure import regionprops
 
@@ -125,6 +135,7 @@ def _measured(
                 "eccentricity": float(prop.eccentricity),
                 "solidity": float(prop.solidity),
                 "contrast": _contrast(fundus, regions.labels, prop.label, prop.bbox, place.inside, params.surround_px),
+                "optic_disc_distance_px": float(np.hypot(y - disc.centre_y_px, x - disc.centre_x_px)) if disc else float("nan"),
             }
         )
     return rows

@@ -9,8 +9,10 @@ from jaxtyping import Float
 
 from dr_lib.anatomy import QUADRANTS, RINGS, Eye, anatomy
 from dr_lib.correlation import correlation
+from dr_lib.fundus.optic_disc import OpticDisc
 
 TOP_SHARE = 0.01
+BORDER = 0.9  # of the visible disc's radius
 
 
 def stat_row(
@@ -23,10 +25,13 @@ def stat_row(
     regions_positive: int,
     regions_negative: int,
     symmetry_stage0_stage4: float = float("nan"),
+    disc: OpticDisc | None = None,
+    converged: bool | None = None,
 ) -> dict:
     """The row of the table `heatmap_stats` for one map.
 
     Shares are of the absolute sum within the visible disc, so the four quadrants add up to 1, and so do the three rings.
+    The border is the outer tenth of the visible radius, where tone and cut edges leave their marks.
     """
     place = anatomy(len(values), eye)
     values = values.astype(np.float64)
@@ -49,6 +54,11 @@ def stat_row(
         "regions_positive": regions_positive,
         "regions_negative": regions_negative,
         "symmetry_stage0_stage4": symmetry_stage0_stage4,
+        "share_optic_disc": _share(size, disc.mask(len(values))[place.inside]) if disc else float("nan"),
+        "share_border": _share(size, (place.radius_share > BORDER)[place.inside]),
+        "optic_disc_y_px": disc.centre_y_px if disc else float("nan"),
+        "optic_disc_x_px": disc.centre_x_px if disc else float("nan"),
+        "converged": converged,
     }
 
 
@@ -101,6 +111,10 @@ def symmetry(first: Float[np.ndarray, "y x"], second: Float[np.ndarray, "y x"]) 
     inside = anatomy(len(first), "right").inside
     a, b = (values[inside].astype(np.float64) for values in (first, second))
     return correlation(a, b)
+
+
+def _share(size: np.ndarray, part: np.ndarray) -> float:
+    return _shares(size, part.astype(np.int8), 2)[1]
 
 
 def _shares(size: np.ndarray, part: np.ndarray, count: int) -> list[float]:

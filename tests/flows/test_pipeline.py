@@ -10,9 +10,11 @@ import pytest
 from storage import open_workspace
 from storage.catalog import query
 from storage.explanations import FAILED
-from storage.schemas import SCHEMAS
+from storage.schema_ranges import outside
+from storage.schemas import SCHEMAS, dataset_schema
 from storage.verify import verify
 from tasks.progress import duration
+from tests.analyst.questions import questions
 from tests.flows.conftest import snapshot
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -120,6 +122,27 @@ def test_every_table_reads_with_its_schema(chain, table):
     optional = ("counterfactuals", "adversarials", "comparisons", "transfers", "unit_effects", "pose_predictions")
     if table not in optional:
         assert len(frame)
+
+
+@pytest.mark.parametrize("table", sorted(SCHEMAS))
+def test_every_value_lies_in_the_range_of_its_column(chain, table):
+    frame = chain["workspace"].frame(table)
+    for field in dataset_schema(table):
+        values = frame[field.name].dropna().unique().tolist()
+        assert outside(field.metadata[b"range"].decode(), values) == [], field.name
+
+
+@pytest.mark.parametrize("question", questions(), ids=lambda question: str(question.number))
+def test_each_of_the_twenty_questions_can_be_asked_of_a_real_run(chain, question):
+    assert list(query(chain["workspace"], question.sql).columns)
+
+
+def test_channels_are_judged_on_eyes_with_masks(chain):
+    units = chain["workspace"].frame("units", study="lesions")
+    assert set(units["layer"]) == {"stem", "mixed2"}
+    assert units["lesion_auc"].notna().any()
+    lesions = chain["workspace"].frame("region_clusters")["lesion"]
+    assert lesions.notna().all(), "every synthetic eye has a mask"
 
 
 def test_sql_answers_over_the_views(chain):

@@ -39,7 +39,7 @@ def write(store, span, arrays, **record):
     rows = [
         example("attributions")
         .iloc[:1]
-        .assign(image_id=names[row], quantity=name, gap=arrays["pixels/gap"][row, index])
+        .assign(image_id=names[row], quantity=name, gap=arrays["pixels/gap"][row, index], failure=None)
         .to_dict("records")[0]
         for row in done
         for index, name in enumerate(QUANTITIES)

@@ -71,7 +71,7 @@ def test_the_file_answers_from_anywhere_and_explains_its_columns(full, tmp_path,
                 "select column_name, comment from duckdb_columns() where table_name = 'latest_lesion_regions'"
             ).fetchall()
         )
-    assert comments["area_px"] == "area [px²]"
+    assert comments["area_px"] == "area [px²]; range [1, ∞)"
     assert comments["explain_id"].startswith("the explanation")
     assert (full.files.read("catalog.sql")).startswith(b"-- One view per table")
     assert refresh(full) == path

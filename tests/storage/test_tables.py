@@ -46,11 +46,12 @@ def test_every_table_goes_to_its_file_and_back(ws, table):
         assert set(found.column(PARTITION[table]).to_pylist()) == {MODEL}
 
 
-def test_every_column_has_a_description_and_every_measure_a_unit():
+def test_every_column_has_a_description_a_unit_and_a_range():
     for table, schema in SCHEMAS.items():
         for field in schema:
             assert field.metadata[b"description"], f"{table}.{field.name}"
             assert b"unit" in field.metadata
+            assert field.metadata[b"range"], f"{table}.{field.name}: write it down in storage/schema_ranges.py"
     assert set(COLUMNS) == set(KEYS) == set(PARTITION) == set(SCHEMAS)
     assert all(set(keys) <= set(SCHEMAS[table].names) for table, keys in KEYS.items())
 

@@ -30,11 +30,13 @@ REGION_COLUMNS = [
     *("image_id", "source", "quantity", "sign", "region", "area_px", "disc_share", "centroid_y_px", "centroid_x_px"),
     *("radius_share", "angle_deg", "quadrant", "ring", "bbox_top_px", "bbox_left_px", "bbox_bottom_px", "bbox_right_px"),
     *("attribution_sum", "attribution_mean", "attribution_peak", "image_share", "eccentricity", "solidity", "contrast"),
+    *("optic_disc_distance_px", "converged"),
 ]
 STAT_COLUMNS = [
     *("image_id", "source", "quantity", "positive_total", "negative_total", "top1_share", "entropy", "gini"),
     *("share_superior_temporal", "share_superior_nasal", "share_inferior_temporal", "share_inferior_nasal"),
     *("share_ring0", "share_ring1", "share_ring2", "regions_positive", "regions_negative", "symmetry_stage0_stage4"),
+    *("share_optic_disc", "share_border", "optic_disc_y_px", "optic_disc_x_px", "converged"),
 ]
 
 
@@ -246,6 +248,7 @@ def test_an_even_map_has_the_disc_s_own_proportions():
     assert row["top1_share"] == pytest.approx(0.01, rel=0.01)  # a whole number of pixels
     assert [row[f"share_ring{ring}"] for ring in range(3)] == pytest.approx([1 / 9, 3 / 9, 5 / 9], abs=4e-3)  # circles on a grid
     assert row["share_superior_nasal"] == pytest.approx(0.25, rel=1e-12)
+    assert row["share_border"] == pytest.approx(0.19, abs=4e-3)
 
 
 def test_symmetry_is_minus_one_for_complementary_maps():
@@ -290,7 +293,7 @@ def test_a_broken_map_and_a_map_of_zeros_have_rows_that_say_so(bad):
     zero, lost = stats
     assert (zero["positive_total"], zero["negative_total"], zero["regions_positive"]) == (0, 0, 0)
     assert np.isnan(zero["gini"]), "nothing is distributed"
-    for name in STAT_COLUMNS[3:-3]:
+    for name in (*STAT_COLUMNS[3:-8], "share_border"):
         assert np.isnan(lost[name]), name
     assert (lost["regions_positive"], lost["regions_negative"]) == (0, 0)
 
