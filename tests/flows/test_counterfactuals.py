@@ -68,7 +68,8 @@ def undecided(config, workspace, folder) -> dict:
     found = logits_model(model)(scaled(fundi(workspace.location, config.recipe.preprocess_id, np.arange(IMAGES)))).numpy()
     last = model.get_layer("stage")
     kernel, _ = last.get_weights()
-    lead = 4 * (found - found[:, :1]).std(axis=0).max()
+    ahead = (found - found[:, :1]) - (found - found[:, :1]).mean(axis=0)
+    lead = 1.2 * ahead.max()  # every eye is still given stage 0
     last.set_weights([kernel, -found.mean(axis=0) + lead * np.eye(5)[0]])
     model.save_weights(folder / "undecided.weights.h5")
     kept = {key: record[key] for key in ("training_id", "architecture", "preprocess_id", "step_seconds")}
@@ -141,7 +142,7 @@ def results(workspace: pathlib.Path, *without: str) -> dict[str, bytes]:
         if ".ledger/" in name:
             entry = json.loads(found[name])
             entry.pop("written")
-            entry["record"].pop("seconds")
+            entry["record"].pop("seconds", None)
             found[name] = json.dumps(entry, sort_keys=True).encode()
     return found
 
@@ -181,7 +182,7 @@ def test_what_is_stored_is_what_the_models_say(prepared):
             if table == "counterfactuals":
                 (difference,) = store.read_rows([at], [f"{row['method']}/difference"]).values()
                 np.testing.assert_allclose(difference, image - x[[at]], rtol=2.0**-10, atol=1e-7)
-    assert reached > IMAGES, "noise is easily pushed over: the comparison below compares something"
+    assert reached >= IMAGES, "noise is easily pushed over: the comparison below compares something"
     stages = {name: getattr(params, name) for name in ("true_stage", "predicted_stage", "target_stage")}
     compared, transfers = (workspace.frame(table, **stages) for table in PAIR_TABLES)
     assert len(compared) == 3 * 2 * 8

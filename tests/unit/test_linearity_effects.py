@@ -39,8 +39,8 @@ def test_a_unit_s_rows_say_what_it_argues_for_and_what_is_without_it():
     for image, image_id in enumerate(("1_left", "1_right")):
         part = rows[rows["image_id"] == image_id].set_index("unit")
         maps = part[[f"attribution_stage{stage}" for stage in range(5)]].to_numpy()
-        # 64 midpoints with the softmax integrated in closed form: exact but for float32 sums.
-        np.testing.assert_allclose(maps.sum(axis=0), whole[image] - softmax(h0 @ WEIGHTS), atol=5e-6)
+        # 64 midpoints: their error falls with the square of their number.
+        np.testing.assert_allclose(maps.sum(axis=0), whole[image] - softmax(h0 @ WEIGHTS), atol=5e-5)
         for unit in range(3):
             changed = h[image].copy()
             changed[unit] = h0[unit]
