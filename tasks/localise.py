@@ -27,7 +27,7 @@ from tasks.aggregate import explained_rows, maps_of
 from tasks.errors import UserError
 from tasks.recipe import Recipe
 from tasks.session import Session
-from tasks.stores import explanation_store, fundus_store, span_digests
+from tasks.stores import as_text, explanation_store, fundus_store, span_digests
 from tasks.waves import run_in_waves
 from tasks.worker import model_params, rivals
 
@@ -63,7 +63,7 @@ def localise(session: Session, recipe: Recipe, photos: str, params: Localisation
     spans = [span for span in store.spans() if span.index in made_from]
     eyes = masked_eyes(workspace, model_id, store.image_ids, folder)
     part = f"localisation-{explain_id}"
-    digest = content_id({"shards": made_from, "eyes": eyes.astype(str).to_numpy().tolist(), "how": dataclasses.asdict(params)})
+    digest = content_id({"shards": made_from, "eyes": as_text(eyes), "how": dataclasses.asdict(params)})
     if not workspace.has_part("evaluation", model_id, part, digest=digest):
         place = (workspace.location, explain_id, recipe.preprocess_id, model_id, str(folder))
         settings = (recipe.preprocess, recipe.engine, params)
