@@ -27,7 +27,7 @@ from tests.flows.inline import InlinePool
 SIZE = 64
 IDS = ["1_left", "1_right", "2_left", "2_right"]
 GOOD, ZERO, LOST, LOOSE = range(4)  # an ordinary map, a map of zeros, one that failed, one that missed its tolerance
-PARAMS = AttributionParams(quantities=("stage0", "stage2", "stage4"), layers=("stem",), neurons=1)
+PARAMS = AttributionParams(quantities=("stage0", "stage2", "stage4"), layers=("stem",), neurons=1, lesion_poses=0)
 RECIPE = types.SimpleNamespace(
     explain_id=lambda ws: "e" * 12,
     model_id=lambda ws: "m" * 12,
