@@ -95,7 +95,7 @@ def service(tmp_path_factory, drawn_photos, heard):
         "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "2",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-m", "flows.cli", "serve", str(config), "--set", "data.limit=20", "--notify", heard[0]]
+    command = [sys.executable, "-m", "flows.cli", "serve", str(config), "--set", "attribution.limit=4", "--notify", heard[0]]
     with (folder / "output").open("w") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
     api = f"http://127.0.0.1:{port}/api"
@@ -144,7 +144,7 @@ def test_the_pipeline_and_every_stage_can_be_started_from_the_page(service, clie
     assert (found["dr-pipeline"].name, found["dr-train"].name) == ("eyes", "eyes-3-train")
     whole = found["dr-pipeline"]
     assert [(one.schedule.cron, one.schedule.timezone) for one in whole.schedules] == [("* * * * *", "UTC")]
-    assert whole.parameters == {"config_file": str(service[0]), "settings": ["data.limit=20"]}
+    assert whole.parameters == {"config_file": str(service[0]), "settings": ["attribution.limit=4"]}
     assert {"dr", "eyes"} == set(whole.tags)
     form = whole.parameter_openapi_schema["properties"]
     assert "laid over it for this run alone" in form["settings"]["description"]
@@ -217,7 +217,7 @@ def test_the_schedule_starts_a_run_that_completes_and_leaves_its_tables(service,
     assert "report: " in run.state.message
     stages = [one.name for one in client.read_flow_runs(limit=200) if one.name.startswith("eyes: ") and " of 8, " in one.name]
     assert {f"eyes: {place} of 8, {name}" for place, name in enumerate(STAGES, 1)} <= set(stages)
-    assert len(open_workspace(workspace).frame("predictions")) == 20
+    assert len(open_workspace(workspace).frame("predictions")) == 40
     artifacts = client.read_artifacts(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))
     assert "pipeline-summary" in {artifact.key for artifact in artifacts}
     (link,) = {one.data.split("](")[1].rstrip(")") for one in client.read_artifacts(limit=200) if one.key == "report-link"}
