@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import os
 import pathlib
+import signal
 from collections.abc import Callable
+from typing import Any
 
 from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
 from prefect.exceptions import TerminationSignal
@@ -20,6 +22,13 @@ from flows.stage_names import PIPELINE, STAGES, flow_name
 from flows.watch import watch
 from flows.words import tags_of, workspace_name
 from tasks.settings import ScheduleParams
+
+
+class _Runner(Runner):
+    """Ends by SIGTERM as by Ctrl-C: Prefect's own answer to it leaves its stop unawaited, and a schedule that looks active."""
+
+    def handle_sigterm(self, *told: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
 
 
 def serve_deployments(
@@ -41,7 +50,7 @@ def serve_deployments(
     # For the processes of the runs: a stage that failed is tried again.
     os.environ.setdefault("PREFECT_FLOWS_DEFAULT_RETRIES", str(schedule.retries))
     os.environ.setdefault("PREFECT_FLOWS_DEFAULT_RETRY_DELAY_SECONDS", str(60 * schedule.retry_minutes))
-    runner = Runner(limit=1)  # whatever starts a run, there is one at a time
+    runner = _Runner(limit=1)  # whatever starts a run, there is one at a time
     with report_pages(config.workspace) as reports:
         try:
             for deployment in deployments:

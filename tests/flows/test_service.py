@@ -8,7 +8,6 @@ import http.server
 import json
 import os
 import pathlib
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -105,11 +104,13 @@ def service(tmp_path_factory, drawn_photos, heard):
         with temporary_settings({PREFECT_API_URL: api}, restore_defaults={PREFECT_API_URL}):
             yield config, workspace, api
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # as a service manager does
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(60)
+            process.wait(120)
         process.kill()
-        process.wait()
+        ended = process.wait()
+    assert ended == 0, "it ends by itself"
+    assert "RuntimeWarning" not in (folder / "output").read_text()
 
 
 @pytest.fixture
