@@ -250,7 +250,7 @@ def show(
 
     outcomes = tuple(name.strip() for name in compare.split(","))
     if len(outcomes) != 2:
-        raise _fail(f"--compare {compare}: give two outcomes with a comma between, such as stage0,stage4", 2)
+        raise fail(f"--compare {compare}: give two outcomes with a comma between, such as stage0,stage4", 2)
     target = picture or pathlib.Path(f"{image_id}.png")
     numbers, neurons, path = show_image(open_workspace(workspace), image_id, target, photos=photos, compare=outcomes)
     print_rows(numbers, title=image_id)

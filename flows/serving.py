@@ -1,21 +1,34 @@
 """`dr serve`: the deployments of one configuration, and a process that starts their runs, one at a time."""
 
+import asyncio
+import contextlib
 import os
 import pathlib
+import signal
 from collections.abc import Callable
+from typing import Any
 
-from prefect import serve
-from prefect.deployments.runner import RunnerDeployment
+from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
+from prefect.exceptions import TerminationSignal
+from prefect.runner import Runner
 from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
 
 from flows.config import ConfigError, PipelineConfig
 from flows.pipeline import FLOWS
 from flows.report_pages import report_pages
+from flows.server import ServerError
 from flows.stage_names import PIPELINE, STAGES, flow_name
 from flows.watch import watch
 from flows.words import tags_of, workspace_name
 from tasks.settings import ScheduleParams
+
+
+class _Runner(Runner):
+    """Ends by SIGTERM as by Ctrl-C: Prefect's own answer to it leaves its stop unawaited, and a schedule that looks active."""
+
+    def handle_sigterm(self, *told: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
 
 
 def serve_deployments(
@@ -37,14 +50,23 @@ def serve_deployments(
     # For the processes of the runs: a stage that failed is tried again.
     os.environ.setdefault("PREFECT_FLOWS_DEFAULT_RETRIES", str(schedule.retries))
     os.environ.setdefault("PREFECT_FLOWS_DEFAULT_RETRY_DELAY_SECONDS", str(60 * schedule.retry_minutes))
+    runner = _Runner(limit=1)  # whatever starts a run, there is one at a time
     with report_pages(config.workspace) as reports:
+        try:
+            for deployment in deployments:
+                runner.add_deployment(deployment)
+        except DeploymentApplyError as error:
+            raise ServerError(
+                f"the Prefect server did not take a deployment ({_first_line(error)}); start dr serve again"
+            ) from None
         when = f"{schedule.cron} ({schedule.timezone})" if schedule.cron else "none, runs are started by hand"
         say(f"Prefect: {page.removesuffix('/api')}   schedule: {when}")
         if reports:
             say(f"Reports: {reports}")
         say(told(heard))
         say(f"Start a run: on Prefect's page, or prefect deployment run '{flow_name('run')}/{deployments[0].name}'")
-        serve(*deployments, limit=1, print_starting_message=False)
+        with contextlib.suppress(KeyboardInterrupt, TerminationSignal):
+            asyncio.run(runner.start())
 
 
 def deployments_of(config_file: pathlib.Path, settings: list[str], config: PipelineConfig) -> list[RunnerDeployment]:
@@ -90,3 +112,7 @@ def told(heard: bool) -> str:
     if heard:
         return "Runs that fail, crash or hang are reported to the webhook dr-notify"
     return "Nobody is told of runs that fail or hang; give --notify URL, a webhook (dead runs are marked Crashed all the same)"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].partition(" - Response")[0]
