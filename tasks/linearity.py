@@ -50,7 +50,8 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Stag
     if not workspace.has_part("units", explain_id, STEP, digest=digest):
         verdicts = unit_verdicts(workspace.frame(STEP, explain_id=explain_id), params)
         others = dict.fromkeys(set(SCHEMAS["units"].names) - set(verdicts.columns))  # the other study's
-        workspace.write_table("units", verdicts.assign(**others, study=STEP), partition=explain_id, part=STEP, digest=digest)
+        verdicts = verdicts.assign(**others | {"study": STEP})
+        workspace.write_table("units", verdicts, partition=explain_id, part=STEP, digest=digest)
     study_special_units(session, place, eyes, params, digest)
     return StageResult(STEP, len(eyes), new, _summary(workspace, explain_id))
 

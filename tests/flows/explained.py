@@ -64,7 +64,7 @@ def explain(workspace: Workspace, count: int) -> None:
         {"model_id": MODEL_ID, "preprocess_id": RECIPE.preprocess_id, "attribution": settings},
     )
     fundi = ShardedStore.create_or_open(workspace, fundus_path(RECIPE.preprocess_id), fundus_specs(SIZE), SHARD_IMAGES)
-    specs = explanation_specs(RECIPE.attribution.quantities, SIZE, LAYERS, NEURONS)
+    specs = explanation_specs(RECIPE.attribution.quantities, SIZE, LAYERS, NEURONS, lesions=True)
     maps = ShardedStore.create_or_open(workspace, attributions_path(explain_id), specs, SHARD_IMAGES)
     for store, fill in ((fundi, _fundus), (maps, _maps)):
         store.extend(ids)
