@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import pathlib
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -27,8 +26,13 @@ from tasks.settings import ScheduleParams
 class _Runner(Runner):
     """Ends by SIGTERM as by Ctrl-C: Prefect's own answer to it leaves its stop unawaited, and a schedule that looks active."""
 
+    async def until_stopped(self) -> None:
+        self._whole = asyncio.current_task()
+        await self.start()
+
     def handle_sigterm(self, *told: Any) -> None:
-        signal.raise_signal(signal.SIGINT)
+        # Not by raising SIGINT: what a shell started in its background is deaf to that.
+        self._whole.get_loop().call_soon_threadsafe(self._whole.cancel)
 
 
 def serve_deployments(
@@ -65,8 +69,8 @@ def serve_deployments(
             say(f"Reports: {reports}")
         say(told(heard))
         say(f"Start a run: on Prefect's page, or prefect deployment run '{flow_name('run')}/{deployments[0].name}'")
-        with contextlib.suppress(KeyboardInterrupt, TerminationSignal):
-            asyncio.run(runner.start())
+        with contextlib.suppress(KeyboardInterrupt, TerminationSignal, asyncio.CancelledError):
+            asyncio.run(runner.until_stopped())
 
 
 def deployments_of(config_file: pathlib.Path, settings: list[str], config: PipelineConfig) -> list[RunnerDeployment]:
