@@ -1,6 +1,7 @@
 """How far a stage is: one bar on the terminal, one progress artifact in Prefect, each with the time left."""
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -84,6 +85,15 @@ def progress(stage: str, total: int, unit: str = "images") -> Iterator[Callable[
     meter.finish()
 
 
+def artifact_key(*words: str) -> str:
+    """A key for an artifact: Prefect's know lower-case letters, digits and dashes only.
+
+    >>> artifact_key("counterfactuals' tables", "progress")
+    'counterfactuals-tables-progress'
+    """
+    return re.sub("[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
+
+
 class _Meter:
     def __init__(self, stage: str, total: int, unit: str):
         self.stage, self.total, self.unit = stage, total, unit
@@ -91,8 +101,9 @@ class _Meter:
         self.started = self.last_line = self.last_artifact = self.last_sign = time.monotonic()
         self.artifact = None
         if inside_run():
-            key = f"{stage.replace(' ', '-')}-progress"  # Prefect's keys know lower-case letters, digits and dashes only
-            self.artifact = create_progress_artifact(0.0, key=key, description=f"{stage}: 0 of {total} {unit}")
+            self.artifact = create_progress_artifact(
+                0.0, key=artifact_key(stage, "progress"), description=f"{stage}: 0 of {total} {unit}"
+            )
             alive()
 
     def advance(self, count: int, earlier: bool = False) -> None:

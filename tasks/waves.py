@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 
 from tasks.errors import UserError
 from tasks.pool import Failure, Pool
-from tasks.progress import progress
+from tasks.progress import artifact_key, progress
 
 MOST_WAVES = 50  # task runs cost Prefect 0.1–0.25 s each, and a page of them must stay readable
 TRIES_AGAIN_S = 10
@@ -101,7 +101,9 @@ def run_in_waves(
                     )
                 done = [results[index] for index in wave if not isinstance(results[index], Failure)]
                 if table and done:
-                    create_table_artifact(table(done), key=f"{stage}-waves", description=f"wave {number} of {len(waves)}")
+                    create_table_artifact(
+                        table(done), key=artifact_key(stage, "waves"), description=f"wave {number} of {len(waves)}"
+                    )
                 return len(wave)
 
             images = sum(images_of(jobs[index]) for index in wave)
