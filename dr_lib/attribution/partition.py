@@ -73,15 +73,24 @@ class Direction:
 class Partition:
     """Places on [0, 1] where the outputs are known, and a partition for each direction; quantities are those of `mix`.
 
-    allowed (quantity,): what the gap may be. tolerance: what the root sum of squares of the residuals may be, relative to
-    the way that a quantity travels along the line, up and down: the gap that they would give if their signs were random. A
-    gap that holds without it may do so because large residuals of both signs cancel.
+    allowed (quantity,): what the gap may be, and `tolerance` the same relative to F(x) − F(x'); these place the borders.
+    residual_tolerance: only for `met`, what the root sum of squares of the residuals may be, relative to the way that a
+    quantity travels along the line, up and down: the gap that they would give if their signs were random. A gap that holds
+    without it may do so because large residuals of both signs cancel.
     """
 
     def __init__(
-        self, basis: Head, mix: np.ndarray, tolerance: float, allowed: np.ndarray, places: np.ndarray, outputs: np.ndarray
+        self,
+        basis: Head,
+        mix: np.ndarray,
+        tolerance: float,
+        residual_tolerance: float,
+        allowed: np.ndarray,
+        places: np.ndarray,
+        outputs: np.ndarray,
     ) -> None:
-        self.basis, self.mix, self.tolerance, self.allowed = basis, mix, tolerance, allowed
+        self.basis, self.mix, self.allowed = basis, mix, allowed
+        self.tolerance, self.residual_tolerance = tolerance, residual_tolerance
         self.places, self.outputs = np.zeros(0), np.zeros((0, outputs.shape[1]))
         self.nodes = 0  # gradients taken so far: backward passes
         self.directions: list[Direction] = []
@@ -165,11 +174,9 @@ class Partition:
         total = self.residuals.sum(axis=0)
         limits = np.maximum(self.tolerance * self.travelled, self.allowed)
 
-        off_centre = OFF_CENTRE / min(self.tolerance, 1)
-
         def loss(total: np.ndarray, sizes: np.ndarray, places: np.ndarray, middle: float) -> np.ndarray:
             own = OWN_RESIDUAL * (sizes / limits).mean(axis=-1)
-            return (np.abs(total) / self.allowed).max(axis=-1) + own + off_centre * np.abs(places - middle)
+            return (np.abs(total) / self.allowed).max(axis=-1) + own + OFF_CENTRE / self.tolerance * np.abs(places - middle)
 
         for _ in range(SWEEPS):
             moved = False
@@ -215,7 +222,7 @@ class Partition:
     def met(self) -> np.ndarray:
         """Per quantity: whether the gap is within what is allowed, and not by large residuals that happen to cancel."""
         residuals = self.residuals
-        limits = np.maximum(self.tolerance * self.travelled, self.allowed)
+        limits = np.maximum(self.residual_tolerance * self.travelled, self.allowed)
         return (np.abs(residuals.sum(axis=0)) <= self.allowed) & (np.linalg.norm(residuals, axis=0) <= limits)
 
     def split(self, met: np.ndarray, most: int) -> tuple[list[Wanted], np.ndarray]:

@@ -96,14 +96,15 @@ def adaptive_plan(
     """Equal intervals with their centres as tags; then the worst are cut until every quantity's gap holds.
 
     Each direction in the space of outputs is cut by itself (`partition`). Outputs at the borders cost a forward pass each,
-    those at the tags nothing. `residual_tolerance` (None: `tolerance`) bounds what may cancel in the gap. Gradients are kept until all tags are known and weighted once, so none is run twice; beyond
-    `OPEN_POINTS` the best are weighted for good, pair by pair.
+    those at the tags nothing. `residual_tolerance` (None: `tolerance`) bounds what may cancel in the gap. Gradients are
+    kept until all tags are known and weighted once, so none is run twice; beyond `OPEN_POINTS` the best are weighted for
+    good, pair by pair.
     """
     edges = np.linspace(0, 1, points + 1)
     outputs = (yield Ask(edges)).outputs
     start, stop = head.values(outputs[[0, -1]])
     allowed = tolerance * np.maximum(np.abs(stop - start), floor)
-    partition = Partition(head.basis(), head.mix(), residual_tolerance or tolerance, allowed, edges, outputs)
+    partition = Partition(head.basis(), head.mix(), tolerance, residual_tolerance or tolerance, allowed, edges, outputs)
     tags = (edges[:-1] + edges[1:]) / 2
     # All directions at once: they share the forward pass. Later each asks alone, where it needs more.
     carriers = np.concatenate([partition.carriers(number, tags) for number in range(len(partition.directions))], axis=1)
