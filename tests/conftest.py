@@ -15,3 +15,14 @@ install_import_hook("dr_lib", "beartype.beartype")
 # TensorFlow's log handler closes the stream it holds when logging is set up anew, as Prefect does; made under pytest,
 # that would be pytest's own.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """What shares an expensive fixture runs in one process: the tests of a file, and the two files about the chain."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid.split("::")[0].replace("test_report_pages", "test_pipeline")
+
+    return ByFile(config, log)

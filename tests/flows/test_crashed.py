@@ -3,6 +3,7 @@
 import pytest
 from prefect import flow, tags
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import StateType
 from prefect.states import Running
 
@@ -62,7 +63,7 @@ def test_a_failed_run_says_in_its_state_what_to_do(tiny_config, tmp_path):
     with tags("dr", "test"), pytest.raises(UserError, match="run `dr train`"):
         FLOWS["attribute"](config)
     with get_client(sync_client=True) as client:
-        (run,) = [one for one in client.read_flow_runs(limit=20) if one.name == "workspace: attribute"]
+        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"any_": ["workspace: attribute"]}, tags={"all_": ["test"]}))
     assert run.state.type == StateType.FAILED
     assert "run `dr train`" in run.state.message
     assert set(run.tags) == {"dr", "test"}
