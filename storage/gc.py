@@ -17,7 +17,7 @@ from storage.fundus import fundus_ids, fundus_path
 from storage.ledger import ledger_folder
 from storage.schemas import PARTITION
 from storage.scratch import scratch_folders
-from storage.tables import folder, partitions
+from storage.tables import folder, partitions, parts
 
 if TYPE_CHECKING:
     from storage.workspace import Workspace
@@ -131,7 +131,19 @@ def _explanation_places(ws: "Workspace", name: str) -> tuple[str, ...]:
     # The record first: from then on it is not the latest. Then the marks: from then on no shard counts.
     first = [f"{at}/explanation.json", *(f"{at}/{part}" for part in inside if part.endswith("ledger"))]
     # The folder of counterfactual images and all else that lies beside them goes with it.
-    return (*first, *_partition_places(ws, "explain_id", name), f"report/{name}", at)
+    return (*first, *_partition_places(ws, "explain_id", name), *_parts_about(ws, name), f"report/{name}", at)
+
+
+def _parts_about(ws: "Workspace", explain_id: str) -> list[str]:
+    """Files about an explanation in tables that are partitioned by something else: how well its maps find lesions."""
+    return [
+        f"{folder(table, at)}/{part}.parquet"
+        for table, of in PARTITION.items()
+        if of not in (None, "explain_id")
+        for at in partitions(ws.files, table)
+        for part in parts(ws.files, table, at)
+        if part.endswith(f"-{explain_id}")
+    ]
 
 
 def _model_places(ws: "Workspace") -> Callable[[str], tuple[str, ...]]:
@@ -187,7 +199,7 @@ def _bytes(ws: "Workspace", places: Iterable[str]) -> int:
 def _remove(ws: "Workspace", place: str) -> None:
     if os.path.isabs(place):
         shutil.rmtree(place, ignore_errors=True)  # scratch, which lies on this machine even for a remote workspace
-    elif place.endswith(".json"):
+    elif place.endswith((".json", ".parquet")):
         ws.files.remove(place)
     else:
         ws.files.remove_tree(place)

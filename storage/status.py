@@ -118,7 +118,7 @@ def _row(what: str, name: str, images, done="", of="", detail: str = "") -> dict
 
 
 def _shards(one: dict) -> dict:
-    size = f"{one['bytes'] / 2**20:,.1f} MiB" + (f", {one['seconds']:,.0f} s of work" if one["seconds"] else "")
+    size = _mib(one["bytes"]) + (f", {one['seconds']:,.0f} s of work" if one["seconds"] else "")
     return {
         "images": one["images"],
         "done": one["images_done"],
@@ -132,21 +132,27 @@ def _time(seconds: float) -> str:
 
 
 def _planned(run: dict) -> str:
-    """What a run of `dr attribute` was planned to take against what it took."""
-    planned, actual = run["planned"], run.get("actual", {})
-
-    def pair(name: str, text) -> str:
-        return " against ".join(text(side[name]) if side.get(name) is not None else "unknown" for side in (planned, actual))
-
-    mib = lambda size: f"{size / 2**20:,.1f} MiB"  # noqa: E731
-    memory = {"planned": planned["memory_bytes"], "actual": actual.get("worker_bytes", 0) * actual.get("workers", 0) or None}
+    """What a run of `dr attribute` was planned to take against what it took, if it came to its end."""
+    planned, actual = run["planned"], run.get("actual")
+    sides = [planned]
+    if actual:
+        sides.append({**actual, "memory_bytes": actual.get("worker_bytes", 0) * actual.get("workers", 0) or None})
+    units = {
+        "seconds": _time,
+        "bytes": _mib,
+        "memory_bytes": lambda size: f"{_mib(size)} of memory",
+        "passes": "{:,} passes".format,
+    }
     parts = [
-        pair("seconds", _time),
-        pair("bytes", mib),
-        pair("passes", "{:,} passes".format),
+        " against ".join("unknown" if side.get(name) is None else text(side[name]) for side in sides)
+        for name, text in units.items()
+        if any(side.get(name) is not None for side in sides)
     ]
-    parts.insert(2, " against ".join("unknown" if size is None else f"{mib(size)} of memory" for size in memory.values()))
     return f"{run['state']} {run['started'][:16].replace('T', ' ')}: planned " + ", ".join(parts) + f", by {planned['basis']}"
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB"
 
 
 def _counts(values: dict) -> str:
@@ -154,4 +160,4 @@ def _counts(values: dict) -> str:
 
 
 def _when(one: dict) -> str:
-    return f"made {str(one['created'])[:16].replace('T', ' ')}, {(one['weights_bytes'] or 0) / 2**20:,.1f} MiB of weights"
+    return f"made {str(one['created'])[:16].replace('T', ' ')}, {_mib(one['weights_bytes'] or 0)} of weights"

@@ -74,6 +74,8 @@ def gallery_rows(
     stats = workspace.frame("heatmap_stats", explain_id=explain_id, source="pixels")
     symmetry = stats.dropna(subset="symmetry_stage0_stage4").drop_duplicates("image_id")
     gallery["symmetry"] = symmetry.set_index("image_id")["symmetry_stage0_stage4"].reindex(gallery.index)
+    regions = workspace.frame("lesion_regions", explain_id=explain_id, source="lesion", sign="positive")
+    gallery["share"] = regions.groupby("image_id")["image_share"].sum().reindex(gallery.index)
     return gallery.reset_index(drop=True)
 
 

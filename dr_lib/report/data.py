@@ -173,7 +173,7 @@ class GallerySection:
     """Every explained eye, in the gallery's order.
 
     eyes: columns key (the name of its files below eyes/, such as 00000/10_left), image_id, stage, predicted, gap (relative),
-    share (of the positive attribution on lesions), symmetry (stage 0 against 4), patient; any of the last four may be missing.
+    share (of the lesion map that lies in its regions), symmetry (stage 0 against 4), patient; any of the last four may be missing.
     """
 
     eyes: pd.DataFrame | None = None

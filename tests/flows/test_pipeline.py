@@ -201,6 +201,10 @@ def test_the_report_is_whole(chain):
         predicted = shown["predicted"][shown["id"].index(name)]
         rows = chain["workspace"].frame("attributions", image_id=name, quantity=f"stage{predicted}")
         assert gap == pytest.approx(float(rows["relative_gap"].iloc[0]), abs=1e-4, nan_ok=True)
+    regions = chain["workspace"].frame("lesion_regions", source="lesion")
+    assert shown["share"] == pytest.approx(
+        regions.groupby("image_id")["image_share"].sum().reindex(shown["id"]).tolist(), abs=1e-3
+    )
 
 
 def test_the_report_draws_eyes_that_are_new_or_changed_and_no_others(chain):

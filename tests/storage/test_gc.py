@@ -45,8 +45,9 @@ def full(ws, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     second = save_model(ws, weights_file(other, seed=2), {"training_id": "training-b", "preprocess_id": "fundi"}, HISTORY)
-    explain(ws, OLD, first, "fundi")
-    explain(ws, NEW, second, "fundi")
+    for explain_id, model_id in ((OLD, first), (NEW, second)):
+        explain(ws, explain_id, model_id, "fundi")
+        ws.write_table("evaluation", example("evaluation"), partition=model_id, part=f"localisation-{explain_id}")
     refresh(ws)
     return ws
 
@@ -101,6 +102,7 @@ def test_even_the_newest_goes_when_it_is_named(full):
     collect(full, [NEW])
     assert full.latest_explanation() == OLD
     collect(full, [OLD])
+    assert not [name for name in tree_bytes(Path(full.location)) if OLD in name or NEW in name], "their models stay"
     with pytest.raises(NotThere):
         full.latest_explanation()
 
