@@ -64,13 +64,13 @@ def print_summary(results: Sequence[Any]) -> None:
 def text(value: Any) -> str:
     """A value as people read it: no trailing digits, nothing for what is missing.
 
-    >>> text(0.123456), text(float("nan")), text(None), text(12000)
-    ('0.1235', '', '', '12,000')
+    >>> text(0.123456), text(float("nan")), text(None), text(12000), text(56516.2)
+    ('0.1235', '', '', '12,000', '56,516')
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value)

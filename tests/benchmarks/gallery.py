@@ -32,7 +32,7 @@ FILTER = """(async () => {
   await new Promise(requestAnimationFrame);
   return (performance.now() - start) / 1000;
 })()"""
-FILTERS = (("true", "4"), ("grade", "missed"), ("gap", "0.05.."), ("share", "0.5.."), ("order", "-gap"), ("find", "77"))
+FILTERS = (("true", "4"), ("grade", "missed"), ("gap", "0.05.."), ("share", "0.3.."), ("order", "-gap"), ("find", "77"))
 
 
 def write(folder: pathlib.Path, eyes: int) -> None:

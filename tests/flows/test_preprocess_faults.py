@@ -1,6 +1,7 @@
 """Preprocessing that is killed goes on; that loses workers ends; and what it leaves is what an undisturbed run leaves."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -115,15 +116,13 @@ def runs(tmp_path_factory, prefect_server):
     calls = [
         {
             "arguments": ["preprocess", str(root / f"{name}.toml")],
-            "environment": {
-                "PREFECT_API_URL": PREFECT_API_URL.value(),
-                **faults.environment(broken, root / f"read-{number}"),
-            },
+            "environment": faults.environment(broken, root / f"read-{number}"),
         }
         for number, (name, broken) in enumerate(plan)
     ]
     command = [sys.executable, faults.HERE, json.dumps(calls)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
+    environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value()}  # read when Prefect is imported: once for all runs
+    done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2], env=environment)
     assert done.returncode == 0, done.stderr
     return {
         "root": root,

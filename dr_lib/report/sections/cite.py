@@ -13,7 +13,7 @@ def view(folder: Folder, part: Citation) -> SimpleNamespace:
     rows = [
         SimpleNamespace(
             name=str(row["name"]),
-            about=str(row.get("description") or ""),
+            about=str(row.get("description") or "").replace("`", ""),
             rows=number(row.get("rows")),
             path=str(row.get("path", "")),
             csv=folder.add(f"tables/{row['name']}.csv", part.csv[row["name"]]) if row["name"] in part.csv else "",

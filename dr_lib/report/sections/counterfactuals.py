@@ -41,7 +41,7 @@ def view(folder: Folder, part: CounterfactualSection) -> SimpleNamespace:
         summary=table(records(part.summary)),
         adversarial=table(records(part.adversarial)),
         compared=_comparison(folder, pd.DataFrame(records(part.comparisons))),
-        comparisons=table([_shown(row) for row in records(part.comparisons)], 400),
+        comparisons=table([_shown(row) for row in records(part.comparisons) if row["pairs"]], 400),
         transfers=table([_shown(row) for row in records(part.transfers)]),
         note=part.note,
     )
