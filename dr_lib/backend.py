@@ -6,6 +6,7 @@ no image, no quantity, no quadrature. Importing it imports no framework; the fir
 """
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -109,11 +110,17 @@ def compiled(function: Callable) -> Callable:
     if name() == "tensorflow":
         import tensorflow as tf
 
+        tf.get_logger().addFilter(_is_no_retracing)
         # Not jit_compile: XLA on the processor is 1.5 times slower than TensorFlow's own convolutions (DESIGN §6).
         return tf.function(function, autograph=False)
     import jax
 
     return jax.jit(function)
+
+
+def _is_no_retracing(record: logging.LogRecord) -> bool:
+    """Every model has functions of its own, each compiled for the few shapes that it gets: more than TensorFlow thinks fit."""
+    return "retracing" not in record.getMessage()
 
 
 def tensor(array: np.ndarray) -> Any:

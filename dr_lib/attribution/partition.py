@@ -8,7 +8,6 @@ moves to where both neighbours' residuals (what the interval contributes as samp
 quantity) are small. Weights are widths: positive, and 1 in sum. Pure NumPy on scalars; no maps, no network.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -252,17 +251,18 @@ class Partition:
             start, stop, tag = one.borders[k], one.borders[k + 1], one.tags[k]
             for edge, hole in ((start, tag - start), (stop, tag - stop)):
                 if abs(hole) > (stop - start) / 8 and len(wanted) < most:
-                    wanted.append(Wanted(number, float(edge + hole / 3)))
-                    places += self._border_between(edge + hole / 3, tag, places)
+                    new = edge + hole / 3
+                    wanted.append(Wanted(number, float(new)))
+                    if not self._is_known_between(new, tag, places):
+                        places.append((new + tag) / 2)
         return wanted, np.array(places)
 
-    def _border_between(self, new: float, tag: float, planned: list[float]) -> Iterator[float]:
-        """A place for the border between two tags, unless one is known, or about to be, in the middle half between them."""
+    def _is_known_between(self, new: float, tag: float, planned: list[float]) -> bool:
+        """Whether the outputs are known, or about to be, in the middle half between two tags: room for their border."""
         low, high = sorted((new, tag))
         quarter = (high - low) / 4
         known = np.concatenate([self.places, planned])
-        if not ((known >= low + quarter) & (known <= high - quarter)).any():
-            yield (new + tag) / 2
+        return bool(((known >= low + quarter) & (known <= high - quarter)).any())
 
     def settle(self, live: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(nodes, weights, contrasts) of the neighbours with the smallest residuals, so that at most `live` nodes stay open."""

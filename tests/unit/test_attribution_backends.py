@@ -30,7 +30,7 @@ def test_closed_forms_hold_on_the_other_backend():
     if importlib.util.find_spec(other) is None:
         pytest.skip(f"{other} is not installed")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *[str(HERE / test) for test in CLOSED_FORMS]],
+        [sys.executable, "-m", "pytest", "-q", "-n0", *[str(HERE / test) for test in CLOSED_FORMS]],
         env=os.environ | {"KERAS_BACKEND": other, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
