@@ -241,7 +241,8 @@ class Side:
             if meter is None:
                 continue
             layer = next((name for name in layers if name in path), None)
-            label = f"{layer}: {WORK.get(path[-1], path[-1])}" if layer else "outcome → pixels"
+            whole = "lesion map" if path[-1] == "disease" else "outcome → pixels"
+            label = f"{layer}: {WORK.get(path[-1], path[-1])}" if layer else whole
             flops = meter["passes"] * self._flops(layer, path, explainer)
             parts.append(
                 {"part": label, "seconds": meter["seconds"], "rows": meter["rows"], "passes": meter["passes"], "flops": flops}
