@@ -63,7 +63,9 @@ def test_a_failed_run_says_in_its_state_what_to_do(tiny_config, tmp_path):
     with tags("dr", "test"), pytest.raises(UserError, match="run `dr train`"):
         FLOWS["attribute"](config)
     with get_client(sync_client=True) as client:
-        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"any_": ["workspace: attribute"]}, tags={"all_": ["test"]}))
+        (run,) = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(name={"any_": ["workspace: attribute"]}, tags={"all_": ["test"]})
+        )
     assert run.state.type == StateType.FAILED
     assert "run `dr train`" in run.state.message
     assert set(run.tags) == {"dr", "test"}
