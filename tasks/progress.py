@@ -126,7 +126,10 @@ class _Meter:
 
     def rate_text(self) -> str:
         minutes = (time.monotonic() - self.started) / 60
-        return f"{(self.done - self.done_earlier) / minutes:,.3g} a minute" if minutes > 0 else ""
+        if minutes <= 0:
+            return ""
+        rate = (self.done - self.done_earlier) / minutes
+        return f"{rate:,.0f} a minute" if rate >= 100 else f"{rate:.3g} a minute"
 
     def text(self) -> str:
         left = (self.total - self.done) * (time.monotonic() - self.started) / max(self.done - self.done_earlier, 1)
