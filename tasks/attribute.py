@@ -45,7 +45,7 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
     store = explanation_store(workspace, explain_id) if ShardedStore.exists(workspace, path) else None
     specs = store.specs if store else specs_of(loaded_model(workspace.location, model_id), engine, recipe.preprocess.size)
     known = store.image_ids if store else []
-    new_ids = [image_id for image_id in chosen["image_id"] if image_id not in set(known)]
+    new_ids = chosen.loc[~chosen["image_id"].isin(known), "image_id"].tolist()
     planned = _planned(session, recipe, specs, _to_do(store, [*known, *new_ids], by_id["sha256"]), storage)
     if planned.images:
         check_room(workspace, planned, workers_here=not session.pool.params.address)
