@@ -113,14 +113,13 @@ class Pool:
         from distributed.comm import parse_address
         from distributed.comm.registry import get_backend
 
-        try:
-            get_backend(parse_address(address, strict=True)[0])
-        except ValueError as error:
-            raise UserError(f"dask.address = {address!r}: {error}; it should look like tcp://host:8786") from None
         for name in ("distributed.client", "distributed.utils"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost scheduler is told in a line, not in its stack traces
         try:
+            get_backend(parse_address(address, strict=True)[0])  # before a client starts threads for it
             client = self._closing.enter_context(Client(address, timeout=START_S, set_as_default=False))
+        except ValueError as error:
+            raise UserError(f"dask.address = {address!r}: {error}; it should look like tcp://host:8786") from None
         except OSError:
             message = f"no Dask scheduler answers at {address}; start one with `dask scheduler` or leave dask.address empty"
             raise UserError(message) from None

@@ -127,5 +127,5 @@ def test_status_shows_what_was_planned_against_what_it_took(explained):
     done, killed = (row["detail"] for row in describe(explained.ws) if row["what"] == "planned")
     assert "planned 2.00 h against 1.00 h, 1.0 MiB against 2.0 MiB, 2,048.0 MiB of memory against 1,024.0 MiB of memory" in done
     assert "640 passes against 600 passes, by calibration" in done
-    assert killed.endswith("planned 1.0 MiB, 2,048.0 MiB of memory, 640 passes, by calibration"), "it never came to its end"
+    assert killed == "running 2026-01-02 03:04: planned 1.0 MiB, 2,048.0 MiB of memory, 640 passes, by calibration"
     assert verify(explained.ws) == []
