@@ -5,6 +5,7 @@ import sys
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as dr_lib.backend does, which a test may import after TensorFlow
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import absl.logging

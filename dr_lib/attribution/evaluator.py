@@ -74,10 +74,12 @@ class Line:
     _slopes: np.ndarray | None = field(default=None, repr=False)
     _missing: int = field(default=0, repr=False)
     _first: int = field(default=0, repr=False)  # number of the first kept gradient of this ask
+    _exact_difference: np.ndarray | None = field(default=None, repr=False)
 
     def start(self) -> None:
         self.sum = np.zeros((self.basis, *self.difference.shape), np.float32)
         self.contrast_sum = np.zeros_like(self.sum) if self.contrasted else None
+        self._exact_difference = self.difference.ravel().astype(np.float64)
         self._advance(None)
 
     @property
@@ -96,8 +98,7 @@ class Line:
         self._outputs[row] = np.where(np.isfinite(outputs), outputs, np.nan)
         if gradients is not None:
             # float64: terms of both signs nearly cancel, and a residual is the small difference of two such sums.
-            products = np.multiply(gradients, self.difference, dtype=np.float64)
-            self._slopes[row] = products.reshape(len(gradients), -1).sum(axis=1)
+            self._slopes[row] = gradients.reshape(len(gradients), -1).astype(np.float64) @ self._exact_difference
             if self._ask.targets is not None:
                 for target, gradient in zip(self._ask.targets[row], gradients, strict=True):
                     if target >= 0:

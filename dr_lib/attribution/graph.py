@@ -67,11 +67,11 @@ def rebuilt(model: "keras.Model", size: int) -> "keras.Model":
     for layer, sources, outputs in calls(model):
         if not sources:
             continue
-        arguments = [tensors[id(tensor)] for tensor in sources]
-        answer = layer(arguments[0] if len(arguments) == 1 else arguments, **_flags(layer))
-        tensors[id(outputs[0])] = answer
+        tensors[id(outputs[0])] = called(layer, [tensors[id(tensor)] for tensor in sources])
     return keras.Model(inputs, tensors[id(model.outputs[0])], name=f"{model.name}_window{size}")
 
 
-def _flags(layer: Any) -> dict[str, bool]:
-    return {"training": False} if getattr(layer, "_call_has_training_arg", False) else {}
+def called(layer: Any, inputs: list[Any]) -> Any:
+    """The layer's answer in inference mode."""
+    flags = {"training": False} if getattr(layer, "_call_has_training_arg", False) else {}
+    return layer(inputs[0] if len(inputs) == 1 else inputs, **flags)

@@ -1,12 +1,13 @@
 """Single neurons and sums of neurons: choosing them, their active regions on pixels, and their resultant (METHOD §5.2–5.4)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64, Integer
 
+from dr_lib.attribution.cone import cone
 from dr_lib.attribution.evaluator import Evaluator, Line
 from dr_lib.attribution.graph import rebuilt, rectified
 from dr_lib.attribution.heads import identity_head
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 # many backward passes is near the end of the gain, and where some sleep, larger groups are rarely full.
 SHARED_NEURONS = 5
 # Windows at most in the place of one image of a batch.
-WINDOWS_TOGETHER = 32
+WINDOWS_TOGETHER = 64
 # Maps of one image summed side by side: 25 MB at 256 px.
 SUMMED_NEURONS = 32
 
@@ -72,6 +73,8 @@ def _first(flat: np.ndarray, k: int) -> np.ndarray:
 class NeuronEngine:
     """Active regions of one layer's neurons; keeps its compiled functions, so reuse it for the same `lower`.
 
+    `evaluator` runs the network on the whole image or on windows. Neurons whose receptive field lies within the image are
+    computed from that alone, by `inner`, where the network allows it (`cone`).
     `windows=False` runs every neuron on the whole image: the same numbers, for checking.
     """
 
@@ -88,7 +91,9 @@ class NeuronEngine:
         self.rectified = rectified(lower)
         # As many windows as hold about as many pixels as a batch of images, so that small layers fill the cores too.
         together = 1 if self.whole else min((self.input_size // self.side) ** 2, WINDOWS_TOGETHER)
-        self.evaluator = Evaluator(_picked(network), batch_size * together)
+        self.evaluator = Evaluator(_picked(lambda x: network(x, training=False)), batch_size * together)
+        unit = None if self.whole else cone(lower)
+        self.inner = unit and Evaluator(_picked(unit), batch_size * together)
 
     def regions(
         self,
@@ -118,34 +123,62 @@ class NeuronEngine:
         adapts = tolerance is not None
         shared = min(k, SHARED_NEURONS if adapts else SUMMED_NEURONS) if self.whole else 1
 
-        def lines() -> Any:
+        def lines(evaluator: Evaluator) -> Iterator[Line]:
             for image, first in np.ndindex(n, -(-k // shared) if k else 0):
                 ranks = np.arange(first * shared, min((first + 1) * shared, k))
-                unit, window = indices[image, ranks], np.s_[:, :]
-                if not self.whole:
-                    y, x = window_origin(self.field, self.side, self.input_size, tuple(unit[0, :2].tolist()))
-                    origin[image, ranks] = y, x
-                    window = np.s_[y : y + self.side, x : x + self.side]
-                    unit = unit - [[y // self.field.stride[0], x // self.field.stride[1], 0]]
-                flat = np.ravel_multi_index(tuple(unit.T), self._window_units).astype(np.int32)
+                view = self._view(indices[image, ranks])
+                if view.evaluator is not evaluator:
+                    continue
+                origin[image, ranks] = view.origin
                 # The last group of an image may be short; the copies keep the compiled shape and are dropped below.
-                flat = np.pad(flat, (0, shared - len(flat)), mode="edge")
-                x, baseline = inputs[image][window], baselines[image][window]
+                places = np.pad(view.places.astype(np.int32), (0, shared - len(ranks)), mode="edge")
+                x, baseline = inputs[image][view.pixels], baselines[image][view.pixels]
                 if adapts:
                     plan = make_plan(identity_head(shared))
                 else:
                     # On its own window a neuron would pay a forward pass of its own for every point to find it awake, as
                     # 89 to 99 % of the strongest neurons' are.
                     plan = live_plan(len(ranks), min(shared, SHARED_NEURONS), *nodes, rectified=self.rectified and self.whole)
-                yield Line((image, ranks), baseline, x - baseline, plan, shared, (flat,), contrasted=False)
+                yield Line((image, ranks, view.laid), baseline, x - baseline, plan, shared, (places,), contrasted=False)
 
-        for line in self.evaluator.run(lines()):
-            image, ranks = line.key
-            maps = (line.sum * line.difference)[: len(ranks)]
-            values[image, ranks] = maps
-            change = (line.result.outcome - line.result.baseline_outcome)[: len(ranks)]
-            gap[image, ranks] = maps.sum(axis=tuple(range(1, maps.ndim)), dtype=np.float64) - change
+        for evaluator in filter(None, (self.evaluator, self.inner)):
+            for line in evaluator.run(lines(evaluator)):
+                image, ranks, laid = line.key
+                maps = (line.sum * line.difference)[: len(ranks)]
+                for rank, one in zip(ranks, maps, strict=True):
+                    values[image, rank][laid] = one
+                change = (line.result.outcome - line.result.baseline_outcome)[: len(ranks)]
+                gap[image, ranks] = maps.sum(axis=tuple(range(1, maps.ndim)), dtype=np.float64) - change
         return Regions(values, origin, gap)
+
+    def _view(self, units: np.ndarray) -> "_View":
+        everything = np.s_[:, :]
+        if self.whole:
+            return _View(self.evaluator, everything, np.ravel_multi_index(tuple(units.T), self.unit_shape), everything, (0, 0))
+        ((y, x, channel),) = units.tolist()
+        top, left = origin = window_origin(self.field, self.side, self.input_size, (y, x))
+        rows, columns = seen = self.field.pixels((y, x))
+        if self.inner and min(rows.start, columns.start) >= 0 and max(rows.stop, columns.stop) <= self.input_size:
+            laid = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+            return _View(self.inner, seen, np.array([channel]), laid, origin)
+        place = (y - top // self.field.stride[0], x - left // self.field.stride[1], channel)
+        window = np.s_[top : top + self.side, left : left + self.side]
+        return _View(
+            self.evaluator, window, np.ravel_multi_index(np.array(place)[:, None], self._window_units), everything, origin
+        )
+
+
+@dataclass(frozen=True)
+class _View:
+    """How units that share passes are computed: by `evaluator` from `pixels` of the image (rows, columns), at the flat
+    `places` of its network's units. Their maps are `laid` on the region, whose first pixel is the image's `origin`.
+    """
+
+    evaluator: Evaluator
+    pixels: tuple[slice, slice]
+    places: np.ndarray
+    laid: tuple[slice, slice]
+    origin: tuple[int, int]
 
 
 def neuron_regions(
@@ -209,13 +242,13 @@ def flat_activations(lower: "keras.Model") -> Any:
     return flat
 
 
-def _picked(network: "keras.Model") -> Any:
+def _picked(network: Callable[[Any], Any]) -> Any:
     """(n, …) and flat unit numbers (n, k) -> those units' activations (n, k)."""
 
     def picked(x: Any, units: Any) -> Any:
         from keras import ops
 
-        h = network(x, training=False)
+        h = network(x)
         return ops.take_along_axis(ops.reshape(h, (h.shape[0], -1)), units, axis=1)
 
     return picked

@@ -79,7 +79,8 @@ def live_plan(neurons: int, together: int, alphas: np.ndarray, weights: np.ndarr
     for point, awake in enumerate(live):
         for group in np.split(np.flatnonzero(awake), range(together, awake.sum(), together)) if awake.any() else ():
             rows.append(point)
-            targets.append(np.pad(group, (0, together - len(group)), constant_values=-1))
+            targets.append(np.full(together, -1))
+            targets[-1][: len(group)] = group
     total = np.zeros(neurons)
     if rows:
         targets = np.array(targets)

@@ -37,6 +37,11 @@ class ReceptiveField:
     offset: tuple[int, int]
     whole: bool = False
 
+    def pixels(self, unit: tuple[int, int]) -> tuple[slice, slice]:
+        """Rows and columns that a unit (y, x) sees; they may begin before the image and end after it."""
+        starts = [offset + place * stride for offset, place, stride in zip(self.offset, unit, self.stride, strict=True)]
+        return tuple(slice(start, start + size) for start, size in zip(starts, self.size, strict=True))
+
 
 def receptive_field(lower: "keras.Model") -> ReceptiveField:
     """The receptive field of the model's output units, derived from its layers.
@@ -74,11 +79,8 @@ def window_side(lower: "keras.Model", input_size: int) -> int:
 def window_origin(field: ReceptiveField, side: int, input_size: int, unit: tuple[int, int]) -> tuple[int, int]:
     """The window's upper left pixel for a unit (y, x): the last aligned start before its cone, clamped to the image."""
 
-    def start(axis: int) -> int:
-        first = field.offset[axis] + unit[axis] * field.stride[axis]
-        return min(max(first - first % field.stride[axis], 0), input_size - side)
-
-    return start(0), start(1)
+    firsts = [seen.start - seen.start % stride for seen, stride in zip(field.pixels(unit), field.stride, strict=True)]
+    return tuple(min(max(first, 0), input_size - side) for first in firsts)
 
 
 def enlarged(values: Float32[np.ndarray, "rows columns"], field: ReceptiveField, input_size: int) -> Float32[np.ndarray, "y x"]:
@@ -114,6 +116,13 @@ def _through(layer: Any, seen: list[ReceptiveField], source: Any) -> ReceptiveFi
     if kind == "ZeroPadding2D":
         (top, _), (left, _) = layer.padding
         return _slid(seen[0], (1, 1), (1, 1), (top, left))
+    slides = sliding(layer, source)
+    return slides and _slid(seen[0], *slides)
+
+
+def sliding(layer: Any, source: Any) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None:
+    """Kernel (its holes included), strides and padding before the first position of a layer that slides over `source`, per axis."""
+    kind = type(layer).__name__
     if kind in ("Conv2D", "DepthwiseConv2D", "SeparableConv2D"):
         kernel = tuple((k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True))
     elif kind in ("MaxPooling2D", "AveragePooling2D"):
@@ -125,7 +134,7 @@ def _through(layer: Any, seen: list[ReceptiveField], source: Any) -> ReceptiveFi
     pads = (0, 0)
     if layer.padding == "same":
         pads = tuple(_same_padding(n, k, s) for n, k, s in zip(source.shape[1:3], kernel, layer.strides, strict=True))
-    return _slid(seen[0], kernel, tuple(layer.strides), pads)
+    return kernel, tuple(layer.strides), pads
 
 
 def _same_padding(size: int, kernel: int, stride: int) -> int:

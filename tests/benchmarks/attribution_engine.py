@@ -10,6 +10,7 @@ from attribution_meters import evaluators, forward_flops, matrix_rate, metered
 
 from dr_lib import backend
 from dr_lib.attribution import AttributionParams, integrated_gradients, quadrature, split_at, stage_head, strongest_neurons
+from dr_lib.attribution.cone import cone_spans
 from dr_lib.attribution.evaluator import Evaluator
 from dr_lib.attribution.graph import rebuilt
 from dr_lib.attribution.heads import identity_head
@@ -24,7 +25,13 @@ LOGITS = tuple(f"logit{stage}" for stage in range(5))
 # Where the gap is the only promise: the fewest points that leave borders to move.
 GAP_ALONE_POINTS = 4
 # What an evaluator of `dr_lib.explain` computes, by the attribute that holds it.
-WORK = {"activations": "h(x)", "upper": "outcome → units", "sums": "resultant", "evaluator": "neurons' regions"}
+WORK = {
+    "activations": "h(x)",
+    "upper": "outcome → units",
+    "sums": "resultant",
+    "evaluator": "neurons' regions",
+    "inner": "neurons' inner regions",
+}
 
 
 class Side:
@@ -261,6 +268,8 @@ class Side:
             if engine.whole:
                 return whole
             return forward_flops(rebuilt(lower, engine.side))
+        if path[-1] == "inner":
+            return forward_flops(lower, cone_spans(lower))
         return forward_flops(lower)
 
     # f. memory

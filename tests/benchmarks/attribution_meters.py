@@ -13,11 +13,16 @@ from dr_lib.attribution.evaluator import Evaluator
 from dr_lib.attribution.graph import calls
 
 
-def forward_flops(model: Any) -> float:
-    """Floating-point operations of one image's forward pass in convolutions and dense layers; a multiply-add counts two."""
+def forward_flops(model: Any, spans: dict[int, Any] | None = None) -> float:
+    """Floating-point operations of one image's forward pass in convolutions and dense layers; a multiply-add counts two.
+
+    spans: the places of each tensor that are computed (`cone_spans`), where that is not all.
+    """
     total = 0.0
     for layer, sources, outputs in calls(model):
         shape = outputs[0].shape
+        if spans:
+            shape = (None, *(end - first for first, end in spans[id(outputs[0])]), shape[-1])
         kind = type(layer).__name__
         if kind == "Conv2D":
             total += 2.0 * np.prod(layer.kernel_size) * sources[0].shape[-1] * np.prod(shape[1:])

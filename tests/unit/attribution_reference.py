@@ -42,8 +42,11 @@ class Net:
         first = total // 2
         return back[first : first + x.shape[0], first : first + x.shape[1]]
 
+    def logits(self, h):
+        return self._pooled(h).ravel() @ self.dense + self.dense_bias
+
     def stages(self, h):
-        logits = self._pooled(h).ravel() @ self.dense + self.dense_bias
+        logits = self.logits(h)
         p = np.exp(logits - logits.max())
         return p / p.sum()
 

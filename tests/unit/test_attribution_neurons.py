@@ -130,11 +130,12 @@ def test_neurons_of_many_images_fill_batches_and_compile_once(strided):
     engine = NeuronEngine(lower, 4)
     for _ in range(2):
         engine.regions(images, np.zeros((24, 24, 2), np.float32), [EDGES[:5]] * 3, points=8)
-    evaluator = engine.evaluator
-    assert evaluator.batch_size == 128  # windows of 4×4 px: thirty-two times the images
-    assert evaluator.forward_rows == 2 * 15 * 2
-    assert evaluator.gradient_rows == 2 * 15 * 8
-    assert evaluator.calls <= 2 * (15 * 10 / 128 + 3)
+    # Two of five see only the image: the rest need their window's padding.
+    for evaluator, neurons in ((engine.evaluator, 9), (engine.inner, 6)):
+        assert evaluator.batch_size == 144  # windows of 4×4 px: as many as fill four images
+        assert evaluator.forward_rows == 2 * neurons * 2
+        assert evaluator.gradient_rows == 2 * neurons * 8
+        assert evaluator.calls <= 2 * (neurons * 10 / 144 + 3)
 
 
 def test_points_at_which_a_neuron_sleeps_are_skipped_exactly(strided):
