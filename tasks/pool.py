@@ -81,6 +81,9 @@ class Pool:
                 "distributed.deploy.lost-worker-timeout": "10000 hours",
                 **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in MALLOC.items()},
                 "distributed.admin.tick.limit": "60s",  # a network's forward pass holds the event loop for seconds
+                # As they come, looking after themselves takes scheduler and nannies 7 % of a core that a worker wants.
+                "distributed.admin.tick.interval": "1s",
+                "distributed.admin.system-monitor.interval": "5s",
                 "distributed.worker.profile.enabled": False,  # an hour of call stacks, kept in every worker's memory
                 "distributed.worker.memory.terminate": False,  # the engine bounds its own memory
                 "distributed.worker.memory.pause": False,

@@ -1,7 +1,12 @@
-"""Shards in waves: Prefect sees a wave (minutes of work), Dask sees a shard, nobody sees a single image."""
+"""Shards in waves: Prefect sees a wave (minutes of work), Dask sees a shard, nobody sees a single image.
 
+A wave ends when its own shards have; by then the next one's are running.
+"""
+
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from prefect import task
@@ -42,6 +47,44 @@ def run_wave(stage: str, number: int, count: int, images: str, work: Callable[[]
     return work()
 
 
+class _Stream:
+    """Jobs on their way through the pool, across the borders of waves: no worker waits for the last shard of a wave."""
+
+    def __init__(self, pool: Pool, function: Callable[..., Any], jobs: Sequence[tuple]) -> None:
+        self._pool, self._function, self._jobs = pool, function, jobs
+        self._numbers = {id(job): number for number, job in enumerate(jobs)}
+        self._waiting = deque(range(len(jobs)))
+        self._results: Iterator[tuple[tuple, Any]] | None = None
+        self._held = False
+
+    def next(self) -> tuple[int, Any] | None:
+        """Number and result of the next job that ends; None where none is left to run."""
+        while self._results or (self._waiting and not self._held):
+            self._results = self._results or self._pool.run(self._function, self._given())
+            if found := next(self._results, None):
+                return self._numbers[id(found[0])], found[1]
+            self._results = None
+        return None
+
+    def drained(self) -> Iterator[tuple[int, Any]]:
+        """What is in flight as it ends; nothing new is started before all of it has."""
+        self._held = True
+        yield from iter(self.next, None)
+        self._held = False
+
+    def again(self, numbers: Sequence[int]) -> None:
+        """Runs these once more, before all that waits."""
+        self._waiting.extendleft(reversed(numbers))
+
+    def close(self) -> None:
+        if self._results:
+            self._results.close()
+
+    def _given(self) -> Iterator[tuple]:
+        while self._waiting and not self._held:
+            yield self._jobs[self._waiting.popleft()]
+
+
 def run_in_waves(
     pool: Pool,
     stage: str,
@@ -63,38 +106,47 @@ def run_in_waves(
     if not jobs:
         return []
     results: dict[int, Any] = {}
+    failed: dict[int, Failure] = {}
     tried: set[int] = set()
     pool.connect()  # a given scheduler says how many workers there are
     size = max(2 * pool.workers, math.ceil(len(jobs) / MOST_WAVES))
     waves = [range(start, min(start + size, len(jobs))) for start in range(0, len(jobs), size)]
 
-    with progress(stage, sum(map(images_of, jobs))) as advance:
+    with progress(stage, sum(map(images_of, jobs))) as advance, contextlib.closing(_Stream(pool, function, jobs)) as stream:
+
+        def note(index: int, result: Any) -> None:
+            if isinstance(result, Failure):
+                failed[index] = result
+            else:
+                results[index] = result
+                advance(images_of(jobs[index]))
+
         for number, wave in enumerate(waves, 1):
 
             def work(number=number, wave=wave) -> int:
                 last_try = number in tried
                 tried.add(number)
-                to_do = [index for index in wave if index not in results]
-                places = {id(jobs[index]): index for index in to_do}
-                failed, waiting = [], []
-
-                def settle(job: tuple, result: Any) -> None:
-                    if isinstance(result, Failure):
-                        get_run_logger().error("%s", result.trace or result.reason)
-                        if result.may_pass and not last_try:
-                            waiting.append(result)
-                            return
-                    results[places[id(job)]] = result
-                    advance(images_of(job))
-
-                for job, result in pool.run(function, [jobs[index] for index in to_do]):
-                    if isinstance(result, Failure) and rescue:
-                        failed.append((job, result))
+                if last_try:
+                    stream.again([index for index in wave if index not in results])
+                while not all(index in results or index in failed for index in wave):
+                    note(*stream.next())
+                mine = {index: failed.pop(index) for index in wave if index in failed}
+                if mine and rescue:
+                    # Nothing else may be in flight: a search for what kills workers would accuse its company too.
+                    for found in stream.drained():
+                        note(*found)
+                    mine = {index: rescue(jobs[index], failure) for index, failure in mine.items()}
+                waiting = []
+                for index, result in mine.items():
+                    if not isinstance(result, Failure):
+                        note(index, result)
+                        continue
+                    get_run_logger().error("%s", result.trace or result.reason)
+                    if result.may_pass and not last_try:
+                        waiting.append(result)
                     else:
-                        settle(job, result)
-                # Only now, with nothing else in flight: a search for what kills workers would accuse its company too.
-                for job, failure in failed:
-                    settle(job, rescue(job, failure))
+                        results[index] = result
+                        advance(images_of(jobs[index]))
                 if waiting:
                     raise ShardsFailed(
                         f"{len(waiting)} of {len(wave)} shards failed: {waiting[0].reason}; only these are tried again"

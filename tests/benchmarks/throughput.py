@@ -1,4 +1,4 @@
-"""The whole run against the bare engine: `python -m tests.benchmarks.throughput CONFIG.toml [--images 24] [--repeats 3] [--set …]`.
+"""The whole run against the bare engine: `python -m tests.benchmarks.throughput CONFIG.toml [--images 24] [--repeats 3] [--without-threads] [--set …]`.
 
 CONFIG.toml names a workspace with fundi and a trained model; it is read, and copied to a temporary folder without its
 explanations. Of the same images, with the same model and settings, in turn:
@@ -152,9 +152,12 @@ def compare(options: argparse.Namespace) -> int:
         for _ in range(options.repeats):  # in turn, so that what else the machine does falls on all
             found["run"].append(whole(folder))
             found["bare"].append(bare(folder, workers, 1))
-            found["threads"].append(bare(folder, 1, workers))
+            if not options.without_threads:
+                found["threads"].append(bare(folder, 1, workers))
         median = {
-            what: {key: statistics.median(one[key] for one in several) for key in several[0]} for what, several in found.items()
+            what: {key: statistics.median(one[key] for one in several) for key in several[0]}
+            for what, several in found.items()
+            if several
         }
         print(f"{'':<34}{'from start':>11}{'stage':>9}{'images/min':>12}")
         for what, title in (
@@ -162,6 +165,8 @@ def compare(options: argparse.Namespace) -> int:
             ("bare", f"{workers} bare processes"),
             ("threads", f"one, {workers} threads"),
         ):
+            if what not in median:
+                continue
             one = median[what]
             stage = f"{one['stage']:.1f}" if "stage" in one else ""
             print(f"{title:<34}{one['whole']:>11.1f}{stage:>9}{one['pace']:>12.1f}")
@@ -171,7 +176,8 @@ def compare(options: argparse.Namespace) -> int:
         print(
             f"bare / run, from start            {engines['whole'] / run['whole']:>11.1%}   (the run starts a Prefect server too)"
         )
-        print(f"one a core / one with all threads {engines['pace'] / median['threads']['pace']:>11.2f} times as fast")
+        if "threads" in median:
+            print(f"one a core / one with all threads {engines['pace'] / median['threads']['pace']:>11.2f} times as fast")
     return 0
 
 
@@ -185,6 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--workers", type=int, default=0, help="0: one a core")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--without-threads", action="store_true", help="only workers against bare processes")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="SECTION.KEY=VALUE")
     return compare(parser.parse_args(arguments))
 

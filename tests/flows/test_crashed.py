@@ -104,17 +104,59 @@ class OnceBroken:
                 yield job, function(*job)
 
 
-def in_waves(pool, monkeypatch):
+def in_waves(pool, monkeypatch, **options):
     from tasks.waves import run_wave
 
     monkeypatch.setattr("tasks.waves.run_wave", run_wave.with_options(retry_delay_seconds=0))
-    return probe(lambda: run_in_waves(pool, "square", lambda n: n * n, [(n,) for n in range(6)], images_of=lambda job: 1))
+    numbers = [(n,) for n in range(6)]
+    return probe(lambda: run_in_waves(pool, "square", lambda n: n * n, numbers, images_of=lambda job: 1, **options))
 
 
 def test_a_wave_is_tried_again_for_what_may_pass_and_only_its_failed_shards(monkeypatch):
     pool = OnceBroken([1], 1, may_pass=True)
     assert in_waves(pool, monkeypatch) == [0, 1, 4, 9, 16, 25]
     assert pool.calls == [0, 1, 2, 3, 1, 4, 5]
+
+
+class InFlight:
+    """A pool that says what is in flight, as many jobs as the true one; those of `fatal` take their worker down."""
+
+    workers = 2
+
+    def __init__(self, fatal=()):
+        self.fatal, self.flying, self.told = fatal, [], []
+
+    def connect(self):
+        """There is nothing to connect to."""
+
+    def run(self, function, jobs):
+        waiting = iter(jobs)
+        self.flying += [job for _, job in zip(range(2 * self.workers), waiting, strict=False)]
+        while self.flying:
+            job = self.flying.pop(0)
+            self.flying += [another for _, another in zip(range(1), waiting, strict=False)]
+            self.told.append((job[0], len(self.flying)))
+            yield job, Failure("its worker process died", killed=True) if job[0] in self.fatal else function(*job)
+
+
+def test_workers_have_work_across_the_borders_of_waves(monkeypatch):
+    pool = InFlight()
+    assert in_waves(pool, monkeypatch) == [0, 1, 4, 9, 16, 25]
+    # A wave is four jobs: two of the next are in flight when it ends.
+    assert pool.told == [(0, 4), (1, 4), (2, 3), (3, 2), (4, 1), (5, 0)]
+
+
+def test_what_kills_workers_is_searched_for_with_nothing_else_in_flight(monkeypatch):
+    pool, flying = InFlight(fatal=[1]), []
+
+    def rescue(job, failure):
+        assert failure.killed
+        flying.append(list(pool.flying))
+        return -1
+
+    assert in_waves(pool, monkeypatch, rescue=rescue) == [0, -1, 4, 9, 16, 25]
+    assert flying == [[]]
+    assert [number for number, _ in pool.told] == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(("times", "may_pass", "calls"), [(9, True, [0, 1, 2, 3, 1, 4, 5]), (9, False, [0, 1, 2, 3, 4, 5])])
