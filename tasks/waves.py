@@ -114,12 +114,15 @@ def run_in_waves(
 
     with progress(stage, sum(map(images_of, jobs))) as advance, contextlib.closing(_Stream(pool, function, jobs)) as stream:
 
+        def settle(index: int, result: Any) -> None:
+            results[index] = result
+            advance(images_of(jobs[index]))
+
         def note(index: int, result: Any) -> None:
             if isinstance(result, Failure):
                 failed[index] = result
             else:
-                results[index] = result
-                advance(images_of(jobs[index]))
+                settle(index, result)
 
         for number, wave in enumerate(waves, 1):
 
@@ -138,15 +141,12 @@ def run_in_waves(
                     mine = {index: rescue(jobs[index], failure) for index, failure in mine.items()}
                 waiting = []
                 for index, result in mine.items():
-                    if not isinstance(result, Failure):
-                        note(index, result)
-                        continue
-                    get_run_logger().error("%s", result.trace or result.reason)
-                    if result.may_pass and not last_try:
-                        waiting.append(result)
-                    else:
-                        results[index] = result
-                        advance(images_of(jobs[index]))
+                    if isinstance(result, Failure):
+                        get_run_logger().error("%s", result.trace or result.reason)
+                        if result.may_pass and not last_try:
+                            waiting.append(result)
+                            continue
+                    settle(index, result)
                 if waiting:
                     raise ShardsFailed(
                         f"{len(waiting)} of {len(wave)} shards failed: {waiting[0].reason}; only these are tried again"

@@ -72,8 +72,8 @@ def _hull(one: Span, other: Span) -> Span:
 
 
 def _cropped(tensor: Any, there: Span, wanted: Span) -> Any:
-    (top, left), (bottom, right) = ([mine[i] - own[0] for own, mine in zip(there, wanted, strict=True)] for i in (0, 1))
-    return tensor[:, top:bottom, left:right]
+    rows, columns = (slice(first - start, end - start) for (first, end), (start, _) in zip(wanted, there, strict=True))
+    return tensor[:, rows, columns]
 
 
 def _applied(layer: Any, inputs: list[Any]) -> Any:
