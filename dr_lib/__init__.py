@@ -1,1 +1,3 @@
-"""The science: pure functions on arrays and Keras models. Knows no Prefect, Dask, Zarr, Parquet or file layout."""
+"""The science: pure functions on arrays and Keras models. Knows no Prefect, Dask, Zarr, Parquet
+or file layout.
+"""

@@ -1,7 +1,7 @@
 """One TOML file becomes one validated `PipelineConfig`; every mistake in it becomes one clear line.
 
-Each section is the frozen dataclass that stands beside the step it configures, so a setting has one home.
-This module imports no TensorFlow, Prefect or Dask: a wrong key is answered at once.
+Each section is the frozen dataclass that stands beside the step it configures, so a setting has one
+home. This module imports no TensorFlow, Prefect or Dask: a wrong key is answered at once.
 """
 
 import dataclasses
@@ -15,21 +15,21 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from dr_lib.adversarial import AdversarialParams
-from dr_lib.appearance import AppearanceParams
 from dr_lib.attribution import AttributionParams
-from dr_lib.counterfactual import CounterfactualParams
+from dr_lib.evaluation.grading import GradingParams
 from dr_lib.fundus import PreprocessParams
-from dr_lib.grading import GradingParams
-from dr_lib.heatmaps import HeatmapParams
-from dr_lib.lesion_units import LesionUnitParams
 from dr_lib.linearity import LinearityParams
 from dr_lib.localisation import LocalisationParams
-from dr_lib.model import ModelParams, layer_names
+from dr_lib.localisation.channel_dissection import LesionUnitParams
+from dr_lib.maps import HeatmapParams
+from dr_lib.maps.region_clustering import AppearanceParams
+from dr_lib.network.model import ModelParams, layer_names
+from dr_lib.perturbation.adversarial import AdversarialParams
+from dr_lib.perturbation.counterfactual import CounterfactualParams
 from dr_lib.training import TrainingParams
-from storage.files import is_url
-from tasks.recipe import Recipe
-from tasks.settings import (
+from storage.files.files import is_url
+from tasks.run.recipe import Recipe
+from tasks.run.settings import (
     AttributionSelection,
     DaskParams,
     DataParams,
@@ -84,28 +84,46 @@ class PipelineConfig:
     def __post_init__(self):
         # The network sees fundi as they were preprocessed: one setting, not two that can disagree.
         model = dataclasses.replace(
-            self.model, input_size=self.preprocess.size, backbone_weights=os.path.expanduser(self.model.backbone_weights)
+            self.model,
+            input_size=self.preprocess.size,
+            backbone_weights=os.path.expanduser(self.model.backbone_weights),
         )
         object.__setattr__(self, "model", model)
-        # A shell expands ~ at the start of a word only, so --set data.photos=~/photos arrives as it was typed.
+        # A shell expands ~ at the start of a word only, so --set data.photos=~/photos arrives as it
+        # was typed.
         object.__setattr__(self, "workspace", os.path.expanduser(self.workspace))
-        object.__setattr__(self, "data", dataclasses.replace(self.data, photos=os.path.expanduser(self.data.photos)))
+        object.__setattr__(
+            self,
+            "data",
+            dataclasses.replace(self.data, photos=os.path.expanduser(self.data.photos)),
+        )
         if not self.attribution.layers:
             raise ValueError("attribution.layers must name at least one layer, such as stem")
         known = layer_names(self.model)
         for section in ("attribution", "linearity", "lesion_units"):
             unknown = [name for name in getattr(self, section).layers if name not in known]
             if unknown:
-                raise ValueError(f"{section}.layers: this model has no layer {unknown[0]}; it has {', '.join(known)}")
+                raise ValueError(
+                    f"{section}.layers: this model has no layer {unknown[0]}; it has"
+                    f" {', '.join(known)}"
+                )
         if self.training.freeze_below and self.training.freeze_below not in known:
             raise ValueError(
-                f"training.freeze_below: this model has no layer {self.training.freeze_below}; it has {', '.join(known)}"
+                f"training.freeze_below: this model has no layer {self.training.freeze_below}; it"
+                f" has {', '.join(known)}"
             )
 
     @property
     def recipe(self) -> Recipe:
         """The part of the configuration that decides results."""
-        return Recipe(self.preprocess, self.model, self.training, self.attribution, self.data.flagged, self.grading)
+        return Recipe(
+            self.preprocess,
+            self.model,
+            self.training,
+            self.attribution,
+            self.data.flagged,
+            self.grading,
+        )
 
 
 # Fields of a section that follow from another setting and so are no keys of the file.
@@ -126,7 +144,9 @@ def read_toml(path: str | pathlib.Path) -> dict[str, Any]:
     try:
         return tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; start from a copy of deployments/kaggle.toml") from None
+        raise ConfigError(
+            f"{path}: no such file; start from a copy of deployments/kaggle.toml"
+        ) from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder; give the TOML file itself") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -134,9 +154,12 @@ def read_toml(path: str | pathlib.Path) -> dict[str, Any]:
 
 
 def apply_settings(tables: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """A copy of the tables with each `section.key=value` laid over it; a value is TOML, or else a plain string.
+    """A copy of the tables with each `section.key=value` laid over it; a value is TOML, or else a
+    plain string.
 
-    >>> apply_settings({"data": {"limit": 1}}, ["data.limit=5", "workspace=out", "attribution.layers=['stem']"])
+    >>> apply_settings(
+    ...     {"data": {"limit": 1}}, ["data.limit=5", "workspace=out", "attribution.layers=['stem']"]
+    ... )
     {'data': {'limit': 5}, 'workspace': 'out', 'attribution': {'layers': ['stem']}}
     """
     result = json.loads(json.dumps(tables, default=str))
@@ -144,7 +167,9 @@ def apply_settings(tables: dict[str, Any], settings: list[str]) -> dict[str, Any
         name, equals, text = setting.partition("=")
         keys = name.strip().split(".")
         if not equals or not all(keys):
-            raise ConfigError(f"--set {setting}: write it as section.key=value, such as --set data.limit=100")
+            raise ConfigError(
+                f"--set {setting}: write it as section.key=value, such as --set data.limit=100"
+            )
         table = result
         for key in keys[:-1]:
             table = table.setdefault(key, {})
@@ -163,12 +188,16 @@ def _value(text: str) -> Any:
 
 
 def parse_config(tables: dict[str, Any], *, source: str = "configuration") -> PipelineConfig:
-    """The validated configuration of parsed TOML tables. Raises ConfigError with a line for every mistake."""
+    """The validated configuration of parsed TOML tables. Raises ConfigError with a line for
+    every mistake.
+    """
     problems = _unknown_keys(tables, PipelineConfig, ())
     if not problems:
         try:
             # JSON-strict: a list may become a tuple, but "16" never becomes 16.
-            return TypeAdapter(PipelineConfig).validate_json(json.dumps(tables, default=str), strict=True)
+            return TypeAdapter(PipelineConfig).validate_json(
+                json.dumps(tables, default=str), strict=True
+            )
         except ValidationError as error:
             problems = [_readable(item) for item in error.errors()]
     raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems))
@@ -184,7 +213,8 @@ def _unknown_keys(tables: dict[str, Any], section: type, place: tuple[str, ...])
         elif key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             problems.append(
-                f"unknown key {name}" + (f"; did you mean {'.'.join((*place, close[0]))}?" if close else _listing(known))
+                f"unknown key {name}"
+                + (f"; did you mean {'.'.join((*place, close[0]))}?" if close else _listing(known))
             )
         elif dataclasses.is_dataclass(known[key].type):
             if isinstance(value, dict):
@@ -205,7 +235,9 @@ def _readable(error: dict[str, Any]) -> str:
         return f"{place} is missing; give it in the file or with --set {place}=…"
     if error["type"] in ("value_error", "assertion_error"):
         return message if message.startswith(place) else f"{place}: {message}"
-    return f"{place} = {json.dumps(error['input'], default=str)}: {message[:1].lower()}{message[1:]}"
+    return (
+        f"{place} = {json.dumps(error['input'], default=str)}: {message[:1].lower()}{message[1:]}"
+    )
 
 
 def as_tables(config: PipelineConfig) -> dict[str, Any]:
@@ -217,7 +249,13 @@ def check_inputs(config: PipelineConfig) -> None:
     """Raises ConfigError if the photographs' folder or the backbone's weights file is not there."""
     photos = config.data.photos
     if not is_url(photos) and not pathlib.Path(photos).exists():
-        raise ConfigError(f"data.photos = {photos}: no such folder or zip; give Kaggle's data folder with --set data.photos=…")
+        raise ConfigError(
+            f"data.photos = {photos}: no such folder or zip; give Kaggle's data folder with --set"
+            " data.photos=…"
+        )
     weights = config.model.backbone_weights
     if weights not in ("imagenet", "none") and not pathlib.Path(weights).is_file():
-        raise ConfigError(f"model.backbone_weights = {weights}: no such file; give a .weights.h5 file, 'imagenet' or 'none'")
+        raise ConfigError(
+            f"model.backbone_weights = {weights}: no such file; give a .weights.h5 file, 'imagenet'"
+            " or 'none'"
+        )

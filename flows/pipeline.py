@@ -1,7 +1,8 @@
 """The Prefect flows: one a stage, and `run`, which is all of them in order.
 
-A flow takes the configuration's file and settings laid over it, so a person can start it from Prefect's page with other
-settings. Its run is named by workspace and stage; its closing state says in words what was done, or what to do.
+A flow takes the configuration's file and settings laid over it, so a person can start it from
+Prefect's page with other settings. Its run is named by workspace and stage; its closing state says
+in words what was done, or what to do.
 """
 
 import contextlib
@@ -16,21 +17,23 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
 from flows.config import ConfigError, PipelineConfig, check_inputs, load_config
-from flows.missed import skip_missed
-from flows.stage_names import PIPELINE, STAGES, flow_name
-from flows.stages import run_stage
-from flows.words import closing_words, readable, tags_of, workspace_name
-from tasks.artifacts import show_summary
-from tasks.planning import check_run
-from tasks.progress import alive
-from tasks.session import StageResult, open_session
+from flows.registry import PIPELINE, STAGES, flow_name
+from flows.service.backlog import skip_missed
+from flows.service.messages import closing_words, readable, tags_of, workspace_name
+from flows.steps import run_stage
+from tasks.attribute.planning import check_run
+from tasks.run.artifacts import show_summary
+from tasks.run.progress import alive
+from tasks.run.session import StageResult, open_session
 
 _running: ContextVar[PipelineConfig | None] = ContextVar("running", default=None)
 
 
 @contextlib.contextmanager
 def _configured(config_file: str, settings: list[str] | None) -> Iterator[PipelineConfig]:
-    """The configuration of the run around this call, or the file's: editing the file in mid-run changes the next run."""
+    """The configuration of the run around this call, or the file's: editing the file in mid-run
+    changes the next run.
+    """
     outer = _running.get()
     if outer is not None:
         yield outer
@@ -39,14 +42,18 @@ def _configured(config_file: str, settings: list[str] | None) -> Iterator[Pipeli
     check_inputs(config)
     token = _running.set(config)
     try:
-        with tags(*tags_of(config.workspace)):  # the stages' runs would have none of a deployment's tags
+        with tags(
+            *tags_of(config.workspace)
+        ):  # the stages' runs would have none of a deployment's tags
             yield config
     finally:
         _running.reset(token)
 
 
 def _run_name(name: str) -> Callable[[], str]:
-    """Makes the name that Prefect's page shows of a run, such as `demo: 3 of 8, train` or `demo: whole pipeline`."""
+    """Makes the name that Prefect's page shows of a run, such as `demo: 3 of 8, train` or `demo:
+    whole pipeline`.
+    """
 
     def named() -> str:
         parameters = flow_run.parameters
@@ -55,7 +62,9 @@ def _run_name(name: str) -> Callable[[], str]:
             place = list(STAGES).index(name) + 1
             return f"{workspace_name(config.workspace)}: {place} of {len(STAGES)}, {name}"
         try:
-            shown = workspace_name(load_config(parameters["config_file"], parameters.get("settings")).workspace)
+            shown = workspace_name(
+                load_config(parameters["config_file"], parameters.get("settings")).workspace
+            )
         except ConfigError:  # the run itself says what is wrong with it
             shown = str(parameters["config_file"])
         return f"{shown}: {'whole pipeline' if name == 'run' else name}"
@@ -66,7 +75,8 @@ def _run_name(name: str) -> Callable[[], str]:
 def _told(work: Callable[[], list[StageResult]]) -> State:
     """The closing state of a flow: its message is what a person reads first on the run's page.
 
-    A failure is raised, not returned: Prefect tries again only what was raised, and puts its words into the state's message.
+    A failure is raised, not returned: Prefect tries again only what was raised, and puts its words
+    into the state's message.
     """
     try:
         results = work()
@@ -86,10 +96,15 @@ def _no_second_try() -> None:
 
 
 def _flow(name: str, description: str) -> Callable[[Callable], Flow]:
-    # A run under `dr serve` is tried again by schedule.retries; a stage is, and not the whole: the pipeline's 0 stands for itself.
+    # A run under `dr serve` is tried again by schedule.retries; a stage is, and not the whole: the
+    # pipeline's 0 stands for itself.
     retries = 0 if name == "run" else None
     return flow(
-        name=flow_name(name), description=description, flow_run_name=_run_name(name), persist_result=False, retries=retries
+        name=flow_name(name),
+        description=description,
+        flow_run_name=_run_name(name),
+        persist_result=False,
+        retries=retries,
     )
 
 
@@ -99,11 +114,15 @@ def _stage_flow(name: str) -> Flow:
 
         Args:
             config_file: The pipeline's configuration, a TOML file on the machine that runs it.
-            settings: Settings laid over it for this run alone, such as data.limit=100, one an entry.
+            settings: Settings laid over it for this run alone, such as data.limit=100, one an
+            entry.
         """
 
         def work() -> list[StageResult]:
-            with _configured(config_file, settings) as config, open_session(config.workspace, config.dask) as session:
+            with (
+                _configured(config_file, settings) as config,
+                open_session(config.workspace, config.dask) as session,
+            ):
                 return [run_stage(name, session, config)]
 
         return _told(work)
@@ -134,10 +153,18 @@ def run(config_file: str, settings: list[str] | None = None):
     """
 
     def work() -> list[StageResult]:
-        with skip_missed(), _configured(config_file, settings) as config, open_session(config.workspace, config.dask):
+        with (
+            skip_missed(),
+            _configured(config_file, settings) as config,
+            open_session(config.workspace, config.dask),
+        ):
             alive()
-            check_run(config.workspace, config.data.photos, config.recipe, config.storage, config.dask)
-            results = [result for stage in STAGE_FLOWS.values() for result in stage(config_file, settings)]
+            check_run(
+                config.workspace, config.data.photos, config.recipe, config.storage, config.dask
+            )
+            results = [
+                result for stage in STAGE_FLOWS.values() for result in stage(config_file, settings)
+            ]
             show_summary(results)
             return results
 

@@ -1,4 +1,6 @@
-"""What the workspace says when it cannot do what was asked: one line, what is wrong and what to do."""
+"""What the workspace says when it cannot do what was asked: one line, what is wrong and what to
+do.
+"""
 
 import contextlib
 import errno
@@ -48,4 +50,6 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
         if isinstance(error, StorageError) or error.errno not in ADVICE:
             raise
         reason = os.strerror(error.errno)
-        raise CannotWrite(f"{os.fspath(path)} cannot be written: {reason}; {ADVICE[error.errno]}, then run again") from error
+        raise CannotWrite(
+            f"{os.fspath(path)} cannot be written: {reason}; {ADVICE[error.errno]}, then run again"
+        ) from error

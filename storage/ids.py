@@ -1,4 +1,6 @@
-"""Ids are hashes of contents: the same settings always name the same folder, other settings another one."""
+"""Ids are hashes of contents: the same settings always name the same folder, other settings
+another one.
+"""
 
 import dataclasses
 import hashlib
@@ -14,7 +16,8 @@ IMAGE_ID = re.compile(r"^([A-Za-z0-9][A-Za-z0-9.-]{0,62})_(left|right)\Z")
 
 
 def content_id(*parts) -> str:
-    """Twelve hexadecimal digits naming the contents of `parts` (mappings, dataclasses, strings, numbers, lists).
+    """Twelve hexadecimal digits naming the contents of `parts` (mappings, dataclasses, strings,
+    numbers, lists).
 
     Independent of the order of keys, of tuples against lists, and of the process:
 
@@ -32,7 +35,9 @@ def content_id(*parts) -> str:
 
 def digest(*parts) -> str:
     """All 64 hexadecimal digits of `content_id`."""
-    text = json.dumps([_plain(part) for part in parts], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps(
+        [_plain(part) for part in parts], sort_keys=True, separators=(",", ":"), ensure_ascii=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -51,7 +56,9 @@ def patient_and_eye(image_id: str) -> tuple[str, str]:
     """
     match = IMAGE_ID.match(image_id)
     if match is None:
-        raise ValueError(f"{image_id!r} is not an image id: expected <patient>_left or <patient>_right")
+        raise ValueError(
+            f"{image_id!r} is not an image id: expected <patient>_left or <patient>_right"
+        )
     return match[1], match[2]
 
 

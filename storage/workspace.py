@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage.errors import Refused
-from storage.files import Files, is_url
+from storage.files.files import Files, is_url
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,8 +48,10 @@ class Workspace:
         return self.files.is_local
 
     def lock(self, name: str = "run"):
-        """A context manager: while it is held, no other process can hold the lock `name` of this workspace."""
-        from storage.lock import lock
+        """A context manager: while it is held, no other process can hold the lock `name` of this
+        workspace.
+        """
+        from storage.files.lock import lock
 
         return lock(self.files, name)
 
@@ -64,7 +66,9 @@ class Workspace:
         return self._catalogue("rejects")
 
     def write_photos(self, frame) -> None:
-        """Replaces the manifest. Raises ValueError where a photograph would change its position or vanish."""
+        """Replaces the manifest. Raises ValueError where a photograph would change its position
+        or vanish.
+        """
         self._check_positions(frame)
         self._write_catalogue("photos", frame)
 
@@ -73,12 +77,12 @@ class Workspace:
         self._write_catalogue("rejects", frame)
 
     def _catalogue(self, table: str) -> "pd.DataFrame":
-        from storage.tables import read_file
+        from storage.tables.parts import read_file
 
         return read_file(self.files, f"catalog/{table}.parquet", table)
 
     def _write_catalogue(self, table: str, frame) -> None:
-        from storage.tables import encode
+        from storage.tables.parts import encode
 
         data, name = encode(table, frame), f"catalog/{table}.parquet"
         # Equal contents stay untouched: a run with nothing new leaves no trace.
@@ -86,37 +90,50 @@ class Workspace:
             self.files.write(name, data)
 
     def _check_positions(self, frame) -> None:
-        from storage.schemas import to_table
+        from storage.tables.schemas import to_table
 
         new = to_table("photos", frame).select(["image_id", "position"]).to_pydict()
         places = dict(zip(new["image_id"], new["position"], strict=True))
         if sorted(new["position"]) != list(range(len(places))):
-            raise ValueError("photos: positions must be 0, 1, 2, … each once, and every image_id once")
+            raise ValueError(
+                "photos: positions must be 0, 1, 2, … each once, and every image_id once"
+            )
         old = self.photos()
-        moved = [name for name, at in zip(old["image_id"], old["position"], strict=True) if places.get(name) != at]
+        moved = [
+            name
+            for name, at in zip(old["image_id"], old["position"], strict=True)
+            if places.get(name) != at
+        ]
         if moved:
-            raise ValueError(f"photos: {moved[0]} and {len(moved) - 1} more would move or vanish; positions only grow")
+            raise ValueError(
+                f"photos: {moved[0]} and {len(moved) - 1} more would move or vanish; positions only"
+                " grow"
+            )
 
     # Tables
 
     def table(self, name: str) -> "pyarrow.dataset.Dataset":
-        """A table's parts as one dataset, with the partition's id as a column; empty where nothing is there yet."""
-        from storage import tables
+        """A table's parts as one dataset, with the partition's id as a column; empty where
+        nothing is there yet.
+        """
+        from storage.tables import parts as tables
 
         if name in ("photos", "rejects"):
             from pyarrow import dataset
 
-            from storage.schemas import to_table
+            from storage.tables.schemas import to_table
 
             return dataset.dataset(to_table(name, self._catalogue(name)))
         return tables.dataset(self.files, name)
 
     def frame(self, name: str, **equals) -> "pd.DataFrame":
-        """A table as a DataFrame, only the rows where each named column has the given value, or one of a list of them.
+        """A table as a DataFrame, only the rows where each named column has the given value, or one
+        of a list of them.
 
-        `preprocess_id="latest"`, `model_id="latest"` and `explain_id="latest"` stand for the latest one.
+        `preprocess_id="latest"`, `model_id="latest"` and `explain_id="latest"` stand for the latest
+        one.
         """
-        from storage.schemas import to_frame
+        from storage.tables.schemas import to_frame
 
         return to_frame(self.table(name).to_table(filter=self._filter(equals)))
 
@@ -137,7 +154,13 @@ class Workspace:
             if value == LATEST and column in self._latest:
                 value = self._latest[column]()
             at = compute.field(column)
-            test = at.is_null() if value is None else at.isin(value) if isinstance(value, list) else at == value
+            test = (
+                at.is_null()
+                if value is None
+                else at.isin(value)
+                if isinstance(value, list)
+                else at == value
+            )
             wanted = test if wanted is None else wanted & test
         return wanted
 
@@ -146,47 +169,69 @@ class Workspace:
         return self.table(name).count_rows(filter=self._filter(equals))
 
     def write_table(
-        self, name: str, frame, *, partition: str | None = None, part: str = "part", digest: str | None = None
+        self,
+        name: str,
+        frame,
+        *,
+        partition: str | None = None,
+        part: str = "part",
+        digest: str | None = None,
     ) -> str:
         """Writes one part of a table, replacing an older one of that name; returns where it lies.
 
         digest: of what the rows were made from, kept in the file for `has_part`.
         """
-        from storage import tables
+        from storage.tables import parts as tables
 
         path = f"{tables.folder(name, partition)}/{_part(part)}.parquet"
         self.files.write(path, tables.encode(name, frame, digest))
         return path
 
-    def has_part(self, name: str, partition: str | None = None, part: str = "part", *, digest: str | None = None) -> bool:
+    def has_part(
+        self,
+        name: str,
+        partition: str | None = None,
+        part: str = "part",
+        *,
+        digest: str | None = None,
+    ) -> bool:
         """Whether a part of a table has been written, and, where a digest is given, from just that."""
-        from storage import tables
+        from storage.tables import parts as tables
 
         if digest is not None:
             return tables.part_digest(self.files, name, partition, _part(part)) == digest
         return self.files.exists(f"{tables.folder(name, partition)}/{_part(part)}.parquet")
 
     def part_digests(self, name: str, partition: str | None = None) -> dict[str, str | None]:
-        """The digest of every part of a partition, by the part's name; empty text where it was written without one."""
-        from storage import tables
+        """The digest of every part of a partition, by the part's name; empty text where it was
+        written without one.
+        """
+        from storage.tables import parts as tables
 
-        return {part: tables.part_digest(self.files, name, partition, part) for part in self.parts(name, partition)}
+        return {
+            part: tables.part_digest(self.files, name, partition, part)
+            for part in self.parts(name, partition)
+        }
 
     def parts(self, name: str, partition: str | None = None) -> list[str]:
         """The names of a partition's parts."""
-        from storage import tables
+        from storage.tables import parts as tables
 
         return tables.parts(self.files, name, partition)
 
     def part(self, name: str, partition: str | None = None, part: str = "part") -> "pd.DataFrame":
-        """One part of a table as a DataFrame; empty where it is not there. Of hundreds of parts no other is looked at."""
-        from storage import tables
+        """One part of a table as a DataFrame; empty where it is not there. Of hundreds of parts
+        no other is looked at.
+        """
+        from storage.tables import parts as tables
 
-        return tables.read_file(self.files, f"{tables.folder(name, partition)}/{_part(part)}.parquet", name)
+        return tables.read_file(
+            self.files, f"{tables.folder(name, partition)}/{_part(part)}.parquet", name
+        )
 
     def remove_part(self, name: str, partition: str | None = None, part: str = "part") -> None:
         """Removes one part of a table, if it is there."""
-        from storage import tables
+        from storage.tables import parts as tables
 
         self.files.remove(f"{tables.folder(name, partition)}/{_part(part)}.parquet")
 
@@ -194,16 +239,18 @@ class Workspace:
 
     def fundus_ids(self) -> list[str]:
         """The preprocessings that have a store, oldest first."""
-        from storage.fundus import fundus_ids
+        from storage.contents.fundus import fundus_ids
 
         return fundus_ids(self)
 
     def fundus(self, preprocess_id: str = LATEST, *, chunks=None) -> "xr.Dataset":
-        """The normalised fundus images and their geometry, read when used; with `chunks` ({"image": 64}) as Dask arrays.
+        """The normalised fundus images and their geometry, read when used; with `chunks` ({"image":
+        64}) as Dask arrays.
 
-        `image_id` indexes the images: `ws.fundus().sel(image_id="10_left")`. Rows with status 0 are still to be done.
+        `image_id` indexes the images: `ws.fundus().sel(image_id="10_left")`. Rows with status 0 are
+        still to be done.
         """
-        from storage.fundus import open_fundus
+        from storage.contents.fundus import open_fundus
 
         return open_fundus(self, preprocess_id, chunks=chunks)
 
@@ -217,32 +264,34 @@ class Workspace:
         return ids[-1]
 
     def attributions(self, explain_id: str = LATEST, *, chunks=None) -> "xr.DataTree":
-        """Everything attributed, read when used: the groups `pixels` and `layers/<layer>`, indexed by `image_id`."""
-        from storage.explanations import open_attributions
+        """Everything attributed, read when used: the groups `pixels` and `layers/<layer>`,
+        indexed by `image_id`.
+        """
+        from storage.contents.explanations import open_attributions
 
         return open_attributions(self, explain_id, chunks=chunks)
 
     def explanations(self) -> list[dict]:
         """The record of every explanation, oldest first."""
-        from storage.explanations import load_records
+        from storage.contents.explanations import load_records
 
         return load_records(self)
 
     def latest_explanation(self) -> str:
         """The id of the explanation made last. Raises FileNotFoundError before the first."""
-        from storage.explanations import load_record
+        from storage.contents.explanations import load_record
 
         return load_record(self, LATEST)["explain_id"]
 
     def models(self) -> list[dict]:
         """The record of every model, oldest first."""
-        from storage.models import load_records
+        from storage.contents.models import load_records
 
         return load_records(self)
 
     def latest_model(self) -> str:
         """The id of the model made last. Raises FileNotFoundError before the first."""
-        from storage.models import load_record
+        from storage.contents.models import load_record
 
         return load_record(self, LATEST)["model_id"]
 

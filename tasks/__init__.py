@@ -1,1 +1,3 @@
-"""The thin bridge: one module per stage joins `dr_lib` and `storage`; Prefect decorators and Dask submission live here."""
+"""The thin bridge: one module per stage joins `dr_lib` and `storage`; Prefect decorators and
+Dask submission live here.
+"""

@@ -1,7 +1,9 @@
-"""Headless Chromium for tests of pages: opens, clicks, asks, and remembers every error and every request.
+"""Headless Chromium for tests of pages: opens, clicks, asks, and remembers every error and every
+request.
 
-Speaks Chrome's DevTools protocol over the websockets package that Prefect brings: a browser's driver would be one more
-program to install and to keep at the browser's version. Everything that goes wrong on a page is in `Page.troubles`.
+Speaks Chrome's DevTools protocol over the websockets package that Prefect brings: a browser's
+driver would be one more program to install and to keep at the browser's version. Everything that
+goes wrong on a page is in `Page.troubles`.
 """
 
 import base64
@@ -16,7 +18,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 MISSING = "no Chromium here: apt-get install chromium"
 FLAGS = (
     "--headless",
@@ -40,7 +44,9 @@ class PageError(AssertionError):
 
 @contextlib.contextmanager
 def browser() -> Iterator["Page"]:
-    """A page of a fresh browser, which ends with this context. Raises RuntimeError where Chromium does not start."""
+    """A page of a fresh browser, which ends with this context. Raises RuntimeError where
+    Chromium does not start.
+    """
     from websockets.sync.client import connect
 
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
@@ -49,7 +55,12 @@ def browser() -> Iterator["Page"]:
         try:
             address = _address(pathlib.Path(profile) / "DevToolsActivePort", process)
             with connect(
-                address, max_size=None, proxy=None, ping_interval=None, compression=None, open_timeout=START_S
+                address,
+                max_size=None,
+                proxy=None,
+                ping_interval=None,
+                compression=None,
+                open_timeout=START_S,
             ) as socket:
                 yield Page(socket)
         finally:
@@ -72,7 +83,9 @@ def _address(file: pathlib.Path, process: subprocess.Popen) -> str:
 
 
 class Page:
-    """One tab. troubles: errors on the console, exceptions and failed requests, as lines. requests: every address asked for."""
+    """One tab. troubles: errors on the console, exceptions and failed requests, as lines.
+    requests: every address asked for.
+    """
 
     def __init__(self, socket):
         self._socket, self._numbers = socket, itertools.count(1)
@@ -80,21 +93,38 @@ class Page:
         self.requests: list[str] = []
         self._session = None
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
 
     def open(self, address: str) -> None:
-        """Loads a page and waits until its scripts have run. A new fragment of the same page is no load: use `evaluate`."""
+        """Loads a page and waits until its scripts have run. A new fragment of the same page is
+        no load: use `evaluate`.
+        """
         self._call("Page.navigate", url=address)
-        self.wait_for(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(address.partition('#')[0])})")
+        self.wait_for(
+            "document.readyState === 'complete' &&"
+            f" location.href.startsWith({json.dumps(address.partition('#')[0])})"
+        )
 
     def evaluate(self, expression: str):
-        """The value of a JavaScript expression; a promise is waited for. Raises PageError where it throws."""
-        found = self._call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, userGesture=True)
+        """The value of a JavaScript expression; a promise is waited for. Raises PageError where
+        it throws.
+        """
+        found = self._call(
+            "Runtime.evaluate",
+            expression=expression,
+            awaitPromise=True,
+            returnByValue=True,
+            userGesture=True,
+        )
         if "exceptionDetails" in found:
             details = found["exceptionDetails"]
-            raise PageError(f"{expression}: {details.get('exception', {}).get('description', details['text'])}")
+            raise PageError(
+                f"{expression}: {details.get('exception', {}).get('description', details['text'])}"
+            )
         return found["result"].get("value")
 
     def wait_for(self, expression: str, timeout_s: float = 90) -> float:
@@ -105,13 +135,17 @@ class Page:
                 if self.evaluate(f"Boolean({expression})"):
                     return time.monotonic() - start
             time.sleep(0.02)
-        raise PageError(f"not within {timeout_s:.0f} s: {expression}; {'; '.join(self.troubles) or 'no trouble reported'}")
+        raise PageError(
+            f"not within {timeout_s:.0f} s: {expression};"
+            f" {'; '.join(self.troubles) or 'no trouble reported'}"
+        )
 
     def choose(self, selector: str, value: str) -> None:
         """Sets a form's field as a person would: with its events."""
         self.evaluate(
-            f"(() => {{ const field = document.querySelector({json.dumps(selector)}); field.value = {json.dumps(value)};"
-            "for (const name of ['input', 'change']) field.dispatchEvent(new Event(name, { bubbles: true })); })()"
+            f"(() => {{ const field = document.querySelector({json.dumps(selector)}); field.value ="
+            f" {json.dumps(value)};for (const name of ['input', 'change']) field.dispatchEvent(new"
+            " Event(name, { bubbles: true })); })()"
         )
 
     def click(self, selector: str) -> None:
@@ -124,18 +158,28 @@ class Page:
 
     def resize(self, width: int, height: int, *, dark: bool = False) -> None:
         """The window's size in CSS pixels, and whether the reader prefers dark."""
-        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self._call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self._call("Emulation.setEmulatedMedia", features=features)
 
     def screenshot(self, file: str | os.PathLike) -> None:
         """What the window shows, as PNG."""
-        pathlib.Path(file).write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))
+        pathlib.Path(file).write_bytes(
+            base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"])
+        )
 
     def _call(self, method: str, **params):
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": params}
-        self._socket.send(json.dumps(message | ({"sessionId": self._session} if self._session else {})))
+        self._socket.send(
+            json.dumps(message | ({"sessionId": self._session} if self._session else {}))
+        )
         while True:
             answer = json.loads(self._socket.recv(timeout=ANSWER_S))
             if answer.get("id") == number:
@@ -147,11 +191,18 @@ class Page:
     def _note(self, event: str, told: dict) -> None:
         if event == "Runtime.exceptionThrown":
             details = told["exceptionDetails"]
-            self.troubles.append(f"exception: {details.get('exception', {}).get('description', details['text'])}")
+            self.troubles.append(
+                f"exception: {details.get('exception', {}).get('description', details['text'])}"
+            )
         elif event == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
-            self.troubles.append(f"console: {' '.join(str(one.get('value', one.get('description'))) for one in told['args'])}")
+            self.troubles.append(
+                "console:"
+                f" {' '.join(str(one.get('value', one.get('description'))) for one in told['args'])}"
+            )
         elif event == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
-            self.troubles.append(f"log: {told['entry']['text']} {told['entry'].get('url', '')}".strip())
+            self.troubles.append(
+                f"log: {told['entry']['text']} {told['entry'].get('url', '')}".strip()
+            )
         elif event == "Network.requestWillBeSent":
             self.requests.append(told["request"]["url"])
         elif event == "Network.loadingFailed" and not told.get("canceled"):

@@ -5,15 +5,17 @@ import re
 
 import pytest
 
-from flows.cli import app
-from flows.stage_names import STAGES
-from storage.schemas import markdown
+from flows.cli.main import app
+from flows.registry import STAGES
+from storage.tables.schemas import markdown
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 def test_the_page_of_tables_is_made_from_the_schemas():
-    """Mend with: python -c "from storage.schemas import markdown; print(markdown(), end='')" > docs/tables.md"""
+    """Mend with: python -c "from storage.tables.schemas import markdown; print(markdown(),
+    end='')" > docs/tables.md
+    """
     assert (ROOT / "docs" / "tables.md").read_text() == markdown()
 
 
@@ -35,7 +37,11 @@ def test_pages_link_to_what_exists_and_name_commands_that_do(page):
 
 
 def test_what_the_container_and_the_work_pool_start_is_there():
-    for name in re.findall(r"entrypoint: flows\.pipeline\.(\w+)", (ROOT / "deployments" / "prefect.yaml").read_text()):
+    for name in re.findall(
+        r"entrypoint: flows\.pipeline\.(\w+)", (ROOT / "deployments" / "prefect.yaml").read_text()
+    ):
         assert name == "run" or name in STAGES
-    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "deployments" / "Containerfile").read_text(), re.MULTILINE)
+    copied = re.findall(
+        r"^COPY (.+) \S+$", (ROOT / "deployments" / "Containerfile").read_text(), re.MULTILINE
+    )
     assert all((ROOT / one).exists() for line in copied for one in line.split())

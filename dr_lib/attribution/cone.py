@@ -1,27 +1,33 @@
-"""A layer's single unit computed from its receptive field alone: no layer below works on a position that the unit can't see.
+"""A layer's single unit computed from its receptive field alone: no layer below works on a position
+that the unit can't see.
 
-A window that holds the whole cone is computed whole by every layer; the cone itself narrows from layer to layer, down to
-one position, at 0.4 of the operations for Inception V3's stem and 0.6 for `mixed2`. It needs no padding, so it serves the
-units whose cone lies within the image; those at its edge keep their window (`receptive.window_origin`).
+A window that holds the whole cone is computed whole by every layer; the cone itself narrows from
+layer to layer, down to one position, at 0.4 of the operations for Inception V3's stem and 0.6 for
+`mixed2`. It needs no padding, so it serves the units whose cone lies within the image; those at its
+edge keep their window (`receptive.window_origin`).
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dr_lib.attribution.graph import called, calls
 from dr_lib.attribution.receptive import MERGES, POINTWISE, receptive_field, sliding
+from dr_lib.network.graph import called, calls
 
 if TYPE_CHECKING:
     import keras
 
 KNOWN = POINTWISE | MERGES | {"Conv2D", "MaxPooling2D", "AveragePooling2D"}
-Span = tuple[tuple[int, int], tuple[int, int]]  # (first, end) per axis (y, x), from the place of unit (0, 0)
+Span = tuple[
+    tuple[int, int], tuple[int, int]
+]  # (first, end) per axis (y, x), from the place of unit (0, 0)
 
 
 def cone(lower: "keras.Model") -> Callable[[Any], Any] | None:
-    """The function (n, size_y, size_x, channel) -> (n, unit channel) from receptive fields to the one unit each shows.
+    """The function (n, size_y, size_x, channel) -> (n, unit channel) from receptive fields to the
+    one unit each shows.
 
-    It shares the model's weights. None for a network with a layer that is not known here, and for units without a place.
+    It shares the model's weights. None for a network with a layer that is not known here, and for
+    units without a place.
     """
     from keras import ops
 
@@ -34,7 +40,10 @@ def cone(lower: "keras.Model") -> Callable[[Any], Any] | None:
         tensors = {id(lower.inputs[0]): x}
         for layer, sources, outputs in steps:
             span = spans[id(outputs[0])]
-            seen = [_cropped(tensors[id(one)], spans[id(one)], _reach(layer, one, span)) for one in sources]
+            seen = [
+                _cropped(tensors[id(one)], spans[id(one)], _reach(layer, one, span))
+                for one in sources
+            ]
             tensors[id(outputs[0])] = _applied(layer, seen)
         return ops.squeeze(tensors[id(lower.outputs[0])], (1, 2))
 
@@ -42,11 +51,16 @@ def cone(lower: "keras.Model") -> Callable[[Any], Any] | None:
 
 
 def cone_spans(lower: "keras.Model") -> dict[int, Span] | None:
-    """For every tensor of the model, by its id, the places that unit (0, 0) is computed from. None where `cone` is."""
+    """For every tensor of the model, by its id, the places that unit (0, 0) is computed from.
+    None where `cone` is.
+    """
     if receptive_field(lower).whole:
         return None
     steps = [call for call in calls(lower) if call[1]]
-    if any(type(layer).__name__ not in KNOWN or layer.compute_dtype != "float32" for layer, _, _ in steps):
+    if any(
+        type(layer).__name__ not in KNOWN or layer.compute_dtype != "float32"
+        for layer, _, _ in steps
+    ):
         return None
     spans: dict[int, Span] = {id(lower.outputs[0]): ((0, 1), (0, 1))}
     for layer, sources, outputs in reversed(steps):
@@ -57,7 +71,9 @@ def cone_spans(lower: "keras.Model") -> dict[int, Span] | None:
 
 
 def _reach(layer: Any, source: Any, span: Span) -> Span:
-    """The places of a layer's input that the places of its output in `span` are computed from, padding included."""
+    """The places of a layer's input that the places of its output in `span` are computed from,
+    padding included.
+    """
     slides = sliding(layer, source)
     if slides is None:
         return span
@@ -72,7 +88,10 @@ def _hull(one: Span, other: Span) -> Span:
 
 
 def _cropped(tensor: Any, there: Span, wanted: Span) -> Any:
-    rows, columns = (slice(first - start, end - start) for (first, end), (start, _) in zip(wanted, there, strict=True))
+    rows, columns = (
+        slice(first - start, end - start)
+        for (first, end), (start, _) in zip(wanted, there, strict=True)
+    )
     return tensor[:, rows, columns]
 
 
@@ -83,7 +102,9 @@ def _applied(layer: Any, inputs: list[Any]) -> Any:
     kind = type(layer).__name__
     if kind == "Conv2D":
         how = {"strides": list(layer.strides), "dilation_rate": list(layer.dilation_rate)}
-        answer = ops.conv(inputs[0], layer.kernel, padding="valid", data_format="channels_last", **how)
+        answer = ops.conv(
+            inputs[0], layer.kernel, padding="valid", data_format="channels_last", **how
+        )
         return layer.activation(answer + layer.bias if layer.use_bias else answer)
     if kind in ("MaxPooling2D", "AveragePooling2D"):
         pool = ops.max_pool if kind == "MaxPooling2D" else ops.average_pool

@@ -1,4 +1,6 @@
-"""Integrated gradients of any differentiable function: fixed rules, or points that adapt to a promised gap (METHOD §4)."""
+"""Integrated gradients of any differentiable function: fixed rules, or points that adapt to a
+promised gap (METHOD §4).
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,29 +9,31 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Shaped
 
 from dr_lib.attribution.evaluator import Evaluator, Line
-from dr_lib.attribution.heads import Head, identity_head
-from dr_lib.attribution.plans import PlanResult, adaptive_plan, fixed_plan
 from dr_lib.attribution.quadrature import quadrature
+from dr_lib.attribution.quantities import Head, identity_head
+from dr_lib.attribution.refinement import PlanResult, adaptive_plan, fixed_plan
 
 DEFAULT_TOLERANCE = 0.05
-# Below this difference a quantity is judged against the floor instead: a stage whose probability hardly moves
-# would otherwise demand hundreds of points to explain nothing.
+# Below this difference a quantity is judged against the floor instead: a stage whose probability
+# hardly moves would otherwise demand hundreds of points to explain nothing.
 FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Maps and their own account of how exact they are; without a quantity axis where the function answers (n,).
+    """Maps and their own account of how exact they are; without a quantity axis where the function
+    answers (n,).
 
-    values: the attributions, in the quantity's units; they sum to outcome − baseline_outcome but for `gap`.
-    outcome, baseline_outcome: F(x) and F(x').
-    gap: sum of values − (F(x) − F(x')).
-    map_error: the relative L1 change of the map when every second of the (final) points is left out and its neighbour
+    values: the attributions, in the quantity's units; they sum to outcome − baseline_outcome but
+    for `gap`. outcome, baseline_outcome: F(x) and F(x'). gap: sum of values − (F(x) − F(x')).
+    map_error: the relative L1 change of the map when every second of the (final) points is left out
+    and its neighbour
         takes over its weight, that is n against n/2 points; NaN for a single point.
-    residual: sum over intervals of the absolute residual (adaptive), or |gap| (fixed rule).
-    points: gradients spent on the image.
-    converged: whether |gap| ≤ tolerance · max(|F(x) − F(x')|, floor) and, when points adapt, the root sum of squares of
-        the intervals' residuals is at most `residual_tolerance` of the way F travels along the line, up and down.
+    residual: sum over intervals of the absolute residual (adaptive), or |gap| (fixed rule). points:
+    gradients spent on the image. converged: whether |gap| ≤ tolerance · max(|F(x) − F(x')|, floor)
+    and, when points adapt, the root sum of squares of
+        the intervals' residuals is at most `residual_tolerance` of the way F travels along the
+        line, up and down.
     """
 
     values: Float32[np.ndarray, "image *shape"]
@@ -68,18 +72,23 @@ def integrated_gradients(
     floor: float = FLOOR,
     residual_tolerance: float | None = None,
 ) -> Attribution:
-    """Integrated gradients of each quantity at each input: IG_i = (x_i − x'_i) · ∫ ∂F/∂x_i along the straight line.
+    """Integrated gradients of each quantity at each input: IG_i = (x_i − x'_i) · ∫ ∂F/∂x_i along
+    the straight line.
 
-    function: differentiable, (n, …) float32 tensor -> (n,) or (n, q) tensor; rows must not influence each other. A
+    function: differentiable, (n, …) float32 tensor -> (n,) or (n, q) tensor; rows must not
+    influence each other. A
         Keras model is one. An `Evaluator` made of it keeps its compiled form from call to call.
-    inputs: (n, …). baselines: (n, …), or (…) for all.
-    points, rule: of the fixed rule; with a tolerance, `points` is the number to start with, at first midpoints.
-    tolerance: refine until |gap| ≤ tolerance · max(|F(x) − F(x')|, floor) for every quantity of an image, or
-        `max_points` gradients are spent. Each image is refined by itself, whatever shares its batch.
-    multiply_by_inputs: False gives the average gradients alone.
-    residual_tolerance: residuals of both signs cancel in a gap; this bounds their root sum of squares (None: as
-        `tolerance`). The larger, the fewer passes and the coarser the map: at 100 the gap alone is promised.
-    head: the quantities as a known function of what `function` answers; without it they are the answer itself.
+    inputs: (n, …). baselines: (n, …), or (…) for all. points, rule: of the fixed rule; with a
+    tolerance, `points` is the number to start with, at first midpoints. tolerance: refine until
+    |gap| ≤ tolerance · max(|F(x) − F(x')|, floor) for every quantity of an image, or
+        `max_points` gradients are spent. Each image is refined by itself, whatever shares its
+        batch.
+    multiply_by_inputs: False gives the average gradients alone. residual_tolerance: residuals of
+    both signs cancel in a gap; this bounds their root sum of squares (None: as
+        `tolerance`). The larger, the fewer passes and the coarser the map: at 100 the gap alone is
+        promised.
+    head: the quantities as a known function of what `function` answers; without it they are the
+    answer itself.
 
     Raises ValueError for shapes that don't match and for impossible numbers.
 
@@ -97,7 +106,9 @@ def integrated_gradients(
         raise ValueError("there are no inputs to attribute")
     if head is None:
         head = identity_head(evaluator.outputs_of(inputs[:1]))
-    for one in attributions(evaluator, head, inputs, baselines, make_plan, multiply_by_inputs=multiply_by_inputs):
+    for one in attributions(
+        evaluator, head, inputs, baselines, make_plan, multiply_by_inputs=multiply_by_inputs
+    ):
         results[one.index] = one
     return _stacked(results, squeezed=bool(evaluator.squeezed))
 
@@ -121,10 +132,15 @@ def plan_maker(
     if residual_tolerance is not None and not residual_tolerance > 0:
         raise ValueError(f"residual_tolerance must be above 0, not {residual_tolerance}")
     if rule != "midpoint":
-        raise ValueError(f"points that adapt to a tolerance start as midpoints: rule must be midpoint, not {rule!r}")
+        raise ValueError(
+            "points that adapt to a tolerance start as midpoints: rule must be midpoint, not"
+            f" {rule!r}"
+        )
     if max_points < points:
         raise ValueError(f"max_points ({max_points}) must be at least points ({points})")
-    return lambda head: adaptive_plan(head, points, tolerance, floor, max_points, residual_tolerance)
+    return lambda head: adaptive_plan(
+        head, points, tolerance, floor, max_points, residual_tolerance
+    )
 
 
 def attributions(
@@ -137,16 +153,26 @@ def attributions(
     extras: tuple[np.ndarray, ...] = (),
     multiply_by_inputs: bool = True,
 ) -> Iterator[OneAttribution]:
-    """Each image's attribution as soon as it is done, in the order in which they are done; nothing is kept.
+    """Each image's attribution as soon as it is done, in the order in which they are done; nothing
+    is kept.
 
     heads: one for all images, or one for each, all needing equally many backward passes.
     """
     heads = [heads] * len(inputs) if isinstance(heads, Head) else heads
 
     def lines() -> Iterator[Line]:
-        for index, (x, baseline) in enumerate(zip(inputs, np.broadcast_to(baselines, inputs.shape), strict=True)):
+        for index, (x, baseline) in enumerate(
+            zip(inputs, np.broadcast_to(baselines, inputs.shape), strict=True)
+        ):
             own = tuple(extra[index] for extra in extras)
-            yield Line(index, baseline, x - baseline, make_plan(heads[index]), len(heads[index].basis().logit_weights), own)
+            yield Line(
+                index,
+                baseline,
+                x - baseline,
+                make_plan(heads[index]),
+                len(heads[index].basis().logit_weights),
+                own,
+            )
 
     for line in evaluator.run(lines()):
         yield _finished(line, heads[line.key], multiply_by_inputs)
@@ -154,7 +180,9 @@ def attributions(
 
 def _finished(line: Line, head: Head, multiply_by_inputs: bool) -> OneAttribution:
     mix = head.mix().astype(np.float32)
-    gradients, contrast = (np.tensordot(mix, part, axes=1) for part in (line.sum, line.contrast_sum))
+    gradients, contrast = (
+        np.tensordot(mix, part, axes=1) for part in (line.sum, line.contrast_sum)
+    )
     maps = gradients * line.difference
     axes = tuple(range(1, maps.ndim))
     size, change = (
@@ -165,8 +193,12 @@ def _finished(line: Line, head: Head, multiply_by_inputs: bool) -> OneAttributio
         map_error = np.where(size > 0, change / size, np.where(change > 0, np.inf, 0.0))
     if line.result.gradients < 2:
         map_error = np.full_like(size, np.nan)
-    gap = maps.sum(axis=axes, dtype=np.float64) - (line.result.outcome - line.result.baseline_outcome)
-    return OneAttribution(line.key, maps if multiply_by_inputs else gradients, gap, map_error, line.result)
+    gap = maps.sum(axis=axes, dtype=np.float64) - (
+        line.result.outcome - line.result.baseline_outcome
+    )
+    return OneAttribution(
+        line.key, maps if multiply_by_inputs else gradients, gap, map_error, line.result
+    )
 
 
 def _stacked(results: list[OneAttribution], squeezed: bool) -> Attribution:
@@ -190,5 +222,8 @@ def _stacked(results: list[OneAttribution], squeezed: bool) -> Attribution:
 def _checked(inputs: np.ndarray, baselines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     inputs, baselines = np.asarray(inputs, np.float32), np.asarray(baselines, np.float32)
     if baselines.shape not in (inputs.shape, inputs.shape[1:]):
-        raise ValueError(f"baselines must have the inputs' shape {inputs.shape}, or {inputs.shape[1:]}, not {baselines.shape}")
+        raise ValueError(
+            f"baselines must have the inputs' shape {inputs.shape}, or {inputs.shape[1:]}, not"
+            f" {baselines.shape}"
+        )
     return inputs, baselines

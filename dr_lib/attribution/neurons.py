@@ -1,4 +1,6 @@
-"""Single neurons and sums of neurons: choosing them, their active regions on pixels, and their resultant (METHOD §5.2–5.4)."""
+"""Single neurons and sums of neurons: choosing them, their active regions on pixels, and their
+resultant (METHOD §5.2–5.4).
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,18 +11,19 @@ from jaxtyping import Float, Float32, Float64, Int64, Integer
 
 from dr_lib.attribution.cone import cone
 from dr_lib.attribution.evaluator import Evaluator, Line
-from dr_lib.attribution.graph import rebuilt, rectified
-from dr_lib.attribution.heads import identity_head
 from dr_lib.attribution.integrated import plan_maker
-from dr_lib.attribution.plans import live_plan
 from dr_lib.attribution.quadrature import quadrature
+from dr_lib.attribution.quantities import identity_head
 from dr_lib.attribution.receptive import receptive_field, window_origin, window_side
+from dr_lib.attribution.refinement import live_plan
+from dr_lib.network.graph import rebuilt, rectified
 
 if TYPE_CHECKING:
     import keras
 
-# Neurons that share one forward pass where each sees the whole image. More would save little: one forward against this
-# many backward passes is near the end of the gain, and where some sleep, larger groups are rarely full.
+# Neurons that share one forward pass where each sees the whole image. More would save little: one
+# forward against this many backward passes is near the end of the gain, and where some sleep,
+# larger groups are rarely full.
 SHARED_NEURONS = 5
 # Windows at most in the place of one image of a batch.
 WINDOWS_TOGETHER = 64
@@ -32,8 +35,8 @@ SUMMED_NEURONS = 32
 class Regions:
     """Active regions: IG of single neurons on the pixels of their window.
 
-    values: float32, 0 outside the window by construction. origin: the window's upper left pixel (y, x) in the image.
-    gap: sum of values − (h_j(x) − h_j(x')).
+    values: float32, 0 outside the window by construction. origin: the window's upper left pixel (y,
+    x) in the image. gap: sum of values − (h_j(x) − h_j(x')).
     """
 
     values: Float32[np.ndarray, "image rank window_y window_x channel"]
@@ -44,7 +47,8 @@ class Regions:
 def strongest_neurons(
     values: Float[np.ndarray, "*axes"], k: int
 ) -> tuple[Int64[np.ndarray, "positive ndim"], Int64[np.ndarray, "negative ndim"]]:
-    """Indices of the k largest positive and the k most negative entries, strongest first; ties by lowest flat index.
+    """Indices of the k largest positive and the k most negative entries, strongest first; ties by
+    lowest flat index.
 
     Fewer than k rows where fewer entries have that sign; an entry that is 0 has none.
 
@@ -56,7 +60,10 @@ def strongest_neurons(
     flat = np.asarray(values).ravel()
     if not np.isfinite(flat).all():
         raise ValueError("values must be finite to be ranked")
-    return tuple(np.stack(np.unravel_index(_first(flat * sign, k), np.shape(values)), axis=1) for sign in (1, -1))
+    return tuple(
+        np.stack(np.unravel_index(_first(flat * sign, k), np.shape(values)), axis=1)
+        for sign in (1, -1)
+    )
 
 
 def _first(flat: np.ndarray, k: int) -> np.ndarray:
@@ -64,34 +71,41 @@ def _first(flat: np.ndarray, k: int) -> np.ndarray:
     k = min(k, int((flat > 0).sum()))
     if k == 0:
         return np.zeros(0, np.int64)
-    # Partition first: a full sort of 700,000 units takes 50 times longer. Everything tied with the k-th stays in.
+    # Partition first: a full sort of 700,000 units takes 50 times longer. Everything tied with the
+    # k-th stays in.
     threshold = np.partition(flat, len(flat) - k)[len(flat) - k]
     candidates = np.flatnonzero(flat >= threshold)
     return candidates[np.argsort(-flat[candidates], kind="stable")[:k]]
 
 
 class NeuronEngine:
-    """Active regions of one layer's neurons; keeps its compiled functions, so reuse it for the same `lower`.
+    """Active regions of one layer's neurons; keeps its compiled functions, so reuse it for the same
+    `lower`.
 
-    `evaluator` runs the network on the whole image or on windows. Neurons whose receptive field lies within the image are
-    computed from that alone, by `inner`, where the network allows it (`cone`).
-    `windows=False` runs every neuron on the whole image: the same numbers, for checking.
+    `evaluator` runs the network on the whole image or on windows. Neurons whose receptive field
+    lies within the image are computed from that alone, by `inner`, where the network allows it
+    (`cone`). `windows=False` runs every neuron on the whole image: the same numbers, for checking.
     """
 
     def __init__(self, lower: "keras.Model", batch_size: int = 16, windows: bool = True) -> None:
         self.lower = lower
         self.field = receptive_field(lower)
         self.input_size = int(lower.inputs[0].shape[1])
-        square = len(lower.inputs[0].shape) == 4 and lower.inputs[0].shape[1] == lower.inputs[0].shape[2]
+        square = (
+            len(lower.inputs[0].shape) == 4 and lower.inputs[0].shape[1] == lower.inputs[0].shape[2]
+        )
         self.side = window_side(lower, self.input_size) if square and windows else self.input_size
         self.whole = self.side == self.input_size
         self.unit_shape = tuple(int(n) for n in lower.outputs[0].shape[1:])
         network = lower if self.whole else rebuilt(lower, self.side)
         self._window_units = tuple(int(n) for n in network.outputs[0].shape[1:])
         self.rectified = rectified(lower)
-        # As many windows as hold about as many pixels as a batch of images, so that small layers fill the cores too.
+        # As many windows as hold about as many pixels as a batch of images, so that small layers
+        # fill the cores too.
         together = 1 if self.whole else min((self.input_size // self.side) ** 2, WINDOWS_TOGETHER)
-        self.evaluator = Evaluator(_picked(lambda x: network(x, training=False)), batch_size * together)
+        self.evaluator = Evaluator(
+            _picked(lambda x: network(x, training=False)), batch_size * together
+        )
         unit = None if self.whole else cone(lower)
         self.inner = unit and Evaluator(_picked(unit), batch_size * together)
 
@@ -109,10 +123,19 @@ class NeuronEngine:
         """See `neuron_regions`."""
         ranks = {len(index) for index in neurons}
         if len(neurons) != len(inputs) or len(ranks) != 1:
-            raise ValueError("neurons must hold one index array for each input, all of the same length")
+            raise ValueError(
+                "neurons must hold one index array for each input, all of the same length"
+            )
         indices = np.stack(neurons).astype(np.int64)
-        if indices.shape[-1] != len(self.unit_shape) or (indices < 0).any() or (indices >= self.unit_shape).any():
-            raise ValueError(f"a neuron of this layer is an index into {self.unit_shape}; not all of the given ones are")
+        if (
+            indices.shape[-1] != len(self.unit_shape)
+            or (indices < 0).any()
+            or (indices >= self.unit_shape).any()
+        ):
+            raise ValueError(
+                f"a neuron of this layer is an index into {self.unit_shape}; not all of the given"
+                " ones are"
+            )
         make_plan = plan_maker(points, rule, tolerance, max_points)
         nodes = quadrature(rule, points)
         n, k = indices.shape[:2]
@@ -130,16 +153,30 @@ class NeuronEngine:
                 if view.evaluator is not evaluator:
                     continue
                 origin[image, ranks] = view.origin
-                # The last group of an image may be short; the copies keep the compiled shape and are dropped below.
+                # The last group of an image may be short; the copies keep the compiled shape and
+                # are dropped below.
                 places = np.pad(view.places.astype(np.int32), (0, shared - len(ranks)), mode="edge")
                 x, baseline = inputs[image][view.pixels], baselines[image][view.pixels]
                 if adapts:
                     plan = make_plan(identity_head(shared))
                 else:
-                    # On its own window a neuron would pay a forward pass of its own for every point to find it awake, as
-                    # 89 to 99 % of the strongest neurons' are.
-                    plan = live_plan(len(ranks), min(shared, SHARED_NEURONS), *nodes, rectified=self.rectified and self.whole)
-                yield Line((image, ranks, view.laid), baseline, x - baseline, plan, shared, (places,), contrasted=False)
+                    # On its own window a neuron would pay a forward pass of its own for every point
+                    # to find it awake, as 89 to 99 % of the strongest neurons' are.
+                    plan = live_plan(
+                        len(ranks),
+                        min(shared, SHARED_NEURONS),
+                        *nodes,
+                        rectified=self.rectified and self.whole,
+                    )
+                yield Line(
+                    (image, ranks, view.laid),
+                    baseline,
+                    x - baseline,
+                    plan,
+                    shared,
+                    (places,),
+                    contrasted=False,
+                )
 
         for evaluator in filter(None, (self.evaluator, self.inner)):
             for line in evaluator.run(lines(evaluator)):
@@ -148,30 +185,50 @@ class NeuronEngine:
                 for rank, one in zip(ranks, maps, strict=True):
                     values[image, rank][laid] = one
                 change = (line.result.outcome - line.result.baseline_outcome)[: len(ranks)]
-                gap[image, ranks] = maps.sum(axis=tuple(range(1, maps.ndim)), dtype=np.float64) - change
+                gap[image, ranks] = (
+                    maps.sum(axis=tuple(range(1, maps.ndim)), dtype=np.float64) - change
+                )
         return Regions(values, origin, gap)
 
     def _view(self, units: np.ndarray) -> "_View":
         everything = np.s_[:, :]
         if self.whole:
-            return _View(self.evaluator, everything, np.ravel_multi_index(tuple(units.T), self.unit_shape), everything, (0, 0))
+            return _View(
+                self.evaluator,
+                everything,
+                np.ravel_multi_index(tuple(units.T), self.unit_shape),
+                everything,
+                (0, 0),
+            )
         ((y, x, channel),) = units.tolist()
         top, left = origin = window_origin(self.field, self.side, self.input_size, (y, x))
         rows, columns = seen = self.field.pixels((y, x))
-        if self.inner and min(rows.start, columns.start) >= 0 and max(rows.stop, columns.stop) <= self.input_size:
-            laid = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+        if (
+            self.inner
+            and min(rows.start, columns.start) >= 0
+            and max(rows.stop, columns.stop) <= self.input_size
+        ):
+            laid = (
+                slice(rows.start - top, rows.stop - top),
+                slice(columns.start - left, columns.stop - left),
+            )
             return _View(self.inner, seen, np.array([channel]), laid, origin)
         place = (y - top // self.field.stride[0], x - left // self.field.stride[1], channel)
         window = np.s_[top : top + self.side, left : left + self.side]
         return _View(
-            self.evaluator, window, np.ravel_multi_index(np.array(place)[:, None], self._window_units), everything, origin
+            self.evaluator,
+            window,
+            np.ravel_multi_index(np.array(place)[:, None], self._window_units),
+            everything,
+            origin,
         )
 
 
 @dataclass(frozen=True)
 class _View:
-    """How units that share passes are computed: by `evaluator` from `pixels` of the image (rows, columns), at the flat
-    `places` of its network's units. Their maps are `laid` on the region, whose first pixel is the image's `origin`.
+    """How units that share passes are computed: by `evaluator` from `pixels` of the image (rows,
+    columns), at the flat `places` of its network's units. Their maps are `laid` on the region,
+    whose first pixel is the image's `origin`.
     """
 
     evaluator: Evaluator
@@ -193,33 +250,49 @@ def neuron_regions(
     max_points: int = 256,
     batch_size: int = 16,
 ) -> Regions:
-    """The active region of each neuron: IG with F = h_j(x), on the window that holds the neuron's receptive field.
+    """The active region of each neuron: IG with F = h_j(x), on the window that holds the neuron's
+    receptive field.
 
-    lower: the model below the layer (`split_at`). neurons: for each input an index array (k, 3) of (y, x, channel), or
-    (k, 1) for a layer without positions; k is the same for all. Exact on windows: the numbers are those of the whole
-    image. Where a unit sees the whole image the window is the image, and the neurons of an image share forward passes.
+    lower: the model below the layer (`split_at`). neurons: for each input an index array (k, 3) of
+    (y, x, channel), or (k, 1) for a layer without positions; k is the same for all. Exact on
+    windows: the numbers are those of the whole image. Where a unit sees the whole image the window
+    is the image, and the neurons of an image share forward passes.
 
     Raises ValueError for indices outside the layer and for impossible numbers.
     """
     inputs, baselines = np.asarray(inputs, np.float32), np.asarray(baselines, np.float32)
     engine = NeuronEngine(lower, batch_size)
-    return engine.regions(inputs, baselines, neurons, points=points, rule=rule, tolerance=tolerance, max_points=max_points)
+    return engine.regions(
+        inputs,
+        baselines,
+        neurons,
+        points=points,
+        rule=rule,
+        tolerance=tolerance,
+        max_points=max_points,
+    )
 
 
 def resultant(
     regions: Regions, weights: Float[np.ndarray, "image rank"], shape: tuple[int, int]
 ) -> Float32[np.ndarray, "image y x channel"]:
-    """The weighted sum of each image's regions, laid where they belong in an image of `shape` (height, width)."""
+    """The weighted sum of each image's regions, laid where they belong in an image of `shape`
+    (height, width).
+    """
     n, k, height, width, channels = regions.values.shape
     total = np.zeros((n, *shape, channels), np.float32)
     for image, rank in np.ndindex(n, k):
         y, x = regions.origin[image, rank]
-        total[image, y : y + height, x : x + width] += np.float32(weights[image, rank]) * regions.values[image, rank]
+        total[image, y : y + height, x : x + width] += (
+            np.float32(weights[image, rank]) * regions.values[image, rank]
+        )
     return total
 
 
 def weighted_sums(lower: "keras.Model") -> Any:
-    """The function whose IG is a resultant: (n, …) and weights (n, sums, units) -> (n, sums), Σ_j weight_j · h_j(x)."""
+    """The function whose IG is a resultant: (n, …) and weights (n, sums, units) -> (n, sums),
+    Σ_j weight_j · h_j(x).
+    """
 
     def sums(x: Any, weights: Any) -> Any:
         from keras import ops

@@ -1,11 +1,14 @@
-"""Partitions of the line [0, 1] into intervals with one sampled point ("tag") each, and how well each tag stands for its own.
+"""Partitions of the line [0, 1] into intervals with one sampled point ("tag") each, and how well
+each tag stands for its own.
 
-The integral over an interval is taken as J · ∇u(tag), where u are the network's outputs and J is the head's derivative
-integrated over the interval along the known outputs: a Riemann sum whose tags need not be centres. Every direction in the
-space of outputs has a partition of its own, since some count for little: where three stages hardly move, one direction
-of four decides and gets the tags. Where borders lie is open as long as each tag stays inside its interval, so a border
-moves to where both neighbours' residuals (what the interval contributes as sampled, less the known difference of the
-quantity) are small. Weights are widths: positive, and 1 in sum. Pure NumPy on scalars; no maps, no network.
+The integral over an interval is taken as J · ∇u(tag), where u are the network's outputs and J is
+the head's derivative integrated over the interval along the known outputs: a Riemann sum whose tags
+need not be centres. Every direction in the space of outputs has a partition of its own, since some
+count for little: where three stages hardly move, one direction of four decides and gets the tags.
+Where borders lie is open as long as each tag stays inside its interval, so a border moves to where
+both neighbours' residuals (what the interval contributes as sampled, less the known difference of
+the quantity) are small. Weights are widths: positive, and 1 in sum. Pure NumPy on scalars; no maps,
+no network.
 """
 
 from dataclasses import dataclass
@@ -14,10 +17,11 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float64
 
-from dr_lib.attribution.heads import Head
+from dr_lib.attribution.quantities import Head
 
-# How much the intervals' own residuals and a border's distance from the middle count beside the gap when borders are
-# chosen. Measured: from 0.1 to 1 nothing changes; without them the gap would be met by chance alone.
+# How much the intervals' own residuals and a border's distance from the middle count beside the gap
+# when borders are chosen. Measured: from 0.1 to 1 nothing changes; without them the gap would be
+# met by chance alone.
 OWN_RESIDUAL = 0.5
 OFF_CENTRE = 0.1
 SWEEPS = 10
@@ -36,21 +40,33 @@ class Wanted:
 class Direction:
     """One partition: tags with what was sampled there, and the borders between them.
 
-    vector: the direction in the space of outputs, of unit length; None where every tag has carriers of its own, which
-    then stand for all directions together.
+    vector: the direction in the space of outputs, of unit length; None where every tag has carriers
+    of its own, which then stand for all directions together.
     """
 
-    def __init__(self, vector: np.ndarray | None, outputs: int, carriers: int, quantities: int) -> None:
+    def __init__(
+        self, vector: np.ndarray | None, outputs: int, carriers: int, quantities: int
+    ) -> None:
         self.vector = vector
         self.projector = np.eye(outputs) if vector is None else np.outer(vector, vector)
-        self.tags, self.nodes, self.settled = np.zeros(0), np.zeros((0, carriers), int), np.zeros(0, bool)
+        self.tags, self.nodes, self.settled = (
+            np.zeros(0),
+            np.zeros((0, carriers), int),
+            np.zeros(0, bool),
+        )
         self.inverses, self.velocities = np.zeros((0, outputs, carriers)), np.zeros((0, outputs))
-        # A settled tag's interval and what it contributes, which can't change any more, whatever is learnt of the outputs within.
+        # A settled tag's interval and what it contributes, which can't change any more, whatever is
+        # learnt of the outputs within.
         self.bounds, self.fixed = np.zeros((0, 2)), np.zeros((0, quantities))
-        self.borders, self.chosen = np.zeros(0), np.zeros(0, int)  # as places on the line and as their numbers
+        self.borders, self.chosen = (
+            np.zeros(0),
+            np.zeros(0, int),
+        )  # as places on the line and as their numbers
         self.residuals = np.zeros((0, 0))
 
-    def learn(self, tags: np.ndarray, carriers: np.ndarray, slopes: np.ndarray, nodes: np.ndarray) -> None:
+    def learn(
+        self, tags: np.ndarray, carriers: np.ndarray, slopes: np.ndarray, nodes: np.ndarray
+    ) -> None:
         inverses = np.linalg.pinv(np.where(np.isfinite(carriers), carriers, 0))
         order = np.argsort(np.concatenate([self.tags, tags]), kind="stable")
         for name, new in {
@@ -70,12 +86,14 @@ class Direction:
 
 
 class Partition:
-    """Places on [0, 1] where the outputs are known, and a partition for each direction; quantities are those of `mix`.
+    """Places on [0, 1] where the outputs are known, and a partition for each direction; quantities
+    are those of `mix`.
 
-    allowed (quantity,): what the gap may be, and `tolerance` the same relative to F(x) − F(x'); these place the borders.
-    residual_tolerance: only for `met`, what the root sum of squares of the residuals may be, relative to the way that a
-    quantity travels along the line, up and down: the gap that they would give if their signs were random. A gap that holds
-    without it may do so because large residuals of both signs cancel.
+    allowed (quantity,): what the gap may be, and `tolerance` the same relative to F(x) − F(x');
+    these place the borders. residual_tolerance: only for `met`, what the root sum of squares of the
+    residuals may be, relative to the way that a quantity travels along the line, up and down: the
+    gap that they would give if their signs were random. A gap that holds without it may do so
+    because large residuals of both signs cancel.
     """
 
     def __init__(
@@ -114,25 +132,41 @@ class Partition:
         jacobians = self.basis.mean_jacobian(self.outputs[:-1], self.outputs[1:])
         self._integral = _running(cells * jacobians)
         moved = np.diff(self.outputs, axis=0)
-        known = [np.einsum("cqo,op,cp->cq", jacobians, one.projector, moved) for one in self.directions]
+        known = [
+            np.einsum("cqo,op,cp->cq", jacobians, one.projector, moved) for one in self.directions
+        ]
         if known:
-            # What the head's inner rule leaves over, 1e-6 at most, goes to the first: the sum is exact.
+            # What the head's inner rule leaves over, 1e-6 at most, goes to the first: the sum is
+            # exact.
             known[0] += np.diff(values, axis=0) - sum(known)
         self._known = [_running(one @ self.mix.T) for one in known]
 
-    def _principal(self, carrier: np.ndarray | None) -> Float64[np.ndarray, "direction output"] | None:
-        """Orthonormal directions that hold the head's derivative, those first along which it weighs most along this line."""
+    def _principal(
+        self, carrier: np.ndarray | None
+    ) -> Float64[np.ndarray, "direction output"] | None:
+        """Orthonormal directions that hold the head's derivative, those first along which it
+        weighs most along this line.
+        """
         if carrier is None:
             return None
         span = np.linalg.svd(carrier, full_matrices=False)[2]
         cells = np.diff(self.places)
-        rows = self.mix @ self.basis.mean_jacobian(self.outputs[:-1], self.outputs[1:]) / self.allowed[:, None] @ span.T
+        rows = (
+            self.mix
+            @ self.basis.mean_jacobian(self.outputs[:-1], self.outputs[1:])
+            / self.allowed[:, None]
+            @ span.T
+        )
         second = np.einsum("c,cqi,cqj->ij", cells, rows, rows)
         axes = np.linalg.eigh(np.where(np.isfinite(second), second, 0))[1][:, ::-1]
         return axes.T @ span
 
-    def carriers(self, direction: int, tags: np.ndarray) -> Float64[np.ndarray, "tag carrier output"]:
-        """Cotangents whose gradients are to be taken at new tags: the direction, or of unit length along the head's derivative."""
+    def carriers(
+        self, direction: int, tags: np.ndarray
+    ) -> Float64[np.ndarray, "tag carrier output"]:
+        """Cotangents whose gradients are to be taken at new tags: the direction, or of unit
+        length along the head's derivative.
+        """
         vector = self.directions[direction].vector
         if vector is not None:
             return np.repeat(vector[None, None], len(tags), axis=0)
@@ -142,52 +176,84 @@ class Partition:
         return np.divide(rows, size, out=np.zeros_like(rows), where=size > 0)
 
     def learn_tags(
-        self, directions: list[np.ndarray], tags: np.ndarray, carriers: np.ndarray, outputs: np.ndarray, slopes: np.ndarray
+        self,
+        directions: list[np.ndarray],
+        tags: np.ndarray,
+        carriers: np.ndarray,
+        outputs: np.ndarray,
+        slopes: np.ndarray,
     ) -> None:
-        """Gradients of `carriers` (tag, carrier, output) and their products with input − baseline, numbered in this order.
+        """Gradients of `carriers` (tag, carrier, output) and their products with input − baseline,
+        numbered in this order.
 
-        directions: for each column of carriers the direction it is for (tag,); a single entry takes all columns.
+        directions: for each column of carriers the direction it is for (tag,); a single entry takes
+        all columns.
         """
         self.learn_values(tags, outputs)
         nodes = self.nodes + np.arange(slopes.size).reshape(slopes.shape)
         self.nodes += slopes.size
-        columns = [np.arange(slopes.shape[1])] if len(directions) == 1 else np.arange(slopes.shape[1])[:, None]
+        columns = (
+            [np.arange(slopes.shape[1])]
+            if len(directions) == 1
+            else np.arange(slopes.shape[1])[:, None]
+        )
         for own, column in zip(directions, columns, strict=True):
             for number in np.unique(own):
                 rows = own == number
                 self.directions[number].learn(
-                    tags[rows], carriers[rows][:, column], slopes[rows][:, column], nodes[rows][:, column]
+                    tags[rows],
+                    carriers[rows][:, column],
+                    slopes[rows][:, column],
+                    nodes[rows][:, column],
                 )
 
     @property
     def finite(self) -> bool:
-        return bool(np.isfinite(self.outputs).all() and all(np.isfinite(one.velocities).all() for one in self.directions))
+        return bool(
+            np.isfinite(self.outputs).all()
+            and all(np.isfinite(one.velocities).all() for one in self.directions)
+        )
 
     @property
     def residuals(self) -> Float64[np.ndarray, "interval quantity"]:
         return np.concatenate([one.residuals for one in self.directions])
 
     def place_borders(self) -> None:
-        """Borders between neighbouring tags, at known places: near the middle, moved where that lessens gap and residuals."""
+        """Borders between neighbouring tags, at known places: near the middle, moved where that
+        lessens gap and residuals.
+        """
         plans = [self._start(number) for number in range(len(self.directions))]
         total = self.residuals.sum(axis=0)
         limits = np.maximum(self.tolerance * self.travelled, self.allowed)
 
-        def loss(total: np.ndarray, sizes: np.ndarray, places: np.ndarray, middle: float) -> np.ndarray:
+        def loss(
+            total: np.ndarray, sizes: np.ndarray, places: np.ndarray, middle: float
+        ) -> np.ndarray:
             own = OWN_RESIDUAL * (sizes / limits).mean(axis=-1)
-            return (np.abs(total) / self.allowed).max(axis=-1) + own + OFF_CENTRE / self.tolerance * np.abs(places - middle)
+            return (
+                (np.abs(total) / self.allowed).max(axis=-1)
+                + own
+                + OFF_CENTRE / self.tolerance * np.abs(places - middle)
+            )
 
         for _ in range(SWEEPS):
             moved = False
             for number, plan in enumerate(plans):
                 one = self.directions[number]
                 for k, between, middle in plan:
-                    candidates = between[(between > one.chosen[k - 1]) & (between < one.chosen[k + 1])]
+                    candidates = between[
+                        (between > one.chosen[k - 1]) & (between < one.chosen[k + 1])
+                    ]
                     left = self._residuals(number, k - 1, one.chosen[k - 1], candidates)
                     right = self._residuals(number, k, candidates, one.chosen[k + 1])
                     totals = total - one.residuals[k - 1] - one.residuals[k] + left + right
-                    losses = loss(totals, np.abs(left) + np.abs(right), self.places[candidates], middle)
-                    best, now = int(losses.argmin()), int(np.searchsorted(candidates, one.chosen[k]))
+                    losses = loss(
+                        totals, np.abs(left) + np.abs(right), self.places[candidates], middle
+                    )
+                    best, now = (
+                        int(losses.argmin()),
+                        int(np.searchsorted(candidates, one.chosen[k])),
+                    )
                     if losses[best] < losses[now] - 1e-9:
                         one.chosen[k], total, moved = candidates[best], totals[best], True
                         one.residuals[k - 1], one.residuals[k] = left[best], right[best]
@@ -197,7 +263,9 @@ class Partition:
             one.borders = self.places[one.chosen]
 
     def _start(self, number: int) -> list[tuple[int, np.ndarray, float]]:
-        """Puts a direction's borders near the middles; (number, places it may move to, middle) of each that can move."""
+        """Puts a direction's borders near the middles; (number, places it may move to, middle)
+        of each that can move.
+        """
         one = self.directions[number]
         at = np.searchsorted(self.places, one.tags)
         middles = (one.tags[:-1] + one.tags[1:]) / 2
@@ -206,9 +274,12 @@ class Partition:
         for k, (start, stop) in enumerate(pairwise(at), start=1):
             between, middle = np.arange(start, stop + 1), middles[k - 1]
             if one.settled[k - 1 : k + 1].any():
-                one.chosen[k] = np.searchsorted(self.places, one.bounds[k - 1, 1] if one.settled[k - 1] else one.bounds[k, 0])
+                one.chosen[k] = np.searchsorted(
+                    self.places, one.bounds[k - 1, 1] if one.settled[k - 1] else one.bounds[k, 0]
+                )
             else:
-                # Never at the left tag, so that no interval is empty: the right one may already reach up to its own.
+                # Never at the left tag, so that no interval is empty: the right one may already
+                # reach up to its own.
                 inner = between[1:-1] if len(between) > 2 else between[1:]
                 one.chosen[k] = inner[np.abs(self.places[inner] - middle).argmin()]
                 movable.append((k, between, middle))
@@ -219,15 +290,21 @@ class Partition:
         return movable
 
     def met(self) -> np.ndarray:
-        """Per quantity: whether the gap is within what is allowed, and not by large residuals that happen to cancel."""
+        """Per quantity: whether the gap is within what is allowed, and not by large residuals
+        that happen to cancel.
+        """
         residuals = self.residuals
         limits = np.maximum(self.residual_tolerance * self.travelled, self.allowed)
-        return (np.abs(residuals.sum(axis=0)) <= self.allowed) & (np.linalg.norm(residuals, axis=0) <= limits)
+        return (np.abs(residuals.sum(axis=0)) <= self.allowed) & (
+            np.linalg.norm(residuals, axis=0) <= limits
+        )
 
     def split(self, met: np.ndarray, most: int) -> tuple[list[Wanted], np.ndarray]:
-        """At most `most` new tags, and places to be known, where quantities not yet met have the largest residuals.
+        """At most `most` new tags, and places to be known, where quantities not yet met have the
+        largest residuals.
 
-        An interval is cut in three around its tag, which stays; beside a tag at the very border only the far side is cut.
+        An interval is cut in three around its tag, which stays; beside a tag at the very border
+        only the far side is cut.
         """
         sizes, intervals = [], []
         for number, one in enumerate(self.directions):
@@ -237,8 +314,9 @@ class Partition:
             intervals += [(number, k) for k in range(len(size))]
         size = np.concatenate(sizes)
         worst = np.argsort(-size, kind="stable")
-        # Enough of the worst that the rest, signs at random, could meet half the allowance by itself, but few at once:
-        # after each the picture has changed. Measured: an eighth needs a third fewer points than a half.
+        # Enough of the worst that the rest, signs at random, could meet half the allowance by
+        # itself, but few at once: after each the picture has changed. Measured: an eighth needs a
+        # third fewer points than a half.
         rest = np.sqrt((size[worst] ** 2)[::-1].cumsum()[::-1])
         count = int(np.clip((rest > 0.5).sum(), 1, max(len(worst) // 8, 1)))
         wanted: list[Wanted] = []
@@ -258,21 +336,29 @@ class Partition:
         return wanted, np.array(places)
 
     def _is_known_between(self, new: float, tag: float, planned: list[float]) -> bool:
-        """Whether the outputs are known, or about to be, in the middle half between two tags: room for their border."""
+        """Whether the outputs are known, or about to be, in the middle half between two tags:
+        room for their border.
+        """
         low, high = sorted((new, tag))
         quarter = (high - low) / 4
         known = np.concatenate([self.places, planned])
         return bool(((known >= low + quarter) & (known <= high - quarter)).any())
 
     def settle(self, live: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(nodes, weights, contrasts) of the neighbours with the smallest residuals, so that at most `live` nodes stay open."""
-        chosen = [np.zeros(len(one.tags), bool) if live else ~one.settled for one in self.directions]
+        """(nodes, weights, contrasts) of the neighbours with the smallest residuals, so that at
+        most `live` nodes stay open.
+        """
+        chosen = [
+            np.zeros(len(one.tags), bool) if live else ~one.settled for one in self.directions
+        ]
         pairs = []
         for number, one in enumerate(self.directions):
             size = (np.abs(one.residuals) / self.allowed).max(axis=1)
             open_pairs = np.flatnonzero(~one.settled[:-1] & ~one.settled[1:])
             pairs += [(max(size[k], size[k + 1]), number, k) for k in open_pairs]
-        still = self.open_nodes - sum(own.sum() * one.nodes.shape[1] for own, one in zip(chosen, self.directions, strict=True))
+        still = self.open_nodes - sum(
+            own.sum() * one.nodes.shape[1] for own, one in zip(chosen, self.directions, strict=True)
+        )
         for _, number, k in sorted(pairs):
             if still <= live:
                 break
@@ -291,10 +377,14 @@ class Partition:
         """Gradients that wait for their weights."""
         return sum(int((~one.settled).sum()) * one.nodes.shape[1] for one in self.directions)
 
-    def _weights(self, one: Direction, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Nodes, what their gradients count in the maps, and in the maps' change when of every two neighbours one is left out.
+    def _weights(
+        self, one: Direction, chosen: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Nodes, what their gradients count in the maps, and in the maps' change when of every two
+        neighbours one is left out.
 
-        The other takes over the interval of the one that is left out; which of the two alternates from pair to pair.
+        The other takes over the interval of the one that is left out; which of the two alternates
+        from pair to pair.
         """
         jacobians = np.diff(self._integral[one.chosen], axis=0)
         weights = np.einsum("kqo,kob->kbq", jacobians, one.inverses)
@@ -309,14 +399,26 @@ class Partition:
             contrasts[kept] = -(jacobians[dropped] @ one.inverses[kept]).T
             first, pairs = first + 2, pairs + 1
         quantities = weights.shape[2]
-        return one.nodes[chosen].ravel(), weights[chosen].reshape(-1, quantities), contrasts[chosen].reshape(-1, quantities)
+        return (
+            one.nodes[chosen].ravel(),
+            weights[chosen].reshape(-1, quantities),
+            contrasts[chosen].reshape(-1, quantities),
+        )
 
     def _residuals(
-        self, number: int, tags: np.ndarray | int, start: np.ndarray | np.int64, stop: np.ndarray | np.int64
+        self,
+        number: int,
+        tags: np.ndarray | int,
+        start: np.ndarray | np.int64,
+        stop: np.ndarray | np.int64,
     ) -> np.ndarray:
-        """(interval, quantity): the contribution of a tag to the interval between two places, less the known difference."""
+        """(interval, quantity): the contribution of a tag to the interval between two places,
+        less the known difference.
+        """
         sampled = np.einsum(
-            "...qo,...o->...q", self._integral[stop] - self._integral[start], self.directions[number].velocities[tags]
+            "...qo,...o->...q",
+            self._integral[stop] - self._integral[start],
+            self.directions[number].velocities[tags],
         )
         return sampled @ self.mix.T - (self._known[number][stop] - self._known[number][start])
 

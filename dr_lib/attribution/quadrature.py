@@ -1,4 +1,6 @@
-"""Quadrature rules on [0, 1] as pure pairs (alphas, weights), and which nodes stand for a rule of half as many points."""
+"""Quadrature rules on [0, 1] as pure pairs (alphas, weights), and which nodes stand for a rule
+of half as many points.
+"""
 
 from typing import Literal, get_args
 
@@ -9,11 +11,14 @@ Rule = Literal["left", "right", "midpoint", "trapezoid", "gauss_legendre"]
 RULES: tuple[str, ...] = get_args(Rule)
 
 
-def quadrature(rule: str, points: int) -> tuple[Float64[np.ndarray, "points"], Float64[np.ndarray, "points"]]:
+def quadrature(
+    rule: str, points: int
+) -> tuple[Float64[np.ndarray, "points"], Float64[np.ndarray, "points"]]:
     """Nodes in [0, 1] in rising order and their weights; the weights sum to 1.
 
-    ReLU networks are only piecewise smooth along the line, so no rule gains from its order of accuracy. A flat
-    baseline ties every max-pool window at alpha 0: prefer rules without a node there (midpoint, gauss_legendre).
+    ReLU networks are only piecewise smooth along the line, so no rule gains from its order of
+    accuracy. A flat baseline ties every max-pool window at alpha 0: prefer rules without a node
+    there (midpoint, gauss_legendre).
 
     >>> quadrature("midpoint", 2)
     (array([0.25, 0.75]), array([0.5, 0.5]))
@@ -26,7 +31,9 @@ def quadrature(rule: str, points: int) -> tuple[Float64[np.ndarray, "points"], F
         raise ValueError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
     least = 2 if rule == "trapezoid" else 1
     if points < least:
-        raise ValueError(f"the {rule} rule needs at least {least} point{'s' * (least > 1)}, not {points}")
+        raise ValueError(
+            f"the {rule} rule needs at least {least} point{'s' * (least > 1)}, not {points}"
+        )
     if rule == "gauss_legendre":
         nodes, weights = np.polynomial.legendre.leggauss(points)
         return (nodes + 1) / 2, weights / weights.sum()
@@ -39,10 +46,12 @@ def quadrature(rule: str, points: int) -> tuple[Float64[np.ndarray, "points"], F
 
 
 def halving(weights: Float64[np.ndarray, "points"]) -> Float64[np.ndarray, "points"]:
-    """Factors that turn weighted gradients into the difference between this rule and one of half as many points.
+    """Factors that turn weighted gradients into the difference between this rule and one of half as
+    many points.
 
-    Of every two neighbours one is left out and the other takes over its weight; which of the two alternates from
-    pair to pair, so that the coarse rule leans to neither end. A last node without a neighbour stays as it is.
+    Of every two neighbours one is left out and the other takes over its weight; which of the two
+    alternates from pair to pair, so that the coarse rule leans to neither end. A last node without
+    a neighbour stays as it is.
 
     >>> halving(np.full(4, 0.25))
     array([-1.,  1.,  1., -1.])

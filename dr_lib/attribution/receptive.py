@@ -1,9 +1,11 @@
-"""Which input pixels a layer's unit depends on, and the smallest window of the image that shows it the same world.
+"""Which input pixels a layer's unit depends on, and the smallest window of the image that shows it
+the same world.
 
-A unit of an early layer sees a few dozen pixels. Run on a window that contains its whole cone, starts at a multiple of
-the layer's total stride, and ends at the image's edge wherever the cone does, the layers below compute that unit from
-the same numbers in the same places, padding included. The window's side differs from the image's by a multiple of the
-stride, so that every layer's "same" padding, which depends on a size modulo a stride, is split as in the whole image.
+A unit of an early layer sees a few dozen pixels. Run on a window that contains its whole cone,
+starts at a multiple of the layer's total stride, and ends at the image's edge wherever the cone
+does, the layers below compute that unit from the same numbers in the same places, padding included.
+The window's side differs from the image's by a multiple of the stride, so that every layer's "same"
+padding, which depends on a size modulo a stride, is split as in the whole image.
 """
 
 from dataclasses import dataclass
@@ -12,14 +14,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32
 
-from dr_lib.attribution.graph import calls
+from dr_lib.network.graph import calls
 
 if TYPE_CHECKING:
     import keras
 
 # Layers that work on each position by itself.
 POINTWISE = frozenset(
-    {"Activation", "ActivityRegularization", "AlphaDropout", "BatchNormalization", "Dropout", "ELU", "GaussianDropout"}
+    {
+        "Activation",
+        "ActivityRegularization",
+        "AlphaDropout",
+        "BatchNormalization",
+        "Dropout",
+        "ELU",
+        "GaussianDropout",
+    }
     | {"GaussianNoise", "Identity", "LeakyReLU", "PReLU", "ReLU", "Rescaling", "SpatialDropout2D"}
 )
 MERGES = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"})
@@ -27,9 +37,11 @@ MERGES = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Mult
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """Unit (i, j) sees pixels from `offset + i · stride`, `size` of them, per axis (y, x), before clipping to the image.
+    """Unit (i, j) sees pixels from `offset + i · stride`, `size` of them, per axis (y, x), before
+    clipping to the image.
 
-    `whole` is True where a unit sees the whole image because no position is left (global pooling, dense layers).
+    `whole` is True where a unit sees the whole image because no position is left (global pooling,
+    dense layers).
     """
 
     size: tuple[int, int]
@@ -39,8 +51,13 @@ class ReceptiveField:
 
     def pixels(self, unit: tuple[int, int]) -> tuple[slice, slice]:
         """Rows and columns that a unit (y, x) sees; they may begin before the image and end after it."""
-        starts = [offset + place * stride for offset, place, stride in zip(self.offset, unit, self.stride, strict=True)]
-        return tuple(slice(start, start + size) for start, size in zip(starts, self.size, strict=True))
+        starts = [
+            offset + place * stride
+            for offset, place, stride in zip(self.offset, unit, self.stride, strict=True)
+        ]
+        return tuple(
+            slice(start, start + size) for start, size in zip(starts, self.size, strict=True)
+        )
 
 
 def receptive_field(lower: "keras.Model") -> ReceptiveField:
@@ -63,12 +80,17 @@ def receptive_field(lower: "keras.Model") -> ReceptiveField:
 
 
 def window_side(lower: "keras.Model", input_size: int) -> int:
-    """The side of the square window on which every output unit is computed exactly; `input_size` for the whole image."""
+    """The side of the square window on which every output unit is computed exactly; `input_size`
+    for the whole image.
+    """
     field = receptive_field(lower)
     if field.whole:
         return input_size
     # Whatever the unit, its cone starts `offset mod stride` after the last multiple of the stride.
-    needed = max(offset % stride + size for offset, stride, size in zip(field.offset, field.stride, field.size, strict=True))
+    needed = max(
+        offset % stride + size
+        for offset, stride, size in zip(field.offset, field.stride, field.size, strict=True)
+    )
     stride = max(field.stride)
     if field.stride[0] != field.stride[1]:
         return input_size
@@ -76,30 +98,47 @@ def window_side(lower: "keras.Model", input_size: int) -> int:
     return min(side, input_size)
 
 
-def window_origin(field: ReceptiveField, side: int, input_size: int, unit: tuple[int, int]) -> tuple[int, int]:
-    """The window's upper left pixel for a unit (y, x): the last aligned start before its cone, clamped to the image."""
+def window_origin(
+    field: ReceptiveField, side: int, input_size: int, unit: tuple[int, int]
+) -> tuple[int, int]:
+    """The window's upper left pixel for a unit (y, x): the last aligned start before its cone,
+    clamped to the image.
+    """
 
-    firsts = [seen.start - seen.start % stride for seen, stride in zip(field.pixels(unit), field.stride, strict=True)]
+    firsts = [
+        seen.start - seen.start % stride
+        for seen, stride in zip(field.pixels(unit), field.stride, strict=True)
+    ]
     return tuple(min(max(first, 0), input_size - side) for first in firsts)
 
 
-def enlarged(values: Float32[np.ndarray, "rows columns"], field: ReceptiveField, input_size: int) -> Float32[np.ndarray, "y x"]:
-    """A layer's map laid on the image: each position at the centre of its receptive field, bilinear between them.
+def enlarged(
+    values: Float32[np.ndarray, "rows columns"], field: ReceptiveField, input_size: int
+) -> Float32[np.ndarray, "y x"]:
+    """A layer's map laid on the image: each position at the centre of its receptive field, bilinear
+    between them.
 
-    Stretching the map over the whole image instead would move it by up to 9 px at the edges (Inception V3 at 256 px),
-    more than a lesion's size. Beyond the outermost centres the nearest position's value goes on.
+    Stretching the map over the whole image instead would move it by up to 9 px at the edges
+    (Inception V3 at 256 px), more than a lesion's size. Beyond the outermost centres the nearest
+    position's value goes on.
     """
     import cv2
 
     # Rows of the inverse map, image → layer: (x, y) order, as OpenCV wants it.
-    (stride_y, stride_x), (offset_y, offset_x), (size_y, size_x) = field.stride, field.offset, field.size
+    (stride_y, stride_x), (offset_y, offset_x), (size_y, size_x) = (
+        field.stride,
+        field.offset,
+        field.size,
+    )
     inverse = [
         [1 / stride_x, 0, -(offset_x + (size_x - 1) / 2) / stride_x],
         [0, 1 / stride_y, -(offset_y + (size_y - 1) / 2) / stride_y],
     ]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     square = (input_size, input_size)
-    return cv2.warpAffine(values, np.array(inverse), square, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(
+        values, np.array(inverse), square, flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
 
 
 def _through(layer: Any, seen: list[ReceptiveField], source: Any) -> ReceptiveField | None:
@@ -120,11 +159,17 @@ def _through(layer: Any, seen: list[ReceptiveField], source: Any) -> ReceptiveFi
     return slides and _slid(seen[0], *slides)
 
 
-def sliding(layer: Any, source: Any) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None:
-    """Kernel (its holes included), strides and padding before the first position of a layer that slides over `source`, per axis."""
+def sliding(
+    layer: Any, source: Any
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None:
+    """Kernel (its holes included), strides and padding before the first position of a layer that
+    slides over `source`, per axis.
+    """
     kind = type(layer).__name__
     if kind in ("Conv2D", "DepthwiseConv2D", "SeparableConv2D"):
-        kernel = tuple((k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True))
+        kernel = tuple(
+            (k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)
+        )
     elif kind in ("MaxPooling2D", "AveragePooling2D"):
         kernel = tuple(layer.pool_size)
     else:
@@ -133,7 +178,10 @@ def sliding(layer: Any, source: Any) -> tuple[tuple[int, int], tuple[int, int], 
         return None
     pads = (0, 0)
     if layer.padding == "same":
-        pads = tuple(_same_padding(n, k, s) for n, k, s in zip(source.shape[1:3], kernel, layer.strides, strict=True))
+        pads = tuple(
+            _same_padding(n, k, s)
+            for n, k, s in zip(source.shape[1:3], kernel, layer.strides, strict=True)
+        )
     return kernel, tuple(layer.strides), pads
 
 
@@ -155,7 +203,10 @@ def _slid(field: ReceptiveField, kernel: tuple, strides: tuple, pads: tuple) -> 
 
 def _union(fields: list[ReceptiveField]) -> ReceptiveField:
     if len({field.stride for field in fields}) > 1:
-        raise ValueError("branches of different strides meet in one layer: its units see no regular grid of windows")
+        raise ValueError(
+            "branches of different strides meet in one layer: its units see no regular grid of"
+            " windows"
+        )
     offset = tuple(min(field.offset[axis] for field in fields) for axis in (0, 1))
     end = tuple(max(field.offset[axis] + field.size[axis] for field in fields) for axis in (0, 1))
     return ReceptiveField((end[0] - offset[0], end[1] - offset[1]), fields[0].stride, offset)

@@ -1,6 +1,8 @@
-"""From a photograph to its normalised fundus: find the retina, scale it, even out its tone, judge its quality (METHOD §1).
+"""From a photograph to its normalised fundus: find the retina, scale it, even out its tone, judge
+its quality (METHOD §1).
 
-Pure functions on arrays and bytes. Nothing here knows of files, tables or of the network that looks at the result.
+Pure functions on arrays and bytes. Nothing here knows of files, tables or of the network that looks
+at the result.
 """
 
 from dr_lib.fundus.disc import Disc, retina_disc
@@ -9,4 +11,13 @@ from dr_lib.fundus.normalise import Fundus, normalise, preprocess
 from dr_lib.fundus.params import PreprocessParams
 from dr_lib.fundus.scale import warp_mask
 
-__all__ = ["Disc", "Fundus", "PreprocessParams", "UngradablePhoto", "normalise", "preprocess", "retina_disc", "warp_mask"]
+__all__ = [
+    "Disc",
+    "Fundus",
+    "PreprocessParams",
+    "UngradablePhoto",
+    "normalise",
+    "preprocess",
+    "retina_disc",
+    "warp_mask",
+]

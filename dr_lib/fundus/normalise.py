@@ -8,18 +8,19 @@ from jaxtyping import UInt8
 from dr_lib.fundus.disc import Disc, retina_disc
 from dr_lib.fundus.errors import UngradablePhoto
 from dr_lib.fundus.params import PreprocessParams
+from dr_lib.fundus.photo import decode
 from dr_lib.fundus.quality import quality_of
 from dr_lib.fundus.scale import scaled
 from dr_lib.fundus.tone import evened
-from dr_lib.photo import decode
 
 
 @dataclass(frozen=True)
 class Fundus:
     """A normalised fundus.
 
-    `pixels` (size, size, 3) uint8; `disc` in pixels of the original, upright photograph, whatever its decoder's `reduction`
-    (1, 2, 4, 8); `quality`: the measures of `dr_lib.fundus.quality` by name, `score` among them.
+    `pixels` (size, size, 3) uint8; `disc` in pixels of the original, upright photograph, whatever
+    its decoder's `reduction` (1, 2, 4, 8); `quality`: the measures of `dr_lib.fundus.quality` by
+    name, `score` among them.
     """
 
     pixels: UInt8[np.ndarray, "size size 3"]
@@ -32,22 +33,27 @@ def preprocess(
     photo: UInt8[np.ndarray, "y x 3"],
     params: PreprocessParams = PreprocessParams(),  # noqa: B008 - frozen
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """The normalised fundus (size, size, 3) uint8 of a photograph (H, W, 3) uint8 RGB; half-gray 128 outside the retina.
+    """The normalised fundus (size, size, 3) uint8 of a photograph (H, W, 3) uint8 RGB; half-gray
+    128 outside the retina.
 
-    Raises UngradablePhoto with a reason where the retina cannot be located. Source: METHOD §1, after B. Graham.
+    Raises UngradablePhoto with a reason where the retina cannot be located. Source: METHOD §1,
+    after B. Graham.
     """
     return evened(scaled(photo, _trusted(retina_disc(photo), params), params), params)
 
 
 def normalise(data: bytes, params: PreprocessParams = PreprocessParams()) -> Fundus:  # noqa: B008 - frozen
-    """The normalised fundus of a photograph file's bytes, decoded no larger than twice the output's scale where that is possible.
+    """The normalised fundus of a photograph file's bytes, decoded no larger than twice the output's
+    scale where that is possible.
 
-    Raises dr_lib.photo.UnreadablePhoto or UngradablePhoto, each with a reason.
+    Raises dr_lib.fundus.photo.UnreadablePhoto or UngradablePhoto, each with a reason.
     """
     limits = {"max_megapixels": params.max_megapixels, "min_side_px": params.min_side_px}
     photo = decode(data, diameter_px=2 * params.size, **limits)
     disc = retina_disc(photo.pixels)
-    if photo.reduction > 1 and disc.diameter < 1.98 * params.size:  # the retina fills less of the frame than is usual
+    if (
+        photo.reduction > 1 and disc.diameter < 1.98 * params.size
+    ):  # the retina fills less of the frame than is usual
         reduction = photo.reduction
         while reduction > 1 and disc.diameter * photo.reduction < 1.98 * params.size * reduction:
             reduction //= 2

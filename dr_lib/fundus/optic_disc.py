@@ -1,11 +1,14 @@
-"""Where the optic disc lies in a normalised fundus: the place of its size with the most green detail.
+"""Where the optic disc lies in a normalised fundus: the place of its size with the most green
+detail.
 
-All large vessels meet on the disc, and its rim is the retina's sharpest: after the local tone is evened out (METHOD §1.4)
-no other place of that size has as much detail in green. Clusters of exudates come near; a prior on the place, which is
-the same for both eyes since photographs may be mirrored, tells them apart. Measured with the disc masks of IDRiD's first
-twelve photographs and of 50 synthetic ones (seed 11): the centre lay within one disc radius for 12 and 49, 4.6 and 3.3 px
-away at the median; `least_lead` leaves one of the 12 and two of the 50 unfound. It cannot keep every false one out: a
-disc that the photograph does not show is not known to be missing, and something else may lead.
+All large vessels meet on the disc, and its rim is the retina's sharpest: after the local tone is
+evened out (METHOD §1.4) no other place of that size has as much detail in green. Clusters of
+exudates come near; a prior on the place, which is the same for both eyes since photographs may be
+mirrored, tells them apart. Measured with the disc masks of IDRiD's first twelve photographs and of
+50 synthetic ones (seed 11): the centre lay within one disc radius for 12 and 49, 4.6 and 3.3 px
+away at the median; `least_lead` leaves one of the 12 and two of the 50 unfound. It cannot keep
+every false one out: a disc that the photograph does not show is not known to be missing, and
+something else may lead.
 """
 
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float64, UInt8
 
-from dr_lib.anatomy import anatomy
+from dr_lib.fundus.anatomy import anatomy
 
 RADIUS_SHARE = 0.15  # of the retina's radius, the median of the 62 masks (0.12 to 0.18)
 GREEN = 1
@@ -24,7 +27,9 @@ HALF_GRAY = 128
 
 @dataclass(frozen=True)
 class OpticDiscParams:
-    """`least_lead`: a disc is found where its place leads every other by this many standard deviations of the detail."""
+    """`least_lead`: a disc is found where its place leads every other by this many standard
+    deviations of the detail.
+    """
 
     least_lead: float = 0.35
 
@@ -35,7 +40,9 @@ class OpticDiscParams:
 
 @dataclass(frozen=True)
 class OpticDisc:
-    """Centre and radius in px of the fundus, and how far its place leads the next best, in standard deviations."""
+    """Centre and radius in px of the fundus, and how far its place leads the next best, in
+    standard deviations.
+    """
 
     centre_y_px: float
     centre_x_px: float
@@ -52,11 +59,14 @@ def optic_disc(
     fundus: UInt8[np.ndarray, "y x 3"],
     params: OpticDiscParams = OpticDiscParams(),
 ) -> OpticDisc | None:
-    """The optic disc of a square normalised fundus, or None where no place leads clearly (a blank image, a blurred one)."""
+    """The optic disc of a square normalised fundus, or None where no place leads clearly (a
+    blank image, a blurred one).
+    """
     size = len(fundus)
     inside = anatomy(size, "right").inside
     radius = RADIUS_SHARE * size / 2
-    # The outermost ring is the crop's own edge, and a single exudate must not outshine a whole disc: clipped.
+    # The outermost ring is the crop's own edge, and a single exudate must not outshine a whole
+    # disc: clipped.
     kept = anatomy(size, "right").radius_share <= 0.97
     detail = np.minimum(np.abs(fundus[..., GREEN].astype(np.float32) - HALF_GRAY), 80.0) * kept
     strength = _pooled(detail, inside, radius / 2)
@@ -79,6 +89,8 @@ def _pooled(values: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _prior(size: int) -> Float64[np.ndarray, "y x"]:
-    """Log of how likely a place is, in standard deviations of the detail: on the horizontal, 0.6 of the radius to either side."""
+    """Log of how likely a place is, in standard deviations of the detail: on the horizontal, 0.6
+    of the radius to either side.
+    """
     y, x = np.mgrid[:size, :size] / (size / 2) - (size - 1) / size
     return -0.5 * (y / 0.35) ** 2 - 0.5 * ((np.abs(x) - 0.61) / 0.27) ** 2

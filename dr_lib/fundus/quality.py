@@ -1,7 +1,8 @@
-"""How usable an eye is: named measures of the photograph at the output's scale, and one score from 0 (unusable) to 1.
+"""How usable an eye is: named measures of the photograph at the output's scale, and one score from
+0 (unusable) to 1.
 
-The measures see the photograph before its local tone is evened out, brought to 256 px whatever the output's size, so
-that a score means the same at every setting.
+The measures see the photograph before its local tone is evened out, brought to 256 px whatever the
+output's size, so that a score means the same at every setting.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,9 @@ from dr_lib.fundus.params import PreprocessParams
 from dr_lib.fundus.scale import Scaled, across
 
 SIDE = 256  # the measures' own size; the retina is 256 px across
-BLOCK = 8  # sharpness and tone are judged block by block, so that one sharp corner cannot speak for a blurred eye
+# sharpness and tone are judged block by block, so that one sharp corner cannot speak for a blurred
+# eye
+BLOCK = 8
 
 MEASURES = {
     "exposure": "green's mean (the channel that shows vessels), 0…1",
@@ -23,19 +26,30 @@ MEASURES = {
     "haze": "blue's 95th percentile over the blocks' means, 0…1",
     "saturated": "share of the pixels whose green is over 240 of 255",
     "contrast": "green's standard deviation, 0…1",
-    "sharpness": "rms of green's detail at 1 to 2 px (small vessels) that three quarters of the blocks exceed, grey levels",
-    "weakest": "rms of red's detail at 1 to 2 px that nine tenths of the blocks exceed, grey levels",
-    "clarity": "median over the blocks of green's detail at 1 to 2 px as a share of the block's tone",
+    "sharpness": (
+        "rms of green's detail at 1 to 2 px (small vessels) that three quarters of the blocks"
+        " exceed, grey levels"
+    ),
+    "weakest": (
+        "rms of red's detail at 1 to 2 px that nine tenths of the blocks exceed, grey levels"
+    ),
+    "clarity": (
+        "median over the blocks of green's detail at 1 to 2 px as a share of the block's tone"
+    ),
     "vessels": "rms of red's detail at 2 to 4 px in the strongest tenth of the blocks, grey levels",
-    "structure": "standard deviation of green's detail at 8 to 24 px (the optic disc, shadows, the large vessels' tracks), grey levels",
+    "structure": (
+        "standard deviation of green's detail at 8 to 24 px (the optic disc, shadows, the large"
+        " vessels' tracks), grey levels"
+    ),
     "shadow": "depth of the darkest hundredth of that detail, grey levels",
     "visible": "share of the kept disc that shows retina",
     "confidence": "confidence of the retina's disc, 0…1",
     "score": "probability that a person would call the eye gradable, 0…1",
 }
 
-# A logistic regression on a person's verdict (gradable or not) on 644 public EyePACS photographs of Kaggle's 2015 competition, of which
-# 125 are ungradable. AUC 0.851 on these, 0.838 cross-validated by patient; of the gradable 97.7 % score at least 0.39.
+# A logistic regression on a person's verdict (gradable or not) on 644 public EyePACS photographs of
+# Kaggle's 2015 competition, of which 125 are ungradable. AUC 0.851 on these, 0.838 cross-validated
+# by patient; of the gradable 97.7 % score at least 0.39.
 WEIGHTS = {
     "weakest": 5.8447,
     "redness": 8.1262,
@@ -56,7 +70,9 @@ FAULTS = {
     "visible": "partly out of the frame",
     "confidence": "rim hardly seen",
 }
-WHOLE = 0.6  # of the disc and of its rim is seen in all but two of those eyes; with less the score falls in proportion
+# of the disc and of its rim is seen in all but two of those eyes; with less the score falls in
+# proportion
+WHOLE = 0.6
 
 
 def quality_of(photo: Scaled, disc: Disc, params: PreprocessParams) -> dict[str, float]:
@@ -64,7 +80,9 @@ def quality_of(photo: Scaled, disc: Disc, params: PreprocessParams) -> dict[str,
     pixels, seen = _at_own_size(photo.pixels, photo.seen.view(np.uint8))
     kept = across(SIDE) < 1 - params.crop
     seen = seen * kept.astype(np.uint8)
-    core = cv2.erode(seen, np.ones((9, 9), np.uint8)).astype(np.float32)  # the crop's own edge is no detail
+    core = cv2.erode(seen, np.ones((9, 9), np.uint8)).astype(
+        np.float32
+    )  # the crop's own edge is no detail
     share = _block_means(core)
     full = share > 0.5
     if full.sum() < 4:
@@ -74,16 +92,24 @@ def quality_of(photo: Scaled, disc: Disc, params: PreprocessParams) -> dict[str,
     mean, spread = (float(values[0, 0]) for values in cv2.meanStdDev(green, mask=seen))
     light = cv2.countNonZero(cv2.copyTo(seen, (green > 240).view(np.uint8), np.zeros_like(seen)))
     tones = {
-        name: _block_means(channel * core)[full] / share[full] for name, channel in zip("rgb", (red, green, blue), strict=True)
+        name: _block_means(channel * core)[full] / share[full]
+        for name, channel in zip("rgb", (red, green, blue), strict=True)
     }
-    red_narrow, red_middle = cv2.GaussianBlur(red, (7, 7), 1), cv2.GaussianBlur(red, (13, 13), 2)  # three σ to each side
+    red_narrow, red_middle = (
+        cv2.GaussianBlur(red, (7, 7), 1),
+        cv2.GaussianBlur(red, (13, 13), 2),
+    )  # three σ to each side
     red_fine = _block_rms(red_narrow - red_middle, core, share, full)
     half = cv2.resize(
         red_middle, (SIDE // 2, SIDE // 2), interpolation=cv2.INTER_AREA
     )  # after σ = 2 half the resolution loses nothing
-    wide = cv2.resize(cv2.GaussianBlur(half, (0, 0), np.sqrt(3.0)), (SIDE, SIDE))  # 2² + (2·√3)² = 4²
+    wide = cv2.resize(
+        cv2.GaussianBlur(half, (0, 0), np.sqrt(3.0)), (SIDE, SIDE)
+    )  # 2² + (2·√3)² = 4²
     red_middle_sized = _block_rms(red_middle - wide, core, share, full)
-    green_fine = _block_rms(cv2.GaussianBlur(green, (7, 7), 1) - cv2.GaussianBlur(green, (13, 13), 2), core, share, full)
+    green_fine = _block_rms(
+        cv2.GaussianBlur(green, (7, 7), 1) - cv2.GaussianBlur(green, (13, 13), 2), core, share, full
+    )
     structure, shadow = _coarse(green, seen)
     measures = {
         "exposure": mean / 255,
@@ -100,7 +126,10 @@ def quality_of(photo: Scaled, disc: Disc, params: PreprocessParams) -> dict[str,
         "visible": count / kept.sum(),
         "confidence": disc.confidence,
     }
-    return {name: round(float(value), 6) for name, value in (measures | {"score": score(measures)}).items()}
+    return {
+        name: round(float(value), 6)
+        for name, value in (measures | {"score": score(measures)}).items()
+    }
 
 
 def score(measures: dict[str, float]) -> float:
@@ -110,15 +139,23 @@ def score(measures: dict[str, float]) -> float:
     return float(missing / (1 + np.exp(-value)))
 
 
-def score_parts(measures: Mapping[str, Float[np.ndarray, "eye"]]) -> dict[str, Float[np.ndarray, "eye"]]:
-    """What each measure adds to the score's logit, by the measure's name: the lowest against other eyes says why a score is low.
+def score_parts(
+    measures: Mapping[str, Float[np.ndarray, "eye"]],
+) -> dict[str, Float[np.ndarray, "eye"]]:
+    """What each measure adds to the score's logit, by the measure's name: the lowest against other
+    eyes says why a score is low.
 
-    A disc or rim that is not wholly seen multiplies the score; its part is the logarithm, which for low scores is the same.
+    A disc or rim that is not wholly seen multiplies the score; its part is the logarithm, which for
+    low scores is the same.
     """
     parts = {
-        name.removeprefix("log ").removesuffix(" squared"): weight * _term(name, measures) for name, weight in WEIGHTS.items()
+        name.removeprefix("log ").removesuffix(" squared"): weight * _term(name, measures)
+        for name, weight in WEIGHTS.items()
     }
-    return parts | {name: np.log(np.clip(measures[name] / WHOLE, 1e-6, 1.0)) for name in ("visible", "confidence")}
+    return parts | {
+        name: np.log(np.clip(measures[name] / WHOLE, 1e-6, 1.0))
+        for name in ("visible", "confidence")
+    }
 
 
 def _term(name, measures):
@@ -134,7 +171,9 @@ def _at_own_size(pixels, seen):
     if len(pixels) == SIDE:
         return pixels, seen
     how = cv2.INTER_AREA if len(pixels) > SIDE else cv2.INTER_LINEAR
-    return cv2.resize(pixels, (SIDE, SIDE), interpolation=how), cv2.resize(seen, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(pixels, (SIDE, SIDE), interpolation=how), cv2.resize(
+        seen, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST
+    )
 
 
 def _block_means(image):
@@ -147,12 +186,18 @@ def _block_rms(detail, core, share, full):
 
 
 def _coarse(green, seen):
-    """Standard deviation, and depth of the darkest hundredth, of green's detail at 8 to 24 px, made at a quarter of the size."""
+    """Standard deviation, and depth of the darkest hundredth, of green's detail at 8 to 24 px,
+    made at a quarter of the size.
+    """
     quarter = (SIDE // 4, SIDE // 4)
     total, share = cv2.copyTo(green, seen, np.zeros_like(green)), seen.astype(np.float32)
-    total, share = (cv2.resize(image, quarter, interpolation=cv2.INTER_AREA) for image in (total, share))
+    total, share = (
+        cv2.resize(image, quarter, interpolation=cv2.INTER_AREA) for image in (total, share)
+    )
     narrow, wide = (
-        cv2.GaussianBlur(total, (0, 0), sigma) / np.maximum(cv2.GaussianBlur(share, (0, 0), sigma), 1e-3) for sigma in (2.0, 6.0)
+        cv2.GaussianBlur(total, (0, 0), sigma)
+        / np.maximum(cv2.GaussianBlur(share, (0, 0), sigma), 1e-3)
+        for sigma in (2.0, 6.0)
     )
     difference = (narrow - wide)[share > 0.99]
     return (float(difference.std()), -quantile(difference, 0.01)) if difference.size else (0.0, 0.0)

@@ -1,8 +1,10 @@
-"""The rim of the retina in a small grey picture: points on it, and the circle that most of them agree on.
+"""The rim of the retina in a small grey picture: points on it, and the circle that most of them
+agree on.
 
-Everything here works in pixels of that small picture. Notches, text, dark quarters and spliced exposures put points where
-the rim is not, so nothing takes a mean of all points: circles through three points are judged by how many others they
-meet (RANSAC), and the winner is refined on those alone.
+Everything here works in pixels of that small picture. Notches, text, dark quarters and spliced
+exposures put points where the rim is not, so nothing takes a mean of all points: circles through
+three points are judged by how many others they meet (RANSAC), and the winner is refined on those
+alone.
 """
 
 from typing import NamedTuple
@@ -21,7 +23,8 @@ _SIN, _COS = np.sin(_ANGLES), np.cos(_ANGLES)
 
 
 class Circle(NamedTuple):
-    """A circle in pixels; `support` is the share of its directions within the frame in which the rim was seen, 0…1.
+    """A circle in pixels; `support` is the share of its directions within the frame in which the
+    rim was seen, 0…1.
 
     `contrast` is the typical fall of tone across the rim, in grey levels.
     """
@@ -38,7 +41,8 @@ def rim_points(
 ) -> tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]]:
     """Where rows and columns first and last cross the threshold, (y, x) to a fraction of a pixel.
 
-    Crossings at the frame's edges are left out: there the photograph ends, not the retina. So are small bright regions (text).
+    Crossings at the frame's edges are left out: there the photograph ends, not the retina. So are
+    small bright regions (text).
     """
     mask = (tone > threshold).astype(np.uint8)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
@@ -56,10 +60,16 @@ def rim_points(
         kept, value = (mask, tone) if upright else (np.ascontiguousarray(mask.T), tone.T)
         length = kept.shape[1]
         lines = np.flatnonzero(kept.any(axis=1))
-        for step, ends in ((-1, kept.argmax(axis=1)[lines]), (1, length - 1 - kept[:, ::-1].argmax(axis=1)[lines])):
+        for step, ends in (
+            (-1, kept.argmax(axis=1)[lines]),
+            (1, length - 1 - kept[:, ::-1].argmax(axis=1)[lines]),
+        ):
             inner = (ends > 1) & (ends < length - 2)
             line, end = lines[inner], ends[inner]
-            here, beyond = value[line, end].astype(np.float64), value[line, end + step].astype(np.float64)
+            here, beyond = (
+                value[line, end].astype(np.float64),
+                value[line, end + step].astype(np.float64),
+            )
             place = end + step * np.clip((here - threshold) / np.maximum(here - beyond, 1e-6), 0, 1)
             ys.append(line if upright else place)
             xs.append(place if upright else line)
@@ -69,13 +79,20 @@ def rim_points(
 def fit_circle(
     y: Float[np.ndarray, " point"], x: Float[np.ndarray, " point"], shape: tuple[int, int]
 ) -> tuple[float, float, float] | None:
-    """The circle (y, x, radius) that most of the points lie on, or None: RANSAC, then least squares on the points it meets."""
+    """The circle (y, x, radius) that most of the points lie on, or None: RANSAC, then least
+    squares on the points it meets.
+    """
     height, width = shape
     if len(y) < 12:
         return None
     random = np.random.default_rng(0)  # fixed, so that a photograph always gives the same disc
     first, second, third = random.integers(0, len(y), (3, TRIOS))
-    a, b, c, d = x[second] - x[first], y[second] - y[first], x[third] - x[first], y[third] - y[first]
+    a, b, c, d = (
+        x[second] - x[first],
+        y[second] - y[first],
+        x[third] - x[first],
+        y[third] - y[first],
+    )
     determinant = 2 * (a * d - b * c)
     usable = np.abs(determinant) > 1e-3 * width  # not on one line
     a, b, c, d, determinant, first = (v[usable] for v in (a, b, c, d, determinant, first))
@@ -86,11 +103,18 @@ def fit_circle(
     legal &= (cx > 0) & (cx < width) & (cy > -0.2 * height) & (cy < 1.2 * height)
     if not legal.any():
         return None
-    cx, cy, radius = (v[legal, None].astype(np.float32) for v in (cx, cy, radius))  # precise enough to judge by, and faster
+    cx, cy, radius = (
+        v[legal, None].astype(np.float32) for v in (cx, cy, radius)
+    )  # precise enough to judge by, and faster
     judge = np.linspace(0, len(y) - 1, min(len(y), JUDGES)).astype(int)
-    off = np.abs(np.sqrt((y[judge].astype(np.float32) - cy) ** 2 + (x[judge].astype(np.float32) - cx) ** 2) - radius)
+    off = np.abs(
+        np.sqrt((y[judge].astype(np.float32) - cy) ** 2 + (x[judge].astype(np.float32) - cx) ** 2)
+        - radius
+    )
     best = np.maximum(0, 1 - off / (TOLERANCE * radius)).sum(axis=1).argmax()
-    return _least_squares(y, x, (float(cy[best, 0]), float(cx[best, 0]), float(radius[best, 0])), (2, 1, 1))
+    return _least_squares(
+        y, x, (float(cy[best, 0]), float(cx[best, 0]), float(radius[best, 0])), (2, 1, 1)
+    )
 
 
 def _least_squares(y, x, circle, tolerances):
@@ -101,7 +125,8 @@ def _least_squares(y, x, circle, tolerances):
         if near.sum() < 8:
             return None
         v, u = y[near] - cy, x[near] - cx
-        # Kåsa's form: u² + v² = 2·du·u + 2·dv·v + k is linear in the centre's shift; about the last centre it is unbiased.
+        # Kåsa's form: u² + v² = 2·du·u + 2·dv·v + k is linear in the centre's shift; about the last
+        # centre it is unbiased.
         design = np.stack([2 * u, 2 * v, np.ones_like(u)], axis=1)
         try:
             du, dv, k = np.linalg.solve(design.T @ design, design.T @ (u * u + v * v))
@@ -112,12 +137,17 @@ def _least_squares(y, x, circle, tolerances):
 
 
 def refined(
-    tone: Shaped[np.ndarray, "y x"], circle: tuple[float, float, float], least_contrast: float, reach: float = 0.05
+    tone: Shaped[np.ndarray, "y x"],
+    circle: tuple[float, float, float],
+    least_contrast: float,
+    reach: float = 0.05,
 ) -> Circle:
-    """The circle moved onto the steepest fall of tone near it (within `reach` of the radius), with its support and contrast.
+    """The circle moved onto the steepest fall of tone near it (within `reach` of the radius), with
+    its support and contrast.
 
-    A threshold puts the rim too far out where glow surrounds it and too far in where it is dim; its steepest fall is
-    in the same place for every threshold. Directions that leave the frame have no say.
+    A threshold puts the rim too far out where glow surrounds it and too far in where it is dim; its
+    steepest fall is in the same place for every threshold. Directions that leave the frame have no
+    say.
     """
     height, width = tone.shape
     for _ in range(2):
@@ -128,7 +158,9 @@ def refined(
         rings = np.concatenate([radii - apart, radii + apart])
         map_y = (cy + rings * _SIN[:, None]).astype(np.float32)
         map_x = (cx + rings * _COS[:, None]).astype(np.float32)
-        sampled = cv2.remap(tone, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+        sampled = cv2.remap(
+            tone, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        ).astype(np.float32)
         fall = sampled[:, :steps] - sampled[:, steps:]
         in_frame = (map_y > 1) & (map_y < height - 2) & (map_x > 1) & (map_x < width - 2)
         whole = in_frame[:, :steps] & in_frame[:, steps:]
@@ -138,7 +170,9 @@ def refined(
         inner = np.clip(at, 1, steps - 2)
         before, here, after = (fall[np.arange(DIRECTIONS), inner + k] for k in (-1, 0, 1))
         curve = before - 2 * here + after
-        shift = np.where((curve < -1e-3) & (inner == at), 0.5 * (before - after) / np.minimum(curve, -1e-3), 0)
+        shift = np.where(
+            (curve < -1e-3) & (inner == at), 0.5 * (before - after) / np.minimum(curve, -1e-3), 0
+        )
         place = radii[inner] + np.clip(shift, -0.5, 0.5) * (radii[1] - radii[0])
         place = np.where(inner == at, place, radii[at])
         clear = steepest > least_contrast
@@ -150,7 +184,9 @@ def refined(
     cy, cx, radius = circle
     distance = np.full(DIRECTIONS, np.inf)
     distance[clear] = np.abs(np.hypot(y - cy, x - cx) - radius)
-    on_rim = distance < max(1.5, 2.5 * TOLERANCE * radius)  # wider than the fit's: a soft rim falls over several pixels
+    on_rim = distance < max(
+        1.5, 2.5 * TOLERANCE * radius
+    )  # wider than the fit's: a soft rim falls over several pixels
     framed = whole.all(axis=1) | on_rim
     support = on_rim.sum() / max(framed.sum(), DIRECTIONS / 4)  # an arc under a quarter says little
     contrast = float(np.median(steepest[on_rim])) if on_rim.any() else 0.0

@@ -1,4 +1,6 @@
-"""The photograph at the output's scale: retina centred, low-passed against noise before shrinking (METHOD §1.2, §1.3)."""
+"""The photograph at the output's scale: retina centred, low-passed against noise before
+shrinking (METHOD §1.2, §1.3).
+"""
 
 import functools
 from typing import NamedTuple
@@ -17,9 +19,11 @@ RIM = 0.97  # of the radius: the retina reaches to here for sure
 
 
 class Scaled(NamedTuple):
-    """A photograph at the output's scale: `pixels` float32 in 0…255, and where they show retina (`seen`).
+    """A photograph at the output's scale: `pixels` float32 in 0…255, and where they show retina
+    (`seen`).
 
-    `top`, `bottom`, `left`, `right`: the straight edges between which the photograph shows it (the last two exclusive).
+    `top`, `bottom`, `left`, `right`: the straight edges between which the photograph shows it (the
+    last two exclusive).
     """
 
     pixels: Float32[np.ndarray, "size size 3"]
@@ -32,7 +36,9 @@ class Scaled(NamedTuple):
 
 @functools.cache
 def across(size: int) -> Float32[np.ndarray, "size size"]:
-    """Each output pixel's distance from the centre, as a fraction of the retina's radius; read-only, as it is kept."""
+    """Each output pixel's distance from the centre, as a fraction of the retina's radius;
+    read-only, as it is kept.
+    """
     line = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / (size / 2)
     distance = np.sqrt(line[:, None] ** 2 + line**2)
     distance.flags.writeable = False
@@ -40,43 +46,68 @@ def across(size: int) -> Float32[np.ndarray, "size size"]:
 
 
 def matrix(disc: Disc, size: int) -> np.ndarray:
-    """The affine map output pixel → photograph pixel: the disc's centre lands on the output's centre, its diameter on `size`."""
+    """The affine map output pixel → photograph pixel: the disc's centre lands on the output's
+    centre, its diameter on `size`.
+    """
     scale = disc.diameter / size
     offset = scale * (size - 1) / 2
-    return np.array([[scale, 0, disc.centre_x - offset], [0, scale, disc.centre_y - offset]], np.float64)
+    return np.array(
+        [[scale, 0, disc.centre_x - offset], [0, scale, disc.centre_y - offset]], np.float64
+    )
 
 
-def scaled(photo: UInt8[np.ndarray, "y x 3"], disc: Disc, params: PreprocessParams, reduction: int = 1) -> Scaled:
-    """The photograph around its disc, low-passed and shrunk until the retina is `params.size` pixels across.
+def scaled(
+    photo: UInt8[np.ndarray, "y x 3"], disc: Disc, params: PreprocessParams, reduction: int = 1
+) -> Scaled:
+    """The photograph around its disc, low-passed and shrunk until the retina is `params.size`
+    pixels across.
 
-    `reduction` is what the decoder already shrank. Every shrinking step (the decoder's, halving, the final sampling)
-    blurs a little; the Gaussian adds what is missing to the variance that `params.low_pass_sigma` asks for.
+    `reduction` is what the decoder already shrank. Every shrinking step (the decoder's, halving,
+    the final sampling) blurs a little; the Gaussian adds what is missing to the variance that
+    `params.low_pass_sigma` asks for.
     """
     size = params.size
     height, width = photo.shape[:2]
     reach = disc.diameter / 2 + MARGIN_PX
     top, left = max(0, int(disc.centre_y - reach)), max(0, int(disc.centre_x - reach))
-    bottom, right = min(height, int(disc.centre_y + reach) + 2), min(width, int(disc.centre_x + reach) + 2)
+    bottom, right = (
+        min(height, int(disc.centre_y + reach) + 2),
+        min(width, int(disc.centre_x + reach) + 2),
+    )
     part = photo[top:bottom, left:right]
     here = Disc(disc.centre_y - top, disc.centre_x - left, disc.diameter)
-    variance = (1 - reduction**-2) / 12  # of a box of `reduction` original pixels, in pixels of `part`
-    while here.diameter >= 3.6 * size and min(part.shape[:2]) >= 4:  # a halved copy then has 1.8 pixels for each of the output
+    variance = (
+        1 - reduction**-2
+    ) / 12  # of a box of `reduction` original pixels, in pixels of `part`
+    while (
+        here.diameter >= 3.6 * size and min(part.shape[:2]) >= 4
+    ):  # a halved copy then has 1.8 pixels for each of the output
         part, here = halved(part), here.scaled(0.5)
         variance = variance / 4 + 1 / 16
     scale = here.diameter / size
-    missing = (params.low_pass_sigma * scale) ** 2 - variance - (1 / 6 if scale > 1 else 0)  # 1/6: bilinear sampling's own
+    missing = (
+        (params.low_pass_sigma * scale) ** 2 - variance - (1 / 6 if scale > 1 else 0)
+    )  # 1/6: bilinear sampling's own
     sigma = float(np.sqrt(max(missing, 0.0)))
     if sigma > 0.2:
         taps = 2 * int(np.ceil(2 * sigma)) + 1
-        kernel = cv2.getGaussianKernel(taps, 1.04 * sigma, cv2.CV_32F)  # so short it would lose a twelfth of its variance
+        kernel = cv2.getGaussianKernel(
+            taps, 1.04 * sigma, cv2.CV_32F
+        )  # so short it would lose a twelfth of its variance
         part = cv2.sepFilter2D(part, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
     else:
         part = part.astype(np.float32)
     affine = matrix(here, size)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    pixels = cv2.warpAffine(part, affine, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    pixels = cv2.warpAffine(
+        part, affine, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
     rows, columns = part.shape[:2]
-    return _seen(pixels, _covered(affine[1, 2], affine[1, 1], rows, size), _covered(affine[0, 2], affine[0, 0], columns, size))
+    return _seen(
+        pixels,
+        _covered(affine[1, 2], affine[1, 1], rows, size),
+        _covered(affine[0, 2], affine[0, 0], columns, size),
+    )
 
 
 def warp_mask(
@@ -84,29 +115,39 @@ def warp_mask(
     disc: Disc,
     params: PreprocessParams = PreprocessParams(),  # noqa: B008 - frozen
 ) -> Shaped[np.ndarray, "size size"]:
-    """A mask of labels in the normalised fundus' geometry: nearest neighbour; 0 outside the photograph and in the cropped rim.
+    """A mask of labels in the normalised fundus' geometry: nearest neighbour; 0 outside the
+    photograph and in the cropped rim.
 
-    `mask` (H, W), bool or integer up to 16 bits, is as large as the photograph that `disc` was found in.
+    `mask` (H, W), bool or integer up to 16 bits, is as large as the photograph that `disc` was
+    found in.
     """
     values = np.ascontiguousarray(mask.view(np.uint8) if mask.dtype == bool else mask)
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpAffine(values, matrix(disc, params.size), (params.size, params.size), flags=flags)
+    warped = cv2.warpAffine(
+        values, matrix(disc, params.size), (params.size, params.size), flags=flags
+    )
     warped[across(params.size) > 1 - params.crop] = 0
     return warped.astype(mask.dtype, copy=False)
 
 
 def _covered(offset, scale, length, size):
-    """The first output pixel that the photograph covers along one axis, and the first that it no longer covers."""
+    """The first output pixel that the photograph covers along one axis, and the first that it no
+    longer covers.
+    """
     first = int(np.ceil((-0.5 - offset) / scale))
     last = int(np.floor((length - 0.5 - offset) / scale))
     return min(max(first, 0), size), max(min(last + 1, size), 0)
 
 
 def _seen(pixels, rows, columns):
-    """Which pixels show retina: within the photograph, within cut edges, and not part of a black region that reaches the rim."""
+    """Which pixels show retina: within the photograph, within cut edges, and not part of a black
+    region that reaches the rim.
+    """
     size = len(pixels)
     distance = across(size)
-    tone = np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])  # 30 times faster than .max(axis=2)
+    tone = np.maximum(
+        np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2]
+    )  # 30 times faster than .max(axis=2)
     frame = np.zeros((size, size), bool)
     frame[rows[0] : rows[1], columns[0] : columns[1]] = True
     inside = frame & (distance < RIM)
@@ -131,14 +172,19 @@ def _seen(pixels, rows, columns):
         at_rim[0] = False
         if at_rim.any():
             fringe = 2 * max(1, round(size / 128)) + 1
-            seen &= cv2.dilate(at_rim[labels].astype(np.uint8), np.ones((fringe, fringe), np.uint8)) == 0
+            seen &= (
+                cv2.dilate(at_rim[labels].astype(np.uint8), np.ones((fringe, fringe), np.uint8))
+                == 0
+            )
     return Scaled(pixels, seen, top, bottom, left, right)
 
 
 def _uncut(profile, first, last, size):
-    """The range of rows that a straight cut leaves, given each row's mean tone; a cut often fades over a tenth of the radius.
+    """The range of rows that a straight cut leaves, given each row's mean tone; a cut often fades
+    over a tenth of the radius.
 
-    A cut that fades within the frame would stay as a bright and a dark band after the local tone's subtraction.
+    A cut that fades within the frame would stay as a bright and a dark band after the local tone's
+    subtraction.
     """
     bounds = []
     for line, frame in ((profile, first), (profile[::-1], size - last)):
@@ -149,8 +195,13 @@ def _uncut(profile, first, last, size):
             plateau = float(np.median(inner[len(inner) // 2 :]))
             if plateau > 2 and inner[0] < 0.35 * plateau:
                 limit = start + len(inner) - 3
-                while begin < limit and (line[begin] < 0.5 * plateau or line[begin + 2] - line[begin] > 2 * CUT_SLOPE * plateau):
+                while begin < limit and (
+                    line[begin] < 0.5 * plateau
+                    or line[begin + 2] - line[begin] > 2 * CUT_SLOPE * plateau
+                ):
                     begin += 1
-                begin = start if begin == limit else begin + 1  # no straight cut: a dark quarter or a splice
+                begin = (
+                    start if begin == limit else begin + 1
+                )  # no straight cut: a dark quarter or a splice
         bounds.append(begin if begin > start else frame)
     return bounds[0], size - bounds[1]

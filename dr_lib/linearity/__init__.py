@@ -1,14 +1,27 @@
-"""Are a layer's units and the outcome related linearly? Adversarial strength grows, units are watched (METHOD §8).
+"""Are a layer's units and the outcome related linearly? Adversarial strength grows, units are
+watched (METHOD §8).
 
-Examples are made with the gradient at exponentially growing strength; at each, the outcome is attributed to the layer's
-units on the line from the original's baseline h(x') to the example's activation. The poster's finding to be tested: the
-average gradient stays almost unchanged, so the attribution grows only through the activation difference.
-The cut model, the gradient and the engine that averages gradients are given; `cut_layers` makes the first of a Keras model.
+Examples are made with the gradient at exponentially growing strength; at each, the outcome is
+attributed to the layer's units on the line from the original's baseline h(x') to the example's
+activation. The poster's finding to be tested: the average gradient stays almost unchanged, so the
+attribution grows only through the activation difference. The cut model, the gradient and the engine
+that averages gradients are given; `cut_layers` makes the first of a Keras model.
 """
 
-from dr_lib.linearity.effects import SPECIAL, baseline_effect, special_units, unit_effects, unit_region
+from dr_lib.linearity.effects import (
+    SPECIAL,
+    baseline_effect,
+    special_units,
+    unit_effects,
+    unit_region,
+)
 from dr_lib.linearity.params import LinearityParams
-from dr_lib.linearity.study import COLUMNS, AverageGradient, engine_average_gradient, linearity_study
+from dr_lib.linearity.study import (
+    COLUMNS,
+    AverageGradient,
+    engine_average_gradient,
+    linearity_study,
+)
 from dr_lib.linearity.verdicts import VERDICTS, unit_verdicts
 
 __all__ = [

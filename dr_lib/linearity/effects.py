@@ -1,6 +1,8 @@
-"""Special units one by one: which stages a unit argues for, what the outcome is without it, which pixels drive it (METHOD §8).
+"""Special units one by one: which stages a unit argues for, what the outcome is without it, which
+pixels drive it (METHOD §8).
 
-A unit of a dense layer is a number, one of a convolutional layer a channel: all its positions together.
+A unit of a dense layer is a number, one of a convolutional layer a channel: all its positions
+together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,18 +13,24 @@ from jaxtyping import Float, Float32, Float64, Int
 
 from dr_lib.attribution import integrated_gradients, stage_head
 from dr_lib.attribution.evaluator import Evaluator
-from dr_lib.attribution.heads import softmax
+from dr_lib.attribution.quantities import softmax
 from dr_lib.linearity.params import LinearityParams
 from dr_lib.linearity.study import UNITS_AT_ONCE, Model, upper_evaluator
-from dr_lib.strength import STAGES
+from dr_lib.perturbation.strength_search import STAGES
 
 SPECIAL = ("constant", "reversed")
 
 
-def special_units(verdicts: pd.DataFrame, params: LinearityParams = LinearityParams()) -> dict[str, list[int]]:  # noqa: B008 - frozen
-    """For each layer the constant and reversed units to look at, those of the largest mean attribution first, ties by number."""
+def special_units(
+    verdicts: pd.DataFrame, params: LinearityParams = LinearityParams()
+) -> dict[str, list[int]]:  # noqa: B008 - frozen
+    """For each layer the constant and reversed units to look at, those of the largest mean
+    attribution first, ties by number.
+    """
     chosen = verdicts[verdicts["verdict"].isin(SPECIAL)]
-    order = chosen.assign(size=chosen["mean_attribution"].abs()).sort_values(["size", "unit"], ascending=[False, True])
+    order = chosen.assign(size=chosen["mean_attribution"].abs()).sort_values(
+        ["size", "unit"], ascending=[False, True]
+    )
     return {
         str(layer): part["unit"].astype(int).tolist()[: params.special_units]
         for layer, part in order.groupby("layer", sort=True)
@@ -40,15 +48,19 @@ def unit_effects(
     verdicts: Mapping[int, str],
     params: LinearityParams = LinearityParams(),  # noqa: B008 - frozen
 ) -> list[dict]:
-    """One row per unit and eye for the table `unit_effects`; eyes are ranked by the unit's attribution to the target.
+    """One row per unit and eye for the table `unit_effects`; eyes are ranked by the unit's
+    attribution to the target.
 
-    `upper` is a Keras model that ends in a softmax, `activations` are h(x) of the eyes as they are, `baseline` is h(x').
+    `upper` is a Keras model that ends in a softmax, `activations` are h(x) of the eyes as they are,
+    `baseline` is h(x').
     """
     flat = activations.ndim == 2
     evaluator = upper_evaluator(upper, UNITS_AT_ONCE if flat else params.batch_size)
     head = stage_head(tuple(f"stage{stage}" for stage in range(STAGES)))
     points = params.points if flat else params.conv_points
-    maps = integrated_gradients(evaluator, activations, baseline, points=points, head=head).values.astype(np.float64)
+    maps = integrated_gradients(
+        evaluator, activations, baseline, points=points, head=head
+    ).values.astype(np.float64)
     space = tuple(range(2, maps.ndim - 1))
     argues = maps.sum(axis=space)  # (image, stage, unit)
     difference = (activations - baseline).astype(np.float64)
@@ -71,7 +83,10 @@ def unit_effects(
                     "verdict": verdicts[unit],
                     "rank": rank,
                     "activation_difference": difference[image, unit],
-                    **{f"attribution_stage{stage}": argues[image, stage, unit] for stage in range(STAGES)},
+                    **{
+                        f"attribution_stage{stage}": argues[image, stage, unit]
+                        for stage in range(STAGES)
+                    },
                     **{f"effect_stage{stage}": effects[image, k, stage] for stage in range(STAGES)},
                     "predicted_before": int(whole[image].argmax()),
                     "predicted_after": int(after.argmax()),
@@ -86,7 +101,8 @@ def baseline_effect(
     baseline: Float[np.ndarray, "*unit"],
     units: Int[np.ndarray, "chosen"],
 ) -> tuple[Float64[np.ndarray, "image stage"], Float64[np.ndarray, "image chosen stage"]]:
-    """(the stages' probabilities as they are, what setting one unit at a time to its baseline adds to them).
+    """(the stages' probabilities as they are, what setting one unit at a time to its baseline adds
+    to them).
 
     A unit is an index of the last axis; in a convolutional layer that is a whole channel.
     """
@@ -107,12 +123,13 @@ def unit_region(
     unit: int,
     params: LinearityParams = LinearityParams(),  # noqa: B008 - frozen
 ) -> Float32[np.ndarray, "y x"]:
-    """The unit's activation attributed to the pixels of one image, summed over colours; a channel's is the mean over positions.
+    """The unit's activation attributed to the pixels of one image, summed over colours; a channel's
+    is the mean over positions.
 
     `sums` evaluates `dr_lib.attribution.neurons.weighted_sums` of the network below the layer.
     """
-    from dr_lib.attribution.heads import identity_head
     from dr_lib.attribution.integrated import attributions, plan_maker
+    from dr_lib.attribution.quantities import identity_head
 
     weights = np.zeros(tuple(unit_shape), np.float32)
     weights[..., unit] = 1 / np.prod(unit_shape[:-1], initial=1)

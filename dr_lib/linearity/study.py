@@ -1,4 +1,6 @@
-"""Units of a layer along adversarial examples of growing strength: activation difference, mean gradient, attribution."""
+"""Units of a layer along adversarial examples of growing strength: activation difference, mean
+gradient, attribution.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,13 +9,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from dr_lib.adversarial import Gradient, ascent
-from dr_lib.anatomy import visible_disc
+from dr_lib.fundus.anatomy import visible_disc
 from dr_lib.linearity.params import LinearityParams
-from dr_lib.strength import LEGAL, STAGES
+from dr_lib.perturbation.adversarial import Gradient, ascent
+from dr_lib.perturbation.strength_search import LEGAL, STAGES
 
 Model = Callable[[Any], Any]  # a Keras model, or any function of a batch
-AverageGradient = Callable[[Model, int, np.ndarray, np.ndarray], np.ndarray]  # (upper, stage, inputs (n, …), baseline) -> (n, …)
+AverageGradient = Callable[
+    [Model, int, np.ndarray, np.ndarray], np.ndarray
+]  # (upper, stage, inputs (n, …), baseline) -> (n, …)
 
 UNITS_AT_ONCE = 64  # rows of a dense layer in one pass: they weigh nothing
 
@@ -41,14 +45,17 @@ def linearity_study(
     inside: Bool[np.ndarray, "y x"] | None = None,
     average_gradient: AverageGradient | None = None,
 ) -> pd.DataFrame:
-    """One row per layer, strength, eye and unit, with COLUMNS; an eye whose gradient is not finite has no rows.
+    """One row per layer, strength, eye and unit, with COLUMNS; an eye whose gradient is not finite
+    has no rows.
 
-    `layers[name]` is (lower, upper), as `dr_lib.attribution.split_at` gives them: images -> activations (n, units) or
-    (n, y, x, channels), and activations -> (n, stages) probabilities. Keras models that share their input run as one, so that
-    the trunk below several layers is computed once. The outcome is the probability of `params.target_stage`. In a
-    convolutional layer a unit is a channel: differences are means over positions, gradients and attributions sums over them,
-    so there the attribution is not the product of the other two. `average_gradient` defaults to `engine_average_gradient`;
-    `gradient` and `inside` are those of `dr_lib.adversarial`. Needs memory for every layer's activations at all strengths.
+    `layers[name]` is (lower, upper), as `dr_lib.attribution.split_at` gives them: images ->
+    activations (n, units) or (n, y, x, channels), and activations -> (n, stages) probabilities.
+    Keras models that share their input run as one, so that the trunk below several layers is
+    computed once. The outcome is the probability of `params.target_stage`. In a convolutional layer
+    a unit is a channel: differences are means over positions, gradients and attributions sums over
+    them, so there the attribution is not the product of the other two. `average_gradient` defaults
+    to `engine_average_gradient`; `gradient` and `inside` are those of
+    `dr_lib.perturbation.adversarial`. Needs memory for every layer's activations at all strengths.
     """
     average_gradient = average_gradient or engine_average_gradient(params)
     if not params.inside_only:
@@ -56,11 +63,16 @@ def linearity_study(
     elif inside is None:
         inside = visible_disc(inputs.shape[1])
     slopes = [gradient(batch, params.target_stage) for batch in _batches(inputs, params.batch_size)]
-    finite = np.concatenate([np.isfinite(batch).all(axis=(1, 2, 3)) for batch in slopes] or [np.zeros(0, bool)])
+    finite = np.concatenate(
+        [np.isfinite(batch).all(axis=(1, 2, 3)) for batch in slopes] or [np.zeros(0, bool)]
+    )
     if not finite.any():
         return pd.DataFrame({name: [] for name in COLUMNS})
     inputs, ids = inputs[finite], np.asarray(image_ids, object)[finite]
-    direction = ascent(np.where(inside[..., None], np.concatenate(slopes)[finite], 0).astype(inputs.dtype), params.norm)
+    direction = ascent(
+        np.where(inside[..., None], np.concatenate(slopes)[finite], 0).astype(inputs.dtype),
+        params.norm,
+    )
 
     lower = _together({layer: below for layer, (below, _) in layers.items()})
     seen: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
@@ -74,27 +86,38 @@ def linearity_study(
     frames = []
     for layer, (_, upper) in layers.items():
         activations, origin = np.concatenate(seen.pop(layer)), np.asarray(start[layer])[0]
-        stages = np.concatenate([np.asarray(upper(batch)) for batch in _batches(activations, params.batch_size)])
-        mean_gradient = np.asarray(average_gradient(upper, params.target_stage, activations, origin))
+        stages = np.concatenate(
+            [np.asarray(upper(batch)) for batch in _batches(activations, params.batch_size)]
+        )
+        mean_gradient = np.asarray(
+            average_gradient(upper, params.target_stage, activations, origin)
+        )
         units = _by_unit(activations - origin, mean_gradient)
         frames.append(_frame(ids, layer, params.grid, units, stages, params.target_stage))
     return pd.concat(frames, ignore_index=True)
 
 
 def engine_average_gradient(params: LinearityParams) -> AverageGradient:
-    """∫ ∂F/∂h over the straight line, by the project's own integrated gradients with `params.points` midpoints.
+    """∫ ∂F/∂h over the straight line, by the project's own integrated gradients with
+    `params.points` midpoints.
 
-    `upper` must be a Keras model that ends in a softmax: its derivative is integrated in closed form between the points, so
-    that a saturated outcome does not show up as a gradient that varies. Each upper model is compiled once.
+    `upper` must be a Keras model that ends in a softmax: its derivative is integrated in closed
+    form between the points, so that a saturated outcome does not show up as a gradient that varies.
+    Each upper model is compiled once.
     """
     from dr_lib.attribution import integrated_gradients, stage_head
 
-    evaluators: dict[int, tuple[Model, Any]] = {}  # with the model, so that no other one can take its id
+    evaluators: dict[
+        int, tuple[Model, Any]
+    ] = {}  # with the model, so that no other one can take its id
 
     def average(upper: Model, stage: int, inputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
         flat = inputs.ndim == 2
         if id(upper) not in evaluators:
-            evaluators[id(upper)] = (upper, upper_evaluator(upper, UNITS_AT_ONCE if flat else params.batch_size))
+            evaluators[id(upper)] = (
+                upper,
+                upper_evaluator(upper, UNITS_AT_ONCE if flat else params.batch_size),
+            )
         values = integrated_gradients(
             evaluators[id(upper)][1],
             inputs,
@@ -104,7 +127,9 @@ def engine_average_gradient(params: LinearityParams) -> AverageGradient:
             multiply_by_inputs=False,
             head=stage_head((f"stage{stage}",), STAGES),
         ).values
-        return values.reshape(inputs.shape)  # one quantity: its axis, where there is one, has length 1
+        return values.reshape(
+            inputs.shape
+        )  # one quantity: its axis, where there is one, has length 1
 
     return average
 
@@ -112,20 +137,24 @@ def engine_average_gradient(params: LinearityParams) -> AverageGradient:
 def upper_evaluator(upper: Model, batch_size: int) -> Any:
     """The logits of a model above a layer, compiled for batches of this size."""
     from dr_lib.attribution.evaluator import Evaluator
-    from dr_lib.attribution.layers import logits_model
+    from dr_lib.network.layers import logits_model
 
     logits = logits_model(upper)
     return Evaluator(lambda h: logits(h, training=False), batch_size)
 
 
 def _together(lowers: Mapping[str, Model]) -> Callable[[np.ndarray], Mapping[str, Any]]:
-    """One function for the activations of every layer; Keras models on one input become one compiled network."""
-    inputs = {id(lower.inputs[0]) if hasattr(lower, "inputs") else None for lower in lowers.values()}
+    """One function for the activations of every layer; Keras models on one input become one
+    compiled network.
+    """
+    inputs = {
+        id(lower.inputs[0]) if hasattr(lower, "inputs") else None for lower in lowers.values()
+    }
     if len(inputs) != 1 or None in inputs:
         return lambda images: {layer: lower(images) for layer, lower in lowers.items()}
     import keras
 
-    from dr_lib import backend
+    from dr_lib.network import backend
 
     first = next(iter(lowers.values())).inputs[0]
     below = keras.Model(first, {layer: lower.outputs[0] for layer, lower in lowers.items()})
@@ -148,7 +177,12 @@ def _by_unit(difference: np.ndarray, slope: np.ndarray) -> dict[str, np.ndarray]
 
 
 def _frame(
-    ids: np.ndarray, layer: str, strengths: Sequence[float], units: dict[str, np.ndarray], stages: np.ndarray, target: int
+    ids: np.ndarray,
+    layer: str,
+    strengths: Sequence[float],
+    units: dict[str, np.ndarray],
+    stages: np.ndarray,
+    target: int,
 ) -> pd.DataFrame:
     """Rows in the order of the arrays: strength, then eye, then unit."""
     count = units["attribution"].shape[1]

@@ -1,4 +1,6 @@
-"""What each unit does as the outcome grows: linear, constant, reversed, saturating, nonlinear or dead."""
+"""What each unit does as the outcome grows: linear, constant, reversed, saturating, nonlinear or
+dead.
+"""
 
 import numpy as np
 import pandas as pd
@@ -6,33 +8,54 @@ import pandas as pd
 from dr_lib.linearity.params import LinearityParams
 
 COLUMNS = (
-    *("layer", "unit", "verdict", "images", "gradient_variation", "slope", "r2", "mean_attribution", "strongest_image_id"),
+    *(
+        "layer",
+        "unit",
+        "verdict",
+        "images",
+        "gradient_variation",
+        "slope",
+        "r2",
+        "mean_attribution",
+        "strongest_image_id",
+    ),
     *("moved_share", "outcome_correlation", "linear_up_to"),
 )
 VERDICTS = ("linear", "constant", "reversed", "saturating", "nonlinear", "dead")
 
 
 def unit_verdicts(rows: pd.DataFrame, params: LinearityParams = LinearityParams()) -> pd.DataFrame:  # noqa: B008 - frozen
-    """One row per layer and unit with its verdict and the numbers behind it, from the rows of `linearity_study`.
+    """One row per layer and unit with its verdict and the numbers behind it, from the rows of
+    `linearity_study`.
 
-    Sums run over eyes, so strong eyes count most; spreads are taken within an eye over the strengths. In this order:
+    Sums run over eyes, so strong eyes count most; spreads are taken within an eye over the
+    strengths. In this order:
 
-    dead        no attribution above `dead_share` of the layer's largest, anywhere
-    constant    activation's range is at most `constant_share` of its largest difference from the baseline
-    reversed    attribution falls while the outcome rises: correlation within eyes at most −`reversed_correlation`
-    linear      `gradient_variation` within `gradient_bound` and `r2` at least `least_r2`
-    saturating  otherwise, the average gradient shrinks as the activation difference grows
-    nonlinear   otherwise
+    dead        no attribution above `dead_share` of the layer's largest, anywhere constant
+    activation's range is at most `constant_share` of its largest difference from the baseline
+    reversed    attribution falls while the outcome rises: correlation within eyes at most
+    −`reversed_correlation` linear      `gradient_variation` within `gradient_bound` and `r2` at
+    least `least_r2` saturating  otherwise, the average gradient shrinks as the activation
+    difference grows nonlinear   otherwise
 
-    `gradient_variation` is the average gradient's standard deviation over strengths by its mean size; `slope` and `r2` are of
-    attribution on activation difference, a line through 0 for each eye (slope: its median; R² within eyes, pooled). NaN where
-    nothing varies. `mean_attribution` is over eyes and strengths, `strongest_image_id` holds the largest |attribution|.
-    `moved_share` and `outcome_correlation` are what constant and reversed are judged by. A softmax must level off somewhere, and
-    the verdict is over all strengths: `linear_up_to` is the largest strength up to which the unit would count as linear.
-    Raises ValueError if some eye lacks a strength or a unit that the others have.
+    `gradient_variation` is the average gradient's standard deviation over strengths by its mean
+    size; `slope` and `r2` are of attribution on activation difference, a line through 0 for each
+    eye (slope: its median; R² within eyes, pooled). NaN where nothing varies. `mean_attribution` is
+    over eyes and strengths, `strongest_image_id` holds the largest |attribution|. `moved_share` and
+    `outcome_correlation` are what constant and reversed are judged by. A softmax must level off
+    somewhere, and the verdict is over all strengths: `linear_up_to` is the largest strength up to
+    which the unit would count as linear. Raises ValueError if some eye lacks a strength or a unit
+    that the others have.
     """
-    frames = [_layer_verdicts(str(layer), part, params) for layer, part in rows.groupby("layer", sort=True)]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({name: [] for name in COLUMNS})
+    frames = [
+        _layer_verdicts(str(layer), part, params)
+        for layer, part in rows.groupby("layer", sort=True)
+    ]
+    return (
+        pd.concat(frames, ignore_index=True)
+        if frames
+        else pd.DataFrame({name: [] for name in COLUMNS})
+    )
 
 
 def _layer_verdicts(layer: str, rows: pd.DataFrame, params: LinearityParams) -> pd.DataFrame:
@@ -41,7 +64,8 @@ def _layer_verdicts(layer: str, rows: pd.DataFrame, params: LinearityParams) -> 
     rows = rows.sort_values(["image_id", "strength", "unit"], kind="stable")
     if len(rows) != np.prod(shape) or rows.duplicated(["image_id", "strength", "unit"]).any():
         raise ValueError(
-            f"layer {layer}: every eye needs the same strengths and units, each once; {len(rows)} rows are not {shape}"
+            f"layer {layer}: every eye needs the same strengths and units, each once; {len(rows)}"
+            f" rows are not {shape}"
         )
     difference, gradient, attribution, outcome = (
         rows[name].to_numpy(np.float64).reshape(shape)
@@ -71,20 +95,32 @@ def _layer_verdicts(layer: str, rows: pd.DataFrame, params: LinearityParams) -> 
 
 
 def _judged(
-    difference: np.ndarray, gradient: np.ndarray, attribution: np.ndarray, outcome: np.ndarray, params: LinearityParams
+    difference: np.ndarray,
+    gradient: np.ndarray,
+    attribution: np.ndarray,
+    outcome: np.ndarray,
+    params: LinearityParams,
 ) -> dict[str, np.ndarray]:
     """Verdict and numbers of each unit from arrays (image, strength, unit)."""
     size = np.abs(attribution).max(axis=(0, 1))
-    moved = _ratio(np.ptp(difference, axis=1).sum(axis=0), np.abs(difference).max(axis=1).sum(axis=0), when_empty=0.0)
+    moved = _ratio(
+        np.ptp(difference, axis=1).sum(axis=0),
+        np.abs(difference).max(axis=1).sum(axis=0),
+        when_empty=0.0,
+    )
     variation = _ratio(gradient.std(axis=1).sum(axis=0), np.abs(gradient).mean(axis=1).sum(axis=0))
     with_outcome = _correlation_within(attribution, outcome)
     flattening = _correlation_within(np.abs(gradient), np.abs(difference))
-    slopes = _ratio((attribution * difference).sum(axis=1), (difference**2).sum(axis=1))  # (image, unit)
+    slopes = _ratio(
+        (attribution * difference).sum(axis=1), (difference**2).sum(axis=1)
+    )  # (image, unit)
     residual = attribution - np.nan_to_num(slopes)[:, None] * difference
     r2 = 1 - _ratio((residual**2).sum(axis=(0, 1)), (_centred(attribution) ** 2).sum(axis=(0, 1)))
 
     verdict = np.where(flattening < 0, "saturating", "nonlinear")
-    verdict = np.where((variation <= params.gradient_bound) & (r2 >= params.least_r2), "linear", verdict)
+    verdict = np.where(
+        (variation <= params.gradient_bound) & (r2 >= params.least_r2), "linear", verdict
+    )
     verdict = np.where(with_outcome <= -params.reversed_correlation, "reversed", verdict)
     verdict = np.where(moved <= params.constant_share, "constant", verdict)
     verdict = np.where(size <= params.dead_share * size.max(initial=0), "dead", verdict)
@@ -105,7 +141,9 @@ def _centred(values: np.ndarray) -> np.ndarray:
 def _correlation_within(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Correlation over strengths, means taken out eye by eye; (unit,), NaN where nothing varies."""
     a, b = _centred(a), _centred(b)
-    return _ratio((a * b).sum(axis=(0, 1)), np.sqrt((a**2).sum(axis=(0, 1)) * (b**2).sum(axis=(0, 1))))
+    return _ratio(
+        (a * b).sum(axis=(0, 1)), np.sqrt((a**2).sum(axis=(0, 1)) * (b**2).sum(axis=(0, 1)))
+    )
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray, when_empty: float = np.nan) -> np.ndarray:
@@ -114,4 +152,9 @@ def _ratio(top: np.ndarray, bottom: np.ndarray, when_empty: float = np.nan) -> n
 
 def _median(values: np.ndarray) -> np.ndarray:
     """Median over eyes, those without a slope left out; NaN for a unit that has none."""
-    return np.array([np.median(column[np.isfinite(column)]) if np.isfinite(column).any() else np.nan for column in values.T])
+    return np.array(
+        [
+            np.median(column[np.isfinite(column)]) if np.isfinite(column).any() else np.nan
+            for column in values.T
+        ]
+    )

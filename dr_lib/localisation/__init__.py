@@ -1,10 +1,17 @@
 """Are the highlighted places lesions? Maps against lesion masks, beside chance (METHOD §5).
 
-`masks` brings a photograph's mask into the fundus' geometry, `scores` judges one map of one eye, `summary` many eyes.
-Nothing here knows networks, files or tables.
+`masks` brings a photograph's mask into the fundus' geometry, `scores` judges one map of one eye,
+`summary` many eyes. Nothing here knows networks, files or tables.
 """
 
-from dr_lib.localisation.masks import ANY, LesionMasks, UnusableMask, lesion_masks, lesion_shares, retina_seen
+from dr_lib.localisation.masks import (
+    ANY,
+    LesionMasks,
+    UnusableMask,
+    lesion_masks,
+    lesion_shares,
+    retina_seen,
+)
 from dr_lib.localisation.params import LocalisationParams
 from dr_lib.localisation.scores import Judge, Score, smoothed
 from dr_lib.localisation.summary import score_rows

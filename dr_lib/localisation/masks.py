@@ -1,8 +1,10 @@
-"""Which pixels of a normalised fundus are lesions: a photograph's colour mask in the fundus' own geometry.
+"""Which pixels of a normalised fundus are lesions: a photograph's colour mask in the fundus' own
+geometry.
 
-A microaneurysm is two pixels wide in a fundus of 256 px and fifty times as large in the mask. Sampling one mask pixel for
-each of the fundus would lose it or not by luck, so every mask pixel counts: a fundus pixel knows which share of it a
-lesion covers. What a mask means is decided here; what a map makes of it is not.
+A microaneurysm is two pixels wide in a fundus of 256 px and fifty times as large in the mask.
+Sampling one mask pixel for each of the fundus would lose it or not by luck, so every mask pixel
+counts: a fundus pixel knows which share of it a lesion covers. What a mask means is decided here;
+what a map makes of it is not.
 """
 
 from collections.abc import Mapping
@@ -12,8 +14,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from dr_lib.anatomy import visible_disc
 from dr_lib.fundus import Disc, PreprocessParams
+from dr_lib.fundus.anatomy import visible_disc
 from dr_lib.fundus.scale import matrix
 from dr_lib.fundus.tone import HALF_GRAY
 from dr_lib.synthetic import MASK_COLOURS
@@ -21,14 +23,16 @@ from dr_lib.synthetic import MASK_COLOURS
 ANY = "any"  # the lesion type that stands for all of them together
 NO_LESION = ("optic_disc",)
 COVERED = 0.25  # of a fundus pixel: from here on it counts as lesion
-# In fundi of 256 px, as shares of one pixel. Ten mask pixels of IDRiD's, stray or of two colours, make 0.06; its smallest
-# microaneurysms 0.5.
+# In fundi of 256 px, as shares of one pixel. Ten mask pixels of IDRiD's, stray or of two colours,
+# make 0.06; its smallest microaneurysms 0.5.
 SPECK_PX = 0.15
 ASPECT = 0.01  # so much may the aspect ratios of mask and photograph differ
 
 
 class UnusableMask(ValueError):
-    """A mask cannot be laid on its photograph; `reason` is a short code, `detail` says what was found."""
+    """A mask cannot be laid on its photograph; `reason` is a short code, `detail` says what was
+    found.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -37,7 +41,8 @@ class UnusableMask(ValueError):
 
 @dataclass(frozen=True)
 class LesionMasks:
-    """Lesions of one fundus: `kinds` maps each lesion type that is there to its pixels, within `inside` alone.
+    """Lesions of one fundus: `kinds` maps each lesion type that is there to its pixels, within
+    `inside` alone.
 
     `inside` is where the fundus shows retina; only there is a map judged.
     """
@@ -51,15 +56,18 @@ class LesionMasks:
         return np.logical_or.reduce([np.zeros_like(self.inside), *self.kinds.values()])
 
     def targets(self) -> dict[str, np.ndarray]:
-        """Each lesion type's pixels by its name, and all lesions' as "any"; empty for an eye without lesions."""
+        """Each lesion type's pixels by its name, and all lesions' as "any"; empty for an eye
+        without lesions.
+        """
         return {ANY: self.any, **self.kinds} if self.kinds else {}
 
 
 def retina_seen(fundus: UInt8[np.ndarray, "y x 3"]) -> Bool[np.ndarray, "y x"]:
-    """True where a normalised fundus shows retina: within the visible disc, and not half-gray up to its edge.
+    """True where a normalised fundus shows retina: within the visible disc, and not half-gray up to
+    its edge.
 
-    Where a camera cuts the disc, preprocessing leaves exact half-gray. Counted as retina without a lesion, it would
-    flatter every map.
+    Where a camera cuts the disc, preprocessing leaves exact half-gray. Counted as retina without a
+    lesion, it would flatter every map.
     """
     inside = visible_disc(len(fundus))
     blank = (fundus == HALF_GRAY).all(axis=2).astype(np.uint8)
@@ -78,14 +86,17 @@ def lesion_masks(
 ) -> LesionMasks:
     """A photograph's mask (RGB, a colour a lesion type) in the geometry of its fundus.
 
-    `disc`: of the photograph, as preprocessing found it; `photo_shape`: the photograph's height and width. A mask of another
-    size is scaled, if evenly. Raises UnusableMask ("mask_size") for one of another shape.
+    `disc`: of the photograph, as preprocessing found it; `photo_shape`: the photograph's height and
+    width. A mask of another size is scaled, if evenly. Raises UnusableMask ("mask_size") for one of
+    another shape.
     """
     height, width = mask.shape[:2]
     scale_y, scale_x = height / photo_shape[0], width / photo_shape[1]
     if abs(scale_y / scale_x - 1) > ASPECT:
         raise UnusableMask(
-            "mask_size", f"a mask of {width} × {height} px does not fit a photograph of {photo_shape[1]} × {photo_shape[0]} px"
+            "mask_size",
+            f"a mask of {width} × {height} px does not fit a photograph of {photo_shape[1]} ×"
+            f" {photo_shape[0]} px",
         )
     inside = retina_seen(fundus)
     own = disc if (scale_y, scale_x) == (1, 1) else disc.scaled((scale_y * scale_x) ** 0.5)
@@ -102,10 +113,11 @@ def lesion_shares(
     disc: Disc,
     params: PreprocessParams = PreprocessParams(),  # noqa: B008 - frozen
 ) -> dict[str, Float32[np.ndarray, "size size"]]:
-    """For each kind that the mask shows: which share of each fundus pixel it covers, 0 to 1, the whole frame.
+    """For each kind that the mask shows: which share of each fundus pixel it covers, 0 to 1, the
+    whole frame.
 
-    Colours off the palette are snapped to the nearest of it. The mask is sampled in its own resolution or finer and
-    averaged over each fundus pixel.
+    Colours off the palette are snapped to the nearest of it. The mask is sampled in its own
+    resolution or finer and averaged over each fundus pixel.
     """
     labels = snapped(mask)
     finer = max(1, int(np.ceil(disc.diameter / params.size)))
@@ -127,14 +139,21 @@ def snapped(mask: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
     array([[0, 1, 2]], dtype=uint8)
     """
     # The palette is the corners of the colour cube: the nearest one is found channel by channel.
-    code = {tuple(level > 127 for level in colour): place for place, colour in enumerate(MASK_COLOURS.values(), 1)}
-    table = np.array([code.get((bool(n & 4), bool(n & 2), bool(n & 1)), 0) for n in range(8)], np.uint8)
+    code = {
+        tuple(level > 127 for level in colour): place
+        for place, colour in enumerate(MASK_COLOURS.values(), 1)
+    }
+    table = np.array(
+        [code.get((bool(n & 4), bool(n & 2), bool(n & 1)), 0) for n in range(8)], np.uint8
+    )
     high = (mask > 127).astype(np.uint8)
     return table[4 * high[..., 0] + 2 * high[..., 1] + high[..., 2]]
 
 
 def _lesions(share: np.ndarray, speck_px: float) -> np.ndarray:
-    """Pixels covered enough; of a lesion that covers none enough, its most covered pixel, unless it is a mere speck."""
+    """Pixels covered enough; of a lesion that covers none enough, its most covered pixel, unless
+    it is a mere speck.
+    """
     _, labels = cv2.connectedComponents((share > 0).astype(np.uint8), connectivity=8)
     areas = np.bincount(labels.ravel(), weights=share.ravel())
     peaks = np.zeros(len(areas), np.float32)

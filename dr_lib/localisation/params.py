@@ -7,12 +7,16 @@ from dataclasses import dataclass
 class LocalisationParams:
     """Where the masks are and how a map is judged by them.
 
-    - `masks`: folder of one PNG a photograph, `<image id>.png`, as large as the photograph or shrunk evenly. Empty: the
-      folder `masks` beside the photographs, where `dr synthesise` puts its own; without one nothing is measured.
-    - `smoothing_px`: Gaussian σ that every map, the rivals too, is smoothed with before it is judged.
+    - `masks`: folder of one PNG a photograph, `<image id>.png`, as large as the photograph or
+    shrunk evenly. Empty: the
+      folder `masks` beside the photographs, where `dr synthesise` puts its own; without one nothing
+      is measured.
+    - `smoothing_px`: Gaussian σ that every map, the rivals too, is smoothed with before it is
+    judged.
     - `tolerance_px`: so near a lesion a map's peak counts as on it.
     - `regions`: how many of a map's strongest peaks count for precision and recall.
-    - `rivals`: whether simple rivals are computed on the same eyes. `rival_layers`: where Grad-CAM is; names that the model lacks are
+    - `rivals`: whether simple rivals are computed on the same eyes. `rival_layers`: where Grad-CAM
+    is; names that the model lacks are
       passed over.
     - `resamples`, `seed`: of the intervals, over patients.
     """

@@ -1,4 +1,6 @@
-"""Scores of many eyes to rows: means over eyes with intervals over patients, chance on the same eyes beside them."""
+"""Scores of many eyes to rows: means over eyes with intervals over patients, chance on the same
+eyes beside them.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,21 +18,29 @@ def score_rows(
     patients: Sequence[str],
     params: LocalisationParams = LocalisationParams(),  # noqa: B008 - frozen
 ) -> list[dict[str, Any]]:
-    """Rows of lesion, metric, value, low, high, chance, images for one map's scores in many eyes (`Judge.scores`).
+    """Rows of lesion, metric, value, low, high, chance, images for one map's scores in many eyes
+    (`Judge.scores`).
 
-    value: the mean over those eyes in which the measure is defined, `images` of them. low, high: 2.5th and 97.5th percentile
-    over resampled patients; NaN for fewer than two. Raises ValueError where eyes and patients do not match.
+    value: the mean over those eyes in which the measure is defined, `images` of them. low, high:
+    2.5th and 97.5th percentile over resampled patients; NaN for fewer than two. Raises ValueError
+    where eyes and patients do not match.
     """
     if len(scores) != len(patients):
         raise ValueError(f"{len(scores)} eyes do not match {len(patients)} patients")
     rows = []
     for lesion, metric in dict.fromkeys(key for eye in scores for key in eye):
-        pairs = [(eye[lesion, metric], patient) for eye, patient in zip(scores, patients, strict=True) if (lesion, metric) in eye]
+        pairs = [
+            (eye[lesion, metric], patient)
+            for eye, patient in zip(scores, patients, strict=True)
+            if (lesion, metric) in eye
+        ]
         pairs = [(score, patient) for score, patient in pairs if np.isfinite(score.value)]
         if not pairs:
             continue
         values, chances = (np.array([score[part] for score, _ in pairs]) for part in (0, 1))
-        low, high = interval(values, [patient for _, patient in pairs], params.resamples, params.seed)
+        low, high = interval(
+            values, [patient for _, patient in pairs], params.resamples, params.seed
+        )
         rows.append(
             {
                 "lesion": lesion,
@@ -45,7 +55,9 @@ def score_rows(
     return rows
 
 
-def interval(values: np.ndarray, patients: Sequence[str], resamples: int, seed: int) -> tuple[float, float]:
+def interval(
+    values: np.ndarray, patients: Sequence[str], resamples: int, seed: int
+) -> tuple[float, float]:
     """The 95 % interval of the mean, from drawing patients (with all their eyes) with replacement.
 
     >>> interval(np.array([0.5, 0.5, 0.5]), ["a", "a", "b"], 100, 0)
@@ -55,7 +67,9 @@ def interval(values: np.ndarray, patients: Sequence[str], resamples: int, seed: 
     count = int(patient.max()) + 1
     if count < MINIMUM_FOR_INTERVAL:
         return float("nan"), float("nan")
-    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    times = np.random.default_rng(seed).multinomial(
+        count, np.full(count, 1 / count), size=resamples
+    )
     sums, eyes = np.bincount(patient, weights=values), np.bincount(patient)
     low, high = np.percentile((times @ sums) / (times @ eyes), [2.5, 97.5])
     return float(low), float(high)

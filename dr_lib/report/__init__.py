@@ -1,16 +1,17 @@
 """The report: a static folder that opens from disk or any web server.
 
-index.html shows the run; eyes.html every explained eye, filtered and in pages; eye.html#<key> one of them. `render` makes
-all that but the eyes' own files; those (two an eye) come from `eye_files`, eye by eye and wherever there is a core. Nothing
-is fetched from the network. This package must not know where the folder lies: the caller writes the files.
+index.html shows the run; eyes.html every explained eye, filtered and in pages; eye.html#<key> one
+of them. `render` makes all that but the eyes' own files; those (two an eye) come from `eye_files`,
+eye by eye and wherever there is a core. Nothing is fetched from the network. This package must not
+know where the folder lies: the caller writes the files.
 """
 
 import pathlib
 
 import numpy as np
 
-from dr_lib import figures
-from dr_lib.plots import STAGE_COLOURS, STAGE_NAMES
+from dr_lib.drawing import figures
+from dr_lib.drawing.plots import STAGE_COLOURS, STAGE_NAMES
 from dr_lib.report.data import (
     BeforeAfter,
     Citation,
@@ -87,7 +88,8 @@ ASSETS = ("report.css", "report.js", "draw.js", "gallery.js", "eye.js")
 
 
 def render(report: ReportData) -> dict[str, bytes | str]:
-    """Every file of report/<explain_id>/ but those of `eye_files`, by its name relative to that folder; text as str (UTF-8).
+    """Every file of report/<explain_id>/ but those of `eye_files`, by its name relative to that
+    folder; text as str (UTF-8).
 
     Same data, same bytes. Names of files come from image ids, reduced to safe characters.
     """
@@ -101,17 +103,31 @@ def render(report: ReportData) -> dict[str, bytes | str]:
             folder.add(name, script)
     count = 0 if eyes is None else len(eyes)
     views = {
-        section.id: section.view(folder, report.parts[section.id] if section.id in report.parts else section.nothing())
+        section.id: section.view(
+            folder, report.parts[section.id] if section.id in report.parts else section.nothing()
+        )
         for section in SECTIONS
     }
     pages = [("index.html", "Overview"), ("eyes.html", "All eyes")]
     pages += [(f"{one.page}.html", one.page_title) for one in SECTIONS if one.page_title]
-    shared = {"report": report, "root": "", "pages": pages, "views": views, "sections": SECTIONS, "explained": count}
-    shared |= {"chunks": chunk_names(count), "has": set() if eyes is None else set(eyes.columns[eyes.notna().any()])}
+    shared = {
+        "report": report,
+        "root": "",
+        "pages": pages,
+        "views": views,
+        "sections": SECTIONS,
+        "explained": count,
+    }
+    shared |= {
+        "chunks": chunk_names(count),
+        "has": set() if eyes is None else set(eyes.columns[eyes.notna().any()]),
+    }
     templates = _templates()
 
     def page(name: str, template: str, **more: object) -> None:
-        folder.add(name, templates.get_template(template).render(**(shared | {"here": name} | more)))
+        folder.add(
+            name, templates.get_template(template).render(**(shared | {"here": name} | more))
+        )
 
     page("index.html", "index.html.j2", lead=lead_view(folder, report.lead), tiles=glance(report))
     page("eyes.html", "gallery.html.j2")
@@ -134,7 +150,9 @@ def _templates():
         lstrip_blocks=True,
     )
     # feColorMatrix: rows of five, the offset last; alpha stays.
-    rows = np.hstack([figures.recolouring(), np.zeros((3, 2))]).round(6).tolist() + [[0, 0, 0, 1, 0]]
+    rows = np.hstack([figures.recolouring(), np.zeros((3, 2))]).round(6).tolist() + [
+        [0, 0, 0, 1, 0]
+    ]
     made.globals.update(
         recolouring="  ".join(" ".join(f"{value:g}" for value in row) for row in rows),
         drawing={

@@ -1,7 +1,8 @@
 """What a report is made of: plain numbers, arrays and rows, each part optional.
 
-A part that is empty (`None`, `()`, `{}`) is not an error: its section says in a sentence which command fills it.
-Rows may come as a pandas table or as a sequence of mappings; their columns are shown as they are named.
+A part that is empty (`None`, `()`, `{}`) is not an error: its section says in a sentence which
+command fills it. Rows may come as a pandas table or as a sequence of mappings; their columns are
+shown as they are named.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,9 @@ Boolean = bool | np.bool_
 
 @dataclass(frozen=True)
 class StageTime:
-    """How long one stage of the pipeline took; `images` it worked on, 0 where it does not count images."""
+    """How long one stage of the pipeline took; `images` it worked on, 0 where it does not count
+    images.
+    """
 
     name: str
     seconds: Number
@@ -53,7 +56,9 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """A photograph beside what preprocessing made of it. `disc`: centre (y, x) and diameter, in pixels of `photo`."""
+    """A photograph beside what preprocessing made of it. `disc`: centre (y, x) and diameter, in
+    pixels of `photo`.
+    """
 
     image_id: str
     photo: UInt8[np.ndarray, "h w 3"]
@@ -89,16 +94,26 @@ class DataSection:
 
 @dataclass(frozen=True)
 class ModelSection:
-    """How well the model predicts on held-out patients. `evaluation`: rows with metric, value, low, high (or NaN)."""
+    """How well the model predicts on held-out patients. `evaluation`: rows with metric, value,
+    low, high (or NaN).
+    """
 
     evaluation: Rows = ()
     confusion: Shaped[np.ndarray, "true predicted"] | None = None
-    history: pd.DataFrame | None = None  # `history_x` and losses, scores, learning_rate: see plots.learning_curves
+    history: pd.DataFrame | None = (
+        None  # `history_x` and losses, scores, learning_rate: see plots.learning_curves
+    )
     history_x: str = "step"
-    reliability: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # predicted, observed, count of each bin
+    reliability: tuple[np.ndarray, np.ndarray, np.ndarray] | None = (
+        None  # predicted, observed, count of each bin
+    )
     reliability_of: str = "the probability of a referable eye"
-    roc: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # name → (false-positive rate, sensitivity)
-    operating_points: tuple[tuple[str, Number, Number], ...] = ()  # name, false-positive rate, sensitivity
+    roc: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(
+        default_factory=dict
+    )  # name → (false-positive rate, sensitivity)
+    operating_points: tuple[
+        tuple[str, Number, Number], ...
+    ] = ()  # name, false-positive rate, sensitivity
     eyes: Integer = 0
     stages: Rows = ()  # any columns, such as stage, eyes, sensitivity
     operating: Rows = ()  # the operating points in numbers; any columns
@@ -108,7 +123,9 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class NeuronEntry:
-    """One chosen neuron with its active region: a window of the fundus with its upper left corner at `origin` (y, x)."""
+    """One chosen neuron with its active region: a window of the fundus with its upper left
+    corner at `origin` (y, x).
+    """
 
     sign: str  # "positive" or "negative"
     rank: Integer
@@ -136,7 +153,10 @@ class OutcomeMap:
     def relative_gap(self) -> float | None:
         """|gap| as a part of |F(x) − F(x')|; None where either is unknown or nothing changes."""
         known = (self.outcome, self.baseline_outcome, self.gap)
-        if any(value is None or not np.isfinite(value) for value in known) or self.outcome == self.baseline_outcome:
+        if (
+            any(value is None or not np.isfinite(value) for value in known)
+            or self.outcome == self.baseline_outcome
+        ):
             return None
         return float(abs(self.gap / (self.outcome - self.baseline_outcome)))
 
@@ -165,15 +185,18 @@ class EyeEntry:
     outcomes: tuple[OutcomeMap, ...] = ()
     layers: tuple[LayerMaps, ...] = ()
     split: str = "test"
-    tables: Mapping[str, Rows] = field(default_factory=dict)  # anything else about this eye, by caption
+    tables: Mapping[str, Rows] = field(
+        default_factory=dict
+    )  # anything else about this eye, by caption
 
 
 @dataclass(frozen=True)
 class GallerySection:
     """Every explained eye, in the gallery's order.
 
-    eyes: columns key (the name of its files below eyes/, such as 00000/10_left), image_id, stage, predicted, gap (relative),
-    share (of the lesion map that lies in its regions), symmetry (stage 0 against 4), patient; any of the last four may be missing.
+    eyes: columns key (the name of its files below eyes/, such as 00000/10_left), image_id, stage,
+    predicted, gap (relative), share (of the lesion map that lies in its regions), symmetry (stage 0
+    against 4), patient; any of the last four may be missing.
     """
 
     eyes: pd.DataFrame | None = None
@@ -202,7 +225,9 @@ class GroupSection:
 
 @dataclass(frozen=True)
 class Localisation:
-    """How well maps find lesions. `scores`: rows with method, value, low, high; `regions`: any columns."""
+    """How well maps find lesions. `scores`: rows with method, value, low, high; `regions`: any
+    columns.
+    """
 
     scores: Rows = ()
     score_name: str = "Pixel AUC"
@@ -212,7 +237,9 @@ class Localisation:
 
 @dataclass(frozen=True)
 class Triptych:
-    """One counterfactual: the fundus, what had to change, and each stage's probability before and after."""
+    """One counterfactual: the fundus, what had to change, and each stage's probability before
+    and after.
+    """
 
     image_id: str
     original: UInt8[np.ndarray, "y x 3"]
@@ -225,7 +252,9 @@ class Triptych:
 
 @dataclass(frozen=True)
 class CounterfactualSection:
-    """Counterfactuals and their comparison with adversarial examples of the same outcome; summaries are by method."""
+    """Counterfactuals and their comparison with adversarial examples of the same outcome;
+    summaries are by method.
+    """
 
     summary: Rows = ()
     triptychs: tuple[Triptych, ...] = ()
@@ -237,7 +266,9 @@ class CounterfactualSection:
 
 @dataclass(frozen=True)
 class HintonEntry:
-    """Attributions of a layer's units, in the units' order; those of one layer are drawn on one scale."""
+    """Attributions of a layer's units, in the units' order; those of one layer are drawn on one
+    scale.
+    """
 
     title: str
     values: Shaped[np.ndarray, "..."]
@@ -257,7 +288,9 @@ class UnitEye:
 
 @dataclass(frozen=True)
 class UnitEntry:
-    """A constant or reversed unit, one by one. `stages`: what it argues for, and what is without it, by stage; any columns."""
+    """A constant or reversed unit, one by one. `stages`: what it argues for, and what is without
+    it, by stage; any columns.
+    """
 
     layer: str
     unit: Integer
@@ -283,7 +316,9 @@ class LinearitySection:
     hintons: tuple[HintonEntry, ...] = ()
     exceptions: Rows = ()  # the units that do not follow
     pages: tuple[UnitEntry, ...] = ()  # some of them, one by one
-    up_to: Mapping[str, Shaped[np.ndarray, "_units"]] = field(default_factory=dict)  # `plots.linear_range`, with the next two
+    up_to: Mapping[str, Shaped[np.ndarray, "_units"]] = field(
+        default_factory=dict
+    )  # `plots.linear_range`, with the next two
     strengths: Sequence[Number] = ()
     flips: Shaped[np.ndarray, "_eyes"] | Sequence[Number] = ()
     note: str = ""
@@ -291,17 +326,22 @@ class LinearitySection:
 
 @dataclass(frozen=True)
 class Citation:
-    """How to name these numbers and get at the tables. `tables`: rows with name, path, and any of rows, description."""
+    """How to name these numbers and get at the tables. `tables`: rows with name, path, and any
+    of rows, description.
+    """
 
     text: str = ""
     tables: Rows = ()
-    csv: Mapping[str, bytes] = field(default_factory=dict)  # a table's rows by its name, of those small enough to enclose
+    csv: Mapping[str, bytes] = field(
+        default_factory=dict
+    )  # a table's rows by its name, of those small enough to enclose
     queries: tuple[tuple[str, str], ...] = ()  # what it answers, SQL
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything a report shows. `parts`: what each section shows, by the section's id; each may be left out.
+    """Everything a report shows. `parts`: what each section shows, by the section's id; each may be
+    left out.
 
     lead: the eye of the opening figure, with its key in the gallery.
     """

@@ -1,10 +1,12 @@
-"""One explained eye as two files: a strip of thumbnails for the gallery, and everything its page shows.
+"""One explained eye as two files: a strip of thumbnails for the gallery, and everything its page
+shows.
 
-The page (eye.html) draws maps itself, in either palette and any two side by side, from `eyes/<key>.js`: a call of
-`report.eye` with numbers as text and pictures as data URIs. A script and not JSON, because a page opened from disk may run
-a script beside it but may not read a file; data URIs, because a page may not take pixels out of a picture it opened
-from disk. Maps travel as signed opacity (`figures.signed_opacity`), 128 being nothing, as grey JPEG: for the eye only,
-numbers come from the tables.
+The page (eye.html) draws maps itself, in either palette and any two side by side, from
+`eyes/<key>.js`: a call of `report.eye` with numbers as text and pictures as data URIs. A script and
+not JSON, because a page opened from disk may run a script beside it but may not read a file; data
+URIs, because a page may not take pixels out of a picture it opened from disk. Maps travel as signed
+opacity (`figures.signed_opacity`), 128 being nothing, as grey JPEG: for the eye only, numbers come
+from the tables.
 """
 
 import base64
@@ -19,7 +21,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from dr_lib import figures, heatmaps
+from dr_lib import maps as heatmaps
+from dr_lib.drawing import figures
 from dr_lib.report.data import EyeEntry, NeuronEntry, OutcomeMap
 from dr_lib.report.pictures import table
 from dr_lib.report.words import number, percent, quantity, records, signed, stage_text
@@ -33,7 +36,12 @@ PHOTO_QUALITY, MAP_QUALITY, THUMB_QUALITY = 86, 84, 80
 def drawing_digest() -> str:
     """Changes when what an eye's files hold may: of the code that makes them."""
     here = pathlib.Path(__file__).parent
-    sources = (here / "eyes.py", here / "words.py", here / "pictures.py", pathlib.Path(figures.__file__))
+    sources = (
+        here / "eyes.py",
+        here / "words.py",
+        here / "pictures.py",
+        pathlib.Path(figures.__file__),
+    )
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 
@@ -43,26 +51,44 @@ def eye_files(eye: EyeEntry, key: str) -> dict[str, bytes]:
     Raises ValueError where a neuron's region reaches beyond the fundus.
     """
     script = f"report.eye({json.dumps(eye_record(eye, key), separators=(',', ':'))});\n"
-    return {f"eyes/{key}.js": script.encode(), f"eyes/{key}.jpg": figures.jpeg(thumbnails(eye), THUMB_QUALITY)}
+    return {
+        f"eyes/{key}.js": script.encode(),
+        f"eyes/{key}.jpg": figures.jpeg(thumbnails(eye), THUMB_QUALITY),
+    }
 
 
 def thumbnails(eye: EyeEntry) -> UInt8[np.ndarray, "y x 3"]:
-    """Fig (a) small, four squares in a row: photograph, fundus, positive and negative resultant; grey where there is none."""
+    """Fig (a) small, four squares in a row: photograph, fundus, positive and negative resultant;
+    grey where there is none.
+    """
     blank = np.full((THUMB_PX, THUMB_PX, 3), figures.HALF_GRAY, np.uint8)
     shown = [blank if eye.photo is None else eye.photo, eye.fundus]
-    for resultant in (eye.layers[0].positive, eye.layers[0].negative) if eye.layers else (None, None):
-        shown.append(blank if resultant is None else figures.overlay(eye.fundus, resultant, radius_px=1.6))
+    for resultant in (
+        (eye.layers[0].positive, eye.layers[0].negative) if eye.layers else (None, None)
+    ):
+        shown.append(
+            blank if resultant is None else figures.overlay(eye.fundus, resultant, radius_px=1.6)
+        )
     return np.hstack([figures.fitted(one, THUMB_PX) for one in shown])
 
 
 def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> UInt8[np.ndarray, "height width 3"]:
-    """An eye's page as one picture: Fig (a), Fig (b) of the two outcomes, and each layer's strongest neurons."""
-    title = f"{eye.image_id}  ·  true stage {stage_text(eye.stage)}  ·  graded {stage_text(eye.predicted)}"
+    """An eye's page as one picture: Fig (a), Fig (b) of the two outcomes, and each layer's
+    strongest neurons.
+    """
+    title = (
+        f"{eye.image_id}  ·  true stage {stage_text(eye.stage)}  ·  graded"
+        f" {stage_text(eye.predicted)}"
+    )
     drawn = [] if eye.photo is None else [(eye.photo, "Original")]
     drawn.append((eye.fundus, "Preprocessed"))
     for sign in ("positive", "negative") if eye.layers else ():
-        drawn.append((figures.overlay(eye.fundus, getattr(eye.layers[0], sign)), f"Most {sign} neurons"))
-    rows = [figures.panels([image for image, _ in drawn], [words for _, words in drawn], title=title)]
+        drawn.append(
+            (figures.overlay(eye.fundus, getattr(eye.layers[0], sign)), f"Most {sign} neurons")
+        )
+    rows = [
+        figures.panels([image for image, _ in drawn], [words for _, words in drawn], title=title)
+    ]
     maps = {one.quantity: one.values for one in eye.outcomes}
     if set(compare) <= set(maps):
         labels = tuple(f"Toward {quantity(name)}" for name in compare)
@@ -72,9 +98,18 @@ def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> UInt8[np.ndarray, "hei
         if neurons:
             images = [_neuron_picture(eye, one) for one in neurons]
             captions = [figures.Caption(_where(one), number(one.attribution, 2)) for one in neurons]
-            rows.append(figures.panels(images, captions, title=f"Neurons of {layer.layer}", columns=10, size=NEURON_PX))
+            rows.append(
+                figures.panels(
+                    images, captions, title=f"Neurons of {layer.layer}", columns=10, size=NEURON_PX
+                )
+            )
     width = max(row.shape[1] for row in rows)
-    return np.vstack([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows])
+    return np.vstack(
+        [
+            np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255)
+            for row in rows
+        ]
+    )
 
 
 def _neuron_picture(eye: EyeEntry, one: NeuronEntry) -> UInt8[np.ndarray, "y x 3"]:
@@ -87,9 +122,15 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
     """What `eyes/<key>.js` tells the page."""
     maps: dict[str, Float[np.ndarray, "y x"]] = {one.quantity: one.values for one in eye.outcomes}
     for one in eye.layers:
-        maps |= {f"{one.layer}/{sign}": values for sign in ("positive", "negative") if (values := getattr(one, sign)) is not None}
+        maps |= {
+            f"{one.layer}/{sign}": values
+            for sign in ("positive", "negative")
+            if (values := getattr(one, sign)) is not None
+        }
     chosen = [(one, neuron) for one in eye.layers for neuron in _ranked(one.neurons)]
-    more = [{"caption": caption, **_table(rows)} for caption, rows in eye.tables.items() if len(rows)]
+    more = [
+        {"caption": caption, **_table(rows)} for caption, rows in eye.tables.items() if len(rows)
+    ]
     return {
         "key": key,
         "id": eye.image_id,
@@ -98,12 +139,19 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
         "probabilities": [round(float(p), 5) for p in eye.probabilities],
         "facts": _facts(eye),
         "size": list(eye.fundus.shape[:2]),
-        "photo": None if eye.photo is None else _uri(figures.fitted(eye.photo, PHOTO_PX), PHOTO_QUALITY),
+        "photo": (
+            None if eye.photo is None else _uri(figures.fitted(eye.photo, PHOTO_PX), PHOTO_QUALITY)
+        ),
         "fundus": _uri(eye.fundus, 92),
         "maps": _strip([figures.signed_opacity(values) for values in maps.values()]),
         "tiles": list(maps),
-        "scales": [float(f"{figures.robust_scale(figures.smooth(values, 1.2)):.6g}") for values in maps.values()],
-        "outcomes": [{"name": one.quantity, "label": quantity(one.quantity)} for one in eye.outcomes],
+        "scales": [
+            float(f"{figures.robust_scale(figures.smooth(values, 1.2)):.6g}")
+            for values in maps.values()
+        ],
+        "outcomes": [
+            {"name": one.quantity, "label": quantity(one.quantity)} for one in eye.outcomes
+        ],
         "correlations": _correlations(eye.outcomes),
         "layers": [{"name": one.layer, "quantity": quantity(one.quantity)} for one in eye.layers],
         "neurons": [_neuron(eye, layer.layer, neuron) for layer, neuron in chosen],
@@ -113,7 +161,11 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
 
 
 def _facts(eye: EyeEntry) -> list[tuple[str, str]]:
-    facts = [("True stage", stage_text(eye.stage)), ("Graded", stage_text(eye.predicted)), ("Split", eye.split)]
+    facts = [
+        ("True stage", stage_text(eye.stage)),
+        ("Graded", stage_text(eye.predicted)),
+        ("Split", eye.split),
+    ]
     explained = next((one for one in eye.outcomes if one.quantity == f"stage{eye.predicted}"), None)
     if explained is not None:
         facts.append(("Completeness gap of the grade", percent(explained.relative_gap, 1)))
@@ -135,7 +187,11 @@ def _outcome_table(outcomes: Sequence[OutcomeMap]) -> list[dict[str, object]]:
         }
         for one in outcomes
     ]
-    return [{"caption": "Outcomes, and how exactly they are attributed", **_table(rows)}] if rows else []
+    return (
+        [{"caption": "Outcomes, and how exactly they are attributed", **_table(rows)}]
+        if rows
+        else []
+    )
 
 
 def _table(rows) -> dict[str, object]:
@@ -144,9 +200,13 @@ def _table(rows) -> dict[str, object]:
 
 
 def _correlations(outcomes: Sequence[OutcomeMap]) -> dict[str, str]:
-    """How alike any two maps are, "stage0|stage4" → text; both orders share an entry, the earlier outcome first."""
+    """How alike any two maps are, "stage0|stage4" → text; both orders share an entry, the
+    earlier outcome first.
+    """
     return {
-        f"{first.quantity}|{second.quantity}": signed(heatmaps.symmetry(first.values, second.values))
+        f"{first.quantity}|{second.quantity}": signed(
+            heatmaps.symmetry(first.values, second.values)
+        )
         for first, second in combinations(outcomes, 2)
     }
 
@@ -159,7 +219,10 @@ def _ranked(neurons: Sequence[NeuronEntry]) -> list[NeuronEntry]:
 def _neuron(eye: EyeEntry, layer: str, one: NeuronEntry) -> dict[str, object]:
     (top, left), (height, width) = one.origin, one.region.shape
     if eye.fundus[top : top + height, left : left + width].shape[:2] != one.region.shape:
-        raise ValueError(f"the region of neuron {one.neuron} of {eye.image_id} reaches beyond its {eye.fundus.shape[:2]} fundus")
+        raise ValueError(
+            f"the region of neuron {one.neuron} of {eye.image_id} reaches beyond its"
+            f" {eye.fundus.shape[:2]} fundus"
+        )
     return {
         "layer": layer,
         "sign": one.sign,
@@ -185,19 +248,27 @@ def _region(values: Float[np.ndarray, "wy wx"]) -> Float[np.ndarray, "side side"
     """A region's signed opacity at the size it is shown."""
     drawn = figures.signed_opacity(values, radius_px=_radius(values))
     way = cv2.INTER_AREA if len(drawn) > NEURON_PX else cv2.INTER_CUBIC
-    return np.clip(cv2.resize(drawn, (NEURON_PX, NEURON_PX), interpolation=way), -figures.OPACITY, figures.OPACITY)
+    return np.clip(
+        cv2.resize(drawn, (NEURON_PX, NEURON_PX), interpolation=way),
+        -figures.OPACITY,
+        figures.OPACITY,
+    )
 
 
 def _strip(maps: Sequence[Float[np.ndarray, "y x"]]) -> str | None:
     """Maps of one size, one below the other, as a grey picture's data URI; None without any."""
     if not maps:
         return None
-    return _uri(np.rint(128 + np.vstack(maps) * (STEPS / figures.OPACITY)).astype(np.uint8), MAP_QUALITY)
+    return _uri(
+        np.rint(128 + np.vstack(maps) * (STEPS / figures.OPACITY)).astype(np.uint8), MAP_QUALITY
+    )
 
 
 def _uri(pixels: UInt8[np.ndarray, "..."], quality: int) -> str:
     grey = pixels.ndim == 2
     encoded = (
-        cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes() if grey else figures.jpeg(pixels, quality)
+        cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+        if grey
+        else figures.jpeg(pixels, quality)
     )
     return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"

@@ -1,7 +1,9 @@
-"""The gallery's rows as scripts of some thousand eyes each: the first is enough for the first view, the others follow.
+"""The gallery's rows as scripts of some thousand eyes each: the first is enough for the first view,
+the others follow.
 
-A script and not JSON, because a page opened from disk may not read a file. Columns and not rows: 50,000 eyes are
-2 MB that a browser reads in a moment. The order is that of the ids, numbers by their value.
+A script and not JSON, because a page opened from disk may not read a file. Columns and not rows:
+50,000 eyes are 2 MB that a browser reads in a moment. The order is that of the ids, numbers by
+their value.
 """
 
 import json
@@ -16,7 +18,10 @@ DIGITS = {"gap": 4, "share": 3, "symmetry": 3}
 
 def ordered(eyes: pd.DataFrame) -> pd.DataFrame:
     """The eyes in the gallery's order: 2_left before 10_left."""
-    keys = [[(not part.isdigit(), int(part) if part.isdigit() else part) for part in _parts(name)] for name in eyes["image_id"]]
+    keys = [
+        [(not part.isdigit(), int(part) if part.isdigit() else part) for part in _parts(name)]
+        for name in eyes["image_id"]
+    ]
     return eyes.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
 
 
@@ -33,15 +38,22 @@ def chunk_names(count: int) -> list[str]:
 def gallery_files(eyes: pd.DataFrame) -> dict[str, str]:
     """The scripts by name; `eyes` in the gallery's order, with the columns of `GallerySection`."""
     columns = {"key": eyes["key"].tolist(), "id": eyes["image_id"].tolist()}
-    columns |= {name: [None if pd.isna(value) else int(value) for value in eyes[name]] for name in ("stage", "predicted")}
+    columns |= {
+        name: [None if pd.isna(value) else int(value) for value in eyes[name]]
+        for name in ("stage", "predicted")
+    }
     for name, digits in DIGITS.items():
         values = eyes[name].to_numpy(np.float64) if name in eyes else np.full(len(eyes), np.nan)
         if np.isfinite(values).any():
-            columns[name] = [round(value, digits) if np.isfinite(value) else None for value in values.tolist()]
+            columns[name] = [
+                round(value, digits) if np.isfinite(value) else None for value in values.tolist()
+            ]
     if "patient" in eyes:
         columns["fellow"] = _fellows(eyes["patient"].tolist())
     return {
-        name: f"report.rows({number},{_json({key: values[_span(number)] for key, values in columns.items()})});\n"
+        name: (
+            f"report.rows({number},{_json({key: values[_span(number)] for key, values in columns.items()})});\n"
+        )
         for number, name in enumerate(chunk_names(len(eyes)))
     }
 
@@ -55,7 +67,12 @@ def _fellows(patients: list[object]) -> list[int]:
     seen: dict[object, list[int]] = {}
     for row, patient in enumerate(patients):
         seen.setdefault(patient, []).append(row)
-    pairs = {row: rows[1 - place] for rows in seen.values() if len(rows) == 2 for place, row in enumerate(rows)}
+    pairs = {
+        row: rows[1 - place]
+        for rows in seen.values()
+        if len(rows) == 2
+        for place, row in enumerate(rows)
+    }
     return [pairs.get(row, -1) for row in range(len(patients))]
 
 

@@ -1,4 +1,6 @@
-"""The report's files as they are made: names to contents, and for every picture what its <img> needs."""
+"""The report's files as they are made: names to contents, and for every picture what its <img>
+needs.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,15 +8,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from dr_lib.figures import Caption, hinton, jpeg, panels, png
-from dr_lib.plots import Plot
+from dr_lib.drawing.figures import Caption, hinton, jpeg, panels, png
+from dr_lib.drawing.plots import Plot
+from dr_lib.drawing.svg import hinton_svg, panels_svg
 from dr_lib.report.words import label, number, quantity
-from dr_lib.svg import hinton_svg, panels_svg
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One <img>: its file, size and words. `signed` pictures are drawn green-red on grey and may be recoloured.
+    """One <img>: its file, size and words. `signed` pictures are drawn green-red on grey and may be
+    recoloured.
 
     files: the same to take away, as (format, file).
     """
@@ -46,23 +49,47 @@ class Folder:
         src = self.add(f"figures/{name}.png", png(pixels))
         return Picture(src, pixels.shape[1], pixels.shape[0], alt, **words)
 
-    def figure(self, name: str, pixels: UInt8[np.ndarray, "y x 3"], alt: str, *, caption: str, **words) -> Picture:
-        """A drawing that is a figure of its own: figures/<name>.png, and the same with its caption as SVG."""
+    def figure(
+        self, name: str, pixels: UInt8[np.ndarray, "y x 3"], alt: str, *, caption: str, **words
+    ) -> Picture:
+        """A drawing that is a figure of its own: figures/<name>.png, and the same with its
+        caption as SVG.
+        """
         made = self.picture(name, pixels, alt, caption=caption, **words)
         drawn = panels_svg([pixels], [Caption(caption, words.get("note", ""))])
-        return replace(made, files=(("PNG", made.src), ("SVG", self.add(f"figures/{name}.svg", drawn))))
+        return replace(
+            made, files=(("PNG", made.src), ("SVG", self.add(f"figures/{name}.svg", drawn)))
+        )
 
     def sheet(
-        self, name: str, images: Sequence[UInt8[np.ndarray, "_h _w 3"]], captions: Sequence[str], *, title: str = ""
+        self,
+        name: str,
+        images: Sequence[UInt8[np.ndarray, "_h _w 3"]],
+        captions: Sequence[str],
+        *,
+        title: str = "",
     ) -> tuple[tuple[str, str], ...]:
-        """Pictures side by side with captions and a title, to take away: figures/<name>.png and .svg, as (format, file)."""
-        drawn = png(panels(images, captions, title=title)), panels_svg(images, captions, title=title)
+        """Pictures side by side with captions and a title, to take away: figures/<name>.png and
+        .svg, as (format, file).
+        """
+        drawn = (
+            png(panels(images, captions, title=title)),
+            panels_svg(images, captions, title=title),
+        )
         return tuple(
             (kind.upper(), self.add(f"figures/{name}.{kind}", content))
             for kind, content in zip(("png", "svg"), drawn, strict=True)
         )
 
-    def hinton(self, name: str, values: Shaped[np.ndarray, "..."], alt: str, *, scale: float | None = None, **words) -> Picture:
+    def hinton(
+        self,
+        name: str,
+        values: Shaped[np.ndarray, "..."],
+        alt: str,
+        *,
+        scale: float | None = None,
+        **words,
+    ) -> Picture:
         """A Hinton diagram: figures/<name>.png, and drawn as such in the SVG beside it."""
         made = self.picture(name, hinton(values, scale=scale), alt, signed=True, **words)
         drawn = self.add(f"figures/{name}.svg", hinton_svg(values, scale=scale))
@@ -76,7 +103,9 @@ class Folder:
     def plot(self, name: str, plot: Plot, alt: str, **words) -> Picture:
         """A plot, shown as SVG, with the PNG beside it: figures/<name>.svg and .png."""
         # The PNG header's own fields, at 160 dpi; CSS pixels are 96 to the inch.
-        width, height = (round(int.from_bytes(plot.png[at : at + 4], "big") * 96 / 160) for at in (16, 20))
+        width, height = (
+            round(int.from_bytes(plot.png[at : at + 4], "big") * 96 / 160) for at in (16, 20)
+        )
         src = self.add(f"figures/{name}.svg", plot.svg)
         files = (("SVG", src), ("PNG", self.add(f"figures/{name}.png", plot.png)))
         return Picture(src, width, height, alt, files=files, **words)
@@ -84,7 +113,9 @@ class Folder:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text: columns (name, is it numeric), rows of cells, and how many rows were left out."""
+    """A table as text: columns (name, is it numeric), rows of cells, and how many rows were left
+    out.
+    """
 
     columns: tuple[tuple[str, bool], ...]
     rows: tuple[tuple[str, ...], ...]
@@ -98,7 +129,9 @@ def table(rows: list[Mapping[str, object]], limit: int = 200) -> Table | None:
     names = list(dict.fromkeys(name for row in rows for name in row))
     numeric = {name: all(_is_number(row.get(name)) for row in rows) for name in names}
     cells = tuple(tuple(_cell(name, row.get(name)) for name in names) for row in rows[:limit])
-    return Table(tuple((label(name), numeric[name]) for name in names), cells, max(0, len(rows) - limit))
+    return Table(
+        tuple((label(name), numeric[name]) for name in names), cells, max(0, len(rows) - limit)
+    )
 
 
 def _cell(name: str, value: object) -> str:
@@ -106,4 +139,6 @@ def _cell(name: str, value: object) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return value is None or (isinstance(value, (int, float, np.number)) and not isinstance(value, bool))
+    return value is None or (
+        isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    )

@@ -7,7 +7,7 @@ from numbers import Integral, Real
 
 import pandas as pd
 
-from dr_lib.plots import STAGE_NAMES
+from dr_lib.drawing.plots import STAGE_NAMES
 from dr_lib.report.data import Integer, Number, Rows
 
 METRICS = {
@@ -34,9 +34,17 @@ METRICS = {
 
 
 def number(value: object, digits: int = 3) -> str:
-    """A value in a cell: three significant digits, thousands apart, true minus signs, a dash for what is missing.
+    """A value in a cell: three significant digits, thousands apart, true minus signs, a dash for
+    what is missing.
 
-    >>> number(0.71234), number(1395), number(0.0000123), number(-2.0), number(float("nan")), number(True)
+    >>> (
+    ...     number(0.71234),
+    ...     number(1395),
+    ...     number(0.0000123),
+    ...     number(-2.0),
+    ...     number(float("nan")),
+    ...     number(True),
+    ... )
     ('0.712', '1,395', '1.23e−5', '−2', '–', 'yes')
     """
     if value is None or value is pd.NaT or value is pd.NA:
@@ -71,7 +79,11 @@ def score(value: object) -> str:
 def with_interval(value: object, low: object, high: object) -> str:
     """A measure with its 95 % interval, as much of it as is known.
 
-    >>> with_interval(0.683, -0.01, 0.761), with_interval(0.5, None, None), with_interval(None, None, None)
+    >>> (
+    ...     with_interval(0.683, -0.01, 0.761),
+    ...     with_interval(0.5, None, None),
+    ...     with_interval(None, None, None),
+    ... )
     ('0.683 (−0.010 to 0.761)', '0.500', '–')
     """
     between = f" ({score(low)} to {score(high)})" if None not in (finite(low), finite(high)) else ""
@@ -93,7 +105,11 @@ def percent(value: Number | None, digits: int = 0) -> str:
     >>> percent(0.034, 1), percent(None)
     ('3.4 %', '–')
     """
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %".replace("-", "−")
+    return (
+        "–"
+        if value is None or not math.isfinite(value)
+        else f"{100 * value:.{digits}f} %".replace("-", "−")
+    )
 
 
 def duration(seconds: Number) -> str:
@@ -142,7 +158,8 @@ def quantity(name: str) -> str:
 
 
 def slugs(names: Iterable[str]) -> list[str]:
-    """A file name for each: letters, digits, `_`, `-` and inner dots only, and no two alike, even where case does not count.
+    """A file name for each: letters, digits, `_`, `-` and inner dots only, and no two alike, even
+    where case does not count.
 
     >>> slugs(["10_left", "a/b", "a b", "../x", "A-B"])
     ['10_left', 'a-b', 'a-b-2', 'x', 'A-B-3']

@@ -1,7 +1,7 @@
 """The healthy eye: where disc and fovea lie and how the vessels run.
 
-Coordinates are the retina's own: the visible disc has radius 1 and its centre is (0, 0), x to the right of the picture,
-y down. So nothing here depends on a camera's size.
+Coordinates are the retina's own: the visible disc has radius 1 and its centre is (0, 0), x to the
+right of the picture, y down. So nothing here depends on a camera's size.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,17 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-STEP = 0.02  # between points of a vessel: 8 px at the usual work radius, short enough to look curved
+STEP = (
+    0.02  # between points of a vessel: 8 px at the usual work radius, short enough to look curved
+)
 FIELD = 1.06  # vessels are followed a little past the rim, where a notch may show them
 
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Disc and fovea of one eye; `nasal` is +1 where the nose is to the right of the picture (a right eye), −1 else."""
+    """Disc and fovea of one eye; `nasal` is +1 where the nose is to the right of the picture (a
+    right eye), −1 else.
+    """
 
     disc_x: float
     disc_y: float
@@ -34,7 +38,9 @@ class Landmarks:
 
 @dataclass(frozen=True)
 class Vessel:
-    """A vessel's middle line (points, [x, y]) and its width at each point, in units of the retina's radius."""
+    """A vessel's middle line (points, [x, y]) and its width at each point, in units of the
+    retina's radius.
+    """
 
     points: Float[np.ndarray, "point xy=2"]
     widths: Float[np.ndarray, "point"]
@@ -42,7 +48,9 @@ class Vessel:
 
 
 def landmarks(rng: np.random.Generator, eye: Literal["left", "right"]) -> Landmarks:
-    """Draws one eye's landmarks: the disc is on the nose's side, 2.5 disc diameters from the fovea and a little above it."""
+    """Draws one eye's landmarks: the disc is on the nose's side, 2.5 disc diameters from the
+    fovea and a little above it.
+    """
     nasal = 1 if eye == "right" else -1
     magnification = rng.uniform(0.9, 1.1)
     disc_radius = 0.155 * magnification * rng.uniform(0.92, 1.1)
@@ -62,20 +70,37 @@ def landmarks(rng: np.random.Generator, eye: Literal["left", "right"]) -> Landma
 
 
 def vessel_tree(rng: np.random.Generator, place: Landmarks) -> list[Vessel]:
-    """Draws the vessels: four pairs of trunks from the disc, each branching up to three times, none in the fovea."""
+    """Draws the vessels: four pairs of trunks from the disc, each branching up to three times,
+    none in the fovea.
+    """
     trunks = []
     for up in (-1.0, 1.0):
         for artery in (False, True):
             width = (0.023 if artery else 0.031) * rng.uniform(0.88, 1.12)
             trunks.append(_vessel(_arcade(rng, place, up, artery), width, 0.42, artery, place))
             start, heading = _leave_disc(rng, place, up)
-            path = _walk(rng, start, heading, bend=-up * place.nasal * rng.uniform(0.1, 0.9), length=1.2)
+            path = _walk(
+                rng, start, heading, bend=-up * place.nasal * rng.uniform(0.1, 0.9), length=1.2
+            )
             trunks.append(_vessel(path, 0.72 * width, 0.4, artery, place))
-    for _ in range(int(rng.integers(2, 5))):  # the small ones that cross from the disc to the macula
+    for _ in range(
+        int(rng.integers(2, 5))
+    ):  # the small ones that cross from the disc to the macula
         side = rng.choice([-1.0, 1.0])
-        start = np.array([place.disc_x - 0.4 * place.nasal * place.disc_radius, place.disc_y + side * 0.4 * place.disc_radius])
+        start = np.array(
+            [
+                place.disc_x - 0.4 * place.nasal * place.disc_radius,
+                place.disc_y + side * 0.4 * place.disc_radius,
+            ]
+        )
         heading = np.arctan2(side * rng.uniform(0.1, 0.5), -place.nasal)
-        path = _walk(rng, start, heading, bend=-side * place.nasal * rng.uniform(-0.3, 0.9), length=rng.uniform(0.35, 0.6))
+        path = _walk(
+            rng,
+            start,
+            heading,
+            bend=-side * place.nasal * rng.uniform(-0.3, 0.9),
+            length=rng.uniform(0.35, 0.6),
+        )
         trunks.append(_vessel(path, rng.uniform(0.008, 0.012), 0.4, bool(rng.integers(2)), place))
     vessels = []
     for trunk in trunks:
@@ -85,32 +110,51 @@ def vessel_tree(rng: np.random.Generator, place: Landmarks) -> list[Vessel]:
 
 
 def _arcade(rng: np.random.Generator, place: Landmarks, up: float, artery: bool) -> np.ndarray:
-    """A temporal arcade: up (−1) or down (+1) out of the disc, then round the fovea on a widening ellipse."""
+    """A temporal arcade: up (−1) or down (+1) out of the disc, then round the fovea on a
+    widening ellipse.
+    """
     distance = place.disc_to_fovea
     turn = np.linspace(0.0, np.deg2rad(rng.uniform(150, 172)), 120)
     across = distance * (1.0 + 0.28 * (turn / np.pi) ** 2)
-    height = distance * rng.uniform(0.66, 1.0) * (0.95 if artery else 1.0) * (1.0 + 0.3 * turn / np.pi)
+    height = (
+        distance * rng.uniform(0.66, 1.0) * (0.95 if artery else 1.0) * (1.0 + 0.3 * turn / np.pi)
+    )
     x = place.fovea_x + place.nasal * across * np.cos(turn)
-    y = place.fovea_y + (place.disc_y - place.fovea_y) * np.cos(turn / 2) ** 2 + up * height * np.sin(turn)
+    y = (
+        place.fovea_y
+        + (place.disc_y - place.fovea_y) * np.cos(turn / 2) ** 2
+        + up * height * np.sin(turn)
+    )
     wave = _wave(rng, turn / turn[-1]) * 0.065 * np.minimum(1.0, 4.0 * turn / np.pi)
-    x = x + rng.normal(0, 0.22) * place.disc_radius * np.exp(-turn / 0.3)  # out of different corners of the cup
+    x = x + rng.normal(0, 0.22) * place.disc_radius * np.exp(
+        -turn / 0.3
+    )  # out of different corners of the cup
     return np.stack([x + wave * np.cos(turn) * place.nasal, y + up * wave * np.sin(turn)], axis=1)
 
 
 def _leave_disc(rng: np.random.Generator, place: Landmarks, up: float) -> tuple[np.ndarray, float]:
     heading = np.arctan2(up * rng.uniform(0.7, 2.2), place.nasal)
-    start = np.array([place.disc_x, place.disc_y]) + place.disc_radius * np.array([rng.normal(0, 0.2), 0.25 * up])
+    start = np.array([place.disc_x, place.disc_y]) + place.disc_radius * np.array(
+        [rng.normal(0, 0.2), 0.25 * up]
+    )
     return start, float(heading)
 
 
 def _wave(rng: np.random.Generator, along: np.ndarray) -> np.ndarray:
     """A smooth random curve of amplitude about 1 over `along` in 0…1."""
     phases = rng.uniform(0, 2 * np.pi, 4)
-    return sum(np.sin(2 * np.pi * (1 + n) * along + phase) / (1 + n) for n, phase in enumerate(phases)) / 1.2
+    return (
+        sum(np.sin(2 * np.pi * (1 + n) * along + phase) / (1 + n) for n, phase in enumerate(phases))
+        / 1.2
+    )
 
 
-def _walk(rng: np.random.Generator, start: np.ndarray, heading: float, *, bend: float, length: float) -> np.ndarray:
-    """A winding path from `start`: `bend` is its total turn in radians, to which small waves are added."""
+def _walk(
+    rng: np.random.Generator, start: np.ndarray, heading: float, *, bend: float, length: float
+) -> np.ndarray:
+    """A winding path from `start`: `bend` is its total turn in radians, to which small waves are
+    added.
+    """
     along = np.linspace(0.0, 1.0, max(4, int(length / STEP)))
     headings = heading + bend * along + 0.38 * _wave(rng, along * length * 2.2)
     steps = (length / len(along)) * np.stack([np.cos(headings), np.sin(headings)], axis=1)
@@ -118,17 +162,24 @@ def _walk(rng: np.random.Generator, start: np.ndarray, heading: float, *, bend: 
 
 
 def _vessel(path: np.ndarray, width: float, taper: float, artery: bool, place: Landmarks) -> Vessel:
-    """Cuts a path where it leaves the field or enters the fovea, and tapers it down to `taper` of its width."""
+    """Cuts a path where it leaves the field or enters the fovea, and tapers it down to `taper`
+    of its width.
+    """
     outside = (np.hypot(path[:, 0], path[:, 1]) > FIELD) | (
-        np.hypot(path[:, 0] - place.fovea_x, path[:, 1] - place.fovea_y) < 0.16 * place.disc_to_fovea
+        np.hypot(path[:, 0] - place.fovea_x, path[:, 1] - place.fovea_y)
+        < 0.16 * place.disc_to_fovea
     )
     end = int(np.argmax(outside)) if outside.any() else len(path)
     widths = width * np.linspace(1.0, taper, len(path))
     return Vessel(path[:end], widths[:end], artery)
 
 
-def _branches(rng: np.random.Generator, parent: Vessel, place: Landmarks, depth: int) -> list[Vessel]:
-    """The branches of a vessel and theirs in turn: alternating sides, narrower, aiming a little along the parent."""
+def _branches(
+    rng: np.random.Generator, parent: Vessel, place: Landmarks, depth: int
+) -> list[Vessel]:
+    """The branches of a vessel and theirs in turn: alternating sides, narrower, aiming a little
+    along the parent.
+    """
     if depth == 0 or len(parent.points) < 8:
         return []
     directions = np.gradient(parent.points, axis=0)
@@ -143,9 +194,17 @@ def _branches(rng: np.random.Generator, parent: Vessel, place: Landmarks, depth:
         width = min(float(parent.widths[at]) * rng.uniform(0.4, 0.75), 0.019)
         if width < 0.0028:
             continue
-        heading = np.arctan2(directions[at, 1], directions[at, 0]) + side * np.deg2rad(rng.uniform(25, 65))
+        heading = np.arctan2(directions[at, 1], directions[at, 0]) + side * np.deg2rad(
+            rng.uniform(25, 65)
+        )
         length = min(0.9, 0.1 + 48.0 * width) * rng.uniform(0.55, 1.25)
-        path = _walk(rng, parent.points[at], float(heading), bend=-side * rng.uniform(-0.35, 0.9), length=length)
+        path = _walk(
+            rng,
+            parent.points[at],
+            float(heading),
+            bend=-side * rng.uniform(-0.35, 0.9),
+            length=length,
+        )
         child = _vessel(path, width, 0.35, parent.artery, place)
         found.append(child)
         found.extend(_branches(rng, child, place, depth - 1))

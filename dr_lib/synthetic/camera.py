@@ -1,7 +1,7 @@
 """What a camera makes of a retina: size, frame, light, rim, borders, sharpness and noise.
 
-Eight makes of camera, of which half cut the disc at top and bottom. A make fixes the frame; each patient and each
-photograph has its own exposure and light.
+Eight makes of camera, of which half cut the disc at top and bottom. A make fixes the frame; each
+patient and each photograph has its own exposure and light.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,11 @@ WORK_RADIUS_PX = 430  # at most: painting costs as its square, and no lesion nee
 class Camera:
     """A make of camera.
 
-    size: width between the data set's smallest (0) and largest (1), on a logarithmic scale.
-    aspect: width over height.  fill: disc's diameter over the frame's height (above 1: cut at top and bottom).
-    tone: colour of an average retina, 0…1 RGB.  rim: colour of the light that leaks in at the disc's edge.
-    notch: shape of the marker at the rim and its direction in degrees, counted clockwise from the right.
+    size: width between the data set's smallest (0) and largest (1), on a logarithmic scale. aspect:
+    width over height.  fill: disc's diameter over the frame's height (above 1: cut at top and
+    bottom). tone: colour of an average retina, 0…1 RGB.  rim: colour of the light that leaks in at
+    the disc's edge. notch: shape of the marker at the rim and its direction in degrees, counted
+    clockwise from the right.
     """
 
     name: str
@@ -43,14 +44,118 @@ class Camera:
 
 
 CAMERAS = (
-    Camera("pocket", 0.0, 4 / 3, 0.95, (0.58, 0.26, 0.15), (0.4, 0.2, 0.1), "none", 0.0, 3.0, 0.0022, 1.4, 0.14),
-    Camera("tabletop", 0.18, 3 / 2, 1.12, (0.62, 0.44, 0.36), (0.6, 0.75, 0.8), "none", 0.0, 5.0, 0.003, 1.8, 0.16),
-    Camera("clinic", 0.35, 4 / 3, 0.93, (0.80, 0.40, 0.12), (0.9, 0.8, 0.4), "square", -40.0, 2.5, 0.002, 1.3, 0.16),
-    Camera("square", 0.45, 1.0, 0.96, (0.50, 0.31, 0.17), (0.5, 0.5, 0.35), "triangle", 45.0, 4.0, 0.0024, 2.0, 0.13),
-    Camera("mobile", 0.55, 3 / 2, 1.2, (0.49, 0.40, 0.27), (0.45, 0.7, 0.6), "none", 0.0, 6.0, 0.0035, 2.6, 0.15),
-    Camera("van", 0.7, 3 / 2, 0.92, (0.70, 0.30, 0.16), (0.7, 0.4, 0.3), "round", -50.0, 3.0, 0.002, 1.6, 0.1),
-    Camera("hospital", 0.85, 4 / 3, 1.06, (0.76, 0.47, 0.20), (0.9, 0.85, 0.6), "triangle", -38.0, 4.5, 0.0024, 1.5, 0.09),
-    Camera("research", 1.0, 3 / 2, 1.14, (0.52, 0.30, 0.20), (0.6, 0.75, 0.8), "square", 42.0, 5.0, 0.002, 2.2, 0.07),
+    Camera(
+        "pocket",
+        0.0,
+        4 / 3,
+        0.95,
+        (0.58, 0.26, 0.15),
+        (0.4, 0.2, 0.1),
+        "none",
+        0.0,
+        3.0,
+        0.0022,
+        1.4,
+        0.14,
+    ),
+    Camera(
+        "tabletop",
+        0.18,
+        3 / 2,
+        1.12,
+        (0.62, 0.44, 0.36),
+        (0.6, 0.75, 0.8),
+        "none",
+        0.0,
+        5.0,
+        0.003,
+        1.8,
+        0.16,
+    ),
+    Camera(
+        "clinic",
+        0.35,
+        4 / 3,
+        0.93,
+        (0.80, 0.40, 0.12),
+        (0.9, 0.8, 0.4),
+        "square",
+        -40.0,
+        2.5,
+        0.002,
+        1.3,
+        0.16,
+    ),
+    Camera(
+        "square",
+        0.45,
+        1.0,
+        0.96,
+        (0.50, 0.31, 0.17),
+        (0.5, 0.5, 0.35),
+        "triangle",
+        45.0,
+        4.0,
+        0.0024,
+        2.0,
+        0.13,
+    ),
+    Camera(
+        "mobile",
+        0.55,
+        3 / 2,
+        1.2,
+        (0.49, 0.40, 0.27),
+        (0.45, 0.7, 0.6),
+        "none",
+        0.0,
+        6.0,
+        0.0035,
+        2.6,
+        0.15,
+    ),
+    Camera(
+        "van",
+        0.7,
+        3 / 2,
+        0.92,
+        (0.70, 0.30, 0.16),
+        (0.7, 0.4, 0.3),
+        "round",
+        -50.0,
+        3.0,
+        0.002,
+        1.6,
+        0.1,
+    ),
+    Camera(
+        "hospital",
+        0.85,
+        4 / 3,
+        1.06,
+        (0.76, 0.47, 0.20),
+        (0.9, 0.85, 0.6),
+        "triangle",
+        -38.0,
+        4.5,
+        0.0024,
+        1.5,
+        0.09,
+    ),
+    Camera(
+        "research",
+        1.0,
+        3 / 2,
+        1.14,
+        (0.52, 0.30, 0.20),
+        (0.6, 0.75, 0.8),
+        "square",
+        42.0,
+        5.0,
+        0.002,
+        2.2,
+        0.07,
+    ),
 )
 
 
@@ -84,7 +189,9 @@ class Shot:
         return min(1.0, (self.work_height - 1 - self.work_y) / self.work_radius)
 
     def to_photo(self, x: float, y: float) -> tuple[float, float]:
-        """Retina coordinates as pixels (x, y) of the photograph; cv2.resize aligns pixel edges, hence the halves."""
+        """Retina coordinates as pixels (x, y) of the photograph; cv2.resize aligns pixel edges,
+        hence the halves.
+        """
         return (
             (self.work_x + self.work_radius * x + 0.5) * self.width / self.work_width - 0.5,
             (self.work_y + self.work_radius * y + 0.5) * self.height / self.work_height - 0.5,
@@ -106,7 +213,9 @@ def frame(camera: Camera, params: SynthesisParams, rng: np.random.Generator) -> 
     radius = 0.5 * diameter * work_width / width
     room_x, room_y = max(0.0, work_width / 2 - radius - 2), max(0.0, work_height / 2 - radius - 2)
     shift_x = np.clip(rng.normal(0, 0.02) * work_width, -0.7 * room_x, 0.7 * room_x)
-    shift_y = rng.normal(0, 0.012) * work_height if camera.fill > 1 else rng.uniform(-0.7, 0.7) * room_y
+    shift_y = (
+        rng.normal(0, 0.012) * work_height if camera.fill > 1 else rng.uniform(-0.7, 0.7) * room_y
+    )
     return Shot(
         camera=camera,
         height=height,
@@ -126,18 +235,24 @@ def expose(
     exposure: float,
     rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The photograph (RGB): the retina under uneven light, in its frame, at the camera's size, blurred and noisy."""
+    """The photograph (RGB): the retina under uneven light, in its frame, at the camera's size,
+    blurred and noisy.
+    """
     camera = shot.camera
     lit = cv2.multiply(retina, _light(patch, exposure, rng))
     lit = cv2.add(lit, _rim_light(patch, camera, exposure, rng))
-    lit = cv2.GaussianBlur(lit, (0, 0), max(0.45, patch.radius * camera.blur * rng.uniform(0.75, 1.5)))
+    lit = cv2.GaussianBlur(
+        lit, (0, 0), max(0.45, patch.radius * camera.blur * rng.uniform(0.75, 1.5))
+    )
     opening = _opening(patch, camera)
     border = np.array([1.0, 0.9, 0.85]) * camera.border
     picture = cv2.convertScaleAbs(lit, alpha=255.0)
     # alpha blend in 8 bits: picture · opening + border · (1 − opening)
     picture = cv2.add(
         cv2.multiply(picture, cv2.merge([opening] * 3), scale=1 / 255),
-        cv2.merge([cv2.convertScaleAbs(255 - opening, alpha=float(level) / 255) for level in border]),
+        cv2.merge(
+            [cv2.convertScaleAbs(255 - opening, alpha=float(level) / 255) for level in border]
+        ),
     )
     work = np.empty((shot.work_height, shot.work_width, 3), np.uint8)
     work[:] = np.round(border).astype(np.uint8)
@@ -152,7 +267,9 @@ def paste(source: np.ndarray, frame: np.ndarray, patch: Patch, shot: Shot) -> No
     top, left = shot.work_y - patch.half, shot.work_x - patch.half
     rows = slice(max(0, top), min(frame.shape[0], top + patch.side))
     columns = slice(max(0, left), min(frame.shape[1], left + patch.side))
-    frame[rows, columns] = source[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    frame[rows, columns] = source[
+        rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+    ]
 
 
 def inside(patch: Patch) -> UInt8[np.ndarray, "side side"]:
@@ -168,7 +285,9 @@ def _grid() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _light(patch: Patch, exposure: float, rng: np.random.Generator) -> np.ndarray:
-    """Vignette, a tilt of the light and slow shadows, on a coarse grid; the channels differ a little."""
+    """Vignette, a tilt of the light and slow shadows, on a coarse grid; the channels differ a
+    little.
+    """
     x, y = _grid()
     centre_x, centre_y = rng.normal(0, 0.16, 2)
     distance = (x - centre_x) ** 2 + (y - centre_y) ** 2
@@ -181,13 +300,19 @@ def _light(patch: Patch, exposure: float, rng: np.random.Generator) -> np.ndarra
     return cv2.resize(np.maximum(light, 0.02).astype(np.float32), (patch.side, patch.side))
 
 
-def _rim_light(patch: Patch, camera: Camera, exposure: float, rng: np.random.Generator) -> np.ndarray:
+def _rim_light(
+    patch: Patch, camera: Camera, exposure: float, rng: np.random.Generator
+) -> np.ndarray:
     """The haze of lids and iris along the edge, strongest on one side."""
     x, y = _grid()
     distance, angle = np.hypot(x, y), np.arctan2(y, x)
     lobe = (0.5 + 0.5 * np.cos(angle - rng.uniform(0, 2 * np.pi))) ** rng.uniform(0.6, 4.0)
     strength = exposure * 0.95 * rng.beta(1.0, 2.3)
-    haze = strength * (0.25 + 0.75 * lobe) * np.exp(-np.maximum(0, 1.02 - distance) / rng.uniform(0.05, 0.16))
+    haze = (
+        strength
+        * (0.25 + 0.75 * lobe)
+        * np.exp(-np.maximum(0, 1.02 - distance) / rng.uniform(0.05, 0.16))
+    )
     veil = exposure * rng.uniform(0.0, 0.035)
     light = cv2.merge([(haze + veil) * np.float32(channel) for channel in camera.rim])
     return cv2.resize(light.astype(np.float32), (patch.side, patch.side))
@@ -199,22 +324,29 @@ def _opening(patch: Patch, camera: Camera) -> UInt8[np.ndarray, "side side"]:
     centre, radius = patch.half * 16, patch.radius * 16
     cv2.circle(opening, (centre, centre), round(radius), 255, -1, cv2.LINE_AA, 4)
     outward = np.deg2rad(camera.notch_degrees)
-    out, along = np.array([np.cos(outward), np.sin(outward)]), np.array([-np.sin(outward), np.cos(outward)])
+    out, along = (
+        np.array([np.cos(outward), np.sin(outward)]),
+        np.array([-np.sin(outward), np.cos(outward)]),
+    )
     shapes: dict[str, Sequence[tuple[float, float]]] = {
         "triangle": ((0.97, -0.05), (1.06, 0.0), (0.97, 0.05)),
         "square": ((0.97, -0.035), (1.05, -0.035), (1.05, 0.035), (0.97, 0.035)),
         "round": tuple((1.0 + 0.04 * np.cos(t), 0.04 * np.sin(t)) for t in np.linspace(0, 6.2, 16)),
     }
     if camera.notch in shapes:
-        corners = np.array([centre + radius * (r * out + t * along) for r, t in shapes[camera.notch]])
+        corners = np.array(
+            [centre + radius * (r * out + t * along) for r, t in shapes[camera.notch]]
+        )
         cv2.fillPoly(opening, [np.round(corners).astype(np.int32)], 255.0, cv2.LINE_AA, 4)
     return cv2.GaussianBlur(opening, (0, 0), max(0.6, 0.004 * patch.radius))
 
 
 def _grain(picture: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """Adds sensor noise, of which half is in grains of a few pixels, as a camera's own denoising leaves it.
+    """Adds sensor noise, of which half is in grains of a few pixels, as a camera's own denoising
+    leaves it.
 
-    One 384 px tile, laid many times: noise for every pixel of the largest frame would cost more than all the rest.
+    One 384 px tile, laid many times: noise for every pixel of the largest frame would cost more
+    than all the rest.
     """
     fine = rng.standard_normal((384, 384, 3), dtype=np.float32)
     coarse = cv2.GaussianBlur(rng.standard_normal((384, 384, 3), dtype=np.float32), (0, 0), 1.2)
@@ -224,5 +356,7 @@ def _grain(picture: np.ndarray, sigma: float, rng: np.random.Generator) -> np.nd
     for top in range(0, height, 384):
         for left in range(0, width, 384):
             part = picture[top : top + 384, left : left + 384]
-            noisy[top : top + 384, left : left + 384] = cv2.add(part, tile[: part.shape[0], : part.shape[1]], dtype=cv2.CV_8U)
+            noisy[top : top + 384, left : left + 384] = cv2.add(
+                part, tile[: part.shape[0], : part.shape[1]], dtype=cv2.CV_8U
+            )
     return noisy

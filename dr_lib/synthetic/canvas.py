@@ -1,8 +1,10 @@
-"""The surface on which a retina is painted: a square patch, in the retina's own coordinates (see `anatomy`).
+"""The surface on which a retina is painted: a square patch, in the retina's own coordinates (see
+`anatomy`).
 
-Blood takes light away and is painted into `through`, the share of light that passes, which multiplies the background;
-exudates and the optic disc add light and are blended into `retina`. So a lesion keeps its look on an orange, a pink or a
-brown eye. `labels` receives the same shapes, without soft edges.
+Blood takes light away and is painted into `through`, the share of light that passes, which
+multiplies the background; exudates and the optic disc add light and are blended into `retina`. So a
+lesion keeps its look on an orange, a pink or a brown eye. `labels` receives the same shapes,
+without soft edges.
 """
 
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Skin:
-    """What fellow eyes share of their background: colour (reflectance 0…1) and how much of the choroid shows."""
+    """What fellow eyes share of their background: colour (reflectance 0…1) and how much of the
+    choroid shows.
+    """
 
     colour: Colour
     mottling: float
@@ -30,14 +34,21 @@ class Skin:
     macula: float
 
     def paler(self, share: float, ceiling: Colour) -> Colour:
-        """The skin's colour moved by `share` toward `ceiling`, which counts in the skin's brightest channel."""
+        """The skin's colour moved by `share` toward `ceiling`, which counts in the skin's
+        brightest channel.
+        """
         bright = max(self.colour)
-        red, green, blue = (own + share * (bright * high - own) for own, high in zip(self.colour, ceiling, strict=True))
+        red, green, blue = (
+            own + share * (bright * high - own)
+            for own, high in zip(self.colour, ceiling, strict=True)
+        )
         return red, green, blue
 
 
 class Patch:
-    """A square of retina: `side` pixels, `radius` of them to a retina radius, centre in the middle pixel."""
+    """A square of retina: `side` pixels, `radius` of them to a retina radius, centre in the
+    middle pixel.
+    """
 
     def __init__(self, radius: float) -> None:
         self.radius = radius
@@ -46,7 +57,9 @@ class Patch:
 
 
 class Canvas:
-    """A patch being painted; create it with its background, paint, then take `finished()` and `labels`."""
+    """A patch being painted; create it with its background, paint, then take `finished()` and
+    `labels`.
+    """
 
     def __init__(self, patch: Patch, background: Float32[np.ndarray, "side side 3"]) -> None:
         self.patch = patch
@@ -56,10 +69,16 @@ class Canvas:
 
     def fixed(self, points: Float[np.ndarray, "point 2"]) -> np.ndarray:
         """Retina coordinates as OpenCV's fixed-point pixels."""
-        return np.round((self.patch.half + self.patch.radius * points) * (1 << SHIFT)).astype(np.int32)
+        return np.round((self.patch.half + self.patch.radius * points) * (1 << SHIFT)).astype(
+            np.int32
+        )
 
-    def window(self, x: float, y: float, reach: float) -> tuple[slice, slice, np.ndarray, np.ndarray]:
-        """The part of the patch within `reach` of a point: row and column slices, and x and y of its pixels from there."""
+    def window(
+        self, x: float, y: float, reach: float
+    ) -> tuple[slice, slice, np.ndarray, np.ndarray]:
+        """The part of the patch within `reach` of a point: row and column slices, and x and y of
+        its pixels from there.
+        """
         half, radius = self.patch.half, self.patch.radius
         low_x, high_x, low_y, high_y = (
             int(np.clip(round(half + radius * value), 0, self.patch.side))
@@ -69,7 +88,9 @@ class Canvas:
         ys = (np.arange(low_y, high_y, dtype=np.float32) - half) / radius - np.float32(y)
         return slice(low_y, high_y), slice(low_x, high_x), xs[None, :], ys[:, None]
 
-    def blend(self, rows: slice, columns: slice, alpha: np.ndarray, colour: np.ndarray | Colour) -> None:
+    def blend(
+        self, rows: slice, columns: slice, alpha: np.ndarray, colour: np.ndarray | Colour
+    ) -> None:
         """Mixes a colour (or an image of colours) into the background, `alpha` of it."""
         part = self.retina[rows, columns]
         part += alpha[..., None].astype(np.float32) * (np.asarray(colour, np.float32) - part)
@@ -80,9 +101,19 @@ class Canvas:
         cv2.fillPoly(self.through, polygon, np.clip(passing, 0, 255).tolist(), cv2.LINE_AA, SHIFT)
         cv2.fillPoly(self.labels, polygon, LABELS[kind], cv2.LINE_8, SHIFT)
 
-    def stroke(self, path: np.ndarray, passing: np.ndarray, pixels: int, kind: str | None = None) -> None:
+    def stroke(
+        self, path: np.ndarray, passing: np.ndarray, pixels: int, kind: str | None = None
+    ) -> None:
         """Draws a line (fixed-point pixels) of blood, and its label if it has one."""
-        cv2.polylines(self.through, [path], False, np.clip(passing, 0, 255).tolist(), pixels, cv2.LINE_AA, SHIFT)
+        cv2.polylines(
+            self.through,
+            [path],
+            False,
+            np.clip(passing, 0, 255).tolist(),
+            pixels,
+            cv2.LINE_AA,
+            SHIFT,
+        )
         if kind is not None:
             cv2.polylines(self.labels, [path], False, LABELS[kind], pixels + 1, cv2.LINE_8, SHIFT)
 
@@ -95,9 +126,17 @@ class Canvas:
         self.retina = cv2.multiply(self.retina, self.through, scale=1 / 255, dtype=cv2.CV_32F)
 
 
-def rotated(along: np.ndarray, across: np.ndarray, turn: float, x: float, y: float) -> Float[np.ndarray, "point 2"]:
+def rotated(
+    along: np.ndarray, across: np.ndarray, turn: float, x: float, y: float
+) -> Float[np.ndarray, "point 2"]:
     """Points given along and across a direction, as [x, y] around a centre."""
-    return np.stack([x + along * np.cos(turn) - across * np.sin(turn), y + along * np.sin(turn) + across * np.cos(turn)], axis=-1)
+    return np.stack(
+        [
+            x + along * np.cos(turn) - across * np.sin(turn),
+            y + along * np.sin(turn) + across * np.cos(turn),
+        ],
+        axis=-1,
+    )
 
 
 def outline(
@@ -111,8 +150,17 @@ def outline(
 ) -> Float[np.ndarray, "point 2"]:
     """A closed, irregular outline of 24 points around a centre."""
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    amplitudes, phases = rng.normal(0, roughness, 4) / (1, 1.5, 2, 2.5), rng.uniform(0, 2 * np.pi, 4)
-    reach = radius * (1 + sum(a * np.sin((n + 2) * angle + p) for n, (a, p) in enumerate(zip(amplitudes, phases, strict=True))))
+    amplitudes, phases = (
+        rng.normal(0, roughness, 4) / (1, 1.5, 2, 2.5),
+        rng.uniform(0, 2 * np.pi, 4),
+    )
+    reach = radius * (
+        1
+        + sum(
+            a * np.sin((n + 2) * angle + p)
+            for n, (a, p) in enumerate(zip(amplitudes, phases, strict=True))
+        )
+    )
     return rotated(reach * np.cos(angle) * stretch, reach * np.sin(angle) / stretch, turn, x, y)
 
 
@@ -123,4 +171,8 @@ def inward(distance: np.ndarray, edge: float) -> np.ndarray:
 
 def noise(rng: np.random.Generator, cells: int, side: int) -> Float32[np.ndarray, "side side"]:
     """Smooth noise, of unit variance at its knots: `cells` of them across `side` pixels."""
-    return cv2.resize(rng.standard_normal((cells, cells), dtype=np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(
+        rng.standard_normal((cells, cells), dtype=np.float32),
+        (side, side),
+        interpolation=cv2.INTER_CUBIC,
+    )

@@ -21,9 +21,10 @@ _PALETTE = np.array([MASK_COLOURS.get(kind, (0, 0, 0)) for kind in LABELS], np.u
 class SyntheticEye:
     """A drawn eye.
 
-    photo: (H, W, 3) uint8 RGB.  mask: (H, W, 3) uint8 RGB, `MASK_COLOURS` upon black, only inside the visible retina.
-    stage: 0 to 4, what `grade(lesions)` gives.  quality: the camera's JPEG quality.
-    retina_y_px, retina_x_px, retina_diameter_px: where the retina's disc truly is, even where the frame cuts it.
+    photo: (H, W, 3) uint8 RGB.  mask: (H, W, 3) uint8 RGB, `MASK_COLOURS` upon black, only inside
+    the visible retina. stage: 0 to 4, what `grade(lesions)` gives.  quality: the camera's JPEG
+    quality. retina_y_px, retina_x_px, retina_diameter_px: where the retina's disc truly is, even
+    where the frame cuts it.
     """
 
     photo: UInt8[np.ndarray, "height width 3"]
@@ -38,7 +39,9 @@ class SyntheticEye:
 
 
 def draw(eye: EyePlan, params: SynthesisParams) -> SyntheticEye:
-    """The photograph of one eye with its lesion mask and lesion records: a pure function of its arguments."""
+    """The photograph of one eye with its lesion mask and lesion records: a pure function of its
+    arguments.
+    """
     shared = stream(params.seed, eye.patient, "both", "patient")
     camera = choose_camera(shared)
     skin = _skin(camera, shared)
@@ -58,7 +61,9 @@ def draw(eye: EyePlan, params: SynthesisParams) -> SyntheticEye:
         bottom=shot.bottom,
     )
     patch = Patch(shot.work_radius)
-    retina, labels = paint(patch, skin, place, vessels, spots, stream(params.seed, eye.patient, eye.eye, "painting"))
+    retina, labels = paint(
+        patch, skin, place, vessels, spots, stream(params.seed, eye.patient, eye.eye, "painting")
+    )
     photo = expose(retina, patch, shot, exposure * float(light.uniform(0.92, 1.08)), light)
 
     labels *= inside(patch)
@@ -87,23 +92,33 @@ def draw(eye: EyePlan, params: SynthesisParams) -> SyntheticEye:
 
 def jpeg_bytes(photo: UInt8[np.ndarray, "height width 3"], quality: int) -> bytes:
     """The photograph as a JPEG file; `quality` 1 to 100."""
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(photo, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    done, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(photo, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
     if not done:
         raise ValueError(f"OpenCV could not encode a photograph of shape {photo.shape} as JPEG")
     return data.tobytes()
 
 
 def png_bytes(mask: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """The mask as a PNG file, losslessly; compression level 1, as a mask's even areas shrink well at any."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(mask, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    """The mask as a PNG file, losslessly; compression level 1, as a mask's even areas shrink
+    well at any.
+    """
+    done, data = cv2.imencode(
+        ".png", cv2.cvtColor(mask, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    )
     if not done:
         raise ValueError(f"OpenCV could not encode a mask of shape {mask.shape} as PNG")
     return data.tobytes()
 
 
 def _skin(camera: Camera, rng: np.random.Generator) -> Skin:
-    """A patient's retina as this camera renders it: darker and redder, or paler with the choroid showing through."""
-    yellow = rng.normal(0, 0.06)  # green and blue go together: apart, they make violet and olive eyes
+    """A patient's retina as this camera renders it: darker and redder, or paler with the choroid
+    showing through.
+    """
+    yellow = rng.normal(
+        0, 0.06
+    )  # green and blue go together: apart, they make violet and olive eyes
     factors = 1.0 + np.array([rng.normal(0, 0.05), yellow, 1.3 * yellow + rng.normal(0, 0.07)])
     tint = np.clip(np.array(camera.tone) * factors, 0.05, 0.95)
     return Skin(

@@ -1,4 +1,6 @@
-"""Lesions: their records, the clinical scale that grades an eye by them, and where they lie in an eye of a given stage."""
+"""Lesions: their records, the clinical scale that grades an eye by them, and where they lie in
+an eye of a given stage.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +11,14 @@ import numpy as np
 
 from dr_lib.synthetic.anatomy import Landmarks, Vessel
 
-LesionKind = Literal["microaneurysm", "haemorrhage", "hard_exudate", "soft_exudate", "new_vessels", "preretinal_haemorrhage"]
+LesionKind = Literal[
+    "microaneurysm",
+    "haemorrhage",
+    "hard_exudate",
+    "soft_exudate",
+    "new_vessels",
+    "preretinal_haemorrhage",
+]
 Quadrant = Literal["superior_temporal", "superior_nasal", "inferior_temporal", "inferior_nasal"]
 
 LESION_KINDS: tuple[LesionKind, ...] = (
@@ -20,7 +29,12 @@ LESION_KINDS: tuple[LesionKind, ...] = (
     "new_vessels",
     "preretinal_haemorrhage",
 )
-QUADRANTS: tuple[Quadrant, ...] = ("superior_temporal", "superior_nasal", "inferior_temporal", "inferior_nasal")
+QUADRANTS: tuple[Quadrant, ...] = (
+    "superior_temporal",
+    "superior_nasal",
+    "inferior_temporal",
+    "inferior_nasal",
+)
 MASK_COLOURS: dict[str, tuple[int, int, int]] = {
     "microaneurysm": (255, 255, 255),
     "haemorrhage": (255, 0, 0),
@@ -41,9 +55,11 @@ The scale says more than 20 in each; it counts over the whole retina, of which o
 
 @dataclass(frozen=True)
 class Lesion:
-    """One lesion of a photograph: centre and radius in the photograph's pixels, the quadrant about the fovea.
+    """One lesion of a photograph: centre and radius in the photograph's pixels, the quadrant about
+    the fovea.
 
-    A hard exudate's record is one cluster of specks, a new vessel's one tangle; `radius_px` is then the group's.
+    A hard exudate's record is one cluster of specks, a new vessel's one tangle; `radius_px` is then
+    the group's.
     """
 
     kind: LesionKind
@@ -66,15 +82,19 @@ class Spot:
 def grade(lesions: Sequence[Lesion]) -> int:
     """The stage, 0 to 4, by the international clinical scale.
 
-    0 no lesion; 1 microaneurysms only; 2 more than that; 3 at least `SEVERE_PER_QUADRANT` haemorrhages in each of the four
-    quadrants; 4 new vessels or a preretinal haemorrhage, whatever else there is.
+    0 no lesion; 1 microaneurysms only; 2 more than that; 3 at least `SEVERE_PER_QUADRANT`
+    haemorrhages in each of the four quadrants; 4 new vessels or a preretinal haemorrhage, whatever
+    else there is.
 
     Source: Wilkinson et al., Ophthalmology 110 (2003) 1677–1682.
     """
     kinds = {lesion.kind for lesion in lesions}
     if kinds & {"new_vessels", "preretinal_haemorrhage"}:
         return 4
-    by_quadrant = [sum(lesion.kind == "haemorrhage" and lesion.quadrant == name for lesion in lesions) for name in QUADRANTS]
+    by_quadrant = [
+        sum(lesion.kind == "haemorrhage" and lesion.quadrant == name for lesion in lesions)
+        for name in QUADRANTS
+    ]
     if min(by_quadrant) >= SEVERE_PER_QUADRANT:
         return 3
     if kinds - {"microaneurysm"}:
@@ -101,8 +121,9 @@ def spots_of_stage(
 ) -> list[Spot]:
     """Draws the lesions of an eye of the given stage, all with their centres in view.
 
-    `top` and `bottom` are the first and last visible y (a camera may cut the disc). Centres stay within 0.86 of the radius:
-    preprocessing crops the outer tenth (METHOD §1.5), and a lesion that makes the stage must not be lost there.
+    `top` and `bottom` are the first and last visible y (a camera may cut the disc). Centres stay
+    within 0.86 of the radius: preprocessing crops the outer tenth (METHOD §1.5), and a lesion that
+    makes the stage must not be lost there.
     """
     if stage == 0:
         return []
@@ -116,17 +137,25 @@ def spots_of_stage(
     severe = stage == 3 or (stage == 4 and rng.random() < 0.3)
     if severe:
         for quadrant in QUADRANTS:
-            ground.add("haemorrhage", int(rng.integers(SEVERE_PER_QUADRANT + 1, 12)), (0.013, 0.036), quadrant)
+            ground.add(
+                "haemorrhage",
+                int(rng.integers(SEVERE_PER_QUADRANT + 1, 12)),
+                (0.013, 0.036),
+                quadrant,
+            )
         ground.add("microaneurysm", int(rng.integers(10, 26)), (0.0105, 0.016))
     else:
-        # A moderate eye has at most 10, so that one quadrant always has fewer than five and the eye cannot be severe.
+        # A moderate eye has at most 10, so that one quadrant always has fewer than five and the eye
+        # cannot be severe.
         number = int(rng.integers(2, 11) if stage == 2 else rng.integers(8, 20))
         ground.add("haemorrhage", number, (0.014, 0.04))
         ground.add("microaneurysm", int(rng.integers(4, 19)), (0.0105, 0.016))
     if rng.random() < 0.65:
         ground.add("hard_exudate", int(rng.integers(1, 6)), (0.04, 0.13), prefer=_near_fovea(place))
     if rng.random() < (0.65 if severe else 0.35):
-        ground.add("soft_exudate", int(rng.integers(1, 5)), (0.028, 0.055), prefer=_near_arcades(place))
+        ground.add(
+            "soft_exudate", int(rng.integers(1, 5)), (0.028, 0.055), prefer=_near_arcades(place)
+        )
     return ground.spots
 
 
@@ -135,26 +164,46 @@ def _add_proliferation(rng: np.random.Generator, ground: "_Ground", place: Landm
     if sign < 0.75:
         if rng.random() < 0.5:  # on the disc
             radius = place.disc_radius * rng.uniform(0.75, 1.1)
-            ground.put(Spot("new_vessels", place.disc_x * 0.96, place.disc_y + rng.uniform(-0.05, 0.05), radius))
+            ground.put(
+                Spot(
+                    "new_vessels",
+                    place.disc_x * 0.96,
+                    place.disc_y + rng.uniform(-0.05, 0.05),
+                    radius,
+                )
+            )
         ground.add("new_vessels", int(rng.integers(1, 5)), (0.1, 0.19), prefer=_near_arcades(place))
     if sign > 0.5:
         ground.add("preretinal_haemorrhage", 1, (0.13, 0.25))
 
 
 def _near_fovea(place: Landmarks) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda xy: np.exp(-(((xy[:, 0] - place.fovea_x) ** 2 + (xy[:, 1] - place.fovea_y) ** 2) / (2 * 0.3**2)))
+    return lambda xy: np.exp(
+        -(((xy[:, 0] - place.fovea_x) ** 2 + (xy[:, 1] - place.fovea_y) ** 2) / (2 * 0.3**2))
+    )
 
 
 def _near_arcades(place: Landmarks) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda xy: np.exp(-((np.hypot(xy[:, 0] - place.fovea_x, xy[:, 1] - place.fovea_y) - 0.6) ** 2) / (2 * 0.15**2))
+    return lambda xy: np.exp(
+        -((np.hypot(xy[:, 0] - place.fovea_x, xy[:, 1] - place.fovea_y) - 0.6) ** 2) / (2 * 0.15**2)
+    )
 
 
 class _Ground:
-    """Where lesions may lie: a pool of points off the vessels, disc and fovea, from which places are taken one by one."""
+    """Where lesions may lie: a pool of points off the vessels, disc and fovea, from which places
+    are taken one by one.
+    """
 
     _CELLS = 256
 
-    def __init__(self, rng: np.random.Generator, place: Landmarks, vessels: Sequence[Vessel], top: float, bottom: float) -> None:
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        place: Landmarks,
+        vessels: Sequence[Vessel],
+        top: float,
+        bottom: float,
+    ) -> None:
         self.rng, self.place, self.top, self.bottom = rng, place, top, bottom
         self.spots: list[Spot] = []
         radius, angle = 0.86 * np.sqrt(rng.random(3000)), rng.uniform(0, 2 * np.pi, 3000)
@@ -163,7 +212,8 @@ class _Ground:
         from_disc = np.hypot(self.pool[:, 0] - place.disc_x, self.pool[:, 1] - place.disc_y)
         from_fovea = np.hypot(self.pool[:, 0] - place.fovea_x, self.pool[:, 1] - place.fovea_y)
         self.pool = self.pool[(from_disc > 1.35 * place.disc_radius) & (from_fovea > 0.07)]
-        # A dot upon a vessel could not be seen, and the stage would be a lie: keep off them, with a margin of one dot.
+        # A dot upon a vessel could not be seen, and the stage would be a lie: keep off them, with a
+        # margin of one dot.
         near = np.zeros((self._CELLS, self._CELLS), np.uint8)
         for vessel in vessels:
             thickness = max(3, round((float(vessel.widths.max()) + 0.034) * self._CELLS / 2))
@@ -171,7 +221,9 @@ class _Ground:
         cells = self._cells(self.pool)
         self.off_vessels = near[cells[:, 1], cells[:, 0]] == 0
         self.crowded = self._crowds()
-        self.room = np.full(len(self.pool), np.inf)  # from each point to the edge of the nearest lesion
+        self.room = np.full(
+            len(self.pool), np.inf
+        )  # from each point to the edge of the nearest lesion
         self.quadrants = np.array([quadrant_of(float(x), float(y), place) for x, y in self.pool])
 
     def _cells(self, xy: np.ndarray) -> np.ndarray:
@@ -185,7 +237,9 @@ class _Ground:
 
     def put(self, spot: Spot) -> None:
         self.spots.append(spot)
-        self.room = np.minimum(self.room, np.hypot(self.pool[:, 0] - spot.x, self.pool[:, 1] - spot.y) - spot.radius)
+        self.room = np.minimum(
+            self.room, np.hypot(self.pool[:, 0] - spot.x, self.pool[:, 1] - spot.y) - spot.radius
+        )
 
     def add(
         self,
@@ -195,7 +249,9 @@ class _Ground:
         quadrant: Quadrant | None = None,
         prefer: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
-        """Adds `number` lesions with radii from the range, apart from those already there as far as there is room."""
+        """Adds `number` lesions with radii from the range, apart from those already there as far
+        as there is room.
+        """
         small = kind in ("microaneurysm", "haemorrhage")
         allowed = self.off_vessels.copy() if small else np.ones(len(self.pool), bool)
         if quadrant is not None:
@@ -208,7 +264,9 @@ class _Ground:
             fits = allowed & (self.room > radius + 0.02)
             if not small:  # the whole of a large lesion should be in view
                 fits &= np.hypot(self.pool[:, 0], self.pool[:, 1]) < 0.9 - 0.7 * radius
-                fits &= (self.pool[:, 1] > self.top + 0.7 * radius) & (self.pool[:, 1] < self.bottom - 0.7 * radius)
+                fits &= (self.pool[:, 1] > self.top + 0.7 * radius) & (
+                    self.pool[:, 1] < self.bottom - 0.7 * radius
+                )
             if not fits.any():
                 fits = allowed & (self.room >= self.room[allowed].max())
             weights = fits * (prefer(self.pool) + 1e-6 if prefer else self.crowded)

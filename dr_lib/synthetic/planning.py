@@ -1,7 +1,8 @@
 """Which patients there are and which stage each of their eyes has.
 
-Counts of stages are exact (largest remainders), not drawn: a small data set still holds every stage. Fellow eyes agree
-as they do in EyePACS, so that a split that separates them would leak, here as there.
+Counts of stages are exact (largest remainders), not drawn: a small data set still holds every
+stage. Fellow eyes agree as they do in EyePACS, so that a split that separates them would leak, here
+as there.
 """
 
 from collections.abc import Sequence
@@ -51,14 +52,19 @@ def stage_counts(count: int, weights: Sequence[int]) -> tuple[int, ...]:
     total = sum(weights)
     quotas = [count * weight / total for weight in weights]
     counts = [int(quota) for quota in quotas]
-    by_remainder = sorted(range(len(quotas)), key=lambda stage: (round(quotas[stage] - counts[stage], 9), stage), reverse=True)
+    by_remainder = sorted(
+        range(len(quotas)),
+        key=lambda stage: (round(quotas[stage] - counts[stage], 9), stage),
+        reverse=True,
+    )
     for stage in by_remainder[: count - sum(counts)]:
         counts[stage] += 1
     return tuple(counts)
 
 
 def plan(count: int, params: SynthesisParams) -> list[EyePlan]:
-    """The `count` eyes of a data set: patients from 1, left before right; an odd count leaves the last patient one eye.
+    """The `count` eyes of a data set: patients from 1, left before right; an odd count leaves the
+    last patient one eye.
 
     Raises ValueError if `count` is less than 1.
     """
@@ -69,32 +75,47 @@ def plan(count: int, params: SynthesisParams) -> list[EyePlan]:
     single = [int(np.argmax(counts))] if count % 2 else []
     for stage in single:
         counts[stage] -= 1
-    # Neighbours in the sorted list are fellow eyes: complete agreement, which `_disagree` then lowers to the wanted kappa.
+    # Neighbours in the sorted list are fellow eyes: complete agreement, which `_disagree` then
+    # lowers to the wanted kappa.
     pairs = np.repeat(np.arange(5), counts).reshape(-1, 2)
     _disagree(pairs, rng, params.fellow_kappa)
     eyes = [int(stage) for pair in rng.permutation(pairs) for stage in pair] + single
-    return [EyePlan(1 + index // 2, "right" if index % 2 else "left", stage) for index, stage in enumerate(eyes)]
+    return [
+        EyePlan(1 + index // 2, "right" if index % 2 else "left", stage)
+        for index, stage in enumerate(eyes)
+    ]
 
 
 def _disagree(pairs: np.ndarray, rng: np.random.Generator, kappa: float) -> None:
-    """Exchanges eyes between patients, in place, until left and right agree only with the given quadratic weighted kappa.
+    """Exchanges eyes between patients, in place, until left and right agree only with the given
+    quadratic weighted kappa.
 
-    Kappa is 1 − mean (left − right)² / (2 · variance of the stages), as both sides have the same frequencies: so the sum of
-    squared differences to reach is known beforehand. No exchange makes fellow eyes differ by more than two stages.
+    Kappa is 1 − mean (left − right)² / (2 · variance of the stages), as both sides have the same
+    frequencies: so the sum of squared differences to reach is known beforehand. No exchange makes
+    fellow eyes differ by more than two stages.
     """
     patients = len(pairs)
     if patients < 2:
         return
     wanted = (1.0 - kappa) * patients * 2.0 * float(pairs.var())
     reached = float(((pairs[:, 0] - pairs[:, 1]) ** 2).sum())
-    for first, second, first_side, second_side in rng.integers(0, [patients, patients, 2, 2], size=(40 * patients, 4)).tolist():
+    for first, second, first_side, second_side in rng.integers(
+        0, [patients, patients, 2, 2], size=(40 * patients, 4)
+    ).tolist():
         if reached >= wanted:
             return
         one, other = pairs[first, first_side], pairs[second, second_side]
-        fellow_of_one, fellow_of_other = pairs[first, 1 - first_side], pairs[second, 1 - second_side]
+        fellow_of_one, fellow_of_other = (
+            pairs[first, 1 - first_side],
+            pairs[second, 1 - second_side],
+        )
         before = (one - fellow_of_one) ** 2 + (other - fellow_of_other) ** 2
         after = (other - fellow_of_one) ** 2 + (one - fellow_of_other) ** 2
-        if first == second or one == other or max((other - fellow_of_one) ** 2, (one - fellow_of_other) ** 2) > 4:
+        if (
+            first == second
+            or one == other
+            or max((other - fellow_of_one) ** 2, (one - fellow_of_other) ** 2) > 4
+        ):
             continue
         if after > before and reached + after - before <= wanted + 1:
             pairs[first, first_side], pairs[second, second_side] = other, one

@@ -1,8 +1,9 @@
-"""Training with balanced mini-batches (METHOD §3): resumable to the bit, one mini-batch after another.
+"""Training with balanced mini-batches (METHOD §3): resumable to the bit, one mini-batch after
+another.
 
-Everything random about step s is a pure function of (seed, s): which eyes, how each is turned, and nothing else is
-kept between steps but the weights, the optimiser and the dropout's counter. So a checkpoint is small to describe,
-and a killed run goes on as if nothing had happened.
+Everything random about step s is a pure function of (seed, s): which eyes, how each is turned, and
+nothing else is kept between steps but the weights, the optimiser and the dropout's counter. So a
+checkpoint is small to describe, and a killed run goes on as if nothing had happened.
 """
 
 from dr_lib.training.augment import AugmentParams, augmented

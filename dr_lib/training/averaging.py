@@ -1,7 +1,9 @@
-"""The mean of the weights along a run: steadier than those of any one mini-batch (Polyak averaging).
+"""The mean of the weights along a run: steadier than those of any one mini-batch (Polyak
+averaging).
 
-With sixteen eyes a mini-batch, of which one or two are mild, the raw weights' grades jump from one validation to the
-next, and the best of them on a few validation eyes is a lucky one rather than a good one.
+With sixteen eyes a mini-batch, of which one or two are mild, the raw weights' grades jump from one
+validation to the next, and the best of them on a few validation eyes is a lucky one rather than a
+good one.
 """
 
 import contextlib
@@ -13,17 +15,20 @@ import numpy as np
 if TYPE_CHECKING:
     import keras
 
-# Every mini-batch would cost 5 % of an Inception V3's step on two cores; neighbours differ by far less than the mean smooths.
+# Every mini-batch would cost 5 % of an Inception V3's step on two cores; neighbours differ by far
+# less than the mean smooths.
 AVERAGE_EVERY = 5
 
 
 class AveragedWeights:
-    """The exponentially weighted mean of a model's weights after mini-batches 1, 6, 11, …; the start has no part in it.
+    """The exponentially weighted mean of a model's weights after mini-batches 1, 6, 11, …; the
+    start has no part in it.
 
-    Weights of k mini-batches ago count `decay^k` times as much as the newest. The running statistics of normalisation are
-    averaged along: those of the raw weights would not fit the mean ones. (Keras' own `use_ema` leaves them out, starts
-    from the random head, and does not work behind a scaled loss.) A pure function of the weights and the step, so
-    that `arrays` is all that a checkpoint needs.
+    Weights of k mini-batches ago count `decay^k` times as much as the newest. The running
+    statistics of normalisation are averaged along: those of the raw weights would not fit the mean
+    ones. (Keras' own `use_ema` leaves them out, starts from the random head, and does not work
+    behind a scaled loss.) A pure function of the weights and the step, so that `arrays` is all that
+    a checkpoint needs.
     """
 
     def __init__(self, model: "keras.Model", decay: float) -> None:
@@ -35,7 +40,8 @@ class AveragedWeights:
         if (step - 1) % AVERAGE_EVERY:
             return
         seen = (step - 1) // AVERAGE_EVERY + 1
-        # What makes the shares decay^k and their sum 1 from the first on: 1, then 1/(1 + d), …, towards 1 − d.
+        # What makes the shares decay^k and their sum 1 from the first on: 1, then 1/(1 + d), …,
+        # towards 1 − d.
         share = (1 - self._decay) / (1 - self._decay**seen)
         for mean, weight in zip(self.arrays, model.get_weights(), strict=True):
             mean += np.asarray(share * (weight - mean), mean.dtype)

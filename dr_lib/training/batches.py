@@ -1,4 +1,6 @@
-"""Which eyes make up each mini-batch: the exact composition of METHOD §3, without a memory of earlier steps."""
+"""Which eyes make up each mini-batch: the exact composition of METHOD §3, without a memory of
+earlier steps.
+"""
 
 from collections.abc import Iterator
 
@@ -11,14 +13,16 @@ from dr_lib.training.params import SIXTEEN, TrainingParams
 class BalancedBatches:
     """Mini-batches of indices with an exact number of eyes of each stage.
 
-    Each stage is a deck of cards: all its eyes are dealt once in a random order before any is dealt again, then the
-    deck is shuffled anew. Batch `step` is a pure function of (stages, seed, step), so that a restarted run needs no
-    memory of the decks, and any batch can be asked for by itself.
+    Each stage is a deck of cards: all its eyes are dealt once in a random order before any is dealt
+    again, then the deck is shuffled anew. Batch `step` is a pure function of (stages, seed, step),
+    so that a restarted run needs no memory of the decks, and any batch can be asked for by itself.
 
-    `stages`: (n,) integers 0 … 4, the stage of each eye. Raises ValueError, naming them, when the composition asks for
-    stages of which there is no eye.
+    `stages`: (n,) integers 0 … 4, the stage of each eye. Raises ValueError, naming them, when the
+    composition asks for stages of which there is no eye.
 
-    >>> batches = BalancedBatches(np.repeat(np.arange(5), 20), TrainingParams(schedule=((3, 1e-3),)))
+    >>> batches = BalancedBatches(
+    ...     np.repeat(np.arange(5), 20), TrainingParams(schedule=((3, 1e-3),))
+    ... )
     >>> np.bincount(np.repeat(np.arange(5), 20)[batches.batch(2)])
     array([8, 1, 2, 1, 4])
     """
@@ -29,7 +33,11 @@ class BalancedBatches:
         self.steps = params.steps
         self._seed = params.seed
         self._members = [np.flatnonzero(stages == stage) for stage in range(len(self.counts))]
-        missing = [str(stage) for stage, count in enumerate(self.counts) if count and not len(self._members[stage])]
+        missing = [
+            str(stage)
+            for stage, count in enumerate(self.counts)
+            if count and not len(self._members[stage])
+        ]
         if missing:
             raise ValueError(
                 f"no training eye of stage {', '.join(missing)}, but every mini-batch needs some: "
@@ -44,7 +52,11 @@ class BalancedBatches:
 
     def batch(self, step: int) -> Int64[np.ndarray, "batch"]:
         """The indices of mini-batch `step` (from 0), in an order that mixes the stages."""
-        dealt = [self._deal(stage, step * count, count) for stage, count in enumerate(self.counts) if count]
+        dealt = [
+            self._deal(stage, step * count, count)
+            for stage, count in enumerate(self.counts)
+            if count
+        ]
         order = np.random.default_rng((self._seed, 5, step))
         return order.permutation(np.concatenate(dealt))
 
@@ -53,7 +65,12 @@ class BalancedBatches:
         members = self._members[stage]
         places = np.arange(first, first + count)
         decks = {deck: self._deck(stage, int(deck)) for deck in np.unique(places // len(members))}
-        return np.array([members[decks[place // len(members)][place % len(members)]] for place in places], np.int64)
+        return np.array(
+            [members[decks[place // len(members)][place % len(members)]] for place in places],
+            np.int64,
+        )
 
     def _deck(self, stage: int, number: int) -> Int64[np.ndarray, "member"]:
-        return np.random.default_rng((self._seed, stage, number)).permutation(len(self._members[stage]))
+        return np.random.default_rng((self._seed, stage, number)).permutation(
+            len(self._members[stage])
+        )

@@ -1,4 +1,6 @@
-"""The training run: balanced mini-batches in, a trained model and its history out; killed anywhere, it goes on."""
+"""The training run: balanced mini-batches in, a trained model and its history out; killed
+anywhere, it goes on.
+"""
 
 import contextlib
 import hashlib
@@ -13,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, Integer
 
-from dr_lib.attribution.layers import split_at
-from dr_lib.evaluation import Evaluation, evaluate
-from dr_lib.model import STAGES, probabilities, scaled
+from dr_lib.evaluation.metrics import Evaluation, evaluate
+from dr_lib.network.layers import split_at
+from dr_lib.network.model import STAGES, probabilities, scaled
 from dr_lib.training.augment import augmented
 from dr_lib.training.averaging import AveragedWeights
 from dr_lib.training.batches import BalancedBatches
@@ -34,17 +36,27 @@ STATE = ("step", "best_score", "best_qwk", "best_step", "rows")
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss or a weight is no longer a finite number. The last checkpoint is from before and is kept."""
+    """The loss or a weight is no longer a finite number. The last checkpoint is from before and
+    is kept.
+    """
 
     def __init__(self, step: int, kept_step: int) -> None:
         self.step, self.kept_step = step, kept_step
-        kept = f"the checkpoint after {kept_step} mini-batches is kept" if kept_step else "there was no checkpoint yet"
-        super().__init__(f"training diverged at mini-batch {step} (the loss is not finite); {kept}: lower the learning rate")
+        kept = (
+            f"the checkpoint after {kept_step} mini-batches is kept"
+            if kept_step
+            else "there was no checkpoint yet"
+        )
+        super().__init__(
+            f"training diverged at mini-batch {step} (the loss is not finite); {kept}: lower the"
+            " learning rate"
+        )
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """One mini-batch done. `step` counts from 1 to `steps`; `waited_s` is the part of `step_s` spent waiting for pixels.
+    """One mini-batch done. `step` counts from 1 to `steps`; `waited_s` is the part of `step_s`
+    spent waiting for pixels.
 
     `best_qwk` is the kappa of the best validation so far, whatever it is the best by.
     """
@@ -61,10 +73,11 @@ class StepReport:
 
 @dataclass
 class History:
-    """What happened, a row per mini-batch (`rows`), and which mini-batch the final weights are from (`chosen_step`).
+    """What happened, a row per mini-batch (`rows`), and which mini-batch the final weights are from
+    (`chosen_step`).
 
-    Times are those of this process: a resumed run counts only its own mini-batches. `wait_share` leaves out the first
-    mini-batch, in which Keras compiles.
+    Times are those of this process: a resumed run counts only its own mini-batches. `wait_share`
+    leaves out the first mini-batch, in which Keras compiles.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -89,15 +102,19 @@ def train(
 ) -> History:
     """Train `model` in place on balanced mini-batches; return its history.
 
-    `fetch(indices)` returns the pixels (n, size, size, 3) uint8 of training eyes, `validation_fetch` those of validation
-    eyes; indices count within `stages` and `validation_stages`. `fetch` is called in background threads, at the same time
-    as `validation_fetch` in this one. With validation and `keep_best` the model ends with the weights of the best one.
+    `fetch(indices)` returns the pixels (n, size, size, 3) uint8 of training eyes,
+    `validation_fetch` those of validation eyes; indices count within `stages` and
+    `validation_stages`. `fetch` is called in background threads, at the same time as
+    `validation_fetch` in this one. With validation and `keep_best` the model ends with the weights
+    of the best one.
 
-    With a `checkpoint_dir` a later call with the same model, stages and settings goes on where the last checkpoint was
-    written. On a CPU with deterministic operations the final weights are those of an undisturbed run, bit for bit.
-    Other settings keep their own checkpoints, in a folder of their own.
+    With a `checkpoint_dir` a later call with the same model, stages and settings goes on where the
+    last checkpoint was written. On a CPU with deterministic operations the final weights are those
+    of an undisturbed run, bit for bit. Other settings keep their own checkpoints, in a folder of
+    their own.
 
-    Raises ValueError naming the stages that have no training eye, and TrainingDiverged when the loss is not finite.
+    Raises ValueError naming the stages that have no training eye, and TrainingDiverged when the
+    loss is not finite.
     """
     batches = BalancedBatches(stages, params)
     run = _Run(model, params, batches, stages, checkpoint_dir)
@@ -119,14 +136,29 @@ def train(
             step_s, waited_s = time.perf_counter() - begin, feed.waited_s - waited
             times.append((step_s, waited_s))
             graded = None
-            if validation_fetch is not None and validation_stages is not None and run.due(params.validate_every):
+            if (
+                validation_fetch is not None
+                and validation_stages is not None
+                and run.due(params.validate_every)
+            ):
                 graded = run.validate(validation_fetch, validation_stages)
             run.note(loss, graded, step_s, waited_s)
             if graded is not None or run.due(params.checkpoint_every):
                 run.save()
             kappa = None if graded is None else graded.qwk
             if on_step is not None:
-                on_step(StepReport(run.step, params.steps, loss, run.rate(run.step - 1), kappa, run.best_qwk, step_s, waited_s))
+                on_step(
+                    StepReport(
+                        run.step,
+                        params.steps,
+                        loss,
+                        run.rate(run.step - 1),
+                        kappa,
+                        run.best_qwk,
+                        step_s,
+                        waited_s,
+                    )
+                )
             begin, waited = time.perf_counter(), feed.waited_s
     run.choose()
     settled = times[1:]
@@ -163,11 +195,15 @@ class _Run:
         self.rows: list[dict[str, Any]] = []
         self.folder = None if folder is None else folder / _fingerprint(model, params, stages)
         self.optimizer = _optimizer(model, params, self.rate(0))
-        self.average = AveragedWeights(model, params.average_decay) if params.average_decay else None
+        self.average = (
+            AveragedWeights(model, params.average_decay) if params.average_decay else None
+        )
         self.phase: str | None = None
 
     def learn(self, inputs: np.ndarray, targets: np.ndarray) -> float:
-        """One mini-batch; the loss before its update. Raises TrainingDiverged when the loss is not finite."""
+        """One mini-batch; the loss before its update. Raises TrainingDiverged when the loss is
+        not finite.
+        """
         phase = "head" if self.step < self.params.freeze_backbone_steps else "all"
         if phase != self.phase:
             _compile(self.model, self.optimizer, self.params, phase)
@@ -175,7 +211,9 @@ class _Run:
         self.optimizer.learning_rate = self.rate(self.step)
         # Keras reports a running mean of the loss over calls unless it is told to forget.
         self.model.reset_metrics()
-        loss = float(np.asarray(self.model.train_on_batch(inputs, targets, return_dict=True)["loss"]))
+        loss = float(
+            np.asarray(self.model.train_on_batch(inputs, targets, return_dict=True)["loss"])
+        )
         self.step += 1
         if not math.isfinite(loss):
             raise TrainingDiverged(self.step, self.saved_step)
@@ -184,11 +222,15 @@ class _Run:
         return loss
 
     def validate(self, fetch: Fetch, stages: np.ndarray) -> Evaluation:
-        """The grades of the weights that would be kept now; pixels are fetched batch by batch, memory stays flat."""
+        """The grades of the weights that would be kept now; pixels are fetched batch by batch,
+        memory stays flat.
+        """
         size = self.params.batch_size
         with contextlib.nullcontext() if self.average is None else self.average.inside(self.model):
             parts = [
-                probabilities(self.model, fetch(np.arange(start, min(start + size, len(stages)))), size)
+                probabilities(
+                    self.model, fetch(np.arange(start, min(start + size, len(stages)))), size
+                )
                 for start in range(0, len(stages), size)
             ]
         found = np.concatenate(parts)
@@ -200,7 +242,9 @@ class _Run:
         return self.step % every == 0 or self.step == self.params.steps
 
     def note(self, loss: float, graded: Evaluation | None, step_s: float, waited_s: float) -> None:
-        """Write down a mini-batch and whether its weights are the best so far (the earlier of two equals)."""
+        """Write down a mini-batch and whether its weights are the best so far (the earlier of
+        two equals).
+        """
         rate = self.rate(self.step - 1)
         score = None if graded is None else _score(graded, self.params)
         self.rows.append(
@@ -214,19 +258,27 @@ class _Run:
                 "waited_s": waited_s,
             }
         )
-        if score is not None and math.isfinite(score) and (self.best_score is None or score > self.best_score):
+        if (
+            score is not None
+            and math.isfinite(score)
+            and (self.best_score is None or score > self.best_score)
+        ):
             self.best_score, self.best_qwk, self.best_step = score, graded.qwk, self.step
             self.best_weights = self._kept_weights()
 
     def save(self) -> None:
-        """Write the checkpoint; a best one first, under a name of its own, so that a kill in between loses neither."""
+        """Write the checkpoint; a best one first, under a name of its own, so that a kill in
+        between loses neither.
+        """
         if self.folder is None:
             return
         arrays = [np.asarray(array) for array in (*self._variables(), *self._averages())]
         if not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
             raise TrainingDiverged(self.step, self.saved_step)
         if self.best_step == self.step and self.best_weights is not None:
-            write_checkpoint(self._best_file(self.step), Checkpoint(self.best_weights, {"step": self.step}))
+            write_checkpoint(
+                self._best_file(self.step), Checkpoint(self.best_weights, {"step": self.step})
+            )
         state = {name: getattr(self, name) for name in STATE}
         write_checkpoint(self.folder / "checkpoint.npz", Checkpoint(arrays, state))
         self.saved_step = self.step
@@ -240,8 +292,13 @@ class _Run:
         if found is None:
             return
         variables, averages = self._variables(), self._averages()
-        if [tuple(v.shape) for v in (*variables, *averages)] != [array.shape for array in found.arrays]:
-            raise ValueError(f"{self.folder} holds a checkpoint of another architecture: remove it to start afresh")
+        if [tuple(v.shape) for v in (*variables, *averages)] != [
+            array.shape for array in found.arrays
+        ]:
+            raise ValueError(
+                f"{self.folder} holds a checkpoint of another architecture: remove it to start"
+                " afresh"
+            )
         for variable, array in zip(variables, found.arrays[: len(variables)], strict=True):
             variable.assign(array)
         for mean, array in zip(averages, found.arrays[len(variables) :], strict=True):
@@ -253,12 +310,18 @@ class _Run:
         self.best_weights = None if best is None else best.arrays
 
     def choose(self) -> None:
-        """Put the best weights back into the model, when asked for and known; otherwise the last ones, averaged or not."""
+        """Put the best weights back into the model, when asked for and known; otherwise the last
+        ones, averaged or not.
+        """
         best = self.best_weights if self.params.keep_best else None
         self.model.set_weights(self._kept_weights() if best is None else best)
 
     def _kept_weights(self) -> list[np.ndarray]:
-        return self.model.get_weights() if self.average is None else [mean.copy() for mean in self.average.arrays]
+        return (
+            self.model.get_weights()
+            if self.average is None
+            else [mean.copy() for mean in self.average.arrays]
+        )
 
     def _averages(self) -> list[np.ndarray]:
         return [] if self.average is None else self.average.arrays
@@ -280,8 +343,11 @@ def _optimizer(model: "keras.Model", params: TrainingParams, rate: float) -> Any
     if params.optimizer == "adam":
         optimizer = keras.optimizers.Adam(rate, global_clipnorm=clip)
     elif params.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=params.weight_decay, global_clipnorm=clip)
-        # Offsets and normalisation set a level, not a complexity: pulled to 0 they would only shift what layers see.
+        optimizer = keras.optimizers.AdamW(
+            rate, weight_decay=params.weight_decay, global_clipnorm=clip
+        )
+        # Offsets and normalisation set a level, not a complexity: pulled to 0 they would only shift
+        # what layers see.
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     else:
         optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, global_clipnorm=clip)
@@ -297,20 +363,24 @@ def _compile(model: "keras.Model", optimizer: Any, params: TrainingParams, phase
     import keras
 
     _set_trainable(model, params, phase)
-    # Measured on CPU: TensorFlow's XLA takes half as long again as its plain kernels. Other backends need compilation.
+    # Measured on CPU: TensorFlow's XLA takes half as long again as its plain kernels. Other
+    # backends need compilation.
     jit = False if keras.backend.backend() == "tensorflow" else "auto"
     model.compile(optimizer, loss_of(params), jit_compile=jit, auto_scale_loss=False)
 
 
 def _set_trainable(model: "keras.Model", params: TrainingParams, phase: str) -> None:
-    """Which weights learn. With "adapt" normalisation takes each batch's own statistics also where no weight learns."""
+    """Which weights learn. With "adapt" normalisation takes each batch's own statistics also
+    where no weight learns.
+    """
     import keras
 
     kept = set(split_at(model, params.freeze_below)[0].layers) if params.freeze_below else set()
     for layer in model.layers:
         learns = layer not in kept and (phase == "all" or layer.name.startswith(HEAD))
         if isinstance(layer, keras.layers.BatchNormalization):
-            # Keras ties the statistics to `layer.trainable`: scale and offset are held one by one, or released again.
+            # Keras ties the statistics to `layer.trainable`: scale and offset are held one by one,
+            # or released again.
             layer.trainable = params.batch_norm == "adapt"
             for variable in (layer.gamma, layer.beta):
                 if variable is not None:
@@ -326,11 +396,17 @@ def _smoothed(smoothing: float) -> Float32[np.ndarray, "stage 5"]:
 
 def _score(graded: Evaluation, params: TrainingParams) -> float:
     """What the best checkpoint is the best by."""
-    return (graded.auc_any + graded.auc_referable) / 2 if params.best_by == "auc" else getattr(graded, params.best_by)
+    return (
+        (graded.auc_any + graded.auc_referable) / 2
+        if params.best_by == "auc"
+        else getattr(graded, params.best_by)
+    )
 
 
 def _fingerprint(model: "keras.Model", params: TrainingParams, stages: np.ndarray) -> str:
-    """12 hex digits of all that decides the outcome: settings, the eyes' stages in order, and the first weights."""
+    """12 hex digits of all that decides the outcome: settings, the eyes' stages in order, and
+    the first weights.
+    """
     digest = hashlib.sha256(json.dumps(outcome_settings(params), sort_keys=True).encode())
     digest.update(np.ascontiguousarray(stages, np.int64).tobytes())
     for weight in model.get_weights():

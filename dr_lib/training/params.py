@@ -9,7 +9,8 @@ from dr_lib.training.schedule import LastStair, StepwiseRate, learning_rate_sche
 
 # METHOD §3: eyes of stages 0 … 4 in every sixteen, that is 50, 6.25, 12.5, 6.25 and 25 %.
 SIXTEEN = 16
-# Settings that change how fast or how safely a run goes, never its outcome: changing them must not forbid resuming.
+# Settings that change how fast or how safely a run goes, never its outcome: changing them must not
+# forbid resuming.
 OUTCOME_FREE = ("prefetch", "checkpoint_every")
 Loss = Literal["crossentropy", "ordinal"]
 Optimizer = Literal["adam", "adamw", "sgd"]
@@ -21,28 +22,30 @@ Measure = Literal["qwk", "qwk_expected", "auc"]
 class TrainingParams:
     """How a model is trained; the defaults are METHOD §3's recipe, the rest is reasoned here.
 
-    `composition`: eyes of each stage in every 16; `batch_size` is a multiple of 16.
-    `schedule`: (mini-batches, learning rate) steps; their sum is the length of the run. `warmup_steps` first mini-batches
-    rise to it; `last_stair` "cosine" lets its last step fall to 0 instead of holding it (`dr_lib.training.schedule`).
-    `loss`: "ordinal" charges a grade by how many stages it is off, too, `ordinal_weight` times (`dr_lib.training.losses`).
-    `optimizer`: Adam by default, whose customary rates METHOD's are; "sgd" has momentum 0.9. (Adam at 0.001 brought the loss
-    of 430 real eyes at 144 px from 1.4 to 0.9 in 120 mini-batches, AUC for referable disease on unseen eyes 0.70.)
-    "adamw" shrinks every kernel by `weight_decay` times the learning rate a mini-batch.
-    `batch_norm`: "adapt" normalises each batch by itself and lets the running statistics follow, in layers whose weights
-    stay, too; "frozen" keeps the trunk's statistics. A fundus with its tone removed looks unlike the trunk's photographs:
-    with statistics of 640 fundi instead of its own, the untrained trunk's pooled features tell referable eyes with AUC 0.63
-    instead of 0.53.
-    `freeze_backbone_steps`: for so many first mini-batches only the dense layers learn: their random start would
-    otherwise send large, meaningless gradients into the trunk. `freeze_below`: the weights of this layer, such as
-    mixed2, and of all below it stay as they are for the whole run, and their backward pass is saved.
-    `label_smoothing`: the share of a label spread over the five stages; graders disagree on a fellow stage often.
-    `clip_norm`: the largest length of a step's gradient (0: no limit).
-    `average_decay`: with 0.99 about the last hundred mini-batches' mean weights are validated and kept instead of the raw
-    ones (0: the raw ones, `dr_lib.training.averaging`).
-    `validate_every`, `checkpoint_every`: mini-batches between; `keep_best`: end with the weights of the best validation
-    instead of the last ones, `best_by` the kappa of the likeliest stage, that of the expected stage, or the mean AUC of
-    any and of referable disease, which needs no threshold and so is the steadiest on few eyes.
-    `prefetch`: batches prepared ahead in a background thread.
+    `composition`: eyes of each stage in every 16; `batch_size` is a multiple of 16. `schedule`:
+    (mini-batches, learning rate) steps; their sum is the length of the run. `warmup_steps` first
+    mini-batches rise to it; `last_stair` "cosine" lets its last step fall to 0 instead of holding
+    it (`dr_lib.training.schedule`). `loss`: "ordinal" charges a grade by how many stages it is off,
+    too, `ordinal_weight` times (`dr_lib.training.losses`). `optimizer`: Adam by default, whose
+    customary rates METHOD's are; "sgd" has momentum 0.9. (Adam at 0.001 brought the loss of 430
+    real eyes at 144 px from 1.4 to 0.9 in 120 mini-batches, AUC for referable disease on unseen
+    eyes 0.70.) "adamw" shrinks every kernel by `weight_decay` times the learning rate a mini-batch.
+    `batch_norm`: "adapt" normalises each batch by itself and lets the running statistics follow, in
+    layers whose weights stay, too; "frozen" keeps the trunk's statistics. A fundus with its tone
+    removed looks unlike the trunk's photographs: with statistics of 640 fundi instead of its own,
+    the untrained trunk's pooled features tell referable eyes with AUC 0.63 instead of 0.53.
+    `freeze_backbone_steps`: for so many first mini-batches only the dense layers learn: their
+    random start would otherwise send large, meaningless gradients into the trunk. `freeze_below`:
+    the weights of this layer, such as mixed2, and of all below it stay as they are for the whole
+    run, and their backward pass is saved. `label_smoothing`: the share of a label spread over the
+    five stages; graders disagree on a fellow stage often. `clip_norm`: the largest length of a
+    step's gradient (0: no limit). `average_decay`: with 0.99 about the last hundred mini-batches'
+    mean weights are validated and kept instead of the raw ones (0: the raw ones,
+    `dr_lib.training.averaging`). `validate_every`, `checkpoint_every`: mini-batches between;
+    `keep_best`: end with the weights of the best validation instead of the last ones, `best_by` the
+    kappa of the likeliest stage, that of the expected stage, or the mean AUC of any and of
+    referable disease, which needs no threshold and so is the steadiest on few eyes. `prefetch`:
+    batches prepared ahead in a background thread.
     """
 
     batch_size: int = 16
@@ -69,8 +72,14 @@ class TrainingParams:
     prefetch: int = 4
 
     def __post_init__(self) -> None:
-        if sum(self.composition) != SIXTEEN or min(self.composition) < 0 or len(self.composition) != 5:
-            raise ValueError(f"composition must be five counts that add up to {SIXTEEN}, not {self.composition}")
+        if (
+            sum(self.composition) != SIXTEEN
+            or min(self.composition) < 0
+            or len(self.composition) != 5
+        ):
+            raise ValueError(
+                f"composition must be five counts that add up to {SIXTEEN}, not {self.composition}"
+            )
         if self.batch_size < SIXTEEN or self.batch_size % SIXTEEN:
             raise ValueError(f"batch_size must be a multiple of {SIXTEEN}, not {self.batch_size}")
         _ = self.rate  # refuses an impossible schedule
@@ -82,16 +91,22 @@ class TrainingParams:
             ("last_stair", LastStair),
         ):
             if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name} must be {' or '.join(get_args(kind))}, not {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be {' or '.join(get_args(kind))}, not {getattr(self, name)!r}"
+                )
         for name in ("label_smoothing", "average_decay"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} must be at least 0 and below 1, not {getattr(self, name)}"
+                )
         if self.clip_norm < 0 or not math.isfinite(self.clip_norm):
             raise ValueError(f"clip_norm must be 0 (no limit) or more, not {self.clip_norm}")
         if self.ordinal_weight < 0 or not math.isfinite(self.ordinal_weight):
             raise ValueError(f"ordinal_weight must be 0 or more, not {self.ordinal_weight}")
         if not 0 <= self.weight_decay < 1:
-            raise ValueError(f"weight_decay must be at least 0 and below 1, not {self.weight_decay}")
+            raise ValueError(
+                f"weight_decay must be at least 0 and below 1, not {self.weight_decay}"
+            )
         if self.weight_decay and self.optimizer != "adamw":
             raise ValueError(f'weight_decay needs optimizer = "adamw", not {self.optimizer!r}')
         for name, least in (
@@ -107,7 +122,9 @@ class TrainingParams:
     @property
     def rate(self) -> StepwiseRate:
         """The learning rate of each mini-batch."""
-        return learning_rate_schedule(self.schedule, warmup_steps=self.warmup_steps, last_stair=self.last_stair)
+        return learning_rate_schedule(
+            self.schedule, warmup_steps=self.warmup_steps, last_stair=self.last_stair
+        )
 
     @property
     def steps(self) -> int:
@@ -131,10 +148,13 @@ LATER = {
 def outcome_settings(params: TrainingParams) -> dict[str, Any]:
     """The settings that decide a run's outcome, by name: what ids are made of.
 
-    A younger setting at the value that changes nothing is left out, so that models trained before it existed keep their id.
-    `params` may be a section of the configuration, which has more fields: they are left out, too.
+    A younger setting at the value that changes nothing is left out, so that models trained before
+    it existed keep their id. `params` may be a section of the configuration, which has more fields:
+    they are left out, too.
     """
-    settings = {field.name: getattr(params, field.name) for field in dataclasses.fields(TrainingParams)}
+    settings = {
+        field.name: getattr(params, field.name) for field in dataclasses.fields(TrainingParams)
+    }
     return {
         name: value
         for name, value in settings.items()

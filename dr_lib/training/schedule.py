@@ -1,4 +1,6 @@
-"""The learning rate as a staircase over mini-batches (METHOD §3), its start and its last stair smoothed if asked for."""
+"""The learning rate as a staircase over mini-batches (METHOD §3), its start and its last stair
+smoothed if asked for.
+"""
 
 import bisect
 import itertools
@@ -11,13 +13,15 @@ LastStair = Literal["flat", "cosine"]
 
 @dataclass(frozen=True)
 class StepwiseRate:
-    """The learning rate of each mini-batch, counted from 0: `rates[i]` before mini-batch `ends[i]`, the last one after.
+    """The learning rate of each mini-batch, counted from 0: `rates[i]` before mini-batch `ends[i]`,
+    the last one after.
 
-    The first `warmup_steps` rise linearly to their stair's rate. With `last_stair` "cosine" the last stair falls along
-    half a cosine to 0, which it would reach one mini-batch after the run's end.
+    The first `warmup_steps` rise linearly to their stair's rate. With `last_stair` "cosine" the
+    last stair falls along half a cosine to 0, which it would reach one mini-batch after the run's
+    end.
 
-    A plain callable and no keras schedule: the rate then depends on the step alone, not on an optimiser's counter that
-    a restart might lose, and the number reported is the very number used.
+    A plain callable and no keras schedule: the rate then depends on the step alone, not on an
+    optimiser's counter that a restart might lose, and the number reported is the very number used.
     """
 
     ends: tuple[int, ...]
@@ -42,11 +46,15 @@ class StepwiseRate:
 
 
 def learning_rate_schedule(
-    schedule: tuple[tuple[int, float], ...], *, warmup_steps: int = 0, last_stair: LastStair = "flat"
+    schedule: tuple[tuple[int, float], ...],
+    *,
+    warmup_steps: int = 0,
+    last_stair: LastStair = "flat",
 ) -> StepwiseRate:
     """The staircase of ((mini-batches, rate), …): each rate holds for its own number of mini-batches.
 
-    Raises ValueError for a staircase without stairs, a stair without length or rate, a warm-up longer than the run.
+    Raises ValueError for a staircase without stairs, a stair without length or rate, a warm-up
+    longer than the run.
 
     >>> rate = learning_rate_schedule(((550, 1e-3), (350, 2e-4), (495, 5e-5)))
     >>> rate(0), rate(549), rate(550), rate(899), rate(900), rate.steps
@@ -56,15 +64,24 @@ def learning_rate_schedule(
     [0.1, 0.2, 0.3, 0.4, 0.2, 0.1707, 0.1, 0.0293, 0.0]
     """
     if not schedule:
-        raise ValueError("the schedule must have at least one step: [[mini-batches, learning rate], …]")
+        raise ValueError(
+            "the schedule must have at least one step: [[mini-batches, learning rate], …]"
+        )
     for count, rate in schedule:
         if count < 1 or rate <= 0:
             raise ValueError(
-                f"each step of the schedule needs mini-batches of 1 or more and a rate above 0, not [{count}, {rate}]"
+                "each step of the schedule needs mini-batches of 1 or more and a rate above 0, not"
+                f" [{count}, {rate}]"
             )
     counts, rates = zip(*schedule, strict=True)
     if not 0 <= warmup_steps < sum(counts):
         raise ValueError(
-            f"warmup_steps must be at least 0 and below the schedule's {sum(counts)} mini-batches, not {warmup_steps}"
+            f"warmup_steps must be at least 0 and below the schedule's {sum(counts)} mini-batches,"
+            f" not {warmup_steps}"
         )
-    return StepwiseRate(tuple(itertools.accumulate(counts)), tuple(float(rate) for rate in rates), warmup_steps, last_stair)
+    return StepwiseRate(
+        tuple(itertools.accumulate(counts)),
+        tuple(float(rate) for rate in rates),
+        warmup_steps,
+        last_stair,
+    )

@@ -13,16 +13,20 @@ from dataclasses import dataclass
 import pandas as pd
 
 from storage import open_workspace
-from storage.catalog import query
+from storage.admin.catalog import query
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "questions.md"
 SHOWN = 8
-_QUESTION = re.compile(r"^## (\d+)\. (.+?)\n\n```sql\n(.+?)\n```\n(?P<answer>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_QUESTION = re.compile(
+    r"^## (\d+)\. (.+?)\n\n```sql\n(.+?)\n```\n(?P<answer>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL
+)
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question of the page: its SQL, and the answer's columns as the page shows them (none where it has no answer)."""
+    """One question of the page: its SQL, and the answer's columns as the page shows them (none
+    where it has no answer).
+    """
 
     number: int
     text: str
@@ -43,7 +47,10 @@ def questions() -> list[Question]:
 def as_text(answer: pd.DataFrame) -> str:
     """A Markdown table of the first rows; numbers to three digits."""
     lines = ["| " + " | ".join(answer.columns) + " |", "|" + "---|" * len(answer.columns)]
-    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in answer.head(SHOWN).itertuples(index=False)]
+    lines += [
+        "| " + " | ".join(map(_cell, row)) + " |"
+        for row in answer.head(SHOWN).itertuples(index=False)
+    ]
     if answer.empty:
         lines.append("|" + " – |" * len(answer.columns))
     return "\n".join(lines)
@@ -60,7 +67,10 @@ def filled_in(workspace: str) -> str:
     place = open_workspace(workspace)
 
     def with_answer(match: re.Match) -> str:
-        return f"## {match[1]}. {match[2]}\n\n```sql\n{match[3]}\n```\n\n{as_text(query(place, match[3]))}\n\n"
+        return (
+            f"## {match[1]}."
+            f" {match[2]}\n\n```sql\n{match[3]}\n```\n\n{as_text(query(place, match[3]))}\n\n"
+        )
 
     return _QUESTION.sub(with_answer, PAGE.read_text(encoding="utf-8")).rstrip() + "\n"
 

@@ -1,8 +1,10 @@
-"""A workspace whose tables are filled with made-up rows of realistic number, type and spread: no photograph, no model.
+"""A workspace whose tables are filled with made-up rows of realistic number, type and spread: no
+photograph, no model.
 
-Everything goes through the real writer, a part a shard, as `dr aggregate` does; so what is measured or asked here is what an
-analyst of a real run meets. A shard's rows depend on the seed and the shard alone. Rates are those of the demo: about twenty
-regions a map and sign at most, a heavy tail of strengths, stages as unbalanced as Kaggle's.
+Everything goes through the real writer, a part a shard, as `dr aggregate` does; so what is measured
+or asked here is what an analyst of a real run meets. A shard's rows depend on the seed and the
+shard alone. Rates are those of the demo: about twenty regions a map and sign at most, a heavy tail
+of strengths, stages as unbalanced as Kaggle's.
 """
 
 from collections.abc import Iterator
@@ -11,26 +13,36 @@ import numpy as np
 import pandas as pd
 
 from storage import Workspace
-from storage.arrays import Span, spans
-from storage.explanations import save_record
-from storage.schema_ranges import LESIONS, QUADRANTS
-from storage.schemas import SCHEMAS
+from storage.arrays.store import Span, spans
+from storage.contents.explanations import save_record
+from storage.tables.schema_ranges import LESIONS, QUADRANTS
+from storage.tables.schemas import SCHEMAS
 
 MODEL, EXPLANATION, PREPROCESSING = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
 QUANTITIES = (*(f"stage{stage}" for stage in range(5)), "referable")
-LAYERS = {"stem": (60, 192, 32), "mixed2": (30, 288, 144), "fc1": (0, 256, 256)}  # side, channels, window
+LAYERS = {
+    "stem": (60, 192, 32),
+    "mixed2": (30, 288, 144),
+    "fc1": (0, 256, 256),
+}  # side, channels, window
 SHARES = (0.735, 0.07, 0.151, 0.025, 0.019)  # of Kaggle's stages
 SIZE = 256
 SHARD_TABLES = ("attributions", "neurons", "lesion_regions", "heatmap_stats")
 
 
-def fill(workspace: Workspace, images: int, *, seed: int = 0, shard_images: int = 64) -> Iterator[Span]:
+def fill(
+    workspace: Workspace, images: int, *, seed: int = 0, shard_images: int = 64
+) -> Iterator[Span]:
     """Fills every table that the twenty questions ask; yields each shard when its parts are written."""
     eyes = made_eyes(images, seed)
     workspace.write_photos(frame_of("photos", photo_rows(eyes)))
-    workspace.write_table("quality", frame_of("quality", quality_rows(eyes, seed)), partition=PREPROCESSING)
+    workspace.write_table(
+        "quality", frame_of("quality", quality_rows(eyes, seed)), partition=PREPROCESSING
+    )
     workspace.write_table("predictions", frame_of("predictions", eyes), partition=MODEL)
-    workspace.write_table("evaluation", frame_of("evaluation", evaluation_rows(images)), partition=MODEL)
+    workspace.write_table(
+        "evaluation", frame_of("evaluation", evaluation_rows(images)), partition=MODEL
+    )
     save_record(workspace, EXPLANATION, {"model_id": MODEL, "preprocess_id": PREPROCESSING})
     clusters = []
     for span in spans(images, shard_images):
@@ -40,12 +52,21 @@ def fill(workspace: Workspace, images: int, *, seed: int = 0, shard_images: int 
         tables |= {"lesion_regions": region_rows(some, rng), "heatmap_stats": stat_rows(some, rng)}
         for table, rows in tables.items():
             part = f"{span.index:05d}"
-            workspace.write_table(table, frame_of(table, rows), partition=EXPLANATION, part=part, digest=part)
+            workspace.write_table(
+                table, frame_of(table, rows), partition=EXPLANATION, part=part, digest=part
+            )
         clusters.append(cluster_rows(tables["lesion_regions"], rng))
         yield span
     grouped = pd.concat(clusters, ignore_index=True)
-    workspace.write_table("region_clusters", frame_of("region_clusters", grouped), partition=EXPLANATION, part="clusters")
-    workspace.write_table("group_heatmaps", group_rows(eyes, seed), partition=EXPLANATION, part="groups")
+    workspace.write_table(
+        "region_clusters",
+        frame_of("region_clusters", grouped),
+        partition=EXPLANATION,
+        part="clusters",
+    )
+    workspace.write_table(
+        "group_heatmaps", group_rows(eyes, seed), partition=EXPLANATION, part="groups"
+    )
     workspace.write_table("units", unit_rows(seed), partition=EXPLANATION, part="lesions")
 
 
@@ -62,7 +83,10 @@ def made_eyes(images: int, seed: int) -> pd.DataFrame:
     eye = np.where(np.arange(images) % 2 == 0, "left", "right")
     stage = rng.choice(5, images, p=SHARES)
     logits = rng.normal(0, 1.2, (images, 5)) + 2.5 * np.eye(5)[stage]
-    stage[:5], logits[:5] = range(5), 9 * np.eye(5)  # so that no group of rightly predicted eyes is empty
+    stage[:5], logits[:5] = (
+        range(5),
+        9 * np.eye(5),
+    )  # so that no group of rightly predicted eyes is empty
     probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     return pd.DataFrame(
         {
@@ -95,8 +119,14 @@ def photo_rows(eyes: pd.DataFrame) -> pd.DataFrame:
 def quality_rows(eyes: pd.DataFrame, seed: int) -> pd.DataFrame:
     rng = np.random.default_rng([seed, 10**6 + 1])
     score = rng.beta(6, 2, len(eyes))
-    measures = {name: rng.random(len(eyes)) for name in SCHEMAS["quality"].names if name not in ("image_id", "flagged", "score")}
-    return pd.DataFrame({"image_id": eyes["image_id"], "flagged": score < 0.39, "score": score, **measures})
+    measures = {
+        name: rng.random(len(eyes))
+        for name in SCHEMAS["quality"].names
+        if name not in ("image_id", "flagged", "score")
+    }
+    return pd.DataFrame(
+        {"image_id": eyes["image_id"], "flagged": score < 0.39, "score": score, **measures}
+    )
 
 
 def evaluation_rows(images: int) -> list[dict]:
@@ -166,9 +196,14 @@ def neuron_rows(eyes: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _maps(eyes: pd.DataFrame) -> pd.DataFrame:
-    """A row for every map of every eye: the quantities on pixels, each layer's resultant of the predicted stage."""
+    """A row for every map of every eye: the quantities on pixels, each layer's resultant of the
+    predicted stage.
+    """
     pixels = _times(eyes, QUANTITIES, "quantity").assign(source="pixels")
-    layers = [eyes.assign(source=layer, quantity="stage" + eyes["predicted_stage"].astype(str)) for layer in LAYERS]
+    layers = [
+        eyes.assign(source=layer, quantity="stage" + eyes["predicted_stage"].astype(str))
+        for layer in LAYERS
+    ]
     return pd.concat([pixels, *layers], ignore_index=True)
 
 
@@ -180,8 +215,13 @@ def region_rows(eyes: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     region = np.concatenate([np.arange(n) for n in number])
     y, x = (rng.normal(127.5, 45, count).clip(14, 241) for _ in range(2))
     area = rng.lognormal(3.3, 0.8, count).clip(8)
-    strength = np.where(rows["sign"] == "positive", 1, -1) * rng.lognormal(-4.5, 0.8, count) / (1 + region)
-    radius, angle = np.hypot(y - 127.5, x - 127.5) / 115.2, np.degrees(np.arctan2(127.5 - y, x - 127.5)) % 360
+    strength = (
+        np.where(rows["sign"] == "positive", 1, -1) * rng.lognormal(-4.5, 0.8, count) / (1 + region)
+    )
+    radius, angle = (
+        np.hypot(y - 127.5, x - 127.5) / 115.2,
+        np.degrees(np.arctan2(127.5 - y, x - 127.5)) % 360,
+    )
     quadrants = np.array(QUADRANTS.split(" | "))
     half = np.sqrt(area) / 2
     return rows.assign(
@@ -248,8 +288,13 @@ def cluster_rows(regions: pd.DataFrame, rng: np.random.Generator) -> pd.DataFram
 def group_rows(eyes: pd.DataFrame, seed: int) -> list[dict]:
     rng = np.random.default_rng([seed, 10**6 + 2])
     pairs = eyes.groupby(["stage", "predicted_stage"]).size()
-    groups = {f"stage={stage},predicted_stage={predicted}": int(count) for (stage, predicted), count in pairs.items()}
-    groups |= {"all": len(eyes)} | {f"stage={stage}": int(count) for stage, count in eyes["stage"].value_counts().items()}
+    groups = {
+        f"stage={stage},predicted_stage={predicted}": int(count)
+        for (stage, predicted), count in pairs.items()
+    }
+    groups |= {"all": len(eyes)} | {
+        f"stage={stage}": int(count) for stage, count in eyes["stage"].value_counts().items()
+    }
     return [
         {
             "group_name": group,
@@ -276,10 +321,28 @@ def unit_rows(seed: int) -> list[dict]:
         for unit in range(LAYERS[layer][1]):
             auc = rng.beta(12, 10, len(kinds))
             best = int(np.abs(auc - 0.5).argmax())
-            judged = {"best_lesion": kinds[best], "lesion_auc": auc[best], "lesion_auc_held_out": auc[best] - 0.01}
-            judged |= {"lesion_auc_low": auc[best] - 0.02, "lesion_auc_high": auc[best] + 0.02, "lesion_auc_others": 0.6}
+            judged = {
+                "best_lesion": kinds[best],
+                "lesion_auc": auc[best],
+                "lesion_auc_held_out": auc[best] - 0.01,
+            }
+            judged |= {
+                "lesion_auc_low": auc[best] - 0.02,
+                "lesion_auc_high": auc[best] + 0.02,
+                "lesion_auc_others": 0.6,
+            }
             judged |= {f"auc_{kind}": value for kind, value in zip(kinds, auc, strict=True)}
-            rows.append(empty | {"layer": layer, "unit": unit, "study": "lesions", "images": 64, "lesion_images": 40} | judged)
+            rows.append(
+                empty
+                | {
+                    "layer": layer,
+                    "unit": unit,
+                    "study": "lesions",
+                    "images": 64,
+                    "lesion_images": 40,
+                }
+                | judged
+            )
     return rows
 
 
@@ -287,5 +350,7 @@ def _times(rows: pd.DataFrame, values, name: str) -> pd.DataFrame:
     """Every row with every value, the values running fastest."""
     values = list(values)
     repeated = rows.loc[rows.index.repeat(len(values))].reset_index(drop=True)
-    repeated[name] = np.tile(np.array(values, dtype=object if isinstance(values[0], str) else None), len(rows))
+    repeated[name] = np.tile(
+        np.array(values, dtype=object if isinstance(values[0], str) else None), len(rows)
+    )
     return repeated

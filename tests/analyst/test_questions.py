@@ -1,10 +1,12 @@
-"""The twenty questions of docs/questions.md: each runs, answers with the columns that the page shows, and answers rightly."""
+"""The twenty questions of docs/questions.md: each runs, answers with the columns that the page
+shows, and answers rightly.
+"""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from storage.catalog import query
+from storage.admin.catalog import query
 from tests.analyst.questions import as_text, questions
 
 QUESTIONS = {question.number: question for question in questions()}
@@ -24,11 +26,15 @@ def test_there_are_twenty():
 def test_a_question_has_an_answer_with_the_columns_of_the_page(answers, number):
     assert len(answers[number]), QUESTIONS[number].text
     shown = QUESTIONS[number].columns
-    assert shown == tuple(answers[number].columns), "fill the page in: python -m tests.analyst.questions WORKSPACE"
+    assert shown == tuple(answers[number].columns), (
+        "fill the page in: python -m tests.analyst.questions WORKSPACE"
+    )
 
 
 def same(found, expected):
-    np.testing.assert_allclose(np.asarray(found, float), np.asarray(expected, float), rtol=1e-5)  # float32 sums
+    np.testing.assert_allclose(
+        np.asarray(found, float), np.asarray(expected, float), rtol=1e-5
+    )  # float32 sums
 
 
 def test_stages_taken_for_others_are_the_confusion_matrix(filled, answers):
@@ -80,8 +86,12 @@ def test_symmetry_by_stage_is_a_join_that_loses_no_eye(filled, answers):
 
 def test_regions_of_each_stage_are_counted_by_eye(filled, answers):
     rows = filled.frame("lesion_regions", source="stem", sign="positive")
-    by_eye = rows.groupby("image_id").agg(regions=("region", "size"), area=("area_px", "median"), share=("image_share", "sum"))
-    by_eye = by_eye.join(filled.frame("predictions").set_index("image_id")["stage"]).groupby("stage")
+    by_eye = rows.groupby("image_id").agg(
+        regions=("region", "size"), area=("area_px", "median"), share=("image_share", "sum")
+    )
+    by_eye = by_eye.join(filled.frame("predictions").set_index("image_id")["stage"]).groupby(
+        "stage"
+    )
     found = answers[14].set_index("stage")
     same(found["regions"], by_eye["regions"].mean())
     same(found["median_area_px"], by_eye["area"].median())
@@ -100,11 +110,16 @@ def test_the_best_channel_of_a_type_is_the_one_furthest_from_chance(filled, answ
 def test_groups_of_regions_hold_every_region_once(filled, answers):
     regions = filled.frame("lesion_regions", source="stem", sign="positive")
     assert answers[20]["regions"].sum() == len(regions)
-    shares = answers[20][["no_lesion", "microaneurysm", "haemorrhage", "exudate", "new_vessels"]].sum(axis=1)
+    shares = answers[20][
+        ["no_lesion", "microaneurysm", "haemorrhage", "exudate", "new_vessels"]
+    ].sum(axis=1)
     same(shares, np.ones(len(shares)))
 
 
 def test_an_answer_is_written_so_that_a_page_can_show_it():
     frame = pd.DataFrame({"name": ["a", None], "value": [0.123456, np.nan], "count": [3, 4]})
-    assert as_text(frame) == "| name | value | count |\n|---|---|---|\n| a | 0.123 | 3 |\n| – | – | 4 |"
+    assert (
+        as_text(frame)
+        == "| name | value | count |\n|---|---|---|\n| a | 0.123 | 3 |\n| – | – | 4 |"
+    )
     assert as_text(frame.head(0)).endswith("| – | – | – |")

@@ -1,7 +1,9 @@
-"""The other side of the attribution benchmark: Captum on Keras' torch backend with the same weights.
+"""The other side of the attribution benchmark: Captum on Keras' torch backend with the same
+weights.
 
-Keras keeps a kernel as (y, x, in, out) whatever the data format, so the network in "channels first" has the very same
-arrays. Which layout is quickest in PyTorch is measured, not assumed (`calibrate`).
+Keras keeps a kernel as (y, x, in, out) whatever the data format, so the network in "channels first"
+has the very same arrays. Which layout is quickest in PyTorch is measured, not assumed
+(`calibrate`).
 """
 
 import time
@@ -11,8 +13,8 @@ from typing import Any
 import attribution_sides
 import numpy as np
 
-from dr_lib.attribution.graph import calls
-from dr_lib.model import ModelParams, build, scaled
+from dr_lib.network.graph import calls
+from dr_lib.network.model import ModelParams, build, scaled
 
 LAYOUTS = ("channels last", "channels first", "channels first, strided last")
 BATCHES = (8, 16, 32)
@@ -40,21 +42,31 @@ class Side:
         import torch
 
         versions = (
-            f"Captum {captum.__version__}, PyTorch {torch.__version__}, Keras {keras.__version__} on {keras.backend.backend()}"
+            f"Captum {captum.__version__}, PyTorch {torch.__version__}, Keras {keras.__version__}"
+            f" on {keras.backend.backend()}"
         )
         return {"versions": versions, "threads": torch.get_num_threads()}
 
     def calibrate(self, pixels: np.ndarray, points: int) -> dict[str, Any]:
-        """Seconds a point of IntegratedGradients in every layout and internal batch; the quickest is used from now on."""
+        """Seconds a point of IntegratedGradients in every layout and internal batch; the
+        quickest is used from now on.
+        """
         table = {}
         for layout in LAYOUTS:
             for batch in BATCHES:
                 self.layout, self.batch = layout, batch
                 self.pixels(pixels, 0, batch, "gausslegendre")
                 count = max(points // batch, 1) * batch
-                table[layout, batch] = self.pixels(pixels, 0, count, "gausslegendre")["seconds"] / count
+                table[layout, batch] = (
+                    self.pixels(pixels, 0, count, "gausslegendre")["seconds"] / count
+                )
         self.layout, self.batch = min(table, key=table.get)
-        return {"table": table, "layout": self.layout, "batch": self.batch, "gradient": min(table.values())}
+        return {
+            "table": table,
+            "layout": self.layout,
+            "batch": self.batch,
+            "gradient": min(table.values()),
+        }
 
     def outputs(self, pixels: np.ndarray) -> np.ndarray:
         """The stages' probabilities."""
@@ -63,7 +75,9 @@ class Side:
         with torch.no_grad():
             return np.concatenate([self._model(self._tensor(one[None])).numpy() for one in pixels])
 
-    def pixels(self, pixels: np.ndarray, stage: int, points: int, rule: str, whole_batch: bool = False) -> dict[str, Any]:
+    def pixels(
+        self, pixels: np.ndarray, stage: int, points: int, rule: str, whole_batch: bool = False
+    ) -> dict[str, Any]:
         """One stage on one eye's pixels: seconds, the relative gap's two numbers, the map (y, x, 3)."""
         from captum.attr import IntegratedGradients
 
@@ -72,7 +86,12 @@ class Side:
         started = time.perf_counter()
         with _no_advice():
             found = engine.attribute(
-                x, x * 0, target=stage, n_steps=points, method=rule, internal_batch_size=None if whole_batch else self.batch
+                x,
+                x * 0,
+                target=stage,
+                n_steps=points,
+                method=rule,
+                internal_batch_size=None if whole_batch else self.batch,
             )
         seconds = time.perf_counter() - started
         outcome, baseline = self._model(x)[0, stage].item(), self._model(x * 0)[0, stage].item()
@@ -85,9 +104,16 @@ class Side:
         }
 
     def neuron(
-        self, pixels: np.ndarray, layer: str, neuron: tuple[int, int, int], points: int, lower_only: bool
+        self,
+        pixels: np.ndarray,
+        layer: str,
+        neuron: tuple[int, int, int],
+        points: int,
+        lower_only: bool,
     ) -> dict[str, Any]:
-        """One unit (y, x, channel) on one eye's pixels by midpoints, with the whole network or only what lies below."""
+        """One unit (y, x, channel) on one eye's pixels by midpoints, with the whole network or
+        only what lies below.
+        """
         from captum.attr import NeuronIntegratedGradients
 
         x = self._tensor(pixels)
@@ -97,7 +123,14 @@ class Side:
         selector = (y, column, channel) if self.layout == LAYOUTS[0] else (channel, y, column)
         started = time.perf_counter()
         with _no_advice():
-            found = engine.attribute(x, selector, x * 0, n_steps=points, method="riemann_middle", internal_batch_size=self.batch)
+            found = engine.attribute(
+                x,
+                selector,
+                x * 0,
+                n_steps=points,
+                method="riemann_middle",
+                internal_batch_size=self.batch,
+            )
         return {"seconds": time.perf_counter() - started, "values": self._array(found)[0]}
 
     def layer(self, pixels: np.ndarray, layer: str, stage: int, points: int) -> dict[str, Any]:
@@ -109,7 +142,12 @@ class Side:
         started = time.perf_counter()
         with _no_advice():
             found = engine.attribute(
-                x, x * 0, target=stage, n_steps=points, method="riemann_middle", internal_batch_size=self.batch
+                x,
+                x * 0,
+                target=stage,
+                n_steps=points,
+                method="riemann_middle",
+                internal_batch_size=self.batch,
             )
         return {"seconds": time.perf_counter() - started, "values": self._array(found)[0]}
 
@@ -135,7 +173,11 @@ class Side:
         if self.layout == LAYOUTS[0]:
             return x
         x = x.permute(0, 3, 1, 2)
-        return x.contiguous(memory_format=torch.channels_last if self.layout == LAYOUTS[2] else torch.contiguous_format)
+        return x.contiguous(
+            memory_format=(
+                torch.channels_last if self.layout == LAYOUTS[2] else torch.contiguous_format
+            )
+        )
 
     def _array(self, tensor: Any) -> np.ndarray:
         found = tensor.detach()
@@ -145,7 +187,9 @@ class Side:
 
 
 def channels_first(model: Any) -> Any:
-    """The same network on (n, channel, y, x), each layer made anew from its configuration with the same weights."""
+    """The same network on (n, channel, y, x), each layer made anew from its configuration with
+    the same weights.
+    """
     import keras
 
     size = model.inputs[0].shape
@@ -157,7 +201,10 @@ def channels_first(model: Any) -> Any:
         config = layer.get_config()
         if "data_format" in config:
             config["data_format"] = "channels_first"
-        if type(layer).__name__ in ("BatchNormalization", "Concatenate") and len(sources[0].shape) == 4:
+        if (
+            type(layer).__name__ in ("BatchNormalization", "Concatenate")
+            and len(sources[0].shape) == 4
+        ):
             config["axis"] = 1
         twin = type(layer).from_config(config)
         arguments = [tensors[id(source)] for source in sources]

@@ -1,4 +1,6 @@
-"""Our side of the attribution benchmark: this project's engine on TensorFlow, asked by `attribution.py`."""
+"""Our side of the attribution benchmark: this project's engine on TensorFlow, asked by
+`attribution.py`.
+"""
 
 import dataclasses
 import time
@@ -8,23 +10,30 @@ import attribution_sides
 import numpy as np
 from attribution_meters import evaluators, forward_flops, matrix_rate, metered
 
-from dr_lib import backend
-from dr_lib.attribution import AttributionParams, integrated_gradients, quadrature, split_at, stage_head, strongest_neurons
+from dr_lib.attribution import (
+    AttributionParams,
+    integrated_gradients,
+    quadrature,
+    split_at,
+    stage_head,
+    strongest_neurons,
+)
 from dr_lib.attribution.cone import cone_spans
 from dr_lib.attribution.evaluator import Evaluator
-from dr_lib.attribution.graph import rebuilt
-from dr_lib.attribution.heads import identity_head
+from dr_lib.attribution.explain import Explainer, suggested_batch_size
 from dr_lib.attribution.integrated import attributions, plan_maker
-from dr_lib.attribution.layers import logits_model
 from dr_lib.attribution.neurons import NeuronEngine
-from dr_lib.explain import Explainer, suggested_batch_size
-from dr_lib.model import ModelParams, build, scaled
+from dr_lib.attribution.quantities import identity_head
+from dr_lib.network import backend
+from dr_lib.network.graph import rebuilt
+from dr_lib.network.layers import logits_model
+from dr_lib.network.model import ModelParams, build, scaled
 
 STAGES = tuple(f"stage{stage}" for stage in range(5))
 LOGITS = tuple(f"logit{stage}" for stage in range(5))
 # Where the gap is the only promise: the fewest points that leave borders to move.
 GAP_ALONE_POINTS = 4
-# What an evaluator of `dr_lib.explain` computes, by the attribute that holds it.
+# What an evaluator of `dr_lib.attribution.explain` computes, by the attribute that holds it.
 WORK = {
     "activations": "h(x)",
     "upper": "outcome → units",
@@ -37,7 +46,14 @@ WORK = {
 class Side:
     """The engine with one model; everything is compiled before it is timed."""
 
-    def __init__(self, model: dict[str, Any], weights: str | None, threads: int, floor: float, tolerance: float) -> None:
+    def __init__(
+        self,
+        model: dict[str, Any],
+        weights: str | None,
+        threads: int,
+        floor: float,
+        tolerance: float,
+    ) -> None:
         backend.configure(threads=threads)
         self.model = build(ModelParams(**model))
         if weights:
@@ -54,13 +70,18 @@ class Side:
     # What there is
 
     def describe(self) -> dict[str, Any]:
-        """Versions, the matrix rate (FLOP/s) and one pass' cost: FLOPs, seconds of a forward and of a gradient."""
+        """Versions, the matrix rate (FLOP/s) and one pass' cost: FLOPs, seconds of a forward and
+        of a gradient.
+        """
         import keras
 
         x = np.zeros((self.batch, *self.model.inputs[0].shape[1:]), np.float32)
         x[:] = np.random.default_rng(0).normal(scale=0.3, size=x.shape)
         once = np.ones((len(x), self.model.outputs[0].shape[-1]), np.float32) / 5
-        forward, gradient = backend.compiled(_weighted(self.model)), backend.compiled(self._gradient)
+        forward, gradient = (
+            backend.compiled(_weighted(self.model)),
+            backend.compiled(self._gradient),
+        )
         tensors = [backend.tensor(x), backend.tensor(once)]
         forward(*tensors), gradient(*tensors)
         return {
@@ -73,14 +94,18 @@ class Side:
         }
 
     def save_weights(self, path: str, scale: float) -> None:
-        """Writes the weights to a file, those of the last layer multiplied: random ones move no probability otherwise."""
+        """Writes the weights to a file, those of the last layer multiplied: random ones move no
+        probability otherwise.
+        """
         last = self.model.layers[-1]
         last.set_weights([weight * scale for weight in last.get_weights()])
         self.model.save_weights(path)
 
     def outputs(self, pixels: np.ndarray) -> np.ndarray:
         """The stages' probabilities."""
-        return np.concatenate([np.asarray(self.model(one[None], training=False)) for one in scaled(pixels)])
+        return np.concatenate(
+            [np.asarray(self.model(one[None], training=False)) for one in scaled(pixels)]
+        )
 
     # a. neurons
 
@@ -97,7 +122,10 @@ class Side:
             chosen.append((one.index, found))
         ranks = min(len(found) for _, found in chosen)
         if ranks == 0:
-            raise ValueError(f"an eye has no neuron with a positive attribution at {layer}: a model without training?")
+            raise ValueError(
+                f"an eye has no neuron with a positive attribution at {layer}: a model without"
+                " training?"
+            )
         chosen = [found[:ranks] for _, found in sorted(chosen, key=lambda pair: pair[0])]
         engine = self._engines.setdefault(layer, NeuronEngine(lower, self.batch))
         zeros = np.zeros(x.shape[1:], np.float32)
@@ -118,10 +146,16 @@ class Side:
     # b. outcome → pixels
 
     def adaptive(
-        self, pixels: np.ndarray, quantities: tuple[str, ...] = STAGES, max_points: int = 0, gap_alone: bool = False
+        self,
+        pixels: np.ndarray,
+        quantities: tuple[str, ...] = STAGES,
+        max_points: int = 0,
+        gap_alone: bool = False,
     ) -> dict[str, Any]:
-        """All quantities of one or more eyes: seconds, passes, gaps, maps. With the product's settings, which keep residuals
-        from cancelling and start from enough points for a good map; or, like the rivals, with the gap as the only promise."""
+        """All quantities of one or more eyes: seconds, passes, gaps, maps. With the product's
+        settings, which keep residuals from cancelling and start from enough points for a good map;
+        or, like the rivals, with the gap as the only promise.
+        """
         head = stage_head(quantities)
         x, p = scaled(pixels), self.params
         if gap_alone:
@@ -130,7 +164,13 @@ class Side:
 
         def spent() -> np.ndarray:
             e = self.pixels
-            return np.array([e.forward_rows, e.gradient_rows, e.forward_rows + e.gradient_rows + e.backward_passes])
+            return np.array(
+                [
+                    e.forward_rows,
+                    e.gradient_rows,
+                    e.forward_rows + e.gradient_rows + e.backward_passes,
+                ]
+            )
 
         before = spent()
         started = time.perf_counter()
@@ -162,11 +202,11 @@ class Side:
     def sufficient(
         self, pixels: np.ndarray, rule: str, ladder: tuple[int, ...], steady: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Per stage of one eye the first number of points of a ladder whose gap holds, and with `steady` the first from
-        which on all of them hold; 0 where there is none.
+        """Per stage of one eye the first number of points of a ladder whose gap holds, and with
+        `steady` the first from which on all of them hold; 0 where there is none.
 
-        The gap needs the derivative along the line only, which costs one forward and one more pass for all stages
-        together; every number of points is evaluated at exactly its own nodes.
+        The gap needs the derivative along the line only, which costs one forward and one more pass
+        for all stages together; every number of points is evaluated at exactly its own nodes.
         """
         x = scaled(pixels)[0]
         ends = self._stages(np.stack([np.zeros_like(x), x]))
@@ -186,13 +226,24 @@ class Side:
                 break
         return first, since
 
-    def plain(self, pixels: np.ndarray, points: tuple[int, ...], rule: str = "midpoint") -> dict[str, Any]:
+    def plain(
+        self, pixels: np.ndarray, points: tuple[int, ...], rule: str = "midpoint"
+    ) -> dict[str, Any]:
         """Each stage's probability by a fixed rule with its own number of points: two passes a point."""
         x = scaled(pixels)
         each = np.repeat(x, len(points), axis=0)
         once = np.eye(len(points), dtype=np.float32)
         zeros = np.zeros(x.shape[1:], np.float32)
-        list(attributions(self.probability, identity_head(1), x, zeros, plan_maker(1, rule, None, 1), extras=(once[:1],)))
+        list(
+            attributions(
+                self.probability,
+                identity_head(1),
+                x,
+                zeros,
+                plan_maker(1, rule, None, 1),
+                extras=(once[:1],),
+            )
+        )
         numbers = iter(points)  # lines are drawn in order
         started = time.perf_counter()
         maps = np.zeros((len(points), *x.shape[1:]), np.float32)
@@ -207,23 +258,32 @@ class Side:
         ):
             maps[one.index] = one.values[0]
             change = one.plan.outcome - one.plan.baseline_outcome
-            relative[one.index] = (np.abs(one.gap) / np.maximum(np.abs(change), self.params.floor))[0]
+            relative[one.index] = (np.abs(one.gap) / np.maximum(np.abs(change), self.params.floor))[
+                0
+            ]
         return {"seconds": time.perf_counter() - started, "relative": relative, "maps": maps}
 
     # c. outcome → layer
 
     def layer(self, pixels: np.ndarray, layer: str, points: int) -> dict[str, Any]:
-        """The predicted stage on one eye's units by midpoints: seconds (h(x) and h(x') included), stage and values."""
+        """The predicted stage on one eye's units by midpoints: seconds (h(x) and h(x')
+        included), stage and values.
+        """
         x = scaled(pixels)
         lower, upper = split_at(self.model, layer)
-        below, above = backend.compiled(lambda z: lower(z, training=False)), Evaluator(_weighted(upper), self.batch)
+        below, above = (
+            backend.compiled(lambda z: lower(z, training=False)),
+            Evaluator(_weighted(upper), self.batch),
+        )
         stage = int(np.argmax(self.outputs(pixels)[0]))
         once = np.eye(5, dtype=np.float32)[[stage]]
 
         def work(points: int) -> np.ndarray:
             h0, h = np.asarray(below(backend.tensor(np.concatenate([np.zeros_like(x), x]))))
             plan = plan_maker(points, "midpoint", None, points)
-            return next(iter(attributions(above, identity_head(1), h[None], h0, plan, extras=(once,)))).values[0]
+            return next(
+                iter(attributions(above, identity_head(1), h[None], h0, plan, extras=(once,)))
+            ).values[0]
 
         work(1)
         started = time.perf_counter()
@@ -233,8 +293,15 @@ class Side:
     # d. one eye's complete explanation
 
     def whole(self, pixels: np.ndarray, layers: tuple[str, ...]) -> dict[str, Any]:
-        """The last eye's complete explanation after the others have compiled it: seconds and FLOPs by kind of work."""
-        params = AttributionParams(quantities=STAGES, layers=layers, floor=self.params.floor, tolerance=self.params.tolerance)
+        """The last eye's complete explanation after the others have compiled it: seconds and
+        FLOPs by kind of work.
+        """
+        params = AttributionParams(
+            quantities=STAGES,
+            layers=layers,
+            floor=self.params.floor,
+            tolerance=self.params.tolerance,
+        )
         explainer = Explainer(self.model, params)
         explainer.explain(pixels[:1])
         explainer.seconds.clear()
@@ -252,7 +319,13 @@ class Side:
             label = f"{layer}: {WORK.get(path[-1], path[-1])}" if layer else whole
             flops = meter["passes"] * self._flops(layer, path, explainer)
             parts.append(
-                {"part": label, "seconds": meter["seconds"], "rows": meter["rows"], "passes": meter["passes"], "flops": flops}
+                {
+                    "part": label,
+                    "seconds": meter["seconds"],
+                    "rows": meter["rows"],
+                    "passes": meter["passes"],
+                    "flops": flops,
+                }
             )
         return {"seconds": seconds, "parts": parts, "by_part": dict(explainer.seconds)}
 
@@ -292,15 +365,29 @@ class Side:
     def _warm(self, x: np.ndarray, head: Any) -> None:
         """Compiles what asks for all gradients of a point, and for a single one."""
         for own in (head, stage_head(STAGES[:1])):
-            list(attributions(self.pixels, own, x, np.zeros(x.shape[1:], np.float32), plan_maker(1, "midpoint", None, 1)))
+            list(
+                attributions(
+                    self.pixels,
+                    own,
+                    x,
+                    np.zeros(x.shape[1:], np.float32),
+                    plan_maker(1, "midpoint", None, 1),
+                )
+            )
 
     def _gradient(self, x: Any, once: Any) -> Any:
         return backend.vjp(lambda z: self.model(z, training=False), x, once)[1]
 
     def _slopes_and_logits(self, x: Any, direction: Any, zeros: Any) -> tuple[Any, Any]:
-        """Logits and their derivative along `direction`: the gradient is linear in its cotangent, whose own gradient that is."""
+        """Logits and their derivative along `direction`: the gradient is linear in its
+        cotangent, whose own gradient that is.
+        """
         slopes = backend.vjp(
-            lambda cotangent: backend.vjp(lambda z: self.logits(z, training=False), x, cotangent)[1], zeros, direction
+            lambda cotangent: backend.vjp(lambda z: self.logits(z, training=False), x, cotangent)[
+                1
+            ],
+            zeros,
+            direction,
         )
         return slopes[1], self.logits(x, training=False)
 
@@ -309,8 +396,14 @@ class Side:
         found = []
         for start in range(0, len(alphas), self.batch):
             own = np.resize(alphas[start : start + self.batch], self.batch).astype(np.float32)
-            points, direction = own[:, None, None, None] * x, np.broadcast_to(x, (self.batch, *x.shape))
-            tensors = [backend.tensor(a) for a in (points, direction, np.zeros((self.batch, 5), np.float32))]
+            points, direction = (
+                own[:, None, None, None] * x,
+                np.broadcast_to(x, (self.batch, *x.shape)),
+            )
+            tensors = [
+                backend.tensor(a)
+                for a in (points, direction, np.zeros((self.batch, 5), np.float32))
+            ]
             slope, logits = (np.asarray(a, np.float64) for a in self._slopes(*tensors))
             p = stage_head(STAGES).values(logits)
             slope = p * (slope - (p * slope).sum(axis=1, keepdims=True))

@@ -1,4 +1,6 @@
-"""What an explanation costs: operations of a network, the machine's matrix rate, and a meter on every evaluator."""
+"""What an explanation costs: operations of a network, the machine's matrix rate, and a meter on
+every evaluator.
+"""
 
 import contextlib
 import time
@@ -8,13 +10,14 @@ from typing import Any
 import numpy as np
 from attribution_sides import quickest
 
-from dr_lib import backend
 from dr_lib.attribution.evaluator import Evaluator
-from dr_lib.attribution.graph import calls
+from dr_lib.network import backend
+from dr_lib.network.graph import calls
 
 
 def forward_flops(model: Any, spans: dict[int, Any] | None = None) -> float:
-    """Floating-point operations of one image's forward pass in convolutions and dense layers; a multiply-add counts two.
+    """Floating-point operations of one image's forward pass in convolutions and dense layers; a
+    multiply-add counts two.
 
     spans: the places of each tensor that are computed (`cone_spans`), where that is not all.
     """
@@ -45,7 +48,9 @@ def matrix_rate(size: int = 2048) -> float:
 def evaluators(
     thing: Any, path: tuple[str, ...] = (), seen: set[int] | None = None
 ) -> Iterator[tuple[tuple[str, ...], Evaluator]]:
-    """Every evaluator within an object of this project, with the attributes and keys that lead to it."""
+    """Every evaluator within an object of this project, with the attributes and keys that lead
+    to it.
+    """
     seen = set() if seen is None else seen
     if id(thing) in seen:
         return
@@ -62,7 +67,9 @@ def evaluators(
 
 @contextlib.contextmanager
 def metered() -> Iterator[dict[int, dict[str, float]]]:
-    """Counts every batch that any evaluator runs meanwhile: seconds, rows, and passes (a backward counts one)."""
+    """Counts every batch that any evaluator runs meanwhile: seconds, rows, and passes (a
+    backward counts one).
+    """
     meters: dict[int, dict[str, float]] = {}
     original = Evaluator._run_batch
 

@@ -1,7 +1,9 @@
-"""Two processes that compute in turns: each has its own Keras backend and, while it works, the machine to itself.
+"""Two processes that compute in turns: each has its own Keras backend and, while it works, the
+machine to itself.
 
-A `Side` is a class of another module that lives in a process of its own, asked one question at a time. Whoever asks
-waits for the answer, so that the sides never compute at the same time. A side that dies costs the part that asked it.
+A `Side` is a class of another module that lives in a process of its own, asked one question at a
+time. Whoever asks waits for the answer, so that the sides never compute at the same time. A side
+that dies costs the part that asked it.
 """
 
 import importlib
@@ -22,12 +24,15 @@ class SideFailed(RuntimeError):
 
 
 class Side:
-    """`module.Side(**setup)` in a fresh process under the given environment, started when it is first asked."""
+    """`module.Side(**setup)` in a fresh process under the given environment, started when it is
+    first asked.
+    """
 
     def __init__(self, module: str, environment: dict[str, str], setup: dict[str, Any]) -> None:
         self.module, self.environment, self.setup = module, environment, setup
         self.process = self.connection = None
-        # Frameworks talk a lot while they start, past every log level; it is kept for the day one of them dies.
+        # Frameworks talk a lot while they start, past every log level; it is kept for the day one
+        # of them dies.
         self.noise = tempfile.NamedTemporaryFile()  # noqa: SIM115 – open as long as the process
 
     def ask(self, question: str, **arguments: Any) -> Any:
@@ -43,9 +48,13 @@ class Side:
             self.process = None
             self.noise.seek(0)
             story = self.noise.read().decode(errors="replace")[-2000:]
-            raise SideFailed(f"{self.module}: the process ended ({code}) during {question!r}", story) from error
+            raise SideFailed(
+                f"{self.module}: the process ended ({code}) during {question!r}", story
+            ) from error
         if kind == "failed":
-            raise SideFailed(f"{self.module}, {question!r}: {answer.strip().splitlines()[-1]}", answer)
+            raise SideFailed(
+                f"{self.module}, {question!r}: {answer.strip().splitlines()[-1]}", answer
+            )
         return answer
 
     def close(self) -> None:
@@ -62,7 +71,9 @@ class Side:
         before = dict(os.environ)
         os.environ.update(self.environment)
         try:
-            self.process = context.Process(target=_serve, args=(theirs, self.module, self.setup, self.noise.name), daemon=True)
+            self.process = context.Process(
+                target=_serve, args=(theirs, self.module, self.setup, self.noise.name), daemon=True
+            )
             self.process.start()
         finally:
             os.environ.clear()
@@ -71,7 +82,9 @@ class Side:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has held so far. Not ru_maxrss, which on Linux starts at the parent's."""
+    """The most memory this process has held so far. Not ru_maxrss, which on Linux starts at the
+    parent's.
+    """
     with open("/proc/self/status") as status:
         line = next(line for line in status if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024

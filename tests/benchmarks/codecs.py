@@ -1,11 +1,15 @@
-"""How few bytes a map can take: `codecs.py WORKSPACE [--images 12]`, on the attributions of a finished explanation.
+"""How few bytes a map can take: `codecs.py WORKSPACE [--images 12]`, on the attributions of a
+finished explanation.
 
-The stored maps are rounded to 9 bits already, so the bits given up here are counted from those; for 9 bits and more, and for
-float16, `--full MAPS.npy` takes maps (image, quantity, y, x) float32 that were never rounded. A row for every precision and
-compressor: bytes an image; the largest loss relative to the map's largest value; the largest change of a map's sum, relative
-to the sum of its absolute values and to the outcome's change where the workspace knows it; and ms to write and to read one image.
+The stored maps are rounded to 9 bits already, so the bits given up here are counted from those; for
+9 bits and more, and for float16, `--full MAPS.npy` takes maps (image, quantity, y, x) float32 that
+were never rounded. A row for every precision and compressor: bytes an image; the largest loss
+relative to the map's largest value; the largest change of a map's sum, relative to the sum of its
+absolute values and to the outcome's change where the workspace knows it; and ms to write and to
+read one image.
 
-Then, in the same program: ms from nothing to one image's complete explanation, by `xarray.open_datatree` and `open_zarr`.
+Then, in the same program: ms from nothing to one image's complete explanation, by
+`xarray.open_datatree` and `open_zarr`.
 """
 
 import argparse
@@ -21,16 +25,22 @@ import zarr
 from zarr.codecs import BloscCodec, ZstdCodec
 
 from storage import open_workspace
-from storage.explanations import DONE, attributions_path
-from storage.rounding import round_mantissa
+from storage.arrays.rounding import round_mantissa
+from storage.contents.explanations import DONE, attributions_path
 
 COMPRESSORS = {
     "zstd 3": ZstdCodec(level=3),
     "zstd 9": ZstdCodec(level=9),
     "blosc zstd 5, shuffle": BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=4),
-    "blosc zstd 1, bitshuffle": BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle", typesize=4),
-    "blosc zstd 5, bitshuffle": BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=4),
-    "blosc zstd 9, bitshuffle": BloscCodec(cname="zstd", clevel=9, shuffle="bitshuffle", typesize=4),
+    "blosc zstd 1, bitshuffle": BloscCodec(
+        cname="zstd", clevel=1, shuffle="bitshuffle", typesize=4
+    ),
+    "blosc zstd 5, bitshuffle": BloscCodec(
+        cname="zstd", clevel=5, shuffle="bitshuffle", typesize=4
+    ),
+    "blosc zstd 9, bitshuffle": BloscCodec(
+        cname="zstd", clevel=9, shuffle="bitshuffle", typesize=4
+    ),
     "blosc lz4 5, bitshuffle": BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=4),
 }
 
@@ -59,7 +69,12 @@ def stored(folder: Path, values: np.ndarray, compressor) -> tuple[float, float, 
             typesize=values.dtype.itemsize,
         )
     array = zarr.create_array(
-        folder, shape=values.shape, chunks=(1, *values.shape[1:]), shards=values.shape, dtype=values.dtype, compressors=compressor
+        folder,
+        shape=values.shape,
+        chunks=(1, *values.shape[1:]),
+        shards=values.shape,
+        dtype=values.dtype,
+        compressors=compressor,
     )
     started = time.perf_counter()
     array[:] = values
@@ -69,7 +84,11 @@ def stored(folder: Path, values: np.ndarray, compressor) -> tuple[float, float, 
         started = time.perf_counter()
         array[row]
         reads.append(time.perf_counter() - started)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "zarr.json")
+    size = sum(
+        path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "zarr.json"
+    )
     return size / len(values), 1e3 * written / len(values), 1e3 * statistics.median(reads)
 
 
@@ -78,14 +97,19 @@ def table(maps: np.ndarray, change: np.ndarray | None, least: int, most: int) ->
     peak = np.abs(maps).max(axis=(2, 3))
     mass = np.abs(maps.astype(np.float64)).sum(axis=(2, 3))
     raw = maps[0].nbytes
-    print(f"{len(maps)} images of {maps.shape[1]} maps {maps.shape[2]}×{maps.shape[3]}: {raw:,} bytes an image as float32")
+    print(
+        f"{len(maps)} images of {maps.shape[1]} maps {maps.shape[2]}×{maps.shape[3]}: {raw:,} bytes"
+        " an image as float32"
+    )
     print(
         f"{'kept':<19}{'compressor':<26}{'bytes':>10}{'of raw':>8}{'loss/max':>10}{'Δsum/Σ|map|':>13}{'Δgap/|ΔF|':>11}{'write':>7}{'read ms':>8}"
     )
     for kept, (values, back) in precisions(maps, least, most).items():
         with np.errstate(invalid="ignore", divide="ignore"):
             loss = np.nanmax(np.abs(back - maps).max(axis=(2, 3)) / peak)
-            moved = np.abs(back.astype(np.float64).sum(axis=(2, 3)) - maps.astype(np.float64).sum(axis=(2, 3)))
+            moved = np.abs(
+                back.astype(np.float64).sum(axis=(2, 3)) - maps.astype(np.float64).sum(axis=(2, 3))
+            )
             gap = "" if change is None else f"{np.nanmax(moved / np.maximum(change, 0.01)):.5%}"
             share = np.nanmax(moved / mass)
         for name, compressor in COMPRESSORS.items():
@@ -97,28 +121,43 @@ def table(maps: np.ndarray, change: np.ndarray | None, least: int, most: int) ->
 
 
 def openings(workspace, explain_id: str, repeats: int) -> None:
-    """Prints how long one image's complete explanation takes, opening included; libraries are loaded already."""
+    """Prints how long one image's complete explanation takes, opening included; libraries are
+    loaded already.
+    """
     path = workspace.files.path(attributions_path(explain_id))
     ids = workspace.attributions(explain_id)["image_id"].values
 
     def whole(image_id: str) -> int:
         tree, row = workspace.attributions(explain_id), int(np.flatnonzero(ids == image_id)[0])
         return sum(
-            tree[group].to_dataset(inherit=False).isel(image=row, missing_dims="ignore").load().nbytes for group in tree.groups
+            tree[group]
+            .to_dataset(inherit=False)
+            .isel(image=row, missing_dims="ignore")
+            .load()
+            .nbytes
+            for group in tree.groups
         )
 
     def maps_only(image_id: str) -> int:
-        data = xr.open_zarr(path, group="pixels", chunks=None).set_xindex("image_id").sel(image_id=image_id)
+        data = (
+            xr.open_zarr(path, group="pixels", chunks=None)
+            .set_xindex("image_id")
+            .sel(image_id=image_id)
+        )
         return data.load().nbytes
 
-    for name, read in (("every group, open_workspace(…).attributions()", whole), ("group pixels, xarray.open_zarr", maps_only)):
+    for name, read in (
+        ("every group, open_workspace(…).attributions()", whole),
+        ("group pixels, xarray.open_zarr", maps_only),
+    ):
         times, size = [], 0
         for number in range(repeats):
             started = time.perf_counter()
             size = read(str(ids[number % len(ids)]))
             times.append(1e3 * (time.perf_counter() - started))
         print(
-            f"{name}: {size / 2**20:.2f} MiB in {statistics.median(times):.0f} ms (first {times[0]:.0f}, worst {max(times):.0f})"
+            f"{name}: {size / 2**20:.2f} MiB in {statistics.median(times):.0f} ms (first"
+            f" {times[0]:.0f}, worst {max(times):.0f})"
         )
 
 
@@ -137,7 +176,10 @@ def main(arguments: list[str] | None = None) -> int:
         print("maps that were never rounded")
         table(np.load(options.full)[: options.images], None, 7, 11)
     else:
-        print(f"maps of {explain_id}, which are rounded to {pixels['attribution'].attrs.get('mantissa_bits')} bits")
+        print(
+            f"maps of {explain_id}, which are rounded to"
+            f" {pixels['attribution'].attrs.get('mantissa_bits')} bits"
+        )
         found = pixels.isel(image=rows)
         change = np.abs(found["outcome"].values - found["baseline_outcome"].values)
         table(found["attribution"].values, change, 6, 9)

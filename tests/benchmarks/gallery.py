@@ -1,8 +1,10 @@
-"""How soon the gallery of 50,000 eyes is there, and how soon a filter is: in headless Chromium, opened from disk.
+"""How soon the gallery of 50,000 eyes is there, and how soon a filter is: in headless Chromium,
+opened from disk.
 
 python tests/benchmarks/gallery.py [--eyes 50000] [--runs 5]
 
-Generated entries; one picture under 50,000 names. Prints medians and the worst, and exits with 1 where a limit is missed.
+Generated entries; one picture under 50,000 names. Prints medians and the worst, and exits with 1
+where a limit is missed.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from dr_lib.figures import jpeg
+from dr_lib.drawing.figures import jpeg
 from dr_lib.report import GallerySection, ReportData, render
 from tests import chromium
 
@@ -32,7 +34,14 @@ FILTER = """(async () => {
   await new Promise(requestAnimationFrame);
   return (performance.now() - start) / 1000;
 })()"""
-FILTERS = (("true", "4"), ("grade", "missed"), ("gap", "0.05.."), ("share", "0.3.."), ("order", "-gap"), ("find", "77"))
+FILTERS = (
+    ("true", "4"),
+    ("grade", "missed"),
+    ("gap", "0.05.."),
+    ("share", "0.3.."),
+    ("order", "-gap"),
+    ("find", "77"),
+)
 
 
 def write(folder: pathlib.Path, eyes: int) -> None:
@@ -51,7 +60,9 @@ def write(folder: pathlib.Path, eyes: int) -> None:
             "patient": [name.split("_")[0] for name in ids],
         }
     )
-    for name, content in render(ReportData(parts={"eyes": GallerySection(rows, ("stem",))})).items():
+    for name, content in render(
+        ReportData(parts={"eyes": GallerySection(rows, ("stem",))})
+    ).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
     strip = folder / "strip.jpg"
@@ -68,7 +79,8 @@ def first_view(page: chromium.Page, address: str) -> float:
     start = time.perf_counter()
     page.open(address)
     page.wait_for(
-        "document.body.dataset.shown && [...document.querySelectorAll('#cards img')].slice(0, 12).every((one) => one.complete)"
+        "document.body.dataset.shown && [...document.querySelectorAll('#cards img')].slice(0,"
+        " 12).every((one) => one.complete)"
     )
     return time.perf_counter() - start
 
@@ -86,14 +98,27 @@ def main() -> None:
         page.resize(1280, 900)
         address = (root / "eyes.html").as_uri()
         measured = {"first view": [first_view(page, address) for _ in range(options.runs)]}
-        page.wait_for(f"report.gallery.chunks.filter(Boolean).length === {len(list(root.glob('gallery/*.js')))}")
+        page.wait_for(
+            "report.gallery.chunks.filter(Boolean).length ==="
+            f" {len(list(root.glob('gallery/*.js')))}"
+        )
         for name, value in FILTERS:
             times = []
             for _ in range(options.runs):
-                times.append(page.evaluate((FILTER % (name, value)).replace("select[name=find]", "input[name=find]")))
-                page.evaluate((FILTER % (name, "")).replace("select[name=find]", "input[name=find]"))
+                times.append(
+                    page.evaluate(
+                        (FILTER % (name, value)).replace("select[name=find]", "input[name=find]")
+                    )
+                )
+                page.evaluate(
+                    (FILTER % (name, "")).replace("select[name=find]", "input[name=find]")
+                )
             measured[f"filter {name}={value}"] = times
-        print(f"{options.eyes:,} eyes, {sum(file.stat().st_size for file in root.glob('gallery/*.js')) / 1e6:.1f} MB of rows")
+        print(
+            f"{options.eyes:,} eyes,"
+            f" {sum(file.stat().st_size for file in root.glob('gallery/*.js')) / 1e6:.1f} MB of"
+            " rows"
+        )
         for name, times in measured.items():
             print(f"{name:20} median {statistics.median(times):6.3f} s   worst {max(times):6.3f} s")
         troubles = page.troubles

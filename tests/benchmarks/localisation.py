@@ -1,12 +1,14 @@
 """How well each map finds lesions, beside simple rivals: the tables of docs/localisation.md.
 
-    python -m tests.benchmarks.localisation OUT.csv WEIGHTS.weights.h5 [MORE.weights.h5 …] --photos FOLDER --masks FOLDER
+    python -m tests.benchmarks.localisation OUT.csv WEIGHTS.weights.h5 [MORE.weights.h5 …] --photos
+    FOLDER --masks FOLDER
         [--ids IDS.txt] [--limit N] [--layers stem mixed2] [--resultant 2000] [--overlays FOLDER]
 
-Photographs `<id>.jpg|jpeg|png`, each with a mask `<id>.png` as large. Inception V3 with dense layers of --dense units at --size
-px. Every map is smoothed with each of --sigma and judged by every measure; a row says with which. With several networks
-their lesion maps are averaged too, as `lesion_of_all`. One row is an eye's patient: the id up to its last underscore where it
-ends in left or right, else the whole id.
+Photographs `<id>.jpg|jpeg|png`, each with a mask `<id>.png` as large. Inception V3 with dense
+layers of --dense units at --size px. Every map is smoothed with each of --sigma and judged by every
+measure; a row says with which. With several networks their lesion maps are averaged too, as
+`lesion_of_all`. One row is an eye's patient: the id up to its last underscore where it ends in left
+or right, else the whole id.
 """
 
 import argparse
@@ -20,12 +22,12 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.attribution import AttributionParams
-from dr_lib.explain import Explainer
+from dr_lib.attribution.explain import Explainer
 from dr_lib.fundus import PreprocessParams, UngradablePhoto, normalise
 from dr_lib.localisation import Judge, LocalisationParams, lesion_masks, score_rows, smoothed
+from dr_lib.localisation.baseline_maps import Rivals
 from dr_lib.localisation.scores import peaks
-from dr_lib.model import ModelParams, build
-from dr_lib.rivals import Rivals
+from dr_lib.network.model import ModelParams, build
 
 QUANTITY = "referable"
 SHOWN = ("pixel_auc", "average_precision", "pointing_game", "precision", "recall", "froc", "energy")
@@ -58,15 +60,30 @@ def main() -> None:
 
 
 def _engine(weights: str, args: argparse.Namespace) -> Any:
-    """pixels (y, x, 3) -> every map by name, from the product's own engine and rivals; says what each part took."""
+    """pixels (y, x, 3) -> every map by name, from the product's own engine and rivals; says what
+    each part took.
+    """
     model = build(ModelParams("inception_v3", "none", tuple(args.dense), args.size))
     model.load_weights(weights)
     model.trainable = False
-    fixed = {"tolerance": 0.0, "points": args.points, "layer_points": args.points, "neurons": 1, "batch_size": 4}
+    fixed = {
+        "tolerance": 0.0,
+        "points": args.points,
+        "layer_points": args.points,
+        "neurons": 1,
+        "batch_size": 4,
+    }
     layers = tuple(args.layers)
     explainer = Explainer(
         model,
-        AttributionParams((QUANTITY,), layers, QUANTITY, resultant_neurons=args.resultant, lesion_poses=args.poses, **fixed),
+        AttributionParams(
+            (QUANTITY,),
+            layers,
+            QUANTITY,
+            resultant_neurons=args.resultant,
+            lesion_poses=args.poses,
+            **fixed,
+        ),
     )
     rivals = Rivals(model, QUANTITY, args.cams)
 
@@ -74,7 +91,11 @@ def _engine(weights: str, args: argparse.Namespace) -> Any:
         arrays = explainer.explain(pixels[None])
         maps = {"lesion": arrays["lesion/map"][0], "plain_ig": arrays["pixels/attribution"][0, 0]}
         maps |= {f"{name}_resultant": arrays[f"layers/{name}/resultant"][0, 0] for name in layers}
-        print({name: round(seconds, 1) for name, seconds in explainer.seconds.items()}, "s so far", flush=True)
+        print(
+            {name: round(seconds, 1) for name, seconds in explainer.seconds.items()},
+            "s so far",
+            flush=True,
+        )
         return maps | rivals.maps(pixels)
 
     return maps_of
@@ -83,7 +104,11 @@ def _engine(weights: str, args: argparse.Namespace) -> Any:
 def _eyes(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     wanted = pathlib.Path(args.ids).read_text().split() if args.ids else None
     params = PreprocessParams(size=args.size)
-    photos = [path for path in sorted(pathlib.Path(args.photos).iterdir()) if path.suffix in (".jpg", ".jpeg", ".png")]
+    photos = [
+        path
+        for path in sorted(pathlib.Path(args.photos).iterdir())
+        if path.suffix in (".jpg", ".jpeg", ".png")
+    ]
     photos = [path for path in photos if wanted is None or path.stem in wanted]
     for path in photos[: args.limit or None]:
         data = path.read_bytes()
@@ -96,7 +121,9 @@ def _eyes(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             print(f"{path.stem}: {problem}")
             continue
         size = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2]
-        masks = lesion_masks(np.ascontiguousarray(mask[..., ::-1]), fundus.disc, size, fundus.pixels, params)
+        masks = lesion_masks(
+            np.ascontiguousarray(mask[..., ::-1]), fundus.disc, size, fundus.pixels, params
+        )
         if masks.kinds:
             yield {"id": path.stem, "pixels": fundus.pixels, "masks": masks}
 
@@ -108,8 +135,14 @@ def _judged(eyes: list[dict], found: list[dict], args: argparse.Namespace) -> pd
     rows = []
     for name in found[0]:
         for sigma in args.sigma:
-            scores = [judge.scores(smoothed(maps[name], sigma)) for judge, maps in zip(judges, found, strict=True)]
-            rows += [{"map": name, "sigma_px": sigma, **row} for row in score_rows(scores, patients, params)]
+            scores = [
+                judge.scores(smoothed(maps[name], sigma))
+                for judge, maps in zip(judges, found, strict=True)
+            ]
+            rows += [
+                {"map": name, "sigma_px": sigma, **row}
+                for row in score_rows(scores, patients, params)
+            ]
     return pd.DataFrame(rows)
 
 
@@ -121,13 +154,21 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for name, place in best.items():
         one = every[(every["map"] == name) & (every["sigma_px"] == place[1])].set_index("metric")
-        words = {m: f"{one['value'][m]:.3f} ({one['low'][m]:.3f}–{one['high'][m]:.3f}) {one['chance'][m]:.3f}" for m in SHOWN}
+        words = {
+            m: (
+                f"{one['value'][m]:.3f} ({one['low'][m]:.3f}–{one['high'][m]:.3f})"
+                f" {one['chance'][m]:.3f}"
+            )
+            for m in SHOWN
+        }
         rows[name] = {"sigma": place[1], **words}
     return pd.DataFrame(rows).T.sort_values("pixel_auc", ascending=False)
 
 
 def _overlays(eyes: list[dict], found: list[dict], args: argparse.Namespace) -> None:
-    """The fundus with its true lesions outlined in white, beside the map in green with its ten strongest peaks ringed."""
+    """The fundus with its true lesions outlined in white, beside the map in green with its ten
+    strongest peaks ringed.
+    """
     folder = pathlib.Path(args.overlays)
     folder.mkdir(parents=True, exist_ok=True)
     name = "lesion_of_all" if "lesion_of_all" in found[0] else "lesion"
@@ -135,13 +176,22 @@ def _overlays(eyes: list[dict], found: list[dict], args: argparse.Namespace) -> 
         masks, values = eye["masks"], smoothed(maps[name], 1.0)
         strength = np.clip(values / np.percentile(values[masks.inside], 99.5), 0, 1)
         gray = cv2.cvtColor(eye["pixels"], cv2.COLOR_RGB2GRAY).astype(np.float32)
-        heat = np.stack([gray * (1 - strength), gray * (1 - strength) + 255 * strength, gray * (1 - strength)], axis=-1)
+        heat = np.stack(
+            [gray * (1 - strength), gray * (1 - strength) + 255 * strength, gray * (1 - strength)],
+            axis=-1,
+        )
         panels = []
         for image in (eye["pixels"], heat.astype(np.uint8)):
-            large = cv2.resize(image, None, fx=OVERLAY_SCALE, fy=OVERLAY_SCALE, interpolation=cv2.INTER_CUBIC)
-            outline = cv2.resize(masks.any.astype(np.uint8), large.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+            large = cv2.resize(
+                image, None, fx=OVERLAY_SCALE, fy=OVERLAY_SCALE, interpolation=cv2.INTER_CUBIC
+            )
+            outline = cv2.resize(
+                masks.any.astype(np.uint8), large.shape[1::-1], interpolation=cv2.INTER_NEAREST
+            )
             contours, _ = cv2.findContours(outline, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            panels.append(cv2.drawContours(np.ascontiguousarray(large), contours, -1, (255, 255, 255), 1))
+            panels.append(
+                cv2.drawContours(np.ascontiguousarray(large), contours, -1, (255, 255, 255), 1)
+            )
         for y, x in peaks(values.astype(np.float64), masks.inside, 3.0)[:10]:
             centre = (int((x + 0.5) * OVERLAY_SCALE), int((y + 0.5) * OVERLAY_SCALE))
             cv2.circle(panels[1], centre, 4 * OVERLAY_SCALE, (255, 255, 0), 1, cv2.LINE_AA)
@@ -149,7 +199,9 @@ def _overlays(eyes: list[dict], found: list[dict], args: argparse.Namespace) -> 
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out")
     parser.add_argument("weights", nargs="+")
     parser.add_argument("--photos", required=True)

@@ -1,9 +1,11 @@
-"""Memory in the number of photographs: peak resident memory of the flow and of a worker, ingest to fundi, for several counts.
+"""Memory in the number of photographs: peak resident memory of the flow and of a worker, ingest to
+fundi, for several counts.
 
     python tests/benchmarks/memory.py [COUNT …]        (default: 100 800)
 
-Each count is a process of its own on small drawn photographs, in shards of 64 with one worker. The worker's peak must not
-depend on the count; the flow's grows by the manifest's rows (some 2 kB a photograph), never by pixels.
+Each count is a process of its own on small drawn photographs, in shards of 64 with one worker. The
+worker's peak must not depend on the count; the flow's grows by the manifest's rows (some 2 kB a
+photograph), never by pixels.
 """
 
 import contextlib
@@ -18,7 +20,9 @@ SHARD = 64
 
 
 def peak_mib() -> float:
-    """This process's largest resident memory so far, MiB. Linux's own count: getrusage begins with the parent's."""
+    """This process's largest resident memory so far, MiB. Linux's own count: getrusage begins
+    with the parent's.
+    """
     status = pathlib.Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
@@ -26,15 +30,15 @@ def peak_mib() -> float:
 def measure(count: int) -> None:
     """Runs the two stages on `count` photographs and prints a line of the table."""
     from flows.config import parse_config
-    from flows.server import prefect_server
+    from flows.service.server import prefect_server
     from storage import open_workspace
     from tests.flows.test_preprocess_faults import draw
 
     with tempfile.TemporaryDirectory() as folder, prefect_server():
-        from tasks.ingest import ingest
-        from tasks.pool import Pool
-        from tasks.preprocess import preprocess
-        from tasks.session import Session
+        from tasks.execution.pool import Pool
+        from tasks.ingest.step import ingest
+        from tasks.preprocess.step import preprocess
+        from tasks.run.session import Session
 
         root = pathlib.Path(folder)
         draw(root / "photos", count)
@@ -54,13 +58,24 @@ def measure(count: int) -> None:
             ingested = peak_mib()
             preprocess(session, config.recipe, config.data, config.storage)
             (worker,) = pool.connect().run(peak_mib).values()
-        print(f"{count:8,} {started:12.0f} {ingested:12.0f} {peak_mib():12.0f} {worker:12.0f}", flush=True)
+        print(
+            f"{count:8,} {started:12.0f} {ingested:12.0f} {peak_mib():12.0f} {worker:12.0f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         measure(int(sys.argv[2]))
     else:
-        print(f"{'count':>8} {'started':>12} {'ingested':>12} {'preprocessed':>12} {'worker':>12}   MiB", flush=True)
+        print(
+            f"{'count':>8} {'started':>12} {'ingested':>12} {'preprocessed':>12} {'worker':>12} "
+            "  MiB",
+            flush=True,
+        )
         for count in sys.argv[1:] or ["100", "800"]:
-            subprocess.run([sys.executable, __file__, "--one", count], check=True, cwd=pathlib.Path(__file__).parents[2])
+            subprocess.run(
+                [sys.executable, __file__, "--one", count],
+                check=True,
+                cwd=pathlib.Path(__file__).parents[2],
+            )

@@ -1,10 +1,13 @@
-"""How fast preprocessing is, and how near to the straightforward full-size path: `preprocess.py PHOTOS_DIR [--repeats 5]`.
+"""How fast preprocessing is, and how near to the straightforward full-size path: `preprocess.py
+PHOTOS_DIR [--repeats 5]`.
 
 Side by side in one run, one thread each, medians over photographs and repeats:
-- full size: decode the whole photograph, count the middle line, blur, shrink, subtract the local tone, crop;
+- full size: decode the whole photograph, count the middle line, blur, shrink, subtract the local
+tone, crop;
 - ours: `dr_lib.fundus.normalise`, quality measures included;
 - decoding alone, at the reduction that ours chose.
-Times are the processor's (user and system), so that other work on the machine counts as little as it can.
+Times are the processor's (user and system), so that other work on the machine counts as little as
+it can.
 """
 
 import argparse
@@ -19,35 +22,53 @@ import cv2
 import numpy as np
 
 from dr_lib.fundus import PreprocessParams, UngradablePhoto, normalise
-from dr_lib.photo import UnreadablePhoto, decode
+from dr_lib.fundus.photo import UnreadablePhoto, decode
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 
 
-def straightforward(data: bytes, params: PreprocessParams, disc=None, exact: bool = False) -> np.ndarray:
-    """METHOD §1 as it stands, at full size. `disc` replaces its own geometry; `exact` blurs in float32 instead of 8 bits."""
-    photo = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+def straightforward(
+    data: bytes, params: PreprocessParams, disc=None, exact: bool = False
+) -> np.ndarray:
+    """METHOD §1 as it stands, at full size. `disc` replaces its own geometry; `exact` blurs in
+    float32 instead of 8 bits.
+    """
+    photo = cv2.cvtColor(
+        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB
+    )
     if disc is None:
         line = photo[len(photo) // 2].max(axis=1)
         inside = np.flatnonzero(line > 0.1 * line.mean())
-        diameter, centre_y, centre_x = float(len(inside)), (len(photo) - 1) / 2, float(inside.mean())
+        diameter, centre_y, centre_x = (
+            float(len(inside)),
+            (len(photo) - 1) / 2,
+            float(inside.mean()),
+        )
     else:
         diameter, centre_y, centre_x = disc.diameter, disc.centre_y, disc.centre_x
     size, scale = params.size, diameter / params.size
     source = photo.astype(np.float32) if exact else photo
-    smooth = cv2.GaussianBlur(source, (0, 0), params.low_pass_sigma * scale, borderType=cv2.BORDER_REPLICATE)
+    smooth = cv2.GaussianBlur(
+        source, (0, 0), params.low_pass_sigma * scale, borderType=cv2.BORDER_REPLICATE
+    )
     offset = scale * (size - 1) / 2
     affine = np.array([[scale, 0, centre_x - offset], [0, scale, centre_y - offset]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    small = cv2.warpAffine(smooth, affine, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    small = cv2.warpAffine(
+        smooth, affine, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
     local = cv2.GaussianBlur(small, (0, 0), params.tone_sigma * size / 2)
-    fundus = cv2.addWeighted(small, params.tone_gain, local, -params.tone_gain, 128, dtype=cv2.CV_8U)
+    fundus = cv2.addWeighted(
+        small, params.tone_gain, local, -params.tone_gain, 128, dtype=cv2.CV_8U
+    )
     fundus[_distance(size) > 1 - params.crop] = 128
     return fundus
 
 
 def difference(data: bytes, params: PreprocessParams, exact: bool) -> float:
-    """The mean absolute difference of ours from the full-size path in grey levels, where the disc shows retina."""
+    """The mean absolute difference of ours from the full-size path in grey levels, where the
+    disc shows retina.
+    """
     ours = normalise(data, params)
     full = straightforward(data, params, ours.disc, exact)
     shown = (_distance(params.size) <= 1 - params.crop) & ~cv2.erode(
@@ -91,11 +112,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--limit", type=int, default=50, help="photographs at most (default 50)")
-    parser.add_argument("--workers", action="store_true", help="also compare two worker processes with one")
+    parser.add_argument(
+        "--workers", action="store_true", help="also compare two worker processes with one"
+    )
     options = parser.parse_args(arguments)
     cv2.setNumThreads(1)
     params = PreprocessParams(size=options.size)
-    paths = sorted(path for path in options.photos.rglob("*") if path.suffix.lower() in SUFFIXES)[: options.limit]
+    paths = sorted(path for path in options.photos.rglob("*") if path.suffix.lower() in SUFFIXES)[
+        : options.limit
+    ]
     if not paths:
         print(f"no photographs in {options.photos}", file=sys.stderr)
         return 2
@@ -114,7 +139,9 @@ def main(arguments: list[str] | None = None) -> int:
         works = (
             lambda data=data: straightforward(data, params),
             lambda data=data: normalise(data, params),
-            lambda data=data, found=found: decode(data, max_reduction=found.reduction, diameter_px=1),
+            lambda data=data, found=found: decode(
+                data, max_reduction=found.reduction, diameter_px=1
+            ),
         )
         times = np.array([[_milliseconds(work) for work in works] for _ in range(options.repeats)])
         full, ours, alone = np.median(times, axis=0)
@@ -127,10 +154,15 @@ def main(arguments: list[str] | None = None) -> int:
         )
     if not rows:
         return 1
-    full, ours, alone, speed, overhead, exact, eight = (statistics.median(column) for column in zip(*rows, strict=True))
-    print(f"{'median':<35}{full:>9.1f}{ours:>9.1f}{alone:>10.1f}{speed:>10.1f}{overhead:>10.2f}{exact:>6.2f}{eight:>6.2f}")
+    full, ours, alone, speed, overhead, exact, eight = (
+        statistics.median(column) for column in zip(*rows, strict=True)
+    )
     print(
-        "MAD: mean absolute difference from the full-size path blurred in float32, in grey levels; MAD8: from it blurred in 8 bits."
+        f"{'median':<35}{full:>9.1f}{ours:>9.1f}{alone:>10.1f}{speed:>10.1f}{overhead:>10.2f}{exact:>6.2f}{eight:>6.2f}"
+    )
+    print(
+        "MAD: mean absolute difference from the full-size path blurred in float32, in grey levels;"
+        " MAD8: from it blurred in 8 bits."
     )
     print(f"largest memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
     if options.workers:

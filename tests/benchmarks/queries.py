@@ -1,11 +1,13 @@
-"""How long the twenty questions take on tables as large as those of Kaggle's test set, and how many bytes an image costs.
+"""How long the twenty questions take on tables as large as those of Kaggle's test set, and how many
+bytes an image costs.
 
-    python -m tests.benchmarks.queries                    53,576 images, in a temporary workspace (about 3 GB)
-    python -m tests.benchmarks.queries --images 2000
-    python -m tests.benchmarks.queries --workspace DIR    keep the tables, or ask those that are there
+    python -m tests.benchmarks.queries                    53,576 images, in a temporary workspace
+    (about 3 GB) python -m tests.benchmarks.queries --images 2000 python -m tests.benchmarks.queries
+    --workspace DIR    keep the tables, or ask those that are there
 
-Rows are made up (tests/analyst/rows.py) and written by the real writer, a part a shard of 64 images. Each question is asked as
-`dr sql` asks it, views and all, by a process that has asked before; the time is the median of three, on two threads.
+Rows are made up (tests/analyst/rows.py) and written by the real writer, a part a shard of 64
+images. Each question is asked as `dr sql` asks it, views and all, by a process that has asked
+before; the time is the median of three, on two threads.
 """
 
 import argparse
@@ -18,8 +20,8 @@ import tempfile
 import time
 
 from storage import Workspace, open_workspace
-from storage.catalog import query
-from storage.files import Files
+from storage.admin.catalog import query
+from storage.files.files import Files
 from tests.analyst.questions import questions
 from tests.analyst.rows import SHARD_TABLES, fill
 
@@ -50,7 +52,10 @@ def measure(workspace: Workspace, images: int, repeats: int) -> list[float]:
     for table in SHARD_TABLES:
         count, size = bytes_of(workspace.files, table)
         total += size
-        print(f"{table:16} {workspace.count(table):12,} {count:6} {size / 1e6:8.1f} {size / images:15.0f}")
+        print(
+            f"{table:16} {workspace.count(table):12,} {count:6} {size / 1e6:8.1f}"
+            f" {size / images:15.0f}"
+        )
     print(f"{'together':16} {'':12} {'':6} {total / 1e6:8.1f} {total / images:15.0f}\n")
     query(workspace, "select 1")
     times = []
@@ -64,7 +69,8 @@ def measure(workspace: Workspace, images: int, repeats: int) -> list[float]:
         times.append(statistics.median(taken))
         mark = "" if times[-1] < TARGET_S else f"  above {TARGET_S:g} s"
         print(
-            f"{question.number:2} {times[-1]:6.2f} s, processor {statistics.median(cpu):5.2f} s, {rows:5} rows  {question.text}{mark}",
+            f"{question.number:2} {times[-1]:6.2f} s, processor {statistics.median(cpu):5.2f} s,"
+            f" {rows:5} rows  {question.text}{mark}",
             flush=True,
         )
     print(f"\nslowest {max(times):.2f} s, all twenty {sum(times):.1f} s")
@@ -72,12 +78,18 @@ def measure(workspace: Workspace, images: int, repeats: int) -> list[float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=53_576)
     parser.add_argument("--workspace", type=pathlib.Path, help="folder to keep the tables in")
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
-    with contextlib.nullcontext(given.workspace) if given.workspace else tempfile.TemporaryDirectory() as folder:
+    with (
+        contextlib.nullcontext(given.workspace)
+        if given.workspace
+        else tempfile.TemporaryDirectory()
+    ) as folder:
         workspace = open_workspace(folder)
         made(workspace, given.images)
         times = measure(workspace, given.images, given.repeats)

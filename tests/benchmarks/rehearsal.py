@@ -1,9 +1,11 @@
-"""A run of the whole test set without its weeks: `python -m tests.benchmarks.rehearsal [SOLUTION.csv] [--images N] [--tables]`.
+"""A run of the whole test set without its weeks: `python -m tests.benchmarks.rehearsal
+[SOLUTION.csv] [--images N] [--tables]`.
 
-Everything is the product's own — flow, waves, Dask workers, stores, ledger, tables, a Prefect server — but the engine, which a
-preload puts in the workers (tests/benchmarks/stub_engine.py). SOLUTION.csv is Kaggle's retinopathy_solution.csv; without it
-as many ids are made up. Prints what the run took beyond the writing itself, how much memory flow and scheduler (one process)
-held over time, how many task runs Prefect was told of, and how fast its page's queries are answered.
+Everything is the product's own — flow, waves, Dask workers, stores, ledger, tables, a Prefect
+server — but the engine, which a preload puts in the workers (tests/benchmarks/stub_engine.py).
+SOLUTION.csv is Kaggle's retinopathy_solution.csv; without it as many ids are made up. Prints what
+the run took beyond the writing itself, how much memory flow and scheduler (one process) held over
+time, how many task runs Prefect was told of, and how fast its page's queries are answered.
 """
 
 import argparse
@@ -42,19 +44,27 @@ class Memory(threading.Thread):
         self.over.set()
         sizes = [size / 2**20 for _, size in self.found]
         tenths = [sizes[min(len(sizes) * part // 10, len(sizes) - 1)] for part in range(11)]
-        return f"{', '.join(f'{size:,.0f}' for size in tenths)} MiB at every tenth of it, peak {max(sizes):,.0f}"
+        return (
+            f"{', '.join(f'{size:,.0f}' for size in tenths)} MiB at every tenth of it, peak"
+            f" {max(sizes):,.0f}"
+        )
 
 
 def ids_of(solution: pathlib.Path | None, images: int) -> list[str]:
     if solution is None:
-        return [f"{number // 2 + 1}_{'left' if number % 2 == 0 else 'right'}" for number in range(images)]
+        return [
+            f"{number // 2 + 1}_{'left' if number % 2 == 0 else 'right'}"
+            for number in range(images)
+        ]
     with solution.open() as file:
         return [row["image"] for row in csv.DictReader(file)][:images]
 
 
 def query(api: str, path: str, body: dict) -> tuple[object, float]:
     """The answer of Prefect's server and how many ms it took."""
-    request = urllib.request.Request(f"{api}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{api}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     started = time.perf_counter()
     with urllib.request.urlopen(request, timeout=60) as answer:
         found = json.load(answer)
@@ -63,7 +73,9 @@ def query(api: str, path: str, body: dict) -> tuple[object, float]:
 
 def spent(notes: pathlib.Path) -> dict[str, float]:
     """Seconds of all workers together, in the stub and in writing."""
-    lines = [json.loads(line) for path in notes.glob("*.jsonl") for line in path.read_text().splitlines()]
+    lines = [
+        json.loads(line) for path in notes.glob("*.jsonl") for line in path.read_text().splitlines()
+    ]
     return {name: sum(line.get(name, 0.0) for line in lines) for name in ("stub", "write")}
 
 
@@ -72,10 +84,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("solution", nargs="?", type=pathlib.Path)
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--size", type=int, default=256, help="side of the maps in px")
-    parser.add_argument("--real", type=int, default=256, help="images of each worker whose maps are noise, at their real size")
+    parser.add_argument(
+        "--real",
+        type=int,
+        default=256,
+        help="images of each worker whose maps are noise, at their real size",
+    )
     parser.add_argument("--shard-images", type=int, default=64)
     parser.add_argument("--tables", action="store_true", help="make the tables too")
-    parser.add_argument("--folder", type=pathlib.Path, help="where the workspace goes (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", type=pathlib.Path, help="where the workspace goes (default: a temporary folder)"
+    )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=options.folder) as folder:
         return rehearse(pathlib.Path(folder), options)
@@ -93,7 +112,7 @@ def rehearse(folder: pathlib.Path, options: argparse.Namespace) -> int:
         CUDA_VISIBLE_DEVICES="",
     )
     os.environ.pop("PREFECT_API_URL", None)
-    from flows.server import prefect_server
+    from flows.service.server import prefect_server
     from tests.flows.explainable import prepare, write_config
 
     started = time.monotonic()
@@ -112,10 +131,12 @@ def rehearse(folder: pathlib.Path, options: argparse.Namespace) -> int:
     return 0
 
 
-def stage(name: str, flow, config_file: pathlib.Path, workspace, notes: pathlib.Path, api: str) -> None:
+def stage(
+    name: str, flow, config_file: pathlib.Path, workspace, notes: pathlib.Path, api: str
+) -> None:
     """Runs one stage and prints what it took."""
     from flows.config import load_config
-    from storage.status import overview
+    from storage.admin.status import overview
 
     before = spent(notes)
     memory, started = Memory(), time.monotonic()
@@ -125,13 +146,22 @@ def stage(name: str, flow, config_file: pathlib.Path, workspace, notes: pathlib.
     print(f"\n{name}: {result.message}")
     (explanation,) = overview(workspace)["explanations"]
     workers = load_config(config_file).dask.workers
-    print(f"shards          {explanation['shards_done']} of {explanation['shards']}, {explanation['bytes'] / 1e9:.2f} GB")
+    print(
+        f"shards          {explanation['shards_done']} of {explanation['shards']},"
+        f" {explanation['bytes'] / 1e9:.2f} GB"
+    )
     print(f"the whole stage {seconds:.1f} s")
     if name == "attribute":
         used = {key: value - before[key] for key, value in spent(notes).items()}
         itself = (used["stub"] + used["write"]) / workers
-        print(f"writing itself  {used['write'] / workers:.1f} s, the stub {used['stub'] / workers:.1f} s a worker of {workers}")
-        print(f"beyond it       {seconds - itself:.1f} s, {1e3 * (seconds - itself) / explanation['shards']:.0f} ms a shard")
+        print(
+            f"writing itself  {used['write'] / workers:.1f} s, the stub"
+            f" {used['stub'] / workers:.1f} s a worker of {workers}"
+        )
+        print(
+            f"beyond it       {seconds - itself:.1f} s,"
+            f" {1e3 * (seconds - itself) / explanation['shards']:.0f} ms a shard"
+        )
     print(f"flow, scheduler {memory.text()}")
     runs, _ = query(api, "task_runs/count", {})
     page, ms = query(api, "task_runs/filter", {"limit": 200, "sort": "EXPECTED_START_TIME_DESC"})

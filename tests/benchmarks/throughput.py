@@ -1,14 +1,17 @@
-"""The whole run against the bare engine: `python -m tests.benchmarks.throughput CONFIG.toml [--images 24] [--repeats 3] [--without-threads] [--set …]`.
+"""The whole run against the bare engine: `python -m tests.benchmarks.throughput CONFIG.toml
+[--images 24] [--repeats 3] [--without-threads] [--set …]`.
 
-CONFIG.toml names a workspace with fundi and a trained model; it is read, and copied to a temporary folder without its
-explanations. Of the same images, with the same model and settings, in turn:
+CONFIG.toml names a workspace with fundi and a trained model; it is read, and copied to a temporary
+folder without its explanations. Of the same images, with the same model and settings, in turn:
 - `dr attribute` with one worker a core: Prefect, Dask, reading, writing, ledger;
-- as many bare processes, one thread each, that hold their share of the fundi in memory, explain it and drop the result.
-Both are timed from the start of the processes (imports and compiling included) and, apart from that, at their pace: from the
-end of each worker's first shard, which pays for compiling, to the end of its last; for the run that is when its marks were
-written, so that reading, writing and waiting for work count.
+- as many bare processes, one thread each, that hold their share of the fundi in memory, explain it
+and drop the result. Both are timed from the start of the processes (imports and compiling included)
+and, apart from that, at their pace: from the end of each worker's first shard, which pays for
+compiling, to the end of its last; for the run that is when its marks were written, so that reading,
+writing and waiting for work count.
 
-Then one bare process with a thread for every core, for whom it pays to choose between workers and threads.
+Then one bare process with a thread for every core, for whom it pays to choose between workers and
+threads.
 """
 
 import argparse
@@ -28,18 +31,36 @@ import numpy as np
 
 
 def environment(threads: int, folder: pathlib.Path) -> dict[str, str]:
-    from tasks.pool import ONE_THREAD
+    from tasks.execution.pool import ONE_THREAD
 
-    mine = {**ONE_THREAD, **{name: str(threads) for name in ONE_THREAD if name.endswith("NUM_THREADS")}}
-    return {**os.environ, **mine, "PREFECT_HOME": str(folder / "prefect"), "XDG_CACHE_HOME": str(folder / "cache")}
+    mine = {
+        **ONE_THREAD,
+        **{name: str(threads) for name in ONE_THREAD if name.endswith("NUM_THREADS")},
+    }
+    return {
+        **os.environ,
+        **mine,
+        "PREFECT_HOME": str(folder / "prefect"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+    }
 
 
 def bare(folder: pathlib.Path, processes: int, threads: int) -> dict[str, float]:
-    """Seconds of `processes` engines side by side from their start, and their images a minute once they run."""
+    """Seconds of `processes` engines side by side from their start, and their images a minute
+    once they run.
+    """
     started = time.monotonic()
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.throughput", "--bare", str(folder), str(number), str(processes)],
+            [
+                sys.executable,
+                "-m",
+                "tests.benchmarks.throughput",
+                "--bare",
+                str(folder),
+                str(number),
+                str(processes),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -52,7 +73,9 @@ def bare(folder: pathlib.Path, processes: int, threads: int) -> dict[str, float]
 
 
 def pace(workers: Iterable[list[tuple[float, int]]]) -> float:
-    """Images a minute of workers side by side, each given as (end, images) of its shards; the first shards don't count."""
+    """Images a minute of workers side by side, each given as (end, images) of its shards; the
+    first shards don't count.
+    """
     total = 0.0
     for shards in map(sorted, workers):
         if len(shards) > 1:
@@ -62,15 +85,17 @@ def pace(workers: Iterable[list[tuple[float, int]]]) -> float:
 
 def be_bare(folder: pathlib.Path, number: int, processes: int) -> None:
     """In a process of its own: every `processes`-th shard of the images, explained and dropped."""
-    from dr_lib.explain import Explainer
-    from tasks.worker import loaded_model
+    from dr_lib.attribution.explain import Explainer
+    from tasks.execution.worker import loaded_model
 
     job = json.loads((folder / "job.json").read_text())
     config = configured(folder, job)
     pixels = np.load(folder / "pixels.npy")
     engine = Explainer(loaded_model(config.workspace, job["model_id"]), config.recipe.engine)
     size = job["shard_images"]
-    shards = [pixels[start : start + size] for start in range(0, len(pixels), size)][number::processes]
+    shards = [pixels[start : start + size] for start in range(0, len(pixels), size)][
+        number::processes
+    ]
     ends = []
     for shard in shards:
         engine.explain(shard)
@@ -79,16 +104,22 @@ def be_bare(folder: pathlib.Path, number: int, processes: int) -> None:
 
 
 def whole(folder: pathlib.Path) -> dict[str, float]:
-    """Seconds of `dr attribute` for the same images, of the stage within it, and its pace by its marks."""
+    """Seconds of `dr attribute` for the same images, of the stage within it, and its pace by its
+    marks.
+    """
     job = json.loads((folder / "job.json").read_text())
     for name in ("explanations", "tables/attributions"):
         shutil.rmtree(folder / "workspace" / name, ignore_errors=True)
-    command = [sys.executable, "-m", "flows.cli", "attribute", job["config"]]
+    command = [sys.executable, "-m", "flows.cli.main", "attribute", job["config"]]
     for setting in job["settings"]:
         command += ["--set", setting]
     started = time.monotonic()
     done = subprocess.run(
-        command, env=environment(1, folder) | {"OMP_NUM_THREADS": ""}, capture_output=True, text=True, check=False
+        command,
+        env=environment(1, folder) | {"OMP_NUM_THREADS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     seconds = time.monotonic() - started
     if done.returncode:
@@ -97,7 +128,10 @@ def whole(folder: pathlib.Path) -> dict[str, float]:
     for path in (folder / "workspace").glob("explanations/*/ledger/*.json"):
         record = json.loads(path.read_text())["record"]
         by_worker.setdefault(record["worker"], []).append((path.stat().st_mtime, record["images"]))
-    (run,) = [json.loads(path.read_text()) for path in (folder / "workspace").glob("explanations/*/runs/*.json")]
+    (run,) = [
+        json.loads(path.read_text())
+        for path in (folder / "workspace").glob("explanations/*/runs/*.json")
+    ]
     return {"whole": seconds, "stage": run["actual"]["seconds"], "pace": pace(by_worker.values())}
 
 
@@ -108,17 +142,23 @@ def configured(folder: pathlib.Path, job: dict):
 
 
 def prepare(folder: pathlib.Path, options: argparse.Namespace, workers: int) -> dict:
-    """Copies the workspace without its explanations, and the fundi of the images that will be explained."""
+    """Copies the workspace without its explanations, and the fundi of the images that will be
+    explained.
+    """
     from flows.config import load_config
     from storage import open_workspace
-    from tasks.attribute import chosen_images
-    from tasks.preprocess import usable_rows
-    from tasks.stores import fundus_store
+    from tasks.access.stores import fundus_store
+    from tasks.attribute.step import chosen_images
+    from tasks.preprocess.step import usable_rows
 
     given = load_config(options.config, options.settings)
     copied = folder / "workspace"
     shutil.copytree(
-        given.workspace, copied, ignore=shutil.ignore_patterns("explanations", "report", ".scratch", ".locks", "catalog.duckdb")
+        given.workspace,
+        copied,
+        ignore=shutil.ignore_patterns(
+            "explanations", "report", ".scratch", ".locks", "catalog.duckdb"
+        ),
     )
     shard_images = max(1, min(given.storage.shard_images, options.images // (2 * workers)))
     settings = [
@@ -131,11 +171,19 @@ def prepare(folder: pathlib.Path, options: argparse.Namespace, workers: int) -> 
     ]
     config, workspace = load_config(options.config, settings), open_workspace(copied)
     photos = workspace.photos()
-    here = photos.iloc[usable_rows(workspace, config.recipe.preprocess_id, config.recipe.least_quality)]
+    here = photos.iloc[
+        usable_rows(workspace, config.recipe.preprocess_id, config.recipe.least_quality)
+    ]
     chosen = chosen_images(here[here["present"]], config.recipe.attribution)
     store = fundus_store(workspace, config.recipe.preprocess_id)
-    np.save(folder / "pixels.npy", store.read_rows(chosen["position"].to_numpy(), ["pixels"])["pixels"])
-    job = {"config": str(options.config.resolve()), "settings": settings, "shard_images": shard_images}
+    np.save(
+        folder / "pixels.npy", store.read_rows(chosen["position"].to_numpy(), ["pixels"])["pixels"]
+    )
+    job = {
+        "config": str(options.config.resolve()),
+        "settings": settings,
+        "shard_images": shard_images,
+    }
     job |= {"model_id": config.recipe.model_id(workspace), "images": len(chosen)}
     (folder / "job.json").write_text(json.dumps(job))
     return job
@@ -143,11 +191,17 @@ def prepare(folder: pathlib.Path, options: argparse.Namespace, workers: int) -> 
 
 def compare(options: argparse.Namespace) -> int:
     workers = options.workers or os.cpu_count() or 1
-    with tempfile.TemporaryDirectory(prefix="throughput-") as name, contextlib.suppress(KeyboardInterrupt):
+    with (
+        tempfile.TemporaryDirectory(prefix="throughput-") as name,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
         folder = pathlib.Path(name)
         job = prepare(folder, options, workers)
         images = job["images"]
-        print(f"{images} images in shards of {job['shard_images']}, {workers} workers; seconds, medians of {options.repeats}")
+        print(
+            f"{images} images in shards of {job['shard_images']}, {workers} workers; seconds,"
+            f" medians of {options.repeats}"
+        )
         found: dict[str, list[dict[str, float]]] = {"run": [], "bare": [], "threads": []}
         for _ in range(options.repeats):  # in turn, so that what else the machine does falls on all
             found["run"].append(whole(folder))
@@ -172,12 +226,19 @@ def compare(options: argparse.Namespace) -> int:
             print(f"{title:<34}{one['whole']:>11.1f}{stage:>9}{one['pace']:>12.1f}")
         run, engines = median["run"], median["bare"]
         print(f"run / bare, at their pace         {run['pace'] / engines['pace']:>11.1%}")
-        print(f"bare from start / the run's stage {engines['whole'] / run['stage']:>11.1%}   (both import, load and compile)")
         print(
-            f"bare / run, from start            {engines['whole'] / run['whole']:>11.1%}   (the run starts a Prefect server too)"
+            f"bare from start / the run's stage {engines['whole'] / run['stage']:>11.1%}   (both"
+            " import, load and compile)"
+        )
+        print(
+            f"bare / run, from start            {engines['whole'] / run['whole']:>11.1%}   (the run"
+            " starts a Prefect server too)"
         )
         if "threads" in median:
-            print(f"one a core / one with all threads {engines['pace'] / median['threads']['pace']:>11.2f} times as fast")
+            print(
+                "one a core / one with all threads"
+                f" {engines['pace'] / median['threads']['pace']:>11.2f} times as fast"
+            )
     return 0
 
 
@@ -191,8 +252,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--workers", type=int, default=0, help="0: one a core")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--without-threads", action="store_true", help="only workers against bare processes")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument(
+        "--without-threads", action="store_true", help="only workers against bare processes"
+    )
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="SECTION.KEY=VALUE"
+    )
     return compare(parser.parse_args(arguments))
 
 

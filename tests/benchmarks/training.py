@@ -1,14 +1,17 @@
-"""How near a training step is to a bare step, by the way its pixels come: `training.py WORKSPACE [--backbone small] [--steps 60]`.
+"""How near a training step is to a bare step, by the way its pixels come: `training.py WORKSPACE
+[--backbone small] [--steps 60]`.
 
-WORKSPACE holds fundi and their labels (`dr preprocess`); it is only read. Side by side in one process on one compiled model,
-in blocks by turns so that a change of the machine's pace meets all alike, medians over steps:
+WORKSPACE holds fundi and their labels (`dr preprocess`); it is only read. Side by side in one
+process on one compiled model, in blocks by turns so that a change of the machine's pace meets all
+alike, medians over steps:
 - bare: `train_on_batch` on the same mini-batch again and again; nothing is read, turned or toned;
 - loop: `dr_lib.training.train` as `dr train` runs it, its feed on the local copy of the fundi;
 - rows: the same feed, every fundus read from Zarr each time;
 - pydataset 1, 2: `keras.utils.PyDataset` in `fit`, with one and two workers;
 - tf.data: a `tf.data` pipeline with prefetching.
-The first steps of a block are left out: their mini-batches were prepared while others computed. `waiting` is the share of a step
-in which the loop had no mini-batch; `fit` does not tell. `processor` is user and system time a step, all threads together.
+The first steps of a block are left out: their mini-batches were prepared while others computed.
+`waiting` is the share of a step in which the loop had no mini-batch; `fit` does not tell.
+`processor` is user and system time a step, all threads together.
 """
 
 import argparse
@@ -22,13 +25,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dr_lib import backend
-from dr_lib.model import ModelParams, build, scaled
+from dr_lib.network import backend
+from dr_lib.network.model import ModelParams, build, scaled
 from dr_lib.training import BalancedBatches, Feed, TrainingParams, augmented, train
 from storage import open_workspace
-from storage.arrays import ShardedStore
-from storage.fundus import DONE, fundus_path
-from storage.row_copy import RowCopy
+from storage.arrays.row_copy import RowCopy
+from storage.arrays.store import ShardedStore
+from storage.contents.fundus import DONE, fundus_path
 
 BLOCK = 15
 LEFT_OUT = 5  # the batches a feed has ready, and one
@@ -89,10 +92,16 @@ def contenders(model, make, make_from_rows, constant):
         import tensorflow as tf
 
         def prepared(step):
-            inputs, targets = tf.numpy_function(lambda s: make(int(s)), [step], [tf.float32, tf.float32])
-            return tf.ensure_shape(inputs, constant[0].shape), tf.ensure_shape(targets, constant[1].shape)
+            inputs, targets = tf.numpy_function(
+                lambda s: make(int(s)), [step], [tf.float32, tf.float32]
+            )
+            return tf.ensure_shape(inputs, constant[0].shape), tf.ensure_shape(
+                targets, constant[1].shape
+            )
 
-        dataset = tf.data.Dataset.range(first, first + BLOCK).map(prepared, num_parallel_calls=1, deterministic=True)
+        dataset = tf.data.Dataset.range(first, first + BLOCK).map(
+            prepared, num_parallel_calls=1, deterministic=True
+        )
         before = time.perf_counter()
         for batch in dataset.prefetch(AHEAD):
             waited = time.perf_counter() - before
@@ -133,15 +142,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("workspace")
     parser.add_argument("--backbone", choices=("inception_v3", "small"), default="inception_v3")
     parser.add_argument(
-        "--steps", type=int, default=4 * BLOCK, help=f"mini-batches each, in blocks of {BLOCK} (default {4 * BLOCK})"
+        "--steps",
+        type=int,
+        default=4 * BLOCK,
+        help=f"mini-batches each, in blocks of {BLOCK} (default {4 * BLOCK})",
     )
-    parser.add_argument("--only", nargs="*", default=None, metavar="NAME", help="compare just these with bare and loop")
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        default=None,
+        metavar="NAME",
+        help="compare just these with bare and loop",
+    )
     options = parser.parse_args(arguments)
     blocks = max(1, options.steps // BLOCK)
     backend.configure(deterministic=True)
     store, positions, stages = labelled(options.workspace)
     size = store.read_rows([0], ["pixels"])["pixels"].shape[1]
-    params = TrainingParams(schedule=((blocks * BLOCK, 1e-3),), validate_every=10**9, checkpoint_every=10**9, prefetch=AHEAD)
+    params = TrainingParams(
+        schedule=((blocks * BLOCK, 1e-3),),
+        validate_every=10**9,
+        checkpoint_every=10**9,
+        prefetch=AHEAD,
+    )
     batches = BalancedBatches(stages, params)
     labels = np.eye(5, dtype=np.float32)
 
@@ -154,24 +177,34 @@ def main(arguments: list[str] | None = None) -> int:
 
     with tempfile.TemporaryDirectory() as folder, RowCopy(store, "pixels", Path(folder)) as copy:
         print(
-            f"{len(stages)} labelled fundi of {size} px in shards of {store.shard_images}; {backend.device()}; one mini-batch of 16:"
+            f"{len(stages)} labelled fundi of {size} px in shards of {store.shard_images};"
+            f" {backend.device()}; one mini-batch of 16:"
         )
         sample = positions[batches.batch(0)]
         alone("reading its rows from Zarr", lambda: from_rows(sample))
         alone("reading one whole shard from Zarr", lambda: store.read(store.spans()[0], ["pixels"]))
         begin = time.perf_counter()
         copy.read(positions)
-        print(f"  copying all {len(store.spans())} shards, once{'':<20}{time.perf_counter() - begin:>9.1f} s")
+        print(
+            f"  copying all {len(store.spans())} shards,"
+            f" once{'':<20}{time.perf_counter() - begin:>9.1f} s"
+        )
         alone("reading its rows from the copy", lambda: copy.read(sample))
         pixels = copy.read(sample)
         alone("turning, mirroring, toning", lambda: augmented(pixels, (1,)))
         alone("scaling to float32", lambda: scaled(pixels))
 
-        model = build(ModelParams(backbone=options.backbone, backbone_weights="none", input_size=size))
+        model = build(
+            ModelParams(backbone=options.backbone, backbone_weights="none", input_size=size)
+        )
         make = functools.partial(make_with, copy.read)
         others = contenders(model, make, functools.partial(make_with, from_rows), make(0))
         if options.only is not None:
-            others = {name: block for name, block in others.items() if name == "bare" or name in options.only}
+            others = {
+                name: block
+                for name, block in others.items()
+                if name == "bare" or name in options.only
+            }
         timers = {name: Timer() for name in ("loop", *others)}
 
         def on_step(report):
@@ -186,7 +219,8 @@ def main(arguments: list[str] | None = None) -> int:
         train(model, lambda indices: copy.read(positions[indices]), stages, params, on_step=on_step)
 
     print(
-        f"\n{options.backbone}, {blocks} blocks of {BLOCK} mini-batches each, the first {LEFT_OUT} of a block left out; medians"
+        f"\n{options.backbone}, {blocks} blocks of {BLOCK} mini-batches each, the first {LEFT_OUT}"
+        " of a block left out; medians"
     )
     print(f"{'':<14}{'step':>10}{'to bare':>9}{'waiting':>9}{'processor':>12}")
     bare = statistics.median(step for step, *_ in timers["bare"].steps)
@@ -194,7 +228,10 @@ def main(arguments: list[str] | None = None) -> int:
         steps, waits, used = zip(*timers[name].steps, strict=True)
         waiting = "" if None in waits else f"{sum(waits) / sum(steps):.1%}"
         step, processor = statistics.median(steps), statistics.median(used)
-        print(f"{name:<14}{1e3 * step:>7.1f} ms{step / bare:>9.3f}{waiting:>9}{1e3 * processor:>9.1f} ms")
+        print(
+            f"{name:<14}{1e3 * step:>7.1f}"
+            f" ms{step / bare:>9.3f}{waiting:>9}{1e3 * processor:>9.1f} ms"
+        )
     print(f"largest memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
     return 0
 

@@ -1,4 +1,6 @@
-"""One Prefect server for the whole session, and small synthetic data: drawing photographs is the slow part of small tests."""
+"""One Prefect server for the whole session, and small synthetic data: drawing photographs is the
+slow part of small tests.
+"""
 
 import hashlib
 import pathlib
@@ -10,7 +12,7 @@ import pytest
 
 from dr_lib.synthetic import SynthesisParams
 from storage import open_workspace
-from tasks.synthesise import synthesise
+from tasks.ingest.synthesise import synthesise
 
 EYES = 40
 
@@ -69,16 +71,24 @@ def prefect_server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def drawn_photos(tmp_path_factory) -> pathlib.Path:
-    """Synthetic photographs in Kaggle's layout, every stage equally often. Not to be written to: copy it."""
+    """Synthetic photographs in Kaggle's layout, every stage equally often. Not to be written to:
+    copy it.
+    """
     folder = tmp_path_factory.mktemp("drawn") / "photos"
-    synthesise(folder, EYES, SynthesisParams(seed=5, balanced=True, smallest_px=400, largest_px=600), workers=2)
+    synthesise(
+        folder,
+        EYES,
+        SynthesisParams(seed=5, balanced=True, smallest_px=400, largest_px=600),
+        workers=2,
+    )
     return folder
 
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory, drawn_photos, prefect_server):
-    """Five runs in one workspace: the first; nothing new; two more eyes and three bad inputs; an explained eye deleted and
-    another replaced by what cannot be graded; nothing new."""
+    """Five runs in one workspace: the first; nothing new; two more eyes and three bad inputs; an
+    explained eye deleted and another replaced by what cannot be graded; nothing new.
+    """
     from flows.pipeline import FLOWS
 
     root = tmp_path_factory.mktemp("chain")
@@ -124,12 +134,18 @@ def snapshot(folder: pathlib.Path) -> dict[str, str]:
     """The hash of every result; records of runs and the query catalogue tell of the run itself."""
     told = ("tables/runs/", "catalog.duckdb", "catalog.sql", ".locks/")
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if not name.startswith(told)}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in files.items()
+        if not name.startswith(told)
+    }
 
 
 @pytest.fixture
 def tiny_config(tmp_path):
-    """Writes a configuration that finishes in seconds, for a folder of photographs; returns the file."""
+    """Writes a configuration that finishes in seconds, for a folder of photographs; returns the
+    file.
+    """
 
     def write(photos: pathlib.Path, workspace: pathlib.Path | None = None) -> pathlib.Path:
         path = tmp_path / "tiny.toml"

@@ -1,4 +1,6 @@
-"""A workspace ready for `dr attribute` in a second: random fundi and an untrained small network, no photograph anywhere."""
+"""A workspace ready for `dr attribute` in a second: random fundi and an untrained small network,
+no photograph anywhere.
+"""
 
 import pathlib
 
@@ -6,15 +8,15 @@ import keras
 import numpy as np
 import pandas as pd
 
-from dr_lib.model import STAGES, build
+from dr_lib.network.model import STAGES, build
 from flows.config import PipelineConfig, load_config
 from storage import Workspace, open_workspace
-from storage.arrays import ShardedStore
-from storage.fundus import DONE, fundus_path, fundus_specs
+from storage.arrays.store import ShardedStore
+from storage.contents.fundus import DONE, fundus_path, fundus_specs
+from storage.contents.models import save_model
 from storage.ids import digest_bytes
-from storage.models import save_model
-from storage.schemas import SCHEMAS
-from tasks.stores import blank
+from storage.tables.schemas import SCHEMAS
+from tasks.access.stores import blank
 
 TOML = """
 workspace = "{workspace}"
@@ -48,16 +50,29 @@ def write_config(folder: pathlib.Path, *, size: int = 64, shard_images: int = 2)
     """A configuration for `folder/workspace`; the photographs' folder it names is empty."""
     (folder / "photos").mkdir(parents=True, exist_ok=True)
     path = folder / "explain.toml"
-    path.write_text(TOML.format(workspace=folder / "workspace", photos=folder / "photos", size=size, shard_images=shard_images))
+    path.write_text(
+        TOML.format(
+            workspace=folder / "workspace",
+            photos=folder / "photos",
+            size=size,
+            shard_images=shard_images,
+        )
+    )
     return path
 
 
 def image_ids(count: int) -> list[str]:
-    return [f"{number // 2 + 1}_{'left' if number % 2 == 0 else 'right'}" for number in range(count)]
+    return [
+        f"{number // 2 + 1}_{'left' if number % 2 == 0 else 'right'}" for number in range(count)
+    ]
 
 
-def prepare(config_file: pathlib.Path, ids: list[str], *, blank_fundi: bool = False) -> tuple[PipelineConfig, Workspace]:
-    """Writes catalogue, fundi (noise, or blank), model and predictions for images of these ids, all in the test split."""
+def prepare(
+    config_file: pathlib.Path, ids: list[str], *, blank_fundi: bool = False
+) -> tuple[PipelineConfig, Workspace]:
+    """Writes catalogue, fundi (noise, or blank), model and predictions for images of these ids,
+    all in the test split.
+    """
     config = load_config(config_file)
     workspace = open_workspace(config.workspace)
     recipe, size, count = config.recipe, config.preprocess.size, len(ids)
@@ -81,7 +96,9 @@ def prepare(config_file: pathlib.Path, ids: list[str], *, blank_fundi: bool = Fa
     model.save_weights(weights)
     record = {
         "training_id": recipe.training_id,
-        "architecture": {name: getattr(recipe.model, name) for name in recipe.model.__dataclass_fields__},
+        "architecture": {
+            name: getattr(recipe.model, name) for name in recipe.model.__dataclass_fields__
+        },
         "preprocess_id": recipe.preprocess_id,
         "step_seconds": 0.1,
     }
@@ -90,15 +107,21 @@ def prepare(config_file: pathlib.Path, ids: list[str], *, blank_fundi: bool = Fa
     return config, workspace
 
 
-def _write_fundi(workspace: Workspace, preprocess_id: str, ids: list[str], size: int, blank_fundi: bool) -> None:
+def _write_fundi(
+    workspace: Workspace, preprocess_id: str, ids: list[str], size: int, blank_fundi: bool
+) -> None:
     store = ShardedStore.create_or_open(workspace, fundus_path(preprocess_id), fundus_specs(size))
     store.extend(ids)
     for span in store.spans():
         arrays = blank(store, span)
         arrays["status"][:] = DONE
         for row in range(0 if blank_fundi else span.images):
-            arrays["pixels"][row] = np.random.default_rng(span.start + row).integers(0, 256, (size, size, 3), dtype=np.uint8)
-        store.write_shard(span, arrays, digests=[digest_bytes(name.encode()) for name in ids[span.rows]])
+            arrays["pixels"][row] = np.random.default_rng(span.start + row).integers(
+                0, 256, (size, size, 3), dtype=np.uint8
+            )
+        store.write_shard(
+            span, arrays, digests=[digest_bytes(name.encode()) for name in ids[span.rows]]
+        )
 
 
 def _write_predictions(workspace: Workspace, model_id: str, ids: list[str]) -> None:

@@ -1,4 +1,5 @@
-"""A workspace with explanations that nobody computed: arrays of noise under the names that real ones have.
+"""A workspace with explanations that nobody computed: arrays of noise under the names that real
+ones have.
 
 It is there in a second and without TensorFlow, for tests of what is done with explanations.
 """
@@ -8,22 +9,25 @@ import pandas as pd
 
 from dr_lib.attribution.params import AttributionParams
 from dr_lib.fundus import PreprocessParams
-from dr_lib.heatmaps import HeatmapParams
-from dr_lib.model import ModelParams
+from dr_lib.maps import HeatmapParams
+from dr_lib.network.model import ModelParams
 from dr_lib.training.params import TrainingParams
 from storage import Workspace
-from storage.arrays import ShardedStore
-from storage.explanations import DONE, attributions_path, explanation_specs, save_record
-from storage.fundus import fundus_path, fundus_specs
+from storage.arrays.store import ShardedStore
+from storage.contents.explanations import DONE, attributions_path, explanation_specs, save_record
+from storage.contents.fundus import fundus_path, fundus_specs
 from storage.ids import digest_bytes
-from storage.schemas import SCHEMAS
-from tasks.aggregate import _aggregate_shard, explained_eyes, part_name
-from tasks.recipe import Recipe
-from tasks.stores import blank
+from storage.tables.schemas import SCHEMAS
+from tasks.access.stores import blank
+from tasks.aggregate.step import _aggregate_shard, explained_eyes, part_name
+from tasks.run.recipe import Recipe
 
 SIZE, SHARD_IMAGES, NEURONS = 64, 4, 2
 MODEL_ID = "0123456789ab"
-LAYERS = {"stem": {"unit_shape": (16, 16, 8), "window": 32}, "fc1": {"unit_shape": (16,), "window": SIZE}}
+LAYERS = {
+    "stem": {"unit_shape": (16, 16, 8), "window": 32},
+    "fc1": {"unit_shape": (16,), "window": SIZE},
+}
 RECIPE = Recipe(
     PreprocessParams(size=SIZE),
     ModelParams(backbone="small", backbone_weights="none", dense=(16, 8), input_size=SIZE),
@@ -33,13 +37,21 @@ RECIPE = Recipe(
 
 
 def names(count: int) -> list[str]:
-    return [f"{number // 2 + 1}_{'left' if number % 2 == 0 else 'right'}" for number in range(count)]
+    return [
+        f"{number // 2 + 1}_{'left' if number % 2 == 0 else 'right'}" for number in range(count)
+    ]
 
 
 def explain(workspace: Workspace, count: int) -> None:
-    """Makes the workspace hold `count` explained eyes; a second call with more adds the rest, as a pipeline would."""
+    """Makes the workspace hold `count` explained eyes; a second call with more adds the rest, as
+    a pipeline would.
+    """
     ids = names(count)
-    common = {"image_id": ids, "patient_id": [name.split("_")[0] for name in ids], "eye": [name.split("_")[1] for name in ids]}
+    common = {
+        "image_id": ids,
+        "patient_id": [name.split("_")[0] for name in ids],
+        "eye": [name.split("_")[1] for name in ids],
+    }
     common |= {"stage": [number % 5 for number in range(count)], "split": ["test"] * count}
     photo = {
         "position": range(count),
@@ -52,34 +64,55 @@ def explain(workspace: Workspace, count: int) -> None:
     workspace.write_photos(_frame("photos", common | photo, count))
     graded = {"predicted_stage": [(number + number // 5) % 5 for number in range(count)]}
     graded |= {f"probability_stage{stage}": [0.2] * count for stage in range(5)}
-    workspace.write_table("predictions", _frame("predictions", common | graded, count), partition=MODEL_ID)
+    workspace.write_table(
+        "predictions", _frame("predictions", common | graded, count), partition=MODEL_ID
+    )
     record = {"model_id": MODEL_ID, "training_id": RECIPE.training_id, "created": "2026-01-01"}
     workspace.files.write_json(f"models/{MODEL_ID}/model.json", record)
 
     explain_id = RECIPE.explain_id(workspace)
-    settings = {"quantities": RECIPE.attribution.quantities, "layers": list(LAYERS), "layer_quantity": "predicted"}
+    settings = {
+        "quantities": RECIPE.attribution.quantities,
+        "layers": list(LAYERS),
+        "layer_quantity": "predicted",
+    }
     save_record(
         workspace,
         explain_id,
         {"model_id": MODEL_ID, "preprocess_id": RECIPE.preprocess_id, "attribution": settings},
     )
-    fundi = ShardedStore.create_or_open(workspace, fundus_path(RECIPE.preprocess_id), fundus_specs(SIZE), SHARD_IMAGES)
+    fundi = ShardedStore.create_or_open(
+        workspace, fundus_path(RECIPE.preprocess_id), fundus_specs(SIZE), SHARD_IMAGES
+    )
     specs = explanation_specs(RECIPE.attribution.quantities, SIZE, LAYERS, NEURONS, lesions=True)
-    maps = ShardedStore.create_or_open(workspace, attributions_path(explain_id), specs, SHARD_IMAGES)
+    maps = ShardedStore.create_or_open(
+        workspace, attributions_path(explain_id), specs, SHARD_IMAGES
+    )
     for store, fill in ((fundi, _fundus), (maps, _maps)):
         store.extend(ids)
         digests = [digest_bytes(name.encode()) for name in ids]
         for span in store.pending(digests):
             arrays = blank(store, span)
             for row in range(span.images):
-                fill({path: values[row] for path, values in arrays.items()}, np.random.default_rng(span.start + row))
+                fill(
+                    {path: values[row] for path, values in arrays.items()},
+                    np.random.default_rng(span.start + row),
+                )
             arrays["status" if store is fundi else "pixels/status"][:] = DONE
             store.write_shard(span, arrays, digests=digests[span.rows])
             if store is maps:
                 eyes = explained_eyes(workspace, MODEL_ID, ids).iloc[span.rows]
                 place = (workspace.location, explain_id, RECIPE.preprocess_id)
                 tables = ("attributions", "neurons", "lesion_regions", "heatmap_stats")
-                _aggregate_shard(place, span, eyes, part_name(span), HeatmapParams(max_regions=3), tables, RECIPE.attribution)
+                _aggregate_shard(
+                    place,
+                    span,
+                    eyes,
+                    part_name(span),
+                    HeatmapParams(max_regions=3),
+                    tables,
+                    RECIPE.attribution,
+                )
 
 
 def _fundus(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:

@@ -1,8 +1,10 @@
-"""Kills and errors at chosen points of a run, in its own processes and in its Dask workers; the product knows nothing of it.
+"""Kills and errors at chosen points of a run, in its own processes and in its Dask workers; the
+product knows nothing of it.
 
-For workers this file is a Dask preload: it reads what to do from the environment. As a program, `python faults.py RUNS`,
-it runs `dr` several times, each in a process group of its own, and prints how each ended. The runs are forks of one
-process that has imported everything, since importing takes longer than a small run.
+For workers this file is a Dask preload: it reads what to do from the environment. As a program,
+`python faults.py RUNS`, it runs `dr` several times, each in a process group of its own, and prints
+how each ended. The runs are forks of one process that has imported everything, since importing
+takes longer than a small run.
 """
 
 import errno
@@ -17,20 +19,25 @@ HERE = str(pathlib.Path(__file__).resolve())
 
 
 def environment(faults: list[dict], log: pathlib.Path) -> dict[str, str]:
-    """What to add to a process's environment so that its workers have these faults, and log the photographs they read.
+    """What to add to a process's environment so that its workers have these faults, and log the
+    photographs they read.
 
-    A fault: `at` read, set, mark or marked; `match`, a part of the photograph's path, the array file's or the ledger
-    entry's name; `how` process, group or error; `once`, a file that is made when it strikes (absent: it always strikes).
+    A fault: `at` read, set, mark or marked; `match`, a part of the photograph's path, the array
+    file's or the ledger entry's name; `how` process, group or error; `once`, a file that is made
+    when it strikes (absent: it always strikes).
     """
-    return {VARIABLE: json.dumps({"faults": faults, "log": str(log)}), "DASK_DISTRIBUTED__WORKER__PRELOAD": json.dumps([HERE])}
+    return {
+        VARIABLE: json.dumps({"faults": faults, "log": str(log)}),
+        "DASK_DISTRIBUTED__WORKER__PRELOAD": json.dumps([HERE]),
+    }
 
 
 def dask_setup(worker) -> None:
     """Dask calls this in every worker as it starts."""
     from zarr.storage import FsspecStore, LocalStore
 
-    from storage.ledger import Ledger
-    from storage.source import PhotoSource
+    from storage.arrays.ledger import Ledger
+    from storage.photos.source import PhotoSource
 
     plan = json.loads(os.environ[VARIABLE])
     faults, log = plan["faults"], os.open(plan["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -55,7 +62,9 @@ def setting_with_faults(real, faults: list[dict]):
     """A Zarr store's `set`; a local file is left with its first half when the fault strikes."""
 
     async def set_with_faults(self, key, value, *rest):
-        if any(fault["at"] == "set" and fault["match"] in key for fault in faults) and hasattr(self, "root"):
+        if any(fault["at"] == "set" and fault["match"] in key for fault in faults) and hasattr(
+            self, "root"
+        ):
             torn = pathlib.Path(self.root) / key
             torn.parent.mkdir(parents=True, exist_ok=True)
             torn.write_bytes(value.to_bytes()[: len(value) // 2])
@@ -82,13 +91,17 @@ def strike(faults: list[dict], at: str, what: str) -> None:
 
 
 def run_all(runs: list[dict]) -> list[int]:
-    """Runs `dr` with each one's arguments and environment; returns exit codes, −9 for a run that was killed."""
-    import tasks.pool
-    from flows.cli import app
+    """Runs `dr` with each one's arguments and environment; returns exit codes, −9 for a run that
+    was killed.
+    """
+    import tasks.execution.pool
+    from flows.cli.main import app
     from flows.pipeline import FLOWS
 
     assert FLOWS, "imported for the forks"
-    tasks.pool.DEATHS_BEFORE_GIVING_UP = 0  # a worker's start costs seconds, and one death is as good as three
+    tasks.execution.pool.DEATHS_BEFORE_GIVING_UP = (
+        0  # a worker's start costs seconds, and one death is as good as three
+    )
     codes = []
     for run in runs:
         child = os.fork()

@@ -1,4 +1,6 @@
-"""A pool without processes: jobs run where they are called, so that a test can see, count and spoil what a worker does."""
+"""A pool without processes: jobs run where they are called, so that a test can see, count and
+spoil what a worker does.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -9,17 +11,17 @@ import pytest
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.fundus import PreprocessParams
-from dr_lib.model import ModelParams
+from dr_lib.network.model import ModelParams
 from dr_lib.training import TrainingParams
 from storage import open_workspace
-from tasks import preprocess as preprocessing
-from tasks.errors import UserError
-from tasks.ingest import ingest
-from tasks.pool import Failure
-from tasks.preprocess import preprocess
-from tasks.recipe import Recipe
-from tasks.session import Session, StageResult
-from tasks.settings import DaskParams, DataParams, StorageParams
+from tasks.execution.pool import Failure
+from tasks.ingest.step import ingest
+from tasks.preprocess import step as preprocessing
+from tasks.preprocess.step import preprocess
+from tasks.run.errors import UserError
+from tasks.run.recipe import Recipe
+from tasks.run.session import Session, StageResult
+from tasks.run.settings import DaskParams, DataParams, StorageParams
 
 
 class WorkerDied(BaseException):
@@ -27,7 +29,7 @@ class WorkerDied(BaseException):
 
 
 class InlinePool:
-    """`tasks.pool.Pool` as the stages use it, with two workers that are this process."""
+    """`tasks.execution.pool.Pool` as the stages use it, with two workers that are this process."""
 
     def __init__(self, params: DaskParams | None = None):
         self.params, self.workers = params or DaskParams(workers=2), 2
@@ -39,7 +41,9 @@ class InlinePool:
     def close(self) -> None:
         """There is nothing to close."""
 
-    def run(self, function: Callable[..., Any], jobs: Iterable[tuple]) -> Iterator[tuple[tuple, Any]]:
+    def run(
+        self, function: Callable[..., Any], jobs: Iterable[tuple]
+    ) -> Iterator[tuple[tuple, Any]]:
         for job in jobs:
             self.jobs.append((function.__name__, job))
             try:
@@ -52,7 +56,9 @@ class InlinePool:
 
 
 def run_here(patch: pytest.MonkeyPatch, *stages: ModuleType) -> None:
-    """Lets these modules of `tasks` run their jobs in this process and without waves, so that no Prefect server is needed."""
+    """Lets these modules of `tasks` run their jobs in this process and without waves, so that no
+    Prefect server is needed.
+    """
 
     def in_this_process(pool, stage, function, jobs, *, images_of, rescue=None, table=None):
         results = [result for _, result in pool.run(function, jobs)]
@@ -68,10 +74,17 @@ def run_here(patch: pytest.MonkeyPatch, *stages: ModuleType) -> None:
 def ingest_and_preprocess(
     patch: pytest.MonkeyPatch, workspace: Path, *, size: int = 64, **data: Any
 ) -> tuple[Session, tuple[StageResult, StageResult]]:
-    """Both stages in this process, without a Prefect server; fundi of `size` px. `data` are the settings of `[data]`."""
+    """Both stages in this process, without a Prefect server; fundi of `size` px. `data` are the
+    settings of `[data]`.
+    """
     session = Session(open_workspace(str(workspace)), InlinePool())
-    recipe = Recipe(PreprocessParams(size=size), ModelParams(), TrainingParams(), AttributionParams())
+    recipe = Recipe(
+        PreprocessParams(size=size), ModelParams(), TrainingParams(), AttributionParams()
+    )
     params = DataParams(**data)
 
     run_here(patch, preprocessing)
-    return session, (ingest(session, params), preprocess(session, recipe, params, StorageParams(shard_images=8)))
+    return session, (
+        ingest(session, params),
+        preprocess(session, recipe, params, StorageParams(shard_images=8)),
+    )

@@ -1,8 +1,10 @@
-"""Runs that are killed: a warm process that forks them, and a seeded schedule of kill -9s at random progress.
+"""Runs that are killed: a warm process that forks them, and a seeded schedule of kill -9s at random
+progress.
 
-Importing TensorFlow takes seconds, so a test of twenty kills would be minutes of imports. One process imports everything
-once, starts no thread, and forks each run from itself; Dask's workers are forked from a second such process. All else is
-the product's own: `dr attribute` and `dr aggregate` with a cluster of their own, in a process group of their own.
+Importing TensorFlow takes seconds, so a test of twenty kills would be minutes of imports. One
+process imports everything once, starts no thread, and forks each run from itself; Dask's workers
+are forked from a second such process. All else is the product's own: `dr attribute` and `dr
+aggregate` with a cluster of their own, in a process group of their own.
 """
 
 import contextlib
@@ -23,7 +25,12 @@ import psutil
 
 ROOT = pathlib.Path(__file__).parents[2]
 PATIENCE_S = 300
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
 
 
 class Runs:
@@ -32,7 +39,12 @@ class Runs:
     def __init__(self, folder: pathlib.Path):
         self.folder, self.pid, self._count = folder, 0, 0
         self.server = Server(folder / "prefect")
-        environment = {**os.environ, **ONE_THREAD, "PREFECT_API_URL": self.server.api, "XDG_CACHE_HOME": str(folder / "cache")}
+        environment = {
+            **os.environ,
+            **ONE_THREAD,
+            "PREFECT_API_URL": self.server.api,
+            "XDG_CACHE_HOME": str(folder / "cache"),
+        }
         self._warm = subprocess.Popen(
             [sys.executable, "-m", "tests.flows.kills"],
             cwd=ROOT,
@@ -45,10 +57,14 @@ class Runs:
         self.server.wait()
 
     def start(self, *commands: Sequence[str]) -> None:
-        """Starts a run of commands such as ("attribute", "config.toml"), one after the other until one fails."""
+        """Starts a run of commands such as ("attribute", "config.toml"), one after the other
+        until one fails.
+        """
         self._count += 1
         self._code = self.folder / f"run-{self._count}.code"
-        self._warm.stdin.write(f"{self._code}\t" + "\t".join(" ".join(command) for command in commands) + "\n")
+        self._warm.stdin.write(
+            f"{self._code}\t" + "\t".join(" ".join(command) for command in commands) + "\n"
+        )
         self._warm.stdin.flush()
         self.pid = int(self._warm.stdout.readline())
 
@@ -96,7 +112,9 @@ class Runs:
 
 
 class Server:
-    """A Prefect server of our own, to be killed and started again at the same address with its history."""
+    """A Prefect server of our own, to be killed and started again at the same address with its
+    history.
+    """
 
     def __init__(self, home: pathlib.Path):
         with socket.socket() as probe:
@@ -114,9 +132,21 @@ class Server:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         }
         environment.pop("PREFECT_API_URL", None)
-        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "prefect",
+            "server",
+            "start",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
         with (self.home / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
 
     def wait(self) -> None:
         wait_until(self._answers)
@@ -143,23 +173,32 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def killed_run(
-    runs: Runs, commands: Sequence[Sequence[str]], ledger: pathlib.Path, shards: int, kinds: Sequence[str], seed: int
+    runs: Runs,
+    commands: Sequence[Sequence[str]],
+    ledger: pathlib.Path,
+    shards: int,
+    kinds: Sequence[str],
+    seed: int,
 ) -> list[str]:
     """Runs the commands, again after each kill, until they end well; returns a line for each kill.
 
-    kinds: what is killed, in this order: "run" (its whole process group), "worker" or "server". Each comes at a random
-    progress, and a random moment after that; a machine so fast that the commands end before leaves the rest of them to
-    another call. Fails if a shard that was marked is ever marked again.
+    kinds: what is killed, in this order: "run" (its whole process group), "worker" or "server".
+    Each comes at a random progress, and a random moment after that; a machine so fast that the
+    commands end before leaves the rest of them to another call. Fails if a shard that was marked is
+    ever marked again.
     """
     random = np.random.default_rng(seed)
     marked: dict[str, int] = {}
     told = []
-    # Spread over the whole run: each start brings the shards in flight, and drawn one after another all would lie at the end.
+    # Spread over the whole run: each start brings the shards in flight, and drawn one after another
+    # all would lie at the end.
     points = np.sort(random.integers(0, shards - 4, len(kinds)))
     runs.start(*commands)
     for kind, point in zip(kinds, points, strict=True):
         moment_s = float(random.uniform(0, 0.1))
-        wait_until(lambda point=point: _look(ledger, marked) >= point or _ended_well(runs, commands))
+        wait_until(
+            lambda point=point: _look(ledger, marked) >= point or _ended_well(runs, commands)
+        )
         time.sleep(moment_s)
         wait_until(lambda kind=kind: _kill(runs, kind, random) or _ended_well(runs, commands))
         if _ended_well(runs, commands):
@@ -209,16 +248,20 @@ def _ended_well(runs: Runs, commands: Sequence[Sequence[str]]) -> bool:
 
 
 def _serve() -> None:
-    """Prints the pid of the workers' parent; then forks a run for every line on stdin and prints its pid."""
+    """Prints the pid of the workers' parent; then forks a run for every line on stdin and prints
+    its pid.
+    """
     import multiprocessing
     from multiprocessing import forkserver
 
     import keras  # noqa: F401 - what takes the time
 
     import flows.pipeline
-    import flows.server  # noqa: F401
+    import flows.service.server  # noqa: F401
 
-    multiprocessing.set_forkserver_preload(["keras", "tasks.explain_shard", "tasks.aggregate", "distributed"])
+    multiprocessing.set_forkserver_preload(
+        ["keras", "tasks.attribute.shard", "tasks.aggregate.step", "distributed"]
+    )
     forkserver.ensure_running()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a killed run
     print(forkserver._forkserver._forkserver_pid, flush=True)
@@ -233,12 +276,14 @@ def _serve() -> None:
 
 
 def _run(code_file: pathlib.Path, commands: list[list[str]]) -> None:
-    """In the forked process: the commands as `dr` runs them, their output in a file, and at the end their exit code."""
+    """In the forked process: the commands as `dr` runs them, their output in a file, and at the
+    end their exit code.
+    """
     from multiprocessing import forkserver
 
     import dask
 
-    from flows.cli import main
+    from flows.cli.main import main
 
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -19,9 +19,11 @@ ACCEPTED = "accepted"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of input. `outcome`: a reason, or ACCEPTED; `detail`: a pattern in what the reject says; `step`: who finds out.
+    """A kind of input. `outcome`: a reason, or ACCEPTED; `detail`: a pattern in what the reject
+    says; `step`: who finds out.
 
-    `content` is written to `file`, or `make` makes it there; `labels` are rows of trainLabels.csv. `{id}` is the kind's own id.
+    `content` is written to `file`, or `make` makes it there; `labels` are rows of trainLabels.csv.
+    `{id}` is the kind's own id.
     """
 
     name: str

@@ -1,4 +1,6 @@
-"""From stored arrays to tables, bad maps among them: nothing is lost, and what is wrong is said (no model, no photograph)."""
+"""From stored arrays to tables, bad maps among them: nothing is lost, and what is wrong is said
+(no model, no photograph).
+"""
 
 import types
 
@@ -6,28 +8,38 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dr_lib.appearance import AppearanceParams
 from dr_lib.attribution import AttributionParams
 from dr_lib.fundus import PreprocessParams
-from dr_lib.heatmaps import HeatmapParams
-from dr_lib.lesion_units import LesionUnitParams
 from dr_lib.localisation import LocalisationParams
+from dr_lib.localisation.channel_dissection import LesionUnitParams
+from dr_lib.maps import HeatmapParams
+from dr_lib.maps.region_clustering import AppearanceParams
 from storage import open_workspace
-from storage.arrays import ShardedStore
-from storage.explanations import DONE, FAILED, attributions_path, explanation_specs, save_record
-from storage.fundus import fundus_path, fundus_specs
-from storage.group_maps import open_group_maps
-from storage.schemas import SCHEMAS
-from tasks import aggregate as stage
-from tasks import lesion_study
-from tasks.session import Session
-from tasks.stores import blank
+from storage.arrays.store import ShardedStore
+from storage.contents.explanations import (
+    DONE,
+    FAILED,
+    attributions_path,
+    explanation_specs,
+    save_record,
+)
+from storage.contents.fundus import fundus_path, fundus_specs
+from storage.contents.group_maps import open_group_maps
+from storage.tables.schemas import SCHEMAS
+from tasks.access.stores import blank
+from tasks.aggregate import lesion_study
+from tasks.aggregate import step as stage
+from tasks.run.session import Session
 from tests.flows.inline import InlinePool
 
 SIZE = 64
 IDS = ["1_left", "1_right", "2_left", "2_right"]
-GOOD, ZERO, LOST, LOOSE = range(4)  # an ordinary map, a map of zeros, one that failed, one that missed its tolerance
-PARAMS = AttributionParams(quantities=("stage0", "stage2", "stage4"), layers=("stem",), neurons=1, lesion_poses=0)
+GOOD, ZERO, LOST, LOOSE = range(
+    4
+)  # an ordinary map, a map of zeros, one that failed, one that missed its tolerance
+PARAMS = AttributionParams(
+    quantities=("stage0", "stage2", "stage4"), layers=("stem",), neurons=1, lesion_poses=0
+)
 RECIPE = types.SimpleNamespace(
     explain_id=lambda ws: "e" * 12,
     model_id=lambda ws: "m" * 12,
@@ -58,16 +70,24 @@ def workspace(tmp_path_factory):
         "present": True,
     }
     ws.write_photos(_frame("photos", common | photos))
-    ws.write_table("predictions", _frame("predictions", common | {"predicted_stage": [4, 2, 4, 4]}), partition="m" * 12)
+    ws.write_table(
+        "predictions",
+        _frame("predictions", common | {"predicted_stage": [4, 2, 4, 4]}),
+        partition="m" * 12,
+    )
     fundi = ShardedStore.create_or_open(ws, fundus_path("p" * 12), fundus_specs(SIZE))
     fundi.extend(IDS)
     (span,) = fundi.spans()
     arrays = blank(fundi, span)
-    arrays["pixels"][:] = np.random.default_rng(0).integers(100, 156, arrays["pixels"].shape, dtype=np.uint8)
+    arrays["pixels"][:] = np.random.default_rng(0).integers(
+        100, 156, arrays["pixels"].shape, dtype=np.uint8
+    )
     fundi.write_shard(span, arrays, digests=IDS)
 
     layers = {"stem": {"unit_shape": (16, 16, 3), "window": 8}}
-    store = ShardedStore.create_or_open(ws, attributions_path("e" * 12), explanation_specs(PARAMS.quantities, SIZE, layers, 1))
+    store = ShardedStore.create_or_open(
+        ws, attributions_path("e" * 12), explanation_specs(PARAMS.quantities, SIZE, layers, 1)
+    )
     save_record(ws, "e" * 12, {"model_id": "m" * 12})
     store.extend(IDS)
     (span,) = store.spans()
@@ -78,10 +98,16 @@ def workspace(tmp_path_factory):
         scale = 0.0 if row == ZERO else 1.0
         arrays["pixels/attribution"][row] = [-scale * spot, scale * spot / 2, scale * spot]
         arrays["layers/stem/resultant"][row] = [scale * spot, -scale * spot[::-1]]
-        arrays["pixels/outcome"][row], arrays["pixels/baseline_outcome"][row], arrays["pixels/gap"][row] = 0.5, 0.2, 0.0
+        (
+            arrays["pixels/outcome"][row],
+            arrays["pixels/baseline_outcome"][row],
+            arrays["pixels/gap"][row],
+        ) = (0.5, 0.2, 0.0)
     arrays["pixels/converged"][[GOOD, ZERO]] = True
     arrays["pixels/status"][:] = [DONE, DONE, FAILED, DONE]
-    store.write_shard(span, arrays, digests=IDS, record={"failed": {IDS[LOST]: "its results are not finite"}})
+    store.write_shard(
+        span, arrays, digests=IDS, record={"failed": {IDS[LOST]: "its results are not finite"}}
+    )
     return ws
 
 
@@ -98,7 +124,9 @@ def run(ws, monkeypatch, **heatmaps):
     session = Session(ws, InlinePool())
     result = stage.aggregate(session, RECIPE, HeatmapParams(**heatmaps))
     studies = LocalisationParams(), AppearanceParams(clusters=2), LesionUnitParams()
-    assert lesion_study.lesion_study(session, RECIPE, ws.location, *studies) == "", "there are no masks"
+    assert lesion_study.lesion_study(session, RECIPE, ws.location, *studies) == "", (
+        "there are no masks"
+    )
     return result
 
 
@@ -113,7 +141,9 @@ def test_nothing_is_lost_and_what_is_wrong_is_said(workspace, monkeypatch):
     assert not lost["converged"].any()
     assert told["failure"].notna().sum() == len(lost), "the others did not fail"
 
-    stats = workspace.frame("heatmap_stats").set_index(["image_id", "source", "quantity"]).sort_index()
+    stats = (
+        workspace.frame("heatmap_stats").set_index(["image_id", "source", "quantity"]).sort_index()
+    )
     zero = stats.loc[(IDS[ZERO], "pixels", "stage4")]
     assert (zero["positive_total"], zero["negative_total"], zero["regions_positive"]) == (0, 0, 0)
     assert np.isnan(zero["gini"]), "nothing is distributed"
@@ -122,8 +152,12 @@ def test_nothing_is_lost_and_what_is_wrong_is_said(workspace, monkeypatch):
     loose = regions[(regions["image_id"] == IDS[LOOSE]) & (regions["source"] == "pixels")]
     assert len(loose)
     assert loose["converged"].eq(False).all(), "kept, and marked"
-    assert regions[regions["source"] == "stem"]["converged"].isna().all(), "a resultant has no such mark"
-    assert len(workspace.frame("lesion_regions", converged=True)) == 3, "and so excluded by asking for it"
+    assert regions[regions["source"] == "stem"]["converged"].isna().all(), (
+        "a resultant has no such mark"
+    )
+    assert len(workspace.frame("lesion_regions", converged=True)) == 3, (
+        "and so excluded by asking for it"
+    )
     assert run(workspace, monkeypatch).new_images == 0
 
 
@@ -131,13 +165,26 @@ def test_groups_count_what_they_hold_and_can_leave_unconverged_maps_out(workspac
     """Right and left eye of stage 4 hold the same spot: mirrored, the left one's lies at 63 − x."""
     run(workspace, monkeypatch)
     name = "stage=4,predicted_stage=4"
-    key = {"group_name": name, "source": "pixels", "quantity": "stage4", "profile": "radial", "bin": 0}
+    key = {
+        "group_name": name,
+        "source": "pixels",
+        "quantity": "stage4",
+        "profile": "radial",
+        "bin": 0,
+    }
     assert workspace.frame("group_heatmaps", **key)["images"].tolist() == [2]
     maps = open_group_maps(workspace, "e" * 12).to_dataframe().reset_index()
-    both = maps[(maps["group_name"] == name) & (maps["source"] == "pixels") & (maps["quantity"] == "stage4")]
+    both = maps[
+        (maps["group_name"] == name) & (maps["source"] == "pixels") & (maps["quantity"] == "stage4")
+    ]
     lit = both[both["mean_positive"] > 0]
-    assert sorted(lit["x"].unique() if "x" in lit else lit.groupby("x").groups) == [*range(18, 24), *range(40, 46)]
-    assert lit["mean_positive"].to_numpy() == pytest.approx(5e-4, rel=2e-3), "each in one of two images"
+    assert sorted(lit["x"].unique() if "x" in lit else lit.groupby("x").groups) == [
+        *range(18, 24),
+        *range(40, 46),
+    ]
+    assert lit["mean_positive"].to_numpy() == pytest.approx(5e-4, rel=2e-3), (
+        "each in one of two images"
+    )
     run(workspace, monkeypatch, unconverged="leave_out")
     assert workspace.frame("group_heatmaps", **key)["images"].tolist() == [1]
 

@@ -1,9 +1,10 @@
-"""Faults that a run of weeks meets: what is finished stays, what is broken is done again to the same bytes, and one bad
-image or one full disk costs no more than itself.
+"""Faults that a run of weeks meets: what is finished stays, what is broken is done again to the
+same bytes, and one bad image or one full disk costs no more than itself.
 
-More of them are shown closer to where they are handled: torn shards, truncated marks and interruptions at every line in
-tests/storage/test_arrays.py, locks of dead runs in test_lock.py, defects that `dr verify` finds in test_verify.py and
-test_agreement.py, workers that die in test_pool.py.
+More of them are shown closer to where they are handled: torn shards, truncated marks and
+interruptions at every line in tests/storage/test_arrays.py, locks of dead runs in test_lock.py,
+defects that `dr verify` finds in test_verify.py and test_agreement.py, workers that die in
+test_pool.py.
 """
 
 import errno
@@ -16,17 +17,17 @@ import numpy as np
 import pytest
 from prefect import flow
 
-import tasks.explain_shard
-from storage.arrays import ShardedStore
+import tasks.attribute.shard
+from storage.admin.status import describe
+from storage.admin.verify import verify
+from storage.arrays.store import ShardedStore
+from storage.contents.explanations import DONE, FAILED, load_runs
 from storage.errors import WorkspaceLocked
-from storage.explanations import DONE, FAILED, load_runs
-from storage.status import describe
-from storage.verify import verify
-from tasks.aggregate import aggregate
-from tasks.attribute import attribute
-from tasks.errors import UserError
-from tasks.session import Session, open_session
-from tasks.settings import DaskParams
+from tasks.aggregate.step import aggregate
+from tasks.attribute.step import attribute
+from tasks.run.errors import UserError
+from tasks.run.session import Session, open_session
+from tasks.run.settings import DaskParams
 from tests.flows.explainable import image_ids, prepare, write_config
 from tests.flows.inline import InlinePool, WorkerDied
 from tests.flows.kills import Runs, killed_run, wait_until
@@ -38,7 +39,9 @@ KILLED_SHARDS = 44
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """Where the workspace lies in every test, so that the engine is compiled once; and a copy from before any attribution."""
+    """Where the workspace lies in every test, so that the engine is compiled once; and a copy
+    from before any attribution.
+    """
     folder = tmp_path_factory.mktemp("faults")
     config_file = write_config(folder, size=32, shard_images=SHARD)
     prepare(config_file, image_ids(IMAGES))
@@ -73,17 +76,26 @@ def run(prepared, pool=None):
 
 
 def results(workspace: pathlib.Path) -> dict[str, bytes]:
-    """Arrays and tables as they lie on disk, and the ledger without what it tells of times, memory and processes."""
+    """Arrays and tables as they lie on disk, and the ledger without what it tells of times,
+    memory and processes.
+    """
     found = {}
     for path in sorted(pathlib.Path(workspace).rglob("*")):
         name = str(path.relative_to(workspace))
-        if not path.is_file() or name.startswith((".locks", "tables/runs")) or "/runs/" in name or "explanation.json" in name:
+        if (
+            not path.is_file()
+            or name.startswith((".locks", "tables/runs"))
+            or "/runs/" in name
+            or "explanation.json" in name
+        ):
             continue
         found[name] = path.read_bytes()
         if "/ledger/" in name and name.endswith(".json"):
             entry = json.loads(found[name])
             told = {key: entry.pop(key) for key in ("record", "written")}
-            entry["gaps"] = {key: told["record"][key] for key in ("gap_median", "gap_max", "passes", "failed")}
+            entry["gaps"] = {
+                key: told["record"][key] for key in ("gap_median", "gap_max", "passes", "failed")
+            }
             found[name] = json.dumps(entry, sort_keys=True).encode()
     return found
 
@@ -98,7 +110,9 @@ def map_file(workspace, shard: int) -> pathlib.Path:
 
 
 def store_of(workspace) -> ShardedStore:
-    return ShardedStore.open(workspace, f"explanations/{workspace.latest_explanation()}/attributions.zarr")
+    return ShardedStore.open(
+        workspace, f"explanations/{workspace.latest_explanation()}/attributions.zarr"
+    )
 
 
 def worked(pool: InlinePool) -> list[int]:
@@ -107,9 +121,11 @@ def worked(pool: InlinePool) -> list[int]:
 
 
 def test_killed_twenty_times_the_run_ends_with_the_bytes_of_an_undisturbed_one(tmp_path):
-    """kill -9 of the run's process group, of workers and of the Prefect server, at seeded random progress and moments.
+    """kill -9 of the run's process group, of workers and of the Prefect server, at seeded random
+    progress and moments.
 
-    `killed_run` fails if a finished shard is ever computed again; at the end arrays, ledger and tables are compared.
+    `killed_run` fails if a finished shard is ever computed again; at the end arrays, ledger and
+    tables are compared.
     """
     config_file = write_config(tmp_path, size=32, shard_images=2)
     prepare(config_file, image_ids(2 * KILLED_SHARDS))
@@ -130,9 +146,12 @@ def test_killed_twenty_times_the_run_ends_with_the_bytes_of_an_undisturbed_one(t
         for attempt in range(len(kinds)):
             shutil.rmtree(workspace, ignore_errors=True)
             shutil.copytree(blank, workspace)
-            told += killed_run(runs, commands, ledger, KILLED_SHARDS, kinds[len(told) :], seed=20 + attempt)
+            told += killed_run(
+                runs, commands, ledger, KILLED_SHARDS, kinds[len(told) :], seed=20 + attempt
+            )
             undisturbed, disturbed = (
-                {name: data for name, data in results(at).items() if not name.endswith(".partial")} for at in (plain, workspace)
+                {name: data for name, data in results(at).items() if not name.endswith(".partial")}
+                for at in (plain, workspace)
             )
             assert disturbed.keys() == undisturbed.keys()
             assert {name for name in undisturbed if disturbed[name] != undisturbed[name]} == set()
@@ -159,7 +178,9 @@ def truncate(path: pathlib.Path) -> None:
     ids=["torn shard", "missing chunk", "truncated mark", "missing mark"],
 )
 def test_what_is_broken_is_done_again_and_nothing_else(prepared, spoil, repair):
-    """A broken mark is no mark, and the next run sees that by itself; a broken array is what `dr verify --repair` is for."""
+    """A broken mark is no mark, and the next run sees that by itself; a broken array is what `dr
+    verify --repair` is for.
+    """
     _, workspace = prepared
     run(prepared)
     before = results(workspace.location)
@@ -175,10 +196,16 @@ def test_what_is_broken_is_done_again_and_nothing_else(prepared, spoil, repair):
 
 
 @pytest.mark.parametrize(
-    ("number", "advice"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "mount it for writing")], ids=["full", "read-only"]
+    ("number", "advice"),
+    [(errno.ENOSPC, "free some space"), (errno.EROFS, "mount it for writing")],
+    ids=["full", "read-only"],
 )
-def test_a_disk_that_takes_no_more_is_one_line_and_room_is_all_it_takes(prepared, monkeypatch, number, advice):
-    """A quota stands in for the disk: two shards fit, the others find no room. With room again, just those are done."""
+def test_a_disk_that_takes_no_more_is_one_line_and_room_is_all_it_takes(
+    prepared, monkeypatch, number, advice
+):
+    """A quota stands in for the disk: two shards fit, the others find no room. With room again,
+    just those are done.
+    """
     from zarr.storage import LocalStore
 
     _, workspace = prepared
@@ -191,11 +218,16 @@ def test_a_disk_that_takes_no_more_is_one_line_and_room_is_all_it_takes(prepared
         return await put(self, key, value, *rest)
 
     monkeypatch.setattr(LocalStore, "set", limited)
-    with pytest.raises(UserError, match=rf"2 of 4 shards failed and the others are done.*{advice}") as caught:
+    with pytest.raises(
+        UserError, match=rf"2 of 4 shards failed and the others are done.*{advice}"
+    ) as caught:
         run(prepared)
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
-    assert sorted(path.name for path in ledger_of(workspace).iterdir()) == ["000000.json", "000001.json"]
+    assert sorted(path.name for path in ledger_of(workspace).iterdir()) == [
+        "000000.json",
+        "000001.json",
+    ]
     assert load_runs(workspace, workspace.latest_explanation())[-1]["state"] == "failed"
     pool = InlinePool()
     run(prepared, pool)
@@ -204,7 +236,9 @@ def test_a_disk_that_takes_no_more_is_one_line_and_room_is_all_it_takes(prepared
 
 
 class SpoiltEngine:
-    """The true engine, but for one image: it raises, returns numbers that are none, or takes its worker down."""
+    """The true engine, but for one image: it raises, returns numbers that are none, or takes its
+    worker down.
+    """
 
     def __init__(self, engine, pixels, fault):
         self.engine, self.pixels, self.fault = engine, pixels, fault
@@ -229,24 +263,34 @@ class SpoiltEngine:
     ],
     ids=["not finite", "raises", "kills its worker"],
 )
-def test_an_image_on_which_the_engine_fails_is_set_aside_and_its_shard_completes(prepared, monkeypatch, fault, reason):
+def test_an_image_on_which_the_engine_fails_is_set_aside_and_its_shard_completes(
+    prepared, monkeypatch, fault, reason
+):
     _, workspace = prepared
     run(prepared)
     undisturbed = store_of(workspace).read_rows(range(IMAGES))
     bad, others = 4, [row for row in range(IMAGES) if row != 4]
     shutil.rmtree(ledger_of(workspace).parent)
     pixels = workspace.fundus()["pixels"].values[bad]
-    true = tasks.explain_shard.explainer
-    monkeypatch.setattr(tasks.explain_shard, "explainer", lambda *key: SpoiltEngine(true(*key), pixels, fault))
+    true = tasks.attribute.shard.explainer
+    monkeypatch.setattr(
+        tasks.attribute.shard, "explainer", lambda *key: SpoiltEngine(true(*key), pixels, fault)
+    )
     result = run(prepared)
     assert "1 failed" in result.message
     found = store_of(workspace).read_rows(range(IMAGES))
-    assert found["pixels/status"].tolist() == [FAILED if row == bad else DONE for row in range(IMAGES)]
+    assert found["pixels/status"].tolist() == [
+        FAILED if row == bad else DONE for row in range(IMAGES)
+    ]
     assert np.isnan(found["pixels/attribution"][bad]).all()
     for path, values in undisturbed.items():
         # Another batch may touch the last bits: the bad image's company was explained one by one.
-        np.testing.assert_allclose(found[path][others].astype(float), values[others].astype(float), rtol=5e-3, atol=1e-6)
-    set_aside = {row["id"]: row["detail"] for row in describe(workspace) if row["what"] == "set aside"}
+        np.testing.assert_allclose(
+            found[path][others].astype(float), values[others].astype(float), rtol=5e-3, atol=1e-6
+        )
+    set_aside = {
+        row["id"]: row["detail"] for row in describe(workspace) if row["what"] == "set aside"
+    }
     assert set_aside == {image_ids(IMAGES)[bad]: reason}
     monkeypatch.undo()
     assert run(prepared).new_images == 0, "what failed is not tried for ever"
@@ -258,13 +302,15 @@ def test_an_engine_that_fails_for_every_image_is_a_fault_of_its_own(prepared, mo
         def explain(self, pixels):
             raise RuntimeError("no such layer")
 
-    monkeypatch.setattr(tasks.explain_shard, "explainer", lambda *key: Broken())
+    monkeypatch.setattr(tasks.attribute.shard, "explainer", lambda *key: Broken())
     with pytest.raises(UserError, match="RuntimeError: no such layer"):
         run(prepared)
 
 
 def test_new_images_extend_a_shard_without_explaining_its_others_again(prepared, monkeypatch):
-    """Ten images, then two more: the short shard is written again with its old rows copied, the rest is not touched."""
+    """Ten images, then two more: the short shard is written again with its old rows copied, the
+    rest is not touched.
+    """
     _, workspace = prepared
     photos = workspace.photos()
     run(prepared)
@@ -283,14 +329,22 @@ def test_new_images_extend_a_shard_without_explaining_its_others_again(prepared,
     assert record["images"] == 1
 
 
-def test_a_shard_whose_worker_died_just_after_marking_it_is_not_explained_again(prepared, monkeypatch):
+def test_a_shard_whose_worker_died_just_after_marking_it_is_not_explained_again(
+    prepared, monkeypatch
+):
     """Dask gives the job to another worker, since its result died with the first."""
     _, workspace = prepared
     pool = InlinePool()
     run(prepared, pool)
     marks = {path.name: path.stat().st_mtime_ns for path in ledger_of(workspace).iterdir()}
-    monkeypatch.setattr(tasks.explain_shard, "explainer", None)  # whoever asks for the engine fails
-    told = [tasks.explain_shard.explain_shard(*job) for name, job in pool.jobs if name == "explain_shard"]
+    monkeypatch.setattr(
+        tasks.attribute.shard, "explainer", None
+    )  # whoever asks for the engine fails
+    told = [
+        tasks.attribute.shard.explain_shard(*job)
+        for name, job in pool.jobs
+        if name == "explain_shard"
+    ]
     assert [one["new_images"] for one in told] == [SHARD, SHARD, SHARD, 1]
     assert {path.name: path.stat().st_mtime_ns for path in ledger_of(workspace).iterdir()} == marks
 
@@ -315,10 +369,16 @@ def test_a_run_notes_its_plan_and_what_it_took_and_the_next_one_plans_by_that(pr
     run(prepared)
     (first,) = load_runs(workspace, workspace.latest_explanation())
     assert first["state"] == "completed"
-    assert (first["planned"]["images"], first["planned"]["shards"], first["actual"]["images"]) == (IMAGES, 4, IMAGES)
+    assert (first["planned"]["images"], first["planned"]["shards"], first["actual"]["images"]) == (
+        IMAGES,
+        4,
+        IMAGES,
+    )
     assert first["actual"]["bytes"] < first["planned"]["bytes"], "the bound holds"
     run(prepared)
-    assert len(load_runs(workspace, workspace.latest_explanation())) == 1, "nothing to do leaves no note"
+    assert len(load_runs(workspace, workspace.latest_explanation())) == 1, (
+        "nothing to do leaves no note"
+    )
     (ledger_of(workspace) / "000001.json").unlink()
     run(prepared)
     second = load_runs(workspace, workspace.latest_explanation())[-1]
@@ -329,7 +389,9 @@ def test_a_run_notes_its_plan_and_what_it_took_and_the_next_one_plans_by_that(pr
 
 
 def test_a_second_run_leaves_with_one_line_and_finds_the_place_free_afterwards(prepared):
-    """The lock of a run that was killed is the kernel's to free: `dr` starts again at once in the test of twenty kills."""
+    """The lock of a run that was killed is the kernel's to free: `dr` starts again at once in
+    the test of twenty kills.
+    """
     _, workspace = prepared
     with workspace.lock("run"):
         with (

@@ -7,8 +7,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
-from flows.stage_names import STAGES
+from flows.cli.main import app
+from flows.registry import STAGES
 
 DEMO = pathlib.Path(__file__).parents[2] / "deployments" / "demo.toml"
 
@@ -17,7 +17,10 @@ def dr(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "serve", "status", "verify", "gc", "sql", "show", "synthesise", *STAGES])
+@pytest.mark.parametrize(
+    "command",
+    ["run", "plan", "serve", "status", "verify", "gc", "sql", "show", "synthesise", *STAGES],
+)
 def test_every_command_of_the_contract_explains_itself(command):
     result = dr(command, "--help")
     assert result.exit_code == 0
@@ -49,15 +52,18 @@ def test_wrong_usage_ends_with_2(arguments):
     ],
 )
 def test_a_mistake_is_one_line_and_costs_no_heavy_import(arguments, says):
-    """TensorFlow, Prefect and Dask take seconds to import; a typing mistake is answered without them."""
+    """TensorFlow, Prefect and Dask take seconds to import; a typing mistake is answered without
+    them.
+    """
     program = (
-        "import sys\nfrom flows.cli import app\n"
-        f"try:\n    app({[str(a) for a in arguments]!r})\n"
-        "except SystemExit as end:\n    code = end.code\n"
-        "heavy = {'tensorflow', 'keras', 'prefect', 'distributed', 'sklearn', 'skimage', 'matplotlib'} & set(sys.modules)\n"
-        "print(code, sorted(heavy))"
+        "import sys\nfrom flows.cli.main import app\ntry:\n   "
+        f" app({[str(a) for a in arguments]!r})\nexcept SystemExit as end:\n    code ="
+        " end.code\nheavy = {'tensorflow', 'keras', 'prefect', 'distributed', 'sklearn',"
+        " 'skimage', 'matplotlib'} & set(sys.modules)\nprint(code, sorted(heavy))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "2 []"
     assert len(done.stderr.strip().splitlines()) == 1
     assert says in done.stderr

@@ -4,7 +4,14 @@ import pathlib
 
 import pytest
 
-from flows.config import ConfigError, apply_settings, as_tables, check_inputs, load_config, parse_config
+from flows.config import (
+    ConfigError,
+    apply_settings,
+    as_tables,
+    check_inputs,
+    load_config,
+    parse_config,
+)
 
 DEPLOYMENTS = pathlib.Path(__file__).parents[2] / "deployments"
 SMALLEST = {"workspace": "w", "data": {"photos": "p"}}
@@ -37,7 +44,9 @@ def test_an_unknown_key_is_named_with_the_one_that_was_meant():
 
 
 def test_a_missing_key_says_how_to_give_it():
-    assert problems({"workspace": "w"}) == ["configuration: data is missing; give it in the file or with --set data=…"]
+    assert problems({"workspace": "w"}) == [
+        "configuration: data is missing; give it in the file or with --set data=…"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +61,7 @@ def test_a_missing_key_says_how_to_give_it():
     ],
 )
 def test_a_wrong_type_is_named_with_its_place_and_value(section, key, value):
-    (line, *_) = problems(SMALLEST | {section: {key: value}})
+    line, *_ = problems(SMALLEST | {section: {key: value}})
     assert f"{section}.{key}" in line
 
 
@@ -90,7 +99,13 @@ def test_a_section_written_as_a_value_is_explained():
 
 def test_settings_are_toml_or_plain_text():
     tables = apply_settings(
-        SMALLEST, ["data.limit=5", "workspace=a b/c", "training.schedule=[[2, 1e-3]]", "training.augment=false"]
+        SMALLEST,
+        [
+            "data.limit=5",
+            "workspace=a b/c",
+            "training.schedule=[[2, 1e-3]]",
+            "training.augment=false",
+        ],
     )
     config = parse_config(tables)
     assert (config.data.limit, config.workspace) == (5, "a b/c")
@@ -98,7 +113,9 @@ def test_settings_are_toml_or_plain_text():
     assert "limit" not in SMALLEST["data"], "the tables given are not changed"
 
 
-@pytest.mark.parametrize("setting", ["data.limit", "=3", ".limit=3", "data..limit=3", "workspace.x=3"])
+@pytest.mark.parametrize(
+    "setting", ["data.limit", "=3", ".limit=3", "data..limit=3", "workspace.x=3"]
+)
 def test_a_setting_that_is_none_is_refused(setting):
     with pytest.raises(ConfigError, match="--set"):
         apply_settings(SMALLEST, [setting])
@@ -116,6 +133,10 @@ def test_a_file_that_is_missing_or_not_toml_is_one_line(tmp_path):
 def test_missing_photographs_and_weights_are_found_before_anything_starts(tmp_path):
     with pytest.raises(ConfigError, match="no such folder or zip"):
         check_inputs(parse_config({"workspace": "w", "data": {"photos": str(tmp_path / "none")}}))
-    tables = {"workspace": "w", "data": {"photos": str(tmp_path)}, "model": {"backbone_weights": str(tmp_path / "none.h5")}}
+    tables = {
+        "workspace": "w",
+        "data": {"photos": str(tmp_path)},
+        "model": {"backbone_weights": str(tmp_path / "none.h5")},
+    }
     with pytest.raises(ConfigError, match=r"model\.backbone_weights"):
         check_inputs(parse_config(tables))

@@ -1,4 +1,6 @@
-"""`dr counterfactuals` on a workspace of noise: what it stores is what the model says, and no work is done twice."""
+"""`dr counterfactuals` on a workspace of noise: what it stores is what the model says, and no
+work is done twice.
+"""
 
 import dataclasses
 import json
@@ -10,28 +12,28 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import tasks.attribute
-import tasks.change_tables
-import tasks.counterfactual_shard
-import tasks.counterfactuals
-from dr_lib.attribution.layers import logits_model
-from dr_lib.counterfactual import CounterfactualParams
-from dr_lib.image_measures import change_measures, feature_distances
-from dr_lib.model import build, scaled
+import tasks.attribute.step
+import tasks.counterfactuals.shard
+import tasks.counterfactuals.step
+import tasks.counterfactuals.tables
+from dr_lib.network.layers import logits_model
+from dr_lib.network.model import build, scaled
+from dr_lib.perturbation.counterfactual import CounterfactualParams
+from dr_lib.perturbation.image_measures import change_measures, feature_distances
 from flows.config import CounterfactualSection, load_config
 from storage import open_workspace
-from storage.arrays import ShardedStore
-from storage.changes import counterfactuals_path
-from storage.models import save_model
-from storage.schemas import SCHEMAS
-from storage.verify import verify
-from tasks.attribute import attribute
-from tasks.change_tables import CHANGE_TABLES, PAIR_TABLES
-from tasks.counterfactuals import counterfactuals
-from tasks.errors import UserError
-from tasks.session import Session
-from tasks.stores import whole
-from tasks.worker import fundi, stage_outcomes
+from storage.admin.verify import verify
+from storage.arrays.store import ShardedStore
+from storage.contents.counterfactuals import counterfactuals_path
+from storage.contents.models import save_model
+from storage.tables.schemas import SCHEMAS
+from tasks.access.stores import whole
+from tasks.attribute.step import attribute
+from tasks.counterfactuals.step import counterfactuals
+from tasks.counterfactuals.tables import CHANGE_TABLES, PAIR_TABLES
+from tasks.execution.worker import fundi, stage_outcomes
+from tasks.run.errors import UserError
+from tasks.run.session import Session
 from tests.flows.explainable import image_ids, prepare, write_config
 from tests.flows.inline import InlinePool, run_here
 from tests.flows.kills import Runs, killed_run, wait_until
@@ -44,7 +46,9 @@ ATTACKS = {"methods": ("fgsm_linf", "pgd_l2"), "growth": 8.0, "bisections": 2, "
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """(configuration file, the stage that the untrained model predicts for everything): graded, explained, two models."""
+    """(configuration file, the stage that the untrained model predicts for everything): graded,
+    explained, two models.
+    """
     folder = tmp_path_factory.mktemp("counterfactuals")
     config_file = write_config(folder, size=32, shard_images=SHARD)
     config, workspace = prepare(config_file, image_ids(IMAGES))
@@ -53,7 +57,12 @@ def template(tmp_path_factory):
     other = build(dataclasses.replace(config.recipe.model, seed=7))
     other.save_weights(folder / "other.weights.h5")
     kept = {key: record[key] for key in ("architecture", "preprocess_id")}
-    save_model(workspace, folder / "other.weights.h5", {**kept, "training_id": "another"}, pd.DataFrame({"step": [1]}))
+    save_model(
+        workspace,
+        folder / "other.weights.h5",
+        {**kept, "training_id": "another"},
+        pd.DataFrame({"step": [1]}),
+    )
     predicted = grade(config, workspace)
     run_attribute(config, workspace)
     shutil.copytree(folder / "workspace", folder / "blank")
@@ -61,18 +70,24 @@ def template(tmp_path_factory):
 
 
 def undecided(config, workspace, folder) -> dict:
-    """Stores a model that is almost as ready to say any other stage as stage 0, so that small changes decide; its record."""
+    """Stores a model that is almost as ready to say any other stage as stage 0, so that small
+    changes decide; its record.
+    """
     (record,) = workspace.models()
     model = build(config.recipe.model)
     model.load_weights(folder / "model.weights.h5")
-    found = logits_model(model)(scaled(fundi(workspace.location, config.recipe.preprocess_id, np.arange(IMAGES)))).numpy()
+    found = logits_model(model)(
+        scaled(fundi(workspace.location, config.recipe.preprocess_id, np.arange(IMAGES)))
+    ).numpy()
     last = model.get_layer("stage")
     kernel, _ = last.get_weights()
     ahead = (found - found[:, :1]) - (found - found[:, :1]).mean(axis=0)
     lead = 1.2 * ahead.max()  # every eye is still given stage 0
     last.set_weights([kernel, -found.mean(axis=0) + lead * np.eye(5)[0]])
     model.save_weights(folder / "undecided.weights.h5")
-    kept = {key: record[key] for key in ("training_id", "architecture", "preprocess_id", "step_seconds")}
+    kept = {
+        key: record[key] for key in ("training_id", "architecture", "preprocess_id", "step_seconds")
+    }
     save_model(workspace, folder / "undecided.weights.h5", kept, pd.DataFrame({"step": [1]}))
     frame = workspace.frame("predictions", model_id=record["model_id"]).drop(columns="model_id")
     workspace.write_table("predictions", frame, partition=config.recipe.model_id(workspace))
@@ -80,7 +95,9 @@ def undecided(config, workspace, folder) -> dict:
 
 
 def grade(config, workspace) -> int:
-    """Predictions as the model makes them; eyes are labelled one stage higher than it says, but the last one, which is missed otherwise."""
+    """Predictions as the model makes them; eyes are labelled one stage higher than it says, but
+    the last one, which is missed otherwise.
+    """
     model_id = config.recipe.model_id(workspace)
     photos = workspace.photos()
     pixels = fundi(workspace.location, config.recipe.preprocess_id, np.arange(len(photos)))
@@ -90,13 +107,15 @@ def grade(config, workspace) -> int:
     frame = workspace.frame("predictions", model_id=model_id).drop(columns="model_id")
     stages = np.full(len(frame), (predicted + 1) % 5)
     stages[-1] = (predicted + 2) % 5
-    workspace.write_table("predictions", frame.assign(predicted_stage=predicted, stage=stages), partition=model_id)
+    workspace.write_table(
+        "predictions", frame.assign(predicted_stage=predicted, stage=stages), partition=model_id
+    )
     return predicted
 
 
 def run_attribute(config, workspace) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        run_here(patch, tasks.attribute)
+        run_here(patch, tasks.attribute.step)
         attribute(Session(workspace, InlinePool()), config.recipe, config.storage)
 
 
@@ -107,7 +126,11 @@ def prepared(template):
     config = load_config(config_file)
     shutil.rmtree(config.workspace)
     shutil.copytree(config_file.parent / "blank", config.workspace)
-    stages = {"true_stage": (predicted + 1) % 5, "predicted_stage": predicted, "target_stage": (predicted + 1) % 5}
+    stages = {
+        "true_stage": (predicted + 1) % 5,
+        "predicted_stage": predicted,
+        "target_stage": (predicted + 1) % 5,
+    }
     return config, open_workspace(config.workspace), CounterfactualSection(**stages, **SETTINGS)
 
 
@@ -117,14 +140,18 @@ def run(prepared, pool=None, **changes):
     attacks = dataclasses.replace(config.adversarials, **ATTACKS)
 
     with pytest.MonkeyPatch.context() as patch:
-        run_here(patch, tasks.counterfactuals, tasks.change_tables)
+        run_here(patch, tasks.counterfactuals.step, tasks.counterfactuals.tables)
         session = Session(workspace, pool or InlinePool())
-        return counterfactuals(session, config.recipe, dataclasses.replace(params, **changes), attacks, config.storage)
+        return counterfactuals(
+            session, config.recipe, dataclasses.replace(params, **changes), attacks, config.storage
+        )
 
 
 def store_of(prepared) -> ShardedStore:
     _, workspace, params = prepared
-    return ShardedStore.open(workspace, counterfactuals_path(workspace.latest_explanation(), params.pair))
+    return ShardedStore.open(
+        workspace, counterfactuals_path(workspace.latest_explanation(), params.pair)
+    )
 
 
 def worked(pool) -> list[tuple[str, int]]:
@@ -136,7 +163,11 @@ def results(workspace: pathlib.Path, *without: str) -> dict[str, bytes]:
     found = {}
     for path in sorted(pathlib.Path(workspace).rglob("*")):
         name = str(path.relative_to(workspace))
-        if not path.is_file() or name.startswith((".locks", "tables/runs", *without)) or "/runs/" in name:
+        if (
+            not path.is_file()
+            or name.startswith((".locks", "tables/runs", *without))
+            or "/runs/" in name
+        ):
             continue
         found[name] = path.read_bytes()
         if ".ledger/" in name:
@@ -148,7 +179,9 @@ def results(workspace: pathlib.Path, *without: str) -> dict[str, bytes]:
 
 
 def test_what_is_stored_is_what_the_models_say(prepared):
-    """Every number of the tables again from the stored images: probabilities, measures, distances, the second model."""
+    """Every number of the tables again from the stored images: probabilities, measures,
+    distances, the second model.
+    """
     config, workspace, params = prepared
     second = next(one["model_id"] for one in workspace.models() if one["training_id"] == "another")
     result = run(prepared, second_model=second)
@@ -173,17 +206,23 @@ def test_what_is_stored_is_what_the_models_say(prepared):
             for name, value in change_measures(x[at], image[0]).items():
                 np.testing.assert_allclose(row[name], value, rtol=1e-6)
             nearest, typical = feature_distances(model.features(image), real, np.array([at]))
-            np.testing.assert_allclose(row["feature_distance_after"], nearest[0], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(
+                row["feature_distance_after"], nearest[0], rtol=1e-4, atol=1e-6
+            )
             np.testing.assert_allclose(row["feature_distance_typical"], typical, rtol=1e-4)
             said = other.predict(np.stack([x[at], image[0]]))
             assert row["second_model_id"] == second
-            assert [row["second_stage_before"], row["second_stage_after"]] == said.argmax(axis=1).tolist()
+            assert [row["second_stage_before"], row["second_stage_after"]] == said.argmax(
+                axis=1
+            ).tolist()
             np.testing.assert_allclose(row["second_probability_after"], said[1, target], rtol=1e-5)
             if table == "counterfactuals":
                 (difference,) = store.read_rows([at], [f"{row['method']}/difference"]).values()
                 np.testing.assert_allclose(difference, image - x[[at]], rtol=2.0**-10, atol=1e-7)
     assert reached >= IMAGES, "noise is easily pushed over: the comparison below compares something"
-    stages = {name: getattr(params, name) for name in ("true_stage", "predicted_stage", "target_stage")}
+    stages = {
+        name: getattr(params, name) for name in ("true_stage", "predicted_stage", "target_stage")
+    }
     compared, transfers = (workspace.frame(table, **stages) for table in PAIR_TABLES)
     assert len(compared) == 3 * 2 * 8
     assert compared["pairs"].max() > 0
@@ -192,20 +231,27 @@ def test_what_is_stored_is_what_the_models_say(prepared):
 
 
 def test_stored_maps_are_shared_and_only_what_has_none_is_attributed(prepared, monkeypatch):
-    """With every map stored, the engine is never asked; of a map for another photograph of that name, it is."""
+    """With every map stored, the engine is never asked; of a map for another photograph of that
+    name, it is.
+    """
     config, workspace, params = prepared
     fixed = tuple(method for method in METHODS if not method.endswith("recomputed"))
-    true = tasks.counterfactual_shard.integrated_gradients
-    monkeypatch.setattr(tasks.counterfactual_shard, "integrated_gradients", None)
+    true = tasks.counterfactuals.shard.integrated_gradients
+    monkeypatch.setattr(tasks.counterfactuals.shard, "integrated_gradients", None)
     run(prepared, methods=fixed)
     assert [record["record"]["maps_made"] for record in store_of(prepared).records()] == [0, 0, 0]
     before = whole(store_of(prepared), "proportional/reached")
-    shutil.rmtree(pathlib.Path(workspace.location) / "explanations" / workspace.latest_explanation())
-    monkeypatch.setattr(tasks.counterfactual_shard, "integrated_gradients", true)
+    shutil.rmtree(
+        pathlib.Path(workspace.location) / "explanations" / workspace.latest_explanation()
+    )
+    monkeypatch.setattr(tasks.counterfactuals.shard, "integrated_gradients", true)
     run(prepared, methods=fixed)
-    store = ShardedStore.open(workspace, counterfactuals_path(config.recipe.explain_id(workspace), params.pair))
+    store = ShardedStore.open(
+        workspace, counterfactuals_path(config.recipe.explain_id(workspace), params.pair)
+    )
     assert sum(record["record"]["maps_made"] for record in store.records()) == IMAGES - 1
-    # One stage's map takes its own points on the line, so signs near 0 may differ; the finding is the same.
+    # One stage's map takes its own points on the line, so signs near 0 may differ; the finding is
+    # the same.
     assert (before == whole(store, "proportional/reached")).sum() >= IMAGES - 2
 
 
@@ -218,7 +264,9 @@ def test_one_more_eye_is_one_eyes_work_and_the_bytes_are_those_of_a_run_with_all
     model_id = config.recipe.model_id(workspace)
     frame = workspace.frame("predictions", model_id=model_id).drop(columns="model_id")
     last = frame["image_id"] == image_ids(IMAGES)[IMAGES - 2]
-    workspace.write_table("predictions", frame.assign(stage=frame["stage"].mask(last)), partition=model_id)
+    workspace.write_table(
+        "predictions", frame.assign(stage=frame["stage"].mask(last)), partition=model_id
+    )
     assert run(prepared).new_images == IMAGES - 2
     workspace.write_table("predictions", frame, partition=model_id)
     pool = InlinePool()
@@ -269,7 +317,10 @@ def test_no_eye_that_qualifies_is_said_and_the_tables_are_empty_with_their_schem
     _, workspace, params = prepared
     nobody = (params.predicted_stage + 3) % 5
     result = run(prepared, true_stage=nobody, target_stage=nobody)
-    assert result.message == f"no eye of stage {nobody} predicted as {params.predicted_stage}: nothing to change"
+    assert (
+        result.message
+        == f"no eye of stage {nobody} predicted as {params.predicted_stage}: nothing to change"
+    )
     for table in (*CHANGE_TABLES, *PAIR_TABLES):
         assert len(workspace.parts(table, workspace.latest_explanation())) == 1
         frame = workspace.frame(table)
@@ -279,7 +330,9 @@ def test_no_eye_that_qualifies_is_said_and_the_tables_are_empty_with_their_schem
 
 
 def test_a_target_out_of_reach_is_a_row_with_the_best_probability(prepared):
-    """Strengths too small to matter: nothing is reached, nothing fails, and there is nothing to compare."""
+    """Strengths too small to matter: nothing is reached, nothing fails, and there is nothing to
+    compare.
+    """
     _, workspace, _ = prepared
     result = run(prepared, smallest_strength=1e-6, largest_strength=1e-6, methods=("constant",))
     assert f"constant: 0 of {IMAGES - 1} reached the target" in result.message
@@ -291,38 +344,67 @@ def test_a_target_out_of_reach_is_a_row_with_the_best_probability(prepared):
 
 def test_a_second_model_that_cannot_be_asked_is_one_line(prepared):
     config, workspace, _ = prepared
-    for wanted, reason in (("0123456789ab", "holds no such model"), (config.recipe.model_id(workspace), "itself")):
+    for wanted, reason in (
+        ("0123456789ab", "holds no such model"),
+        (config.recipe.model_id(workspace), "itself"),
+    ):
         with pytest.raises(UserError, match=reason) as caught:
             run(prepared, second_model=wanted)
         assert "\n" not in str(caught.value)
 
 
 def test_the_searchs_settings_decide_and_the_other_model_does_not():
-    """`CounterfactualSection` adds the second model; it must not become part of what the images are made from."""
+    """`CounterfactualSection` adds the second model; it must not become part of what the images
+    are made from.
+    """
     added = {field.name for field in dataclasses.fields(CounterfactualSection)} - {
         field.name for field in dataclasses.fields(CounterfactualParams)
     }
     assert added == {"second_model"}
 
 
-def test_killed_and_started_again_both_studies_end_with_the_bytes_of_an_undisturbed_run(template, tmp_path):
-    """kill -9 of the run's process group and of workers, at seeded random progress; `killed_run` sees that nothing is done twice."""
+def test_killed_and_started_again_both_studies_end_with_the_bytes_of_an_undisturbed_run(
+    template, tmp_path
+):
+    """kill -9 of the run's process group and of workers, at seeded random progress; `killed_run`
+    sees that nothing is done twice.
+    """
     shards = 12
     config_file = write_config(tmp_path, size=32, shard_images=2)
     config, workspace = prepare(config_file, image_ids(2 * shards + 1))
     predicted = grade(config, workspace)
     true = (predicted + 1) % 5
-    section = {"true_stage": true, "predicted_stage": predicted, "target_stage": true, "bisections": 2, "growth": 8}
+    section = {
+        "true_stage": true,
+        "predicted_stage": predicted,
+        "target_stage": true,
+        "bisections": 2,
+        "growth": 8,
+    }
     section |= {"methods": "['proportional','constant']"}
     counterfactual = [f"counterfactuals.{name}={value}" for name, value in section.items()]
     counterfactual += ["adversarials.methods=['fgsm_linf']", "adversarials.bisections=2"]
-    linear = ["attribution.limit=8", "linearity.strengths=6", "linearity.points=4", f"linearity.target_stage={true}"]
-    linear += ["linearity.limit=8", "linearity.constant_share=1.0", "linearity.region_points=2", "linearity.layers=['fc1','fc2']"]
+    linear = [
+        "attribution.limit=8",
+        "linearity.strengths=6",
+        "linearity.points=4",
+        f"linearity.target_stage={true}",
+    ]
+    linear += [
+        "linearity.limit=8",
+        "linearity.constant_share=1.0",
+        "linearity.region_points=2",
+        "linearity.layers=['fc1','fc2']",
+    ]
 
     def command(stage: str, settings: list[str]) -> tuple[str, ...]:
         return (stage, str(config_file), *(word for one in settings for word in ("--set", one)))
 
-    commands = [command("attribute", linear), command("counterfactuals", counterfactual), command("linearity", linear)]
+    commands = [
+        command("attribute", linear),
+        command("counterfactuals", counterfactual),
+        command("linearity", linear),
+    ]
     place, blank, plain = tmp_path / "workspace", tmp_path / "blank", tmp_path / "plain"
     shutil.copytree(place, blank)
     runs = Runs(tmp_path)
@@ -333,7 +415,14 @@ def test_killed_and_started_again_both_studies_end_with_the_bytes_of_an_undistur
         place.rename(plain)
         shutil.copytree(blank, place)
         (ledger,) = plain.glob("explanations/*/counterfactuals-*.ledger")
-        told = killed_run(runs, commands, place / ledger.relative_to(plain), shards, ["worker", "run", "run"], seed=8)
+        told = killed_run(
+            runs,
+            commands,
+            place / ledger.relative_to(plain),
+            shards,
+            ["worker", "run", "run"],
+            seed=8,
+        )
     finally:
         runs.close()
     assert told
@@ -341,7 +430,9 @@ def test_killed_and_started_again_both_studies_end_with_the_bytes_of_an_undistur
         {
             name: data
             for name, data in results(at).items()
-            if "explanation.json" not in name and "/ledger/" not in name and not name.endswith(".partial")
+            if "explanation.json" not in name
+            and "/ledger/" not in name
+            and not name.endswith(".partial")
         }
         for at in (plain, place)
     )

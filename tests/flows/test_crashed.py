@@ -1,4 +1,6 @@
-"""A run that was killed is marked so by the next one of its workspace; a flow's closing state says what was done, or what to do."""
+"""A run that was killed is marked so by the next one of its workspace; a flow's closing state
+says what was done, or what to do.
+"""
 
 import pytest
 from prefect import flow, tags
@@ -8,13 +10,13 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Running
 
 from flows.config import ConfigError
-from flows.words import ProgramFault, readable
+from flows.service.messages import ProgramFault, readable
 from storage import open_workspace
 from storage.errors import NotThere
-from tasks.crashed import LAST_HOLDER, mark_dead_run
-from tasks.errors import UserError
-from tasks.pool import Failure, _may_pass
-from tasks.waves import run_in_waves
+from tasks.execution.pool import Failure, _may_pass
+from tasks.execution.waves import run_in_waves
+from tasks.run.errors import UserError
+from tasks.run.stale_runs import LAST_HOLDER, mark_dead_run
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -46,7 +48,9 @@ def test_a_dead_run_is_marked_crashed_by_the_next_that_holds_the_lock(tmp_path):
         holder = workspace.files.read_json(LAST_HOLDER)["flow_run_id"]
         assert holder != str(dead.id)
         probe(lambda: mark_dead_run(workspace))
-        assert run_of(client, holder).state.type == StateType.COMPLETED, "one that ended is left as it ended"
+        assert run_of(client, holder).state.type == StateType.COMPLETED, (
+            "one that ended is left as it ended"
+        )
 
 
 def test_a_run_of_another_server_is_nobodys_business(tmp_path):
@@ -64,14 +68,18 @@ def test_a_failed_run_says_in_its_state_what_to_do(tiny_config, tmp_path):
         FLOWS["attribute"](config)
     with get_client(sync_client=True) as client:
         (run,) = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(name={"any_": ["workspace: attribute"]}, tags={"all_": ["test"]})
+            flow_run_filter=FlowRunFilter(
+                name={"any_": ["workspace: attribute"]}, tags={"all_": ["test"]}
+            )
         )
     assert run.state.type == StateType.FAILED
     assert "run `dr train`" in run.state.message
     assert set(run.tags) == {"dr", "test"}
 
 
-@pytest.mark.parametrize("error", [UserError("mend this"), ConfigError("this key"), NotThere("make that first")])
+@pytest.mark.parametrize(
+    "error", [UserError("mend this"), ConfigError("this key"), NotThere("make that first")]
+)
 def test_what_says_what_to_do_is_said_as_it_is(error):
     assert readable(error) is error
 
@@ -105,11 +113,17 @@ class OnceBroken:
 
 
 def in_waves(pool, monkeypatch, **options):
-    from tasks.waves import run_wave
+    from tasks.execution.waves import run_wave
 
-    monkeypatch.setattr("tasks.waves.run_wave", run_wave.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(
+        "tasks.execution.waves.run_wave", run_wave.with_options(retry_delay_seconds=0)
+    )
     numbers = [(n,) for n in range(6)]
-    return probe(lambda: run_in_waves(pool, "square", lambda n: n * n, numbers, images_of=lambda job: 1, **options))
+    return probe(
+        lambda: run_in_waves(
+            pool, "square", lambda n: n * n, numbers, images_of=lambda job: 1, **options
+        )
+    )
 
 
 def test_a_wave_is_tried_again_for_what_may_pass_and_only_its_failed_shards(monkeypatch):
@@ -119,7 +133,9 @@ def test_a_wave_is_tried_again_for_what_may_pass_and_only_its_failed_shards(monk
 
 
 class InFlight:
-    """A pool that says what is in flight, as many jobs as the true one; those of `fatal` take their worker down."""
+    """A pool that says what is in flight, as many jobs as the true one; those of `fatal` take
+    their worker down.
+    """
 
     workers = 2
 
@@ -136,7 +152,14 @@ class InFlight:
             job = self.flying.pop(0)
             self.flying += [another for _, another in zip(range(1), waiting, strict=False)]
             self.told.append((job[0], len(self.flying)))
-            yield job, Failure("its worker process died", killed=True) if job[0] in self.fatal else function(*job)
+            yield (
+                job,
+                (
+                    Failure("its worker process died", killed=True)
+                    if job[0] in self.fatal
+                    else function(*job)
+                ),
+            )
 
 
 def test_workers_have_work_across_the_borders_of_waves(monkeypatch):
@@ -159,10 +182,20 @@ def test_what_kills_workers_is_searched_for_with_nothing_else_in_flight(monkeypa
     assert [number for number, _ in pool.told] == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize(("times", "may_pass", "calls"), [(9, True, [0, 1, 2, 3, 1, 4, 5]), (9, False, [0, 1, 2, 3, 4, 5])])
-def test_what_fails_for_good_is_raised_when_all_others_are_done(monkeypatch, times, may_pass, calls):
+@pytest.mark.parametrize(
+    ("times", "may_pass", "calls"),
+    [(9, True, [0, 1, 2, 3, 1, 4, 5]), (9, False, [0, 1, 2, 3, 4, 5])],
+)
+def test_what_fails_for_good_is_raised_when_all_others_are_done(
+    monkeypatch, times, may_pass, calls
+):
     pool = OnceBroken([1], times, may_pass)
-    with pytest.raises(UserError, match="1 of 6 shards failed and the others are done; the first said: ConnectionError: reset"):
+    with pytest.raises(
+        UserError,
+        match=(
+            "1 of 6 shards failed and the others are done; the first said: ConnectionError: reset"
+        ),
+    ):
         in_waves(pool, monkeypatch)
     assert pool.calls == calls
 

@@ -1,4 +1,6 @@
-"""`dr doctor`: every check fails for its reason, in one line, with the remedy; a sound machine passes."""
+"""`dr doctor`: every check fails for its reason, in one line, with the remedy; a sound machine
+passes.
+"""
 
 import http.server
 import importlib.metadata
@@ -7,11 +9,11 @@ import threading
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.main import app
 from storage import open_workspace
-from tasks import machine
-from tasks.estimate import WORKER_BASE_BYTES
-from tasks.settings import DaskParams
+from tasks.attribute.estimate import WORKER_BASE_BYTES
+from tasks.execution import system_checks as machine
+from tasks.run.settings import DaskParams
 
 GIB = WORKER_BASE_BYTES
 
@@ -30,9 +32,24 @@ def installed(**versions):
     [
         (lambda: machine.python((3, 11, 4)), "ok", "3.11.4", ""),
         (lambda: machine.python((3, 13, 0)), "mend", "3.13.0", "python3.11"),
-        (lambda: machine.packages(["zarr>=3.1.6,<3.2"], installed(zarr="3.1.7")), "ok", "1 in the versions", ""),
-        (lambda: machine.packages(["zarr>=3.1.6,<3.2"], installed(zarr="3.2.0")), "mend", "zarr 3.2.0, not <3.2,>=3.1.6", "pip"),
-        (lambda: machine.packages(["zarr>=3.1.6"], installed()), "mend", "zarr is not installed", "constraints.txt"),
+        (
+            lambda: machine.packages(["zarr>=3.1.6,<3.2"], installed(zarr="3.1.7")),
+            "ok",
+            "1 in the versions",
+            "",
+        ),
+        (
+            lambda: machine.packages(["zarr>=3.1.6,<3.2"], installed(zarr="3.2.0")),
+            "mend",
+            "zarr 3.2.0, not <3.2,>=3.1.6",
+            "pip",
+        ),
+        (
+            lambda: machine.packages(["zarr>=3.1.6"], installed()),
+            "mend",
+            "zarr is not installed",
+            "constraints.txt",
+        ),
         (lambda: machine.packages(['jax>=9; extra == "jax"'], installed()), "ok", "0 in", ""),
         (lambda: machine.cores(0, 4), "ok", "4", ""),
         (lambda: machine.cores(9, 4), "note", "4, for 9 workers", "dask.workers = 4"),
@@ -44,10 +61,25 @@ def installed(**versions):
         (lambda: machine.disk("/data", 10**12), "ok", "1,000.0 GB", ""),
         (lambda: machine.gpu(0, []), "ok", "CPU", ""),
         (lambda: machine.gpu(1, ["NVIDIA H100"]), "ok", "1 usable: NVIDIA H100", ""),
-        (lambda: machine.prefect(None, __file__ + "/home"), "mend", "cannot be written", "PREFECT_HOME"),
-        (lambda: machine.prefect("http://127.0.0.1:9/api", "/tmp"), "mend", "no server answers at", "unset PREFECT_API_URL"),
+        (
+            lambda: machine.prefect(None, __file__ + "/home"),
+            "mend",
+            "cannot be written",
+            "PREFECT_HOME",
+        ),
+        (
+            lambda: machine.prefect("http://127.0.0.1:9/api", "/tmp"),
+            "mend",
+            "no server answers at",
+            "unset PREFECT_API_URL",
+        ),
         (lambda: machine.dask(DaskParams()), "ok", "this machine", ""),
-        (lambda: machine.dask(DaskParams(address="nonsense")), "mend", "dask.address", "tcp://host:8786"),
+        (
+            lambda: machine.dask(DaskParams(address="nonsense")),
+            "mend",
+            "dask.address",
+            "tcp://host:8786",
+        ),
     ],
 )
 def test_a_check_says_what_it_found_and_what_to_do(finding, verdict, found, remedy):
@@ -66,7 +98,9 @@ def test_a_gpu_that_the_framework_cannot_use_and_one_that_is_hidden_are_told_apa
     assert "unset it" in machine.gpu(0, ["NVIDIA H100"]).remedy
 
 
-@pytest.mark.parametrize(("theirs", "verdict"), [("3.8.1", "ok"), ("3.9.0", "mend"), ("2.20.4", "mend")])
+@pytest.mark.parametrize(
+    ("theirs", "verdict"), [("3.8.1", "ok"), ("3.9.0", "mend"), ("2.20.4", "mend")]
+)
 def test_a_server_of_another_version_is_told(theirs, verdict):
     class Old(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -88,10 +122,31 @@ def test_a_server_of_another_version_is_told(theirs, verdict):
 
 def test_workers_with_other_packages_are_told():
     told = {
-        "client": {"packages": {"python": "3.11.7", "distributed": "2026.8.0", "numpy": "2.4.6", "cloudpickle": "3"}},
+        "client": {
+            "packages": {
+                "python": "3.11.7",
+                "distributed": "2026.8.0",
+                "numpy": "2.4.6",
+                "cloudpickle": "3",
+            }
+        },
         "workers": {
-            "tcp://a": {"packages": {"python": "3.11.7", "distributed": "2026.8.0", "numpy": "2.4.6", "cloudpickle": "3"}},
-            "tcp://b": {"packages": {"python": "3.11.7", "distributed": "2026.8.0", "numpy": "2.1.0", "cloudpickle": "3"}},
+            "tcp://a": {
+                "packages": {
+                    "python": "3.11.7",
+                    "distributed": "2026.8.0",
+                    "numpy": "2.4.6",
+                    "cloudpickle": "3",
+                }
+            },
+            "tcp://b": {
+                "packages": {
+                    "python": "3.11.7",
+                    "distributed": "2026.8.0",
+                    "numpy": "2.1.0",
+                    "cloudpickle": "3",
+                }
+            },
         },
     }
     assert machine._strange_versions(told) == ["numpy 2.4.6 here, 2.1.0 there"]
@@ -100,7 +155,10 @@ def test_workers_with_other_packages_are_told():
 def test_a_workspace_is_looked_at_without_leaving_anything(tmp_path):
     (tmp_path / "there").mkdir()
     for name in ("there", "not-yet"):
-        assert [one.verdict for one in machine.place(open_workspace(tmp_path / name))] == ["ok", "ok"]
+        assert [one.verdict for one in machine.place(open_workspace(tmp_path / name))] == [
+            "ok",
+            "ok",
+        ]
     assert [path.name for path in tmp_path.rglob("*")] == ["there"]
 
 
@@ -144,7 +202,9 @@ def test_a_sound_machine_and_configuration_pass(tmp_path, drawn_photos, tiny_con
     ],
 )
 def test_what_must_be_mended_ends_with_1(drawn_photos, tiny_config, settings, says):
-    result = doctor(tiny_config(drawn_photos), *(part for setting in settings for part in ("--set", setting)))
+    result = doctor(
+        tiny_config(drawn_photos), *(part for setting in settings for part in ("--set", setting))
+    )
     assert result.exit_code == 1
     assert says in result.output
     assert "Traceback" not in result.output

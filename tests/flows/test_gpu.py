@@ -1,4 +1,6 @@
-"""One process a GPU, on faked devices: which one is taken, who waits, what a kill leaves. No GPU is needed or used."""
+"""One process a GPU, on faked devices: which one is taken, who waits, what a kill leaves. No GPU
+is needed or used.
+"""
 
 import os
 import signal
@@ -7,9 +9,9 @@ import threading
 
 import pytest
 
-from dr_lib import backend
-from tasks import gpu
-from tasks.gpu import device_name, gpu_turn, take_gpu
+from dr_lib.network import backend
+from tasks.execution import gpu
+from tasks.execution.gpu import device_name, gpu_turn, take_gpu
 
 
 @pytest.fixture
@@ -21,7 +23,9 @@ def said(monkeypatch):
 
 @pytest.fixture
 def two_gpus(monkeypatch, tmp_path):
-    """A machine of two GPUs, and a process that has taken none yet; returns the numbers it came to use."""
+    """A machine of two GPUs, and a process that has taken none yet; returns the numbers it came
+    to use.
+    """
     used = []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(backend, "accelerators", lambda: [0, 1])
@@ -38,7 +42,9 @@ def test_each_taker_gets_a_gpu_of_its_own_and_the_third_waits_and_is_told_for_wh
     first, second = take_gpu([0, 1], tmp_path), take_gpu([0, 1], tmp_path)
     assert (first.number, second.number) == (0, 1)
     got = []
-    third = threading.Thread(target=lambda: got.append(take_gpu([0, 1], tmp_path, look_again_s=0.01)))
+    third = threading.Thread(
+        target=lambda: got.append(take_gpu([0, 1], tmp_path, look_again_s=0.01))
+    )
     third.start()
     while not said:
         third.join(0.01)
@@ -70,12 +76,16 @@ def test_a_killed_process_frees_its_gpu_at_once(tmp_path, said):
         os.close(handle)
 
 
-def test_the_file_speaks_of_the_machines_gpu_not_of_this_process_numbering(tmp_path, said, monkeypatch):
+def test_the_file_speaks_of_the_machines_gpu_not_of_this_process_numbering(
+    tmp_path, said, monkeypatch
+):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-8a/b")
     assert [device_name(number) for number in (0, 1, 2)] == ["3", "GPU-8a-b", "2"]
     held = take_gpu([0], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["3.lock"]
-    assert (tmp_path / "3.lock").stat().st_mode & 0o777 == 0o666, "another user of the machine must be able to lock it"
+    assert (tmp_path / "3.lock").stat().st_mode & 0o777 == 0o666, (
+        "another user of the machine must be able to lock it"
+    )
     os.close(held.handle)
 
 
@@ -96,7 +106,9 @@ def test_without_a_gpu_nothing_is_taken_and_no_file_is_made(monkeypatch, tmp_pat
         assert not (tmp_path / "locks").exists()
 
 
-def test_in_a_run_the_gpu_counts_against_prefects_limit(two_gpus, said, prefect_server, monkeypatch):
+def test_in_a_run_the_gpu_counts_against_prefects_limit(
+    two_gpus, said, prefect_server, monkeypatch
+):
     from prefect import flow
     from prefect.client.orchestration import get_client
 

@@ -1,4 +1,6 @@
-"""A model trained elsewhere is taken in if it is weights of the right architecture and nothing else; then it grades and stays."""
+"""A model trained elsewhere is taken in if it is weights of the right architecture and nothing
+else; then it grades and stays.
+"""
 
 import h5py
 import keras
@@ -6,17 +8,19 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from dr_lib.model import ModelParams, build
-from flows.cli import app
+from dr_lib.network.model import ModelParams, build
+from flows.cli.main import app
 from flows.config import as_tables, load_config
 from storage import open_workspace
+from storage.contents.models import load_history, load_record, local_weights
 from storage.errors import Refused
-from storage.models import load_history, load_record, local_weights
-from tasks.errors import UserError
-from tasks.importing import import_model
+from tasks.run.errors import UserError
+from tasks.train.importing import import_model
 from tests.flows.conftest import TINY
 
-ELSEWHERE = ModelParams(backbone="small", backbone_weights="none", dense=(16, 8), input_size=64, seed=5)
+ELSEWHERE = ModelParams(
+    backbone="small", backbone_weights="none", dense=(16, 8), input_size=64, seed=5
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,9 @@ def trained_elsewhere(tmp_path_factory):
 
 @pytest.fixture
 def take_in(tmp_path):
-    """Imports a file for the tiny configuration, with settings laid over it; returns the workspace and what was answered."""
+    """Imports a file for the tiny configuration, with settings laid over it; returns the
+    workspace and what was answered.
+    """
     path = tmp_path / "tiny.toml"
     path.write_text(TINY.format(photos=tmp_path, workspace=tmp_path / "workspace"))
 
@@ -63,15 +69,21 @@ def test_an_imported_model_is_a_record_and_the_model_of_its_settings(take_in, tr
     assert recipe.find_model(workspace) == model_id
 
 
-def test_importing_again_changes_nothing_and_for_other_settings_adds_them(take_in, trained_elsewhere):
+def test_importing_again_changes_nothing_and_for_other_settings_adds_them(
+    take_in, trained_elsewhere
+):
     workspace, recipe, (model_id, _) = take_in(trained_elsewhere)
     before = load_record(workspace, model_id)
     assert take_in(trained_elsewhere)[2][0] == model_id
     assert load_record(workspace, model_id) == before
     _, other, (again, _) = take_in(trained_elsewhere, ["training.seed=3"])
     assert again == model_id
-    assert load_record(workspace, model_id) == before | {"imported_for": sorted([recipe.training_id, other.training_id])}
-    with pytest.raises(UserError, match=r"is model .* of this workspace, but it was made for fundi of other"):
+    assert load_record(workspace, model_id) == before | {
+        "imported_for": sorted([recipe.training_id, other.training_id])
+    }
+    with pytest.raises(
+        UserError, match=r"is model .* of this workspace, but it was made for fundi of other"
+    ):
         take_in(trained_elsewhere, ["preprocess.crop=0.2"])
 
 
@@ -93,17 +105,25 @@ def spoilt(change):
 
 
 def deeper(file):
-    build(ModelParams(backbone="small", backbone_weights="none", dense=(16, 8, 8), input_size=64)).save_weights(file)
+    build(
+        ModelParams(backbone="small", backbone_weights="none", dense=(16, 8, 8), input_size=64)
+    ).save_weights(file)
 
 
 def wider(file):
-    build(ModelParams(backbone="small", backbone_weights="none", dense=(16, 9), input_size=64)).save_weights(file)
+    build(
+        ModelParams(backbone="small", backbone_weights="none", dense=(16, 9), input_size=64)
+    ).save_weights(file)
 
 
 def poison(weights):
     names = []
     weights.visititems(
-        lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) and item.dtype.kind == "f" else None
+        lambda name, item: (
+            names.append(name)
+            if isinstance(item, h5py.Dataset) and item.dtype.kind == "f"
+            else None
+        )
     )
     weights[names[0]][...] = np.nan
 
@@ -111,11 +131,23 @@ def poison(weights):
 @pytest.mark.parametrize(
     ("spoil", "kind", "message"),
     [
-        (deeper, UserError, r"does not fit \[model\] with .*dense = \[16, 8\].* is \[.*\] in the file and"),
+        (
+            deeper,
+            UserError,
+            r"does not fit \[model\] with .*dense = \[16, 8\].* is \[.*\] in the file and",
+        ),
         (wider, UserError, r"\[16, 9\] in the file and \[16, 8\] in that architecture"),
         (spoilt(poison), UserError, "not finite"),
-        (spoilt(lambda weights: weights.create_dataset("code", data=np.void(b"pickled"))), Refused, "not numbers"),
-        (spoilt(lambda weights: weights.attrs.update(model_config="{}")), Refused, "is a full model"),
+        (
+            spoilt(lambda weights: weights.create_dataset("code", data=np.void(b"pickled"))),
+            Refused,
+            "not numbers",
+        ),
+        (
+            spoilt(lambda weights: weights.attrs.update(model_config="{}")),
+            Refused,
+            "is a full model",
+        ),
         (lambda file: file.write_bytes(b"\x80\x04\x95"), Refused, "is not an HDF5 file"),
         (lambda file: file.unlink(), Refused, "is not a file"),
     ],
@@ -133,7 +165,9 @@ def test_anything_but_weights_of_the_architecture_is_refused_in_one_line(
     assert not (tmp_path / "workspace" / "models").exists()
 
 
-def test_a_keras_archive_that_would_run_code_is_refused_before_it_is_opened(take_in, tmp_path, monkeypatch):
+def test_a_keras_archive_that_would_run_code_is_refused_before_it_is_opened(
+    take_in, tmp_path, monkeypatch
+):
     file = tmp_path / "model.keras"
     inputs = keras.Input((2,))
     keras.Model(inputs, keras.layers.Lambda(lambda x: x * 2)(inputs)).save(file)
@@ -151,7 +185,9 @@ def test_the_command_says_which_model_and_refuses_in_one_line(take_in, trained_e
     assert told.exit_code == 0, told.output
     assert "is now the model of" in told.output
     assert "dr run goes on from here" in told.output
-    refused = runner.invoke(app, ["import-model", str(tmp_path / "none.weights.h5"), str(take_in.config)])
+    refused = runner.invoke(
+        app, ["import-model", str(tmp_path / "none.weights.h5"), str(take_in.config)]
+    )
     assert refused.exit_code == 1
     assert "none.weights.h5 is not a file" in refused.output
 
@@ -174,5 +210,7 @@ def test_eyes_preprocessed_already_are_graded_by_it_and_nothing_is_trained(
     assert set(metrics) == {"train", "validation", "test"}
     assert {"qwk", "auc_referable"} <= set(metrics["test"])
     # A configuration of other settings may name it.
-    (named,) = FLOWS["train"](str(take_in.config), [*settings, "training.seed=8", f"training.model_id={model_id}"])
+    (named,) = FLOWS["train"](
+        str(take_in.config), [*settings, "training.seed=8", f"training.model_id={model_id}"]
+    )
     assert (named.message, named.new_images) == (result.message, 0)

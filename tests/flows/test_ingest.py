@@ -1,4 +1,6 @@
-"""The catalogue: what enters it, what is set aside with which reason, and that a photograph never moves."""
+"""The catalogue: what enters it, what is set aside with which reason, and that a photograph
+never moves.
+"""
 
 import os
 import shutil
@@ -7,13 +9,13 @@ import zipfile
 import pytest
 
 from storage import open_workspace
-from storage.catalog import query
-from storage.source import PhotoSource
-from tasks.errors import UserError
-from tasks.ingest import ingest
-from tasks.pool import Pool
-from tasks.session import Session
-from tasks.settings import DaskParams, DataParams
+from storage.admin.catalog import query
+from storage.photos.source import PhotoSource
+from tasks.execution.pool import Pool
+from tasks.ingest.step import ingest
+from tasks.run.errors import UserError
+from tasks.run.session import Session
+from tasks.run.settings import DaskParams, DataParams
 
 
 @pytest.fixture
@@ -83,7 +85,10 @@ def test_each_kind_of_bad_input_is_a_row_with_its_reason(photos, session):
     assert found["55_left"] == "stage_out_of_range"
     detail = session.workspace.rejects().set_index("image_id").loc["52_left", "detail"]
     assert detail == "the same file as 1_left"
-    assert (result.images, result.new_images) == (9, 9), "a cut file has a whole header: decoding it is what finds out"
+    assert (result.images, result.new_images) == (
+        9,
+        9,
+    ), "a cut file has a whole header: decoding it is what finds out"
 
 
 def test_a_photograph_keeps_its_position_when_others_come_and_go(photos, session):
@@ -93,7 +98,9 @@ def test_a_photograph_keeps_its_position_when_others_come_and_go(photos, session
     (photos / "train" / "1_left.jpeg").unlink()
     shutil.copy(photos / "train" / "2_left.jpeg", photos / "0_left.jpeg")
     shutil.move(photos / "0_left.jpeg", photos / "train" / "0_left.jpeg")
-    (photos / "train" / "2_left.jpeg").write_bytes((photos / "train" / "3_left.jpeg").read_bytes() + b"\0")
+    (photos / "train" / "2_left.jpeg").write_bytes(
+        (photos / "train" / "3_left.jpeg").read_bytes() + b"\0"
+    )
     label(photos, "0_left,0")
     result = ingest(session, data)
     after = session.workspace.photos().set_index("image_id")
@@ -121,7 +128,9 @@ def test_both_eyes_of_a_patient_share_a_split_and_kaggles_usage_is_honoured(phot
     (photos / "trainLabels.csv").write_text("\n".join(lines[:5]) + "\n")
     usage = {"3": "Public", "4": "Private"}
     solution = [f"{line},{usage[line.split('_')[0]]}" for line in lines[5:9]]
-    (photos / "retinopathy_solution.csv").write_text("\n".join(["image,level,Usage", *solution]) + "\n")
+    (photos / "retinopathy_solution.csv").write_text(
+        "\n".join(["image,level,Usage", *solution]) + "\n"
+    )
     ingest(session, DataParams(photos=str(photos)))
     splits = session.workspace.photos().groupby("patient_id")["split"].unique()
     assert {patient: list(found) for patient, found in splits.items()} == {
@@ -134,7 +143,12 @@ def test_both_eyes_of_a_patient_share_a_split_and_kaggles_usage_is_honoured(phot
 
 def test_a_limit_takes_whole_patients(photos, session):
     ingest(session, DataParams(photos=str(photos), limit=3))
-    assert session.workspace.photos()["image_id"].tolist() == ["1_left", "1_right", "2_left", "2_right"]
+    assert session.workspace.photos()["image_id"].tolist() == [
+        "1_left",
+        "1_right",
+        "2_left",
+        "2_right",
+    ]
 
 
 def test_a_folder_that_is_plainly_wrong_stops_the_run_and_says_so(photos, session):
@@ -170,7 +184,10 @@ def test_what_has_not_changed_is_not_read_again(photos, session, read):
     (train / "50_left.jpeg").write_bytes((train / "2_left.jpeg").read_bytes() + b"\0")
     result = ingest(session, data)
     assert read == ["50_left"]
-    assert (result.new_images, reasons(session)) == (1, {"51_left": "not_an_image", "52_left": "duplicate_content"})
+    assert (result.new_images, reasons(session)) == (
+        1,
+        {"51_left": "not_an_image", "52_left": "duplicate_content"},
+    )
 
 
 def test_a_change_of_the_same_length_is_seen_and_a_touch_is_no_new_work(photos, session, read):
@@ -206,7 +223,9 @@ def test_rehash_sees_a_change_behind_an_unchanged_size_and_time(photos, session,
     assert len(read) == 8
 
 
-def test_a_second_copy_takes_the_place_of_a_first_that_is_gone_without_being_read(photos, session, read):
+def test_a_second_copy_takes_the_place_of_a_first_that_is_gone_without_being_read(
+    photos, session, read
+):
     train = photos / "train"
     shutil.copy(train / "1_left.jpeg", train / "52_left.jpeg")
     label(photos, "52_left,2")
@@ -222,7 +241,9 @@ def test_a_second_copy_takes_the_place_of_a_first_that_is_gone_without_being_rea
     assert rows["present"].to_dict() == {name: name != "1_left" for name in rows.index}
 
 
-def test_one_that_could_not_be_read_is_tried_again_though_nothing_changed_on_it(photos, session, monkeypatch):
+def test_one_that_could_not_be_read_is_tried_again_though_nothing_changed_on_it(
+    photos, session, monkeypatch
+):
     real = PhotoSource.read
 
     def broken(self, path):
@@ -265,7 +286,9 @@ def test_a_catalogue_from_before_there_were_stamps_is_brought_up_to_date(photos,
     whole = session.workspace.photos()
     path = session.workspace.files.path("catalog/photos.parquet")
     whole.drop(columns="stamp").to_parquet(path)
-    assert query(session.workspace, "select count(*) rows, count(stamp) stamps from photos").iloc[0].tolist() == [8, 0]
+    assert query(session.workspace, "select count(*) rows, count(stamp) stamps from photos").iloc[
+        0
+    ].tolist() == [8, 0]
     read.clear()
     assert ingest(session, data).new_images == 0
     assert len(read) == 8
@@ -279,7 +302,7 @@ def test_no_photograph_is_read_in_the_tick_of_its_last_change(photos, session, r
         assert read == []
         waited.extend(stamps)
 
-    monkeypatch.setattr("tasks.inspection.wait_until_settled", wait)
+    monkeypatch.setattr("tasks.ingest.inspection.wait_until_settled", wait)
     ingest(session, DataParams(photos=str(photos)))
     assert sorted(waited) == sorted(session.workspace.photos()["stamp"])
     assert len(read) == 8

@@ -1,4 +1,6 @@
-"""Kaggle's files as they are downloaded, split zips and zipped labels, go through ingest and preprocessing with nothing unpacked."""
+"""Kaggle's files as they are downloaded, split zips and zipped labels, go through ingest and
+preprocessing with nothing unpacked.
+"""
 
 import zipfile
 
@@ -6,27 +8,43 @@ import numpy as np
 import pytest
 
 from dr_lib.synthetic.eye import jpeg_bytes
-from storage.source import PhotoSource
+from storage.photos.source import PhotoSource
 from tests.flows.inline import ingest_and_preprocess
 from tests.unit.fundus_drawing import Eye
 
 TRAIN = {"10_left": 0, "10_right": 0, "13_left": 1, "13_right": 2, "15_left": 3, "15_right": 4}
-TEST = {"1_left": (0, "Public"), "1_right": (2, "Public"), "2_left": (4, "Private"), "2_right": (0, "Private")}
+TEST = {
+    "1_left": (0, "Public"),
+    "1_right": (2, "Public"),
+    "2_left": (4, "Private"),
+    "2_right": (0, "Private"),
+}
 
 
 def drawn(image_id):
     number = [*TRAIN, *TEST].index(image_id)
-    eye = Eye(height=300, width=400, centre_y=149.5, centre_x=199.5, diameter=250.0 + 2 * number, angle=9.0 * number)
+    eye = Eye(
+        height=300,
+        width=400,
+        centre_y=149.5,
+        centre_x=199.5,
+        diameter=250.0 + 2 * number,
+        angle=9.0 * number,
+    )
     return jpeg_bytes(eye.draw(), 90)
 
 
 @pytest.fixture(scope="module")
 def photographs():
-    return {f"train/{name}.jpeg": drawn(name) for name in TRAIN} | {f"test/{name}.jpeg": drawn(name) for name in TEST}
+    return {f"train/{name}.jpeg": drawn(name) for name in TRAIN} | {
+        f"test/{name}.jpeg": drawn(name) for name in TEST
+    }
 
 
 TRAIN_CSV = "image,level\n" + "".join(f"{name},{level}\n" for name, level in TRAIN.items())
-SOLUTION = "image,level,Usage\n" + "".join(f"{name},{level},{usage}\n" for name, (level, usage) in TEST.items())
+SOLUTION = "image,level,Usage\n" + "".join(
+    f"{name},{level},{usage}\n" for name, (level, usage) in TEST.items()
+)
 
 
 def pack(path, files, parts=1, compression=zipfile.ZIP_DEFLATED):
@@ -39,14 +57,19 @@ def pack(path, files, parts=1, compression=zipfile.ZIP_DEFLATED):
         path.unlink()
         step = -(-len(whole) // parts)
         for number in range(parts):
-            path.with_name(f"{path.name}.{number + 1:03}").write_bytes(whole[number * step : (number + 1) * step])
+            path.with_name(f"{path.name}.{number + 1:03}").write_bytes(
+                whole[number * step : (number + 1) * step]
+            )
 
 
 @pytest.fixture
 def kaggle(tmp_path, photographs):
     folder = tmp_path / "kaggle"
     folder.mkdir()
-    train, test = ({name: data for name, data in photographs.items() if name.startswith(split)} for split in ("train", "test"))
+    train, test = (
+        {name: data for name, data in photographs.items() if name.startswith(split)}
+        for split in ("train", "test")
+    )
     pack(folder / "train.zip", {"train/": b"", **train}, parts=5)
     pack(folder / "test.zip", {"test/": b"", **test}, parts=7, compression=zipfile.ZIP_STORED)
     pack(folder / "sample.zip", {"sample/10_left.jpeg": photographs["train/10_left.jpeg"]})
@@ -67,32 +90,56 @@ def unpacked(tmp_path, photographs):
     return folder
 
 
-def test_the_download_as_it_is_gives_what_the_unpacked_folder_gives(kaggle, unpacked, tmp_path, monkeypatch):
+def test_the_download_as_it_is_gives_what_the_unpacked_folder_gives(
+    kaggle, unpacked, tmp_path, monkeypatch
+):
     opened, real = [], zipfile.ZipFile._RealGetContents
-    monkeypatch.setattr(zipfile.ZipFile, "_RealGetContents", lambda self: (opened.append(1), real(self))[1])
+    monkeypatch.setattr(
+        zipfile.ZipFile, "_RealGetContents", lambda self: (opened.append(1), real(self))[1]
+    )
     there, stages = ingest_and_preprocess(monkeypatch, tmp_path / "there", photos=str(kaggle))
     assert [stage.images for stage in stages] == [10, 10]
-    assert len(opened) == 4, "train, test and sample once each, whoever reads from them, and the labels"
+    assert len(opened) == 4, (
+        "train, test and sample once each, whoever reads from them, and the labels"
+    )
     here, _ = ingest_and_preprocess(monkeypatch, tmp_path / "here", photos=str(unpacked))
 
-    columns = ["position", "image_id", "patient_id", "stage", "split", "usage", "bytes", "width_px", "height_px", "sha256"]
+    columns = [
+        "position",
+        "image_id",
+        "patient_id",
+        "stage",
+        "split",
+        "usage",
+        "bytes",
+        "width_px",
+        "height_px",
+        "sha256",
+    ]
     assert there.workspace.photos()[columns].equals(here.workspace.photos()[columns])
-    assert np.array_equal(there.workspace.fundus()["pixels"].values, here.workspace.fundus()["pixels"].values)
+    assert np.array_equal(
+        there.workspace.fundus()["pixels"].values, here.workspace.fundus()["pixels"].values
+    )
     photos = there.workspace.photos().set_index("image_id")
     assert photos["stage"].to_dict() == TRAIN | {name: level for name, (level, _) in TEST.items()}
     assert photos["split"].to_dict() == dict.fromkeys(TRAIN, "train") | {
-        name: {"Public": "validation", "Private": "test"}[usage] for name, (_, usage) in TEST.items()
+        name: {"Public": "validation", "Private": "test"}[usage]
+        for name, (_, usage) in TEST.items()
     }
     assert photos.loc["13_right", "source"] == "train.zip.001/train/13_right.jpeg"
     rejects = there.workspace.rejects()
-    assert rejects[["source", "reason"]].values.tolist() == [["sample.zip/sample/10_left.jpeg", "duplicate_id"]]
+    assert rejects[["source", "reason"]].values.tolist() == [
+        ["sample.zip/sample/10_left.jpeg", "duplicate_id"]
+    ]
     assert here.workspace.rejects().empty
 
 
 def test_a_second_look_at_the_download_reads_no_photograph(kaggle, tmp_path, monkeypatch):
     ingest_and_preprocess(monkeypatch, tmp_path / "workspace", photos=str(kaggle))
     read, real = [], PhotoSource.read
-    monkeypatch.setattr(PhotoSource, "read", lambda self, path: (read.append(path), real(self, path))[1])
+    monkeypatch.setattr(
+        PhotoSource, "read", lambda self, path: (read.append(path), real(self, path))[1]
+    )
     _, stages = ingest_and_preprocess(monkeypatch, tmp_path / "workspace", photos=str(kaggle))
     assert [stage.new_images for stage in stages] == [0, 0]
     assert sorted(read) == ["retinopathy_solution.csv", "trainLabels.csv.zip"]
@@ -105,13 +152,21 @@ def test_unpacking_later_is_no_new_work(kaggle, photographs, tmp_path, monkeypat
         (kaggle / name).write_bytes(data)
     session, stages = ingest_and_preprocess(monkeypatch, tmp_path / "workspace", photos=str(kaggle))
     assert [(stage.images, stage.new_images) for stage in stages] == [(10, 0), (10, 0)]
-    assert session.workspace.photos()["source"].tolist()[:2] == ["test/1_left.jpeg", "test/1_right.jpeg"]
+    assert session.workspace.photos()["source"].tolist()[:2] == [
+        "test/1_left.jpeg",
+        "test/1_right.jpeg",
+    ]
 
 
 def test_a_part_that_is_missing_is_named_and_the_others_are_used(kaggle, tmp_path, monkeypatch):
     (kaggle / "train.zip.003").unlink()
-    session, stages = ingest_and_preprocess(monkeypatch, tmp_path / "workspace", photos=str(kaggle), max_reject_fraction=0.9)
-    assert [stage.images for stage in stages] == [5, 5], "the test photographs, and the one of the sample"
+    session, stages = ingest_and_preprocess(
+        monkeypatch, tmp_path / "workspace", photos=str(kaggle), max_reject_fraction=0.9
+    )
+    assert [stage.images for stage in stages] == [
+        5,
+        5,
+    ], "the test photographs, and the one of the sample"
     row = session.workspace.rejects().set_index("reason").loc["bad_archive"]
     assert row["source"] == "train.zip.001"
     assert row["detail"].endswith("train.zip.003 is missing between the parts of train.zip")

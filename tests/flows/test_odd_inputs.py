@@ -1,4 +1,6 @@
-"""Every kind of bad input ends as one row with its reason, every kind that is merely odd as a fundus; nothing stops the others."""
+"""Every kind of bad input ends as one row with its reason, every kind that is merely odd as a
+fundus; nothing stops the others.
+"""
 
 import ast
 import os
@@ -9,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.source import PhotoSource
+from storage.photos.source import PhotoSource
 from tests.flows.inline import ingest_and_preprocess
 from tests.flows.odd_inputs import ACCEPTED, EYE, KINDS, PLAIN, about, id_of, lay_out
 
@@ -22,9 +24,13 @@ def outcome(tmp_path_factory):
     """All kinds at once through ingest and preprocessing."""
     root = tmp_path_factory.mktemp("odd")
     forbidden = next(id_of(kind) for kind in KINDS if kind.outcome == "unreadable")
-    access = os.access  # the tests may run as root, whom no permission stops; another test asks the system itself
+    access = (
+        os.access
+    )  # the tests may run as root, whom no permission stops; another test asks the system itself
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "access", lambda path, mode: forbidden not in str(path) and access(path, mode))
+        patch.setattr(
+            os, "access", lambda path, mode: forbidden not in str(path) and access(path, mode)
+        )
         session, _ = ingest_and_preprocess(
             patch, root / "workspace", photos=str(lay_out(root / "photos")), max_reject_fraction=1.0
         )
@@ -34,8 +40,13 @@ def outcome(tmp_path_factory):
 @pytest.mark.parametrize("kind", BAD, ids=lambda kind: kind.name)
 def test_a_bad_input_is_one_row_that_says_why(outcome, kind):
     rejects = outcome.rejects()
-    mine = [about(kind, f"{row.image_id} {row.source} {row.detail}") for row in rejects.itertuples()]
-    if kind.outcome in ("duplicate_content", "duplicate_id"):  # these name another photograph, and it may be named by them
+    mine = [
+        about(kind, f"{row.image_id} {row.source} {row.detail}") for row in rejects.itertuples()
+    ]
+    if kind.outcome in (
+        "duplicate_content",
+        "duplicate_id",
+    ):  # these name another photograph, and it may be named by them
         mine = (rejects["reason"] == kind.outcome).tolist()
     rows = rejects[mine]
     assert list(zip(rows["step"], rows["reason"], strict=True)) == [(kind.step, kind.outcome)]
@@ -60,7 +71,8 @@ def test_an_odd_input_becomes_the_same_fundus_as_a_plain_one(outcome, kind):
         row, plain = row["pixels"].mean("channel"), plain["pixels"].mean("channel")
     else:
         row, plain = row["pixels"].astype(float), plain["pixels"].astype(float)
-    # Compression's artefacts, four times amplified, and CMYK's coarser tones. Upside down, they would differ by 13.
+    # Compression's artefacts, four times amplified, and CMYK's coarser tones. Upside down, they
+    # would differ by 13.
     assert float(abs(row - plain).mean()) < 5
 
 
@@ -74,7 +86,9 @@ def test_what_the_system_forbids_to_read_is_unreadable():
             (folder / "train" / f"{image_id}.jpeg").write_bytes(PLAIN)
         (folder / "train" / "11_left.jpeg").chmod(0)
         (folder / "closed").mkdir(mode=0)
-        found = _as_nobody(lambda: [(p.source, p.reason, p.detail) for p in PhotoSource(folder).problems()])
+        found = _as_nobody(
+            lambda: [(p.source, p.reason, p.detail) for p in PhotoSource(folder).problems()]
+        )
         (folder / "closed").chmod(0o755)
     assert found == [
         ("closed", "unreadable", "the folder cannot be listed: Permission denied"),

@@ -1,4 +1,6 @@
-"""The whole chain on a handful of synthetic eyes: it ends, it leaves what DESIGN names, and it never works twice."""
+"""The whole chain on a handful of synthetic eyes: it ends, it leaves what DESIGN names, and it
+never works twice.
+"""
 
 import json
 import pathlib
@@ -9,12 +11,12 @@ import numpy as np
 import pytest
 
 from storage import open_workspace
-from storage.catalog import query
-from storage.explanations import FAILED
-from storage.schema_ranges import outside
-from storage.schemas import SCHEMAS, dataset_schema
-from storage.verify import verify
-from tasks.progress import duration
+from storage.admin.catalog import query
+from storage.admin.verify import verify
+from storage.contents.explanations import FAILED
+from storage.tables.schema_ranges import outside
+from storage.tables.schemas import SCHEMAS, dataset_schema
+from tasks.run.progress import duration
 from tests.analyst.questions import questions
 from tests.flows.conftest import snapshot
 
@@ -27,7 +29,16 @@ def by_stage(results):
 
 def test_every_stage_ran_in_order_and_says_what_it_did(chain):
     first = chain["runs"][0]
-    stages = ["ingest", "preprocess", "train", "attribute", "aggregate", "counterfactuals", "linearity", "report"]
+    stages = [
+        "ingest",
+        "preprocess",
+        "train",
+        "attribute",
+        "aggregate",
+        "counterfactuals",
+        "linearity",
+        "report",
+    ]
     assert [result.stage for result in first] == stages
     assert all(result.message for result in first)
 
@@ -41,7 +52,10 @@ def test_two_more_eyes_are_two_eyes_work(chain):
     third = by_stage(chain["runs"][2])
     assert third["ingest"].new_images == 2
     assert third["preprocess"].new_images == 2
-    assert third["train"].message.split(":")[0] == by_stage(chain["runs"][0])["train"].message.split(":")[0], "the same model"
+    assert (
+        third["train"].message.split(":")[0]
+        == by_stage(chain["runs"][0])["train"].message.split(":")[0]
+    ), "the same model"
     predictions = chain["workspace"].frame("predictions")
     assert len(predictions) == 39, "one eye was spoilt in the fourth run"
     assert predictions["image_id"].is_unique
@@ -65,7 +79,14 @@ def test_a_deleted_photograph_leaves_its_results_and_is_marked_absent(chain):
 def test_an_eye_that_can_no_longer_be_graded_loses_its_rows_but_not_its_place(chain):
     workspace, spoilt = chain["workspace"], chain["spoilt"]
     assert workspace.rejects().set_index("image_id").loc[spoilt, "step"] == "preprocess"
-    for table in ("predictions", "attributions", "neurons", "lesion_regions", "heatmap_stats", "linearity"):
+    for table in (
+        "predictions",
+        "attributions",
+        "neurons",
+        "lesion_regions",
+        "heatmap_stats",
+        "linearity",
+    ):
         assert spoilt not in set(workspace.frame(table)["image_id"]), table
     tree = workspace.attributions()
     row = tree["image_id"].values.tolist().index(spoilt)
@@ -84,7 +105,14 @@ def test_arrays_have_the_contracts_names_and_dimensions(chain):
     tree = chain["workspace"].attributions()
     pixels = tree["pixels"]
     assert pixels["attribution"].dims == ("image", "quantity", "y", "x")
-    assert list(pixels["quantity"].values) == ["stage0", "stage1", "stage2", "stage3", "stage4", "referable"]
+    assert list(pixels["quantity"].values) == [
+        "stage0",
+        "stage1",
+        "stage2",
+        "stage3",
+        "stage4",
+        "referable",
+    ]
     for name in ("outcome", "baseline_outcome", "gap", "map_error", "points", "converged"):
         assert pixels[name].dims == ("image", "quantity")
     stem = tree["layers/stem"]
@@ -96,7 +124,9 @@ def test_arrays_have_the_contracts_names_and_dimensions(chain):
 
 
 def test_stored_maps_sum_to_their_outcome_but_for_the_stored_gap(chain):
-    """Completeness, read back from disk: Σ attribution = F(x) − F(x') + gap, to what rounding to 9 bits may take."""
+    """Completeness, read back from disk: Σ attribution = F(x) − F(x') + gap, to what rounding to
+    9 bits may take.
+    """
     pixels = chain["workspace"].attributions()["pixels"].to_dataset()
     pixels = pixels.isel(image=pixels["status"].values != FAILED)
     total = pixels["attribution"].astype("float64").sum(["y", "x"])
@@ -111,16 +141,26 @@ def test_maps_of_the_five_stages_sum_to_zero_and_referable_is_a_sum(chain):
     size = np.abs(maps).sum("quantity") * 2.0**-10 + 1e-9
     stages = maps.sel(quantity=[f"stage{stage}" for stage in range(5)])
     assert (np.abs(stages.sum("quantity")) <= size).all()
-    assert (np.abs(stages.isel(quantity=slice(2, 5)).sum("quantity") - maps.sel(quantity="referable")) <= size).all()
+    assert (
+        np.abs(stages.isel(quantity=slice(2, 5)).sum("quantity") - maps.sel(quantity="referable"))
+        <= size
+    ).all()
 
 
 @pytest.mark.parametrize("table", sorted(SCHEMAS))
 def test_every_table_reads_with_its_schema(chain, table):
     frame = chain["workspace"].frame(table)
     assert set(SCHEMAS[table].names) <= set(frame.columns)
-    # The tiny model may take no stage-1 eye for stage 0 and have no special unit; a second model and further poses are asked for
-    # only where the configuration says so.
-    optional = ("counterfactuals", "adversarials", "comparisons", "transfers", "unit_effects", "pose_predictions")
+    # The tiny model may take no stage-1 eye for stage 0 and have no special unit; a second model
+    # and further poses are asked for only where the configuration says so.
+    optional = (
+        "counterfactuals",
+        "adversarials",
+        "comparisons",
+        "transfers",
+        "unit_effects",
+        "pose_predictions",
+    )
     if table not in optional:
         assert len(frame)
 
@@ -147,7 +187,10 @@ def test_channels_are_judged_on_eyes_with_masks(chain):
 
 
 def test_sql_answers_over_the_views(chain):
-    rows = query(chain["workspace"], "select split, count(*) as eyes from latest_predictions group by split order by split")
+    rows = query(
+        chain["workspace"],
+        "select split, count(*) as eyes from latest_predictions group by split order by split",
+    )
     assert rows["eyes"].sum() == 39
 
 
@@ -167,7 +210,9 @@ def test_the_models_record_says_how_it_came_to_be_and_how_well_it_grades(chain):
     assert told <= set(record)
     assert record["origin"] == "trained"
     graded = chain["workspace"].frame("evaluation", split="test", stratum="all", metric="qwk")
-    assert record["metrics"]["test"]["qwk"]["value"] == pytest.approx(float(graded["value"].iloc[0]))
+    assert record["metrics"]["test"]["qwk"]["value"] == pytest.approx(
+        float(graded["value"].iloc[0])
+    )
     assert {"keras", "tensorflow", "numpy", "python", "dr-explain"} <= set(record["versions"])
     assert record["input_wait_share"] >= 0
 
@@ -194,7 +239,9 @@ def test_the_report_is_whole(chain):
     assert {path.stem for path in folder.glob("eyes/*/*.jpg")} == explained
     without = {name for name in explained if told_of(folder, name)["photo"] is None}
     assert without == {chain["gone"]}, "Fig (a) begins with the photograph"
-    shown = json.loads((folder / "gallery/000.js").read_text().split(",", 1)[1].removesuffix(");\n"))
+    shown = json.loads(
+        (folder / "gallery/000.js").read_text().split(",", 1)[1].removesuffix(");\n")
+    )
     assert set(shown["id"]) == explained
     for name, key, gap in zip(shown["id"], shown["key"], shown["gap"], strict=True):
         assert (folder / f"eyes/{key}.js").exists()
@@ -217,7 +264,7 @@ def test_the_report_draws_eyes_that_are_new_or_changed_and_no_others(chain):
 
 def test_a_failing_stage_leaves_its_reason_in_the_runs(chain, tmp_path):
     from flows.pipeline import FLOWS
-    from tasks.errors import UserError
+    from tasks.run.errors import UserError
 
     workspace = tmp_path / "fresh"
     with pytest.raises(UserError, match="run `dr train`"):
@@ -228,14 +275,21 @@ def test_a_failing_stage_leaves_its_reason_in_the_runs(chain, tmp_path):
 
 
 def test_show_gives_numbers_neurons_and_one_picture(chain, tmp_path):
-    from tasks.show import show_image
+    from tasks.report.show import show_image
 
     name = sorted(set(chain["workspace"].frame("attributions")["image_id"]) - {chain["gone"]})[0]
     numbers, neurons, path = show_image(
-        chain["workspace"], name, tmp_path / "eye.png", photos=str(chain["photos"]), compare=("stage1", "referable")
+        chain["workspace"],
+        name,
+        tmp_path / "eye.png",
+        photos=str(chain["photos"]),
+        compare=("stage1", "referable"),
     )
     assert {row["what"]: row["value"] for row in numbers}["split"] == "test"
-    assert {(row["layer"], row["sign"]) for row in neurons} >= {("stem", "positive"), ("stem", "negative")}
+    assert {(row["layer"], row["sign"]) for row in neurons} >= {
+        ("stem", "positive"),
+        ("stem", "negative"),
+    }
     without = show_image(chain["workspace"], name, tmp_path / "less.png")[2]
     whole, less = (cv2.imread(str(file)) for file in (path, without))
     assert whole.shape[0] == less.shape[0]
@@ -243,8 +297,8 @@ def test_show_gives_numbers_neurons_and_one_picture(chain, tmp_path):
 
 
 def test_show_says_what_it_cannot_compare(chain, tmp_path):
-    from tasks.errors import UserError
-    from tasks.show import show_image
+    from tasks.report.show import show_image
+    from tasks.run.errors import UserError
 
     name = sorted(set(chain["workspace"].frame("attributions")["image_id"]))[0]
     with pytest.raises(UserError, match="stage9 is not explained there; what is: stage0, "):
@@ -256,7 +310,9 @@ def test_durations_read_like_speech():
 
 
 def test_a_lost_shard_comes_back_with_the_same_bytes(chain):
-    """What a kill leaves at worst: a shard without its mark. The other shards are not computed again."""
+    """What a kill leaves at worst: a shard without its mark. The other shards are not computed
+    again.
+    """
     from flows.pipeline import FLOWS
 
     root = pathlib.Path(chain["workspace"].location)
@@ -270,16 +326,31 @@ def test_a_lost_shard_comes_back_with_the_same_bytes(chain):
     again = {path.name: path.stat().st_mtime_ns for path in ledger.iterdir()}
     assert {name for name in marks if again[name] != marks[name]} == {lost}
     after = snapshot(root / "explanations")
-    assert {name for name in before if after[name] != before[name] and "/ledger/" not in name} == set()
+    assert {
+        name for name in before if after[name] != before[name] and "/ledger/" not in name
+    } == set()
 
 
 def test_maps_of_eyes_with_masks_are_judged_beside_their_rivals(chain):
-    """`dr synthesise` leaves masks beside its photographs: every map of an explained eye with lesions has its scores."""
+    """`dr synthesise` leaves masks beside its photographs: every map of an explained eye with
+    lesions has its scores.
+    """
     rows = chain["workspace"].frame("evaluation", stratum="masks")
     rows = rows[rows["explain_id"] == chain["workspace"].attributions().name]
-    sources = {"pixels", "lesion", "stem", "gradient", "gradient_input", "gradcam_mixed2", "centre", "contrast"}
+    sources = {
+        "pixels",
+        "lesion",
+        "stem",
+        "gradient",
+        "gradient_input",
+        "gradcam_mixed2",
+        "centre",
+        "contrast",
+    }
     assert sources <= set(rows["source"])
-    assert set(rows.loc[rows["source"] == "pixels", "quantity"]) == {f"stage{stage}" for stage in range(5)} | {"referable"}
+    assert set(rows.loc[rows["source"] == "pixels", "quantity"]) == {
+        f"stage{stage}" for stage in range(5)
+    } | {"referable"}
     auc = rows[(rows["metric"] == "pixel_auc") & (rows["lesion"] == "any")]
     assert auc["value"].between(0, 1).all()
     assert (auc["chance"] == 0.5).all()
@@ -292,9 +363,9 @@ def test_maps_of_eyes_with_masks_are_judged_beside_their_rivals(chain):
 def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, tmp_path):
     from dr_lib.localisation import LocalisationParams
     from flows.config import load_config
-    from storage.arrays import Span
-    from tasks.errors import UserError
-    from tasks.localise import judge_shard, masked_eyes, masks_folder
+    from storage.arrays.store import Span
+    from tasks.aggregate.localise import judge_shard, masked_eyes, masks_folder
+    from tasks.run.errors import UserError
 
     folder = tmp_path / "masks"
     shutil.copytree(chain["photos"] / "masks", folder)
@@ -302,14 +373,23 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
     model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
     names = workspace.attributions()["image_id"].values.tolist()
     reshaped, broken = [name for name in names if name != chain["spoilt"]][:2]
-    cv2.imwrite(str(folder / f"{reshaped}.png"), cv2.imread(str(folder / f"{reshaped}.png"))[:, :-60])
+    cv2.imwrite(
+        str(folder / f"{reshaped}.png"), cv2.imread(str(folder / f"{reshaped}.png"))[:, :-60]
+    )
     (folder / f"{broken}.png").write_bytes(b"no picture")
     eyes = masked_eyes(workspace, model_id, names, folder)
     place = (workspace.location, explain_id, recipe.preprocess_id, model_id, str(folder))
     judged, problems = [], []
     for start in range(0, len(names), 4):
         span = Span(start // 4, start, min(start + 4, len(names)))
-        found = judge_shard(place, span, eyes.iloc[span.rows], recipe.preprocess, recipe.engine, LocalisationParams(rivals=False))
+        found = judge_shard(
+            place,
+            span,
+            eyes.iloc[span.rows],
+            recipe.preprocess,
+            recipe.engine,
+            LocalisationParams(rivals=False),
+        )
         judged += found[0]
         problems += found[1]
     assert sorted(problem.split(":")[0] for problem in problems) == sorted([reshaped, broken])

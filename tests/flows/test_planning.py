@@ -1,4 +1,6 @@
-"""What `dr plan` says is what the run will do; what cannot fit is refused by how much, before a byte is written."""
+"""What `dr plan` says is what the run will do; what cannot fit is refused by how much, before a
+byte is written.
+"""
 
 import pathlib
 import shutil
@@ -7,18 +9,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import tasks.estimate
-import tasks.planning
-from flows.cli import app
+import tasks.attribute.estimate
+import tasks.attribute.planning
+from flows.cli.main import app
 from storage import open_workspace
-from storage.arrays import ShardedStore
-from storage.explanations import explanation_specs
-from storage.room import free_bytes
-from tasks.attribute import attribute
-from tasks.errors import UserError
-from tasks.estimate import Estimate, Rates, bound, check_room, estimate
-from tasks.planning import check_run, plan
-from tasks.session import Session
+from storage.arrays.store import ShardedStore
+from storage.contents.explanations import explanation_specs
+from storage.files.disk_space import free_bytes
+from tasks.attribute.estimate import Estimate, Rates, bound, check_room, estimate
+from tasks.attribute.planning import check_run, plan
+from tasks.attribute.step import attribute
+from tasks.run.errors import UserError
+from tasks.run.session import Session
 from tests.flows.explainable import image_ids, prepare, write_config
 from tests.flows.inline import InlinePool
 from tests.storage.small import tree_bytes
@@ -28,7 +30,9 @@ IMAGES, SHARD, SIZE = 10, 4, 32
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """(configuration file, configuration, workspace) with fundi and a model, and nothing explained; not to be changed."""
+    """(configuration file, configuration, workspace) with fundi and a model, and nothing
+    explained; not to be changed.
+    """
     folder = tmp_path_factory.mktemp("planned")
     config_file = write_config(folder, size=SIZE, shard_images=SHARD)
     (folder / "photos" / "test").mkdir(parents=True)
@@ -51,13 +55,20 @@ def pools(monkeypatch):
         made.append(InlinePool(params))
         return made[-1]
 
-    monkeypatch.setattr(tasks.planning, "Pool", make)
+    monkeypatch.setattr(tasks.attribute.planning, "Pool", make)
     return made
 
 
 def planned(prepared, **options):
     _, config, workspace = prepared
-    return plan(workspace.location, config.data.photos, config.recipe, config.storage, config.dask, **options)
+    return plan(
+        workspace.location,
+        config.data.photos,
+        config.recipe,
+        config.storage,
+        config.dask,
+        **options,
+    )
 
 
 def row_of(rows, stage):
@@ -67,17 +78,32 @@ def row_of(rows, stage):
 @pytest.mark.parametrize(
     ("sizes", "workers", "longest"),
     [([4] * 6, 2, 12), ([4, 4, 4], 2, 8), ([4], 8, 4), ([4, 1, 1, 1], 2, 4), ([], 2, 0)],
-    ids=["even", "an odd shard", "more workers than shards", "a short one beside a long one", "nothing"],
+    ids=[
+        "even",
+        "an odd shard",
+        "more workers than shards",
+        "a short one beside a long one",
+        "nothing",
+    ],
 )
 def test_time_is_that_of_the_worker_that_ends_last(sizes, workers, longest):
-    found = estimate(Rates(10.0, 100, "given", seconds=3.0, start_seconds=0.0, passes=2.0), sizes, workers)
+    found = estimate(
+        Rates(10.0, 100, "given", seconds=3.0, start_seconds=0.0, passes=2.0), sizes, workers
+    )
     assert found.seconds == 3.0 * longest
-    assert (found.images, found.shards, found.bytes, found.passes) == (sum(sizes), len(sizes), 10 * sum(sizes), 2 * sum(sizes))
+    assert (found.images, found.shards, found.bytes, found.passes) == (
+        sum(sizes),
+        len(sizes),
+        10 * sum(sizes),
+        2 * sum(sizes),
+    )
     assert found.memory_bytes == 100 * min(workers, len(sizes))
 
 
 def test_no_maps_take_more_bytes_than_the_bound(ws_of_noise):
-    """Noise with a random exponent is what compresses least: no more may be said of an image than its bits."""
+    """Noise with a random exponent is what compresses least: no more may be said of an image
+    than its bits.
+    """
     store, stored = ws_of_noise
     rates = bound(store.specs, SHARD)
     index = 4096  # of the shards' chunks, and what headers take
@@ -88,33 +114,48 @@ def test_no_maps_take_more_bytes_than_the_bound(ws_of_noise):
 @pytest.fixture
 def ws_of_noise(tmp_path):
     specs = explanation_specs(("stage0", "stage1"), 64, {}, 1)
-    store = ShardedStore.create_or_open(open_workspace(tmp_path / "noise"), "explanations/0/attributions.zarr", specs, SHARD)
+    store = ShardedStore.create_or_open(
+        open_workspace(tmp_path / "noise"), "explanations/0/attributions.zarr", specs, SHARD
+    )
     store.extend(image_ids(SHARD))
     random = np.random.default_rng(0)
     arrays = {spec.path: np.zeros((SHARD, *spec.shape), spec.dtype) for spec in specs}
-    bits = random.integers(0, 2**32, (SHARD, 2, 64, 64), dtype=np.uint32) & np.uint32(0xBFFFFFFF)  # no infinities
+    bits = random.integers(0, 2**32, (SHARD, 2, 64, 64), dtype=np.uint32) & np.uint32(
+        0xBFFFFFFF
+    )  # no infinities
     arrays["pixels/attribution"] = bits.view(np.float32)
     entry = store.write_shard(store.spans()[0], arrays, digests=[""] * SHARD)
     return store, sum(size for size, _ in entry["files"].values())
 
 
 ROOM = Estimate(
-    images=5, shards=2, workers=2, bytes=3_000_000_000, memory_bytes=4_000_000_000, passes=None, seconds=None, basis=""
+    images=5,
+    shards=2,
+    workers=2,
+    bytes=3_000_000_000,
+    memory_bytes=4_000_000_000,
+    passes=None,
+    seconds=None,
+    basis="",
 )
 
 
 @pytest.mark.parametrize(
     ("disk", "memory", "message"),
     [
-        (2.5e9, 8e9, "needs 3.0 GB on disk for 5 images, and .* has 2.5 GB free: 500.0 MB too little"),
+        (
+            2.5e9,
+            8e9,
+            "needs 3.0 GB on disk for 5 images, and .* has 2.5 GB free: 500.0 MB too little",
+        ),
         (9e9, 1e9, "needs 4.0 GB of memory for 2 workers, and 1.0 GB are free: 3.0 GB too little"),
     ],
     ids=["disk", "memory"],
 )
 def test_what_cannot_fit_is_refused_by_how_much(tmp_path, monkeypatch, disk, memory, message):
     workspace = open_workspace(tmp_path)
-    monkeypatch.setattr(tasks.estimate, "free_bytes", lambda ws: (ws.location, int(disk)))
-    monkeypatch.setattr(tasks.estimate.backend, "free_memory_bytes", lambda: int(memory))
+    monkeypatch.setattr(tasks.attribute.estimate, "free_bytes", lambda ws: (ws.location, int(disk)))
+    monkeypatch.setattr(tasks.attribute.estimate.backend, "free_memory_bytes", lambda: int(memory))
     with pytest.raises(UserError, match=message) as caught:
         check_room(workspace, ROOM, workers_here=True)
     assert "\n" not in str(caught.value)
@@ -122,10 +163,14 @@ def test_what_cannot_fit_is_refused_by_how_much(tmp_path, monkeypatch, disk, mem
 
 def test_what_fits_is_not_refused_and_another_machines_memory_is_its_own(tmp_path, monkeypatch):
     workspace = open_workspace(tmp_path)
-    monkeypatch.setattr(tasks.estimate, "free_bytes", lambda ws: (ws.location, ROOM.bytes))
-    monkeypatch.setattr(tasks.estimate.backend, "free_memory_bytes", lambda: ROOM.memory_bytes)
+    monkeypatch.setattr(
+        tasks.attribute.estimate, "free_bytes", lambda ws: (ws.location, ROOM.bytes)
+    )
+    monkeypatch.setattr(
+        tasks.attribute.estimate.backend, "free_memory_bytes", lambda: ROOM.memory_bytes
+    )
     check_room(workspace, ROOM, workers_here=True)
-    monkeypatch.setattr(tasks.estimate.backend, "free_memory_bytes", lambda: 0)
+    monkeypatch.setattr(tasks.attribute.estimate.backend, "free_memory_bytes", lambda: 0)
     check_room(workspace, ROOM, workers_here=False)
 
 
@@ -149,7 +194,9 @@ def test_a_plan_by_a_given_rate_counts_what_is_to_do_and_writes_nothing(prepared
     assert pools[0].jobs == [], "a given rate needs no calibration"
 
 
-def test_a_calibration_measures_on_every_worker_and_is_remembered_outside_the_workspace(prepared, pools):
+def test_a_calibration_measures_on_every_worker_and_is_remembered_outside_the_workspace(
+    prepared, pools
+):
     before = tree_bytes(pathlib.Path(prepared[2].location))
     row = row_of(planned(prepared)[0], "attribute")
     assert [name for name, _ in pools[0].jobs] == ["measure", "measure"]
@@ -170,7 +217,7 @@ def test_without_a_calibration_bytes_and_memory_are_bounds_and_time_is_not_known
 
 
 def test_the_command_refuses_with_one_line_after_its_table(prepared, monkeypatch, pools):
-    monkeypatch.setattr(tasks.estimate, "free_bytes", lambda ws: (ws.location, 1000))
+    monkeypatch.setattr(tasks.attribute.estimate, "free_bytes", lambda ws: (ws.location, 1000))
     result = CliRunner().invoke(app, ["plan", str(prepared[0]), "--rate", "1"])
     assert result.exit_code == 1
     assert "attribute" in result.output
@@ -185,7 +232,7 @@ def test_a_whole_run_hears_of_it_before_its_first_stage(prepared, monkeypatch, t
     for location in (workspace.location, str(tmp_path / "new")):
         given = (location, config.data.photos, config.recipe, config.storage, config.dask)
         check_run(*given)
-        monkeypatch.setattr(tasks.estimate, "free_bytes", lambda ws: (ws.location, 1000))
+        monkeypatch.setattr(tasks.attribute.estimate, "free_bytes", lambda ws: (ws.location, 1000))
         with pytest.raises(UserError, match=f"on disk for {IMAGES} images, and .* too little"):
             check_run(*given)
         monkeypatch.undo()
@@ -195,7 +242,7 @@ def test_a_whole_run_hears_of_it_before_its_first_stage(prepared, monkeypatch, t
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_written(prepared, monkeypatch):
     _, config, workspace = prepared
     before = tree_bytes(pathlib.Path(workspace.location))
-    monkeypatch.setattr(tasks.estimate, "free_bytes", lambda ws: (ws.location, 1000))
+    monkeypatch.setattr(tasks.attribute.estimate, "free_bytes", lambda ws: (ws.location, 1000))
     pool = InlinePool()
     with pytest.raises(UserError, match="too little; free some space"):
         attribute(Session(workspace, pool), config.recipe, config.storage)

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from tasks.errors import UserError
-from tasks.pool import Failure, Pool, culprits
-from tasks.settings import DaskParams
+from tasks.execution.pool import Failure, Pool, culprits
+from tasks.run.errors import UserError
+from tasks.run.settings import DaskParams
 
 
 def square(number):
@@ -43,9 +43,9 @@ def pool():
 
 
 def test_results_come_with_their_jobs(pool):
-    assert sorted((job[0], result) for job, result in pool.run(square, [(n,) for n in range(9)])) == [
-        (n, n * n) for n in range(9)
-    ]
+    assert sorted(
+        (job[0], result) for job, result in pool.run(square, [(n,) for n in range(9)])
+    ) == [(n, n * n) for n in range(9)]
 
 
 def test_an_error_is_a_failure_of_one_job_in_one_line(pool):
@@ -80,7 +80,7 @@ def test_jobs_in_flight_are_bounded(pool):
 
 
 def test_a_scheduler_that_does_not_answer_is_told(monkeypatch):
-    monkeypatch.setattr("tasks.pool.START_S", 0.5)
+    monkeypatch.setattr("tasks.execution.pool.START_S", 0.5)
     with pytest.raises(UserError, match="no Dask scheduler answers"):
         Pool(DaskParams(address="tcp://127.0.0.1:9")).connect()
 
@@ -92,7 +92,9 @@ def blas_threads():
 
 
 def test_a_worker_has_one_thread_and_this_process_keeps_its_own(monkeypatch):
-    """Dask would set its workers' OMP_NUM_THREADS=1 here as well, and a network would be trained on one core."""
+    """Dask would set its workers' OMP_NUM_THREADS=1 here as well, and a network would be trained
+    on one core.
+    """
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with contextlib.closing(Pool(DaskParams(workers=1))) as another:
         (threads,) = [result for _, result in another.run(blas_threads, [()])]

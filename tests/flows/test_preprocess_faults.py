@@ -1,4 +1,6 @@
-"""Preprocessing that is killed goes on; that loses workers ends; and what it leaves is what an undisturbed run leaves."""
+"""Preprocessing that is killed goes on; that loses workers ends; and what it leaves is what an
+undisturbed run leaves.
+"""
 
 import json
 import os
@@ -11,11 +13,11 @@ import pytest
 
 from flows.config import load_config
 from storage import open_workspace
-from storage.fundus import DONE, REJECTED
-from storage.verify import verify
-from tasks.ingest import ingest
-from tasks.preprocess import preprocess
-from tasks.session import Session
+from storage.admin.verify import verify
+from storage.contents.fundus import DONE, REJECTED
+from tasks.ingest.step import ingest
+from tasks.preprocess.step import preprocess
+from tasks.run.session import Session
 from tests.flows import faults
 from tests.unit.fundus_drawing import Eye
 
@@ -47,7 +49,9 @@ class Here:
 
 
 def draw(folder: pathlib.Path, eyes: int = PHOTOGRAPHS) -> list[str]:
-    """Small photographs in Kaggle's layout, no two alike; returns their paths in the folder, in the catalogue's order."""
+    """Small photographs in Kaggle's layout, no two alike; returns their paths in the folder, in
+    the catalogue's order.
+    """
     (folder / "train").mkdir(parents=True)
     paths = []
     for number in range(eyes):
@@ -80,13 +84,17 @@ def contents(workspace: pathlib.Path) -> dict[str, object]:
             name = str(path.relative_to(workspace))
             found[name] = path.read_bytes()
             if ".ledger/" in name:
-                found[name] = {key: value for key, value in json.loads(found[name]).items() if key != "written"}
+                found[name] = {
+                    key: value for key, value in json.loads(found[name]).items() if key != "written"
+                }
     return found
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, prefect_server):
-    """An undisturbed run; one killed four times, and ended; one whose photographs kill workers, and the same once more."""
+    """An undisturbed run; one killed four times, and ended; one whose photographs kill workers,
+    and the same once more.
+    """
     from prefect import flow
     from prefect.settings import PREFECT_API_URL
 
@@ -99,7 +107,9 @@ def runs(tmp_path_factory, prefect_server):
         session = Session(open_workspace(root / name), Here())
         flow(ingest, validate_parameters=False)(session, loaded.data)
         if name == "undisturbed":
-            flow(preprocess, validate_parameters=False)(session, loaded.recipe, loaded.data, loaded.storage)
+            flow(preprocess, validate_parameters=False)(
+                session, loaded.recipe, loaded.data, loaded.storage
+            )
     shards = [photos[start : start + SHARD] for start in range(0, PHOTOGRAPHS, SHARD)]
     kills = [
         {"at": "read", "match": shards[1][0], "how": "group"},
@@ -112,7 +122,11 @@ def runs(tmp_path_factory, prefect_server):
         {"at": "read", "match": shards[2][0], "how": "process"},
         {"at": "read", "match": shards[4][1], "how": "error", "once": str(root / "failed")},
     ]
-    plan = [("killed", [kill]) for kill in kills] + [("killed", []), ("deadly", deaths), ("deadly", [])]
+    plan = [("killed", [kill]) for kill in kills] + [
+        ("killed", []),
+        ("deadly", deaths),
+        ("deadly", []),
+    ]
     calls = [
         {
             "arguments": ["preprocess", str(root / f"{name}.toml")],
@@ -121,8 +135,17 @@ def runs(tmp_path_factory, prefect_server):
         for number, (name, broken) in enumerate(plan)
     ]
     command = [sys.executable, faults.HERE, json.dumps(calls)]
-    environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value()}  # read when Prefect is imported: once for all runs
-    done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2], env=environment)
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": PREFECT_API_URL.value(),
+    }  # read when Prefect is imported: once for all runs
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parents[2],
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
     return {
         "root": root,
@@ -145,7 +168,9 @@ def test_a_killed_run_leaves_the_same_bytes_as_an_undisturbed_one(runs):
 
 
 def test_finished_shards_are_not_computed_again(runs):
-    """Killed before shard 1, in the middle of writing it, between writing shard 2 and its mark, after the mark of 3."""
+    """Killed before shard 1, in the middle of writing it, between writing shard 2 and its mark,
+    after the mark of 3.
+    """
     shards, read = runs["shards"], runs["read"]
     assert read[0] == shards[0] + shards[1][:1]
     assert read[1] == shards[1]
@@ -154,7 +179,9 @@ def test_finished_shards_are_not_computed_again(runs):
     assert read[4] == shards[4]
 
 
-def test_a_photograph_that_kills_its_worker_is_found_and_set_aside_and_a_worker_lost_once_costs_nothing(runs):
+def test_a_photograph_that_kills_its_worker_is_found_and_set_aside_and_a_worker_lost_once_costs_nothing(
+    runs,
+):
     assert runs["codes"][5] == 0, runs["said"]
     culprit = runs["shards"][2][0]
     rejects = open_workspace(runs["root"] / "deadly").rejects()
@@ -165,10 +192,14 @@ def test_a_photograph_that_kills_its_worker_is_found_and_set_aside_and_a_worker_
     assert fundus["status"].values[~others].tolist() == [REJECTED]
     assert (fundus["status"].values[others] == DONE).all()
     for name in undisturbed.data_vars:
-        assert fundus[name].values[others].tobytes() == undisturbed[name].values[others].tobytes(), name
+        assert (
+            fundus[name].values[others].tobytes() == undisturbed[name].values[others].tobytes()
+        ), name
 
 
 def test_a_photograph_that_could_not_be_read_once_is_tried_again_alone(runs):
-    """A network drive that was gone for a moment; the photograph that kills workers is not tried again."""
+    """A network drive that was gone for a moment; the photograph that kills workers is not tried
+    again.
+    """
     assert runs["codes"][6] == 0, runs["said"]
     assert runs["read"][6] == [runs["shards"][4][1]]

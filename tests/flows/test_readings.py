@@ -1,14 +1,16 @@
-"""Further readings of a model: what each step brings, chosen on validation eyes, never touching the model's own answer."""
+"""Further readings of a model: what each step brings, chosen on validation eyes, never touching
+the model's own answer.
+"""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from dr_lib.grading import GradingParams
+from dr_lib.evaluation.grading import GradingParams
 from storage import open_workspace
-from storage.schema_fields import COLUMNS
-from tasks.readings import POSES_TABLE, in_words, reading_rows
-from tasks.train import prediction_rows
+from storage.tables.schema_fields import COLUMNS
+from tasks.train.ensembles import POSES_TABLE, in_words, reading_rows
+from tasks.train.step import prediction_rows
 
 MODEL = "0123456789ab"
 ALL = GradingParams(poses=8, fellow_eye=True, decision="thresholds")
@@ -20,7 +22,9 @@ def eyes(split, patients, seed):
     stages = draws.integers(0, 5, patients).repeat(2)
     frame = pd.DataFrame(
         {
-            "image_id": [f"{split}{row // 2}_{('left', 'right')[row % 2]}" for row in range(2 * patients)],
+            "image_id": [
+                f"{split}{row // 2}_{('left', 'right')[row % 2]}" for row in range(2 * patients)
+            ],
             "patient_id": [f"{split}{row // 2}" for row in range(2 * patients)],
             "eye": ["left", "right"] * patients,
             "split": split,
@@ -49,7 +53,10 @@ def table(rows):
 
 def test_nothing_is_read_that_was_not_asked_for(workspace):
     assert reading_rows(workspace, GradingParams(), MODEL) == []
-    strata = {row["stratum"] for row in reading_rows(workspace, GradingParams(decision="thresholds"), MODEL)}
+    strata = {
+        row["stratum"]
+        for row in reading_rows(workspace, GradingParams(decision="thresholds"), MODEL)
+    }
     assert strata == {"grading=thresholds"}
 
 
@@ -66,18 +73,26 @@ def test_each_reading_goes_on_from_the_one_before_on_held_out_eyes(workspace):
     test = found["test"]
     assert test["grading=poses", "eyes"] == 60
     # Every patient's eyes share a stage, and stage 0 is called too often: each step helps here.
-    kappas = [test[f"grading={name}", "qwk"] for name in ("poses", "poses+fellow", "poses+fellow+thresholds")]
+    kappas = [
+        test[f"grading={name}", "qwk"]
+        for name in ("poses", "poses+fellow", "poses+fellow+thresholds")
+    ]
     assert kappas == sorted(kappas)
     assert kappas[0] < kappas[2]
     assert test["grading=poses+fellow", "fellow_share"] > 0.25
-    thresholds = [test["grading=poses+fellow+thresholds", f"threshold_stage{number}"] for number in (1, 2, 3, 4)]
+    thresholds = [
+        test["grading=poses+fellow+thresholds", f"threshold_stage{number}"]
+        for number in (1, 2, 3, 4)
+    ]
     assert thresholds == sorted(thresholds)
 
 
 def test_what_is_chosen_never_depends_on_test_eyes(workspace):
     def chosen(rows):
         found = table(rows)
-        return found[found.index.get_level_values("metric").str.fullmatch(r"fellow_share|threshold_stage\d")]
+        return found[
+            found.index.get_level_values("metric").str.fullmatch(r"fellow_share|threshold_stage\d")
+        ]
 
     before = chosen(reading_rows(workspace, ALL, MODEL))
     rows = workspace.frame(POSES_TABLE, model_id=MODEL)
@@ -100,8 +115,8 @@ def test_the_last_reading_is_told_in_words(workspace):
     found = pd.DataFrame(reading_rows(workspace, ALL, MODEL))
     words = in_words(found[found["split"] == "test"])
     value = table(reading_rows(workspace, ALL, MODEL))["test", "grading=poses+fellow+thresholds"]
-    assert words == (
-        f"; with poses, fellow, thresholds kappa {value['qwk']:.3f}, stage 1 sensitivity "
+    assert (
+        words == f"; with poses, fellow, thresholds kappa {value['qwk']:.3f}, stage 1 sensitivity "
         f"{value['sensitivity_stage1']:.3f} at specificity {value['specificity_stage1']:.3f}"
     )
     assert in_words(found[:0]) == ""

@@ -1,11 +1,13 @@
-"""Which model a configuration means: its ids stand still, a named model is used and never trained, an imported one is found."""
+"""Which model a configuration means: its ids stand still, a named model is used and never
+trained, an imported one is found.
+"""
 
 import dataclasses
 
 import pytest
 
 from flows.config import parse_config
-from tasks.errors import UserError
+from tasks.run.errors import UserError
 
 SMALLEST = {"workspace": "w", "data": {"photos": "p"}}
 OTHER = "0123456789ab"
@@ -27,13 +29,24 @@ def recipe(**sections):
 
 
 def record(model_id, of, **more):
-    architecture = {"backbone": of.model.backbone, "dense": list(of.model.dense), "input_size": of.model.input_size}
-    return {"model_id": model_id, "preprocess_id": of.preprocess_id, "architecture": architecture, **more}
+    architecture = {
+        "backbone": of.model.backbone,
+        "dense": list(of.model.dense),
+        "input_size": of.model.input_size,
+    }
+    return {
+        "model_id": model_id,
+        "preprocess_id": of.preprocess_id,
+        "architecture": architecture,
+        **more,
+    }
 
 
 def test_the_ids_of_the_first_models_stand_still():
-    """Were they to move, every model trained so far would be orphaned and trained again. Younger settings must not count
-    where they change nothing; these ids were made before any of them was there."""
+    """Were they to move, every model trained so far would be orphaned and trained again. Younger
+    settings must not count where they change nothing; these ids were made before any of them was
+    there.
+    """
     poster = recipe()
     assert (poster.preprocess_id, poster.training_id) == ("544532f1c020", "3b736785f448")
     demo = recipe(
@@ -44,13 +57,23 @@ def test_the_ids_of_the_first_models_stand_still():
 
 
 @pytest.mark.parametrize(
-    "training", [{"seed": 1}, {"label_smoothing": 0.0}, {"loss": "ordinal"}, {"average_decay": 0.9}, {"best_by": "auc"}]
+    "training",
+    [
+        {"seed": 1},
+        {"label_smoothing": 0.0},
+        {"loss": "ordinal"},
+        {"average_decay": 0.9},
+        {"best_by": "auc"},
+    ],
 )
 def test_every_setting_that_decides_the_outcome_is_a_new_model(training):
     assert recipe(training=training).training_id != recipe().training_id
 
 
-@pytest.mark.parametrize("training", [{"prefetch": 9}, {"checkpoint_every": 7}, {"on_new_data": "retrain"}, {"model_id": OTHER}])
+@pytest.mark.parametrize(
+    "training",
+    [{"prefetch": 9}, {"checkpoint_every": 7}, {"on_new_data": "retrain"}, {"model_id": OTHER}],
+)
 def test_how_a_run_goes_and_which_model_is_used_decide_no_training(training):
     assert recipe(training=training).training_id == recipe().training_id
 
@@ -58,7 +81,13 @@ def test_how_a_run_goes_and_which_model_is_used_decide_no_training(training):
 def test_the_newest_model_of_the_settings_is_meant_and_on_request_only_one_of_these_photographs():
     wanted = recipe()
     own = {"training_id": wanted.training_id}
-    there = Records([record("a", wanted, **own, manifest="old"), record("b", wanted, **own, manifest="new"), record("c", wanted)])
+    there = Records(
+        [
+            record("a", wanted, **own, manifest="old"),
+            record("b", wanted, **own, manifest="new"),
+            record("c", wanted),
+        ]
+    )
     assert wanted.find_model(there) == "b"
     assert wanted.find_model(there, "old") == "a"
     assert wanted.find_model(there, "newer") is None
@@ -73,12 +102,22 @@ def test_a_model_imported_for_the_settings_comes_first_whatever_the_photographs(
             record("own", wanted, training_id=wanted.training_id, manifest="new"),
         ]
     )
-    assert wanted.find_model(there) == wanted.find_model(there, "new") == wanted.find_model(there, "newer") == "in"
+    assert (
+        wanted.find_model(there)
+        == wanted.find_model(there, "new")
+        == wanted.find_model(there, "newer")
+        == "in"
+    )
     assert recipe(training={"seed": 9}).find_model(there) is None
 
 
 def test_a_named_model_is_used_whatever_the_training_settings():
-    there = Records([record(OTHER, recipe(), training_id="elsewhere"), record("b", recipe(), training_id=recipe().training_id)])
+    there = Records(
+        [
+            record(OTHER, recipe(), training_id="elsewhere"),
+            record("b", recipe(), training_id=recipe().training_id),
+        ]
+    )
     named = recipe(training={"seed": 9, "model_id": OTHER})
     assert named.find_model(there, "any photographs") == OTHER
     assert named.model_id(there) == OTHER

@@ -1,6 +1,7 @@
 """The report of a small run in a real browser, opened from disk as a person would open it.
 
-Every test also holds the pages to this: no error on the console, no failed request, nothing from anywhere but the folder.
+Every test also holds the pages to this: no error on the console, no failed request, nothing from
+anywhere but the folder.
 """
 
 import pathlib
@@ -12,7 +13,8 @@ from tests import chromium
 pytestmark = pytest.mark.skipif(chromium.CHROMIUM is None, reason=chromium.MISSING)
 DRAWN = "document.body.dataset.drawn"
 GREEN_RED, BLUE_ORANGE = "green-red", "blue-orange"
-# Counts of pixels that are greener than red, and bluer than red, on the map of the most positive neurons.
+# Counts of pixels that are greener than red, and bluer than red, on the map of the most positive
+# neurons.
 COLOURS = """(() => {
   const [, ...panels] = [...document.querySelectorAll('[data-figure-a] canvas')];
   const map = panels.at(-2), data = map.getContext('2d').getImageData(0, 0, map.width, map.height).data;
@@ -44,18 +46,27 @@ def page(tab, folder):
     tab.requests.clear()
     yield tab
     assert tab.troubles == []
-    assert [one for one in tab.requests if not one.startswith((folder.as_uri(), "data:", "blob:"))] == []
+    assert [
+        one for one in tab.requests if not one.startswith((folder.as_uri(), "data:", "blob:"))
+    ] == []
 
 
 @pytest.fixture
 def graded(chain):
     """Stage and grade of the explained eyes."""
     rows = chain["workspace"].frame("predictions").set_index("image_id")
-    return rows.loc[sorted(set(chain["workspace"].frame("attributions")["image_id"])), ["stage", "predicted_stage"]]
+    return rows.loc[
+        sorted(set(chain["workspace"].frame("attributions")["image_id"])),
+        ["stage", "predicted_stage"],
+    ]
 
 
 def names(page) -> set[str]:
-    return set(page.evaluate("[...document.querySelectorAll('#cards .name')].map((one) => one.textContent)"))
+    return set(
+        page.evaluate(
+            "[...document.querySelectorAll('#cards .name')].map((one) => one.textContent)"
+        )
+    )
 
 
 def first_key(page, folder) -> str:
@@ -66,7 +77,9 @@ def first_key(page, folder) -> str:
 
 def test_the_overview_opens_and_leads_to_an_eye(page, folder):
     page.open((folder / "index.html").as_uri())
-    assert page.evaluate("[...document.images].every((one) => one.loading === 'lazy' || one.naturalWidth > 0)")
+    assert page.evaluate(
+        "[...document.images].every((one) => one.loading === 'lazy' || one.naturalWidth > 0)"
+    )
     page.click(".lead a")
     page.wait_for(DRAWN)
     assert page.evaluate("document.querySelectorAll('[data-figure-a] canvas').length") >= 3
@@ -105,8 +118,12 @@ def test_an_eyes_page_compares_any_two_stages(page, folder):
     assert after[0] == before[0], "the fundus stays"
     assert after[1] != before[1]
     assert after[2] == before[2]
-    assert "Toward stage 2 (moderate)" in page.evaluate("document.querySelector('[data-figure-b]').textContent")
-    assert page.evaluate("location.hash").endswith("?left=stage2"), "the comparison can be sent as an address"
+    assert "Toward stage 2 (moderate)" in page.evaluate(
+        "document.querySelector('[data-figure-b]').textContent"
+    )
+    assert page.evaluate("location.hash").endswith("?left=stage2"), (
+        "the comparison can be sent as an address"
+    )
     page.choose("select[name=layer]", "fc1")
     page.wait_for(f"{DRAWN}.includes(' fc1 ')")
     assert "unit " in page.evaluate("document.querySelector('[data-neurons]').textContent")
@@ -124,8 +141,13 @@ def test_the_switch_of_colours_repaints_maps_and_thumbnails_and_is_remembered(pa
     assert blue_after > green_after
     page.open((folder / "eyes.html").as_uri())
     page.wait_for("document.body.dataset.shown")
-    assert "blue-orange" in page.evaluate("getComputedStyle(document.querySelector('#cards img.signed')).filter")
-    assert page.evaluate("getComputedStyle(document.querySelector('#cards img:not(.signed)')).filter") == "none"
+    assert "blue-orange" in page.evaluate(
+        "getComputedStyle(document.querySelector('#cards img.signed')).filter"
+    )
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('#cards img:not(.signed)')).filter")
+        == "none"
+    )
     page.click("#palette")
     assert page.evaluate("document.documentElement.dataset.palette") == GREEN_RED
 
@@ -135,7 +157,9 @@ def test_arrows_lead_through_the_eyes_of_the_filter(page, folder, graded):
     wanted = graded[graded["stage"] == stage]
     page.open(f"{(folder / 'eyes.html').as_uri()}#order=-miss")
     page.wait_for("document.body.dataset.shown")
-    order = page.evaluate("[...document.querySelectorAll('#cards .name')].map((one) => one.textContent)")
+    order = page.evaluate(
+        "[...document.querySelectorAll('#cards .name')].map((one) => one.textContent)"
+    )
     assert len(wanted) >= 1
     page.click("#cards a")
     page.wait_for(f"{DRAWN} && document.body.dataset.place === '1 of {len(graded)}'")
@@ -143,22 +167,24 @@ def test_arrows_lead_through_the_eyes_of_the_filter(page, folder, graded):
     page.press("ArrowRight")
     page.wait_for(f"document.body.dataset.place === '2 of {len(graded)}'")
     assert page.evaluate("document.querySelector('[data-id]').textContent") == order[1]
-    assert page.evaluate("document.querySelector('[data-back]').href").endswith("eyes.html#order=-miss")
+    assert page.evaluate("document.querySelector('[data-back]').href").endswith(
+        "eyes.html#order=-miss"
+    )
 
 
 def test_figures_can_be_taken_away_as_png_and_svg_in_the_chosen_colours(page, folder):
     key = first_key(page, folder)
     page.open(f"{(folder / 'eye.html').as_uri()}#{key}")
     page.wait_for(DRAWN)
-    labels = page.evaluate("[...document.querySelectorAll('.take')].map((one) => one.getAttribute('aria-label'))")
+    labels = page.evaluate(
+        "[...document.querySelectorAll('.take')].map((one) => one.getAttribute('aria-label'))"
+    )
     assert {"Fig (a) as PNG", "Fig (a) as SVG", "Fig (b) as PNG", "Fig (b) as SVG"} <= set(labels)
-    png, svg = page.evaluate(
-        """(async () => {
+    png, svg = page.evaluate("""(async () => {
           const panels = [{ canvas: document.querySelector('[data-figure-b] canvas'), caption: 'a < b' }];
           const [png, svg] = [await report.draw.toPng('title', panels, 4), await report.draw.toSvg('title', panels, 4)];
           return [[...new Uint8Array(await png.arrayBuffer()).slice(0, 4)], await svg.text()];
-        })()"""
-    )
+        })()""")
     assert bytes(png) == b"\x89PNG"
     assert "a &lt; b" in svg
     assert svg.count("data:image/png;base64,") == 1
@@ -170,7 +196,9 @@ def test_an_unknown_eye_is_answered_in_words_and_a_name_alone_is_found(page, fol
     page.wait_for(f"document.querySelector('[data-id]').textContent === '{graded.index[0]}'")
     page.open(f"{(folder / 'eye.html').as_uri()}?other#nobody_left")
     page.wait_for("!document.querySelector('[data-trouble]').hidden")
-    assert "no eye nobody_left" in page.evaluate("document.querySelector('[data-trouble]').textContent")
+    assert "no eye nobody_left" in page.evaluate(
+        "document.querySelector('[data-trouble]').textContent"
+    )
 
 
 def test_pages_fit_a_phone_and_follow_dark(page, folder):
@@ -179,8 +207,12 @@ def test_pages_fit_a_phone_and_follow_dark(page, folder):
     for name in ("index.html", "eyes.html", f"eye.html#{key}"):
         page.open(f"{folder.as_uri()}/{name}")
         page.wait_for(DRAWN if "#" in name else "document.readyState === 'complete'")
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, f"{name} is wider than the phone"
-        red, *_ = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, (
+            f"{name} is wider than the phone"
+        )
+        red, *_ = page.evaluate(
+            "getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)"
+        )
         assert red < 60
 
 

@@ -1,4 +1,6 @@
-"""The report stage draws what is new and nothing else, and leaves the same files whichever way it came there."""
+"""The report stage draws what is new and nothing else, and leaves the same files whichever way
+it came there.
+"""
 
 import hashlib
 import pathlib
@@ -7,24 +9,29 @@ import pytest
 
 from dr_lib.report import eyes as drawing
 from storage import open_workspace
-from tasks import report as stage
-from tasks import report_data, report_eyes
-from tasks.report import report
-from tasks.session import Session
-from tasks.settings import DataParams
+from tasks.report import data as report_data
+from tasks.report import eyes as report_eyes
+from tasks.report import step as stage
+from tasks.report.step import report
+from tasks.run.session import Session
+from tasks.run.settings import DataParams
 from tests.flows.explained import RECIPE, explain
 from tests.flows.inline import InlinePool
 
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """Runs the stage in this process over so many explained eyes; its sections are those that need no other stage."""
+    """Runs the stage in this process over so many explained eyes; its sections are those that
+    need no other stage.
+    """
 
     def run(count: int, folder: str = "workspace"):
         workspace = open_workspace(tmp_path / folder)
         explain(workspace, count)
         (tmp_path / "photos").mkdir(exist_ok=True)
-        return report(Session(workspace, InlinePool()), RECIPE, DataParams(str(tmp_path / "photos")), {})
+        return report(
+            Session(workspace, InlinePool()), RECIPE, DataParams(str(tmp_path / "photos")), {}
+        )
 
     def in_this_process(pool, step, function, jobs, *, images_of):
         return [result for _, result in pool.run(function, jobs)]
@@ -71,7 +78,9 @@ def test_an_eye_that_is_explained_no_more_leaves_the_report(made, tmp_path):
     first = made(5)
     workspace = open_workspace(tmp_path / "workspace")
     predictions = workspace.frame("predictions").drop(columns="model_id")
-    workspace.write_table("predictions", predictions[predictions["image_id"] != "1_right"], partition="0123456789ab")
+    workspace.write_table(
+        "predictions", predictions[predictions["image_id"] != "1_right"], partition="0123456789ab"
+    )
     store = report_eyes.Explained(workspace, "latest", None).store
     eyes = stage.explained_eyes(workspace, "0123456789ab", store.image_ids).assign(present=True)
     place = report_eyes.Place(workspace.location, RECIPE.explain_id(workspace), "")

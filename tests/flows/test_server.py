@@ -9,9 +9,9 @@ import urllib.request
 
 import pytest
 
-import flows.server
-from flows.server import ServerError, history, prefect_server
-from tasks.settings import ScheduleParams
+import flows.service.server
+from flows.service.server import ServerError, history, prefect_server
+from tasks.run.settings import ScheduleParams
 
 # Answers as Prefect's server does when asked how it is, and says who it is.
 STAND_IN = """
@@ -29,9 +29,13 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Healthy).serve_forever()
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Starting Prefect's server takes seconds; what is shown here is that one is started, again and stopped."""
-    monkeypatch.setattr(flows.server, "_command", lambda port: [sys.executable, "-c", STAND_IN, str(port)])
-    monkeypatch.setattr(flows.server, "SECONDS_BETWEEN_LOOKS", 0.05)
+    """Starting Prefect's server takes seconds; what is shown here is that one is started, again
+    and stopped.
+    """
+    monkeypatch.setattr(
+        flows.service.server, "_command", lambda port: [sys.executable, "-c", STAND_IN, str(port)]
+    )
+    monkeypatch.setattr(flows.service.server, "SECONDS_BETWEEN_LOOKS", 0.05)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -67,8 +71,15 @@ def test_a_server_that_is_killed_is_started_again_at_its_address_and_ends_with_t
 
 
 def test_a_server_that_cannot_start_is_one_line(stand_in, monkeypatch):
-    monkeypatch.setattr(flows.server, "_command", lambda port: [sys.executable, "-c", "raise SystemExit('no room')"])
-    with pytest.raises(ServerError, match=r"the Prefect server ended at once with code 1: no room"), prefect_server():
+    monkeypatch.setattr(
+        flows.service.server,
+        "_command",
+        lambda port: [sys.executable, "-c", "raise SystemExit('no room')"],
+    )
+    with (
+        pytest.raises(ServerError, match=r"the Prefect server ended at once with code 1: no room"),
+        prefect_server(),
+    ):
         pass
 
 

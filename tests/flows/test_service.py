@@ -1,6 +1,8 @@
-"""`dr serve` for real, in a process of its own: its deployments, its schedule, the watch over runs, and Prefect's page in a browser.
+"""`dr serve` for real, in a process of its own: its deployments, its schedule, the watch over runs,
+and Prefect's page in a browser.
 
-One service serves all tests here. Its schedule is due every minute; the first tests pass the time until then.
+One service serves all tests here. Its schedule is due every minute; the first tests pass the time
+until then.
 """
 
 import contextlib
@@ -28,12 +30,12 @@ from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed, Running, Scheduled
 
-from flows.missed import call_off
-from flows.stage_names import STAGES, flow_name
-from flows.watch import HEARTBEAT, watch
+from flows.registry import STAGES, flow_name
+from flows.service.backlog import call_off
+from flows.service.watch import HEARTBEAT, watch
 from storage import open_workspace
-from tasks.progress import ALIVE
-from tasks.settings import ScheduleParams
+from tasks.run.progress import ALIVE
+from tasks.run.settings import ScheduleParams
 from tests import chromium
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -78,13 +80,17 @@ def heard():
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory, drawn_photos, heard):
-    """`dr serve` of a tiny pipeline, every minute: its configuration's file, its workspace and the address of its server."""
+    """`dr serve` of a tiny pipeline, every minute: its configuration's file, its workspace and
+    the address of its server.
+    """
     from tests.flows.conftest import TINY
 
     folder = tmp_path_factory.mktemp("service")
     workspace = folder / "eyes"
     config = folder / "tiny.toml"
-    config.write_text(TINY.format(photos=drawn_photos, workspace=workspace) + '[schedule]\ncron = "* * * * *"\n')
+    config.write_text(
+        TINY.format(photos=drawn_photos, workspace=workspace) + '[schedule]\ncron = "* * * * *"\n'
+    )
     port = free_port()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
@@ -94,12 +100,26 @@ def service(tmp_path_factory, drawn_photos, heard):
         "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "2",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-m", "flows.cli", "serve", str(config), "--set", "attribution.limit=4", "--notify", heard[0]]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli.main",
+        "serve",
+        str(config),
+        "--set",
+        "attribution.limit=4",
+        "--notify",
+        heard[0],
+    ]
     with (folder / "output").open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
     api = f"http://127.0.0.1:{port}/api"
     try:
-        until(lambda: process.poll() is not None or "Start a run" in (folder / "output").read_text())
+        until(
+            lambda: process.poll() is not None or "Start a run" in (folder / "output").read_text()
+        )
         assert process.poll() is None, (folder / "output").read_text()
         with temporary_settings({PREFECT_API_URL: api}, restore_defaults={PREFECT_API_URL}):
             yield config, workspace, api
@@ -133,7 +153,10 @@ def run_under_way(client, name: str):
 def sign(run, event: str) -> None:
     emit_event(
         event,
-        resource={"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.resource.name": run.name},
+        resource={
+            "prefect.resource.id": f"prefect.flow-run.{run.id}",
+            "prefect.resource.name": run.name,
+        },
         related=[{"prefect.resource.id": "prefect.tag.dr", "prefect.resource.role": "tag"}],
     )
 
@@ -143,7 +166,9 @@ def test_the_pipeline_and_every_stage_can_be_started_from_the_page(service, clie
     assert set(found) == {flow_name(name) for name in ("run", *STAGES)}
     assert (found["dr-pipeline"].name, found["dr-train"].name) == ("eyes", "eyes-3-train")
     whole = found["dr-pipeline"]
-    assert [(one.schedule.cron, one.schedule.timezone) for one in whole.schedules] == [("* * * * *", "UTC")]
+    assert [(one.schedule.cron, one.schedule.timezone) for one in whole.schedules] == [
+        ("* * * * *", "UTC")
+    ]
     assert whole.parameters == {"config_file": str(service[0]), "settings": ["attribution.limit=4"]}
     assert {"dr", "eyes"} == set(whole.tags)
     form = whole.parameter_openapi_schema["properties"]
@@ -153,12 +178,20 @@ def test_the_pipeline_and_every_stage_can_be_started_from_the_page(service, clie
 
 def test_missed_runs_are_called_off_and_a_persons_are_not(service, client):
     hourly = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 * * * *"), active=True)
-    deployment = client.create_deployment(client.create_flow(stand_in), "served by nobody", schedules=[hourly])
+    deployment = client.create_deployment(
+        client.create_flow(stand_in), "served by nobody", schedules=[hourly]
+    )
     now = datetime.now(UTC)
     missed = {"start_time": (now - timedelta(hours=4)).isoformat(), "end_time": now.isoformat()}
     client._client.post(f"/deployments/{deployment}/schedule", json=missed).raise_for_status()
-    by_hand = client.create_flow_run_from_deployment(deployment, state=Scheduled(scheduled_time=now - timedelta(minutes=5)))
-    made = [run for run in client.read_flow_runs(limit=200) if run.deployment_id == deployment and run.auto_scheduled]
+    by_hand = client.create_flow_run_from_deployment(
+        deployment, state=Scheduled(scheduled_time=now - timedelta(minutes=5))
+    )
+    made = [
+        run
+        for run in client.read_flow_runs(limit=200)
+        if run.deployment_id == deployment and run.auto_scheduled
+    ]
     due = {run.id for run in made if run.next_scheduled_start_time < now}
     assert len(due) >= 3
     assert call_off(client, str(deployment), "missed, and one stands in for it") == len(due)
@@ -166,7 +199,9 @@ def test_missed_runs_are_called_off_and_a_persons_are_not(service, client):
     off = [run for run in runs if run.state.type == StateType.CANCELLED]
     assert {run.state.message for run in off} == {"missed, and one stands in for it"}
     assert {run.id for run in off} == due
-    assert all(run.state.is_scheduled() for run in runs if run not in off), "what is due later stays, and what a person started"
+    assert all(run.state.is_scheduled() for run in runs if run not in off), (
+        "what is due later stays, and what a person started"
+    )
     assert by_hand.id in {run.id for run in runs} - {run.id for run in off}
     assert call_off(client, str(deployment), "missed") == 0
 
@@ -176,28 +211,54 @@ def test_the_history_of_old_runs_is_cleared_and_a_young_one_stays(service, clien
     old, young = (client.create_flow_run(stand_in, name=name) for name in ("old", "young"))
     for run in (old, young):
         client.set_flow_run_state(run.id, Completed(), force=True)
-    with contextlib.closing(sqlite3.connect(config.parent / "prefect" / "prefect.db", timeout=60)) as database, database:
+    with (
+        contextlib.closing(
+            sqlite3.connect(config.parent / "prefect" / "prefect.db", timeout=60)
+        ) as database,
+        database,
+    ):
         aged = "update flow_run set end_time = datetime('now', '-91 days') where id = ?"
         assert database.execute(aged, (str(old.id),)).rowcount == 1
-    until(lambda: {"old", "young"} & {run.name for run in client.read_flow_runs(limit=200)} == {"young"})
+    until(
+        lambda: (
+            {"old", "young"} & {run.name for run in client.read_flow_runs(limit=200)} == {"young"}
+        )
+    )
 
 
 def test_the_schedule_starts_a_run_that_completes_and_leaves_its_tables(service, client):
     _, workspace, _ = service
 
     def scheduled():
-        runs = [run for run in client.read_flow_runs(limit=200) if run.auto_scheduled and run.state.is_final()]
+        runs = [
+            run
+            for run in client.read_flow_runs(limit=200)
+            if run.auto_scheduled and run.state.is_final()
+        ]
         return [run for run in runs if run.state.type != StateType.CANCELLED]
 
     run = until(scheduled)[0]
-    assert (run.state.type, run.name) == (StateType.COMPLETED, "eyes: whole pipeline"), run.state.message
+    assert (run.state.type, run.name) == (
+        StateType.COMPLETED,
+        "eyes: whole pipeline",
+    ), run.state.message
     assert "report: " in run.state.message
-    stages = [one.name for one in client.read_flow_runs(limit=200) if one.name.startswith("eyes: ") and " of 8, " in one.name]
+    stages = [
+        one.name
+        for one in client.read_flow_runs(limit=200)
+        if one.name.startswith("eyes: ") and " of 8, " in one.name
+    ]
     assert {f"eyes: {place} of 8, {name}" for place, name in enumerate(STAGES, 1)} <= set(stages)
     assert len(open_workspace(workspace).frame("predictions")) == 40
-    artifacts = client.read_artifacts(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))
+    artifacts = client.read_artifacts(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+    )
     assert "pipeline-summary" in {artifact.key for artifact in artifacts}
-    (link,) = {one.data.split("](")[1].rstrip(")") for one in client.read_artifacts(limit=200) if one.key == "report-link"}
+    (link,) = {
+        one.data.split("](")[1].rstrip(")")
+        for one in client.read_artifacts(limit=200)
+        if one.key == "report-link"
+    }
     assert link.startswith("http://127.0.0.1:")
     with urllib.request.urlopen(link, timeout=60) as page:
         assert b"<html" in page.read()
@@ -211,12 +272,16 @@ def test_prefects_page_shows_the_schedule_and_the_run_with_its_artifacts(service
     with chromium.browser() as page:
         page.resize(1400, 1000)
         page.open(f"{page_address}/deployments")
-        page.wait_for("document.body.innerText.includes('dr-pipeline') && document.body.innerText.includes('Every minute')")
+        page.wait_for(
+            "document.body.innerText.includes('dr-pipeline') &&"
+            " document.body.innerText.includes('Every minute')"
+        )
         page.open(f"{page_address}/runs/flow-run/{done[0].id}")
         page.wait_for("document.body.innerText.includes('eyes: 8 of 8, report')")
         page.wait_for("document.body.innerText.includes('Completed')")
         page.evaluate(
-            "[...document.querySelectorAll('a, button, li, div')].findLast(one => one.innerText?.trim() === 'Artifacts').click()"
+            "[...document.querySelectorAll('a, button, li, div')].findLast(one =>"
+            " one.innerText?.trim() === 'Artifacts').click()"
         )
         page.wait_for("document.body.innerText.toLowerCase().includes('report-link')")
 
@@ -229,10 +294,14 @@ def test_dead_hanging_and_failed_runs_are_found_and_told(service, client, heard)
     watch(ScheduleParams(silent_minutes=0.2), url, dead_after=timedelta(seconds=10))
     assert len(client.read_automations()) == 3, "a second call changes and adds none"
     time.sleep(2)  # the server reads its automations anew
-    dead, hanging, failed = (run_under_way(client, f"eyes: {name}") for name in ("killed", "asleep", "mislaid"))
+    dead, hanging, failed = (
+        run_under_way(client, f"eyes: {name}") for name in ("killed", "asleep", "mislaid")
+    )
     sign(dead, HEARTBEAT)
     sign(hanging, ALIVE)
-    client.set_flow_run_state(failed.id, Failed(message='the folder "photos"\nis gone: mount it'), force=True)
+    client.set_flow_run_state(
+        failed.id, Failed(message='the folder "photos"\nis gone: mount it'), force=True
+    )
     part = run_under_way(client, "eyes: 3 of 8, train")
     client.set_flow_run_state(part.id, Failed(message="told once, by the whole"), force=True)
     until(lambda: client.read_flow_run(dead.id).state.type == StateType.CRASHED)

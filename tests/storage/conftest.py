@@ -3,7 +3,7 @@
 import pytest
 
 from storage import open_workspace
-from storage.arrays import ShardedStore
+from storage.arrays.store import ShardedStore
 from tests.storage.small import SHARD, SPECS, image_ids
 
 
@@ -15,6 +15,8 @@ def ws(tmp_path):
 @pytest.fixture
 def store(ws):
     """A store of 10 images in shards of 4: two whole shards and a short one."""
-    store = ShardedStore.create_or_open(ws, "explanations/0123456789ab/attributions.zarr", SPECS, SHARD, {"title": "test"})
+    store = ShardedStore.create_or_open(
+        ws, "explanations/0123456789ab/attributions.zarr", SPECS, SHARD, {"title": "test"}
+    )
     store.extend(image_ids(10))
     return store

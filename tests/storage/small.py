@@ -2,16 +2,43 @@
 
 import numpy as np
 
-from storage.arrays import ArraySpec, ShardedStore
+from storage.arrays.store import ArraySpec, ShardedStore
 
 SHARD = 4
 SPECS = [
     # Large enough to be chunked by image inside a shard, and to be rounded.
-    ArraySpec("pixels/map", ("image", "y", "x"), (40, 40), "float32", float("nan"), "map", "probability", "a map", 9),
     ArraySpec(
-        "pixels/gap", ("image", "quantity"), (2,), "float32", float("nan"), "gap", "1", "a gap", labels={"quantity": ("a", "b")}
+        "pixels/map",
+        ("image", "y", "x"),
+        (40, 40),
+        "float32",
+        float("nan"),
+        "map",
+        "probability",
+        "a map",
+        9,
     ),
-    ArraySpec("layers/stem/neuron", ("image", "rank", "axis"), (2, 3), "int16", -1, "neurons", "", "indices"),
+    ArraySpec(
+        "pixels/gap",
+        ("image", "quantity"),
+        (2,),
+        "float32",
+        float("nan"),
+        "gap",
+        "1",
+        "a gap",
+        labels={"quantity": ("a", "b")},
+    ),
+    ArraySpec(
+        "layers/stem/neuron",
+        ("image", "rank", "axis"),
+        (2, 3),
+        "int16",
+        -1,
+        "neurons",
+        "",
+        "indices",
+    ),
     ArraySpec("status", ("image",), (), "uint8", 0, "status", "", "0 pending, 1 done"),
 ]
 
@@ -47,4 +74,8 @@ def write_all(store: ShardedStore, names: list[str] | None = None) -> list[int]:
 
 def tree_bytes(folder) -> dict[str, bytes]:
     """Every file below a folder, by its name."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -1,12 +1,21 @@
-"""Whole files can still be wrong: maps against their gaps, tables against their arrays. Each defect is found, and nothing else."""
+"""Whole files can still be wrong: maps against their gaps, tables against their arrays. Each
+defect is found, and nothing else.
+"""
 
 import numpy as np
 import pytest
 
-from storage.arrays import ShardedStore
-from storage.explanations import DONE, FAILED, attributions_path, explanation_specs, save_record, save_run
-from storage.status import describe
-from storage.verify import verify
+from storage.admin.status import describe
+from storage.admin.verify import verify
+from storage.arrays.store import ShardedStore
+from storage.contents.explanations import (
+    DONE,
+    FAILED,
+    attributions_path,
+    explanation_specs,
+    save_record,
+    save_run,
+)
 from tests.storage.small import image_ids
 from tests.storage.test_tables import example, photos
 
@@ -39,7 +48,9 @@ def write(store, span, arrays, **record):
     rows = [
         example("attributions")
         .iloc[:1]
-        .assign(image_id=names[row], quantity=name, gap=arrays["pixels/gap"][row, index], failure=None)
+        .assign(
+            image_id=names[row], quantity=name, gap=arrays["pixels/gap"][row, index], failure=None
+        )
         .to_dict("records")[0]
         for row in done
         for index, name in enumerate(QUANTITIES)
@@ -50,7 +61,9 @@ def write(store, span, arrays, **record):
 @pytest.fixture
 def explained(ws):
     ws.write_photos(photos(IMAGES).assign(split="test"))
-    store = ShardedStore.create_or_open(ws, attributions_path(EXPLAIN), explanation_specs(QUANTITIES, SIZE, {}, 1), SHARD)
+    store = ShardedStore.create_or_open(
+        ws, attributions_path(EXPLAIN), explanation_specs(QUANTITIES, SIZE, {}, 1), SHARD
+    )
     store.extend(image_ids(IMAGES))
     for span in store.spans():
         write(store, span, complete(span.images, span.index))
@@ -62,18 +75,26 @@ def test_rounded_maps_agree_with_their_gaps_and_tables_with_their_arrays(explain
     assert verify(explained.ws) == []
 
 
-@pytest.mark.parametrize("by", [1.02, float("nan"), 0.0], ids=["a little more", "not a number", "nothing"])
+@pytest.mark.parametrize(
+    "by", [1.02, float("nan"), 0.0], ids=["a little more", "not a number", "nothing"]
+)
 def test_a_map_that_is_not_the_gaps_is_found_and_only_its_shard_is_unmarked(explained, by):
     span = explained.spans()[1]
     arrays = complete(span.images, span.index)
-    arrays["pixels/attribution"][1, 1] += np.float32(1e-3)  # a sum far from 0, so that a little more of it is much
+    arrays["pixels/attribution"][1, 1] += np.float32(
+        1e-3
+    )  # a sum far from 0, so that a little more of it is much
     arrays["pixels/gap"][1, 1] += np.float32(1e-3 * SIZE**2)
     write(explained, span, arrays)
     assert verify(explained.ws) == []
     arrays["pixels/attribution"][1, 1] *= np.float32(by)
     write(explained, span, arrays)
     (row,) = verify(explained.ws)
-    assert (row["kind"], row["where"], row["repair"]) == ("gap", f"{explained.path} shard 1", "possible")
+    assert (row["kind"], row["where"], row["repair"]) == (
+        "gap",
+        f"{explained.path} shard 1",
+        "possible",
+    )
     assert "the map of 5_left, quantity 1, sums to" in row["detail"]
     verify(explained.ws, repair=True)
     assert [one["shard"] for one in explained.records()] == [0]
@@ -86,15 +107,23 @@ def test_an_image_that_was_set_aside_needs_no_gap_and_status_says_why(explained)
     arrays["pixels/status"][2] = FAILED
     write(explained, span, arrays, failed={"2_left": "its results are not finite"})
     assert verify(explained.ws) == []
-    rows = {row["id"]: row["detail"] for row in describe(explained.ws) if row["what"] == "set aside"}
+    rows = {
+        row["id"]: row["detail"] for row in describe(explained.ws) if row["what"] == "set aside"
+    }
     assert rows == {"2_left": "its results are not finite"}
 
 
 @pytest.mark.parametrize(
     ("spoil", "detail"),
     [
-        (lambda frame: frame.assign(image_id=frame["image_id"].replace("1_left", "5_left")), "such as 5_left"),
-        (lambda frame: frame[frame["image_id"] != "1_left"], "lacks 1 images of its shard, such as 1_left"),
+        (
+            lambda frame: frame.assign(image_id=frame["image_id"].replace("1_left", "5_left")),
+            "such as 5_left",
+        ),
+        (
+            lambda frame: frame[frame["image_id"] != "1_left"],
+            "lacks 1 images of its shard, such as 1_left",
+        ),
         (lambda frame: frame.assign(gap=frame["gap"] * 1.01), "has other gaps than the arrays"),
     ],
     ids=["another shard's image", "an image missing", "other numbers"],
@@ -119,13 +148,31 @@ def test_a_table_older_than_its_shard_is_only_out_of_date(explained):
 
 
 def test_status_shows_what_was_planned_against_what_it_took(explained):
-    planned = {"images": 6, "seconds": 7200.0, "bytes": 2**20, "memory_bytes": 2**31, "passes": 640, "basis": "calibration"}
+    planned = {
+        "images": 6,
+        "seconds": 7200.0,
+        "bytes": 2**20,
+        "memory_bytes": 2**31,
+        "passes": 640,
+        "basis": "calibration",
+    }
     record = {"started": "2026-01-02T03:04:05+00:00", "state": "completed", "planned": planned}
     actual = {"seconds": 3600.0, "bytes": 2**21, "worker_bytes": 2**29, "workers": 2, "passes": 600}
     save_run(explained.ws, EXPLAIN, "1", {**record, "actual": actual})
-    save_run(explained.ws, EXPLAIN, "2", {**record, "state": "running", "planned": {**planned, "seconds": None}})
+    save_run(
+        explained.ws,
+        EXPLAIN,
+        "2",
+        {**record, "state": "running", "planned": {**planned, "seconds": None}},
+    )
     done, killed = (row["detail"] for row in describe(explained.ws) if row["what"] == "planned")
-    assert "planned 2.00 h against 1.00 h, 1.0 MiB against 2.0 MiB, 2,048.0 MiB of memory against 1,024.0 MiB of memory" in done
+    assert (
+        "planned 2.00 h against 1.00 h, 1.0 MiB against 2.0 MiB, 2,048.0 MiB of memory against"
+        " 1,024.0 MiB of memory" in done
+    )
     assert "640 passes against 600 passes, by calibration" in done
-    assert killed == "running 2026-01-02 03:04: planned 1.0 MiB, 2,048.0 MiB of memory, 640 passes, by calibration"
+    assert (
+        killed == "running 2026-01-02 03:04: planned 1.0 MiB, 2,048.0 MiB of memory, 640 passes, by"
+        " calibration"
+    )
     assert verify(explained.ws) == []

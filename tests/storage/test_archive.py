@@ -6,15 +6,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from storage.archive import Archive
-from storage.source import PhotoSource
+from storage.photos.archive import Archive
+from storage.photos.source import PhotoSource
 from tests.storage.test_source import JPEG, csv, reasons, write, zipped
 
 
 @pytest.mark.parametrize("inside", ["train/", "", "kaggle/train/"])
 def test_photographs_and_labels_out_of_one_zip(tmp_path, inside):
-    files = {f"{inside}10_left.jpeg": JPEG, f"{inside}10_right.jpeg": JPEG[::-1], "__MACOSX/._10_left.jpeg": b"x"}
-    path = zipped(tmp_path / "data.zip", {**files, "trainLabels.csv": csv("10_left,0", "10_right,1").encode()})
+    files = {
+        f"{inside}10_left.jpeg": JPEG,
+        f"{inside}10_right.jpeg": JPEG[::-1],
+        "__MACOSX/._10_left.jpeg": b"x",
+    }
+    path = zipped(
+        tmp_path / "data.zip", {**files, "trainLabels.csv": csv("10_left,0", "10_right,1").encode()}
+    )
     source = PhotoSource(path)
     assert source.problems() == []
     assert [source.read(photo.path) for photo in source.photographs()] == [JPEG, JPEG[::-1]]
@@ -84,8 +90,10 @@ def test_a_damaged_entry_is_an_oserror_when_it_is_read(tmp_path):
 
 
 def test_zipped_labels_that_are_none_are_one_problem(tmp_path, monkeypatch):
-    monkeypatch.setattr("storage.source.MAX_LABEL_BYTES", 100_000)
-    whole = zipped(tmp_path / "labels.zip", {"trainLabels.csv": csv("10_left,0").encode()}).read_bytes()
+    monkeypatch.setattr("storage.photos.source.MAX_LABEL_BYTES", 100_000)
+    whole = zipped(
+        tmp_path / "labels.zip", {"trainLabels.csv": csv("10_left,0").encode()}
+    ).read_bytes()
     encrypted = bytearray(whole)
     encrypted[6] |= 1  # the local header's flags
     encrypted[whole.index(b"PK\x01\x02") + 8] |= 1
@@ -93,13 +101,19 @@ def test_zipped_labels_that_are_none_are_one_problem(tmp_path, monkeypatch):
         "encrypted": bytes(encrypted),
         "cut": whole[:-5],
         "without labels": zipped(tmp_path / "none.zip", {"README": b"x"}).read_bytes(),
-        "bomb": zipped(tmp_path / "bomb.zip", {"trainLabels.csv": bytes(10**6)}, zipfile.ZIP_DEFLATED).read_bytes(),
+        "bomb": (
+            zipped(
+                tmp_path / "bomb.zip", {"trainLabels.csv": bytes(10**6)}, zipfile.ZIP_DEFLATED
+            ).read_bytes()
+        ),
     }
     details = {}
     for number, (name, data) in enumerate(inputs.items()):
         folder = write(tmp_path / str(number), {"train/10_left.jpeg": JPEG})
         (folder / "trainLabels.csv.zip").write_bytes(data)
-        details[name] = {problem.reason: problem.detail for problem in PhotoSource(folder).problems()}["bad_labels_file"]
+        details[name] = {
+            problem.reason: problem.detail for problem in PhotoSource(folder).problems()
+        }["bad_labels_file"]
     assert "encrypted" in details["encrypted"]
     assert details["cut"].startswith("not a whole zip file")
     assert details["without labels"] == "no .csv inside"
@@ -107,16 +121,22 @@ def test_zipped_labels_that_are_none_are_one_problem(tmp_path, monkeypatch):
 
 
 def test_an_archives_directory_is_read_once_a_process(tmp_path, monkeypatch):
-    path = zipped(tmp_path / "train.zip", {f"train/{n}_left.jpeg": bytes([n]) * 100 for n in range(20)})
+    path = zipped(
+        tmp_path / "train.zip", {f"train/{n}_left.jpeg": bytes([n]) * 100 for n in range(20)}
+    )
     opened = []
     real = zipfile.ZipFile._RealGetContents
-    monkeypatch.setattr(zipfile.ZipFile, "_RealGetContents", lambda self: (opened.append(1), real(self))[1])
+    monkeypatch.setattr(
+        zipfile.ZipFile, "_RealGetContents", lambda self: (opened.append(1), real(self))[1]
+    )
     for shard in range(5):  # a worker makes a source of its own for every shard
         source = pickle.loads(pickle.dumps(PhotoSource(tmp_path)))
         assert source.read(f"train.zip/train/{shard}_left.jpeg") == bytes([shard]) * 100
     assert len(opened) == 1
     zipped(path, {"train/1_left.jpeg": JPEG})
-    assert PhotoSource(tmp_path).read("train.zip/train/1_left.jpeg") == JPEG, "one that was replaced is read anew"
+    assert PhotoSource(tmp_path).read("train.zip/train/1_left.jpeg") == JPEG, (
+        "one that was replaced is read anew"
+    )
     assert len(opened) == 2
 
 
@@ -124,7 +144,9 @@ def test_an_archive_made_to_mislead_is_an_oserror(tmp_path):
     path = zipped(tmp_path / "train.zip", {"train/10_left.jpeg": JPEG})
     data = bytearray(path.read_bytes())
     directory = data.index(b"PK\x01\x02")
-    data[directory + 42 : directory + 46] = (10**6).to_bytes(4, "little")  # its entry would lie behind the file's end
+    data[directory + 42 : directory + 46] = (10**6).to_bytes(
+        4, "little"
+    )  # its entry would lie behind the file's end
     path.write_bytes(data)
     with pytest.raises(OSError, match=r"train.zip/train/10_left.jpeg is damaged"):
         Archive(path).read("train/10_left.jpeg")
@@ -132,18 +154,29 @@ def test_an_archive_made_to_mislead_is_an_oserror(tmp_path):
 
 def test_an_archive_of_archives_is_told_until_it_is_unpacked(tmp_path):
     train = zipped(tmp_path / "train.zip", {"train/10_left.jpeg": JPEG}).read_bytes()
-    all_in_one = zipped(tmp_path / "all.zip", {"train.zip.001": train, "trainLabels.csv": csv("10_left,0").encode()})
-    with pytest.raises(ValueError, match=r"all.zip holds train.zip.001, .* unpack all.zip and set data.photos to that folder"):
+    all_in_one = zipped(
+        tmp_path / "all.zip", {"train.zip.001": train, "trainLabels.csv": csv("10_left,0").encode()}
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"all.zip holds train.zip.001, .* unpack all.zip and set data.photos to that folder",
+    ):
         PhotoSource(all_in_one).photographs()
     (tmp_path / "train.zip").unlink()
     assert reasons(PhotoSource(tmp_path))["all.zip"] == "nested_archive"
     (tmp_path / "train.zip.001").write_bytes(train)
     assert PhotoSource(tmp_path).problems() == []
-    assert [photo.path for photo in PhotoSource(tmp_path).photographs()] == ["train.zip.001/train/10_left.jpeg"]
+    assert [photo.path for photo in PhotoSource(tmp_path).photographs()] == [
+        "train.zip.001/train/10_left.jpeg"
+    ]
 
 
 def test_the_last_part_missing_is_told(tmp_path):
-    whole = zipped(tmp_path / "whole", {f"train/{n}_left.jpeg": JPEG for n in range(9)}).read_bytes()
+    whole = zipped(
+        tmp_path / "whole", {f"train/{n}_left.jpeg": JPEG for n in range(9)}
+    ).read_bytes()
     (tmp_path / "train.zip.001").write_bytes(whole[:500])
-    with pytest.raises(ValueError, match=r"not a whole zip file: .*; 1 parts are there: is the last one missing\?"):
+    with pytest.raises(
+        ValueError, match=r"not a whole zip file: .*; 1 parts are there: is the last one missing\?"
+    ):
         PhotoSource(tmp_path / "train.zip.001").photographs()

@@ -1,4 +1,6 @@
-"""The promise of a sharded store: whole shards, marked last, side by side, growing — through interruptions of any kind."""
+"""The promise of a sharded store: whole shards, marked last, side by side, growing — through
+interruptions of any kind.
+"""
 
 import errno
 import json
@@ -16,9 +18,9 @@ import pytest
 import xarray as xr
 
 from storage import open_workspace
-from storage.arrays import ArraySpec, ShardedStore, Span
+from storage.arrays.metadata import committed
+from storage.arrays.store import ArraySpec, ShardedStore, Span
 from storage.errors import CannotWrite
-from storage.metadata import committed
 from tests.storage.small import SHARD, SPECS, digests, image_ids, tree_bytes, values, write_all
 
 PATH = "explanations/0123456789ab/attributions.zarr"
@@ -37,7 +39,9 @@ def test_what_is_written_is_read_back_exactly_where_it_is_not_rounded(store):
     for path in ("pixels/gap", "layers/stem/neuron", "status"):
         np.testing.assert_array_equal(found[path], given[path])
     # 9 mantissa bits: each value within 2^-10 of itself, hence within 0.1 % of the map's maximum.
-    np.testing.assert_array_less(np.abs(found["pixels/map"] - given["pixels/map"]), np.abs(given["pixels/map"]) / 1000)
+    np.testing.assert_array_less(
+        np.abs(found["pixels/map"] - given["pixels/map"]), np.abs(given["pixels/map"]) / 1000
+    )
     assert store.records()[0]["record"] == {"seconds": 1.5}
 
 
@@ -61,13 +65,17 @@ def test_every_shard_is_pending_until_its_ledger_entry_holds_its_digests(store):
     assert write_all(store) == []
     changed = [*digests(10)[:5], "another", *digests(10)[6:]]
     assert [span.index for span in store.pending(changed)] == [1]
-    np.testing.assert_array_equal(store.done_rows(store.spans()[1], changed[4:8]), [True, False, True, True])
+    np.testing.assert_array_equal(
+        store.done_rows(store.spans()[1], changed[4:8]), [True, False, True, True]
+    )
 
 
 def test_a_shard_holds_one_file_per_array_and_no_other_shard_touches_it(store):
     write_all(store)
     before = tree_bytes(Path(store.ws.files.path(store.path)))
-    store.write_shard(store.spans()[1], values(store.spans()[1], seed=1), digests=digests(4, start=4))
+    store.write_shard(
+        store.spans()[1], values(store.spans()[1], seed=1), digests=digests(4, start=4)
+    )
     after = tree_bytes(Path(store.ws.files.path(store.path)))
     changed = {name for name in after if before.get(name) != after[name]}
     assert before.keys() == after.keys()
@@ -79,8 +87,14 @@ def test_a_shard_holds_one_file_per_array_and_no_other_shard_touches_it(store):
     [
         (lambda a: a.pop("pixels/gap"), "array pixels/gap is missing"),
         (lambda a: a.update(other=a["status"]), "array other is unknown"),
-        (lambda a: a.update(status=a["status"][:2]), r"status must be uint8 \(4,\), got uint8 \(2,\)"),
-        (lambda a: a.update(status=a["status"].astype("int64")), r"status must be uint8 \(4,\), got int64 \(4,\)"),
+        (
+            lambda a: a.update(status=a["status"][:2]),
+            r"status must be uint8 \(4,\), got uint8 \(2,\)",
+        ),
+        (
+            lambda a: a.update(status=a["status"].astype("int64")),
+            r"status must be uint8 \(4,\), got int64 \(4,\)",
+        ),
         (lambda a: a.update({"pixels/map": a["pixels/map"].astype("float64")}), "must be float32"),
     ],
     ids=["missing", "unknown", "short", "wider integer", "wider float"],
@@ -95,17 +109,24 @@ def test_wrong_arrays_are_refused_before_anything_is_touched(store, spoil, messa
     assert tree_bytes(Path(store.ws.location)) == before
 
 
-@pytest.mark.parametrize("span", [Span(0, 1, 5), Span(0, 0, 3), Span(1, 0, 4), Span(3, 12, 16), Span(2, 8, 12), Span(0, 0, 8)])
+@pytest.mark.parametrize(
+    "span",
+    [Span(0, 1, 5), Span(0, 0, 3), Span(1, 0, 4), Span(3, 12, 16), Span(2, 8, 12), Span(0, 0, 8)],
+)
 def test_a_misaligned_region_is_refused(store, span):
     with pytest.raises(ValueError, match="is not a shard of 10 images in shards of 4"):
         store.write_shard(span, values(span), digests=digests(span.images))
 
 
-def test_the_last_shard_is_padded_with_fill_and_grows_to_the_same_bytes_as_one_written_at_once(ws, tmp_path, store):
+def test_the_last_shard_is_padded_with_fill_and_grows_to_the_same_bytes_as_one_written_at_once(
+    ws, tmp_path, store
+):
     write_all(store)
     store.extend(image_ids(6, start=10))
     assert write_all(store) == [2, 3]
-    whole = ShardedStore.create_or_open(open_workspace(tmp_path / "other"), PATH, SPECS, SHARD, {"title": "test"})
+    whole = ShardedStore.create_or_open(
+        open_workspace(tmp_path / "other"), PATH, SPECS, SHARD, {"title": "test"}
+    )
     whole.extend(image_ids(16))
     assert write_all(whole) == [0, 1, 2, 3]
     grown, at_once = (tree_bytes(Path(s.ws.files.path(PATH))) for s in (store, whole))
@@ -133,7 +154,9 @@ def test_the_image_axis_only_grows(store, ids):
 
 
 def test_an_interrupted_extension_is_invisible_and_healed_by_the_next(store, monkeypatch):
-    """Stopped after every number of file writes in turn: readers see the old axis until the last one."""
+    """Stopped after every number of file writes in turn: readers see the old axis until the last
+    one.
+    """
     write_all(store)
     files = type(store.ws.files)
     write = files.write
@@ -179,7 +202,9 @@ def test_an_interrupted_creation_is_done_again(ws, store):
 
 def test_a_store_of_other_arrays_is_not_reused(ws, store):
     other = [*SPECS[:-1], ArraySpec("status", ("image",), (), "int32", 0, "status", "", "")]
-    with pytest.raises(ValueError, match=r"array status is uint8 \{\} there but int32 \{\} in this version"):
+    with pytest.raises(
+        ValueError, match=r"array status is uint8 \{\} there but int32 \{\} in this version"
+    ):
         ShardedStore.create_or_open(ws, store.path, other, SHARD)
     with pytest.raises(ValueError, match="8 images in this version"):
         ShardedStore.create_or_open(ws, store.path, SPECS, 8)
@@ -204,7 +229,14 @@ def test_rows_of_a_torn_shard_are_not_kept(store):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", '{"shard": 1}', '{"shard": 1, "start": 4, "stop": 8, "digests": [], "image_ids": []}', "null"]
+    "text",
+    [
+        "",
+        "{",
+        '{"shard": 1}',
+        '{"shard": 1, "start": 4, "stop": 8, "digests": [], "image_ids": []}',
+        "null",
+    ],
 )
 def test_a_truncated_ledger_entry_counts_as_absent(store, text):
     write_all(store)
@@ -216,7 +248,9 @@ def test_a_truncated_ledger_entry_counts_as_absent(store, text):
 def test_a_chunk_equal_to_the_fill_is_written_all_the_same(store):
     """A chunk left out because it is all fill could not be told from one that was lost."""
     span = store.spans()[0]
-    blank = {spec.path: np.full((span.images, *spec.shape), spec.fill, spec.dtype) for spec in SPECS}
+    blank = {
+        spec.path: np.full((span.images, *spec.shape), spec.fill, spec.dtype) for spec in SPECS
+    }
     store.write_shard(span, blank, digests=digests(4))
     assert all(shard_path(store, spec.path, 0).exists() for spec in SPECS)
 
@@ -230,8 +264,8 @@ def test_a_store_travels_to_a_worker(store):
 WORKER = """
     import sys, time
     from storage import open_workspace
-    from storage.arrays import ShardedStore
-    from storage.ledger import Ledger
+    from storage.arrays.store import ShardedStore
+    from storage.arrays.ledger import Ledger
     from tests.storage.small import digests, values
 
     location, path, shards, stop_at = sys.argv[1:5]
@@ -257,9 +291,24 @@ WORKER = """
 
 def start_worker(store, shards: list[int], stop_at: str = "") -> subprocess.Popen:
     """A process that writes shards once it gets a line, and stands still at the given point."""
-    command = [sys.executable, "-c", textwrap.dedent(WORKER), store.ws.location, store.path, ",".join(map(str, shards)), stop_at]
+    command = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(WORKER),
+        store.ws.location,
+        store.path,
+        ",".join(map(str, shards)),
+        stop_at,
+    ]
     root = Path(__file__).parents[2]
-    process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ})
+    process = subprocess.Popen(
+        command,
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ},
+    )
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -286,7 +335,10 @@ def test_a_shard_killed_before_its_mark_is_pending_and_done_again_to_the_same_by
 
 def test_two_processes_write_different_shards_at_once(store):
     store.extend(image_ids(54, start=10))  # 16 shards
-    even, odd = start_worker(store, list(range(0, 16, 2))), start_worker(store, list(range(1, 16, 2)))
+    even, odd = (
+        start_worker(store, list(range(0, 16, 2))),
+        start_worker(store, list(range(1, 16, 2))),
+    )
     with even, odd:
         go(even)
         go(odd)
@@ -299,7 +351,9 @@ def test_two_processes_write_different_shards_at_once(store):
         assert store.damage(span.index, contents=True) == []
 
 
-def test_killed_at_random_moments_the_run_ends_with_the_bytes_of_an_undisturbed_one(store, tmp_path):
+def test_killed_at_random_moments_the_run_ends_with_the_bytes_of_an_undisturbed_one(
+    store, tmp_path
+):
     """Killed at seeded moments; finished shards stay, and nothing but leftovers of a write differs."""
     store.extend(image_ids(54, start=10))
     random = np.random.default_rng(5)
@@ -315,7 +369,9 @@ def test_killed_at_random_moments_the_run_ends_with_the_bytes_of_an_undisturbed_
         done = {record["shard"] for record in store.records()}
         assert all(store.damage(shard, contents=True) == [] for shard in done)
     write_all(store)
-    whole = ShardedStore.create_or_open(open_workspace(tmp_path / "other"), PATH, SPECS, SHARD, {"title": "test"})
+    whole = ShardedStore.create_or_open(
+        open_workspace(tmp_path / "other"), PATH, SPECS, SHARD, {"title": "test"}
+    )
     whole.extend(image_ids(10))
     whole.extend(image_ids(54, start=10))
     write_all(whole)
@@ -323,9 +379,15 @@ def test_killed_at_random_moments_the_run_ends_with_the_bytes_of_an_undisturbed_
     assert {name: data for name, data in found.items() if not name.endswith(".partial")} == expected
 
 
-@pytest.mark.parametrize(("number", "advice"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "mount it for writing")])
-def test_a_full_or_read_only_disk_is_said_in_one_line_and_the_shard_is_pending(store, monkeypatch, number, advice):
-    """The third file of the shard finds no room: what to do is said, nothing is marked, and room is all that it takes."""
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "mount it for writing")]
+)
+def test_a_full_or_read_only_disk_is_said_in_one_line_and_the_shard_is_pending(
+    store, monkeypatch, number, advice
+):
+    """The third file of the shard finds no room: what to do is said, nothing is marked, and room
+    is all that it takes.
+    """
     from zarr.storage import LocalStore
 
     write_all(store)
@@ -338,7 +400,9 @@ def test_a_full_or_read_only_disk_is_said_in_one_line_and_the_shard_is_pending(s
         return await put(self, key, value, *rest)
 
     monkeypatch.setattr(LocalStore, "set", full)
-    with pytest.raises(CannotWrite, match=f"{os.strerror(number)}; {advice}.* then run again") as caught:
+    with pytest.raises(
+        CannotWrite, match=f"{os.strerror(number)}; {advice}.* then run again"
+    ) as caught:
         store.write_shard(store.spans()[1], values(store.spans()[1]), digests=digests(4, start=4))
     assert "\n" not in str(caught.value)
     monkeypatch.undo()

@@ -6,10 +6,10 @@ import duckdb
 import pytest
 
 from storage import open_workspace
-from storage.catalog import query, refresh
+from storage.admin.catalog import query, refresh
+from storage.contents.explanations import save_record
 from storage.errors import QueryError
-from storage.explanations import save_record
-from storage.schemas import PARTITION, SCHEMAS, dataset_schema
+from storage.tables.schemas import PARTITION, SCHEMAS, dataset_schema
 from tests.storage.test_tables import example, photos
 
 OLD, NEW = "9" * 12, "123456789012"
@@ -23,7 +23,8 @@ def full(tmp_path_factory):
         save_record(ws, explain_id, {"model_id": "m"})
     for table in SCHEMAS:
         if table not in ("photos", "rejects", "units"):
-            # The older explanation's files are the younger ones: the record decides, not the file's age.
+            # The older explanation's files are the younger ones: the record decides, not the file's
+            # age.
             for partition in (NEW, OLD) if PARTITION[table] else (None,):
                 ws.write_table(table, example(table), partition=partition)
     return ws
@@ -31,12 +32,19 @@ def full(tmp_path_factory):
 
 def counts(ws) -> dict[str, int]:
     """The number of rows in every view."""
-    found = query(ws, " union all ".join(f"select '{table}' name, count(*) n from {table}" for table in SCHEMAS))
+    found = query(
+        ws,
+        " union all ".join(f"select '{table}' name, count(*) n from {table}" for table in SCHEMAS),
+    )
     return dict(zip(found["name"], found["n"], strict=True))
 
 
 def test_every_table_has_a_view_with_its_columns_even_when_it_is_empty(ws):
-    columns = query(ws, "select table_name, list(column_name order by column_index) names from duckdb_columns() group by all")
+    columns = query(
+        ws,
+        "select table_name, list(column_name order by column_index) names from duckdb_columns()"
+        " group by all",
+    )
     found = dict(zip(columns["table_name"], columns["names"], strict=True))
     for table in SCHEMAS:
         assert list(found[table]) == dataset_schema(table).names
@@ -46,7 +54,9 @@ def test_every_table_has_a_view_with_its_columns_even_when_it_is_empty(ws):
 def test_views_hold_what_the_tables_hold(full):
     assert counts(full) == {table: full.table(table).count_rows() for table in SCHEMAS}
     assert counts(full)["neurons"] == 6
-    assert query(full, "select distinct explain_id from neurons order by 1")["explain_id"].tolist() == [NEW, OLD]
+    assert query(full, "select distinct explain_id from neurons order by 1")[
+        "explain_id"
+    ].tolist() == [NEW, OLD]
 
 
 def test_an_empty_view_has_the_types_of_a_full_one(full, tmp_path):
@@ -68,7 +78,8 @@ def test_the_file_answers_from_anywhere_and_explains_its_columns(full, tmp_path,
         assert connection.sql("select count(*) from neurons").fetchall() == [(6,)]
         comments = dict(
             connection.sql(
-                "select column_name, comment from duckdb_columns() where table_name = 'latest_lesion_regions'"
+                "select column_name, comment from duckdb_columns() where table_name ="
+                " 'latest_lesion_regions'"
             ).fetchall()
         )
     assert comments["area_px"] == "area [px²]; range [1, ∞)"
@@ -81,7 +92,9 @@ def test_a_moved_workspace_still_answers(full, tmp_path):
     refresh(full)
     shutil.copytree(full.location, tmp_path / "first")
     (tmp_path / "first").rename(tmp_path / "moved it's")
-    assert query(open_workspace(tmp_path / "moved it's"), "select count(*) n from photos")["n"][0] == 3
+    assert (
+        query(open_workspace(tmp_path / "moved it's"), "select count(*) n from photos")["n"][0] == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +117,11 @@ def test_a_query_that_is_none_gets_one_line(full, sql, message):
 
 
 def test_times_are_utc_and_can_be_reckoned_with(full):
-    found = query(full, "select strftime(min(started), '%Y-%m-%d %H:%M') t, max(finished) - min(started) d from runs")
+    found = query(
+        full,
+        "select strftime(min(started), '%Y-%m-%d %H:%M') t, max(finished) - min(started) d from"
+        " runs",
+    )
     assert found["t"][0] == "2026-01-01 00:00"
     assert found["d"][0].days == 2
 

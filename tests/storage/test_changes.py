@@ -3,9 +3,9 @@
 import numpy as np
 
 from storage import open_workspace
-from storage.arrays import ShardedStore
-from storage.changes import change_specs, counterfactuals_path
-from storage.unit_maps import open_unit_maps, write_unit_maps
+from storage.arrays.store import ShardedStore
+from storage.contents.counterfactuals import change_specs, counterfactuals_path
+from storage.contents.unit_maps import open_unit_maps, write_unit_maps
 
 KEYS = [("fc1", 3, "1_left"), ("mixed2", 7, "1_right")]
 
@@ -13,7 +13,9 @@ KEYS = [("fc1", 3, "1_left"), ("mixed2", 7, "1_right")]
 def test_a_store_has_a_group_for_every_method_and_a_difference_for_counterfactuals_only(tmp_path):
     workspace = open_workspace(tmp_path)
     path = counterfactuals_path("abc", "1-0-1")
-    store = ShardedStore.create_or_open(workspace, path, change_specs(["constant"], ["pgd_l2"], 4), 2)
+    store = ShardedStore.create_or_open(
+        workspace, path, change_specs(["constant"], ["pgd_l2"], 4), 2
+    )
     names = {spec.path for spec in store.specs}
     numbers = ("reached", "failed", "strength", "best_probability", "probability", "image")
     expected = {f"{method}/{name}" for method in ("constant", "pgd_l2") for name in numbers}
@@ -27,7 +29,14 @@ def test_regions_are_read_with_their_names_and_a_new_set_takes_the_old_ones_plac
     for value in (0.5, 0.25):
         write_unit_maps(workspace, "abc", KEYS, np.full((2, 4, 4), value))
     maps = open_unit_maps(workspace, "abc")
-    assert list(zip(*(maps[name].values.tolist() for name in ("layer", "unit", "image_id")), strict=True)) == KEYS
+    assert (
+        list(
+            zip(
+                *(maps[name].values.tolist() for name in ("layer", "unit", "image_id")), strict=True
+            )
+        )
+        == KEYS
+    )
     assert (maps["region"] == 0.25).all()
     assert {"long_name", "units", "description"} <= set(maps["region"].attrs)
     stores = [name for name in workspace.files.names("explanations/abc") if name.endswith(".zarr")]

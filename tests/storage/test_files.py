@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage import open_workspace
-from storage.arrays import ShardedStore
-from storage.files import Files
+from storage.admin.verify import verify
+from storage.arrays.rounding import round_mantissa
+from storage.arrays.store import ShardedStore
+from storage.files.files import Files
+from storage.files.scratch import remove_scratch, scratch_folder
 from storage.ids import content_id, patient_and_eye
-from storage.rounding import round_mantissa
-from storage.scratch import remove_scratch, scratch_folder
-from storage.verify import verify
 from tests.storage.small import SHARD, SPECS, digests, image_ids, tree_bytes, values, write_all
 from tests.storage.test_tables import example, photos
 
@@ -77,14 +77,19 @@ def test_the_whole_workspace_works_on_an_object_store():
     store.extend(image_ids(10))
     assert write_all(store) == [0, 1, 2]
     assert write_all(ShardedStore.open(ws, path)) == []
-    np.testing.assert_array_equal(store.read(store.spans()[1])["pixels/gap"], values(store.spans()[1])["pixels/gap"])
+    np.testing.assert_array_equal(
+        store.read(store.spans()[1])["pixels/gap"], values(store.spans()[1])["pixels/gap"]
+    )
     ws.write_photos(photos(10))
     assert ws.photos()["image_id"].tolist() == image_ids(10)
     ws.write_table("units", example("units"), partition="e", digest="d")
     assert ws.has_part("units", "e", digest="d")
     assert len(ws.frame("units", explain_id="e", unit=1)) == 1
     assert verify(ws) == []
-    ws.files.write("explanations/0123456789ab/explanation.json", b'{"explain_id": "0123456789ab", "created": "now"}')
+    ws.files.write(
+        "explanations/0123456789ab/explanation.json",
+        b'{"explain_id": "0123456789ab", "created": "now"}',
+    )
     assert isinstance(ws.attributions(), xr.DataTree)
     ws.files.write(f"{path}/status/c/1", b"torn")
     assert [row["where"] for row in verify(ws, repair=True)] == [f"{path} shard 1"]
@@ -114,7 +119,10 @@ def test_a_file_is_no_workspace(tmp_path):
 
 def test_ids_are_the_same_in_every_process_and_version():
     """Change these and every workspace in the world is recomputed."""
-    assert content_id({"size": 256, "crop": 0.1, "layers": ["stem"], "none": None, "yes": True}) == "e42de3631a77"
+    assert (
+        content_id({"size": 256, "crop": 0.1, "layers": ["stem"], "none": None, "yes": True})
+        == "e42de3631a77"
+    )
     assert content_id("a", {"b": 1}) == content_id("a", {"b": 1.0})
     assert content_id({"b": 1}) != content_id({"b": "1"})
     assert content_id({"b": True}) != content_id({"b": 1})
@@ -124,7 +132,9 @@ def test_ids_are_the_same_in_every_process_and_version():
         content_id(object())
 
 
-@pytest.mark.parametrize("name", ["10", "10_middle", "_left", "../10_left", "a/b_left", ".hidden_left", "", "10_left\n"])
+@pytest.mark.parametrize(
+    "name", ["10", "10_middle", "_left", "../10_left", "a/b_left", ".hidden_left", "", "10_left\n"]
+)
 def test_what_is_no_image_id_is_refused(name):
     with pytest.raises(ValueError, match="is not an image id"):
         patient_and_eye(name)
@@ -138,8 +148,11 @@ def test_rounding_loses_no_more_than_it_says(numbers, bits):
     np.testing.assert_array_equal(rounded[~finite], given_values[~finite])
     np.testing.assert_array_equal(np.signbit(rounded), np.signbit(given_values))
     error = np.abs(rounded[finite].astype(float) - given_values[finite].astype(float))
-    # Below the smallest normal number a float has no relative precision; there the bound is absolute.
-    bound = np.maximum(np.abs(given_values[finite].astype(float)), float(np.finfo(np.float32).tiny)) * 2.0 ** -(bits + 1)
+    # Below the smallest normal number a float has no relative precision; there the bound is
+    # absolute.
+    bound = np.maximum(
+        np.abs(given_values[finite].astype(float)), float(np.finfo(np.float32).tiny)
+    ) * 2.0 ** -(bits + 1)
     huge = np.abs(given_values[finite]) > np.finfo(np.float32).max * (1 - 2.0 ** -(bits + 1))
     assert np.all((error <= bound) | huge)
     np.testing.assert_array_equal(round_mantissa(rounded, bits), rounded)

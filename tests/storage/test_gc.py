@@ -1,4 +1,6 @@
-"""Listing removes nothing; removing takes what is named or old, never what something else needs, and leaves a whole workspace."""
+"""Listing removes nothing; removing takes what is named or old, never what something else needs,
+and leaves a whole workspace.
+"""
 
 import shutil
 from pathlib import Path
@@ -6,17 +8,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.main import app
 from storage import open_workspace
-from storage.arrays import ShardedStore
-from storage.catalog import query, refresh
+from storage.admin.catalog import query, refresh
+from storage.admin.gc import collect, listing
+from storage.admin.verify import verify
+from storage.arrays.store import ShardedStore
+from storage.contents.explanations import attributions_path, save_record
+from storage.contents.fundus import fundus_path
+from storage.contents.models import save_model
 from storage.errors import NotThere, Refused, WorkspaceLocked
-from storage.explanations import attributions_path, save_record
-from storage.fundus import fundus_path
-from storage.gc import collect, listing
-from storage.models import save_model
-from storage.scratch import scratch_folder
-from storage.verify import verify
+from storage.files.scratch import scratch_folder
 from tests.storage.small import SHARD, SPECS, image_ids, tree_bytes, write_all
 from tests.storage.test_models_store import HISTORY, weights_file
 from tests.storage.test_tables import example, photos
@@ -44,10 +46,20 @@ def full(ws, tmp_path):
     first = save_model(ws, weights_file(tmp_path), {"training_id": "training-a"}, HISTORY)
     other = tmp_path / "other"
     other.mkdir()
-    second = save_model(ws, weights_file(other, seed=2), {"training_id": "training-b", "preprocess_id": "fundi"}, HISTORY)
+    second = save_model(
+        ws,
+        weights_file(other, seed=2),
+        {"training_id": "training-b", "preprocess_id": "fundi"},
+        HISTORY,
+    )
     for explain_id, model_id in ((OLD, first), (NEW, second)):
         explain(ws, explain_id, model_id, "fundi")
-        ws.write_table("evaluation", example("evaluation"), partition=model_id, part=f"localisation-{explain_id}")
+        ws.write_table(
+            "evaluation",
+            example("evaluation"),
+            partition=model_id,
+            part=f"localisation-{explain_id}",
+        )
     refresh(ws)
     return ws
 
@@ -60,7 +72,14 @@ def test_listing_says_what_is_old_and_who_needs_what_and_touches_nothing(full):
     before = tree_bytes(Path(full.location))
     rows = {row["id"]: row for row in listing(full)}
     first, second = (record["model_id"] for record in full.models())
-    assert states(full) == {OLD: "old", NEW: "newest", first: "old", second: "newest", "fundi": "newest", "fundi-unused": "old"}
+    assert states(full) == {
+        OLD: "old",
+        NEW: "newest",
+        first: "old",
+        second: "newest",
+        "fundi": "newest",
+        "fundi-unused": "old",
+    }
     assert set(states(full, keep=2).values()) == {"newest", "old"}
     assert states(full, keep=2)[OLD] == states(full, keep=2)[first] == "newest"
     assert rows["fundi"]["needed_by"] == f"{OLD}, {NEW}, {second}"
@@ -70,14 +89,20 @@ def test_listing_says_what_is_old_and_who_needs_what_and_touches_nothing(full):
 
 
 def test_removing_the_old_leaves_the_newest_whole_and_nothing_of_the_old(full):
-    kept = {name: data for name, data in tree_bytes(Path(full.location)).items() if NEW in name or "/fundi.zarr" in name}
+    kept = {
+        name: data
+        for name, data in tree_bytes(Path(full.location)).items()
+        if NEW in name or "/fundi.zarr" in name
+    }
     gone = collect(full, old=True)
     assert {row["id"] for row in gone} == {OLD, "fundi-unused", full_first_model(gone)}
     left = tree_bytes(Path(full.location))
     assert not [name for name in left if OLD in name or "fundi-unused" in name]
     assert {name: left[name] for name in kept} == kept
     assert verify(full) == []
-    assert query(full, "select distinct explain_id from heatmap_stats")["explain_id"].tolist() == [NEW]
+    assert query(full, "select distinct explain_id from heatmap_stats")["explain_id"].tolist() == [
+        NEW
+    ]
     assert set(states(full).values()) == {"newest"}
     assert collect(full, old=True) == []
 
@@ -89,11 +114,15 @@ def full_first_model(rows):
 def test_what_something_else_needs_is_refused_before_anything_goes(full):
     first = full.models()[0]["model_id"]
     before = tree_bytes(Path(full.location))
-    with pytest.raises(Refused, match=f"model {first} is needed by {OLD}; remove that too, or neither"):
+    with pytest.raises(
+        Refused, match=f"model {first} is needed by {OLD}; remove that too, or neither"
+    ):
         collect(full, [first])
     with pytest.raises(Refused, match="holds nothing called nonsense"):
         collect(full, [OLD, "nonsense"])
-    changed = {name for name, data in tree_bytes(Path(full.location)).items() if before.get(name) != data}
+    changed = {
+        name for name, data in tree_bytes(Path(full.location)).items() if before.get(name) != data
+    }
     assert changed <= {".locks/run.lock"}
     assert {row["id"] for row in collect(full, [first, OLD])} == {first, OLD}
 
@@ -102,7 +131,9 @@ def test_even_the_newest_goes_when_it_is_named(full):
     collect(full, [NEW])
     assert full.latest_explanation() == OLD
     collect(full, [OLD])
-    assert not [name for name in tree_bytes(Path(full.location)) if OLD in name or NEW in name], "their models stay"
+    assert not [name for name in tree_bytes(Path(full.location)) if OLD in name or NEW in name], (
+        "their models stay"
+    )
     with pytest.raises(NotThere):
         full.latest_explanation()
 
@@ -114,10 +145,12 @@ def test_nothing_is_removed_while_a_run_is_under_way(full):
 
 
 def test_a_removal_killed_after_any_step_leaves_what_the_next_one_finds(full, monkeypatch):
-    """Stopped before the first, second, … place is removed: the workspace still verifies, and the rest goes next time."""
-    import storage.gc
+    """Stopped before the first, second, … place is removed: the workspace still verifies, and
+    the rest goes next time.
+    """
+    import storage.admin.gc
 
-    remove, whole = storage.gc._remove, Path(full.location)
+    remove, whole = storage.admin.gc._remove, Path(full.location)
     backup = whole.with_name("backup")
     shutil.copytree(whole, backup)
     for allowed in range(100):
@@ -129,12 +162,14 @@ def test_a_removal_killed_after_any_step_leaves_what_the_next_one_finds(full, mo
             steps.append(place)
             remove(ws, place)
 
-        monkeypatch.setattr(storage.gc, "_remove", stops)
+        monkeypatch.setattr(storage.admin.gc, "_remove", stops)
         try:
             collect(full, old=True)
         except KeyboardInterrupt:
             monkeypatch.undo()
-            assert not [row for row in verify(full) if row["kind"] != "model" and row["repair"] != "no"], steps
+            assert not [
+                row for row in verify(full) if row["kind"] != "model" and row["repair"] != "no"
+            ], steps
             if steps:
                 assert full.latest_explanation() == NEW
             collect(full, old=True)
@@ -150,7 +185,10 @@ def test_a_removal_killed_after_any_step_leaves_what_the_next_one_finds(full, mo
 def test_what_an_interrupted_stage_left_is_unfinished_and_goes_with_the_old(full):
     store = ShardedStore.create_or_open(full, attributions_path("00000000000c"), SPECS, SHARD)
     full.files.write("report/00000000000d/index.html", b"<html>")
-    assert (states(full)["00000000000c"], states(full)["00000000000d"]) == ("unfinished", "unfinished")
+    assert (states(full)["00000000000c"], states(full)["00000000000d"]) == (
+        "unfinished",
+        "unfinished",
+    )
     collect(full, old=True)
     assert not full.files.exists(f"{store.path}/zarr.json")
     assert not full.files.exists("report/00000000000d/index.html")

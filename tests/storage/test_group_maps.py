@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 
 from storage import open_workspace
-from storage.files import Files
-from storage.group_maps import open_group_maps, write_group_maps
-from storage.scratch import remove_scratch, scratch_folder
+from storage.contents.group_maps import open_group_maps, write_group_maps
+from storage.files.files import Files
+from storage.files.scratch import remove_scratch, scratch_folder
 
 KEYS = [("all", "pixels", "stage0"), ("stage=1", "stem", "stage1")]
 
 
 def write(workspace, value):
-    write_group_maps(workspace, "abc", KEYS, [5, 2], np.full((2, 4, 4), value), np.full((2, 4, 4), -value))
+    write_group_maps(
+        workspace, "abc", KEYS, [5, 2], np.full((2, 4, 4), value), np.full((2, 4, 4), -value)
+    )
 
 
 def test_what_is_written_is_read_with_its_names(tmp_path):
@@ -20,7 +22,15 @@ def test_what_is_written_is_read_with_its_names(tmp_path):
     assert open_group_maps(workspace, "abc") is None
     write(workspace, 0.5)
     maps = open_group_maps(workspace, "abc")
-    assert list(zip(*(maps[name].values.tolist() for name in ("group_name", "source", "quantity")), strict=True)) == KEYS
+    assert (
+        list(
+            zip(
+                *(maps[name].values.tolist() for name in ("group_name", "source", "quantity")),
+                strict=True,
+            )
+        )
+        == KEYS
+    )
     assert maps["images"].values.tolist() == [5, 2]
     assert (maps["mean_positive"] == 0.5).all()
     assert (maps["mean_negative"] == -0.5).all()
@@ -32,7 +42,10 @@ def test_a_new_set_takes_the_old_ones_place_and_leaves_nothing_behind(tmp_path):
     for value in (0.5, 0.25, 0.25):
         write(workspace, value)
     assert (open_group_maps(workspace, "abc")["mean_positive"] == 0.25).all()
-    assert len([name for name in workspace.files.names("explanations/abc") if name.endswith(".zarr")]) == 1
+    assert (
+        len([name for name in workspace.files.names("explanations/abc") if name.endswith(".zarr")])
+        == 1
+    )
 
 
 def test_a_writer_that_dies_before_the_mark_leaves_the_old_set(tmp_path, monkeypatch):
@@ -63,6 +76,8 @@ def test_scratch_of_a_local_workspace_lies_inside_it_and_can_go(tmp_path):
 
 def test_scratch_of_a_remote_workspace_lies_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first, second = (scratch_folder(open_workspace(f"memory://{name}"), "training-1") for name in ("a", "b"))
+    first, second = (
+        scratch_folder(open_workspace(f"memory://{name}"), "training-1") for name in ("a", "b")
+    )
     assert first != second
     assert first.is_relative_to(tmp_path)

@@ -22,14 +22,21 @@ with open_workspace(sys.argv[1]).lock("run"):
 
 def start_holder(location: str) -> subprocess.Popen:
     command = [sys.executable, "-c", HOLDER, location]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
     assert process.stdout.readline() == "held\n"
     return process
 
 
 def test_a_second_run_is_told_who_holds_the_lock_and_a_killed_one_holds_it_no_longer(ws):
     with start_holder(ws.location) as process:
-        with pytest.raises(WorkspaceLocked, match=rf"is in use \(run\): process {process.pid} on ") as caught, ws.lock("run"):
+        with (
+            pytest.raises(
+                WorkspaceLocked, match=rf"is in use \(run\): process {process.pid} on "
+            ) as caught,
+            ws.lock("run"),
+        ):
             pass
         assert "\n" not in str(caught.value)
         with ws.lock("other"):
@@ -57,7 +64,10 @@ def remote():
 def test_a_remote_lock_holds_too_and_is_removed(remote):
     with remote.lock("run"):
         with (
-            pytest.raises(WorkspaceLocked, match=f"process {os.getpid()} on .*remove memory://lock-test/.locks/run.lock"),
+            pytest.raises(
+                WorkspaceLocked,
+                match=f"process {os.getpid()} on .*remove memory://lock-test/.locks/run.lock",
+            ),
             remote.lock("run"),
         ):
             pass
@@ -65,7 +75,11 @@ def test_a_remote_lock_holds_too_and_is_removed(remote):
     assert not remote.files.exists(".locks/run.lock")
 
 
-@pytest.mark.parametrize("change", [{"born": 1.0}, {"pid": 2**22 + 1, "born": 1.0}], ids=["number reused", "no such process"])
+@pytest.mark.parametrize(
+    "change",
+    [{"born": 1.0}, {"pid": 2**22 + 1, "born": 1.0}],
+    ids=["number reused", "no such process"],
+)
 def test_a_dead_runs_remote_lock_is_taken_over(remote, change):
     with remote.lock("run"):
         holder = json.loads(remote.files.read(".locks/run.lock"))

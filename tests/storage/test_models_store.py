@@ -6,8 +6,16 @@ import pandas as pd
 import pytest
 
 from storage import open_workspace
+from storage.contents.models import (
+    find_record,
+    load_history,
+    load_record,
+    local_weights,
+    save_model,
+    update_record,
+    weight_shapes,
+)
 from storage.errors import NotThere, Refused
-from storage.models import find_record, load_history, load_record, local_weights, save_model, update_record, weight_shapes
 
 HISTORY = pd.DataFrame({"step": [1, 2], "loss": [1.5, 1.25]})
 
@@ -15,7 +23,9 @@ HISTORY = pd.DataFrame({"step": [1, 2], "loss": [1.5, 1.25]})
 def weights_file(folder, seed=0, name="some.weights.h5"):
     path = folder / name
     with h5py.File(path, "w") as file:
-        file["layers/dense/vars/0"] = np.random.default_rng(seed).standard_normal((3, 4)).astype("float32")
+        file["layers/dense/vars/0"] = (
+            np.random.default_rng(seed).standard_normal((3, 4)).astype("float32")
+        )
     return path
 
 
@@ -56,7 +66,9 @@ def test_altered_weights_are_refused(ws, tmp_path):
 def test_a_model_is_found_by_its_weights_whatever_their_file_is_called(ws, tmp_path):
     assert find_record(ws, weights_file(tmp_path)) is None
     model_id = save_model(ws, weights_file(tmp_path), {}, HISTORY)
-    assert find_record(ws, weights_file(tmp_path, name="another.weights.h5"))["model_id"] == model_id
+    assert (
+        find_record(ws, weights_file(tmp_path, name="another.weights.h5"))["model_id"] == model_id
+    )
     assert find_record(ws, weights_file(tmp_path, seed=1)) is None
 
 
@@ -64,7 +76,9 @@ def test_a_record_is_added_to_and_left_alone_where_it_says_so_already(ws, tmp_pa
     model_id = save_model(ws, weights_file(tmp_path), {"seed": 3}, HISTORY)
     before = load_record(ws, model_id)
     update_record(ws, model_id, metrics={"test": {"qwk": float("nan"), "shape": (1, 2)}})
-    assert load_record(ws, model_id) == before | {"metrics": {"test": {"qwk": None, "shape": [1, 2]}}}
+    assert load_record(ws, model_id) == before | {
+        "metrics": {"test": {"qwk": None, "shape": [1, 2]}}
+    }
     file = tmp_path / "workspace" / "models" / model_id / "model.json"
     written = file.stat().st_mtime_ns
     update_record(ws, model_id, metrics={"test": {"qwk": float("nan"), "shape": (1, 2)}})
@@ -102,14 +116,42 @@ def spoil_with(change):
         (lambda path: path.write_bytes(b"PK\x03\x04 a .keras file"), "is not an HDF5 file"),
         (lambda path: path.write_bytes(path.read_bytes()[:600]), "is damaged"),
         (spoil_with(lambda file: file.attrs.update(model_config="{}")), "is a full model"),
-        (spoil_with(lambda file: file.create_dataset("code", data=np.void(b"pickled bytes"))), "not numbers"),
+        (
+            spoil_with(lambda file: file.create_dataset("code", data=np.void(b"pickled bytes"))),
+            "not numbers",
+        ),
         (spoil_with(lambda file: file.create_dataset("text", data="import os")), "not numbers"),
-        (spoil_with(lambda file: file.__setitem__("far", h5py.ExternalLink("/etc/other.h5", "/"))), "is a link to elsewhere"),
-        (spoil_with(lambda file: file.__setitem__("near", h5py.SoftLink("/layers"))), "is a link to elsewhere"),
-        (spoil_with(lambda file: file.create_dataset("raw", (4,), "uint8", external=[("other.bin", 0, 4)])), "in another file"),
+        (
+            spoil_with(
+                lambda file: file.__setitem__("far", h5py.ExternalLink("/etc/other.h5", "/"))
+            ),
+            "is a link to elsewhere",
+        ),
+        (
+            spoil_with(lambda file: file.__setitem__("near", h5py.SoftLink("/layers"))),
+            "is a link to elsewhere",
+        ),
+        (
+            spoil_with(
+                lambda file: file.create_dataset(
+                    "raw", (4,), "uint8", external=[("other.bin", 0, 4)]
+                )
+            ),
+            "in another file",
+        ),
         (lambda path: path.unlink(), "is not a file"),
     ],
-    ids=["zip", "torn", "full model", "opaque", "text", "external link", "soft link", "external data", "absent"],
+    ids=[
+        "zip",
+        "torn",
+        "full model",
+        "opaque",
+        "text",
+        "external link",
+        "soft link",
+        "external data",
+        "absent",
+    ],
 )
 def test_anything_but_weights_is_refused(ws, tmp_path, spoil, message):
     path = weights_file(tmp_path)

@@ -1,4 +1,6 @@
-"""Every file in a data folder is a photograph or a problem with its reason; nothing raises but an absent folder."""
+"""Every file in a data folder is a photograph or a problem with its reason; nothing raises but
+an absent folder.
+"""
 
 import os
 import zipfile
@@ -7,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from storage import labels
-from storage.files import is_url
-from storage.source import PhotoSource
+from storage.files.files import is_url
+from storage.photos import labels
+from storage.photos.source import PhotoSource
 
 JPEG = b"\xff\xd8 not decoded here \xff\xd9"
 
@@ -68,8 +70,12 @@ def test_names_of_any_case_and_kind(tmp_path):
     folder = write(
         tmp_path,
         {
-            "TRAINLABELS.CSV": "\ufeff"
-            + csv("10_left.jpeg,0", " 10_right , 1 ", "11_left,2", header="Image, LEVEL").replace("\n", "\r\n"),
+            "TRAINLABELS.CSV": (
+                "\ufeff"
+                + csv(
+                    "10_left.jpeg,0", " 10_right , 1 ", "11_left,2", header="Image, LEVEL"
+                ).replace("\n", "\r\n")
+            ),
             "Train/10_LEFT.JPEG": JPEG,
             "Train/10_right.Png": JPEG,
             "11_left.tif": JPEG,
@@ -82,7 +88,14 @@ def test_names_of_any_case_and_kind(tmp_path):
 
 def test_photographs_without_any_labels_are_kept(tmp_path):
     source = PhotoSource(
-        write(tmp_path, {"test/1_left.jpeg": JPEG, "trainLabels.csv": csv("10_left,0"), "train/10_left.jpeg": JPEG})
+        write(
+            tmp_path,
+            {
+                "test/1_left.jpeg": JPEG,
+                "trainLabels.csv": csv("10_left,0"),
+                "train/10_left.jpeg": JPEG,
+            },
+        )
     )
     assert source.problems() == []
     assert [photo.image_id for photo in source.photographs()] == ["1_left", "10_left"]
@@ -131,7 +144,9 @@ def test_every_photograph_that_cannot_be_used_is_a_problem_with_its_reason(tmp_p
 def test_a_file_that_may_not_be_read_is_a_problem(tmp_path, monkeypatch):
     folder = write(tmp_path, {"train/10_left.jpeg": JPEG, "train/11_left.jpeg": JPEG})
     access = os.access  # the tests may run as root, whom no permission stops
-    monkeypatch.setattr(os, "access", lambda path, mode: "11_left" not in str(path) and access(path, mode))
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: "11_left" not in str(path) and access(path, mode)
+    )
     assert reasons(PhotoSource(folder)) == {"train/11_left.jpeg": "unreadable"}
 
 
@@ -148,7 +163,9 @@ def test_every_wrong_row_of_the_labels_is_a_problem_with_its_line(tmp_path):
         "",
         "10_left,3",
     ]
-    photographs = {f"train/{number}_left.jpeg": JPEG for number in range(10, 15)} | {"train/10_right.jpeg": JPEG}
+    photographs = {f"train/{number}_left.jpeg": JPEG for number in range(10, 15)} | {
+        "train/10_right.jpeg": JPEG
+    }
     source = PhotoSource(write(tmp_path, {"trainLabels.csv": csv(*rows), **photographs}))
     found = reasons(source)
     assert {at.rpartition(":")[2]: reason for at, reason in found.items() if "csv" in at} == {
@@ -162,7 +179,8 @@ def test_every_wrong_row_of_the_labels_is_a_problem_with_its_line(tmp_path):
         "11": "repeated_label",
     }
     assert source.labels()["stage"].tolist() == [0]
-    # A photograph whose own row was wrong is named there; one whose row could not even be told is without a label.
+    # A photograph whose own row was wrong is named there; one whose row could not even be told is
+    # without a label.
     assert {at: reason for at, reason in found.items() if "train/" in at} == {
         "train/10_right.jpeg": "no_label",
         "train/14_left.jpeg": "no_label",
@@ -170,7 +188,9 @@ def test_every_wrong_row_of_the_labels_is_a_problem_with_its_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"id,grade\n1,2\n", b"\xff\xfe\x00i\x00m", b"PK\x03\x04"], ids=["empty", "columns", "utf-16", "zip"]
+    "data",
+    [b"", b"id,grade\n1,2\n", b"\xff\xfe\x00i\x00m", b"PK\x03\x04"],
+    ids=["empty", "columns", "utf-16", "zip"],
 )
 def test_a_label_file_that_is_none_is_one_problem(tmp_path, data):
     source = PhotoSource(write(tmp_path, {"trainLabels.csv": data, "train/10_left.jpeg": JPEG}))
@@ -185,11 +205,18 @@ def test_labels_of_a_split_that_is_not_there_are_one_problem(tmp_path):
         {
             "train/10_left.jpeg": JPEG,
             "trainLabels.csv": csv("10_left,0"),
-            "retinopathy_solution.csv": csv(*(f"{n}_left,0,Public" for n in range(100, 200)), header="image,level,Usage"),
+            "retinopathy_solution.csv": csv(
+                *(f"{n}_left,0,Public" for n in range(100, 200)), header="image,level,Usage"
+            ),
         },
     )
     assert [tuple(problem) for problem in PhotoSource(folder).problems()] == [
-        ("retinopathy_solution.csv", None, "no_photograph", "none of its 100 images has a photograph here")
+        (
+            "retinopathy_solution.csv",
+            None,
+            "no_photograph",
+            "none of its 100 images has a photograph here",
+        )
     ]
 
 
@@ -220,21 +247,29 @@ def test_a_file_is_stamped_by_its_time_and_an_archives_entry_by_its_checksum(tmp
     os.utime(folder / "train/10_left.jpeg", ns=(5, 7))
     assert PhotoSource(folder).photographs()[0].stamp == "mtime_ns=7"
     first = zipped(tmp_path / "first.zip", {"10_left.jpeg": JPEG})
-    again = zipped(tmp_path / "again.zip", {"1_left.jpeg": b"other", "train/10_left.jpeg": JPEG}, zipfile.ZIP_DEFLATED)
+    again = zipped(
+        tmp_path / "again.zip",
+        {"1_left.jpeg": b"other", "train/10_left.jpeg": JPEG},
+        zipfile.ZIP_DEFLATED,
+    )
     stamps = [PhotoSource(path).photographs()[-1].stamp for path in (first, again)]
     assert stamps == [f"crc32={zlib.crc32(JPEG):08x}"] * 2, "wherever and however it is packed"
 
 
 def test_a_file_too_large_for_a_photograph_is_not_read(tmp_path, monkeypatch):
-    folder = write(tmp_path, {"train/10_left.jpeg": JPEG, "trainLabels.csv": csv("10_left,0", "11_left,0")})
+    folder = write(
+        tmp_path, {"train/10_left.jpeg": JPEG, "trainLabels.csv": csv("10_left,0", "11_left,0")}
+    )
     with (folder / "train/11_left.jpeg").open("wb") as file:
         file.truncate(labels.MAX_PHOTO_BYTES + 1)  # a hole in the disk, as cheap as it is long
     with (folder / "train.zip.001").open("wb") as file:
         file.truncate(labels.MAX_PHOTO_BYTES + 1)  # what is no photograph may be large
     source = PhotoSource(folder)
     assert reasons(source) == {"train/11_left.jpeg": "too_large"}
-    assert source.problems()[0].detail == "536,870,913 bytes; no photograph has more than 536,870,912"
-    monkeypatch.setattr("storage.source.MAX_LABEL_BYTES", 10)
+    assert (
+        source.problems()[0].detail == "536,870,913 bytes; no photograph has more than 536,870,912"
+    )
+    monkeypatch.setattr("storage.photos.source.MAX_LABEL_BYTES", 10)
     assert reasons(PhotoSource(folder))["trainLabels.csv"] == "bad_labels_file"
 
 
@@ -243,6 +278,9 @@ def test_urls_are_told_from_paths():
     assert not is_url("/data/photos")
     with pytest.raises(
         ValueError,
-        match=r"s3://bucket/photos: photographs are read from a folder or zip file on this machine; copy or mount them",
+        match=(
+            r"s3://bucket/photos: photographs are read from a folder or zip file on this machine;"
+            r" copy or mount them"
+        ),
     ):
         PhotoSource("s3://bucket/photos")

@@ -1,12 +1,21 @@
-"""A stamp changes when a file is written again, and no file is read in the tick of its last change."""
+"""A stamp changes when a file is written again, and no file is read in the tick of its last
+change.
+"""
 
 import os
 import time
 
 import pytest
 
-from storage import stamps
-from storage.stamps import COARSE_TICK_NS, FINE_TICK_NS, SECOND_NS, entry_stamp, file_stamp, wait_until_settled
+from storage.photos import fingerprints as stamps
+from storage.photos.fingerprints import (
+    COARSE_TICK_NS,
+    FINE_TICK_NS,
+    SECOND_NS,
+    entry_stamp,
+    file_stamp,
+    wait_until_settled,
+)
 
 
 @pytest.fixture
@@ -14,7 +23,11 @@ def clock(monkeypatch):
     """A clock that stands still but for the waiting, a little after a whole second."""
     now = [1_700_000_000 * SECOND_NS + 900_000_001]
     monkeypatch.setattr(stamps.time, "time_ns", lambda: now[0])
-    monkeypatch.setattr(stamps.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + round(seconds * SECOND_NS)))
+    monkeypatch.setattr(
+        stamps.time,
+        "sleep",
+        lambda seconds: now.__setitem__(0, now[0] + round(seconds * SECOND_NS)),
+    )
     return now
 
 

@@ -9,8 +9,16 @@ import pyarrow as pa
 import pytest
 
 from storage import open_workspace
-from storage.schema_fields import COLUMNS, KEYS
-from storage.schemas import PARTITION, SCHEMAS, dataset_schema, empty_frame, markdown, to_frame, to_table
+from storage.tables.schema_fields import COLUMNS, KEYS
+from storage.tables.schemas import (
+    PARTITION,
+    SCHEMAS,
+    dataset_schema,
+    empty_frame,
+    markdown,
+    to_frame,
+    to_table,
+)
 
 MODEL = "123456789012"  # digits only: must stay text
 
@@ -26,13 +34,17 @@ def example(table: str, count: int = 3) -> pd.DataFrame:
         elif pa.types.is_floating(field.type):
             columns[field.name] = [index / 4 for index in range(count)]
         elif pa.types.is_timestamp(field.type):
-            columns[field.name] = [datetime(2026, 1, 1 + index, tzinfo=UTC) for index in range(count)]
+            columns[field.name] = [
+                datetime(2026, 1, 1 + index, tzinfo=UTC) for index in range(count)
+            ]
         else:
             columns[field.name] = [f"{index}_left" for index in range(count)]
     return pd.DataFrame(columns)
 
 
-@pytest.mark.parametrize("table", [table for table in SCHEMAS if table not in ("photos", "rejects")])
+@pytest.mark.parametrize(
+    "table", [table for table in SCHEMAS if table not in ("photos", "rejects")]
+)
 def test_every_table_goes_to_its_file_and_back(ws, table):
     partition = MODEL if PARTITION[table] else None
     assert list(ws.frame(table).columns) == dataset_schema(table).names
@@ -41,7 +53,9 @@ def test_every_table_goes_to_its_file_and_back(ws, table):
     found = ws.table(table).to_table()
     assert found.schema.equals(dataset_schema(table))
     expected = to_table(table, given)
-    assert found.select(expected.schema.names).equals(expected.replace_schema_metadata(None), check_metadata=False)
+    assert found.select(expected.schema.names).equals(
+        expected.replace_schema_metadata(None), check_metadata=False
+    )
     if PARTITION[table]:
         assert set(found.column(PARTITION[table]).to_pylist()) == {MODEL}
 
@@ -51,7 +65,9 @@ def test_every_column_has_a_description_a_unit_and_a_range():
         for field in schema:
             assert field.metadata[b"description"], f"{table}.{field.name}"
             assert b"unit" in field.metadata
-            assert field.metadata[b"range"], f"{table}.{field.name}: write it down in storage/schema_ranges.py"
+            assert field.metadata[b"range"], (
+                f"{table}.{field.name}: write it down in storage/tables/schema_ranges.py"
+            )
     assert set(COLUMNS) == set(KEYS) == set(PARTITION) == set(SCHEMAS)
     assert all(set(keys) <= set(SCHEMAS[table].names) for table, keys in KEYS.items())
 
@@ -68,7 +84,10 @@ def test_the_schema_page_names_every_column():
     [
         (lambda f: f.drop(columns="slope"), "table units: missing columns slope"),
         (lambda f: f.assign(extra=1), "table units: unknown columns extra"),
-        (lambda f: f.assign(unit=[0, 1, None]), "table units, column unit: 1 of 3 values are missing"),
+        (
+            lambda f: f.assign(unit=[0, 1, None]),
+            "table units, column unit: 1 of 3 values are missing",
+        ),
         (lambda f: f.assign(unit=[0.5, 1, 2]), "table units, column unit: not int32"),
         (lambda f: f.assign(unit=2**40), "table units, column unit: not int32"),
         (lambda f: f.assign(images=["a", "b", "c"]), "table units, column images: not int32"),
@@ -91,7 +110,9 @@ def test_a_table_that_is_not_there_is_named_with_those_that_are(ws):
 
 
 def test_a_nan_measure_is_null_and_a_nullable_integer_stays_an_integer(ws):
-    frame = example("predictions").assign(stage=pd.array([0, None, 4], dtype="Int8"), expected_stage=[0.5, np.nan, 1.0])
+    frame = example("predictions").assign(
+        stage=pd.array([0, None, 4], dtype="Int8"), expected_stage=[0.5, np.nan, 1.0]
+    )
     ws.write_table("predictions", frame, partition=MODEL)
     found = ws.frame("predictions")
     assert ws.table("predictions").to_table().column("expected_stage").null_count == 1
@@ -108,7 +129,9 @@ def test_rows_may_be_mappings_with_numpy_values():
     assert to_table("units", rows).column("slope").to_pylist() == [1.0] * 3
     assert to_table("units", []).num_rows == 0
     with pytest.raises(ValueError, match="missing columns r2"):
-        to_table("units", [rows[0], {name: value for name, value in rows[1].items() if name != "r2"}])
+        to_table(
+            "units", [rows[0], {name: value for name, value in rows[1].items() if name != "r2"}]
+        )
 
 
 def test_an_empty_frame_has_the_types_of_a_full_one():
@@ -138,7 +161,9 @@ def test_a_part_knows_what_it_was_made_from(ws):
 
 def test_equal_rows_are_equal_bytes(ws, tmp_path):
     other = open_workspace(tmp_path / "other")
-    paths = [w.files.read(w.write_table("units", example("units"), partition="e")) for w in (ws, other)]
+    paths = [
+        w.files.read(w.write_table("units", example("units"), partition="e")) for w in (ws, other)
+    ]
     assert paths[0] == paths[1]
 
 
@@ -179,10 +204,14 @@ def test_the_manifest_only_grows(ws):
     ws.write_photos(photos(3))
     before = ws.files.modified("catalog/photos.parquet")
     ws.write_photos(photos(3))
-    assert ws.files.modified("catalog/photos.parquet") == before, "equal contents are not written again"
+    assert ws.files.modified("catalog/photos.parquet") == before, (
+        "equal contents are not written again"
+    )
     ws.write_photos(photos(5))
     assert ws.photos()["image_id"].tolist() == [f"{index}_left" for index in range(5)]
-    with pytest.raises(ValueError, match="3_left and 1 more would move or vanish; positions only grow"):
+    with pytest.raises(
+        ValueError, match="3_left and 1 more would move or vanish; positions only grow"
+    ):
         ws.write_photos(photos(3))
     with pytest.raises(ValueError, match="0_left and 3 more would move or vanish"):
         ws.write_photos(photos(5).assign(position=range(4, -1, -1)))

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.explanations import save_record
-from storage.models import save_model
-from storage.status import describe, overview
-from storage.verify import verify
+from storage.admin.status import describe, overview
+from storage.admin.verify import verify
+from storage.contents.explanations import save_record
+from storage.contents.models import save_model
 from tests.storage.small import SPECS, digests, image_ids, write_all
 from tests.storage.test_models_store import HISTORY, weights_file
 from tests.storage.test_tables import example, photos
@@ -48,14 +48,24 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "detail"),
-    [(truncate, "bytes of"), (flip, "has other contents than were written"), (Path.unlink, "is absent")],
+    [
+        (truncate, "bytes of"),
+        (flip, "has other contents than were written"),
+        (Path.unlink, "is absent"),
+    ],
     ids=["torn", "flipped bit", "missing"],
 )
-def test_a_broken_shard_whose_ledger_says_done_is_found_and_only_it_is_done_again(full, store, spoil, detail):
+def test_a_broken_shard_whose_ledger_says_done_is_found_and_only_it_is_done_again(
+    full, store, spoil, detail
+):
     spoil(path_of(store, "pixels/map", 1))
     assert store.pending(digests(10)) == [], "the ledger alone cannot know"
     (row,) = verify(full)
-    assert (row["kind"], row["where"], row["repair"]) == ("shard", f"{store.path} shard 1", "possible")
+    assert (row["kind"], row["where"], row["repair"]) == (
+        "shard",
+        f"{store.path} shard 1",
+        "possible",
+    )
     assert detail in row["detail"]
     (row,) = verify(full, repair=True)
     assert row["repair"] == "done"
@@ -88,7 +98,10 @@ def test_images_that_the_manifest_does_not_know_are_found(full, store):
     ("part", "detail"),
     [
         (example("heatmap_stats"), "repeats rows of one image_id, source, quantity"),
-        (example("heatmap_stats").assign(image_id="77_left"), "speaks of 1 images that are not in the manifest, such as 77_left"),
+        (
+            example("heatmap_stats").assign(image_id="77_left"),
+            "speaks of 1 images that are not in the manifest, such as 77_left",
+        ),
     ],
     ids=["repeated keys", "unknown image"],
 )
@@ -127,9 +140,19 @@ def test_leftovers_of_interrupted_writes_are_removed_once_they_are_old(full, sto
 def test_status_counts_what_is_there(full, store):
     store.extend([])
     found = overview(full)
-    assert found["photographs"] == {"total": 10, "present": 5, "by_split": {"test": 10}, "by_stage": {0: 5, 1: 5}}
+    assert found["photographs"] == {
+        "total": 10,
+        "present": 5,
+        "by_split": {"test": 10},
+        "by_stage": {0: 5, 1: 5},
+    }
     (explanation,) = found["explanations"]
-    assert (explanation["images"], explanation["images_done"], explanation["shards_done"], explanation["seconds"]) == (
+    assert (
+        explanation["images"],
+        explanation["images_done"],
+        explanation["shards_done"],
+        explanation["seconds"],
+    ) == (
         10,
         10,
         3,
@@ -137,10 +160,16 @@ def test_status_counts_what_is_there(full, store):
     )
     store.ledger.drop(0)
     (explanation,) = overview(full)["explanations"]
-    assert (explanation["images_done"], explanation["shards"], explanation["shards_done"]) == (6, 3, 2)
+    assert (explanation["images_done"], explanation["shards"], explanation["shards_done"]) == (
+        6,
+        3,
+        2,
+    )
     rows = describe(full)
     assert {tuple(row) for row in rows} == {("what", "id", "images", "done", "of", "detail")}
-    assert {"photographs", "explanation", "model", "table", "last run"} <= {row["what"] for row in rows}
+    assert {"photographs", "explanation", "model", "table", "last run"} <= {
+        row["what"] for row in rows
+    }
 
 
 def test_status_of_an_empty_workspace(ws):

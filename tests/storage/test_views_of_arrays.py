@@ -1,23 +1,31 @@
-"""What an analyst opens: xarray's datasets and trees with names, coordinates and meanings, and no warning."""
+"""What an analyst opens: xarray's datasets and trees with names, coordinates and meanings, and
+no warning.
+"""
 
 import numpy as np
 import pytest
 import xarray as xr
 
 from storage import open_workspace
-from storage.arrays import ShardedStore
+from storage.arrays.store import ShardedStore
+from storage.contents.explanations import SIGNS, attributions_path, explanation_specs, save_record
+from storage.contents.fundus import fundus_path, fundus_specs
 from storage.errors import NotThere
-from storage.explanations import SIGNS, attributions_path, explanation_specs, save_record
-from storage.fundus import fundus_path, fundus_specs
 from tests.storage.small import digests, image_ids
 
-LAYERS = {"stem": {"unit_shape": (15, 15, 8), "window": 32}, "fc1": {"unit_shape": (24,), "window": 64}}
+LAYERS = {
+    "stem": {"unit_shape": (15, 15, 8), "window": 32},
+    "fc1": {"unit_shape": (24,), "window": 64},
+}
 QUANTITIES = ("stage0", "stage4", "referable")
 # DESIGN §2's table: path → dims.
 CONTRACT = {
     "pixels/attribution": ("image", "quantity", "y", "x"),
     **dict.fromkeys(
-        [f"pixels/{name}" for name in ("outcome", "baseline_outcome", "gap", "map_error", "points", "converged")],
+        [
+            f"pixels/{name}"
+            for name in ("outcome", "baseline_outcome", "gap", "map_error", "points", "converged")
+        ],
         ("image", "quantity"),
     ),
     "pixels/status": ("image",),
@@ -26,7 +34,10 @@ CONTRACT = {
         for layer in LAYERS
         for name, dims in {
             "neuron": ("image", "sign", "rank", "axis"),
-            **dict.fromkeys(("neuron_attribution", "activation", "baseline_activation", "neuron_gap"), ("image", "sign", "rank")),
+            **dict.fromkeys(
+                ("neuron_attribution", "activation", "baseline_activation", "neuron_gap"),
+                ("image", "sign", "rank"),
+            ),
             "region": ("image", "sign", "rank", "region_y", "region_x"),
             "region_origin": ("image", "sign", "rank", "origin"),
             "resultant": ("image", "sign", "y", "x"),
@@ -39,7 +50,9 @@ CONTRACT = {
 
 
 def filled(specs, span, value):
-    return {spec.path: np.full((span.images, *spec.shape), value).astype(spec.dtype) for spec in specs}
+    return {
+        spec.path: np.full((span.images, *spec.shape), value).astype(spec.dtype) for spec in specs
+    }
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +60,25 @@ def explained(tmp_path_factory):
     """Six explained images in shards of four; each shard's values are its number plus 1."""
     ws = open_workspace(tmp_path_factory.mktemp("explained"))
     specs = explanation_specs(QUANTITIES, 64, LAYERS, 3)
-    store = ShardedStore.create_or_open(ws, attributions_path("aaaaaaaaaaaa"), specs, 4, {"title": "attributions"})
+    store = ShardedStore.create_or_open(
+        ws, attributions_path("aaaaaaaaaaaa"), specs, 4, {"title": "attributions"}
+    )
     store.extend(image_ids(6))
     for span in store.spans():
-        store.write_shard(span, filled(specs, span, span.index + 1), digests=digests(span.images, span.start))
+        store.write_shard(
+            span, filled(specs, span, span.index + 1), digests=digests(span.images, span.start)
+        )
     save_record(ws, "aaaaaaaaaaaa", {"model_id": "m"})
     return ws
 
 
 def test_the_arrays_are_those_of_the_contract(explained):
     tree = explained.attributions()
-    found = {f"{group[1:]}/{name}": array.dims for group in tree.groups for name, array in tree[group].data_vars.items()}
+    found = {
+        f"{group[1:]}/{name}": array.dims
+        for group in tree.groups
+        for name, array in tree[group].data_vars.items()
+    }
     assert found == CONTRACT
     for group in tree.groups:
         for array in tree[group].data_vars.values():
@@ -107,7 +128,9 @@ def test_the_specs_take_shapes_as_objects_too():
 
 
 def test_fundus_images_with_their_geometry(ws):
-    specs = fundus_specs(16, {"exposure": "brightness", "quality": "the score", "visible_fraction": ""})
+    specs = fundus_specs(
+        16, {"exposure": "brightness", "quality": "the score", "visible_fraction": ""}
+    )
     store = ShardedStore.create_or_open(ws, fundus_path("bbbbbbbbbbbb"), specs, 4)
     store.extend(image_ids(6))
     store.write_shard(store.spans()[0], filled(specs, store.spans()[0], 1), digests=digests(4))

@@ -1,18 +1,24 @@
-"""A slow, independent account of integrated gradients in plain NumPy, against which the engine is tested.
+"""A slow, independent account of integrated gradients in plain NumPy, against which the engine is
+tested.
 
-Nothing here is shared with `dr_lib`: a small convolutional net with its derivative written out by hand, float64
-throughout, one image, one point, one quantity at a time.
+Nothing here is shared with `dr_lib`: a small convolutional net with its derivative written out by
+hand, float64 throughout, one image, one point, one quantity at a time.
 """
 
 import numpy as np
 
 
 class Net:
-    """conv(3×3, "same", stride s) → ReLU → [cut] → max-pool 2 → dense → softmax, weights given as arrays."""
+    """conv(3×3, "same", stride s) → ReLU → [cut] → max-pool 2 → dense → softmax, weights given
+    as arrays.
+    """
 
     def __init__(self, kernel, bias, dense, dense_bias, stride=1):
         self.kernel, self.bias = np.asarray(kernel, np.float64), np.asarray(bias, np.float64)
-        self.dense, self.dense_bias = np.asarray(dense, np.float64), np.asarray(dense_bias, np.float64)
+        self.dense, self.dense_bias = (
+            np.asarray(dense, np.float64),
+            np.asarray(dense_bias, np.float64),
+        )
         self.stride = stride
 
     def before_relu(self, x):
@@ -22,7 +28,9 @@ class Net:
         z = np.zeros((size, size, self.kernel.shape[-1]))
         for i in range(size):
             for j in range(size):
-                patch = padded[i * self.stride : i * self.stride + 3, j * self.stride : j * self.stride + 3]
+                patch = padded[
+                    i * self.stride : i * self.stride + 3, j * self.stride : j * self.stride + 3
+                ]
                 z[i, j] = np.tensordot(patch, self.kernel, axes=3) + self.bias
         return z
 
@@ -37,7 +45,10 @@ class Net:
         flow = cotangent * (self.before_relu(x) > 0)
         for i in range(size):
             for j in range(size):
-                rows, columns = slice(i * self.stride, i * self.stride + 3), slice(j * self.stride, j * self.stride + 3)
+                rows, columns = (
+                    slice(i * self.stride, i * self.stride + 3),
+                    slice(j * self.stride, j * self.stride + 3),
+                )
                 back[rows, columns] += self.kernel @ flow[i, j]
         first = total // 2
         return back[first : first + x.shape[0], first : first + x.shape[1]]
@@ -74,7 +85,9 @@ class Net:
 def integrated(gradient, x, baseline, alphas, weights):
     """(x − x') · Σ_k w_k · gradient(x' + α_k (x − x')), one point after another."""
     x, baseline = np.asarray(x, np.float64), np.asarray(baseline, np.float64)
-    return (x - baseline) * sum(w * gradient(baseline + a * (x - baseline)) for a, w in zip(alphas, weights, strict=True))
+    return (x - baseline) * sum(
+        w * gradient(baseline + a * (x - baseline)) for a, w in zip(alphas, weights, strict=True)
+    )
 
 
 def midpoints(points):

@@ -1,4 +1,6 @@
-"""A fundus photograph as a formula: the same eye can be drawn at any size, place, angle and tone, without resampling."""
+"""A fundus photograph as a formula: the same eye can be drawn at any size, place, angle and
+tone, without resampling.
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -24,15 +26,27 @@ class Eye:
     def draw(self) -> np.ndarray:
         y, x = np.mgrid[: self.height, : self.width].astype(np.float32)
         v, u = (y - self.centre_y) / (self.diameter / 2), (x - self.centre_x) / (self.diameter / 2)
-        cosine, sine = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))  # Python's floats keep float32
+        cosine, sine = (
+            math.cos(math.radians(self.angle)),
+            math.sin(math.radians(self.angle)),
+        )  # Python's floats keep float32
         u, v = u * cosine + v * sine, v * cosine - u * sine
         distance = np.hypot(u, v)
-        # Waves of a tenth to a fortieth of the diameter: lesions and vessels, far above the pixels' own grain.
-        pattern = np.sin(20 * u + 3 * np.sin(4 * v)) + np.sin(31 * v + 2 * np.sin(5 * u)) + 0.5 * np.sin(45 * (u + 0.6 * v))
+        # Waves of a tenth to a fortieth of the diameter: lesions and vessels, far above the pixels'
+        # own grain.
+        pattern = (
+            np.sin(20 * u + 3 * np.sin(4 * v))
+            + np.sin(31 * v + 2 * np.sin(5 * u))
+            + 0.5 * np.sin(45 * (u + 0.6 * v))
+        )
         light = 1 - self.shade * distance**2
         inside = np.clip((1 - distance) * self.diameter / 2 + 0.5, 0, 1)[..., None]
-        retina = np.stack([tone * light + self.texture * pattern * tone / 180 for tone in self.tone], axis=-1)
-        return np.clip(np.rint(self.border + inside * (retina - self.border)), 0, 255).astype(np.uint8)
+        retina = np.stack(
+            [tone * light + self.texture * pattern * tone / 180 for tone in self.tone], axis=-1
+        )
+        return np.clip(np.rint(self.border + inside * (retina - self.border)), 0, 255).astype(
+            np.uint8
+        )
 
     def but(self, **changes) -> "Eye":
         return replace(self, **changes)

@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 
-from dr_lib.adversarial import METHODS, AdversarialParams, ascent, fgsm, pgd, smallest_epsilon
-from dr_lib.anatomy import visible_disc
-from dr_lib.strength import LEGAL
+from dr_lib.fundus.anatomy import visible_disc
+from dr_lib.perturbation.adversarial import (
+    METHODS,
+    AdversarialParams,
+    ascent,
+    fgsm,
+    pgd,
+    smallest_epsilon,
+)
+from dr_lib.perturbation.strength_search import LEGAL
 
 SIDE = 16
 RNG = np.random.default_rng(3)
@@ -28,7 +35,8 @@ def predict(images):
 
 
 EYES = np.zeros((2, SIDE, SIDE, 3), np.float32)
-# Half-gray eyes need a gain of the margin. Under |δ| ≤ ε the most is ε·‖w‖₁, under ‖δ‖₂ ≤ ε it is ε·‖w‖₂.
+# Half-gray eyes need a gain of the margin. Under |δ| ≤ ε the most is ε·‖w‖₁, under ‖δ‖₂ ≤ ε it is
+# ε·‖w‖₂.
 THRESHOLD = {"linf": MARGIN / np.abs(MASKED).sum(), "l2": MARGIN / np.sqrt((MASKED**2).sum())}
 
 
@@ -38,18 +46,30 @@ def test_the_smallest_radius_of_a_linear_model_is_its_dual_norm_distance(method)
     result = smallest_epsilon(predict, gradient, EYES, 1, params, method=method)
     norm = method.split("_")[1]
     assert result.reached.all()
-    # The bracket shrinks to 2⁻¹² of the strength; the model's float32 probability ties at 0.5 ± 6e-8.
+    # The bracket shrinks to 2⁻¹² of the strength; the model's float32 probability ties at 0.5 ±
+    # 6e-8.
     np.testing.assert_allclose(result.strength, THRESHOLD[norm], rtol=2**-11)
     assert (result.strength >= THRESHOLD[norm] * (1 - 1e-5)).all()
     change = result.images.astype(np.float64)
     assert (change[:, ~INSIDE] == 0).all(), "the half-gray surround stays"
     expected = np.sign(MASKED) if norm == "linf" else MASKED / np.sqrt((MASKED**2).sum())
-    np.testing.assert_allclose(change, np.broadcast_to(expected, change.shape) * result.strength[0], atol=1e-7)
+    np.testing.assert_allclose(
+        change, np.broadcast_to(expected, change.shape) * result.strength[0], atol=1e-7
+    )
 
 
 def test_without_the_mask_the_surround_moves_too():
-    result = smallest_epsilon(predict, gradient, EYES, 1, AdversarialParams(inside_only=False, bisections=12), method="fgsm_linf")
-    np.testing.assert_allclose(result.strength, MARGIN / np.abs(WEIGHTS.astype(np.float64)).sum(), rtol=2**-11)
+    result = smallest_epsilon(
+        predict,
+        gradient,
+        EYES,
+        1,
+        AdversarialParams(inside_only=False, bisections=12),
+        method="fgsm_linf",
+    )
+    np.testing.assert_allclose(
+        result.strength, MARGIN / np.abs(WEIGHTS.astype(np.float64)).sum(), rtol=2**-11
+    )
     half = np.zeros((SIDE, SIDE), bool)
     half[:, : SIDE // 2] = True
     result = smallest_epsilon(predict, gradient, EYES, 1, method="fgsm_linf", inside=half)
@@ -61,9 +81,20 @@ def test_without_the_mask_the_surround_moves_too():
 def test_pgd_stays_in_the_ball_and_the_legal_range_whatever_the_gradient_does(norm):
     x = RNG.uniform(*LEGAL, size=(3, 6, 6, 3)).astype(np.float32)
     epsilon = np.array([0.0, 0.3, 2.0])
-    moved = pgd(x, lambda images: RNG.normal(size=images.shape).astype(np.float32), epsilon, norm, steps=7, step_share=0.9)
+    moved = pgd(
+        x,
+        lambda images: RNG.normal(size=images.shape).astype(np.float32),
+        epsilon,
+        norm,
+        steps=7,
+        step_share=0.9,
+    )
     change = (moved - x).astype(np.float64)
-    length = np.abs(change).max(axis=(1, 2, 3)) if norm == "linf" else np.sqrt((change**2).sum(axis=(1, 2, 3)))
+    length = (
+        np.abs(change).max(axis=(1, 2, 3))
+        if norm == "linf"
+        else np.sqrt((change**2).sum(axis=(1, 2, 3)))
+    )
     assert (length <= epsilon + 1e-6).all()
     assert moved.min() >= LEGAL[0]
     assert moved.max() <= LEGAL[1]
@@ -71,7 +102,9 @@ def test_pgd_stays_in_the_ball_and_the_legal_range_whatever_the_gradient_does(no
 
 
 def test_pgd_follows_a_bend_that_one_step_misses():
-    """The score −|a − 0.4| + b peaks at a = 0.4: one signed step of 0.8 overshoots a, projected steps come back to it."""
+    """The score −|a − 0.4| + b peaks at a = 0.4: one signed step of 0.8 overshoots a, projected
+    steps come back to it.
+    """
 
     def bent(images):
         slope = np.zeros_like(images)
@@ -90,8 +123,12 @@ def test_pgd_follows_a_bend_that_one_step_misses():
 def test_a_gradient_as_faint_as_a_saturated_softmax_still_gives_a_unit_direction():
     """Squares of 1e-30 underflow in float32; the direction of w must not depend on w's scale."""
     faint = (WEIGHTS[None] * np.float32(1e-30)).astype(np.float32)
-    np.testing.assert_allclose(ascent(faint, "l2"), ascent(WEIGHTS[None], "l2"), rtol=1e-5, atol=1e-9)
-    assert np.sqrt((ascent(faint, "l2").astype(np.float64) ** 2).sum()) == pytest.approx(1, rel=1e-6)
+    np.testing.assert_allclose(
+        ascent(faint, "l2"), ascent(WEIGHTS[None], "l2"), rtol=1e-5, atol=1e-9
+    )
+    assert np.sqrt((ascent(faint, "l2").astype(np.float64) ** 2).sum()) == pytest.approx(
+        1, rel=1e-6
+    )
     assert (ascent(np.zeros_like(faint), "l2") == 0).all()
     assert (ascent(np.zeros_like(faint), "linf") == 0).all()
 

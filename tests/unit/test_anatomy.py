@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dr_lib.anatomy import QUADRANTS, anatomy, polar, quadrant_of, ring_of, visible_disc
+from dr_lib.fundus.anatomy import QUADRANTS, anatomy, polar, quadrant_of, ring_of, visible_disc
 
 CENTRE = 127.5  # of 256 px
 
@@ -12,14 +12,22 @@ def test_the_visible_disc_ends_at_nine_tenths_of_the_radius():
     inside = visible_disc(256)
     assert inside.sum() == pytest.approx(np.pi * (0.9 * 128) ** 2, rel=2e-3)  # a circle on a grid
     row = np.flatnonzero(inside[128])
-    # At half a pixel from the middle line the half-chord is √(115.2² − 0.5²) = 115.199: columns 127.5 ± 114.5.
+    # At half a pixel from the middle line the half-chord is √(115.2² − 0.5²) = 115.199: columns
+    # 127.5 ± 114.5.
     assert (row.min(), row.max()) == (13, 242)
     assert (visible_disc(255)[::-1, ::-1] == visible_disc(255)).all()
 
 
 @pytest.mark.parametrize(
     ("dy", "dx", "right", "left"),
-    [(0, 10, 0, 180), (-10, 0, 90, 90), (0, -10, 180, 0), (10, 0, 270, 270), (-10, 10, 45, 135), (10, -10, 225, 315)],
+    [
+        (0, 10, 0, 180),
+        (-10, 0, 90, 90),
+        (0, -10, 180, 0),
+        (10, 0, 270, 270),
+        (-10, 10, 45, 135),
+        (10, -10, 225, 315),
+    ],
 )
 def test_angles_count_from_nasal_over_superior_and_left_eyes_are_mirrored(dy, dx, right, left):
     """y grows downward; the optic disc is on the right of a right eye's photograph."""

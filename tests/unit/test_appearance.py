@@ -1,9 +1,11 @@
-"""Regions grouped by how they look: what differs to the eye is told apart, where it lies or how it is turned does not matter."""
+"""Regions grouped by how they look: what differs to the eye is told apart, where it lies or how
+it is turned does not matter.
+"""
 
 import numpy as np
 import pytest
 
-from dr_lib.appearance import AppearanceParams, cluster, descriptors, patch
+from dr_lib.maps.region_clustering import AppearanceParams, cluster, descriptors, patch
 
 GRAY = np.full((256, 256, 3), 128, np.uint8)
 
@@ -23,7 +25,10 @@ def test_dark_and_bright_spots_fall_into_two_groups_the_larger_first():
     dark, bright = [(60, 60), (90, 120), (150, 80)], [(80, 90), (140, 140)]
     fundus = np.minimum(drawn(dark, (60, 40, 60)), 255)
     fundus = np.where(drawn(bright, (240, 240, 180)) != 128, drawn(bright, (240, 240, 180)), fundus)
-    found = cluster(descriptors(fundus, [region(*place) for place in bright + dark]), AppearanceParams(clusters=2))
+    found = cluster(
+        descriptors(fundus, [region(*place) for place in bright + dark]),
+        AppearanceParams(clusters=2),
+    )
     assert found.cluster.tolist() == [1, 1, 0, 0, 0]
     assert (found.silhouette > 0.9).all()
     assert found.distance == pytest.approx(np.zeros(5), abs=1e-9)
@@ -33,7 +38,9 @@ def test_features_do_not_change_when_the_region_moves_or_turns():
     fundus = drawn([(100, 100)], (60, 60, 60))
     fundus[100, 100:108] = 250
     here = descriptors(fundus, [region(100, 100)])
-    assert descriptors(np.roll(fundus, (30, -20), axis=(0, 1)), [region(130, 80)]) == pytest.approx(here)
+    assert descriptors(np.roll(fundus, (30, -20), axis=(0, 1)), [region(130, 80)]) == pytest.approx(
+        here
+    )
     turned = np.rot90(fundus)  # (y, x) -> (255 - x, y)
     assert descriptors(np.ascontiguousarray(turned), [region(155, 100)]) == pytest.approx(here)
 

@@ -1,4 +1,6 @@
-"""The closed forms on the other backend too: JAX is an optional extra, and a process has one backend only."""
+"""The closed forms on the other backend too: JAX is an optional extra, and a process has one
+backend only.
+"""
 
 import importlib.util
 import os
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dr_lib import backend
+from dr_lib.network import backend
 
 HERE = Path(__file__).parent
 CLOSED_FORMS = [

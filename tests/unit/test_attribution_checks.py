@@ -1,4 +1,6 @@
-"""The checks against models whose answers are known: sums of pixels, linear networks, a softmax of two."""
+"""The checks against models whose answers are known: sums of pixels, linear networks, a softmax
+of two.
+"""
 
 import itertools
 
@@ -62,7 +64,8 @@ def test_the_engines_own_account_of_its_gap_is_confirmed_from_outside():
 
 
 def test_insertion_of_a_linear_function_adds_its_terms_largest_first():
-    # Terms 1, −2, 4, 3: inserted as 4, 3, 1, −2, so F goes 0, 4, 7, 8, 6; deleted it goes 6, 2, −1, −2, 0.
+    # Terms 1, −2, 4, 3: inserted as 4, 3, 1, −2, so F goes 0, 4, 7, 8, 6; deleted it goes 6, 2, −1,
+    # −2, 0.
     x = np.ones((1, 4))
     found = insertion_deletion(linear, x, np.zeros(4), x * WEIGHTS, steps=4)
     np.testing.assert_array_equal(found.insertion, [[0, 4, 7, 8, 6]])
@@ -80,20 +83,31 @@ def test_no_ranking_of_a_linear_function_does_better_than_the_exact_one():
     assert exact.insertion_area[0] == found.insertion_area.max()
     assert exact.deletion_area[0] == found.deletion_area.min()
     assert np.ptp(found.insertion_area) > 1  # the areas tell rankings apart
-    # What a term adds when it is inserted it takes when it is deleted: the two areas sum to F(x) + F(x').
+    # What a term adds when it is inserted it takes when it is deleted: the two areas sum to F(x) +
+    # F(x').
     np.testing.assert_allclose(found.insertion_area + found.deletion_area, 6)
 
 
 def test_a_map_without_colours_hides_all_channels_of_a_pixel_together():
     x = np.arange(1.0, 9.0).reshape(1, 2, 2, 2)  # pixels sum to 3, 7, 11, 15
-    found = insertion_deletion(lambda x: x.sum(axis=(1, 2, 3)), x, np.zeros((2, 2, 2)), np.array([[[1.0, 2], [3, 4]]]), steps=4)
+    found = insertion_deletion(
+        lambda x: x.sum(axis=(1, 2, 3)),
+        x,
+        np.zeros((2, 2, 2)),
+        np.array([[[1.0, 2], [3, 4]]]),
+        steps=4,
+    )
     np.testing.assert_array_equal(found.insertion, [[0, 15, 26, 33, 36]])
 
 
 def test_hidden_pixels_hold_the_baseline():
     seen = []
     insertion_deletion(
-        lambda x: seen.append(x) or x[:, 0], np.ones((1, 2)), np.array([5.0, 6.0]), np.array([[2.0, 1.0]]), steps=2
+        lambda x: seen.append(x) or x[:, 0],
+        np.ones((1, 2)),
+        np.array([5.0, 6.0]),
+        np.array([[2.0, 1.0]]),
+        steps=2,
     )
     rows = {tuple(row) for row in np.concatenate(seen)}
     assert rows == {(5, 6), (1, 6), (5, 1), (1, 1)}
@@ -127,19 +141,29 @@ def test_rows_come_in_full_batches_and_as_many_as_promised():
         sizes.append(len(x))
         return x @ WEIGHTS
 
-    insertion_deletion(counted, np.ones((3, 4)), np.zeros(4), np.ones((3, 4)), steps=4, batch_size=7)
+    insertion_deletion(
+        counted, np.ones((3, 4)), np.zeros(4), np.ones((3, 4)), steps=4, batch_size=7
+    )
     assert sizes[0] == 1  # what shape the function answers in
     assert sum(sizes[1:]) == 3 * 2 * (4 + 1)
     assert set(sizes[1:-1]) == {7}
 
 
 def test_an_evaluator_a_keras_model_and_plain_numpy_agree():
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(2)])
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(2)]
+    )
     kernel, bias, top, top_bias = [w.astype(np.float64) for w in model.get_weights()]
     rng = np.random.default_rng(1)
-    x, maps = rng.normal(size=(2, 4)).astype(np.float32), rng.normal(size=(2, 2, 4)).astype(np.float32)
+    x, maps = (
+        rng.normal(size=(2, 4)).astype(np.float32),
+        rng.normal(size=(2, 2, 4)).astype(np.float32),
+    )
     functions = (model, Evaluator(model, 4), lambda x: np.tanh(x @ kernel + bias) @ top + top_bias)
-    found = [insertion_deletion(function, x, np.zeros(4, np.float32), maps, steps=4).insertion for function in functions]
+    found = [
+        insertion_deletion(function, x, np.zeros(4, np.float32), maps, steps=4).insertion
+        for function in functions
+    ]
     np.testing.assert_allclose(found[0], found[2], atol=1e-6)
     np.testing.assert_allclose(found[1], found[2], atol=1e-6)
     assert np.ptp(found[2]) > 0.1
@@ -176,7 +200,10 @@ def net():
 
 
 def gradient(model):
-    bottom, top = model.get_layer("bottom").get_weights()[0], model.get_layer("top").get_weights()[0]
+    bottom, top = (
+        model.get_layer("bottom").get_weights()[0],
+        model.get_layer("top").get_weights()[0],
+    )
     return (bottom @ top).T
 
 
@@ -184,7 +211,13 @@ def test_layers_are_shuffled_cumulatively_from_the_top_and_ranks_are_compared(ne
     seen = []
 
     def explain():
-        seen.append((gradient(net), net.get_layer("bottom").get_weights()[0], net.get_layer("top").get_weights()[0]))
+        seen.append(
+            (
+                gradient(net),
+                net.get_layer("bottom").get_weights()[0],
+                net.get_layer("top").get_weights()[0],
+            )
+        )
         return seen[-1][0]
 
     found = randomisation(net, explain, seed=1)
@@ -196,8 +229,12 @@ def test_layers_are_shuffled_cumulatively_from_the_top_and_ranks_are_compared(ne
         assert (shuffled != own).any()
         np.testing.assert_array_equal(np.sort(shuffled, axis=None), np.sort(own, axis=None))
     for step, (after, _, _) in enumerate(seen[1:]):
-        np.testing.assert_allclose(found.correlation[step, 0], spearmanr(start[0], after[0]).statistic)
-        np.testing.assert_allclose(found.absolute_correlation[step, 0], spearmanr(*np.abs([start[0], after[0]])).statistic)
+        np.testing.assert_allclose(
+            found.correlation[step, 0], spearmanr(start[0], after[0]).statistic
+        )
+        np.testing.assert_allclose(
+            found.absolute_correlation[step, 0], spearmanr(*np.abs([start[0], after[0]])).statistic
+        )
     assert found.correlation[-1, 0] < 0.9
 
 
@@ -242,14 +279,23 @@ def test_compiled_attributions_follow_the_shuffled_weights_and_return(net):
 
 def test_a_stop_takes_along_whatever_lies_above_it():
     inputs = keras.Input((4,))
-    left, right = keras.layers.Dense(2, name="left")(inputs), keras.layers.Dense(2, name="right")(inputs)
+    left, right = (
+        keras.layers.Dense(2, name="left")(inputs),
+        keras.layers.Dense(2, name="right")(inputs),
+    )
     joined = keras.layers.Concatenate(name="joined")([left, right])
-    net = keras.Model(inputs, keras.layers.Dense(3, name="top")(keras.layers.Dense(3, name="middle")(joined)))
+    net = keras.Model(
+        inputs, keras.layers.Dense(3, name="top")(keras.layers.Dense(3, name="middle")(joined))
+    )
     before = {layer.name: layer.get_weights() for layer in net.layers if layer.weights}
     seen = []
 
     def explain():
-        changed = [name for name, old in before.items() if (net.get_layer(name).get_weights()[0] != old[0]).any()]
+        changed = [
+            name
+            for name, old in before.items()
+            if (net.get_layer(name).get_weights()[0] != old[0]).any()
+        ]
         seen.append(set(changed))
         return np.ones((1, 2))
 
@@ -272,7 +318,9 @@ def test_two_stages_that_share_all_probability_are_complementary_to_the_last_dig
     x = np.random.default_rng(6).normal(size=(1, 40)).astype(np.float32)
     maps = integrated_gradients(stages, x, np.zeros(40, np.float32), points=4).values[0]
     found = agreement(maps[0], maps[1])
-    np.testing.assert_allclose([found.correlation, found.rank_correlation, found.opposed], [-1, -1, 1], atol=1e-6)
+    np.testing.assert_allclose(
+        [found.correlation, found.rank_correlation, found.opposed], [-1, -1, 1], atol=1e-6
+    )
 
 
 def test_exchangeable_maps_that_sum_to_0_agree_by_chance_alone():

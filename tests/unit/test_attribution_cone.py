@@ -1,13 +1,15 @@
-"""A unit from its receptive field alone: the same value and gradient as from the whole image, wherever nothing is padded."""
+"""A unit from its receptive field alone: the same value and gradient as from the whole image,
+wherever nothing is padded.
+"""
 
 import keras
 import numpy as np
 import pytest
 
-from dr_lib import backend
 from dr_lib.attribution import receptive_field, split_at
 from dr_lib.attribution.cone import cone
-from dr_lib.model import ModelParams, build
+from dr_lib.network import backend
+from dr_lib.network.model import ModelParams, build
 
 RANDOM = np.random.default_rng(8)
 
@@ -18,7 +20,10 @@ def alive(params: ModelParams) -> keras.Model:
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             *others, variance = layer.get_weights()
-            layer.set_weights([w + RANDOM.normal(size=w.shape) * 0.2 for w in others] + [variance * RANDOM.uniform(0.1, 0.5)])
+            layer.set_weights(
+                [w + RANDOM.normal(size=w.shape) * 0.2 for w in others]
+                + [variance * RANDOM.uniform(0.1, 0.5)]
+            )
     return model
 
 
@@ -33,7 +38,8 @@ def inception():
 
 
 @pytest.mark.parametrize(
-    ("name", "layer"), [("small", "stem"), ("small", "mixed1"), ("inception", "stem"), ("inception", "mixed0")]
+    ("name", "layer"),
+    [("small", "stem"), ("small", "mixed1"), ("inception", "stem"), ("inception", "mixed0")],
 )
 def test_a_cone_gives_the_unit_and_the_gradient_of_the_whole_image(name, layer, request):
     lower, _ = split_at(request.getfixturevalue(name), layer)
@@ -49,13 +55,17 @@ def test_a_cone_gives_the_unit_and_the_gradient_of_the_whole_image(name, layer, 
         return lower(image, training=False)[:, middle, middle + 1]
 
     cotangent = RANDOM.normal(size=(2, lower.outputs[0].shape[-1])).astype(np.float32)
-    exact, gradient = (np.array(a) for a in backend.vjp(whole, backend.tensor(x), backend.tensor(cotangent)))
+    exact, gradient = (
+        np.array(a) for a in backend.vjp(whole, backend.tensor(x), backend.tensor(cotangent))
+    )
     inside = backend.tensor(x[:, rows, columns].copy())
     found, inner = (np.asarray(a) for a in backend.vjp(unit, inside, backend.tensor(cotangent)))
     assert (found > 0).any()
     assert np.ptp(gradient[:, rows, columns]) > 0
     np.testing.assert_allclose(found, exact, rtol=0, atol=2e-6 * np.abs(exact).max())
-    np.testing.assert_allclose(inner, gradient[:, rows, columns], rtol=0, atol=5e-6 * np.abs(gradient).max())
+    np.testing.assert_allclose(
+        inner, gradient[:, rows, columns], rtol=0, atol=5e-6 * np.abs(gradient).max()
+    )
     gradient[:, rows, columns] = 0
     assert not gradient.any()  # and nothing else moves it
 
@@ -78,4 +88,6 @@ def test_branches_with_padding_strides_and_holes_of_their_own():
 def test_what_has_no_cone_says_so(small):
     assert cone(split_at(small, "fc1")[0]) is None  # sees everything
     inputs = keras.Input((16, 16, 2))
-    assert cone(keras.Model(inputs, keras.layers.DepthwiseConv2D(3)(inputs))) is None  # a layer that it does not know
+    assert (
+        cone(keras.Model(inputs, keras.layers.DepthwiseConv2D(3)(inputs))) is None
+    )  # a layer that it does not know

@@ -1,9 +1,11 @@
-"""Quantities as a head over logits: derivatives, exact mean derivatives, and how many backward passes are needed."""
+"""Quantities as a head over logits: derivatives, exact mean derivatives, and how many backward
+passes are needed.
+"""
 
 import numpy as np
 import pytest
 
-from dr_lib.attribution.heads import identity_head, stage_head
+from dr_lib.attribution.quantities import identity_head, stage_head
 
 STAGES = tuple(f"stage{s}" for s in range(5))
 
@@ -22,7 +24,9 @@ def test_named_quantities_are_probabilities_logits_and_log_odds(logits):
     values = stage_head(("stage3", "referable", "logit1", "logodds4:0")).values(u)
     p = softmax(u)
     np.testing.assert_allclose(
-        values, np.stack([p[:, 3], p[:, 2:].sum(1), u[:, 1], np.log(p[:, 4] / p[:, 0])], axis=1), rtol=1e-12
+        values,
+        np.stack([p[:, 3], p[:, 2:].sum(1), u[:, 1], np.log(p[:, 4] / p[:, 0])], axis=1),
+        rtol=1e-12,
     )
 
 
@@ -38,7 +42,10 @@ def test_mean_jacobian_times_the_step_is_the_change_of_the_quantities(logits):
 
 
 def test_mean_jacobian_stays_exact_when_logits_move_by_thirty():
-    start, stop = np.array([[7.5, 0, 0, 0, -7.5]]), np.array([[-7.5, 0, 0, 0, 7.5]])  # stage 4 against 0: from −15 to 15
+    start, stop = (
+        np.array([[7.5, 0, 0, 0, -7.5]]),
+        np.array([[-7.5, 0, 0, 0, 7.5]]),
+    )  # stage 4 against 0: from −15 to 15
     head = stage_head(STAGES)
     change = np.einsum("kqu,ku->kq", head.mean_jacobian(start, stop), stop - start)
     np.testing.assert_allclose(change, head.values(stop) - head.values(start), atol=1e-6)
@@ -47,7 +54,9 @@ def test_mean_jacobian_stays_exact_when_logits_move_by_thirty():
 def test_mean_jacobian_at_a_point_is_the_softmax_derivative(logits):
     u = logits[0, :1]
     p = softmax(u)[0]
-    np.testing.assert_allclose(stage_head(STAGES).mean_jacobian(u, u)[0], np.diag(p) - np.outer(p, p), atol=1e-14)
+    np.testing.assert_allclose(
+        stage_head(STAGES).mean_jacobian(u, u)[0], np.diag(p) - np.outer(p, p), atol=1e-14
+    )
 
 
 def test_five_stages_and_referable_need_four_backward_passes_and_the_fifth_is_minus_their_sum():
@@ -58,17 +67,30 @@ def test_five_stages_and_referable_need_four_backward_passes_and_the_fifth_is_mi
 
 @pytest.mark.parametrize(
     ("quantities", "passes"),
-    [(("stage2",), 1), (("referable",), 1), (("stage0", "stage4"), 2), (STAGES[::-1], 4), (("stage0", "logit0"), 2)],
+    [
+        (("stage2",), 1),
+        (("referable",), 1),
+        (("stage0", "stage4"), 2),
+        (STAGES[::-1], 4),
+        (("stage0", "logit0"), 2),
+    ],
 )
 def test_the_number_of_backward_passes_is_the_rank_of_the_quantities(quantities, passes):
     head = stage_head(quantities)
     assert len(head.basis().probability_weights) == passes
-    np.testing.assert_allclose(head.mix() @ head.basis()._gradient_rows, head._gradient_rows, atol=1e-12)
+    np.testing.assert_allclose(
+        head.mix() @ head.basis()._gradient_rows, head._gradient_rows, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
     ("quantities", "carried"),
-    [(STAGES, True), ((*STAGES, "referable"), True), (("stage2",), False), (("stage0", "stage4"), False)]
+    [
+        (STAGES, True),
+        ((*STAGES, "referable"), True),
+        (("stage2",), False),
+        (("stage0", "stage4"), False),
+    ]
     + [(("logit2",), True), (("logit0", "logodds3:0"), True), ((*STAGES, "logit1"), True)],
 )
 def test_a_carrier_holds_the_derivative_wherever_it_is_taken(logits, quantities, carried):
@@ -78,7 +100,9 @@ def test_a_carrier_holds_the_derivative_wherever_it_is_taken(logits, quantities,
     if carried:
         jacobians = basis.mean_jacobian(*logits)
         assert carrier.shape == jacobians.shape[1:]
-        np.testing.assert_allclose(jacobians @ np.linalg.pinv(carrier) @ carrier, jacobians, atol=1e-12)
+        np.testing.assert_allclose(
+            jacobians @ np.linalg.pinv(carrier) @ carrier, jacobians, atol=1e-12
+        )
 
 
 def test_identity_head_is_the_answer_itself(logits):

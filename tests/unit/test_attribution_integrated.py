@@ -1,4 +1,6 @@
-"""Integrated gradients against closed forms, an independent reference, and their own account of how exact they are."""
+"""Integrated gradients against closed forms, an independent reference, and their own account of
+how exact they are.
+"""
 
 import functools
 
@@ -10,10 +12,10 @@ from keras import ops
 
 from dr_lib.attribution import integrated_gradients, quadrature, stage_head
 from dr_lib.attribution.evaluator import Evaluator, Line, Settle, Told
-from dr_lib.attribution.heads import identity_head
 from dr_lib.attribution.integrated import attributions, plan_maker
-from dr_lib.attribution.plans import adaptive_plan
 from dr_lib.attribution.quadrature import RULES
+from dr_lib.attribution.quantities import identity_head
+from dr_lib.attribution.refinement import adaptive_plan
 
 # float32 arithmetic: sums of a few hundred numbers near 1 are good to a few 1e-7.
 SINGLE = 2e-6
@@ -37,24 +39,33 @@ def row(*numbers):
 @pytest.mark.parametrize("rule", RULES)
 def test_relu_net_at_3_1(rule):
     # Along (3a, a) the outer ReLU opens at a = 1/2: attributions 3·1/2 and −1·1/2.
-    found = integrated_gradients(relu_net, row(3, 1), np.zeros(2, np.float32), points=400, rule=rule)
-    np.testing.assert_allclose(found.values, row(1.5, -0.5), atol=0.01)  # a node more or less on one side of the kink
+    found = integrated_gradients(
+        relu_net, row(3, 1), np.zeros(2, np.float32), points=400, rule=rule
+    )
+    np.testing.assert_allclose(
+        found.values, row(1.5, -0.5), atol=0.01
+    )  # a node more or less on one side of the kink
 
 
 def test_relu_net_is_exact_where_no_interval_straddles_the_kink():
     for tolerance in (None, 1e-4):
-        found = integrated_gradients(relu_net, row(3, 1), np.zeros(2, np.float32), points=50, tolerance=tolerance)
+        found = integrated_gradients(
+            relu_net, row(3, 1), np.zeros(2, np.float32), points=50, tolerance=tolerance
+        )
         np.testing.assert_allclose(found.values, row(1.5, -0.5), atol=SINGLE)
         assert found.values.dtype == np.float32
 
 
 def test_points_that_adapt_close_in_on_a_kink_inside_an_interval():
-    # 6 points: 1/2 lies on an edge of none of the 3 panels' halves after shifting the input to open at a = 0.437.
+    # 6 points: 1/2 lies on an edge of none of the 3 panels' halves after shifting the input to open
+    # at a = 0.437.
     def shifted(x):
         return ops.relu(x[:, 0] - 0.437)
 
     plain = integrated_gradients(shifted, row(1), np.zeros(1, np.float32), points=6)
-    fine = integrated_gradients(shifted, row(1), np.zeros(1, np.float32), points=6, tolerance=1e-3, max_points=200)
+    fine = integrated_gradients(
+        shifted, row(1), np.zeros(1, np.float32), points=6, tolerance=1e-3, max_points=200
+    )
     assert abs(plain.values[0, 0] - 0.563) > 0.01
     assert abs(fine.values[0, 0] - 0.563) < 1e-3 * 0.563
     assert fine.converged[0]
@@ -66,17 +77,22 @@ def test_sum_of_three_terms():
     exact = row(2.5, 3, np.sin(3) - np.sin(1))
     gauss = integrated_gradients(three_terms, x, baseline, points=12, rule="gauss_legendre")
     np.testing.assert_allclose(gauss.values, exact, atol=SINGLE)
-    adaptive = integrated_gradients(three_terms, x, baseline, points=32, tolerance=1e-5, max_points=2000)
+    adaptive = integrated_gradients(
+        three_terms, x, baseline, points=32, tolerance=1e-5, max_points=2000
+    )
     np.testing.assert_allclose(adaptive.values, exact, atol=1e-4)
     assert adaptive.converged.all()
 
 
 def test_softmax_head_on_a_linear_net_is_exact_with_two_points_however_saturated():
-    # Logits linear in x: the attribution of p_s is x_i · Σ_r w_ir · ∫ J_sr, and J is integrated in closed form.
+    # Logits linear in x: the attribution of p_s is x_i · Σ_r w_ir · ∫ J_sr, and J is integrated in
+    # closed form.
     weights = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32) * 8
     x = np.ones((1, 3), np.float32)
     head = stage_head(tuple(f"stage{s}" for s in range(5)))
-    found = integrated_gradients(lambda x: x @ weights, x, np.zeros(3, np.float32), points=2, tolerance=0.01, head=head)
+    found = integrated_gradients(
+        lambda x: x @ weights, x, np.zeros(3, np.float32), points=2, tolerance=0.01, head=head
+    )
     fine = np.linspace(0, 1, 200_001)
     p = head.values(fine[:, None] * (x @ weights))
     mean = np.trapezoid(p, fine, axis=0)
@@ -87,7 +103,9 @@ def test_softmax_head_on_a_linear_net_is_exact_with_two_points_however_saturated
 
 
 def test_max_pool_gives_everything_to_the_largest():
-    found = integrated_gradients(lambda x: ops.max(x, axis=1), row(1, 4, 2), np.array([0.5, 1, 0], np.float32), points=64)
+    found = integrated_gradients(
+        lambda x: ops.max(x, axis=1), row(1, 4, 2), np.array([0.5, 1, 0], np.float32), points=64
+    )
     np.testing.assert_allclose(found.values, row(0, 3, 0), atol=SINGLE)
 
 
@@ -105,26 +123,44 @@ def test_average_gradients_times_the_difference_are_the_attributions():
 
 def test_attributions_are_linear_in_the_quantity_and_quantities_share_one_pass():
     def both(x):
-        return ops.stack([three_terms(x), relu_net(x), 2 * three_terms(x) - 3 * relu_net(x)], axis=1)
+        return ops.stack(
+            [three_terms(x), relu_net(x), 2 * three_terms(x) - 3 * relu_net(x)], axis=1
+        )
 
-    x, baseline = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32) + 2, np.zeros(3, np.float32)
+    x, baseline = (
+        np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32) + 2,
+        np.zeros(3, np.float32),
+    )
     found = integrated_gradients(both, x, baseline, points=20)
     assert found.values.shape == (4, 3, 3)
-    np.testing.assert_allclose(found.values[:, 2], 2 * found.values[:, 0] - 3 * found.values[:, 1], atol=1e-5)
-    np.testing.assert_allclose(found.values[:, 0], integrated_gradients(three_terms, x, baseline, points=20).values, atol=SINGLE)
+    np.testing.assert_allclose(
+        found.values[:, 2], 2 * found.values[:, 0] - 3 * found.values[:, 1], atol=1e-5
+    )
+    np.testing.assert_allclose(
+        found.values[:, 0],
+        integrated_gradients(three_terms, x, baseline, points=20).values,
+        atol=SINGLE,
+    )
 
 
 def test_two_implementations_of_one_function_get_the_same_attributions():
     def rewritten(x):
-        return ops.where(x[:, 0] - ops.relu(x[:, 1]) > 1, x[:, 0] - 1 - ops.maximum(x[:, 1], 0), 0 * x[:, 2])
+        return ops.where(
+            x[:, 0] - ops.relu(x[:, 1]) > 1, x[:, 0] - 1 - ops.maximum(x[:, 1], 0), 0 * x[:, 2]
+        )
 
     x = np.abs(np.random.default_rng(3).normal(size=(5, 3)).astype(np.float32)) * 3
-    first, second = (integrated_gradients(f, x, np.zeros(3, np.float32), points=40).values for f in (relu_net, rewritten))
+    first, second = (
+        integrated_gradients(f, x, np.zeros(3, np.float32), points=40).values
+        for f in (relu_net, rewritten)
+    )
     np.testing.assert_allclose(first, second, atol=SINGLE)
 
 
 def test_an_input_equal_to_its_baseline_gets_nothing():
-    found = integrated_gradients(three_terms, row(1, 2, 3), np.array([1, 2, 3], np.float32), points=8, tolerance=0.05)
+    found = integrated_gradients(
+        three_terms, row(1, 2, 3), np.array([1, 2, 3], np.float32), points=8, tolerance=0.05
+    )
     assert not found.values.any()
     assert found.gap.tolist() == [0]
     assert found.map_error.tolist() == [0]
@@ -139,7 +175,10 @@ def net():
     """The reference and the same net in Keras, with live units, dead units and ties in the baseline."""
     rng = np.random.default_rng(5)
     plain = reference.Net(
-        rng.normal(size=(3, 3, 2, 4)), rng.normal(size=4) * 0.3, rng.normal(size=(4 * 4 * 4, 5)), rng.normal(size=5)
+        rng.normal(size=(3, 3, 2, 4)),
+        rng.normal(size=4) * 0.3,
+        rng.normal(size=(4 * 4 * 4, 5)),
+        rng.normal(size=5),
     )
     inputs = keras.Input((8, 8, 2))
     h = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="units")(inputs)
@@ -158,23 +197,34 @@ def images():
 @pytest.mark.parametrize("rule", ["midpoint", "gauss_legendre"])
 def test_a_convolutional_net_agrees_with_the_reference(net, images, rule):
     plain, model = net
-    found = integrated_gradients(model, images, np.zeros((8, 8, 2), np.float32), points=9, rule=rule, batch_size=4)
+    found = integrated_gradients(
+        model, images, np.zeros((8, 8, 2), np.float32), points=9, rule=rule, batch_size=4
+    )
     assert found.values.shape == (3, 5, 8, 8, 2)
     for image, stage in np.ndindex(3, 5):
         gradient = functools.partial(plain.image_vjp, stage=stage)
-        exact = reference.integrated(gradient, images[image], np.zeros((8, 8, 2)), *quadrature(rule, 9))
-        np.testing.assert_allclose(found.values[image, stage], exact, atol=1e-5 * np.abs(exact).max())
+        exact = reference.integrated(
+            gradient, images[image], np.zeros((8, 8, 2)), *quadrature(rule, 9)
+        )
+        np.testing.assert_allclose(
+            found.values[image, stage], exact, atol=1e-5 * np.abs(exact).max()
+        )
         units = plain.units(images[image])
-        # A softmax moves by at most half of what the largest logit does, and float32 rounds that twice, sum and bias.
+        # A softmax moves by at most half of what the largest logit does, and float32 rounds that
+        # twice, sum and bias.
         rounding = np.finfo(np.float32).eps * np.abs(plain.logits(units)).max()
-        np.testing.assert_allclose(found.outcome[image, stage], plain.stages(units)[stage], rtol=0, atol=rounding)
+        np.testing.assert_allclose(
+            found.outcome[image, stage], plain.stages(units)[stage], rtol=0, atol=rounding
+        )
 
 
 def test_completeness_and_gap_are_the_same_account(net, images):
     _, model = net
     found = integrated_gradients(model, images, np.zeros((8, 8, 2), np.float32), points=12)
     total = found.values.sum(axis=(2, 3, 4), dtype=np.float64)
-    np.testing.assert_allclose(total - (found.outcome - found.baseline_outcome), found.gap, atol=1e-12)
+    np.testing.assert_allclose(
+        total - (found.outcome - found.baseline_outcome), found.gap, atol=1e-12
+    )
     np.testing.assert_allclose(found.outcome, np.asarray(model(images)), atol=1e-6)
 
 
@@ -186,7 +236,9 @@ def test_map_error_is_the_change_when_every_second_point_is_left_out(net, images
     gradients = []
     for alpha in alphas:
         # One left point on the line from alpha·x to alpha·x + x has its node at alpha·x.
-        here = integrated_gradients(model, (1 + alpha) * images, (alpha * images).astype(np.float32), points=1, rule="left")
+        here = integrated_gradients(
+            model, (1 + alpha) * images, (alpha * images).astype(np.float32), points=1, rule="left"
+        )
         gradients.append(here.values)
     full = sum(gradients) / 4
     coarse = (gradients[0] + gradients[3]) / 2
@@ -203,7 +255,9 @@ STAGES = tuple(f"stage{s}" for s in range(5))
 
 @pytest.fixture(scope="module")
 def saturated(net):
-    """Logits of the net, ten times as large: a softmax that saturates along the line, as trained nets do."""
+    """Logits of the net, ten times as large: a softmax that saturates along the line, as trained
+    nets do.
+    """
     _, model = net
     features = keras.Model(model.input, model.layers[-1].input)
     kernel, bias = (np.asarray(w) * 3 for w in model.layers[-1].get_weights())
@@ -211,14 +265,22 @@ def saturated(net):
 
 
 def by_hand(plan, outputs, slopes):
-    """Runs a plan on scalar functions of alpha in float64: the result, all places where the outputs became known, and for
-    every gradient (a backward pass) its place, its carrier (output,) and its final weight (basis, output)."""
+    """Runs a plan on scalar functions of alpha in float64: the result, all places where the outputs
+    became known, and for every gradient (a backward pass) its place, its carrier (output,) and its
+    final weight (basis, output).
+    """
     places, asked, carriers, weights, told = [], [], [], {}, None
     while True:
         try:
             message = plan.send(told)
         except StopIteration as stop:
-            return stop.value, np.unique(places), asked, carriers, [weights[node] for node in range(len(carriers))]
+            return (
+                stop.value,
+                np.unique(places),
+                asked,
+                carriers,
+                [weights[node] for node in range(len(carriers))],
+            )
         if isinstance(message, Settle):
             for node, weight in zip(message.nodes.tolist(), message.weights, strict=True):
                 assert node not in weights  # each gradient is weighted once
@@ -230,13 +292,17 @@ def by_hand(plan, outputs, slopes):
         if message.cotangents is not None:
             asked += np.repeat(message.alphas, message.cotangents.shape[1]).tolist()
             carriers += list(message.cotangents.reshape(-1, message.cotangents.shape[2]))
-            slope = np.einsum("kbo,ko->kb", message.cotangents, np.stack([slopes(a) for a in message.alphas]))
+            slope = np.einsum(
+                "kbo,ko->kb", message.cotangents, np.stack([slopes(a) for a in message.alphas])
+            )
         told = Told(np.stack([outputs(a) for a in message.alphas]), slope)
 
 
 @pytest.fixture(scope="module")
 def logit_line(net, images):
-    """Three times the reference's logits along the line from gray to an image, and their exact directional derivative."""
+    """Three times the reference's logits along the line from gray to an image, and their exact
+    directional derivative.
+    """
     plain, _ = net
     x = images[0].astype(np.float64)
 
@@ -244,21 +310,31 @@ def logit_line(net, images):
         return 3 * (plain._pooled(plain.units(alpha * x)).ravel() @ plain.dense + plain.dense_bias)
 
     def slopes(alpha):
-        step = 1e-7  # the logits are piecewise linear in alpha: exact but for rounding, or a kink within the step
+        # the logits are piecewise linear in alpha: exact but for rounding, or a kink within the
+        # step
+        step = 1e-7
         return (outputs(alpha + step) - outputs(alpha - step)) / (2 * step)
 
     return outputs, slopes
 
 
-@pytest.mark.parametrize("names", [STAGES, (*STAGES, "referable"), ("stage2",), ("logit0", "logodds3:0"), ("stage1", "logit1")])
+@pytest.mark.parametrize(
+    "names",
+    [STAGES, (*STAGES, "referable"), ("stage2",), ("logit0", "logodds3:0"), ("stage1", "logit1")],
+)
 def test_every_intervals_residual_is_what_it_says(logit_line, names):
     outputs, slopes = logit_line
     head = stage_head(names)
-    result, places, asked, carriers, weights = by_hand(adaptive_plan(head, 6, 1e-2, 1e-3, 200), outputs, slopes)
+    result, places, asked, carriers, weights = by_hand(
+        adaptive_plan(head, 6, 1e-2, 1e-3, 200), outputs, slopes
+    )
     width = asked.count(asked[0])  # the first point is sampled in all directions
     assert result.gradients == -(-len(weights) // width)
     assert len(result.tags) > 6 or len(names) < 3
-    projected = len(head.basis().logit_weights) < np.linalg.matrix_rank(carriers[:width]) or head.basis().carrier() is None
+    projected = (
+        len(head.basis().logit_weights) < np.linalg.matrix_rank(carriers[:width])
+        or head.basis().carrier() is None
+    )
     for direction in np.unique(result.directions):
         own = result.directions == direction
         edges, tags = result.edges[own], result.tags[own]
@@ -268,21 +344,29 @@ def test_every_intervals_residual_is_what_it_says(logit_line, names):
         assert (np.diff(edges, axis=1) > 0).all()  # positive weights that sum to 1
         assert ((edges[:, 0] <= tags) & (tags <= edges[:, 1])).all()
         if projected:
-            continue  # one gradient stands for a derivative of more directions: no closed form without its carrier
+            # one gradient stands for a derivative of more directions: no closed form without its
+            # carrier
+            continue
         vector = carriers[direction]
         for (start, stop), tag, residual in zip(edges, tags, result.residuals[own], strict=True):
-            # The head's derivative integrated by brute force along the known outputs, joined by straight lines.
+            # The head's derivative integrated by brute force along the known outputs, joined by
+            # straight lines.
             known = places[(places >= start) & (places <= stop)]
             fine = np.linspace(start, stop, 4001)
-            u = np.stack([np.interp(fine, known, [outputs(a)[o] for a in known]) for o in range(5)], axis=1)
+            u = np.stack(
+                [np.interp(fine, known, [outputs(a)[o] for a in known]) for o in range(5)], axis=1
+            )
             along = head.mean_jacobian(u, u) @ vector
             middles = (along[1:] + along[:-1]) / 2
-            expected = np.trapezoid(along, fine, axis=0) * (vector @ slopes(tag)) - (np.diff(u @ vector) @ middles)
+            expected = np.trapezoid(along, fine, axis=0) * (vector @ slopes(tag)) - (
+                np.diff(u @ vector) @ middles
+            )
             np.testing.assert_allclose(residual, expected, atol=2e-4)
 
 
 def test_a_direction_that_counts_for_little_gets_few_gradients():
-    # Logits 0 and 1 bend again and again; 2, 3 and 4 stay far below, so that three of the four directions are all but empty.
+    # Logits 0 and 1 bend again and again; 2, 3 and 4 stay far below, so that three of the four
+    # directions are all but empty.
     def outputs(alpha):
         return np.array([2 * np.sin(9 * alpha), -2 * np.sin(9 * alpha), -7 - alpha, -7.2, -7.4])
 
@@ -298,8 +382,10 @@ def test_a_direction_that_counts_for_little_gets_few_gradients():
 
 @pytest.mark.parametrize("open_points", [1000, 6])
 @pytest.mark.parametrize("names", [STAGES, ("stage2", "stage4"), ("logit0", "logodds3:0")])
-def test_weights_add_up_to_the_gap_also_where_few_gradients_wait_for_theirs(logit_line, names, open_points, monkeypatch):
-    monkeypatch.setattr("dr_lib.attribution.plans.OPEN_POINTS", open_points)
+def test_weights_add_up_to_the_gap_also_where_few_gradients_wait_for_theirs(
+    logit_line, names, open_points, monkeypatch
+):
+    monkeypatch.setattr("dr_lib.attribution.refinement.OPEN_POINTS", open_points)
     outputs, slopes = logit_line
     head = stage_head(names)
     result, _, asked, _, weights = by_hand(adaptive_plan(head, 6, 1e-2, 1e-3, 400), outputs, slopes)
@@ -307,9 +393,13 @@ def test_weights_add_up_to_the_gap_also_where_few_gradients_wait_for_theirs(logi
     assert set(asked) == set(result.tags)
     change = head.values(outputs(1)) - head.values(outputs(0))
     np.testing.assert_allclose(change, result.outcome - result.baseline_outcome, atol=1e-12)
-    total = head.mix() @ sum(weight @ slopes(place) for weight, place in zip(weights, asked, strict=True))
+    total = head.mix() @ sum(
+        weight @ slopes(place) for weight, place in zip(weights, asked, strict=True)
+    )
     np.testing.assert_allclose(total - change, result.residuals.sum(axis=0), atol=1e-9)
-    if names[0] == "logit0":  # the head's derivative is constant, so weights are the intervals' widths
+    if (
+        names[0] == "logit0"
+    ):  # the head's derivative is constant, so weights are the intervals' widths
         for direction in (0, 1):
             widths = dict(
                 zip(
@@ -326,10 +416,13 @@ def test_weights_add_up_to_the_gap_also_where_few_gradients_wait_for_theirs(logi
 def test_the_promised_gap_holds_or_is_said_not_to(saturated, images):
     zeros, head = np.zeros((8, 8, 2), np.float32), stage_head((*STAGES, "referable"))
     for tolerance, most in ((0.05, 400), (0.01, 400), (1e-6, 20)):
-        found = integrated_gradients(saturated, images, zeros, points=8, tolerance=tolerance, max_points=most, head=head)
+        found = integrated_gradients(
+            saturated, images, zeros, points=8, tolerance=tolerance, max_points=most, head=head
+        )
         allowed = tolerance * np.maximum(np.abs(found.outcome - found.baseline_outcome), 1e-3)
         assert (np.abs(found.gap) <= allowed + 1e-6)[found.converged].all()
-        # A probability seldom travels further than 2, and the sum of n numbers is at most √n times their root sum of squares.
+        # A probability seldom travels further than 2, and the sum of n numbers is at most √n times
+        # their root sum of squares.
         assert (found.residual <= 2 * tolerance * np.sqrt(found.points))[found.converged].all()
         assert found.points.max() <= most
         assert found.converged.all() == (tolerance > 1e-4)
@@ -338,10 +431,16 @@ def test_the_promised_gap_holds_or_is_said_not_to(saturated, images):
 
 def test_adapting_reaches_the_map_of_many_points_with_few(saturated, images):
     zeros, head = np.zeros((8, 8, 2), np.float32), stage_head(STAGES)
-    exact = integrated_gradients(saturated, images, zeros, points=2000, head=head, batch_size=64).values
-    found = integrated_gradients(saturated, images, zeros, points=16, tolerance=0.02, head=head, floor=0.05)
+    exact = integrated_gradients(
+        saturated, images, zeros, points=2000, head=head, batch_size=64
+    ).values
+    found = integrated_gradients(
+        saturated, images, zeros, points=16, tolerance=0.02, head=head, floor=0.05
+    )
     error = np.abs(found.values - exact).sum(axis=(2, 3, 4)) / np.abs(exact).sum(axis=(2, 3, 4))
-    moved = np.abs(found.outcome - found.baseline_outcome) > 0.05  # others are judged against the floor
+    moved = (
+        np.abs(found.outcome - found.baseline_outcome) > 0.05
+    )  # others are judged against the floor
     assert moved.sum() > 5
     assert error[moved].max() < 0.05
     assert found.points.max() <= 100
@@ -349,21 +448,32 @@ def test_adapting_reaches_the_map_of_many_points_with_few(saturated, images):
 
 def test_stage_maps_sum_to_zero_and_referable_is_three_of_them(saturated, images):
     found = integrated_gradients(
-        saturated, images, np.zeros((8, 8, 2), np.float32), points=8, tolerance=0.05, head=stage_head((*STAGES, "referable"))
+        saturated,
+        images,
+        np.zeros((8, 8, 2), np.float32),
+        points=8,
+        tolerance=0.05,
+        head=stage_head((*STAGES, "referable")),
     )
     largest = np.abs(found.values).max()
     assert np.abs(found.values[:, :5].sum(axis=1)).max() < 1e-6 * largest
-    np.testing.assert_allclose(found.values[:, 5], found.values[:, 2:5].sum(axis=1), atol=1e-6 * largest)
+    np.testing.assert_allclose(
+        found.values[:, 5], found.values[:, 2:5].sum(axis=1), atol=1e-6 * largest
+    )
 
 
 def test_neither_batch_size_nor_order_nor_company_changes_an_image(saturated, images):
     zeros, head = np.zeros((8, 8, 2), np.float32), stage_head(STAGES)
 
     def run(x, batch_size):
-        return integrated_gradients(saturated, x, zeros, points=8, tolerance=0.02, batch_size=batch_size, head=head)
+        return integrated_gradients(
+            saturated, x, zeros, points=8, tolerance=0.02, batch_size=batch_size, head=head
+        )
 
     whole, backwards, alone = run(images, 16), run(images[::-1], 16), run(images[1:2], 16)
-    np.testing.assert_array_equal(backwards.values[::-1], whole.values)  # same compiled shape: the same bits
+    np.testing.assert_array_equal(
+        backwards.values[::-1], whole.values
+    )  # same compiled shape: the same bits
     np.testing.assert_array_equal(alone.values[0], whole.values[1])
     np.testing.assert_array_equal(alone.points[0], whole.points[1])
     small = run(images, 5)
@@ -380,35 +490,50 @@ def test_the_number_of_passes_is_what_the_rule_needs():
     integrated_gradients(evaluator, x, np.zeros(3, np.float32), points=16)
     assert evaluator.gradient_rows == 5 * 16
     assert evaluator.forward_rows == 5 * 2
-    # One batch finds out how many quantities there are; 80 gradients and 10 forwards fill 12 batches of 8 (2 of forwards).
+    # One batch finds out how many quantities there are; 80 gradients and 10 forwards fill 12
+    # batches of 8 (2 of forwards).
     assert evaluator.calls == 1 + 10 + 2
 
 
-def test_five_probabilities_by_a_fixed_rule_need_no_forwards_but_the_ends(saturated, images, monkeypatch):
+def test_five_probabilities_by_a_fixed_rule_need_no_forwards_but_the_ends(
+    saturated, images, monkeypatch
+):
     zeros, head = np.zeros((8, 8, 2), np.float32), stage_head(STAGES)
     at_once = integrated_gradients(saturated, images, zeros, points=15, head=head)
-    monkeypatch.setattr("dr_lib.attribution.plans.OPEN_POINTS", 4)
+    monkeypatch.setattr("dr_lib.attribution.refinement.OPEN_POINTS", 4)
     evaluator = Evaluator(saturated, 8)
     found = integrated_gradients(evaluator, images, zeros, points=15, head=head)
     assert (evaluator.forward_rows, evaluator.gradient_rows) == (3 * 2, 3 * 15)
     largest = np.abs(found.values).max()
-    np.testing.assert_allclose(found.values, at_once.values, atol=3e-6 * largest)  # the same 60 terms, summed in another order
+    np.testing.assert_allclose(
+        found.values, at_once.values, atol=3e-6 * largest
+    )  # the same 60 terms, summed in another order
     np.testing.assert_allclose(found.map_error, at_once.map_error, rtol=1e-4)
 
 
-def test_an_adaptive_image_costs_its_points_their_borders_and_the_ends_and_no_gradient_twice(saturated, images):
+def test_an_adaptive_image_costs_its_points_their_borders_and_the_ends_and_no_gradient_twice(
+    saturated, images
+):
     zeros, head = np.zeros((8, 8, 2), np.float32), stage_head(STAGES)
     for image in images:
         evaluator = Evaluator(saturated, 4)
-        found = integrated_gradients(evaluator, image[None], zeros, points=6, tolerance=0.01, head=head)
-        single = evaluator.gradient_rows - 6  # six rows of four gradients that share a forward pass, then rows of one
+        found = integrated_gradients(
+            evaluator, image[None], zeros, points=6, tolerance=0.01, head=head
+        )
+        single = (
+            evaluator.gradient_rows - 6
+        )  # six rows of four gradients that share a forward pass, then rows of one
         assert single > 0
         assert found.points[0, 0] == -(-(6 * 4 + single) // 4)
-        assert 7 <= evaluator.forward_rows <= 7 + single  # 7 edges of 6 intervals, then at most a border for each
+        assert (
+            7 <= evaluator.forward_rows <= 7 + single
+        )  # 7 edges of 6 intervals, then at most a border for each
 
 
-def test_few_gradients_wait_for_their_weights_however_many_there_are(saturated, images, monkeypatch):
-    monkeypatch.setattr("dr_lib.attribution.plans.OPEN_POINTS", 10)
+def test_few_gradients_wait_for_their_weights_however_many_there_are(
+    saturated, images, monkeypatch
+):
+    monkeypatch.setattr("dr_lib.attribution.refinement.OPEN_POINTS", 10)
     evaluator, waiting, settle = Evaluator(saturated, 4), [], Line._settle
 
     def counted(line, message):
@@ -417,7 +542,9 @@ def test_few_gradients_wait_for_their_weights_however_many_there_are(saturated, 
 
     monkeypatch.setattr(Line, "_settle", counted)
     made = plan_maker(6, "midpoint", 1e-4, 90)
-    (one,) = attributions(evaluator, stage_head(STAGES), images[:1], np.zeros((8, 8, 2), np.float32), made)
+    (one,) = attributions(
+        evaluator, stage_head(STAGES), images[:1], np.zeros((8, 8, 2), np.float32), made
+    )
     assert one.plan.gradients > 40
     assert max(waiting) < 4 * (10 + one.plan.gradients / 3)  # four backward passes a point
     np.testing.assert_allclose(one.gap, one.plan.residuals.sum(axis=0), atol=2e-5)
@@ -426,7 +553,11 @@ def test_few_gradients_wait_for_their_weights_however_many_there_are(saturated, 
 def test_forwards_ride_in_the_spare_rows_of_the_last_gradient_batch():
     evaluator = Evaluator(lambda x: ops.stack([three_terms(x)], axis=1), 8)
     made = plan_maker(4, "midpoint", None, 4)
-    list(attributions(evaluator, identity_head(1), np.ones((2, 3), np.float32), np.zeros(3, np.float32), made))
+    list(
+        attributions(
+            evaluator, identity_head(1), np.ones((2, 3), np.float32), np.zeros(3, np.float32), made
+        )
+    )
     assert evaluator.calls == 2  # four forwards; then eight gradients
 
 
@@ -439,7 +570,9 @@ def test_a_function_is_traced_once_for_all_calls_with_one_evaluator():
 
     evaluator = Evaluator(counted, 4)
     for n in (1, 3, 9):
-        integrated_gradients(evaluator, np.ones((n, 3), np.float32), np.zeros(3, np.float32), points=5)
+        integrated_gradients(
+            evaluator, np.ones((n, 3), np.float32), np.zeros(3, np.float32), points=5
+        )
     assert len(traces) == 2  # forward, and forward with gradient
 
 
@@ -451,7 +584,13 @@ def test_memory_of_the_sums_does_not_grow_with_the_points():
         return ops.sum(x**2, axis=1)
 
     for points in (10, 300):
-        integrated_gradients(watching, np.ones((2, 4), np.float32), np.zeros(4, np.float32), points=points, batch_size=8)
+        integrated_gradients(
+            watching,
+            np.ones((2, 4), np.float32),
+            np.zeros(4, np.float32),
+            points=points,
+            batch_size=8,
+        )
     assert {tuple(shape) for shape in seen} == {(8, 4)}
 
 
@@ -467,11 +606,16 @@ def test_a_batch_too_large_for_memory_is_halved_and_nothing_is_lost(monkeypatch)
 
         return run
 
-    x, baseline = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32), np.zeros(3, np.float32)
+    x, baseline = (
+        np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32),
+        np.zeros(3, np.float32),
+    )
     whole = integrated_gradients(three_terms, x, baseline, points=10).values
-    monkeypatch.setattr("dr_lib.backend.compiled", small_machine)
+    monkeypatch.setattr("dr_lib.network.backend.compiled", small_machine)
     evaluator = Evaluator(three_terms, 16)
-    np.testing.assert_allclose(integrated_gradients(evaluator, x, baseline, points=10).values, whole, atol=SINGLE)
+    np.testing.assert_allclose(
+        integrated_gradients(evaluator, x, baseline, points=10).values, whole, atol=SINGLE
+    )
     assert evaluator.batch_size == 2
     assert evaluator.gradient_rows == 30
 
@@ -489,8 +633,12 @@ def test_an_image_that_is_not_finite_is_nan_and_leaves_the_others_alone(saturate
     spoilt[1, 0, 0, 0] = np.nan
     zeros, head = np.zeros((8, 8, 2), np.float32), stage_head(STAGES)
     for tolerance in (None, 0.05):
-        found = integrated_gradients(saturated, spoilt, zeros, points=8, tolerance=tolerance, head=head)
-        good = integrated_gradients(saturated, images, zeros, points=8, tolerance=tolerance, head=head)
+        found = integrated_gradients(
+            saturated, spoilt, zeros, points=8, tolerance=tolerance, head=head
+        )
+        good = integrated_gradients(
+            saturated, images, zeros, points=8, tolerance=tolerance, head=head
+        )
         assert np.isnan(found.gap[1]).all()
         assert not found.converged[1].any()
         np.testing.assert_array_equal(found.values[[0, 2]], good.values[[0, 2]])
@@ -508,7 +656,12 @@ def test_an_image_that_is_not_finite_is_nan_and_leaves_the_others_alone(saturate
 )
 def test_impossible_settings_are_refused_in_one_line(settings, words):
     with pytest.raises(ValueError, match=words):
-        integrated_gradients(three_terms, np.ones((1, 3), np.float32), np.zeros(3, np.float32), **({"points": 16} | settings))
+        integrated_gradients(
+            three_terms,
+            np.ones((1, 3), np.float32),
+            np.zeros(3, np.float32),
+            **({"points": 16} | settings),
+        )
 
 
 def test_baselines_of_another_shape_are_refused():

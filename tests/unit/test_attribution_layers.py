@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from dr_lib.attribution import receptive_field, split_at, window_side
-from dr_lib.attribution.graph import rebuilt
-from dr_lib.attribution.layers import logits_model
-from dr_lib.model import ModelParams, build
+from dr_lib.network.graph import rebuilt
+from dr_lib.network.layers import logits_model
+from dr_lib.network.model import ModelParams, build
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +21,18 @@ def test_upper_after_lower_is_the_model_at_every_named_layer(small, name):
     lower, upper = split_at(small, name)
     h = lower(x, training=False)
     np.testing.assert_allclose(upper(h, training=False), small(x, training=False), atol=1e-6)
-    assert not set(map(id, upper.layers)) & (set(map(id, lower.layers)) - {id(small.get_layer(name))})
+    assert not set(map(id, upper.layers)) & (
+        set(map(id, lower.layers)) - {id(small.get_layer(name))}
+    )
 
 
 def test_a_layer_that_others_go_round_is_refused_by_their_names(small):
     with pytest.raises(
-        ValueError, match=r"'mixed0_three_relu' does not cut the model in two: .*mixed0_one_relu, mixed0_five_relu"
+        ValueError,
+        match=(
+            r"'mixed0_three_relu' does not cut the model in two: .*mixed0_one_relu,"
+            r" mixed0_five_relu"
+        ),
     ):
         split_at(small, "mixed0_three_relu")
 
@@ -39,7 +45,9 @@ def test_a_shortcut_is_named_even_when_it_is_the_input_itself():
         split_at(model, "half")
 
 
-@pytest.mark.parametrize(("name", "words"), [("fundus", "input"), ("stage", "output"), ("fc9", "no layer 'fc9'")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("fundus", "input"), ("stage", "output"), ("fc9", "no layer 'fc9'")]
+)
 def test_input_output_and_unknown_layers_are_refused(small, name, words):
     with pytest.raises(ValueError, match=words):
         split_at(small, name)
@@ -67,7 +75,9 @@ def test_logits_are_the_model_without_its_softmax_and_follow_its_weights(small):
     before = small.get_layer("stage").get_weights()
     for scale in (1, 3):
         small.get_layer("stage").set_weights([scale * before[0], before[1] + 1])
-        np.testing.assert_allclose(keras.ops.softmax(logits(x, training=False)), small(x, training=False), atol=1e-6)
+        np.testing.assert_allclose(
+            keras.ops.softmax(logits(x, training=False)), small(x, training=False), atol=1e-6
+        )
     small.get_layer("stage").set_weights(before)
 
 
@@ -84,7 +94,9 @@ def test_logits_of_a_separate_softmax_layer_and_refusal_of_other_ends():
 
 
 def field_by_experiment(lower, unit):
-    """First and last pixel, per axis, whose change can change a unit: every weight 1, so that nothing hides by chance."""
+    """First and last pixel, per axis, whose change can change a unit: every weight 1, so that
+    nothing hides by chance.
+    """
     size = lower.inputs[0].shape[1]
     field = receptive_field(lower)
     start = [field.offset[axis] + unit[axis] * field.stride[axis] for axis in (0, 1)]
@@ -95,7 +107,9 @@ def field_by_experiment(lower, unit):
     seen[:] = (np.asarray(lower(batch))[:, unit[0], unit[1], 0] != base).reshape(size, size)
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     found = (rows[0], rows[-1] + 1), (columns[0], columns[-1] + 1)
-    derived = tuple((max(start[axis], 0), min(start[axis] + field.size[axis], size)) for axis in (0, 1))
+    derived = tuple(
+        (max(start[axis], 0), min(start[axis] + field.size[axis], size)) for axis in (0, 1)
+    )
     return found, derived
 
 
@@ -117,7 +131,10 @@ def test_the_derived_field_is_what_an_experiment_finds(size, padding):
     assert found == derived
     for unit in ((0, 0), (units - 1, 1)):
         found, derived = field_by_experiment(model, unit)
-        for axis in (0, 1):  # strides may leave out the last pixels of an edge: the derived cone may only be larger
+        for axis in (
+            0,
+            1,
+        ):  # strides may leave out the last pixels of an edge: the derived cone may only be larger
             assert derived[axis][0] <= found[axis][0] < found[axis][1] <= derived[axis][1]
 
 

@@ -1,4 +1,6 @@
-"""Neurons in bulk: chosen by rank, attributed on windows to the last bit, summed into resultants."""
+"""Neurons in bulk: chosen by rank, attributed on windows to the last bit, summed into
+resultants.
+"""
 
 import functools
 
@@ -19,12 +21,12 @@ from dr_lib.attribution import (
     window_side,
 )
 from dr_lib.attribution.evaluator import Evaluator
-from dr_lib.attribution.graph import rectified
-from dr_lib.attribution.heads import identity_head
 from dr_lib.attribution.integrated import attributions, plan_maker
 from dr_lib.attribution.neurons import NeuronEngine, weighted_sums
+from dr_lib.attribution.quantities import identity_head
 from dr_lib.attribution.receptive import window_origin
-from dr_lib.model import ModelParams, build
+from dr_lib.network.graph import rectified
+from dr_lib.network.model import ModelParams, build
 
 # Choosing
 
@@ -43,7 +45,9 @@ def test_strongest_agree_with_a_full_sort_on_many_ties():
     for k in (1, 7, 500, 3000):
         for sign, found in zip((1, -1), strongest_neurons(values, k), strict=True):
             flat = sign * values.ravel()
-            order = [i for i in sorted(range(flat.size), key=lambda i: (-flat[i], i)) if flat[i] > 0][:k]
+            order = [
+                i for i in sorted(range(flat.size), key=lambda i: (-flat[i], i)) if flat[i] > 0
+            ][:k]
             assert np.ravel_multi_index(tuple(found.T), values.shape).tolist() == order
 
 
@@ -56,13 +60,16 @@ def test_values_that_are_not_finite_have_no_order():
 
 
 def test_a_neuron_you_can_integrate_by_hand():
-    # h = relu(x_left + 2 x_right − 3) per position of a 1×2 kernel: from 0 to (3, 3) it opens at a = 1/3, so 3·2/3 and 6·2/3.
+    # h = relu(x_left + 2 x_right − 3) per position of a 1×2 kernel: from 0 to (3, 3) it opens at a
+    # = 1/3, so 3·2/3 and 6·2/3.
     inputs = keras.Input((1, 4, 1))
     conv = keras.layers.Conv2D(1, (1, 2), activation="relu", name="units")
     lower = keras.Model(inputs, conv(inputs))
     conv.set_weights([np.array([1, 2], np.float32).reshape(1, 2, 1, 1), np.array([-3], np.float32)])
     x = np.full((1, 1, 4, 1), 3, np.float32)
-    found = neuron_regions(lower, x, np.zeros((1, 4, 1), np.float32), [np.array([[0, 1, 0]])], points=30)
+    found = neuron_regions(
+        lower, x, np.zeros((1, 4, 1), np.float32), [np.array([[0, 1, 0]])], points=30
+    )
     np.testing.assert_allclose(found.values[0, 0, 0, :, 0], [0, 2, 4, 0], atol=2e-6)
     assert abs(found.gap[0, 0]) < 2e-6
 
@@ -71,22 +78,44 @@ def test_a_neuron_you_can_integrate_by_hand():
 def strided():
     """A reference net of stride 2 and its Keras twin: units see 3×3 px of a 24×24 image."""
     rng = np.random.default_rng(2)
-    plain = reference.Net(rng.normal(size=(3, 3, 2, 3)), rng.normal(size=3) * 0.3, np.zeros((108, 5)), np.zeros(5), stride=2)
+    plain = reference.Net(
+        rng.normal(size=(3, 3, 2, 3)),
+        rng.normal(size=3) * 0.3,
+        np.zeros((108, 5)),
+        np.zeros(5),
+        stride=2,
+    )
     inputs = keras.Input((24, 24, 2))
-    lower = keras.Model(inputs, keras.layers.Conv2D(3, 3, strides=2, padding="same", activation="relu")(inputs))
+    lower = keras.Model(
+        inputs, keras.layers.Conv2D(3, 3, strides=2, padding="same", activation="relu")(inputs)
+    )
     lower.set_weights([plain.kernel, plain.bias])
     images = rng.normal(size=(3, 24, 24, 2)).astype(np.float32)
     return plain, lower, images
 
 
-EDGES = np.array([[0, 0, 0], [0, 11, 1], [11, 0, 2], [11, 11, 0], [0, 5, 1], [5, 0, 2], [11, 6, 1], [6, 11, 0], [5, 6, 2]])
+EDGES = np.array(
+    [
+        [0, 0, 0],
+        [0, 11, 1],
+        [11, 0, 2],
+        [11, 11, 0],
+        [0, 5, 1],
+        [5, 0, 2],
+        [11, 6, 1],
+        [6, 11, 0],
+        [5, 6, 2],
+    ]
+)
 
 
 def test_regions_agree_with_the_reference_at_corners_borders_and_inside(strided):
     plain, lower, images = strided
     baseline = np.full((24, 24, 2), 0.1, np.float32)
     assert window_side(lower, 24) == 4
-    found = neuron_regions(lower, images, baseline, [EDGES, EDGES[::-1], EDGES], points=9, batch_size=2)
+    found = neuron_regions(
+        lower, images, baseline, [EDGES, EDGES[::-1], EDGES], points=9, batch_size=2
+    )
     assert found.values.shape == (3, 9, 4, 4, 2)
     laid = [resultant(Regions(found.values[:, r : r + 1], found.origin[:, r : r + 1], found.gap[:, r : r + 1]), np.ones((3, 1)), (24, 24))
             for r in range(9)]  # fmt: skip
@@ -98,22 +127,34 @@ def test_regions_agree_with_the_reference_at_corners_borders_and_inside(strided)
         exact = reference.integrated(gradient, images[image], baseline, *quadrature("midpoint", 9))
         np.testing.assert_allclose(laid[rank][image], exact, atol=1e-5)
         change = plain.units(images[image])[tuple(unit)] - plain.units(baseline)[tuple(unit)]
-        assert abs(found.values[image, rank].sum(dtype=np.float64) - change - found.gap[image, rank]) < 1e-5
+        assert (
+            abs(found.values[image, rank].sum(dtype=np.float64) - change - found.gap[image, rank])
+            < 1e-5
+        )
     assert np.ptp(np.abs(found.values).sum(axis=(2, 3, 4))) > 1  # live units
 
 
 def test_a_layer_without_positions_takes_one_number_a_neuron_and_shares_passes():
     inputs = keras.Input((6, 6, 1))
-    lower = keras.Model(inputs, keras.layers.Dense(20, activation="relu")(keras.layers.Flatten()(inputs)))
+    lower = keras.Model(
+        inputs, keras.layers.Dense(20, activation="relu")(keras.layers.Flatten()(inputs))
+    )
     x = np.random.default_rng(1).normal(size=(2, 6, 6, 1)).astype(np.float32)
-    zeros, units = np.zeros((6, 6, 1), np.float32), [np.arange(11)[:, None], np.arange(9, 20)[:, None]]
+    zeros, units = (
+        np.zeros((6, 6, 1), np.float32),
+        [
+            np.arange(11)[:, None],
+            np.arange(9, 20)[:, None],
+        ],
+    )
     engine = NeuronEngine(lower, 4)
     found = engine.regions(x, zeros, units, points=6)
     every = integrated_gradients(lower, x, zeros, points=6, batch_size=4)
     np.testing.assert_allclose(found.values[0], every.values[0, :11], atol=1e-6)
     np.testing.assert_allclose(found.values[1], every.values[1, 9:], atol=1e-6)
     np.testing.assert_allclose(found.gap, [every.gap[0, :11], every.gap[1, 9:]], atol=1e-6)
-    # A forward at both ends and at each of 6 points; then a pass back for every five neurons awake at a point.
+    # A forward at both ends and at each of 6 points; then a pass back for every five neurons awake
+    # at a point.
     assert engine.evaluator.forward_rows == 2 * (2 + 6)
     awake = np.array([[[activations(lower, (k + 0.5) / 6 * image)[u] > 0 for u in own[:, 0]] for k in range(6)]
                       for image, own in zip(x, units, strict=True)])  # fmt: skip
@@ -162,20 +203,27 @@ def test_a_network_says_whether_its_zeros_are_asleep():
         "layer": (keras.layers.ReLU()(linear), True),
         "leaky": (keras.layers.ReLU(negative_slope=0.1)(linear), False),
         "above a threshold": (keras.layers.ReLU(threshold=1.0)(linear), False),
-        "joined": (keras.layers.Concatenate()([relu, keras.layers.MaxPooling2D(3, 1, "same")(relu)]), True),
+        "joined": (
+            keras.layers.Concatenate()([relu, keras.layers.MaxPooling2D(3, 1, "same")(relu)]),
+            True,
+        ),
         "joined with linear": (keras.layers.Concatenate()([relu, linear]), False),
         "pooled": (keras.layers.GlobalAveragePooling2D()(relu), True),
         "dense": (keras.layers.Dense(3, activation="relu")(keras.layers.Flatten()(linear)), True),
         "elu": (keras.layers.Dense(3, activation="elu")(keras.layers.Flatten()(relu)), False),
         "the image itself": (keras.layers.Identity()(inputs), False),
     }
-    assert {name: rectified(keras.Model(inputs, end)) for name, (end, _) in ends.items()} == {n: e for n, (_, e) in ends.items()}
+    assert {name: rectified(keras.Model(inputs, end)) for name, (end, _) in ends.items()} == {
+        n: e for n, (_, e) in ends.items()
+    }
 
 
 def test_neurons_that_adapt_keep_their_promise(strided):
     _, lower, images = strided
     zeros = np.zeros((24, 24, 2), np.float32)
-    found = neuron_regions(lower, images, zeros, [EDGES] * 3, points=4, tolerance=0.01, max_points=200)
+    found = neuron_regions(
+        lower, images, zeros, [EDGES] * 3, points=4, tolerance=0.01, max_points=200
+    )
     exact = neuron_regions(lower, images, zeros, [EDGES] * 3, points=400)
     change = exact.values.sum(axis=(2, 3, 4)) - exact.gap
     assert (np.abs(found.gap) <= 0.01 * np.maximum(np.abs(change), 1e-3) + 1e-6).all()
@@ -216,7 +264,11 @@ def test_the_weighted_sum_of_regions_is_one_attribution_of_the_weighted_sum(stri
 
 def test_overlapping_windows_add_up():
     values = np.ones((1, 2, 2, 2, 1), np.float32)
-    found = resultant(Regions(values, np.array([[[0, 0], [1, 1]]]), np.zeros((1, 2))), np.array([[1.0, -3.0]]), (3, 3))
+    found = resultant(
+        Regions(values, np.array([[[0, 0], [1, 1]]]), np.zeros((1, 2))),
+        np.array([[1.0, -3.0]]),
+        (3, 3),
+    )
     assert found[0, ..., 0].tolist() == [[1, 1, 0], [1, -2, -3], [0, -3, -3]]
 
 
@@ -232,10 +284,15 @@ def inception():
 def inception_stem(inception):
     rng = np.random.default_rng(4)
     lower, _ = split_at(inception, "stem")
-    for layer in lower.layers:  # a fresh normalisation does nothing: give each unit its own scale and threshold
+    for layer in (
+        lower.layers
+    ):  # a fresh normalisation does nothing: give each unit its own scale and threshold
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights(
-                [rng.normal(size=w.shape) * 0.2 + (i == len(layer.get_weights()) - 1) for i, w in enumerate(layer.get_weights())]
+                [
+                    rng.normal(size=w.shape) * 0.2 + (i == len(layer.get_weights()) - 1)
+                    for i, w in enumerate(layer.get_weights())
+                ]
             )
     x = rng.normal(size=(1, 256, 256, 3)).astype(np.float32)
     h = np.asarray(lower(x, training=False))[0]
@@ -255,7 +312,7 @@ def test_inception_fields_and_windows_at_256_px(inception):
             assert (256 - side) % field.stride[0] == 0
             units = lower.outputs[0].shape[1]
             for unit in range(units):  # the whole cone, or the image's edge
-                (start, _) = window_origin(field, side, 256, (unit, 0))
+                start, _ = window_origin(field, side, 256, (unit, 0))
                 first = field.offset[0] + unit * field.stride[0]
                 assert start % field.stride[0] == 0
                 assert start <= max(first, 0)
@@ -269,7 +326,17 @@ def test_inception_fields_and_windows_at_256_px(inception):
 def test_windows_of_inception_give_the_numbers_of_the_whole_image(inception_stem):
     lower, x, h = inception_stem
     last = h.shape[0] - 1
-    positions = [(0, 0), (0, last), (last, 0), (last, last), (0, 30), (31, 0), (last, 29), (28, last), (30, 31)]
+    positions = [
+        (0, 0),
+        (0, last),
+        (last, 0),
+        (last, last),
+        (0, 30),
+        (31, 0),
+        (last, 29),
+        (28, last),
+        (30, 31),
+    ]
     # At each place the unit that is most alive, so that no equality is one of zeros.
     units = np.array([(y, x_, h[y, x_].argmax()) for y, x_ in positions])
     baseline = np.zeros((256, 256, 3), np.float32)
@@ -277,11 +344,13 @@ def test_windows_of_inception_give_the_numbers_of_the_whole_image(inception_stem
     assert windows.values.shape[2] <= 32
     laid = np.zeros((9, 256, 256, 3), np.float32)
     for rank, (y, x_) in enumerate(windows.origin[0]):
-        laid[rank, y : y + windows.values.shape[2], x_ : x_ + windows.values.shape[3]] = windows.values[0, rank]
+        laid[rank, y : y + windows.values.shape[2], x_ : x_ + windows.values.shape[3]] = (
+            windows.values[0, rank]
+        )
     exact = NeuronEngine(lower, 4, windows=False).regions(x, baseline, [units], points=4).values[0]
     sizes = np.abs(exact).sum(axis=(1, 2, 3))
     assert sizes.min() > 1e-3
     assert len(set(sizes.tolist())) == 9
-    # The same terms. Some processors' kernels add them in another order for another width, which moves a few last bits
-    # (there 468 of 1.8 million numbers, by 2e-9); others give the very bits.
+    # The same terms. Some processors' kernels add them in another order for another width, which
+    # moves a few last bits (there 468 of 1.8 million numbers, by 2e-9); others give the very bits.
     np.testing.assert_allclose(laid, exact, rtol=0, atol=1e-6 * np.abs(exact).max())

@@ -1,4 +1,6 @@
-"""Quadrature rules: weights that sum to 1, exactness by degree, and the rule of half as many points inside each."""
+"""Quadrature rules: weights that sum to 1, exactness by degree, and the rule of half as many
+points inside each.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +22,8 @@ def test_weights_sum_to_one_and_nodes_rise_within_the_line(rule, points):
 
 
 @pytest.mark.parametrize(
-    ("rule", "degree"), [("left", 0), ("right", 0), ("midpoint", 1), ("trapezoid", 1), ("gauss_legendre", 9)]
+    ("rule", "degree"),
+    [("left", 0), ("right", 0), ("midpoint", 1), ("trapezoid", 1), ("gauss_legendre", 9)],
 )
 def test_a_rule_integrates_polynomials_up_to_its_degree_and_no_further(rule, degree):
     alphas, weights = quadrature(rule, 5)
@@ -34,7 +37,8 @@ def test_only_left_and_trapezoid_have_a_node_at_the_baseline():
 
 
 @pytest.mark.parametrize(
-    ("rule", "points", "words"), [("simpson", 3, "rule must be"), ("left", 0, "at least 1 point"), ("trapezoid", 1, "2 points")]
+    ("rule", "points", "words"),
+    [("simpson", 3, "rule must be"), ("left", 0, "at least 1 point"), ("trapezoid", 1, "2 points")],
 )
 def test_impossible_rules_are_refused_in_one_line(rule, points, words):
     with pytest.raises(ValueError, match=words):

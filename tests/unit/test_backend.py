@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from dr_lib import backend
+from dr_lib.network import backend
 
 
 def cubes(x):
@@ -18,7 +18,9 @@ X = np.array([[1, 2], [3, -1]], np.float32)
 
 
 def test_vjp_is_the_gradient_of_the_weighted_values():
-    values, gradient = backend.vjp(cubes, backend.tensor(X), backend.tensor(np.array([[1, 0], [2, 5]], np.float32)))
+    values, gradient = backend.vjp(
+        cubes, backend.tensor(X), backend.tensor(np.array([[1, 0], [2, 5]], np.float32))
+    )
     np.testing.assert_allclose(values, [[9, 3], [26, 2]])
     np.testing.assert_allclose(gradient, [[3, 12], [2 * 27 + 5, 2 * 3 + 5]])
 
@@ -38,7 +40,9 @@ def test_vjps_share_one_forward_pass():
 
 
 def test_a_quantity_that_ignores_its_input_has_gradient_zero():
-    _, gradient = backend.vjp(lambda x: ops.zeros((2,)) + 7, backend.tensor(X), backend.tensor(np.ones(2, np.float32)))
+    _, gradient = backend.vjp(
+        lambda x: ops.zeros((2,)) + 7, backend.tensor(X), backend.tensor(np.ones(2, np.float32))
+    )
     np.testing.assert_array_equal(gradient, np.zeros((2, 2)))
 
 
@@ -81,7 +85,9 @@ def test_threads_below_one_are_refused():
         backend.configure(0)
 
 
-@pytest.mark.skipif(backend.name() != "tensorflow", reason="JAX sizes its pool from the environment")
+@pytest.mark.skipif(
+    backend.name() != "tensorflow", reason="JAX sizes its pool from the environment"
+)
 def test_threads_are_set_before_the_start_and_a_late_change_is_answered_with_false():
     script = """
 from dr_lib import backend
@@ -94,11 +100,15 @@ backend.tensor(np.ones(2, np.float32))
 assert not backend.configure(2)
 assert backend.configure(1)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.skipif(backend.name() != "tensorflow", reason="the other framework has no such settings")
+@pytest.mark.skipif(
+    backend.name() != "tensorflow", reason="the other framework has no such settings"
+)
 def test_one_gpu_of_two_is_used_and_its_memory_grows(monkeypatch):
     """On a faked machine of two GPUs: what TensorFlow is told, and how often."""
     import tensorflow as tf
@@ -113,7 +123,9 @@ def test_one_gpu_of_two_is_used_and_its_memory_grows(monkeypatch):
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: list(visible))
     monkeypatch.setattr(tf.config, "set_visible_devices", set_visible)
     monkeypatch.setattr(tf.config.experimental, "get_memory_growth", lambda one: one in growing)
-    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda one, on: growing.add(one))
+    monkeypatch.setattr(
+        tf.config.experimental, "set_memory_growth", lambda one, on: growing.add(one)
+    )
     assert (backend.accelerators(), backend.device()) == ([0, 1], "2 GPU")
     backend.use_accelerator(1)
     assert (backend.accelerators(), backend.device()) == ([1], "1 GPU")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dr_lib.comparison import MEASURES, comparisons, paired_comparison, transfer
+from dr_lib.perturbation.comparison import MEASURES, comparisons, paired_comparison, transfer
 
 
 def table(first, second, reached=None):
@@ -13,8 +13,12 @@ def table(first, second, reached=None):
     reached = [True] * n if reached is None else reached
     return pd.concat(
         [
-            pd.DataFrame({"image_id": ids, "method": "constant", "reached": reached, "ssim": first}),
-            pd.DataFrame({"image_id": ids[::-1], "method": "pgd_linf", "reached": True, "ssim": second[::-1]}),
+            pd.DataFrame(
+                {"image_id": ids, "method": "constant", "reached": reached, "ssim": first}
+            ),
+            pd.DataFrame(
+                {"image_id": ids[::-1], "method": "pgd_linf", "reached": True, "ssim": second[::-1]}
+            ),
         ]
     )
 
@@ -29,10 +33,16 @@ def test_pairs_are_matched_by_eye_not_by_row_and_only_where_both_reached():
 
 
 def test_the_interval_resamples_patients():
-    """Two patients, each with two equal differences: a resample holds 0 or 2 of a patient, so ends are 1 and 3."""
-    answer = paired_comparison(table([1.0, 1.0, 3.0, 3.0], [0.0] * 4), "constant", "pgd_linf", "ssim")
+    """Two patients, each with two equal differences: a resample holds 0 or 2 of a patient, so
+    ends are 1 and 3.
+    """
+    answer = paired_comparison(
+        table([1.0, 1.0, 3.0, 3.0], [0.0] * 4), "constant", "pgd_linf", "ssim"
+    )
     assert (answer["low"], answer["median_difference"], answer["high"]) == (1.0, 2.0, 3.0)
-    again = paired_comparison(table([1.0, 1.0, 3.0, 3.0], [0.0] * 4), "constant", "pgd_linf", "ssim")
+    again = paired_comparison(
+        table([1.0, 1.0, 3.0, 3.0], [0.0] * 4), "constant", "pgd_linf", "ssim"
+    )
     assert answer == again
 
 

@@ -1,17 +1,35 @@
-"""Counterfactuals: each pixel's move by hand, and the search against thresholds known in closed form."""
+"""Counterfactuals: each pixel's move by hand, and the search against thresholds known in closed
+form.
+"""
 
 import numpy as np
 import pytest
 
-from dr_lib.counterfactual import METHODS, CounterfactualParams, perturb, smallest_strength, strongest, strongest_regions
-from dr_lib.strength import LEGAL, StrengthResult, result_rows, search, select_eyes, strength_grid
+from dr_lib.perturbation.counterfactual import (
+    METHODS,
+    CounterfactualParams,
+    perturb,
+    smallest_strength,
+    strongest,
+    strongest_regions,
+)
+from dr_lib.perturbation.strength_search import (
+    LEGAL,
+    StrengthResult,
+    result_rows,
+    search,
+    select_eyes,
+    strength_grid,
+)
 
 SIDE = 8
 TOP = 127 / 128
 
 
 def two_stage_model(score):
-    """Probabilities of stages 0 and 1 from a score; stage 1 wins where it is above 0. The other stages have none."""
+    """Probabilities of stages 0 and 1 from a score; stage 1 wins where it is above 0. The other
+    stages have none.
+    """
 
     def predict(images):
         p = 1 / (1 + np.exp(-np.asarray([score(image) for image in images], np.float64)))
@@ -24,7 +42,8 @@ def flat_eyes(*values):
     return np.stack([np.full((SIDE, SIDE, 3), value, np.float32) for value in values])
 
 
-# --- perturb -------------------------------------------------------------------------------------------------------
+# --- perturb
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -51,7 +70,9 @@ def flat_eyes(*values):
 )
 def test_each_side_and_sign_moves_as_the_method_says(x, attribution, form, strength, expected):
     # Powers of two: float32 is exact. The size of an attribution must not matter, only its sign.
-    moved = perturb(np.float32([x]), np.float32([0.0]), np.float32([attribution * 1e-7]), strength, form)
+    moved = perturb(
+        np.float32([x]), np.float32([0.0]), np.float32([attribution * 1e-7]), strength, form
+    )
     assert moved.dtype == np.float32
     assert moved.tolist() == [expected]
 
@@ -65,7 +86,12 @@ def test_directions_are_from_the_baseline_even_where_it_is_not_zero():
 
 def test_one_strength_for_each_image_and_an_attribution_without_channels():
     x = flat_eyes(0.5, 0.5)
-    moved = perturb(x, np.zeros((SIDE, SIDE, 3), np.float32), np.ones((2, SIDE, SIDE, 1), np.float32), np.float64([0.0, 0.5]))
+    moved = perturb(
+        x,
+        np.zeros((SIDE, SIDE, 3), np.float32),
+        np.ones((2, SIDE, SIDE, 1), np.float32),
+        np.float64([0.0, 0.5]),
+    )
     np.testing.assert_array_equal(moved, flat_eyes(0.5, 0.75))
 
 
@@ -96,28 +122,39 @@ def test_a_move_without_meaning_is_refused(attribution, strength, form, message)
 
 def test_strongest_keeps_ties_zeros_and_broken_maps():
     attribution = np.float32([[2.0, -2.0], [1.0, 0.0]])
-    assert strongest(attribution, 1 / 3).tolist() == [[2.0, -2.0], [0.0, 0.0]], "both values at the threshold stay"
+    assert strongest(attribution, 1 / 3).tolist() == [
+        [2.0, -2.0],
+        [0.0, 0.0],
+    ], "both values at the threshold stay"
     assert strongest(attribution, 1.0) is attribution
     assert np.isnan(strongest(np.float32([np.nan, 1.0]), 0.5)[0])
 
 
-# --- the search ----------------------------------------------------------------------------------------------------
+# --- the search
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_the_smallest_strength_of_a_linear_model_is_its_known_threshold():
-    """Stage 1 wins where the mean exceeds 0.6. From a flat x, proportional needs c = 0.6/x − 1, constant c = 0.6 − x."""
+    """Stage 1 wins where the mean exceeds 0.6. From a flat x, proportional needs c = 0.6/x − 1,
+    constant c = 0.6 − x.
+    """
     predict = two_stage_model(lambda image: image.mean() - 0.6)
     x = np.array([0.5, 0.3, 0.1])
     eyes, params = flat_eyes(*x), CounterfactualParams(bisections=14)
     for form, expected in (("proportional", 0.6 / x - 1), ("constant", 0.6 - x)):
-        result = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, params, method=form)
+        result = smallest_strength(
+            predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, params, method=form
+        )
         assert result.reached.all()
-        # The last bracket's width is at most the strength times 2⁻¹⁴, and its upper end is what is given.
+        # The last bracket's width is at most the strength times 2⁻¹⁴, and its upper end is what is
+        # given.
         excess = result.strength - expected
         assert (excess > -1e-6).all()
         assert (excess <= expected * 2**-13 + 1e-6).all()
         np.testing.assert_array_equal(
-            result.images, perturb(eyes, 0.0, np.ones_like(eyes), result.strength, form), "images belong to the strength"
+            result.images,
+            perturb(eyes, 0.0, np.ones_like(eyes), result.strength, form),
+            "images belong to the strength",
         )
         np.testing.assert_array_equal(predict(result.images), result.after)
         assert (result.after.argmax(axis=1) == 1).all()
@@ -155,7 +192,9 @@ def test_an_eye_already_at_the_target_needs_no_strength():
 
 
 def test_decided_eyes_are_not_evaluated_again_and_batches_stay_small():
-    """One eye reaches at the first strength, one never: calls are counted, so recomputation cannot creep in."""
+    """One eye reaches at the first strength, one never: calls are counted, so recomputation
+    cannot creep in.
+    """
     seen = []
 
     def predict(images):
@@ -166,10 +205,19 @@ def test_decided_eyes_are_not_evaluated_again_and_batches_stay_small():
     attribution = np.ones_like(eyes)
     grid = strength_grid(0.25, 1.0, 2.0)
     result = search(
-        predict, eyes, lambda rows, c: perturb(eyes[rows], 0.0, attribution[rows], c), 1, grid=grid, bisections=2, batch_size=2
+        predict,
+        eyes,
+        lambda rows, c: perturb(eyes[rows], 0.0, attribution[rows], c),
+        1,
+        grid=grid,
+        bisections=2,
+        batch_size=2,
     )
     assert result.reached.tolist() == [True, True, False]
-    assert seen == [2, 1] + [2, 1] + [1, 1] + [2, 2]  # before · first strength · the last eye · bisection of the two
+    assert seen == [2, 1] + [2, 1] + [1, 1] + [
+        2,
+        2,
+    ]  # before · first strength · the last eye · bisection of the two
 
 
 def test_an_eye_that_breaks_is_marked_and_the_others_go_on():
@@ -202,16 +250,21 @@ def test_a_model_that_answers_nan_never_passes_for_the_target():
 
 
 def test_recomputed_attribution_can_turn_around_on_the_way():
-    """The score falls above a mean of 0.6 and the attribution says so: the path stops short of where a fixed one overshoots.
+    """The score falls above a mean of 0.6 and the attribution says so: the path stops short of
+    where a fixed one overshoots.
 
-    Two coordinates: left half must rise to 0.7, right half (also 0.5) must fall to 0.3. The first attribution points
-    everything up; recomputed ones know better.
+    Two coordinates: left half must rise to 0.7, right half (also 0.5) must fall to 0.3. The first
+    attribution points everything up; recomputed ones know better.
     """
     left = np.zeros((SIDE, SIDE, 1), bool)
     left[:, : SIDE // 2] = True
 
     def score(image):
-        return 0.05 - max(0.7 - image[:, : SIDE // 2].mean(), 0) - max(image[:, SIDE // 2 :].mean() - 0.3, 0)
+        return (
+            0.05
+            - max(0.7 - image[:, : SIDE // 2].mean(), 0)
+            - max(image[:, SIDE // 2 :].mean() - 0.3, 0)
+        )
 
     predict, eyes = two_stage_model(score), flat_eyes(0.5)
     wrong = np.ones_like(eyes)
@@ -224,7 +277,9 @@ def test_recomputed_attribution_can_turn_around_on_the_way():
         return np.broadcast_to(np.where(left, 1.0, -1.0), images.shape).astype(np.float32)
 
     anew = {"method": "proportional_recomputed"}
-    result = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), wrong, 1, **anew, attribute=attribute)
+    result = smallest_strength(
+        predict, eyes, np.zeros_like(eyes[0]), wrong, 1, **anew, attribute=attribute
+    )
     assert result.reached[0]
     assert set(asked) == {1}
     np.testing.assert_array_equal(eyes, flat_eyes(0.5), "the caller's originals stay as they are")
@@ -239,7 +294,15 @@ def test_only_the_strongest_share_moves():
     attribution = np.full_like(eyes, 0.1)
     attribution[0, 0, 0, 0] = 5.0
     params = CounterfactualParams(strongest_share=1 / attribution.size)
-    result = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), attribution, 1, params, method="proportional_strongest")
+    result = smallest_strength(
+        predict,
+        eyes,
+        np.zeros_like(eyes[0]),
+        attribution,
+        1,
+        params,
+        method="proportional_strongest",
+    )
     row = result_rows(["1_left"], "proportional_strongest", 1, eyes, result)[0]
     assert row["reached"]
     assert row["l0_share"] == 1 / SIDE**2
@@ -247,10 +310,16 @@ def test_only_the_strongest_share_moves():
 
 
 def test_only_the_strongest_regions_move():
-    """Two positive blobs and a negative one of 6 × 6 pixels: with one region of each sign the weaker positive one stays."""
+    """Two positive blobs and a negative one of 6 × 6 pixels: with one region of each sign the
+    weaker positive one stays.
+    """
     side = 64
     attribution = np.zeros((1, side, side, 1), np.float32)
-    strong, weak, negative = (slice(20, 26), slice(20, 26)), (slice(40, 46), slice(20, 26)), (slice(30, 36), slice(40, 46))
+    strong, weak, negative = (
+        (slice(20, 26), slice(20, 26)),
+        (slice(40, 46), slice(20, 26)),
+        (slice(30, 36), slice(40, 46)),
+    )
     attribution[0][strong], attribution[0][weak], attribution[0][negative] = 3.0, 2.0, -1.0
     kept = strongest_regions(attribution[0], 1)
     assert (kept[strong] == 3.0).all()
@@ -260,7 +329,9 @@ def test_only_the_strongest_regions_move():
     eyes = np.full((1, side, side, 3), 0.25, np.float32)
     predict = two_stage_model(lambda image: image[22, 22, 0] - 0.5)
     params = CounterfactualParams(strongest_regions=1)
-    found = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), attribution, 1, params, method="constant_regions")
+    found = smallest_strength(
+        predict, eyes, np.zeros_like(eyes[0]), attribution, 1, params, method="constant_regions"
+    )
     assert found.reached[0]
     change = (found.images - eyes)[0, ..., 0]
     assert change[strong].min() == change[strong].max() == pytest.approx(0.25, abs=1e-3)
@@ -271,29 +342,58 @@ def test_only_the_strongest_regions_move():
 
 def test_every_method_is_a_form_and_a_treatment_and_an_unknown_one_is_refused():
     assert {method.partition("_")[0] for method in METHODS} == {"proportional", "constant"}
-    assert {method.partition("_")[2] for method in METHODS} == {"", "strongest", "regions", "recomputed"}
+    assert {method.partition("_")[2] for method in METHODS} == {
+        "",
+        "strongest",
+        "regions",
+        "recomputed",
+    }
     eyes = flat_eyes(0.5)
     with pytest.raises((ValueError, TypeError), match="method"):
-        smallest_strength(two_stage_model(np.mean), eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, method="sideways")
+        smallest_strength(
+            two_stage_model(np.mean),
+            eyes,
+            np.zeros_like(eyes[0]),
+            np.ones_like(eyes),
+            1,
+            method="sideways",
+        )
 
 
-# --- rows and settings ---------------------------------------------------------------------------------------------
+# --- rows and settings
+# ---------------------------------------------------------------------------------------------
 
 COLUMNS = [
     *("image_id", "method", "target_stage", "reached", "strength", "best_probability"),
     *(f"probability_before_stage{stage}" for stage in range(5)),
     *(f"probability_after_stage{stage}" for stage in range(5)),
-    *("l0_share", "l1", "l2", "linf", "ssim", "total_variation_before", "total_variation_after", "high_frequency_energy"),
+    *(
+        "l0_share",
+        "l1",
+        "l2",
+        "linf",
+        "ssim",
+        "total_variation_before",
+        "total_variation_after",
+        "high_frequency_energy",
+    ),
 ]
 
 
 def test_rows_have_the_tables_columns_and_the_result_s_numbers():
     predict = two_stage_model(lambda image: image.mean() - 0.6)
     eyes = flat_eyes(0.5)
-    result = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, method="constant")
+    result = smallest_strength(
+        predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, method="constant"
+    )
     (row,) = result_rows(["10_left"], "constant", 1, eyes, result)
     assert list(row) == COLUMNS
-    assert (row["image_id"], row["method"], row["target_stage"], row["reached"]) == ("10_left", "constant", 1, True)
+    assert (row["image_id"], row["method"], row["target_stage"], row["reached"]) == (
+        "10_left",
+        "constant",
+        1,
+        True,
+    )
     assert row["linf"] == pytest.approx(row["strength"], rel=1e-6)
     assert row["probability_before_stage1"] == pytest.approx(1 / (1 + np.exp(0.1)), rel=1e-6)
     assert row["best_probability"] >= row["probability_after_stage1"] > 0.5
@@ -304,7 +404,9 @@ def test_no_eye_qualifies_and_the_answer_is_empty_not_an_error():
     assert select_eyes(stages, predicted, 1, 0).size == 0
     assert select_eyes(stages, predicted, 1, 1, limit=1).tolist() == [0]
     none = np.zeros((0, SIDE, SIDE, 3), np.float32)
-    result = smallest_strength(lambda images: 1 / 0, none, np.zeros((SIDE, SIDE, 3), np.float32), none, 1)
+    result = smallest_strength(
+        lambda images: 1 / 0, none, np.zeros((SIDE, SIDE, 3), np.float32), none, 1
+    )
     assert isinstance(result, StrengthResult)
     assert result.before.shape == (0, 5)
     assert result_rows([], "constant", 1, none, result) == []
@@ -313,7 +415,9 @@ def test_no_eye_qualifies_and_the_answer_is_empty_not_an_error():
 def test_a_stage_the_model_does_not_have_is_refused():
     eyes = flat_eyes(0.5)
     with pytest.raises(ValueError, match="target stage 7 is not one of the model's 5"):
-        smallest_strength(two_stage_model(np.mean), eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 7)
+        smallest_strength(
+            two_stage_model(np.mean), eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 7
+        )
 
 
 @pytest.mark.parametrize(
@@ -347,4 +451,6 @@ def test_the_grid_ends_at_the_largest_and_the_constant_form_stops_where_nothing_
     eyes = flat_eyes(1 / 128, -1 / 128)
     for form in ("constant", "proportional"):
         smallest_strength(predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, method=form)
-        np.testing.assert_array_equal(tried[-1], flat_eyes(TOP, -1.0), "the last strength saturates even the smallest offset")
+        np.testing.assert_array_equal(
+            tried[-1], flat_eyes(TOP, -1.0), "the last strength saturates even the smallest offset"
+        )

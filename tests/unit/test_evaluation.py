@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from dr_lib.evaluation import (
+from dr_lib.evaluation.bootstrap_metrics import MetricSums, patient_intervals
+from dr_lib.evaluation.metrics import (
     evaluate,
     expected_calibration_error,
     operating_points,
     quadratic_weighted_kappa,
     reliability,
 )
-from dr_lib.metric_sums import MetricSums, patient_intervals
 
 ROUNDING = 1e-12  # sums of a few hundred doubles
 
@@ -35,8 +35,9 @@ def random_grades(eyes, seed=0):
 
 
 def test_kappa_of_a_matrix_worked_out_by_hand():
-    # Observed squared distances: 0, 1, 0, 4 → 5. Expected: Σ over all 16 pairs of (stage − grade)², over 4 eyes:
-    # stages 0, 1, 2, 4 against grades 0, 0, 2, 2: (0+0+4+4) + (1+1+1+1) + (4+4+0+0) + (16+16+4+4) = 60 → 60/4 = 15.
+    # Observed squared distances: 0, 1, 0, 4 → 5. Expected: Σ over all 16 pairs of (stage − grade)²,
+    # over 4 eyes: stages 0, 1, 2, 4 against grades 0, 0, 2, 2: (0+0+4+4) + (1+1+1+1) + (4+4+0+0) +
+    # (16+16+4+4) = 60 → 60/4 = 15.
     stages, predicted = np.array([0, 1, 2, 4]), np.array([0, 0, 2, 2])
     assert quadratic_weighted_kappa(stages, predicted) == pytest.approx(1 - 5 / 15, abs=ROUNDING)
     assert evaluate(stages, certain(predicted)).qwk == pytest.approx(2 / 3, abs=ROUNDING)
@@ -67,7 +68,8 @@ def test_confusion_rates_and_accuracy_by_hand():
 
 
 def test_auc_counts_pairs_in_the_right_order():
-    # Referable scores of healthy eyes 0.1, 0.4, of referable eyes 0.4, 0.8: of 4 pairs 3 are right and 1 is a tie.
+    # Referable scores of healthy eyes 0.1, 0.4, of referable eyes 0.4, 0.8: of 4 pairs 3 are right
+    # and 1 is a tie.
     referable = np.array([0.1, 0.4, 0.4, 0.8])
     grades = np.zeros((4, 5))
     grades[:, 0], grades[:, 3] = 1 - referable, referable
@@ -98,7 +100,8 @@ def test_operating_points_by_hand():
     # Ten healthy eyes score 0.0 … 0.9; four referable eyes 0.05, 0.55, 0.85, 0.95.
     score = np.concatenate([np.arange(10) / 10, [0.05, 0.55, 0.85, 0.95]])
     points = {(p.fixed, p.target): p for p in operating_points(np.arange(14) >= 10, score)}
-    # One false alarm (0.9) is allowed at specificity 0.90: threshold 0.85. None at 0.95 and 0.98: threshold 0.95.
+    # One false alarm (0.9) is allowed at specificity 0.90: threshold 0.85. None at 0.95 and 0.98:
+    # threshold 0.95.
     assert points["specificity", 0.90][2:] == pytest.approx((0.85, 2 / 4, 9 / 10))
     assert points["specificity", 0.95][2:] == pytest.approx((0.95, 1 / 4, 1))
     assert points["specificity", 0.98][2:] == pytest.approx((0.95, 1 / 4, 1))
@@ -117,19 +120,31 @@ def test_weighted_sums_equal_scikit_learns(weights):
     grades = np.round(grades, 2)  # ties
     grades[:, 0] += 1 - grades.sum(axis=1)
     sums = MetricSums(stages, grades)
-    weight = np.ones(300) if weights == "ones" else np.random.default_rng(1).integers(0, 3, 300).astype(float)
+    weight = (
+        np.ones(300)
+        if weights == "ones"
+        else np.random.default_rng(1).integers(0, 3, 300).astype(float)
+    )
     got = {name: value[0] for name, value in sums.metrics(weight[np.newaxis]).items()}
     predicted, referable = grades.argmax(axis=1), grades[:, 2:].sum(axis=1)
     matrix = sk.confusion_matrix(stages, predicted, sample_weight=weight, labels=range(5))
-    false_positive, sensitivity, _ = sk.roc_curve(stages >= 2, referable, sample_weight=weight, drop_intermediate=False)
+    false_positive, sensitivity, _ = sk.roc_curve(
+        stages >= 2, referable, sample_weight=weight, drop_intermediate=False
+    )
     wanted = {
-        "qwk": sk.cohen_kappa_score(stages, predicted, weights="quadratic", labels=range(5), sample_weight=weight),
-        "qwk_expected": sk.cohen_kappa_score(stages, sums.expected, weights="quadratic", labels=range(5), sample_weight=weight),
+        "qwk": sk.cohen_kappa_score(
+            stages, predicted, weights="quadratic", labels=range(5), sample_weight=weight
+        ),
+        "qwk_expected": sk.cohen_kappa_score(
+            stages, sums.expected, weights="quadratic", labels=range(5), sample_weight=weight
+        ),
         "accuracy": sk.accuracy_score(stages, predicted, sample_weight=weight),
         "auc_referable": sk.roc_auc_score(stages >= 2, referable, sample_weight=weight),
         "auc_any": sk.roc_auc_score(stages >= 1, 1 - grades[:, 0], sample_weight=weight),
         "sensitivity_stage3": matrix[3, 3] / matrix[3].sum(),
-        "specificity_stage1": 1 - (matrix[:, 1].sum() - matrix[1, 1]) / (matrix.sum() - matrix[1].sum()),
+        "specificity_stage1": (
+            1 - (matrix[:, 1].sum() - matrix[1, 1]) / (matrix.sum() - matrix[1].sum())
+        ),
         "sensitivity_at_specificity_0.95": sensitivity[1 - false_positive >= 0.95 - 1e-9].max(),
         "specificity_at_sensitivity_0.90": (1 - false_positive)[sensitivity >= 0.9 - 1e-9].max(),
     }
@@ -141,12 +156,15 @@ def test_weighted_sums_equal_scikit_learns(weights):
 
 
 def test_intervals_resample_patients_and_not_eyes():
-    # The fellow eyes are copies: over patients the accuracy of 200 patients, over eyes that of 400 independent ones.
+    # The fellow eyes are copies: over patients the accuracy of 200 patients, over eyes that of 400
+    # independent ones.
     stages, grades = random_grades(200)
     stages, grades = stages.repeat(2), grades.repeat(2, axis=0)
     patients = np.arange(200).repeat(2)
     low, high = evaluate(stages, grades, bootstrap_patients=patients).intervals["accuracy"]
-    low_eyes, high_eyes = evaluate(stages, grades, bootstrap_patients=np.arange(400)).intervals["accuracy"]
+    low_eyes, high_eyes = evaluate(stages, grades, bootstrap_patients=np.arange(400)).intervals[
+        "accuracy"
+    ]
     accuracy = (stages == grades.argmax(axis=1)).mean()
     # The normal interval of a share; 1,000 resamples know a percentile to about 5 % of the width.
     width = 2 * 1.96 * math.sqrt(accuracy * (1 - accuracy) / 200)
@@ -175,11 +193,25 @@ def test_one_patient_gives_intervals_without_width():
 def test_a_missing_stage_is_nan_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = evaluate(np.zeros(6, int), certain(np.zeros(6, int)), bootstrap_patients=np.arange(6), resamples=10)
+        result = evaluate(
+            np.zeros(6, int),
+            certain(np.zeros(6, int)),
+            bootstrap_patients=np.arange(6),
+            resamples=10,
+        )
         empty = evaluate(np.zeros(0, int), np.zeros((0, 5)), bootstrap_patients=np.zeros(0, int))
-    undefined = {"qwk", "auc_referable", "auc_any", "sensitivity_stage1", "specificity_stage0", "sensitivity_at_specificity_0.90"}
+    undefined = {
+        "qwk",
+        "auc_referable",
+        "auc_any",
+        "sensitivity_stage1",
+        "specificity_stage0",
+        "sensitivity_at_specificity_0.90",
+    }
     rows = {row["metric"]: row for row in result.rows()}
-    assert all(math.isnan(rows[name][part]) for name in undefined for part in ("value", "low", "high"))
+    assert all(
+        math.isnan(rows[name][part]) for name in undefined for part in ("value", "low", "high")
+    )
     assert (rows["accuracy"]["value"], rows["accuracy"]["low"]) == (1, 1)
     assert math.isnan(empty.qwk)
     assert empty.eyes == 0
@@ -190,7 +222,10 @@ def test_rows_are_long_unique_and_carry_the_confusion():
     rows = evaluate(stages, grades).rows()
     names = [row["metric"] for row in rows]
     assert len(set(names)) == len(names)
-    assert all(set(row) == {"metric", "value", "low", "high"} and isinstance(row["value"], float) for row in rows)
+    assert all(
+        set(row) == {"metric", "value", "low", "high"} and isinstance(row["value"], float)
+        for row in rows
+    )
     assert sum(row["value"] for row in rows if row["metric"].startswith("confusion_")) == 100
 
 
@@ -211,6 +246,8 @@ def test_a_thousand_resamples_of_ten_thousand_eyes_stay_affordable():
     stages, grades = random_grades(10_000)
     sums = MetricSums(stages, grades)
     begin = time.perf_counter()
-    patient_intervals(dict.fromkeys(sums.metrics(np.ones((1, 10_000))), 0.0), sums, np.arange(10_000) // 2, 100, 0)
+    patient_intervals(
+        dict.fromkeys(sums.metrics(np.ones((1, 10_000))), 0.0), sums, np.arange(10_000) // 2, 100, 0
+    )
     # A tenth of the resamples in a tenth of the 20 s that the whole may take.
     assert time.perf_counter() - begin < 2

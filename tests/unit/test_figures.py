@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dr_lib import figures
+from dr_lib.drawing import figures
 
 GRAY = np.full((16, 16, 3), 128, np.uint8)
 
@@ -48,7 +48,9 @@ def test_strength_below_the_scale_follows_the_power_law():
 
 def test_a_map_of_a_softmax_outcome_looks_the_same_at_a_millionth_of_its_size():
     values = np.random.default_rng(1).normal(size=(16, 16)).astype(np.float32)
-    large, small = (figures.overlay(GRAY, (values * unit).astype(np.float32)) for unit in (1.0, 1e-7))
+    large, small = (
+        figures.overlay(GRAY, (values * unit).astype(np.float32)) for unit in (1.0, 1e-7)
+    )
     assert np.abs(large.astype(int) - small).max() <= 1
 
 
@@ -62,11 +64,15 @@ def test_one_outlier_does_not_darken_the_map():
 def test_a_map_without_numbers_is_drawn_as_the_ground(values):
     assert figures.robust_scale(values) == 1.0
     drawn = figures.overlay(GRAY[:4, :4], values.astype(np.float32))
-    np.testing.assert_array_equal(drawn, np.full((4, 4, 3), round(128 * figures.DARKENED), np.uint8))
+    np.testing.assert_array_equal(
+        drawn, np.full((4, 4, 3), round(128 * figures.DARKENED), np.uint8)
+    )
 
 
 def test_a_region_of_one_pixel_shows_on_several():
-    drawn = figures.overlay(np.full((64, 64, 3), 128, np.uint8), np.eye(1, 64 * 64, 2080).reshape(64, 64))
+    drawn = figures.overlay(
+        np.full((64, 64, 3), 128, np.uint8), np.eye(1, 64 * 64, 2080).reshape(64, 64)
+    )
     greener = drawn[..., 1].astype(int) > drawn[..., 0].astype(int) + 40
     assert 5 <= greener.sum() <= 60
     assert greener[32, 32]
@@ -74,17 +80,22 @@ def test_a_region_of_one_pixel_shows_on_several():
 
 def test_smoothing_keeps_the_sum_of_an_inner_region():
     values = sparse(p8_8=3.0)
-    np.testing.assert_allclose(figures.smooth(values, 1.2).sum(), 3.0, rtol=1e-5)  # float32, and the kernel's cut tail
+    np.testing.assert_allclose(
+        figures.smooth(values, 1.2).sum(), 3.0, rtol=1e-5
+    )  # float32, and the kernel's cut tail
 
 
 def test_the_matrix_recolours_a_drawing_as_if_it_had_been_drawn_so():
     rng = np.random.default_rng(2)
     fundus = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
     values = rng.normal(size=(32, 32)).astype(np.float32)
-    drawn, wanted = (figures.overlay(fundus, values, palette=palette) for palette in ("green-red", "blue-orange"))
+    drawn, wanted = (
+        figures.overlay(fundus, values, palette=palette) for palette in ("green-red", "blue-orange")
+    )
     matrix = figures.recolouring()
     recoloured = np.clip(np.rint(drawn @ matrix.T), 0, 255)
-    # Rounding the source by half a level costs at most the matrix's absolute row sum times that, and half a level more.
+    # Rounding the source by half a level costs at most the matrix's absolute row sum times that,
+    # and half a level more.
     assert np.abs(recoloured - wanted).max() <= 0.5 * np.abs(matrix).sum(1).max() + 1
 
 
@@ -116,19 +127,29 @@ def test_figure_a_holds_its_four_panels_unchanged():
     rng = np.random.default_rng(3)
     fundus = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     positive, negative = rng.normal(size=(2, 64, 64)).astype(np.float32)
-    drawn = figures.figure_a(fundus[::-1].copy(), fundus, positive, negative, title="10_left", size=64)
-    strip = np.concatenate([fundus[::-1], fundus, figures.overlay(fundus, positive), figures.overlay(fundus, negative)])
+    drawn = figures.figure_a(
+        fundus[::-1].copy(), fundus, positive, negative, title="10_left", size=64
+    )
+    strip = np.concatenate(
+        [fundus[::-1], fundus, figures.overlay(fundus, positive), figures.overlay(fundus, negative)]
+    )
     for panel in np.split(strip, 4):
         # Where it fits best it fits exactly (the search itself is in float32).
-        y, x = divmod(int(cv2.matchTemplate(drawn, panel, cv2.TM_SQDIFF).argmin()), drawn.shape[1] - 63)
+        y, x = divmod(
+            int(cv2.matchTemplate(drawn, panel, cv2.TM_SQDIFF).argmin()), drawn.shape[1] - 63
+        )
         np.testing.assert_array_equal(drawn[y : y + 64, x : x + 64], panel)
 
 
 def test_figure_b_has_three_panels_and_panels_wrap():
     size = 64
-    three = figures.figure_b(np.full((64, 64, 3), 128, np.uint8), np.ones((64, 64)), -np.ones((64, 64)), size=size)
+    three = figures.figure_b(
+        np.full((64, 64, 3), 128, np.uint8), np.ones((64, 64)), -np.ones((64, 64)), size=size
+    )
     assert three.shape[1] > 3 * size
-    one, two = (figures.panels([GRAY] * count, ["x"] * count, columns=3, size=size) for count in (3, 4))
+    one, two = (
+        figures.panels([GRAY] * count, ["x"] * count, columns=3, size=size) for count in (3, 4)
+    )
     assert one.shape[1] == two.shape[1]
     assert two.shape[0] > one.shape[0] + size
     with pytest.raises(ValueError, match="2 pictures need as many captions, not 1"):
@@ -136,7 +157,12 @@ def test_figure_b_has_three_panels_and_panels_wrap():
 
 
 def test_png_gives_back_every_pixel_and_jpeg_nearly():
-    picture = cv2.GaussianBlur(np.random.default_rng(4).integers(0, 256, (32, 32, 3), dtype=np.uint8), (0, 0), 4)
-    read = [cv2.imdecode(np.frombuffer(data, np.uint8), 1)[..., ::-1] for data in (figures.png(picture), figures.jpeg(picture))]
+    picture = cv2.GaussianBlur(
+        np.random.default_rng(4).integers(0, 256, (32, 32, 3), dtype=np.uint8), (0, 0), 4
+    )
+    read = [
+        cv2.imdecode(np.frombuffer(data, np.uint8), 1)[..., ::-1]
+        for data in (figures.png(picture), figures.jpeg(picture))
+    ]
     np.testing.assert_array_equal(read[0], picture)
     assert np.abs(read[1].astype(int) - picture).mean() < 4

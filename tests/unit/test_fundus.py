@@ -1,4 +1,6 @@
-"""The normalised fundus follows its formula, and does not depend on how the eye was photographed."""
+"""The normalised fundus follows its formula, and does not depend on how the eye was
+photographed.
+"""
 
 import cv2
 import numpy as np
@@ -7,7 +9,15 @@ from fundus_drawing import Eye
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dr_lib.fundus import Disc, PreprocessParams, UngradablePhoto, normalise, preprocess, retina_disc, warp_mask
+from dr_lib.fundus import (
+    Disc,
+    PreprocessParams,
+    UngradablePhoto,
+    normalise,
+    preprocess,
+    retina_disc,
+    warp_mask,
+)
 from dr_lib.fundus.scale import across, scaled
 from dr_lib.fundus.tone import evened
 
@@ -20,7 +30,9 @@ def apart(one: np.ndarray, other: np.ndarray, where: np.ndarray = KEPT) -> float
 
 
 def encoded(pixels: np.ndarray, suffix: str = ".jpg", quality: int = 97) -> bytes:
-    return cv2.imencode(suffix, pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else [])[1].tobytes()
+    return cv2.imencode(
+        suffix, pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else []
+    )[1].tobytes()
 
 
 def test_the_cropped_rim_and_all_beyond_are_exactly_half_gray():
@@ -32,14 +44,16 @@ def test_the_cropped_rim_and_all_beyond_are_exactly_half_gray():
 
 
 def test_an_even_retina_becomes_exactly_half_gray_without_a_ring_at_the_rim():
-    # The local mean of a constant is that constant: any trace of the black border in it would show as a bright ring.
+    # The local mean of a constant is that constant: any trace of the black border in it would show
+    # as a bright ring.
     fundus = preprocess(Eye(texture=0, shade=0).draw())
     assert np.abs(fundus.astype(int) - 128).max() <= 1
 
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_cut_through_a_slope_of_tone_leaves_no_line(turned):
-    # A straight slope is its own local mean, on both sides of a point; next to a cut only if the one-sided mean is put right.
+    # A straight slope is its own local mean, on both sides of a point; next to a cut only if the
+    # one-sided mean is put right.
     height, width, diameter = 400, 800, 520.0
     y, x = np.mgrid[:height, :width].astype(np.float32)
     inside = np.hypot(y - 199.5, x - 399.5) <= diameter / 2
@@ -48,7 +62,8 @@ def test_a_cut_through_a_slope_of_tone_leaves_no_line(turned):
     fundus = preprocess(photo.transpose(1, 0, 2).copy() if turned else photo)
     rows = fundus.transpose(1, 0, 2) if turned else fundus
     seen = slice(round(128 - 400 / 520 * 128) + 1, round(128 + 400 / 520 * 128) - 1)
-    # 0.3 levels a pixel are 0.6 in the output; uncorrected, the edge row would be off by 4 · 0.6 · 0.8 · 4.27 = 8 levels.
+    # 0.3 levels a pixel are 0.6 in the output; uncorrected, the edge row would be off by 4 · 0.6 ·
+    # 0.8 · 4.27 = 8 levels.
     assert np.abs(rows[seen, 100:156].astype(int) - 128).max() <= 4
     assert (rows[: seen.start - 2] == 128).all()
     assert (rows[seen.stop + 2 :] == 128).all()
@@ -56,9 +71,13 @@ def test_a_cut_through_a_slope_of_tone_leaves_no_line(turned):
 
 def test_a_cut_that_fades_to_black_within_the_frame_leaves_no_band():
     eye = Eye(texture=0, shade=0)
-    fade = np.clip((500 - np.arange(600)) / 40, 0, 1)[:, None, None]  # black from row 500, the disc would end at 559
+    fade = np.clip((500 - np.arange(600)) / 40, 0, 1)[
+        :, None, None
+    ]  # black from row 500, the disc would end at 559
     fundus = preprocess((eye.draw() * fade).astype(np.uint8))
-    assert np.abs(fundus.astype(int) - 128).max() <= 8  # an untreated fade leaves bands that saturate at 0 and 255
+    assert (
+        np.abs(fundus.astype(int) - 128).max() <= 8
+    )  # an untreated fade leaves bands that saturate at 0 and 255
     assert (
         apart(
             preprocess(eye.but(texture=12.0).draw()),
@@ -70,16 +89,27 @@ def test_a_cut_that_fades_to_black_within_the_frame_leaves_no_band():
 
 
 def test_a_wave_keeps_the_height_that_the_formula_gives_it():
-    # A wave of angular frequency k passes a Gaussian of variance s² at exp(−k²s²/2): first the low-pass (σ 0.5 px), then it loses
-    # what the local mean (σ = 128/30 px) keeps, and is multiplied by 4.
+    # A wave of angular frequency k passes a Gaussian of variance s² at exp(−k²s²/2): first the
+    # low-pass (σ 0.5 px), then it loses what the local mean (σ = 128/30 px) keeps, and is
+    # multiplied by 4.
     diameter, height, waves = 1024.0, 8.0, 24  # 24 waves across the disc: one in 10.7 output pixels
     y, x = np.mgrid[:1100, :1100].astype(np.float64)
     u = (x - 549.5) / diameter
-    photo = np.where(np.hypot(y - 549.5, x - 549.5) <= diameter / 2, 120 + height * np.cos(2 * np.pi * waves * u), 0)
-    small = scaled(np.rint(photo)[..., None].repeat(3, axis=2).astype(np.uint8), Disc(549.5, 549.5, diameter), PreprocessParams())
+    photo = np.where(
+        np.hypot(y - 549.5, x - 549.5) <= diameter / 2,
+        120 + height * np.cos(2 * np.pi * waves * u),
+        0,
+    )
+    small = scaled(
+        np.rint(photo)[..., None].repeat(3, axis=2).astype(np.uint8),
+        Disc(549.5, 549.5, diameter),
+        PreprocessParams(),
+    )
     fundus = evened(small, PreprocessParams())
     k = 2 * np.pi * waves / 256
-    expected = 4 * height * np.exp(-(k**2) * 0.5**2 / 2) * (1 - np.exp(-(k**2) * (128 / 30) ** 2 / 2))
+    expected = (
+        4 * height * np.exp(-(k**2) * 0.5**2 / 2) * (1 - np.exp(-(k**2) * (128 / 30) ** 2 / 2))
+    )
     across_middle = fundus[120:136, 60:196].astype(float).mean(axis=(0, 2)) - 128
     phase = 2 * np.pi * waves * (np.arange(60, 196) - 127.5) / 256
     measured = 2 * (across_middle * np.cos(phase)).mean()
@@ -100,18 +130,31 @@ BASE = preprocess(Eye().draw())
 
 
 @settings(max_examples=8, deadline=None)
-@given(top=st.integers(0, 200), bottom=st.integers(0, 200), left=st.integers(0, 300), right=st.integers(0, 300))
+@given(
+    top=st.integers(0, 200),
+    bottom=st.integers(0, 200),
+    left=st.integers(0, 300),
+    right=st.integers(0, 300),
+)
 def test_padding_with_black_changes_nothing_to_speak_of(top, bottom, left, right):
     padded = np.pad(Eye().draw(), ((top, bottom), (left, right), (0, 0)))
-    # The disc is found anew, a few thousandths of its diameter off at most; the waves then lie that much apart.
+    # The disc is found anew, a few thousandths of its diameter off at most; the waves then lie that
+    # much apart.
     assert apart(preprocess(padded), BASE) < 1.5
 
 
 @settings(max_examples=8, deadline=None)
 @given(factor=st.floats(0.6, 2.0))
 def test_resizing_changes_nothing_to_speak_of(factor):
-    eye = Eye(round(600 * factor), round(800 * factor), 300 * factor - 0.5, 400 * factor - 0.5, 520 * factor)
-    # From 312 px on; shrinking by less than the low-pass asks for leaves a little more of the finest wave.
+    eye = Eye(
+        round(600 * factor),
+        round(800 * factor),
+        300 * factor - 0.5,
+        400 * factor - 0.5,
+        520 * factor,
+    )
+    # From 312 px on; shrinking by less than the low-pass asks for leaves a little more of the
+    # finest wave.
     assert apart(preprocess(eye.draw()), BASE) < 2.0
 
 
@@ -119,8 +162,11 @@ def test_resizing_changes_nothing_to_speak_of(factor):
 @given(angle=st.floats(-180, 180))
 def test_turning_the_camera_turns_the_fundus(angle):
     turned = preprocess(Eye(angle=angle).draw())
-    back = cv2.warpAffine(turned, cv2.getRotationMatrix2D((127.5, 127.5), angle, 1), (256, 256), flags=cv2.INTER_CUBIC)
-    # Turning back samples the fundus once more, which costs the finest waves about a tenth of their height.
+    back = cv2.warpAffine(
+        turned, cv2.getRotationMatrix2D((127.5, 127.5), angle, 1), (256, 256), flags=cv2.INTER_CUBIC
+    )
+    # Turning back samples the fundus once more, which costs the finest waves about a tenth of their
+    # height.
     assert apart(back, BASE, across(256) < 0.87) < 2.5
 
 
@@ -148,7 +194,9 @@ def test_exchanged_colours_exchange_the_fundus_colours_exactly():
 
 def test_twice_the_exposure_gives_twice_the_contrast():
     dim = Eye(tone=(90.0, 55.0, 30.0), texture=12.0).draw()  # texture is in proportion to the tone
-    contrast = (BASE.astype(int) - 128)[KEPT].std() / (preprocess(dim).astype(int) - 128)[KEPT].std()
+    contrast = (BASE.astype(int) - 128)[KEPT].std() / (preprocess(dim).astype(int) - 128)[
+        KEPT
+    ].std()
     assert contrast == pytest.approx(2, rel=0.05)
 
 

@@ -11,7 +11,11 @@ from dr_lib.fundus import Disc, UngradablePhoto, preprocess, retina_disc
 
 def off_by(disc: Disc, eye: Eye) -> float:
     """The largest error of centre and diameter, as a fraction of the diameter."""
-    errors = (disc.centre_y - eye.centre_y, disc.centre_x - eye.centre_x, disc.diameter - eye.diameter)
+    errors = (
+        disc.centre_y - eye.centre_y,
+        disc.centre_x - eye.centre_x,
+        disc.diameter - eye.diameter,
+    )
     return max(map(abs, errors)) / eye.diameter
 
 
@@ -27,7 +31,14 @@ def test_a_drawn_disc_is_found_to_half_a_percent_of_its_diameter_also_when_cut_a
     diameter, shift_y, shift_x, tall, border
 ):
     height, width = int(tall * diameter), int(1.5 * diameter)
-    eye = Eye(height, width, height / 2 + shift_y * diameter, width / 2 + shift_x * diameter, diameter, border=border)
+    eye = Eye(
+        height,
+        width,
+        height / 2 + shift_y * diameter,
+        width / 2 + shift_x * diameter,
+        diameter,
+        border=border,
+    )
     disc = retina_disc(eye.draw())
     # The rim is traced on a copy at least 220 px wide, to a third of its pixel.
     assert off_by(disc, eye) < 0.005

@@ -15,7 +15,9 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 DISC = Disc(299.5, 399.5, 520.0)
 
 
-def measured(photo: np.ndarray, params: PreprocessParams = PreprocessParams(), disc: Disc = DISC) -> dict[str, float]:  # noqa: B008
+def measured(
+    photo: np.ndarray, params: PreprocessParams = PreprocessParams(), disc: Disc = DISC
+) -> dict[str, float]:  # noqa: B008
     return quality_of(scaled(photo, disc, params), disc, params)
 
 
@@ -38,10 +40,13 @@ def test_an_even_retina_has_its_own_exposure_and_neither_contrast_nor_detail():
 
 def test_visible_is_the_share_of_the_kept_disc_within_the_frame():
     eye = Eye(height=300, centre_y=149.5)
-    # A disc of radius 0.9, of which the frame shows |y| < c = 300/520: (2/π)·(asin(t) + t·√(1 − t²)), t = c/0.9
+    # A disc of radius 0.9, of which the frame shows |y| < c = 300/520: (2/π)·(asin(t) + t·√(1 −
+    # t²)), t = c/0.9
     t = 300 / 520 / 0.9
     expected = 2 / np.pi * (np.arcsin(t) + t * np.sqrt(1 - t * t))
-    assert measured(eye.draw(), disc=Disc(149.5, 399.5, 520.0))["visible"] == pytest.approx(expected, abs=0.01)
+    assert measured(eye.draw(), disc=Disc(149.5, 399.5, 520.0))["visible"] == pytest.approx(
+        expected, abs=0.01
+    )
 
 
 def test_blurring_lowers_every_measure_of_sharpness_and_the_score():
@@ -53,7 +58,9 @@ def test_blurring_lowers_every_measure_of_sharpness_and_the_score():
 
 
 def test_a_nearly_black_eye_is_below_the_default_gate():
-    assert measured(Eye(tone=(8.0, 5.0, 3.0)).draw())["score"] < PreprocessParams().quality_threshold
+    assert (
+        measured(Eye(tone=(8.0, 5.0, 3.0)).draw())["score"] < PreprocessParams().quality_threshold
+    )
 
 
 def test_an_eye_seen_in_part_scores_in_proportion():
@@ -77,7 +84,10 @@ def test_a_photograph_without_retina_in_its_disc_has_no_measures_and_scores_zero
     assert measures["visible"] == 0
 
 
-@pytest.mark.skipif(not (DATA / "labels" / "quality.csv").exists(), reason="the EyePACS photographs are not on this machine")
+@pytest.mark.skipif(
+    not (DATA / "labels" / "quality.csv").exists(),
+    reason="the EyePACS photographs are not on this machine",
+)
 def test_the_default_gate_passes_nearly_all_of_the_eyes_that_a_person_called_gradable():
     lines = [line.split(",") for line in (DATA / "labels" / "quality.csv").read_text().split()[1:]]
     scores = {True: [], False: []}
@@ -85,5 +95,7 @@ def test_the_default_gate_passes_nearly_all_of_the_eyes_that_a_person_called_gra
         fundus = normalise((DATA / "kaggle" / "train" / f"{image}.jpeg").read_bytes())
         scores[gradable == "1"].append(fundus.quality["score"])
     good, bad = np.array(scores[True]), np.array(scores[False])
-    assert (good >= PreprocessParams().quality_threshold).mean() > 0.93  # 97 % of all 519; this is every eighth
+    assert (
+        good >= PreprocessParams().quality_threshold
+    ).mean() > 0.93  # 97 % of all 519; this is every eighth
     assert (good[:, None] > bad).mean() > 0.75  # AUC; 0.85 on all

@@ -1,12 +1,13 @@
-"""Poses that are the same eye, fellows that find each other, thresholds where they are known to be."""
+"""Poses that are the same eye, fellows that find each other, thresholds where they are known to
+be.
+"""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from dr_lib.evaluation import evaluate, quadratic_weighted_kappa, ranking
-from dr_lib.grading import (
+from dr_lib.evaluation.grading import (
     GradingParams,
     averaged_probabilities,
     decided,
@@ -17,6 +18,7 @@ from dr_lib.grading import (
     posed,
     with_fellow,
 )
+from dr_lib.evaluation.metrics import evaluate, quadratic_weighted_kappa, ranking
 
 
 def eyes(count=3, size=8, seed=0):
@@ -47,7 +49,9 @@ def test_the_eight_poses_are_the_squares_eight_symmetries():
     assert {posed(pose, number).tobytes() for pose in poses for number in range(8)} == known
 
 
-@pytest.mark.parametrize(("poses", "symmetries"), [(1, [0]), (2, [0, 1]), (4, [0, 2, 4, 6]), (8, range(8))])
+@pytest.mark.parametrize(
+    ("poses", "symmetries"), [(1, [0]), (2, [0, 1]), (4, [0, 2, 4, 6]), (8, range(8))]
+)
 @pytest.mark.parametrize("count", [1, 16, 19])
 def test_the_mean_is_over_each_eyes_own_poses(poses, symmetries, count):
     pixels, calls = eyes(count), []
@@ -75,7 +79,9 @@ def test_all_poses_of_an_eye_get_one_grade():
         found = images[:, :4, :3].reshape(len(images), -1)[:, :5].astype(np.float32) + 1
         return found / found.sum(axis=1, keepdims=True)
 
-    first, turned = (averaged_probabilities(predict, posed(eyes(2), number), 8) for number in (0, 3))
+    first, turned = (
+        averaged_probabilities(predict, posed(eyes(2), number), 8) for number in (0, 3)
+    )
     np.testing.assert_allclose(first, turned, atol=1e-7)
 
 
@@ -93,11 +99,14 @@ def test_fellows_find_each_other_and_single_eyes_themselves():
 def test_the_fellow_is_mixed_in_by_its_share_and_alone_an_eye_stays_itself():
     found = graded([0, 4, 2])
     mixed = with_fellow(found, np.array([1, 0, 2]), 0.25)
-    np.testing.assert_allclose(mixed, [[0.75, 0, 0, 0, 0.25], [0.25, 0, 0, 0, 0.75], [0, 0, 1, 0, 0]], atol=1e-15)
+    np.testing.assert_allclose(
+        mixed, [[0.75, 0, 0, 0, 0.25], [0.25, 0, 0, 0, 0.75], [0, 0, 1, 0, 0]], atol=1e-15
+    )
 
 
 def test_a_fellow_that_knows_better_is_mixed_in_and_one_that_does_not_is_left_out():
-    # Every patient's left eye is graded rightly, the right one at random: only the fellow can tell a right eye's stage.
+    # Every patient's left eye is graded rightly, the right one at random: only the fellow can tell
+    # a right eye's stage.
     draws = np.random.default_rng(0)
     stage = draws.integers(0, 5, 60)
     stages, patients = stage.repeat(2), np.arange(60).repeat(2)
@@ -113,7 +122,11 @@ def test_a_fellow_that_knows_better_is_mixed_in_and_one_that_does_not_is_left_ou
 
 def test_the_share_looks_at_no_eye_that_is_not_to_be_graded():
     stages = np.array([0, 0, 4, 4, -1, -1])
-    found, fellow, known = graded([0, 0, 4, 4, 3, 1]), np.array([1, 0, 3, 2, 5, 4]), np.arange(6) < 4
+    found, fellow, known = (
+        graded([0, 0, 4, 4, 3, 1]),
+        np.array([1, 0, 3, 2, 5, 4]),
+        np.arange(6) < 4,
+    )
     assert fellow_share(stages, found, fellow, known) == 0.0
     # One stage only: nothing to rank.
     assert fellow_share(np.zeros(6, int), found, fellow, known) == 0.0
@@ -132,15 +145,20 @@ def test_ranking_is_the_mean_of_both_areas():
 
 def test_a_stage_is_the_number_of_thresholds_passed():
     thresholds = np.array([0.5, 0.5, 2.5, 5.0])
-    np.testing.assert_array_equal(decided(np.array([0.0, 0.49, 0.5, 2.5, 4.0]), thresholds), [0, 0, 2, 3, 3])
+    np.testing.assert_array_equal(
+        decided(np.array([0.0, 0.49, 0.5, 2.5, 4.0]), thresholds), [0, 0, 2, 3, 3]
+    )
 
 
 def test_the_expected_stage_is_the_mean_under_the_probabilities():
-    assert expected_stage(np.float32([[0.5, 0, 0, 0, 0.5], [0.2] * 5])) == pytest.approx([2, 2], abs=1e-6)
+    assert expected_stage(np.float32([[0.5, 0, 0, 0, 0.5], [0.2] * 5])) == pytest.approx(
+        [2, 2], abs=1e-6
+    )
 
 
 def test_known_borders_are_found_between_the_stages_they_part():
-    # Expected stages crowd in five bands that are nowhere near 0, 1, 2, 3, 4: with a few eyes each, any other cut costs kappa.
+    # Expected stages crowd in five bands that are nowhere near 0, 1, 2, 3, 4: with a few eyes each,
+    # any other cut costs kappa.
     centres = np.array([0.1, 0.3, 0.9, 1.6, 1.8])
     stages = np.arange(5).repeat(12)
     expected = centres[stages] + np.linspace(-0.05, 0.05, 12)[np.arange(60) % 12]
@@ -160,20 +178,29 @@ def test_thresholds_beat_rounding_on_patients_they_have_not_seen():
 
     stages, expected, _ = draw(2000, 0)
     rounded = quadratic_weighted_kappa(stages, np.rint(expected).astype(int))
-    kappas = [quadratic_weighted_kappa(stages, decided(expected, kappa_thresholds(*draw(32, seed)))) for seed in range(1, 5)]
+    kappas = [
+        quadratic_weighted_kappa(stages, decided(expected, kappa_thresholds(*draw(32, seed))))
+        for seed in range(1, 5)
+    ]
     assert min(kappas) > rounded + 0.1
 
 
 def test_thresholds_are_a_pure_function_and_rise():
     draws = np.random.default_rng(3)
-    stages, expected, patients = draws.integers(0, 5, 40), draws.uniform(0, 4, 40), draws.integers(0, 20, 40)
+    stages, expected, patients = (
+        draws.integers(0, 5, 40),
+        draws.uniform(0, 4, 40),
+        draws.integers(0, 20, 40),
+    )
     first, second = (kappa_thresholds(stages, expected, patients) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert (np.diff(first) >= 0).all()
 
 
 @pytest.mark.parametrize(
-    ("stages", "expected"), [([0, 0, 0], [0.1, 0.2, 0.3]), ([2], [1.0]), ([0, 4], [1.0, 1.0])], ids=["one", "eye", "equal"]
+    ("stages", "expected"),
+    [([0, 0, 0], [0.1, 0.2, 0.3]), ([2], [1.0]), ([0, 4], [1.0, 1.0])],
+    ids=["one", "eye", "equal"],
 )
 def test_eyes_that_tell_nothing_still_give_thresholds(stages, expected):
     thresholds = kappa_thresholds(np.array(stages), np.array(expected), np.arange(len(stages)))
@@ -184,12 +211,16 @@ def test_eyes_that_tell_nothing_still_give_thresholds(stages, expected):
 
 def test_stages_decided_otherwise_change_what_is_decided_and_nothing_else():
     stages, found = np.array([0, 1, 2, 4]), graded([0, 0, 2, 4], 0.3)
-    own, other = evaluate(stages, found), evaluate(stages, found, predicted=np.array([0, 1, 2, 4]), bootstrap_patients=stages)
+    own, other = (
+        evaluate(stages, found),
+        evaluate(stages, found, predicted=np.array([0, 1, 2, 4]), bootstrap_patients=stages),
+    )
     assert (own.accuracy, other.accuracy, other.qwk) == (0.75, 1, 1)
     assert (other.sensitivity[1], other.intervals["qwk"]) == (1, (1, 1))
     for name in ("qwk_expected", "auc_referable", "auc_any", "ece", "operating_points"):
         assert getattr(own, name) == getattr(other, name)
-    # The error of calibration is that of the likeliest stage, in the resamples, too: 3 of 4 right at 0.7, 0.7, 0.7 and 1.
+    # The error of calibration is that of the likeliest stage, in the resamples, too: 3 of 4 right
+    # at 0.7, 0.7, 0.7 and 1.
     low, high = other.intervals["ece"]
     assert low < own.ece < high
 

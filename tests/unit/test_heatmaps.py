@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dr_lib.anatomy import anatomy
-from dr_lib.heatmaps import (
+from dr_lib.fundus.anatomy import anatomy
+from dr_lib.maps import (
     GroupHeatmaps,
     HeatmapParams,
     entropy_bit,
@@ -27,15 +27,63 @@ GRAY = np.full((SIZE, SIZE, 3), 128, np.uint8)
 NAMES = {"image_id": "10_right", "source": "pixels", "quantity": "stage4", "eye": "right"}
 
 REGION_COLUMNS = [
-    *("image_id", "source", "quantity", "sign", "region", "area_px", "disc_share", "centroid_y_px", "centroid_x_px"),
-    *("radius_share", "angle_deg", "quadrant", "ring", "bbox_top_px", "bbox_left_px", "bbox_bottom_px", "bbox_right_px"),
-    *("attribution_sum", "attribution_mean", "attribution_peak", "image_share", "eccentricity", "solidity", "contrast"),
+    *(
+        "image_id",
+        "source",
+        "quantity",
+        "sign",
+        "region",
+        "area_px",
+        "disc_share",
+        "centroid_y_px",
+        "centroid_x_px",
+    ),
+    *(
+        "radius_share",
+        "angle_deg",
+        "quadrant",
+        "ring",
+        "bbox_top_px",
+        "bbox_left_px",
+        "bbox_bottom_px",
+        "bbox_right_px",
+    ),
+    *(
+        "attribution_sum",
+        "attribution_mean",
+        "attribution_peak",
+        "image_share",
+        "eccentricity",
+        "solidity",
+        "contrast",
+    ),
     *("optic_disc_distance_px", "converged"),
 ]
 STAT_COLUMNS = [
-    *("image_id", "source", "quantity", "positive_total", "negative_total", "top1_share", "entropy", "gini"),
-    *("share_superior_temporal", "share_superior_nasal", "share_inferior_temporal", "share_inferior_nasal"),
-    *("share_ring0", "share_ring1", "share_ring2", "regions_positive", "regions_negative", "symmetry_stage0_stage4"),
+    *(
+        "image_id",
+        "source",
+        "quantity",
+        "positive_total",
+        "negative_total",
+        "top1_share",
+        "entropy",
+        "gini",
+    ),
+    *(
+        "share_superior_temporal",
+        "share_superior_nasal",
+        "share_inferior_temporal",
+        "share_inferior_nasal",
+    ),
+    *(
+        "share_ring0",
+        "share_ring1",
+        "share_ring2",
+        "regions_positive",
+        "regions_negative",
+        "symmetry_stage0_stage4",
+    ),
     *("share_optic_disc", "share_border", "optic_disc_y_px", "optic_disc_x_px", "converged"),
 ]
 
@@ -44,11 +92,14 @@ def blank():
     return np.zeros((SIZE, SIZE), np.float32)
 
 
-# --- regions -------------------------------------------------------------------------------------------------------
+# --- regions
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_a_known_rectangle_is_measured_exactly():
-    """4 rows × 6 columns of 2 in the upper right of a right eye: superior nasal. One pixel of 8 is its peak."""
+    """4 rows × 6 columns of 2 in the upper right of a right eye: superior nasal. One pixel of 8
+    is its peak.
+    """
     values = blank()
     values[30:34, 80:86] = 2.0
     values[31, 82] = 8.0
@@ -87,7 +138,9 @@ def test_a_known_rectangle_is_measured_exactly():
         "contrast": -40.0,
     }
     for name, value in expected.items():
-        assert row[name] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value), name
+        assert row[name] == (
+            pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
+        ), name
 
 
 def test_regions_are_numbered_by_strength_and_signs_are_apart():
@@ -97,7 +150,16 @@ def test_regions_are_numbered_by_strength_and_signs_are_apart():
     values[80:90, 80:90] = -1.0  # sum −100
     values[30:32, 70:72] = -1.8
     rows = region_rows(values, GRAY, **NAMES, params=PLAIN)
-    told = [(row["sign"], row["region"], row["centroid_y_px"], row["centroid_x_px"], row["attribution_sum"]) for row in rows]
+    told = [
+        (
+            row["sign"],
+            row["region"],
+            row["centroid_y_px"],
+            row["centroid_x_px"],
+            row["attribution_sum"],
+        )
+        for row in rows
+    ]
     assert told == [
         ("positive", 0, 41.5, 41.5, pytest.approx(16.0)),
         ("positive", 1, 60.5, 60.5, pytest.approx(7.6)),
@@ -111,12 +173,20 @@ def test_regions_are_numbered_by_strength_and_signs_are_apart():
 def test_two_smooth_blobs_keep_their_centroids_under_smoothing():
     y, x = np.mgrid[:SIZE, :SIZE]
     places = [(50, 45), (75, 80)]
-    values = sum(np.exp(-((y - a) ** 2 + (x - b) ** 2) / (2 * 3.0**2)) for a, b in places).astype(np.float32) * 1e-6
+    values = (
+        sum(np.exp(-((y - a) ** 2 + (x - b) ** 2) / (2 * 3.0**2)) for a, b in places).astype(
+            np.float32
+        )
+        * 1e-6
+    )
     rows = region_rows(values, GRAY, **NAMES, signs=("positive",))
     assert sorted((row["centroid_y_px"], row["centroid_x_px"]) for row in rows) == places
-    # A blob of σ² = 9 smoothed with σ² = 4, cut at a quarter of its peak: a disc of radius √(2·13·ln 4).
+    # A blob of σ² = 9 smoothed with σ² = 4, cut at a quarter of its peak: a disc of radius
+    # √(2·13·ln 4).
     for row in rows:
-        assert row["area_px"] == pytest.approx(np.pi * 2 * 13 * np.log(4), rel=0.03)  # a circle on a grid
+        assert row["area_px"] == pytest.approx(
+            np.pi * 2 * 13 * np.log(4), rel=0.03
+        )  # a circle on a grid
         assert row["eccentricity"] < 0.1
 
 
@@ -130,7 +200,9 @@ def test_smoothing_cancels_a_speckle_of_both_signs_and_small_regions_fall_away()
     assert regions.labels[82, 82] == 1
     dot = blank()
     dot[64, 64] = 1.0
-    assert find_regions(dot, "positive", HeatmapParams(smoothing_px=0.0)).count == 0, "below min_area_px"
+    assert find_regions(dot, "positive", HeatmapParams(smoothing_px=0.0)).count == 0, (
+        "below min_area_px"
+    )
     assert find_regions(dot, "positive", PLAIN).count == 1
 
 
@@ -147,7 +219,9 @@ def test_every_threshold_rule_is_the_map_s_own_whatever_its_scale(rule, scale):
     """A plateau of 1 over a ground of 0.1: each rule finds exactly the plateau, at 1e-9 too."""
     values = np.full((SIZE, SIZE), 0.1 * scale, np.float32)
     values[50:58, 60:68] = scale
-    params = HeatmapParams(smoothing_px=0.0, threshold=rule, quantile=1 - 64 / anatomy(SIZE, "right").area_px + 1e-4)
+    params = HeatmapParams(
+        smoothing_px=0.0, threshold=rule, quantile=1 - 64 / anatomy(SIZE, "right").area_px + 1e-4
+    )
     (row,) = region_rows(values, GRAY, **NAMES, params=params, signs=("positive",))
     assert row["area_px"] == 64
     assert row["centroid_y_px"] == 53.5
@@ -164,7 +238,11 @@ def test_max_regions_limits_rows_but_not_the_count():
     assert (
         len(
             image_rows(
-                "10_right", "right", GRAY, {("pixels", "stage1"): values}, HeatmapParams(0.0, min_area_px=1, max_regions=0)
+                "10_right",
+                "right",
+                GRAY,
+                {("pixels", "stage1"): values},
+                HeatmapParams(0.0, min_area_px=1, max_regions=0),
             )[0]
         )
         == 6
@@ -174,9 +252,13 @@ def test_max_regions_limits_rows_but_not_the_count():
 def test_contrast_leaves_other_regions_and_the_crop_out_and_is_undefined_without_surroundings():
     values = np.where(anatomy(SIZE, "right").inside, 1.0, 0.0).astype(np.float32)
     (row,) = region_rows(values, GRAY, **NAMES, params=PLAIN, signs=("positive",))
-    assert np.isnan(row["contrast"]), "the whole disc is one region: nothing of the disc surrounds it"
+    assert np.isnan(row["contrast"]), (
+        "the whole disc is one region: nothing of the disc surrounds it"
+    )
     values = blank()
-    values[60:64, 60:64] = values[60:64, 66:70] = 1.0  # two regions within each other's surroundings
+    values[60:64, 60:64] = values[60:64, 66:70] = (
+        1.0  # two regions within each other's surroundings
+    )
     fundus = GRAY.copy()
     fundus[60:64, 66:70, 1] = 0
     first = region_rows(values, fundus, **NAMES, params=PLAIN, signs=("positive",))[0]
@@ -200,7 +282,8 @@ def test_a_map_that_does_not_lie_on_the_fundus_is_refused():
         find_regions(np.zeros((4, 5), np.float32), "positive")
 
 
-# --- statistics ----------------------------------------------------------------------------------------------------
+# --- statistics
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_gini_by_hand_and_against_all_pairs():
@@ -224,7 +307,9 @@ def test_entropy_and_top_share_by_hand():
 
 @pytest.mark.parametrize(("eye", "nasal"), [("right", 0.75), ("left", 0.25)])
 def test_shares_of_quadrants_and_rings_follow_the_eye(eye, nasal):
-    """3 on the right, −1 on the left of the upper half; ring of each by its distance: 20 and 50 of 57.6 px."""
+    """3 on the right, −1 on the left of the upper half; ring of each by its distance: 20 and 50
+    of 57.6 px.
+    """
     values = blank()
     values[63, 63 + 20], values[63, 63 - 50] = 3.0, -1.0
     row = stat_row(values, **{**NAMES, "eye": eye}, regions_positive=2, regions_negative=1)
@@ -242,11 +327,15 @@ def test_shares_of_quadrants_and_rings_follow_the_eye(eye, nasal):
 
 
 def test_an_even_map_has_the_disc_s_own_proportions():
-    row = stat_row(np.ones((SIZE, SIZE), np.float32), **NAMES, regions_positive=1, regions_negative=0)
+    row = stat_row(
+        np.ones((SIZE, SIZE), np.float32), **NAMES, regions_positive=1, regions_negative=0
+    )
     assert row["gini"] == pytest.approx(0, abs=1e-12)
     assert row["entropy"] == pytest.approx(np.log2(anatomy(SIZE, "right").area_px), rel=1e-12)
     assert row["top1_share"] == pytest.approx(0.01, rel=0.01)  # a whole number of pixels
-    assert [row[f"share_ring{ring}"] for ring in range(3)] == pytest.approx([1 / 9, 3 / 9, 5 / 9], abs=4e-3)  # circles on a grid
+    assert [row[f"share_ring{ring}"] for ring in range(3)] == pytest.approx(
+        [1 / 9, 3 / 9, 5 / 9], abs=4e-3
+    )  # circles on a grid
     assert row["share_superior_nasal"] == pytest.approx(0.25, rel=1e-12)
     assert row["share_border"] == pytest.approx(0.19, abs=4e-3)
 
@@ -257,8 +346,12 @@ def test_symmetry_is_minus_one_for_complementary_maps():
     assert symmetry(values, values) == pytest.approx(1, abs=1e-6)
     inside = anatomy(SIZE, "right").inside
     other = np.random.default_rng(3).normal(size=(SIZE, SIZE))
-    assert symmetry(values, other) == pytest.approx(np.corrcoef(values[inside], other[inside])[0, 1], rel=1e-9)
-    assert symmetry(values * np.float32(1e-20), other * 1e-200) == pytest.approx(symmetry(values, other), rel=1e-5)
+    assert symmetry(values, other) == pytest.approx(
+        np.corrcoef(values[inside], other[inside])[0, 1], rel=1e-9
+    )
+    assert symmetry(values * np.float32(1e-20), other * 1e-200) == pytest.approx(
+        symmetry(values, other), rel=1e-5
+    )
     assert np.isnan(symmetry(values, blank()))
     assert np.isnan(symmetry(values, np.full_like(values, np.nan)))
 
@@ -266,8 +359,14 @@ def test_symmetry_is_minus_one_for_complementary_maps():
 def test_an_image_s_rows_carry_symmetry_and_pairs_of_signs():
     up, down = blank(), blank()
     up[50:55, 50:55], down[70:75, 70:75] = 1.0, -1.0
-    up[70:75, 70:75] = -5.0  # the positive neurons' map has a negative place too: it makes no negative region
-    maps = {("pixels", "stage0"): up + down, ("pixels", "stage4"): -up - down, ("stem", "stage4"): np.stack([up, down])}
+    up[
+        70:75, 70:75
+    ] = -5.0  # the positive neurons' map has a negative place too: it makes no negative region
+    maps = {
+        ("pixels", "stage0"): up + down,
+        ("pixels", "stage4"): -up - down,
+        ("stem", "stage4"): np.stack([up, down]),
+    }
     regions, stats = image_rows("10_left", "left", GRAY, maps, PLAIN)
     assert [row["symmetry_stage0_stage4"] for row in stats] == [
         pytest.approx(-1),
@@ -298,7 +397,8 @@ def test_a_broken_map_and_a_map_of_zeros_have_rows_that_say_so(bad):
     assert (lost["regions_positive"], lost["regions_negative"]) == (0, 0)
 
 
-# --- groups --------------------------------------------------------------------------------------------------------
+# --- groups
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_left_eyes_are_mirrored_so_that_anatomy_coincides():
@@ -331,23 +431,44 @@ def test_signs_are_summed_apart_so_that_they_do_not_cancel_and_merging_is_adding
 
 
 def test_profiles_of_a_map_that_depends_on_place_only():
-    """Value = radius share, negative on the nasal side: radial means are the bins' middles, angular ones the sign."""
+    """Value = radius share, negative on the nasal side: radial means are the bins' middles,
+    angular ones the sign.
+    """
     place = anatomy(SIZE, "right")
     nasal = (place.angle_deg < 90) | (place.angle_deg >= 270)
     values = np.where(nasal, -place.radius_share, place.radius_share)
     groups = GroupHeatmaps(SIZE)
     groups.add(["all"], "stem", "referable", values, "right")
     rows = groups.rows(HeatmapParams(radial_bins=5, angular_bins=4))
-    assert list(rows[0]) == ["group_name", "source", "quantity", "images", "profile", "bin", "mean_positive", "mean_negative"]
+    assert list(rows[0]) == [
+        "group_name",
+        "source",
+        "quantity",
+        "images",
+        "profile",
+        "bin",
+        "mean_positive",
+        "mean_negative",
+    ]
     radial = [row for row in rows if row["profile"] == "radial"]
     assert [row["bin"] for row in radial] == [0, 1, 2, 3, 4]
     # Over a bin from a to b, half of each sign: ½ · ⅔ (b³ − a³) / (b² − a²).
-    expected = [((b**3 - a**3) / (b**2 - a**2)) / 3 for a, b in ((k / 5, (k + 1) / 5) for k in range(5))]
-    np.testing.assert_allclose([row["mean_positive"] for row in radial], expected, rtol=0.02)  # circles on a grid
-    np.testing.assert_allclose([row["mean_negative"] for row in radial], [-value for value in expected], rtol=0.02)
+    expected = [
+        ((b**3 - a**3) / (b**2 - a**2)) / 3 for a, b in ((k / 5, (k + 1) / 5) for k in range(5))
+    ]
+    np.testing.assert_allclose(
+        [row["mean_positive"] for row in radial], expected, rtol=0.02
+    )  # circles on a grid
+    np.testing.assert_allclose(
+        [row["mean_negative"] for row in radial], [-value for value in expected], rtol=0.02
+    )
     angular = [row for row in rows if row["profile"] == "angular"]
-    np.testing.assert_allclose([row["mean_positive"] for row in angular], [0, 2 / 3, 2 / 3, 0], atol=5e-3)
-    np.testing.assert_allclose([row["mean_negative"] for row in angular], [-2 / 3, 0, 0, -2 / 3], atol=5e-3)
+    np.testing.assert_allclose(
+        [row["mean_positive"] for row in angular], [0, 2 / 3, 2 / 3, 0], atol=5e-3
+    )
+    np.testing.assert_allclose(
+        [row["mean_negative"] for row in angular], [-2 / 3, 0, 0, -2 / 3], atol=5e-3
+    )
 
 
 def test_broken_maps_are_counted_not_summed_and_sizes_must_agree():
@@ -365,11 +486,14 @@ def test_the_poster_s_groups_have_names():
     assert "wrong" in group_names(1, 0, "left")
 
 
-# --- neurons -------------------------------------------------------------------------------------------------------
+# --- neurons
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_extent_of_shapes_with_known_radii_of_gyration():
-    """An even n × n square has √((n² − 1) / 6); two equal points half their distance; signs do not matter."""
+    """An even n × n square has √((n² − 1) / 6); two equal points half their distance; signs do
+    not matter.
+    """
     square = np.zeros((40, 40), np.float32)
     square[10:19, 20:29] = -2.0
     assert neuron_extent(square) == pytest.approx(np.sqrt(80 / 6), rel=1e-12)
@@ -377,11 +501,15 @@ def test_extent_of_shapes_with_known_radii_of_gyration():
     dot[3, 39] = 1e-20
     assert neuron_extent(dot) == 0
     y, x = np.mgrid[:101, :101] - 50.0
-    assert neuron_extent(np.exp(-(y**2 + x**2) / (2 * 6.0**2))) == pytest.approx(6 * np.sqrt(2), rel=1e-6)
+    assert neuron_extent(np.exp(-(y**2 + x**2) / (2 * 6.0**2))) == pytest.approx(
+        6 * np.sqrt(2), rel=1e-6
+    )
 
 
 def test_region_measures_of_windows_compare_across_layers():
-    """1 % of a 40 × 40 image are 16 pixels: a region of 12 in a window has share 1, an even image 1 %."""
+    """1 % of a 40 × 40 image are 16 pixels: a region of 12 in a window has share 1, an even
+    image 1 %.
+    """
     window = np.zeros((2, 2, 6, 6), np.float32)
     window[0, 0, :2] = 1.0
     window[0, 1, 0, 0], window[0, 1, 5, 5] = 3.0, -4.0
@@ -392,7 +520,9 @@ def test_region_measures_of_windows_compare_across_layers():
     assert measures["region_peak"][0].tolist() == [1, 4]
     assert measures["region_top1_share"][0].tolist() == [pytest.approx(1), pytest.approx(1)]
     # Unequal points 5√2 apart: √(w₁w₂) times the distance.
-    assert measures["region_extent_px"][0, 1] == pytest.approx(np.sqrt(12 / 49) * 5 * np.sqrt(2), rel=1e-12)
+    assert measures["region_extent_px"][0, 1] == pytest.approx(
+        np.sqrt(12 / 49) * 5 * np.sqrt(2), rel=1e-12
+    )
     assert all(np.isnan(values[1, 0]) for values in measures.values())
     assert measures["region_total"][1, 1] == measures["region_peak"][1, 1] == 0
     assert np.isnan(measures["region_extent_px"][1, 1])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dr_lib.image_measures import (
+from dr_lib.perturbation.image_measures import (
     DATA_RANGE,
     change_measures,
     distances,
@@ -15,7 +15,9 @@ from dr_lib.image_measures import (
 
 
 def wave(size: int, cycles: int, amplitude: float = 0.1) -> np.ndarray:
-    """cos along x with a whole number of cycles, so that its energy sits at exactly one frequency, cycles / size."""
+    """cos along x with a whole number of cycles, so that its energy sits at exactly one
+    frequency, cycles / size.
+    """
     line = amplitude * np.cos(2 * np.pi * cycles * np.arange(size) / size)
     return np.repeat(np.tile(line, (size, 1))[..., None], 3, axis=2)
 
@@ -40,7 +42,9 @@ def test_total_variation_is_the_mean_over_pairs_of_neighbours():
 
 @pytest.mark.parametrize(("cycles", "share"), [(2, 0.0), (7, 0.0), (9, 1.0), (16, 1.0)])
 def test_high_frequency_energy_of_a_wave_is_all_or_nothing(cycles, share):
-    """Frequencies 2/32, 7/32 lie below a quarter, 9/32 and 16/32 above; rounding leaves 1e-30 elsewhere."""
+    """Frequencies 2/32, 7/32 lie below a quarter, 9/32 and 16/32 above; rounding leaves 1e-30
+    elsewhere.
+    """
     before = np.zeros((32, 32, 3))
     assert high_frequency_energy(before, wave(32, cycles)) == pytest.approx(share, abs=1e-12)
 
@@ -54,7 +58,9 @@ def test_high_frequency_energy_adds_energies_not_amplitudes():
 def test_high_frequency_energy_of_white_noise_is_the_area_beyond_the_cutoff():
     noise = np.random.default_rng(0).normal(size=(128, 128, 3))
     # 49,152 independent coefficients: the share's standard error is 0.002.
-    assert high_frequency_energy(np.zeros_like(noise), noise) == pytest.approx(1 - np.pi / 16, abs=0.01)
+    assert high_frequency_energy(np.zeros_like(noise), noise) == pytest.approx(
+        1 - np.pi / 16, abs=0.01
+    )
 
 
 def test_no_change_has_no_spectrum_and_is_perfectly_similar():
@@ -88,7 +94,8 @@ def test_ssim_of_images_too_small_or_broken():
 
 
 def test_images_of_other_shapes_are_refused():
-    # The shapes in the signature catch it in tests (TypeError), the function itself where they are not checked.
+    # The shapes in the signature catch it in tests (TypeError), the function itself where they are
+    # not checked.
     with pytest.raises((ValueError, TypeError), match=r"different shapes|channel=3"):
         distances(np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 1), np.float32))
 
@@ -98,7 +105,8 @@ def test_feature_distances_are_to_the_nearest_and_typical_ones_leave_oneself_out
     nearest, typical = feature_distances(np.array([[0.0, 2.0], [3.0, 4.5]]), real)
     np.testing.assert_allclose(nearest, [2.0, 0.5], rtol=1e-15)
     assert typical == 1.0
-    # What an image was made from does not count: the second lies 0.5 from its own original, and as far from the third.
+    # What an image was made from does not count: the second lies 0.5 from its own original, and as
+    # far from the third.
     nearest, _ = feature_distances(np.array([[0.0, 2.0], [3.0, 4.25]]), real, np.array([-1, 1]))
     np.testing.assert_allclose(nearest, [2.0, 0.75], rtol=1e-15)
     alone, _ = feature_distances(np.array([[1.0, 0.0]]), real[:1], np.array([0]))

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from dr_lib.attribution import AttributionParams
-from dr_lib.attribution.layers import logits_model
-from dr_lib.grading import posed
-from dr_lib.lesion_map import LesionMapper, unposed
-from dr_lib.model import ModelParams, build, scaled
+from dr_lib.evaluation.grading import posed
+from dr_lib.maps.lesion_map import LesionMapper, unposed
+from dr_lib.network.layers import logits_model
+from dr_lib.network.model import ModelParams, build, scaled
 
 SIZE = 32
 
@@ -25,7 +25,9 @@ def logits():
 
 
 def test_of_a_linear_network_it_is_weight_times_pixel(pixels):
-    """Logits (0, a, −∞, −∞, −∞), a = Σ w·x: the log-odds are a itself, and every pixel's share is |w_c · x_c|, in any pose."""
+    """Logits (0, a, −∞, −∞, −∞), a = Σ w·x: the log-odds are a itself, and every pixel's share
+    is |w_c · x_c|, in any pose.
+    """
     inputs = keras.Input((SIZE, SIZE, 3))
     mean = keras.layers.GlobalAveragePooling2D()(inputs)
     dense = keras.layers.Dense(5)
@@ -40,7 +42,9 @@ def test_of_a_linear_network_it_is_weight_times_pixel(pixels):
 
 
 def test_with_eight_poses_a_turned_eye_has_the_turned_map(logits, pixels):
-    """The poses are a group: in another order the same eight maps are averaged. One pose alone has no such symmetry."""
+    """The poses are a group: in another order the same eight maps are averaged. One pose alone
+    has no such symmetry.
+    """
     eight, one = (LesionMapper(logits, poses=poses, points=2, batch_size=4) for poses in (8, 1))
     straight, single = eight.maps(pixels), one.maps(pixels)
     for number in (1, 2, 5):
@@ -50,7 +54,9 @@ def test_with_eight_poses_a_turned_eye_has_the_turned_map(logits, pixels):
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(ValueError, match="lesion_poses must be 1, 2, 4 or 8, or 0 for no lesion map, not 3"):
+    with pytest.raises(
+        ValueError, match="lesion_poses must be 1, 2, 4 or 8, or 0 for no lesion map, not 3"
+    ):
         AttributionParams(lesion_poses=3)
     with pytest.raises(ValueError, match="needs at least 1 point"):
         AttributionParams(lesion_points=0)

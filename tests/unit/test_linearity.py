@@ -4,12 +4,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dr_lib.anatomy import visible_disc
-from dr_lib.linearity import COLUMNS, LinearityParams, baseline_effect, linearity_study, unit_verdicts
+from dr_lib.fundus.anatomy import visible_disc
+from dr_lib.linearity import (
+    COLUMNS,
+    LinearityParams,
+    baseline_effect,
+    linearity_study,
+    unit_verdicts,
+)
 
 SIDE = 8
 INSIDE = visible_disc(SIDE)
-# Seven units; t is the mean of the disc's red channel, which the attack raises; k is a corner that it may not touch.
+# Seven units; t is the mean of the disc's red channel, which the attack raises; k is a corner that
+# it may not touch.
 LINEAR, CONSTANT, REVERSED, SATURATING, DEAD, IGNORED, NONLINEAR = range(7)
 PARAMS = LinearityParams(layers=("fc1",), smallest_strength=2.0**-8, strengths=8)
 
@@ -20,7 +27,13 @@ def lower(images):
 
 
 def upper(h):
-    f = 0.5 * h[:, LINEAR] + 0.3 * h[:, CONSTANT] + 0.5 * h[:, REVERSED] + 0.1 * np.tanh(h[:, SATURATING]) + h[:, NONLINEAR] ** 2
+    f = (
+        0.5 * h[:, LINEAR]
+        + 0.3 * h[:, CONSTANT]
+        + 0.5 * h[:, REVERSED]
+        + 0.1 * np.tanh(h[:, SATURATING])
+        + h[:, NONLINEAR] ** 2
+    )
     return np.stack([1 - f, f], axis=1)
 
 
@@ -58,7 +71,9 @@ def eyes(*levels):
 def study(images, ids, **changes):
     blank = np.zeros((SIDE, SIDE, 3), np.float32)
     settings = {"gradient": gradient, "average_gradient": midpoints, **changes}
-    return linearity_study(ids, images, blank, layers={"fc1": (lower, upper)}, params=PARAMS, **settings)
+    return linearity_study(
+        ids, images, blank, layers={"fc1": (lower, upper)}, params=PARAMS, **settings
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +82,9 @@ def rows():
 
 
 def test_the_study_s_numbers_are_the_closed_forms_at_every_strength(rows):
-    """Every unit sees the mean rise by exactly c; its average gradient is (f(h) − f(0)) / h for its own term f."""
+    """Every unit sees the mean rise by exactly c; its average gradient is (f(h) − f(0)) / h for
+    its own term f.
+    """
     assert list(rows.columns) == list(COLUMNS)
     assert len(rows) == 2 * 9 * 7
     assert sorted(rows["strength"].unique()) == [0.0, *(2.0**-k for k in range(8, 0, -1))]
@@ -77,11 +94,21 @@ def test_the_study_s_numbers_are_the_closed_forms_at_every_strength(rows):
             t = start + c
             difference = np.array([t, 0.5, -0.3 * t, 10 * t, 0, t, t])
             attribution = np.array([0.5 * t, 0.15, -0.15 * t, 0.1 * np.tanh(10 * t), 0, 0, t * t])
-            np.testing.assert_allclose(part["activation_difference"], difference, rtol=1e-6, atol=1e-6)  # float32 images
-            np.testing.assert_allclose(part["attribution"], attribution, atol=3e-5)  # 400 midpoints of sech² up to h = 7
-            np.testing.assert_allclose(part["mean_gradient"] * part["activation_difference"], part["attribution"], atol=1e-12)
+            np.testing.assert_allclose(
+                part["activation_difference"], difference, rtol=1e-6, atol=1e-6
+            )  # float32 images
+            np.testing.assert_allclose(
+                part["attribution"], attribution, atol=3e-5
+            )  # 400 midpoints of sech² up to h = 7
+            np.testing.assert_allclose(
+                part["mean_gradient"] * part["activation_difference"],
+                part["attribution"],
+                atol=1e-12,
+            )
             # Completeness: nothing of the outcome is lost between the units.
-            assert part["attribution"].sum() == pytest.approx(part["outcome"].iloc[0] - upper(np.zeros((1, 7)))[0, 1], abs=3e-5)
+            assert part["attribution"].sum() == pytest.approx(
+                part["outcome"].iloc[0] - upper(np.zeros((1, 7)))[0, 1], abs=3e-5
+            )
 
 
 def test_each_kind_of_unit_built_in_by_hand_gets_its_verdict(rows):
@@ -106,13 +133,22 @@ def test_each_kind_of_unit_built_in_by_hand_gets_its_verdict(rows):
     assert np.isnan(table.loc[DEAD, "gradient_variation"])
     assert table.loc[LINEAR, "strongest_image_id"] == "1_right"
     assert table.loc[CONSTANT, "moved_share"] == 0
-    assert table.loc[LINEAR, "outcome_correlation"] > 0.9 > -0.9 > table.loc[REVERSED, "outcome_correlation"]
+    assert (
+        table.loc[LINEAR, "outcome_correlation"]
+        > 0.9
+        > -0.9
+        > table.loc[REVERSED, "outcome_correlation"]
+    )
     mean = np.mean([0.5 * (start + c) for start in (0.1, 0.2) for c in PARAMS.grid])
     assert table.loc[LINEAR, "mean_attribution"] == pytest.approx(mean, abs=1e-6)
 
 
-def test_how_far_a_unit_is_linear_is_the_largest_strength_at_which_it_still_would_count_as_such(rows):
-    """tanh(10 t) bends at once; t² from 0.1 on has the gradient t, whose variation passes the bound between two strengths."""
+def test_how_far_a_unit_is_linear_is_the_largest_strength_at_which_it_still_would_count_as_such(
+    rows,
+):
+    """tanh(10 t) bends at once; t² from 0.1 on has the gradient t, whose variation passes the
+    bound between two strengths.
+    """
     table = unit_verdicts(rows, PARAMS).set_index("unit")
     assert table.loc[LINEAR, "linear_up_to"] == PARAMS.grid[-1]
     assert np.isnan(table.loc[[CONSTANT, REVERSED, DEAD], "linear_up_to"]).all()
@@ -130,7 +166,9 @@ def test_how_far_a_unit_is_linear_is_the_largest_strength_at_which_it_still_woul
 
 
 def test_gradient_variation_and_r2_by_hand():
-    """One eye, two strengths: gradients 1 and 3 (mean 2, spread 1), A = gD with D = 1, 2: slope (1 + 12) / 5, A = 1, 6."""
+    """One eye, two strengths: gradients 1 and 3 (mean 2, spread 1), A = gD with D = 1, 2: slope
+    (1 + 12) / 5, A = 1, 6.
+    """
     rows = pd.DataFrame(
         {
             "image_id": "7_left",
@@ -147,8 +185,15 @@ def test_gradient_variation_and_r2_by_hand():
     slope = 13 / 5
     assert row["gradient_variation"] == pytest.approx(0.5, rel=1e-12)
     assert row["slope"] == pytest.approx(slope, rel=1e-12)
-    assert row["r2"] == pytest.approx(1 - ((1 - slope) ** 2 + (6 - 2 * slope) ** 2) / (2 * 2.5**2), rel=1e-12)
-    assert (row["layer"], row["unit"], row["verdict"], row["strongest_image_id"]) == ("fc2", 4, "nonlinear", "7_left")
+    assert row["r2"] == pytest.approx(
+        1 - ((1 - slope) ** 2 + (6 - 2 * slope) ** 2) / (2 * 2.5**2), rel=1e-12
+    )
+    assert (row["layer"], row["unit"], row["verdict"], row["strongest_image_id"]) == (
+        "fc2",
+        4,
+        "nonlinear",
+        "7_left",
+    )
 
 
 def test_verdicts_do_not_depend_on_the_order_of_rows(rows):
@@ -220,15 +265,17 @@ def test_setting_a_unit_to_its_baseline_takes_its_term_out_of_a_sum():
 
 @pytest.fixture(scope="module")
 def network():
-    from dr_lib.model import ModelParams, build
+    from dr_lib.network.model import ModelParams, build
 
     return build(ModelParams(backbone="small", input_size=32, dense=(12, 6), seed=4))
 
 
 def test_on_a_real_network_attributions_are_complete_and_gradients_are_those_of_the_line(network):
-    """Sum over units = outcome − F(h'); the mean gradient against 2,000 differences of the upper model's own outcome."""
+    """Sum over units = outcome − F(h'); the mean gradient against 2,000 differences of the upper
+    model's own outcome.
+    """
     from dr_lib.attribution import split_at
-    from dr_lib.outcomes import StageOutcomes
+    from dr_lib.network.classifier_outputs import StageOutcomes
 
     images = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 32, 32, 3)).astype(np.float32)
     params = LinearityParams(smallest_strength=0.05, strengths=2, batch_size=4)
@@ -241,9 +288,15 @@ def test_on_a_real_network_attributions_are_complete_and_gradients_are_those_of_
     base = outcomes.predict(blank[None])[0, 1]
     for _, part in rows.groupby(["layer", "image_id", "strength"]):
         assert part["attribution"].sum() == pytest.approx(part["outcome"].iloc[0] - base, abs=2e-4)
-    plain = rows[(rows["strength"] == 0) & (rows["layer"] == "fc2")].groupby("image_id")["outcome"].first()
+    plain = (
+        rows[(rows["strength"] == 0) & (rows["layer"] == "fc2")]
+        .groupby("image_id")["outcome"]
+        .first()
+    )
     np.testing.assert_allclose(plain, outcomes.predict(images)[:, 1], rtol=1e-5)
-    rising = rows[rows["layer"] == "fc2"].groupby(["image_id", "strength"])["outcome"].first().unstack()
+    rising = (
+        rows[rows["layer"] == "fc2"].groupby(["image_id", "strength"])["outcome"].first().unstack()
+    )
     assert (rising[0.05] > rising[0.0]).all(), "the examples go toward the target"
 
     lower, upper = layers["fc2"]
@@ -253,15 +306,24 @@ def test_on_a_real_network_attributions_are_complete_and_gradients_are_those_of_
     points = h0 + alphas * (h - h0)
     for unit in range(6):
         away = step * np.eye(6, dtype=np.float32)[unit]
-        slopes = (np.asarray(upper(points + away))[:, 1] - np.asarray(upper(points - away))[:, 1]) / (2 * step)
-        found = rows[(rows["layer"] == "fc2") & (rows["image_id"] == "1_left") & (rows["strength"] == 0) & (rows["unit"] == unit)]
+        slopes = (
+            np.asarray(upper(points + away))[:, 1] - np.asarray(upper(points - away))[:, 1]
+        ) / (2 * step)
+        found = rows[
+            (rows["layer"] == "fc2")
+            & (rows["image_id"] == "1_left")
+            & (rows["strength"] == 0)
+            & (rows["unit"] == unit)
+        ]
         assert found["mean_gradient"].item() == pytest.approx(slopes.mean(), abs=2e-5)
 
 
 def test_layers_that_share_a_trunk_run_it_once(network, monkeypatch):
-    """Any number of cuts of one network is one compiled function, so the trunk is not computed layer by layer."""
-    from dr_lib import backend
+    """Any number of cuts of one network is one compiled function, so the trunk is not computed
+    layer by layer.
+    """
     from dr_lib.attribution import split_at
+    from dr_lib.network import backend
 
     made = []
     monkeypatch.setattr(backend, "compiled", lambda function: made.append(function) or function)
@@ -271,13 +333,28 @@ def test_layers_that_share_a_trunk_run_it_once(network, monkeypatch):
         return np.ones_like(inputs)
 
     x = np.zeros((1, 32, 32, 3), np.float32)
-    linearity_study(["1_left"], x, x[0], lambda images, stage: images + 1, layers, PARAMS, average_gradient=average)
+    linearity_study(
+        ["1_left"],
+        x,
+        x[0],
+        lambda images, stage: images + 1,
+        layers,
+        PARAMS,
+        average_gradient=average,
+    )
     assert len(made) == 1
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"target_stage": 5}, {"smallest_strength": 0.0}, {"growth": 1.0}, {"strengths": 0}, {"least_r2": 1.5}, {"batch_size": 0}],
+    [
+        {"target_stage": 5},
+        {"smallest_strength": 0.0},
+        {"growth": 1.0},
+        {"strengths": 0},
+        {"least_r2": 1.5},
+        {"batch_size": 0},
+    ],
 )
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError, match="must"):

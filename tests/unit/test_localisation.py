@@ -1,10 +1,12 @@
-"""Measures of localisation on maps and masks whose scores are known in closed form; masks warped by known geometry."""
+"""Measures of localisation on maps and masks whose scores are known in closed form; masks warped
+by known geometry.
+"""
 
 import numpy as np
 import pytest
 
-from dr_lib.anatomy import visible_disc
 from dr_lib.fundus import Disc, PreprocessParams
+from dr_lib.fundus.anatomy import visible_disc
 from dr_lib.localisation import (
     Judge,
     LesionMasks,
@@ -37,13 +39,22 @@ def eye(*spots, inside=ALL):
     return LesionMasks({"haemorrhage": lesion}, inside)
 
 
-# --- measures ------------------------------------------------------------------------------------------------------
+# --- measures
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_the_mask_itself_as_a_map_is_perfect():
     masks = eye((10, 10, 1, 1), (40, 20, 1, 1), (30, 50, 1, 1))
     scores = map_scores(masks.any.astype(float), masks, EXACT)
-    for name in ("pixel_auc", "average_precision", "pointing_game", "precision", "recall", "froc", "energy"):
+    for name in (
+        "pixel_auc",
+        "average_precision",
+        "pointing_game",
+        "precision",
+        "recall",
+        "froc",
+        "energy",
+    ):
         assert scores["any", name].value == 1.0, name
     assert scores["any", "pixel_auc"].chance == 0.5
     for name in ("pointing_game", "precision", "energy"):
@@ -51,7 +62,9 @@ def test_the_mask_itself_as_a_map_is_perfect():
 
 
 def test_auc_and_energy_are_those_of_counting_pairs():
-    """100 lesion pixels, half of them at 2, half at 0; healthy ones at 1: a lesion pixel wins half of its pairs."""
+    """100 lesion pixels, half of them at 2, half at 0; healthy ones at 1: a lesion pixel wins
+    half of its pairs.
+    """
     masks = eye((10, 10, 10, 10))
     values = np.where(masks.any, 0.0, 1.0)
     values[10:15, 10:20] = 2.0
@@ -80,19 +93,41 @@ def test_the_pointing_game_forgives_within_the_tolerance_and_shares_ties():
     masks = eye((20, 20, 1, 1))
     values = np.zeros((SIZE, SIZE))
     values[20, 23] = 1.0
-    assert map_scores(values, masks, LocalisationParams(tolerance_px=3.0))["any", "pointing_game"].value == 1.0
-    assert map_scores(values, masks, LocalisationParams(tolerance_px=2.0))["any", "pointing_game"].value == 0.0
+    assert (
+        map_scores(values, masks, LocalisationParams(tolerance_px=3.0))[
+            "any", "pointing_game"
+        ].value
+        == 1.0
+    )
+    assert (
+        map_scores(values, masks, LocalisationParams(tolerance_px=2.0))[
+            "any", "pointing_game"
+        ].value
+        == 0.0
+    )
     values[50, 50] = 1.0
-    assert map_scores(values, masks, LocalisationParams(tolerance_px=3.0))["any", "pointing_game"].value == 0.5
+    assert (
+        map_scores(values, masks, LocalisationParams(tolerance_px=3.0))[
+            "any", "pointing_game"
+        ].value
+        == 0.5
+    )
     # A disc of radius 3 on the grid holds 29 pixels.
-    assert map_scores(values, masks, LocalisationParams(tolerance_px=3.0))["any", "pointing_game"].chance == 29 / SIZE**2
+    assert (
+        map_scores(values, masks, LocalisationParams(tolerance_px=3.0))[
+            "any", "pointing_game"
+        ].chance
+        == 29 / SIZE**2
+    )
 
 
 def test_precision_recall_and_froc_follow_the_order_of_the_peaks():
     """Peaks in order: wrong, right, wrong, wrong, right; three lesions, of which two have a peak."""
     masks = eye((10, 10, 1, 1), (50, 50, 1, 1), (30, 5, 1, 1))
     values = np.zeros((SIZE, SIZE))
-    for height, place in zip((5, 4, 3, 2, 1), ((20, 40), (10, 10), (40, 20), (5, 55), (50, 50)), strict=True):
+    for height, place in zip(
+        (5, 4, 3, 2, 1), ((20, 40), (10, 10), (40, 20), (5, 55), (50, 50)), strict=True
+    ):
         values[place] = height
     scores = map_scores(values, masks, EXACT)
     assert scores["any", "precision"].value == 0.25  # of the first four
@@ -109,7 +144,8 @@ def test_chance_is_what_random_maps_get():
     judge = Judge(masks, LocalisationParams(tolerance_px=0.0, regions=5))
     found = []
     for _ in range(80):
-        # A peak's neighbours are lower, so isolated pixels are the peaks: one for each cell of a coarse grid, anywhere in it.
+        # A peak's neighbours are lower, so isolated pixels are the peaks: one for each cell of a
+        # coarse grid, anywhere in it.
         values = np.zeros(SIZE**2)
         values[rng.permutation(SIZE**2)[:300]] = rng.random(300) + 1e-3
         found.append(judge.scores(values.reshape(SIZE, SIZE)))
@@ -122,9 +158,13 @@ def test_chance_is_what_random_maps_get():
 def test_chance_of_peaks_is_that_of_points_thrown_at_the_retina():
     rng = np.random.default_rng(1)
     masks = eye((10, 10, 6, 6), (40, 30, 8, 3), (25, 50, 2, 2))
-    scores = map_scores(rng.random((SIZE, SIZE)), masks, LocalisationParams(tolerance_px=0.0, regions=5))
+    scores = map_scores(
+        rng.random((SIZE, SIZE)), masks, LocalisationParams(tolerance_px=0.0, regions=5)
+    )
     labels = np.zeros((SIZE, SIZE), int)
-    for number, (top, left, height, width) in enumerate(((10, 10, 6, 6), (40, 30, 8, 3), (25, 50, 2, 2)), 1):
+    for number, (top, left, height, width) in enumerate(
+        ((10, 10, 6, 6), (40, 30, 8, 3), (25, 50, 2, 2)), 1
+    ):
         labels[top : top + height, left : left + width] = number
     recalls, sensitivities = [], []
     for _ in range(4000):
@@ -171,7 +211,9 @@ def test_bad_maps_are_refused_and_eyes_without_lesions_have_no_scores():
 
 
 def test_an_eye_that_is_all_lesion_leaves_the_ranking_undefined():
-    scores = map_scores(np.random.default_rng(0).random((SIZE, SIZE)), eye((0, 0, SIZE, SIZE)), EXACT)
+    scores = map_scores(
+        np.random.default_rng(0).random((SIZE, SIZE)), eye((0, 0, SIZE, SIZE)), EXACT
+    )
     assert np.isnan(scores["any", "pixel_auc"].value)
     assert scores["any", "pointing_game"] == Score(1.0, 1.0)
 
@@ -184,7 +226,8 @@ def test_peaks_come_highest_first_and_apart():
     assert peaks(np.zeros((SIZE, SIZE)), ALL, 3.0).shape == (0, 2)
 
 
-# --- many eyes -----------------------------------------------------------------------------------------------------
+# --- many eyes
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_rows_are_means_over_the_eyes_that_have_the_lesion():
@@ -205,14 +248,20 @@ def test_rows_are_means_over_the_eyes_that_have_the_lesion():
 
 
 def test_the_interval_resamples_patients_not_eyes():
-    """Two patients of 50 like eyes each: the mean of a resample is 0, 1/2 or 1 with chances 1/4, 1/2, 1/4."""
+    """Two patients of 50 like eyes each: the mean of a resample is 0, 1/2 or 1 with chances 1/4,
+    1/2, 1/4.
+    """
     values = np.repeat([0.0, 1.0], 50)
     assert interval(values, ["a"] * 50 + ["b"] * 50, 1000, 0) == (0.0, 1.0)
     low, high = interval(values, [str(n) for n in range(100)], 4000, 0)
-    assert (low, high) == (pytest.approx(0.5 - 1.96 * 0.05, abs=0.011), pytest.approx(0.5 + 1.96 * 0.05, abs=0.011))
+    assert (low, high) == (
+        pytest.approx(0.5 - 1.96 * 0.05, abs=0.011),
+        pytest.approx(0.5 + 1.96 * 0.05, abs=0.011),
+    )
 
 
-# --- masks ---------------------------------------------------------------------------------------------------------
+# --- masks
+# ---------------------------------------------------------------------------------------------------------
 
 PARAMS = PreprocessParams(size=64)
 GRAY = np.full((64, 64, 3), 128, np.uint8)
@@ -231,7 +280,9 @@ def painted(shape, kind, rows, columns):
 
 
 def test_a_masks_area_and_place_survive_the_warp():
-    """Eight mask pixels to one of the fundus: a square of 80 px at the disc's centre becomes one of 10 px."""
+    """Eight mask pixels to one of the fundus: a square of 80 px at the disc's centre becomes one
+    of 10 px.
+    """
     disc = Disc(300.5, 400.5, 512.0)
     mask = painted((700, 800), "hard_exudate", slice(261, 341), slice(361, 441))
     share = lesion_shares(mask, disc, PARAMS)["hard_exudate"]
@@ -244,7 +295,10 @@ def test_a_lesion_smaller_than_a_pixel_is_kept_where_it_lies_and_a_speck_is_not(
     mask = painted((640, 640), "microaneurysm", slice(204, 207), slice(303, 306))  # 9 of 100
     mask[400, 400] = MASK_COLOURS["haemorrhage"]
     found = lesion_masks(mask, disc, (640, 640), textured(), PreprocessParams(size=64))
-    assert list(found.kinds) == ["microaneurysm", "haemorrhage"]  # at 64 px the limit is 0.15 / 16 of a pixel
+    assert list(found.kinds) == [
+        "microaneurysm",
+        "haemorrhage",
+    ]  # at 64 px the limit is 0.15 / 16 of a pixel
     assert np.argwhere(found.kinds["microaneurysm"]).tolist() == [[20, 30]]
     mask = painted((2560, 2560), "microaneurysm", slice(1000, 1010), slice(1000, 1010))
     mask[1400:1403, 1400:1403] = MASK_COLOURS["new_vessels"]  # where two colours met
@@ -266,14 +320,21 @@ def test_a_mask_of_another_size_is_scaled_and_one_of_another_shape_refused():
     disc = Disc(319.5, 319.5, 640.0)
     small = painted((320, 320), "haemorrhage", slice(100, 140), slice(60, 100))
     large = small.repeat(2, axis=0).repeat(2, axis=1)
-    there, here = (lesion_masks(mask, disc, (640, 640), textured(), PARAMS) for mask in (large, small))
+    there, here = (
+        lesion_masks(mask, disc, (640, 640), textured(), PARAMS) for mask in (large, small)
+    )
     assert np.array_equal(there.any, here.any)
-    with pytest.raises(UnusableMask, match=r"mask_size: a mask of 320 × 300 px does not fit a photograph of 640 × 640 px"):
+    with pytest.raises(
+        UnusableMask,
+        match=r"mask_size: a mask of 320 × 300 px does not fit a photograph of 640 × 640 px",
+    ):
         lesion_masks(small[:300], disc, (640, 640), textured(), PARAMS)
 
 
 def test_a_cut_disc_is_not_retina():
-    """A camera cut the upper rows: they are half-gray up to the edge. A gray spot amid the retina stays retina."""
+    """A camera cut the upper rows: they are half-gray up to the edge. A gray spot amid the
+    retina stays retina.
+    """
     fundus = textured()
     fundus[:14] = 128
     fundus[30:36, 30:36] = 128

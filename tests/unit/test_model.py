@@ -1,4 +1,6 @@
-"""The same names in every model, the trunk's weights where they belong, and one clear line when they can't be had."""
+"""The same names in every model, the trunk's weights where they belong, and one clear line when
+they can't be had.
+"""
 
 import dataclasses
 import os
@@ -7,10 +9,13 @@ import keras
 import numpy as np
 import pytest
 
-from dr_lib.model import ModelParams, build, probabilities, scaled
+from dr_lib.network.model import ModelParams, build, probabilities, scaled
 
-# Keras copies TensorFlow's variables when it saves them; TensorFlow 2.21's variables don't know NumPy 2's copy keyword.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+# Keras copies TensorFlow's variables when it saves them; TensorFlow 2.21's variables don't know
+# NumPy 2's copy keyword.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
 
 SMALL = ModelParams(backbone="small", backbone_weights="none", input_size=64, dense=(16, 8))
 
@@ -27,10 +32,18 @@ def small():
 @pytest.fixture(scope="module")
 def trunk_file(tmp_path_factory):
     """Inception V3 without its top, and the weights-only file it wrote."""
-    base = keras.applications.InceptionV3(include_top=False, weights=None, input_shape=(256, 256, 3))
+    base = keras.applications.InceptionV3(
+        include_top=False, weights=None, input_shape=(256, 256, 3)
+    )
     draws = np.random.default_rng(0)
-    # Running statistics start at 0 and 1: without noise a test could not tell that they were brought along.
-    base.set_weights([weight + draws.uniform(0, 0.01, weight.shape).astype(np.float32) for weight in base.get_weights()])
+    # Running statistics start at 0 and 1: without noise a test could not tell that they were
+    # brought along.
+    base.set_weights(
+        [
+            weight + draws.uniform(0, 0.01, weight.shape).astype(np.float32)
+            for weight in base.get_weights()
+        ]
+    )
     path = tmp_path_factory.mktemp("trunk") / "trunk.weights.h5"
     base.save_weights(path)
     return base, path
@@ -43,7 +56,9 @@ def inception(trunk_file):
 
 @pytest.fixture
 def little_inception(monkeypatch):
-    """Stands in for keras' Inception V3, which takes seconds to build: five convolutions and one named block."""
+    """Stands in for keras' Inception V3, which takes seconds to build: five convolutions and one
+    named block.
+    """
 
     def create(include_top, weights, input_shape):
         inputs = x = keras.Input(input_shape)
@@ -58,7 +73,9 @@ def little_inception(monkeypatch):
 
 
 def test_scaling_sends_half_gray_to_zero_exactly():
-    np.testing.assert_array_equal(scaled(np.array([[0, 64, 128, 192, 255]], np.uint8)), [[-1, -0.5, 0, 0.5, 127 / 128]])
+    np.testing.assert_array_equal(
+        scaled(np.array([[0, 64, 128, 192, 255]], np.uint8)), [[-1, -0.5, 0, 0.5, 127 / 128]]
+    )
     assert scaled(np.zeros(3, np.uint8)).dtype == np.float32
 
 
@@ -92,12 +109,17 @@ def test_names_and_first_weights_do_not_depend_on_what_was_built_before(little_i
             np.testing.assert_array_equal(one, other)
     assert names(second)[:4] == ["fundus", "conv1", "norm1", "relu1"]
     # No two layers draw the same numbers although all come from one seed.
-    assert not np.array_equal(second.get_layer("conv3").get_weights()[0], second.get_layer("conv4").get_weights()[0])
+    assert not np.array_equal(
+        second.get_layer("conv3").get_weights()[0], second.get_layer("conv4").get_weights()[0]
+    )
 
 
 def test_running_statistics_remember_ten_mini_batches_in_every_trunk(small, inception):
     norms = [
-        layer for model in (small, inception) for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)
+        layer
+        for model in (small, inception)
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
     ]
     assert len(norms) == 94 + 15
     assert {layer.momentum for layer in norms} == {0.9}
@@ -106,7 +128,9 @@ def test_running_statistics_remember_ten_mini_batches_in_every_trunk(small, ince
 def test_another_seed_is_another_start(small):
     other = build(dataclasses.replace(SMALL, seed=1))
     kernel = "conv1_conv"
-    assert not np.array_equal(small.get_layer(kernel).get_weights()[0], other.get_layer(kernel).get_weights()[0])
+    assert not np.array_equal(
+        small.get_layer(kernel).get_weights()[0], other.get_layer(kernel).get_weights()[0]
+    )
 
 
 def test_the_trunks_file_gives_the_trunks_features_exactly(trunk_file, inception):
@@ -114,7 +138,9 @@ def test_the_trunks_file_gives_the_trunks_features_exactly(trunk_file, inception
     pixels = np.random.default_rng(1).uniform(-1, 1, (1, 256, 256, 3)).astype(np.float32)
     ours = keras.Model(inception.inputs[0], inception.get_layer("mixed10").output)
     # The same operations in the same order on the same numbers.
-    np.testing.assert_array_equal(np.asarray(ours(pixels, training=False)), np.asarray(base(pixels, training=False)))
+    np.testing.assert_array_equal(
+        np.asarray(ours(pixels, training=False)), np.asarray(base(pixels, training=False))
+    )
 
 
 def test_small_stem_sees_15_px_and_has_stride_4(small):
@@ -150,7 +176,11 @@ def test_probabilities_use_neither_dropout_nor_the_batchs_statistics(small):
     first = probabilities(small, pixels, 4)
     np.testing.assert_array_equal(first, probabilities(small, pixels, 4))
     # An eye's answer does not depend on its neighbours in the batch.
-    np.testing.assert_allclose(first[:1], probabilities(small, np.concatenate([pixels[:1], 255 - pixels[1:]]), 4)[:1], rtol=2e-5)
+    np.testing.assert_allclose(
+        first[:1],
+        probabilities(small, np.concatenate([pixels[:1], 255 - pixels[1:]]), 4)[:1],
+        rtol=2e-5,
+    )
     for old, new in zip(before, small.variables, strict=True):
         np.testing.assert_array_equal(old, np.asarray(new))
 
@@ -158,7 +188,9 @@ def test_probabilities_use_neither_dropout_nor_the_batchs_statistics(small):
 def test_one_shape_is_compiled_once(small):
     pixels = np.zeros((9, 64, 64, 3), np.uint8)
     seen = []
-    model = keras.Model(small.inputs[0], keras.layers.Lambda(lambda x: seen.append(x.shape) or x)(small.output))
+    model = keras.Model(
+        small.inputs[0], keras.layers.Lambda(lambda x: seen.append(x.shape) or x)(small.output)
+    )
     seen.clear()
     for eyes in (9, 4, 1, 7):
         probabilities(model, pixels[:eyes], 4)
@@ -167,7 +199,15 @@ def test_one_shape_is_compiled_once(small):
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
 def test_mixed_precision_keeps_weights_and_answer_in_float32(kind):
-    model = build(ModelParams(backbone="small", backbone_weights="none", input_size=32, dense=(4,), mixed_precision=kind))
+    model = build(
+        ModelParams(
+            backbone="small",
+            backbone_weights="none",
+            input_size=32,
+            dense=(4,),
+            mixed_precision=kind,
+        )
+    )
     assert {str(weight.dtype) for weight in model.weights} == {"float32"}
     assert model.get_layer("stem").compute_dtype == kind
     assert model.get_layer("stage").compute_dtype == "float32"
@@ -205,7 +245,10 @@ def test_imagenet_without_a_network_is_one_clear_line(monkeypatch):
         raise OSError("URL fetch failure\nand more")
 
     monkeypatch.setattr(keras.applications, "InceptionV3", fail)
-    with pytest.raises(ValueError, match=r"ImageNet weights could not be downloaded \(URL fetch failure\): give .* a path"):
+    with pytest.raises(
+        ValueError,
+        match=r"ImageNet weights could not be downloaded \(URL fetch failure\): give .* a path",
+    ):
         build(ModelParams())
 
 

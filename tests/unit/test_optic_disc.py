@@ -6,24 +6,33 @@ import pytest
 from dr_lib.fundus import PreprocessParams, normalise
 from dr_lib.fundus.optic_disc import OpticDisc, OpticDiscParams, optic_disc
 from dr_lib.fundus.scale import warp_mask
-from dr_lib.heatmaps import image_rows
+from dr_lib.maps import image_rows
 from dr_lib.synthetic import MASK_COLOURS, EyePlan, SynthesisParams, draw, jpeg_bytes
 
 
-@pytest.mark.parametrize("plan", [EyePlan(1, "left", 0), EyePlan(2, "right", 3)], ids=["left", "right"])
+@pytest.mark.parametrize(
+    "plan", [EyePlan(1, "left", 0), EyePlan(2, "right", 3)], ids=["left", "right"]
+)
 def test_the_disc_of_a_drawn_eye_is_found_within_half_its_radius(plan):
     eye = draw(plan, SynthesisParams(seed=3, smallest_px=500, largest_px=600))
     fundus = normalise(jpeg_bytes(eye.photo, 90))
-    drawn = warp_mask((eye.mask == MASK_COLOURS["optic_disc"]).all(axis=2), fundus.disc, PreprocessParams())
+    drawn = warp_mask(
+        (eye.mask == MASK_COLOURS["optic_disc"]).all(axis=2), fundus.disc, PreprocessParams()
+    )
     y, x = (values.mean() for values in np.nonzero(drawn))
     found = optic_disc(fundus.pixels)
     assert np.hypot(found.centre_y_px - y, found.centre_x_px - x) < found.radius_px / 2
     assert found.radius_px == 0.15 * 128
     maps = {("pixels", "stage4"): found.mask(256).astype(np.float32)}
-    (region,), (stats,) = image_rows("1_left", plan.eye, fundus.pixels, maps, converged={("pixels", "stage4"): False})
+    (region,), (stats,) = image_rows(
+        "1_left", plan.eye, fundus.pixels, maps, converged={("pixels", "stage4"): False}
+    )
     assert region["optic_disc_distance_px"] < 0.5, "the region is the disc"
     assert stats["share_optic_disc"] == 1
-    assert (stats["optic_disc_y_px"], stats["optic_disc_x_px"]) == (found.centre_y_px, found.centre_x_px)
+    assert (stats["optic_disc_y_px"], stats["optic_disc_x_px"]) == (
+        found.centre_y_px,
+        found.centre_x_px,
+    )
     assert region["converged"] is stats["converged"] is False, "kept, and marked"
 
 
@@ -33,7 +42,9 @@ def test_no_disc_is_found_in_a_blank_image_and_its_numbers_are_undefined():
     values = np.zeros((128, 128), np.float32)
     values[60:64, 60:64] = 1.0
     (region,), (stats,) = image_rows("1_left", "left", blank, {("pixels", "stage0"): values})
-    assert np.isnan([region["optic_disc_distance_px"], stats["share_optic_disc"], stats["optic_disc_y_px"]]).all()
+    assert np.isnan(
+        [region["optic_disc_distance_px"], stats["share_optic_disc"], stats["optic_disc_y_px"]]
+    ).all()
     assert region["converged"] is None, "nobody said"
 
 

@@ -1,10 +1,12 @@
-"""Probabilities and log-probability gradients of a model, against closed forms of a linear softmax."""
+"""Probabilities and log-probability gradients of a model, against closed forms of a linear
+softmax.
+"""
 
 import keras
 import numpy as np
 import pytest
 
-from dr_lib.outcomes import StageOutcomes
+from dr_lib.network.classifier_outputs import StageOutcomes
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +54,16 @@ def test_the_gradient_of_a_log_probability_is_its_weights_minus_their_mean(linea
     x = images(7)
     p = softmax(x.reshape(7, 12) @ weights)
     expected = (weights[:, 3] - p @ weights.T).reshape(7, 2, 2, 3)
-    np.testing.assert_allclose(StageOutcomes(model, batch_size=4).gradient(x, 3), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        StageOutcomes(model, batch_size=4).gradient(x, 3), expected, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_a_saturated_stage_still_has_a_gradient(linear):
     model, _ = linear
-    x = 200 * images(3)  # logits of hundreds: the probability of the least likely stage is exactly 0 in float32
+    x = 200 * images(
+        3
+    )  # logits of hundreds: the probability of the least likely stage is exactly 0 in float32
     outcomes = StageOutcomes(model, batch_size=4)
     p = outcomes.predict(x)
     stage = int(p[0].argmin())

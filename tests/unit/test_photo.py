@@ -1,4 +1,6 @@
-"""Every kind of file is decoded to upright RGB, or refused by name; a bomb is refused before it is decoded."""
+"""Every kind of file is decoded to upright RGB, or refused by name; a bomb is refused before it
+is decoded.
+"""
 
 import io
 import struct
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from dr_lib.photo import Photo, UnreadablePhoto, decode, inspect
+from dr_lib.fundus.photo import Photo, UnreadablePhoto, decode, inspect
 from tests.unit.png_bomb import chunk, zeros_png
 
 RED, GREEN = (200, 20, 20), (20, 160, 40)
@@ -40,7 +42,10 @@ def reason_of(data: bytes, **limits) -> str:
 
 
 def near(photo: Photo, pixels: np.ndarray, tolerance: float = 6) -> bool:
-    return photo.pixels.shape == pixels.shape and float(np.abs(photo.pixels.astype(int) - pixels).mean()) < tolerance
+    return (
+        photo.pixels.shape == pixels.shape
+        and float(np.abs(photo.pixels.astype(int) - pixels).mean()) < tolerance
+    )
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM"])
@@ -53,7 +58,12 @@ def test_the_content_decides_about_the_format(format):
 
 
 def test_a_single_frame_gif_is_decoded():
-    assert near(decode(saved(Image.fromarray(picture()).convert("P", palette=Image.Palette.ADAPTIVE), "GIF")), picture())
+    assert near(
+        decode(
+            saved(Image.fromarray(picture()).convert("P", palette=Image.Palette.ADAPTIVE), "GIF")
+        ),
+        picture(),
+    )
 
 
 def test_grey_becomes_rgb():
@@ -71,7 +81,11 @@ def test_sixteen_bits_become_eight_by_their_high_byte():
 
 
 def test_cmyk_becomes_rgb():
-    assert near(decode(saved(Image.fromarray(picture()).convert("CMYK"), "JPEG", quality=95)), picture(), tolerance=12)
+    assert near(
+        decode(saved(Image.fromarray(picture()).convert("CMYK"), "JPEG", quality=95)),
+        picture(),
+        tolerance=12,
+    )
 
 
 def test_transparent_pixels_become_black():
@@ -109,7 +123,13 @@ def test_exif_orientation_is_honoured(orientation, stored, format):
 
 @pytest.mark.parametrize(
     ("height", "reduction"),
-    [(500, 1), (1100, 1), (1102, 2), (2202, 2), (2204, 4)],  # 0.93 of the shorter side, over the reduction, is at least 512
+    [
+        (500, 1),
+        (1100, 1),
+        (1102, 2),
+        (2202, 2),
+        (2204, 4),
+    ],  # 0.93 of the shorter side, over the reduction, is at least 512
 )
 def test_a_jpeg_is_reduced_as_far_as_leaves_a_usual_retina_large_enough(height, reduction):
     photo = decode(saved(picture(height, height + 8), "JPEG"))
@@ -135,7 +155,9 @@ def test_no_bytes_are_empty():
     assert reason_of(b"") == "empty"
 
 
-@pytest.mark.parametrize("data", [b"image,level\n10_left,0\n", b"<html></html>", b"\0" * 5000, b"%PDF-1.7 \n"])
+@pytest.mark.parametrize(
+    "data", [b"image,level\n10_left,0\n", b"<html></html>", b"\0" * 5000, b"%PDF-1.7 \n"]
+)
 def test_other_files_are_not_an_image(data):
     assert reason_of(data) == "not_an_image"
 
@@ -159,7 +181,9 @@ def test_a_jpeg_whose_data_is_cut_out_or_overwritten_is_corrupt():
     noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3)).astype(np.uint8)
     data = saved(noise, "JPEG")
     middle = len(data) // 2
-    assert reason_of(data[:middle] + b"\xff\xd9") == "corrupt"  # half of the picture, properly ended: the rest would be grey
+    assert (
+        reason_of(data[:middle] + b"\xff\xd9") == "corrupt"
+    )  # half of the picture, properly ended: the rest would be grey
     garbage = np.random.default_rng(1).integers(0, 256, 3000).astype(np.uint8).tobytes()
     assert reason_of(data[:middle] + garbage + data[middle + 3000 :]) == "corrupt"
 
@@ -189,7 +213,9 @@ def test_the_bombs_below_are_whole_images():
     assert near(decode(zeros_png(200)), np.zeros((200, 200, 3)), tolerance=0.01)
 
 
-@pytest.mark.parametrize("side", [13_000, 20_000])  # below and above the limit at which Pillow itself refuses
+@pytest.mark.parametrize(
+    "side", [13_000, 20_000]
+)  # below and above the limit at which Pillow itself refuses
 def test_a_decompression_bomb_is_refused_before_a_pixel_is_decoded(side, no_decoder):
     bomb = zeros_png(side)
     assert len(bomb) < side**2 / 200
@@ -206,10 +232,13 @@ def test_a_jpeg_that_states_an_absurd_size_is_refused_before_a_pixel_is_decoded(
 
 
 @pytest.mark.parametrize(
-    ("kind", "start"), [(b"zTXt", b"Comment\0\0"), (b"iCCP", b"profile\0\0"), (b"iTXt", b"Comment\0\1\0\0\0")]
+    ("kind", "start"),
+    [(b"zTXt", b"Comment\0\0"), (b"iCCP", b"profile\0\0"), (b"iTXt", b"Comment\0\1\0\0\0")],
 )
 def test_a_bomb_beside_the_pixels_does_not_go_off(kind, start, no_decoder):
-    """Texts and colour profiles of a PNG are compressed too; without a limit, 50 MB of them would be unpacked with the header."""
+    """Texts and colour profiles of a PNG are compressed too; without a limit, 50 MB of them
+    would be unpacked with the header.
+    """
     packer = zlib.compressobj(9)
     text = b"".join(packer.compress(bytes(10**6)) for _ in range(50)) + packer.flush()
     tracemalloc.start()
@@ -240,4 +269,7 @@ def test_several_frames_are_refused(format):
 
 
 def test_floating_point_pixels_are_unsupported():
-    assert reason_of(saved(Image.fromarray(picture().mean(axis=2).astype(np.float32)), "TIFF")) == "unsupported"
+    assert (
+        reason_of(saved(Image.fromarray(picture().mean(axis=2).astype(np.float32)), "TIFF"))
+        == "unsupported"
+    )

@@ -1,4 +1,6 @@
-"""Plots: the numbers drawn are the numbers given, in both formats, without a trace in matplotlib's settings."""
+"""Plots: the numbers drawn are the numbers given, in both formats, without a trace in
+matplotlib's settings.
+"""
 
 import subprocess
 import sys
@@ -10,28 +12,50 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dr_lib import plots
+from dr_lib.drawing import plots
 
 
 def texts(plot: plots.Plot) -> list[str]:
-    return ["".join(node.itertext()).strip() for node in ET.fromstring(plot.svg).iter("{http://www.w3.org/2000/svg}text")]
+    return [
+        "".join(node.itertext()).strip()
+        for node in ET.fromstring(plot.svg).iter("{http://www.w3.org/2000/svg}text")
+    ]
 
 
 def history(steps: int = 250) -> pd.DataFrame:
     step = np.arange(1, steps + 1)
     kappa = np.where(step % 50 == 0, step / steps * 0.7, np.nan)
     return pd.DataFrame(
-        {"step": step, "loss": 2 / step, "validation_qwk": kappa, "learning_rate": np.where(step < 100, 1e-3, 2e-4), "step_s": 1}
+        {
+            "step": step,
+            "loss": 2 / step,
+            "validation_qwk": kappa,
+            "learning_rate": np.where(step < 100, 1e-3, 2e-4),
+            "step_s": 1,
+        }
     )
 
 
 DRAWN = {
     "learning": lambda: plots.learning_curves(history()),
     "confusion": lambda: plots.confusion_matrix(np.arange(25).reshape(5, 5)),
-    "reliability": lambda: plots.reliability(np.array([0.1, 0.9, np.nan]), np.array([0.2, 0.8, np.nan]), np.array([30, 4, 0])),
-    "roc": lambda: plots.roc({"referable": (np.array([0, 0.2, 1]), np.array([0, 0.9, 1]))}, [("sensitivity 0.9", 0.2, 0.9)]),
-    "bars": lambda: plots.bars(["a", "b"], np.array([0.7, 0.6]), np.array([0.6, np.nan]), np.array([0.8, np.nan]), reference=0.5),
-    "scatter": lambda: plots.linearity_scatter(np.arange(3), np.arange(3), ["x", "x", "y"], x_label="slope", y_label="R²"),
+    "reliability": lambda: plots.reliability(
+        np.array([0.1, 0.9, np.nan]), np.array([0.2, 0.8, np.nan]), np.array([30, 4, 0])
+    ),
+    "roc": lambda: plots.roc(
+        {"referable": (np.array([0, 0.2, 1]), np.array([0, 0.9, 1]))},
+        [("sensitivity 0.9", 0.2, 0.9)],
+    ),
+    "bars": lambda: plots.bars(
+        ["a", "b"],
+        np.array([0.7, 0.6]),
+        np.array([0.6, np.nan]),
+        np.array([0.8, np.nan]),
+        reference=0.5,
+    ),
+    "scatter": lambda: plots.linearity_scatter(
+        np.arange(3), np.arange(3), ["x", "x", "y"], x_label="slope", y_label="R²"
+    ),
 }
 
 
@@ -47,8 +71,9 @@ def test_both_formats_are_whole_alike_twice_and_leave_no_trace(name):
 
 def test_drawing_imports_no_pyplot_and_importing_imports_no_matplotlib():
     code = (
-        "import sys, dr_lib.report, dr_lib.plots; assert 'matplotlib' not in sys.modules;"
-        "import numpy; dr_lib.plots.bars(['a'], numpy.ones(1)); assert 'matplotlib.pyplot' not in sys.modules"
+        "import sys, dr_lib.report, dr_lib.drawing.plots; assert 'matplotlib' not in"
+        " sys.modules;import numpy; dr_lib.drawing.plots.bars(['a'], numpy.ones(1)); assert"
+        " 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -71,7 +96,9 @@ def test_the_confusion_matrix_shows_each_count_once_and_names_the_stages():
 
 
 def test_bars_tell_their_values_and_names():
-    assert {"stem", "0.703", "plain IG", "0.62"} <= set(texts(plots.bars(["stem", "plain IG"], np.array([0.703, 0.62]))))
+    assert {"stem", "0.703", "plain IG", "0.62"} <= set(
+        texts(plots.bars(["stem", "plain IG"], np.array([0.703, 0.62])))
+    )
 
 
 def test_learning_curves_show_losses_and_scores_but_no_timings():
@@ -79,14 +106,22 @@ def test_learning_curves_show_losses_and_scores_but_no_timings():
     assert {"Loss", "Validation kappa", "Learning", "rate"} <= set(shown)
     assert not any("step s" in text for text in shown)
     both = history().assign(validation_auc=0.8)
-    assert {"Validation score", "validation kappa", "validation auc"} <= set(texts(plots.learning_curves(both)))
+    assert {"Validation score", "validation kappa", "validation auc"} <= set(
+        texts(plots.learning_curves(both))
+    )
     # Only a loss, and few rows: one panel, still a plot.
-    assert not {"Validation kappa", "Learning"} & set(texts(plots.learning_curves(history(3)[["step", "loss"]])))
+    assert not {"Validation kappa", "Learning"} & set(
+        texts(plots.learning_curves(history(3)[["step", "loss"]]))
+    )
 
 
 def test_operating_points_are_numbered_and_named_and_those_in_one_place_share_a_mark():
     curve = {"referable": (np.array([0, 0.2, 1.0]), np.array([0, 0.9, 1.0]))}
-    points = [("specificity 0.90", 0.2, 0.9), ("specificity 0.95", np.nan, np.nan), ("sensitivity 0.90", 0.2, 0.9)]
+    points = [
+        ("specificity 0.90", 0.2, 0.9),
+        ("specificity 0.95", np.nan, np.nan),
+        ("sensitivity 0.90", 0.2, 0.9),
+    ]
     shown = texts(plots.roc(curve, points))
     assert {"1·2", "1  specificity 0.90", "2  sensitivity 0.90"} <= set(shown)
     assert not any("0.95" in text for text in shown), "a point that is undefined has no mark"

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dr_lib import figures, report
+from dr_lib import report
+from dr_lib.drawing import figures
 from dr_lib.report.eyes import STEPS, THUMB_PX
 from dr_lib.report.gallery import CHUNK_EYES, chunk_names, gallery_files, ordered
 
@@ -24,7 +25,9 @@ def eye(image_id: str, stage: int | None = 2, predicted: int = 2, **changes) -> 
     rng = np.random.default_rng(7)
     maps = rng.normal(size=(4, SIZE, SIZE)).astype(np.float32)
     neurons = tuple(
-        report.NeuronEntry(sign, rank, (3, 4, 17), 0.2 if sign == "positive" else -0.2, maps[0, :16, :16], (8, 32))
+        report.NeuronEntry(
+            sign, rank, (3, 4, 17), 0.2 if sign == "positive" else -0.2, maps[0, :16, :16], (8, 32)
+        )
         for sign in ("positive", "negative")
         for rank in range(2)
     )
@@ -36,14 +39,21 @@ def eye(image_id: str, stage: int | None = 2, predicted: int = 2, **changes) -> 
         (0.1, 0.1, 0.5, 0.2, 0.1),
         rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8),
         rng.integers(0, 256, (SIZE, 2 * SIZE, 3), dtype=np.uint8),
-        tuple(report.OutcomeMap(name, values, 0.6, 0.2, 0.004, 64, True) for name, values in outcomes.items()),
+        tuple(
+            report.OutcomeMap(name, values, 0.6, 0.2, 0.004, 64, True)
+            for name, values in outcomes.items()
+        ),
         (report.LayerMaps("stem", "stage2", maps[0], maps[1], neurons),),
     )
     return dataclasses.replace(entry, **changes)
 
 
 def gallery() -> pd.DataFrame:
-    rows = [("0/10_left", "10_left", 2, 2, 0.01), ("0/2_left", "2_left", 2, 3, 0.02), ("0/10_right", "10_right", None, 2, np.nan)]
+    rows = [
+        ("0/10_left", "10_left", 2, 2, 0.01),
+        ("0/2_left", "2_left", 2, 3, 0.02),
+        ("0/10_right", "10_right", None, 2, np.nan),
+    ]
     eyes = pd.DataFrame(rows, columns=["key", "image_id", "stage", "predicted", "gap"])
     return eyes.assign(patient=["10", "2", "10"]).astype({"stage": "Int8", "predicted": "Int8"})
 
@@ -68,28 +78,50 @@ def full() -> report.ReportData:
         "data": report.DataSection(
             photographs=644,
             patients=322,
-            split_stage=[{"split": "test", "stage": 0, "count": 9}, {"split": "test", "stage": None, "count": 1}],
+            split_stage=[
+                {"split": "test", "stage": 0, "count": 9},
+                {"split": "test", "stage": None, "count": 1},
+            ],
             rejects=pd.DataFrame([{"image_id": "7_left", "reason": "empty", "detail": "0 bytes"}]),
             quality=[{"measure": "diameter", "median": 900.0}],
             samples=(report.BeforeAfter("10_left", fundus, fundus, ("stage 2",)),),
-            flagged=(report.BeforeAfter("10_right", fundus, fundus, ("score 0.11: dark", "redness 0.2"), (20.0, 24.0, 30.0)),),
+            flagged=(
+                report.BeforeAfter(
+                    "10_right",
+                    fundus,
+                    fundus,
+                    ("score 0.11: dark", "redness 0.2"),
+                    (20.0, 24.0, 30.0),
+                ),
+            ),
             flagged_text="1 of 644 eyes is flagged.",
-            set_aside=(report.SetAside("7_left", "empty", "0 bytes"), report.SetAside("8_left", "no_retina", "", fundus)),
+            set_aside=(
+                report.SetAside("7_left", "empty", "0 bytes"),
+                report.SetAside("8_left", "no_retina", "", fundus),
+            ),
         ),
         "model": report.ModelSection(
-            evaluation=pd.DataFrame([{"metric": "kappa", "value": 0.6839, "low": 0.59, "high": 0.76}]),
+            evaluation=pd.DataFrame(
+                [{"metric": "kappa", "value": 0.6839, "low": 0.59, "high": 0.76}]
+            ),
             confusion=np.eye(5, dtype=int),
             history=pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]}),
             reliability=(ends, ends, np.ones(5, int)),
             roc={"referable": (ends, ends**0.5)},
-            operating_points=(("specificity 0.90", 0.25, 0.5), ("sensitivity 0.97", float("nan"), float("nan"))),
+            operating_points=(
+                ("specificity 0.90", 0.25, 0.5),
+                ("sensitivity 0.97", float("nan"), float("nan")),
+            ),
             stages=[{"stage": "1 mild", "eyes": 41, "sensitivity": "0.123 (0.010 to 0.200)"}],
             strata=[{"part": "of good quality", "kappa": "0.711"}],
         ),
         "groups": report.GroupSection(
-            (report.GroupMap("true stage 4", 3, np.ones((SIZE, SIZE))),), [{"image_id": "10_left", "positive_share": 0.6}]
+            (report.GroupMap("true stage 4", 3, np.ones((SIZE, SIZE))),),
+            [{"image_id": "10_left", "positive_share": 0.6}],
         ),
-        "localisation": report.Localisation(scores=[{"method": "stem", "value": 0.7, "low": 0.6, "high": None}]),
+        "localisation": report.Localisation(
+            scores=[{"method": "stem", "value": 0.7, "low": 0.6, "high": None}]
+        ),
         "counterfactuals": report.CounterfactualSection(
             summary=[{"image_id": "10_left", "strength": 0.1}],
             triptychs=(report.Triptych("10_left", fundus, fundus, reached=False),),
@@ -127,7 +159,11 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.tags.append((tag, attributes))
-        self.addresses += [attributes[name] for name in ("src", "href", "srcset", "poster", "action") if name in attributes]
+        self.addresses += [
+            attributes[name]
+            for name in ("src", "href", "srcset", "poster", "action")
+            if name in attributes
+        ]
         self.ids += [attributes["id"]] if "id" in attributes else []
         if tag not in self.VOID:
             self.open.append(tag)
@@ -167,7 +203,9 @@ def pixels(uri: str) -> np.ndarray:
 
 def rows(files: dict, number: int = 0) -> dict[str, list]:
     """The columns that a script of the gallery brings."""
-    found = json.loads(f"[{files[f'gallery/{number:03d}.js'].removeprefix('report.rows(').removesuffix(');' + chr(10))}]")
+    found = json.loads(
+        f"[{files[f'gallery/{number:03d}.js'].removeprefix('report.rows(').removesuffix(');' + chr(10))}]"
+    )
     assert found[0] == number
     return found[1]
 
@@ -177,7 +215,9 @@ def test_every_address_is_a_file_of_the_report_and_every_file_is_reached(files):
     for name, page in pages(files).items():
         for address in page.addresses:
             path, _, anchor = address.partition("#")
-            if address == "data:," or path.startswith("eyes/"):  # the eyes' own files are drawn apart
+            if address == "data:," or path.startswith(
+                "eyes/"
+            ):  # the eyes' own files are drawn apart
                 continue
             target = path or name
             assert target in files, f"{name} points at {address}"
@@ -194,7 +234,9 @@ def test_nothing_comes_from_the_network(files):
         if name.endswith((".html", ".css", ".js", ".svg")):
             text = content if isinstance(content, str) else content.decode()
             # Names of XML's own vocabularies are no addresses: nothing is asked for there.
-            text = re.sub(r'(xmlns(:\w+)?="[^"]*"|"-//W3C[^>]*>|https?://www\.w3\.org/2000/svg)', "", text)
+            text = re.sub(
+                r'(xmlns(:\w+)?="[^"]*"|"-//W3C[^>]*>|https?://www\.w3\.org/2000/svg)', "", text
+            )
             text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
             assert "http:" not in text, name
             assert "https:" not in text, name
@@ -205,7 +247,10 @@ def test_every_picture_has_words_and_a_size_and_every_page_one_heading(files):
     for name, page in pages(files).items():
         pictures = [attributes for tag, attributes in page.tags if tag == "img"]
         assert pictures or name != "index.html"
-        assert all(picture["alt"] and int(picture["width"]) and int(picture["height"]) for picture in pictures)
+        assert all(
+            picture["alt"] and int(picture["width"]) and int(picture["height"])
+            for picture in pictures
+        )
         assert [tag for tag, _ in page.tags].count("h1") == 1
         assert len(page.ids) == len(set(page.ids))
 
@@ -230,12 +275,20 @@ def test_the_contents_name_every_section(files):
     page = Page(files["index.html"])
     sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
     assert sections == [section.id for section in report.SECTIONS if section.page == "index"]
-    assert [address[1:] for address in page.addresses if address.startswith("#") and address != "#main"] == sections
+    assert [
+        address[1:] for address in page.addresses if address.startswith("#") and address != "#main"
+    ] == sections
 
 
 def test_numbers_appear_as_given(files):
     text = Page(files["index.html"]).text
-    for words in ("0.684", "0.590 to 0.760", "2 min", "644 photographs of 322 patients; 1 set aside", "its map is not finite"):
+    for words in (
+        "0.684",
+        "0.590 to 0.760",
+        "2 min",
+        "644 photographs of 322 patients; 1 set aside",
+        "its map is not finite",
+    ):
         assert words in text
     assert "SELECT 1 < 2" in text
     assert "training.batch_size = 16" in text
@@ -253,7 +306,11 @@ def test_the_gallery_holds_every_eye_in_the_order_of_numbers_and_knows_the_other
         "gap": [0.02, 0.01, None],
         "fellow": [-1, 2, 1],
     }
-    fields = {attributes.get("name") for tag, attributes in Page(files["eyes.html"]).tags if tag in ("select", "input")}
+    fields = {
+        attributes.get("name")
+        for tag, attributes in Page(files["eyes.html"]).tags
+        if tag in ("select", "input")
+    }
     assert {"find", "true", "predicted", "grade", "gap"} <= fields
     assert "share" not in fields, "no lesion share is known, so none is asked for"
 
@@ -269,7 +326,12 @@ def test_a_large_gallery_comes_in_scripts_of_which_each_row_is_in_one():
 
 def test_an_eye_tells_its_page_everything_it_shows():
     told = record(eye("10_left"))
-    assert (told["id"], told["stage"], told["predicted"], told["size"]) == ("10_left", 2, 2, [SIZE, SIZE])
+    assert (told["id"], told["stage"], told["predicted"], told["size"]) == (
+        "10_left",
+        2,
+        2,
+        [SIZE, SIZE],
+    )
     assert told["tiles"] == ["stage0", "stage2", "stage4", "stem/positive", "stem/negative"]
     assert told["correlations"]["stage0|stage4"] == "−1.00"
     assert len(told["correlations"]) == 3
@@ -279,9 +341,13 @@ def test_an_eye_tells_its_page_everything_it_shows():
 
 
 def test_a_map_reaches_the_page_as_it_would_be_drawn():
-    """The page takes a byte's distance from 128 as opacity: what it draws is figures.overlay, but for JPEG's losses."""
+    """The page takes a byte's distance from 128 as opacity: what it draws is figures.overlay,
+    but for JPEG's losses.
+    """
     ramp = np.linspace(-1, 1, SIZE)[None, :] * np.ones((SIZE, 1))
-    told = record(eye("10_left", outcomes=(report.OutcomeMap("stage0", ramp.astype(np.float32)),), layers=()))
+    told = record(
+        eye("10_left", outcomes=(report.OutcomeMap("stage0", ramp.astype(np.float32)),), layers=())
+    )
     strip = pixels(told["maps"])
     assert strip.shape == (SIZE, SIZE)
     opacity = (strip.astype(float) - 128) * figures.OPACITY / STEPS
@@ -291,7 +357,9 @@ def test_a_map_reaches_the_page_as_it_would_be_drawn():
 
 
 def test_thumbnails_are_fig_a_in_a_row_with_grey_for_what_is_missing():
-    data = report.eye_files(eye("10_left", photo=None, layers=()), "0/10_left")["eyes/0/10_left.jpg"]
+    data = report.eye_files(eye("10_left", photo=None, layers=()), "0/10_left")[
+        "eyes/0/10_left.jpg"
+    ]
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape == (THUMB_PX, 4 * THUMB_PX, 3)
     # Away from the fundus: JPEG keeps colour in blocks of 16 pixels.
@@ -301,40 +369,66 @@ def test_thumbnails_are_fig_a_in_a_row_with_grey_for_what_is_missing():
 
 def test_only_drawings_on_grey_are_recoloured(files):
     for page in pages(files).values():
-        signed = {attributes["src"] for _, attributes in page.tags if attributes.get("class") == "signed"}
+        signed = {
+            attributes["src"] for _, attributes in page.tags if attributes.get("class") == "signed"
+        }
         assert not any("photo" in name or "fundus" in name for name in signed)
-    assert "figures/lead-positive.png" in {a.get("src") for _, a in Page(files["index.html"]).tags if a.get("class") == "signed"}
+    assert "figures/lead-positive.png" in {
+        a.get("src") for _, a in Page(files["index.html"]).tags if a.get("class") == "signed"
+    }
 
 
 def test_names_from_outside_cannot_become_markup_or_paths():
     data = full()
     eyes = gallery().assign(image_id=[EVIL, EVIL + "2", EVIL + "3"])
     parts = data.parts | {
-        "data": dataclasses.replace(data.parts["data"], rejects=[{"image_id": EVIL, "reason": EVIL, EVIL: EVIL}]),
-        "groups": report.GroupSection((report.GroupMap(EVIL, 1, np.ones((SIZE, SIZE)), note=EVIL),)),
+        "data": dataclasses.replace(
+            data.parts["data"], rejects=[{"image_id": EVIL, "reason": EVIL, EVIL: EVIL}]
+        ),
+        "groups": report.GroupSection(
+            (report.GroupMap(EVIL, 1, np.ones((SIZE, SIZE)), note=EVIL),)
+        ),
         "eyes": report.GallerySection(eyes, (EVIL,)),
         "cite": report.Citation(text=EVIL, queries=((EVIL, EVIL),)),
     }
     run = dataclasses.replace(data.run, title=EVIL, workspace=EVIL, config=EVIL)
-    files = report.render(dataclasses.replace(data, run=run, parts=parts, lead=(eye(EVIL, split=EVIL), "0/x")))
+    files = report.render(
+        dataclasses.replace(data, run=run, parts=parts, lead=(eye(EVIL, split=EVIL), "0/x"))
+    )
     for name, page in pages(files).items():
         assert EVIL in "".join(page.words), name
         scripts = [attributes["src"] for tag, attributes in page.tags if tag == "script"]
         assert all(script.startswith(("assets/", "gallery/")) for script in scripts)
-    assert EVIL not in files["figures/groups/" + next(n for n in files if n.startswith("figures/groups/")).split("/")[-1]].decode(
-        "latin1"
+    assert EVIL not in files[
+        "figures/groups/" + next(n for n in files if n.startswith("figures/groups/")).split("/")[-1]
+    ].decode("latin1")
+    assert all(
+        name == posixpath.normpath(name) and not name.startswith(("/", "..")) for name in files
     )
-    assert all(name == posixpath.normpath(name) and not name.startswith(("/", "..")) for name in files)
     assert not any(set(name) & set("<>'\"&\\ ") for name in files)
 
 
 def test_an_empty_report_says_for_every_section_which_command_fills_it():
     files = report.render(report.ReportData())
-    assert {name for name in files if not name.startswith("assets/")} == {"index.html", "eyes.html", "eye.html"}
+    assert {name for name in files if not name.startswith("assets/")} == {
+        "index.html",
+        "eyes.html",
+        "eye.html",
+    }
     page = Page(files["index.html"])
-    for command in ("run", "ingest", "train", "attribute", "aggregate", "counterfactuals", "linearity"):
+    for command in (
+        "run",
+        "ingest",
+        "train",
+        "attribute",
+        "aggregate",
+        "counterfactuals",
+        "linearity",
+    ):
         assert f"dr {command} CONFIG.toml" in page.text
-    assert [tag for tag, _ in page.tags].count("section") == len([one for one in report.SECTIONS if one.page == "index"])
+    assert [tag for tag, _ in page.tags].count("section") == len(
+        [one for one in report.SECTIONS if one.page == "index"]
+    )
 
 
 def test_a_study_that_found_nothing_says_so_instead_of_asking_to_be_run():
@@ -370,7 +464,9 @@ def test_an_eye_with_failed_maps_is_still_shown():
 def test_numpys_scalars_are_as_good_as_pythons():
     """Rows of tables bring them: `np.bool_(False) is False` is false, and np.int64 is no int."""
     maps = eye("12_left").outcomes
-    plain = eye("12_left", 2, 3, outcomes=(dataclasses.replace(maps[0], converged=False, gap=0.25),))
+    plain = eye(
+        "12_left", 2, 3, outcomes=(dataclasses.replace(maps[0], converged=False, gap=0.25),)
+    )
     numpy = eye(
         "12_left",
         np.int64(2),
@@ -384,15 +480,22 @@ def test_numpys_scalars_are_as_good_as_pythons():
 def test_a_region_beyond_the_fundus_is_refused():
     neuron = report.NeuronEntry("positive", 0, (1, 1, 1), 1.0, np.ones((16, 16)), (40, 40))
     with pytest.raises(ValueError, match="reaches beyond"):
-        report.eye_files(eye("10_left", layers=(report.LayerMaps("stem", neurons=(neuron,)),)), "0/10_left")
+        report.eye_files(
+            eye("10_left", layers=(report.LayerMaps("stem", neurons=(neuron,)),)), "0/10_left"
+        )
 
 
 def test_the_same_data_gives_the_same_bytes(files):
     assert report.render(full()) == files
-    assert report.eye_files(eye("10_left"), "0/10_left") == report.eye_files(eye("10_left"), "0/10_left")
+    assert report.eye_files(eye("10_left"), "0/10_left") == report.eye_files(
+        eye("10_left"), "0/10_left"
+    )
 
 
 def test_an_eyes_picture_for_the_terminal_holds_both_figures_and_the_neurons():
-    whole, without = (report.eye_sheet(eye("10_left", **changes), ("stage0", "stage4")) for changes in ({}, {"layers": ()}))
+    whole, without = (
+        report.eye_sheet(eye("10_left", **changes), ("stage0", "stage4"))
+        for changes in ({}, {"layers": ()})
+    )
     assert whole.shape[0] > without.shape[0]
     assert whole.shape[1] >= 4 * 256

@@ -13,7 +13,15 @@ COUNTERFACTUALS = report.CounterfactualSection(
     summary=[{"method": "proportional", "eyes": 2, "reached": 1}],
     triptychs=(
         report.Triptych("10_left", FUNDUS, FUNDUS, reached=False),
-        report.Triptych("10_left", FUNDUS, FUNDUS // 2, (0.9, 0.1, 0, 0, 0), (0.4, 0.6, 0, 0, 0), "constant, strength 0.1", True),
+        report.Triptych(
+            "10_left",
+            FUNDUS,
+            FUNDUS // 2,
+            (0.9, 0.1, 0, 0, 0),
+            (0.4, 0.6, 0, 0, 0),
+            "constant, strength 0.1",
+            True,
+        ),
     ),
     adversarial=[{"method": "pgd_l2", "eyes": 2, "reached": 2}],
     comparisons=[
@@ -76,16 +84,27 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def files():
-    return report.render(report.ReportData(parts={"counterfactuals": COUNTERFACTUALS, "linearity": LINEARITY}))
+    return report.render(
+        report.ReportData(parts={"counterfactuals": COUNTERFACTUALS, "linearity": LINEARITY})
+    )
 
 
 def test_a_special_unit_has_a_page_of_its_own(files):
     assert "units/fc1-4.html" in Page(files["index.html"]).addresses
     page = Page(files["units/fc1-4.html"])
-    for words in ("fc1, unit 4", "constant: it argues for stage 0 (none)", "Eyes graded otherwise without it", "0.25", "−0.31"):
+    for words in (
+        "fc1, unit 4",
+        "constant: it argues for stage 0 (none)",
+        "Eyes graded otherwise without it",
+        "0.25",
+        "−0.31",
+    ):
         assert words in page.text
     sources = [picture["src"] for picture in page.pictures]
-    assert sources == ["../figures/units/fc1-4-10_left-fundus.png", "../figures/units/fc1-4-10_left-region.png"]
+    assert sources == [
+        "../figures/units/fc1-4-10_left-fundus.png",
+        "../figures/units/fc1-4-10_left-region.png",
+    ]
     assert "../assets/report.css" in page.addresses
     local = [address for address in page.addresses if address.startswith("../")]
     assert {address.removeprefix("../").partition("#")[0] for address in local} <= set(files)
@@ -94,7 +113,10 @@ def test_a_special_unit_has_a_page_of_its_own(files):
 def test_a_counterfactual_is_shown_with_its_signed_difference_and_its_probabilities(files):
     for part in ("fundus", "changed", "difference", "probabilities"):
         assert f"figures/counterfactuals/10_left-constant-{part}.png" in files
-    assert {"figures/counterfactuals/10_left-constant.png", "figures/counterfactuals/10_left-constant.svg"} <= set(files)
+    assert {
+        "figures/counterfactuals/10_left-constant.png",
+        "figures/counterfactuals/10_left-constant.svg",
+    } <= set(files)
     page = Page(files["index.html"])
     assert page.text.count("not reached") == 1
     signed = {picture["src"] for picture in page.pictures if picture.get("class") == "signed"}

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from dr_lib.anatomy import visible_disc
 from dr_lib.attribution.receptive import ReceptiveField, enlarged
-from dr_lib.model import scaled
-from dr_lib.rivals import Rivals, centre_prior, local_contrast
+from dr_lib.fundus.anatomy import visible_disc
+from dr_lib.localisation.baseline_maps import Rivals, centre_prior, local_contrast
+from dr_lib.network.model import scaled
 
 SIZE = 32
 
@@ -21,7 +21,9 @@ def network():
     model = keras.Model(inputs, keras.layers.Dense(5, activation="softmax", name="stage")(pooled))
     rng = np.random.default_rng(0)
     model.get_layer("stem").set_weights([rng.normal(size=(1, 1, 3, 2)).astype(np.float32)])
-    model.get_layer("stage").set_weights([rng.normal(size=(2, 5)).astype(np.float32), np.zeros(5, np.float32)])
+    model.get_layer("stage").set_weights(
+        [rng.normal(size=(2, 5)).astype(np.float32), np.zeros(5, np.float32)]
+    )
     return model
 
 
@@ -39,19 +41,29 @@ def test_gradient_maps_are_those_of_the_closed_form(network, pixels):
     gradient = (v * (h > 0)) @ kernel.T / SIZE**2
     found = Rivals(network, "logit3", ("stem",)).maps(pixels)
     assert list(found) == ["gradient", "gradient_input", "gradcam_stem", "centre", "contrast"]
-    np.testing.assert_allclose(found["gradient"], np.abs(gradient).sum(axis=2), rtol=1e-5, atol=1e-9)
-    np.testing.assert_allclose(found["gradient_input"], (x * gradient).sum(axis=2), rtol=1e-4, atol=1e-9)
-    np.testing.assert_allclose(found["gradcam_stem"], np.maximum(h @ (v / SIZE**2), 0), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(
+        found["gradient"], np.abs(gradient).sum(axis=2), rtol=1e-5, atol=1e-9
+    )
+    np.testing.assert_allclose(
+        found["gradient_input"], (x * gradient).sum(axis=2), rtol=1e-4, atol=1e-9
+    )
+    np.testing.assert_allclose(
+        found["gradcam_stem"], np.maximum(h @ (v / SIZE**2), 0), rtol=1e-5, atol=1e-9
+    )
 
 
 def test_a_probabilitys_gradient_is_that_of_its_softmax(network, pixels):
     """P(stage ≥ 2) has ∂F/∂u_j = p_j · ([j ≥ 2] − P): a mixture of the logits' own gradients."""
-    logits = [Rivals(network, f"logit{stage}", ()).maps(pixels)["gradient_input"] for stage in range(5)]
+    logits = [
+        Rivals(network, f"logit{stage}", ()).maps(pixels)["gradient_input"] for stage in range(5)
+    ]
     p = np.asarray(network(scaled(pixels)[None]))[0].astype(np.float64)
     slopes = p * ((np.arange(5) >= 2) - p[2:].sum())
     expected = np.tensordot(slopes, np.stack(logits), axes=1)
     found = Rivals(network, "referable", ()).maps(pixels)["gradient_input"]
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-7 * np.abs(expected).max() + 1e-9)
+    np.testing.assert_allclose(
+        found, expected, rtol=1e-3, atol=1e-7 * np.abs(expected).max() + 1e-9
+    )
 
 
 def test_layers_without_positions_are_refused(network):
@@ -72,7 +84,9 @@ def test_contrast_and_centre_know_no_network():
 
 
 def test_a_layers_map_lies_on_the_centres_of_what_its_units_see():
-    """Units every 8 px that see 15, the first from −2: centres at 5, 13, 21 …; linear between, constant beyond."""
+    """Units every 8 px that see 15, the first from −2: centres at 5, 13, 21 …; linear between,
+    constant beyond.
+    """
     field = ReceptiveField(size=(15, 15), stride=(8, 8), offset=(-2, -2))
     values = np.add.outer(np.arange(5.0), 10 * np.arange(5.0)).astype(np.float32)
     found = enlarged(values, field, 64)

@@ -1,11 +1,13 @@
-"""Contact sheets: the circle is where the disc is, words stay within their tile, and a picture stays within its bytes."""
+"""Contact sheets: the circle is where the disc is, words stay within their tile, and a picture
+stays within its bytes.
+"""
 
 import cv2
 import numpy as np
 import pytest
 
-from dr_lib import sheets
-from dr_lib.figures import INK
+from dr_lib.drawing import sheets
+from dr_lib.drawing.figures import INK
 
 
 def circle_of(picture: np.ndarray) -> tuple[float, float, float]:
@@ -29,7 +31,9 @@ def test_a_circle_that_leaves_the_frame_is_drawn_whole_beyond_it():
     assert circle_of(drawn)[2] == pytest.approx(180, abs=2)
     frame = drawn[50:150]
     untouched = (drawn == sheets.DISC).all(axis=-1)[50:150]
-    assert (frame[cv2.dilate(untouched.astype(np.uint8), np.ones((7, 7))) == 0] == 90).all(), "the photograph is in its place"
+    assert (frame[cv2.dilate(untouched.astype(np.uint8), np.ones((7, 7))) == 0] == 90).all(), (
+        "the photograph is in its place"
+    )
     assert (drawn[0, 0] == sheets.OUTSIDE).all()
 
 
@@ -70,4 +74,8 @@ def test_a_picture_is_made_as_small_as_asked_even_if_it_is_noise():
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     plain = np.full((400, 400, 3), 90, np.uint8)
     assert len(sheets.small_jpeg(noise, 30_000)) <= 30_000
-    assert cv2.imdecode(np.frombuffer(sheets.small_jpeg(plain, 30_000), np.uint8), 1).shape == (400, 400, 3)
+    assert cv2.imdecode(np.frombuffer(sheets.small_jpeg(plain, 30_000), np.uint8), 1).shape == (
+        400,
+        400,
+        3,
+    )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dr_lib.splits import SPLITS, patient_of, split_of, split_of_usage, splits_of
+from dr_lib.training.splits import SPLITS, patient_of, split_of, split_of_usage, splits_of
 
 LABELS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "labels"
 FRACTIONS = {"validation_fraction": 0.15, "test_fraction": 0.2}
@@ -26,9 +26,12 @@ def assert_no_patient_crosses(image_ids, splits):
 
 
 def assert_shares(splits, patients):
-    # Four standard deviations of a binomial share: one seed in 16,000 would fail by chance, and the seed is fixed.
+    # Four standard deviations of a binomial share: one seed in 16,000 would fail by chance, and the
+    # seed is fixed.
     for split, share in zip(SPLITS, (0.65, 0.15, 0.2), strict=True):
-        assert splits.count(split) / len(splits) == pytest.approx(share, abs=4 * (share * (1 - share) / patients) ** 0.5)
+        assert splits.count(split) / len(splits) == pytest.approx(
+            share, abs=4 * (share * (1 - share) / patients) ** 0.5
+        )
 
 
 def test_both_eyes_of_a_patient_share_a_split_and_the_shares_are_those_asked_for():
@@ -39,11 +42,15 @@ def test_both_eyes_of_a_patient_share_a_split_and_the_shares_are_those_asked_for
 
 
 def kaggles_image_ids():
-    """The 35,126 ids of Kaggle's training labels; where they are not beside the project, as many of the same form."""
+    """The 35,126 ids of Kaggle's training labels; where they are not beside the project, as many
+    of the same form.
+    """
     file = LABELS / "trainLabels.csv"
     if not file.exists():
         # Kaggle numbers its patients with gaps, from 10 to 44349; both eyes of each are there.
-        return both_eyes(range(10, 10 + 5 * 17563 // 2, 5)) + both_eyes(range(100_000, 100_000 + 17563 - 8782))
+        return both_eyes(range(10, 10 + 5 * 17563 // 2, 5)) + both_eyes(
+            range(100_000, 100_000 + 17563 - 8782)
+        )
     with open(file, newline="") as stream:
         return [row["image"] for row in csv.DictReader(stream)]
 
@@ -56,7 +63,10 @@ def test_no_patient_crosses_splits_in_the_35126_labels():
     assert_shares(splits, 35126 // 2)
 
 
-@pytest.mark.skipif(not (LABELS / "retinopathy_solution.csv").exists(), reason="Kaggle's labels are not beside the project")
+@pytest.mark.skipif(
+    not (LABELS / "retinopathy_solution.csv").exists(),
+    reason="Kaggle's labels are not beside the project",
+)
 def test_kaggles_usage_keeps_patients_apart_and_has_its_known_sizes():
     with open(LABELS / "retinopathy_solution.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -83,7 +93,9 @@ def test_the_hash_itself_stands_still():
 
 
 def test_another_seed_divides_patients_independently():
-    first, second = ([split_of(str(p), seed=seed, **FRACTIONS) == "test" for p in range(4000)] for seed in (0, 1))
+    first, second = (
+        [split_of(str(p), seed=seed, **FRACTIONS) == "test" for p in range(4000)] for seed in (0, 1)
+    )
     both = sum(a and b for a, b in zip(first, second, strict=True)) / 4000
     assert both == pytest.approx(0.2 * 0.2, abs=4 * (0.04 * 0.96 / 4000) ** 0.5)
 
@@ -91,7 +103,9 @@ def test_another_seed_divides_patients_independently():
 @given(st.text(min_size=1), st.integers(0, 2**32))
 def test_the_limits_of_the_fractions_hold_for_any_patient(patient, seed):
     assert split_of(patient, seed=seed, validation_fraction=0.0, test_fraction=0.0) == "train"
-    assert split_of(patient, seed=seed, validation_fraction=0.0, test_fraction=0.999999999) == "test"
+    assert (
+        split_of(patient, seed=seed, validation_fraction=0.0, test_fraction=0.999999999) == "test"
+    )
 
 
 @pytest.mark.parametrize(("validation", "test"), [(-0.1, 0.2), (0.5, 0.5), (0.2, 0.9)])

@@ -5,17 +5,28 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pandas as pd
 
-from dr_lib import study_plots
-from dr_lib.plots import Plot
+from dr_lib.drawing import study_plots
+from dr_lib.drawing.plots import Plot
 
 
 def texts(plot: Plot) -> list[str]:
-    return ["".join(node.itertext()).strip() for node in ET.fromstring(plot.svg).iter("{http://www.w3.org/2000/svg}text")]
+    return [
+        "".join(node.itertext()).strip()
+        for node in ET.fromstring(plot.svg).iter("{http://www.w3.org/2000/svg}text")
+    ]
 
 
 def compared(**changes) -> pd.DataFrame:
     rows = [
-        {"measure": measure, "first": first, "second": second, "pairs": 5, "median_difference": 0.1, "low": -0.2, "high": 0.3}
+        {
+            "measure": measure,
+            "first": first,
+            "second": second,
+            "pairs": 5,
+            "median_difference": 0.1,
+            "low": -0.2,
+            "high": 0.3,
+        }
         for measure in ("ssim", "l2")
         for first in ("proportional", "constant_regions")
         for second in ("fgsm_linf", "pgd_l2")
@@ -24,11 +35,23 @@ def compared(**changes) -> pd.DataFrame:
 
 
 def test_every_measure_has_a_panel_and_every_method_its_name():
-    plot = study_plots.paired_differences(compared(), {"ssim": "SSIM", "l2": "L2"}, {"l2": "smaller change"})
+    plot = study_plots.paired_differences(
+        compared(), {"ssim": "SSIM", "l2": "L2"}, {"l2": "smaller change"}
+    )
     found = texts(plot)
-    for words in ("SSIM", "L2", "fgsm linf", "pgd l2", "proportional", "constant, regions", "\u2190 smaller change"):
+    for words in (
+        "SSIM",
+        "L2",
+        "fgsm linf",
+        "pgd l2",
+        "proportional",
+        "constant, regions",
+        "\u2190 smaller change",
+    ):
         assert words in found
-    assert plot == study_plots.paired_differences(compared(), {"ssim": "SSIM", "l2": "L2"}, {"l2": "smaller change"})
+    assert plot == study_plots.paired_differences(
+        compared(), {"ssim": "SSIM", "l2": "L2"}, {"l2": "smaller change"}
+    )
 
 
 def test_pairs_without_a_common_eye_are_left_out():

@@ -1,4 +1,6 @@
-"""The synthetic eyes: reproducible, graded by their lesions, true in their masks, and like Kaggle's in their frequencies."""
+"""The synthetic eyes: reproducible, graded by their lesions, true in their masks, and like
+Kaggle's in their frequencies.
+"""
 
 import dataclasses
 from collections import Counter
@@ -26,8 +28,15 @@ from dr_lib.synthetic import (
 from dr_lib.synthetic.camera import CAMERAS, choose_camera, frame
 from dr_lib.synthetic.params import stream
 
-PARAMS = SynthesisParams(seed=5, smallest_px=400, largest_px=1200)  # small cameras: the same drawing, faster tests
-EYES = [EyePlan(patient, eye, stage) for stage in range(5) for patient in range(1, 6) for eye in ("left", "right")]
+PARAMS = SynthesisParams(
+    seed=5, smallest_px=400, largest_px=1200
+)  # small cameras: the same drawing, faster tests
+EYES = [
+    EyePlan(patient, eye, stage)
+    for stage in range(5)
+    for patient in range(1, 6)
+    for eye in ("left", "right")
+]
 
 
 @cache
@@ -40,7 +49,11 @@ def lesion(kind: str, quadrant: str = "superior_nasal") -> Lesion:
 
 
 def haemorrhages(*per_quadrant: int) -> list[Lesion]:
-    return [lesion("haemorrhage", name) for name, n in zip(QUADRANTS, per_quadrant, strict=True) for _ in range(n)]
+    return [
+        lesion("haemorrhage", name)
+        for name, n in zip(QUADRANTS, per_quadrant, strict=True)
+        for _ in range(n)
+    ]
 
 
 def colours(mask: np.ndarray) -> set[tuple[int, int, int]]:
@@ -87,8 +100,11 @@ def test_lesions_of_the_stage_stay_where_preprocessing_keeps_them():
     # METHOD §1.5 crops radius > 0.9·R; placed centres stay within 0.86·R and in the frame.
     for eye in map(drawn, EYES):
         for found in eye.lesions:
-            distance = np.hypot(found.centre_y_px - eye.retina_y_px, found.centre_x_px - eye.retina_x_px)
-            # New vessels on the disc may lie further out: they belong to the disc, wherever that is.
+            distance = np.hypot(
+                found.centre_y_px - eye.retina_y_px, found.centre_x_px - eye.retina_x_px
+            )
+            # New vessels on the disc may lie further out: they belong to the disc, wherever that
+            # is.
             assert distance <= 0.87 * eye.retina_diameter_px / 2 or found.kind == "new_vessels"
             assert 0 <= found.centre_y_px < eye.photo.shape[0]
             assert 0 <= found.centre_x_px < eye.photo.shape[1]
@@ -123,15 +139,22 @@ def test_plan_holds_exactly_the_stage_counts(count, balanced):
 def test_plan_gives_each_patient_from_1_a_left_and_a_right_eye():
     eyes = plan(41, SynthesisParams(seed=1))
     assert [eye.image_id for eye in eyes[:3]] == ["1_left", "1_right", "2_left"]
-    assert [(eye.patient, eye.eye) for eye in eyes] == [(1 + i // 2, ("left", "right")[i % 2]) for i in range(41)]
+    assert [(eye.patient, eye.eye) for eye in eyes] == [
+        (1 + i // 2, ("left", "right")[i % 2]) for i in range(41)
+    ]
 
 
 @pytest.mark.parametrize("balanced", [False, True])
 def test_fellow_eyes_agree_as_in_eyepacs(balanced):
     sklearn_metrics = pytest.importorskip("sklearn.metrics")
-    stages = np.array([eye.stage for eye in plan(2000, SynthesisParams(seed=2, balanced=balanced))]).reshape(-1, 2)
-    # Left and right frequencies differ by chance, on which kappa's expected disagreement rests: 0.01 covers it.
-    assert sklearn_metrics.cohen_kappa_score(stages[:, 0], stages[:, 1], weights="quadratic") == pytest.approx(0.85, abs=0.01)
+    stages = np.array(
+        [eye.stage for eye in plan(2000, SynthesisParams(seed=2, balanced=balanced))]
+    ).reshape(-1, 2)
+    # Left and right frequencies differ by chance, on which kappa's expected disagreement rests:
+    # 0.01 covers it.
+    assert sklearn_metrics.cohen_kappa_score(
+        stages[:, 0], stages[:, 1], weights="quadratic"
+    ) == pytest.approx(0.85, abs=0.01)
     assert np.abs(stages[:, 0] - stages[:, 1]).max() <= 2
 
 
@@ -175,7 +198,9 @@ def test_same_seed_same_bytes_in_any_order():
 
 
 @pytest.mark.parametrize(
-    "other", [EyePlan(3, "right", 2), EyePlan(4, "left", 2), EyePlan(3, "left", 3)], ids=["fellow", "patient", "stage"]
+    "other",
+    [EyePlan(3, "right", 2), EyePlan(4, "left", 2), EyePlan(3, "left", 3)],
+    ids=["fellow", "patient", "stage"],
 )
 def test_another_eye_patient_or_stage_is_another_photograph(other):
     one, two = drawn(EyePlan(3, "left", 2)), drawn(other)
@@ -183,14 +208,19 @@ def test_another_eye_patient_or_stage_is_another_photograph(other):
 
 
 def test_another_seed_is_another_photograph():
-    one, two = drawn(EyePlan(3, "left", 2)), draw(EyePlan(3, "left", 2), dataclasses.replace(PARAMS, seed=6))
+    one, two = (
+        drawn(EyePlan(3, "left", 2)),
+        draw(EyePlan(3, "left", 2), dataclasses.replace(PARAMS, seed=6)),
+    )
     assert one.photo.shape != two.photo.shape or not np.array_equal(one.photo, two.photo)
 
 
 def test_fellow_eyes_come_from_one_camera_and_a_data_set_from_all():
     for eye in EYES[::2]:
         assert drawn(eye).camera == drawn(dataclasses.replace(eye, eye="right")).camera
-    chosen = [choose_camera(stream(0, patient, "both", "patient")).name for patient in range(1, 1001)]
+    chosen = [
+        choose_camera(stream(0, patient, "both", "patient")).name for patient in range(1, 1001)
+    ]
     for camera in CAMERAS:
         # Four standard deviations of a binomial share of 1,000 patients are at most 0.046.
         assert chosen.count(camera.name) / 1000 == pytest.approx(camera.share, abs=0.046)
@@ -223,7 +253,8 @@ def test_retina_lies_where_the_truth_says_and_the_border_is_dark_but_not_zero():
         brightest = eye.photo.max(axis=-1).astype(float)
         # The edge itself: just inside is several times brighter than just outside.
         assert (
-            brightest[(distance > 0.94) & (distance < 0.98)].mean() > 2 * brightest[(distance > 1.03) & (distance < 1.06)].mean()
+            brightest[(distance > 0.94) & (distance < 0.98)].mean()
+            > 2 * brightest[(distance > 1.03) & (distance < 1.06)].mean()
         )
 
 
@@ -237,7 +268,11 @@ def test_optic_disc_is_on_the_right_in_right_eyes_and_on_the_left_in_left_eyes()
         green = picture.photo[..., 1].astype(float)
         on_disc = np.zeros(green.shape, np.uint8)
         on_disc[rows, columns] = 1
-        around = cv2.dilate(on_disc, np.ones((15, 15), np.uint8)).astype(bool) & (on_disc == 0) & retina_of(picture)
+        around = (
+            cv2.dilate(on_disc, np.ones((15, 15), np.uint8)).astype(bool)
+            & (on_disc == 0)
+            & retina_of(picture)
+        )
         assert green[on_disc == 1].mean() > green[around].mean()
 
 
@@ -259,9 +294,13 @@ def test_every_lesion_has_its_colour_in_the_mask_at_its_place():
             reach = max(2, round(found.radius_px * 1.3)) if group else 2
             y, x = round(found.centre_y_px), round(found.centre_x_px)
             near = eye.mask[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
-            later = {"soft_exudate", "hard_exudate", "preretinal_haemorrhage", "new_vessels"} - {found.kind}
+            later = {"soft_exudate", "hard_exudate", "preretinal_haemorrhage", "new_vessels"} - {
+                found.kind
+            }
             # A large lesion may cover a smaller one.
-            assert any((near == MASK_COLOURS[kind]).all(axis=-1).any() for kind in {found.kind, *later}), found
+            assert any(
+                (near == MASK_COLOURS[kind]).all(axis=-1).any() for kind in {found.kind, *later}
+            ), found
 
 
 def test_a_stage_0_mask_holds_the_optic_disc_alone():
@@ -276,7 +315,9 @@ def test_blood_is_darker_and_exudate_brighter_than_what_surrounds_it():
         for kind, differences in (("haemorrhage", darker), ("hard_exudate", brighter)):
             on = (eye.mask == MASK_COLOURS[kind]).all(axis=-1).astype(np.uint8)
             if on.any():
-                around = cv2.dilate(on, np.ones((9, 9), np.uint8)).astype(bool) & ~eye.mask.any(axis=-1)
+                around = cv2.dilate(on, np.ones((9, 9), np.uint8)).astype(bool) & ~eye.mask.any(
+                    axis=-1
+                )
                 differences.append(green[on == 1].mean() - green[around].mean())
     assert len(darker) > 20
     assert len(brighter) > 10
@@ -286,8 +327,15 @@ def test_blood_is_darker_and_exudate_brighter_than_what_surrounds_it():
 
 def test_jpeg_is_the_photograph_and_png_the_mask():
     eye = drawn(EyePlan(1, "left", 2))
-    photo = cv2.imdecode(np.frombuffer(jpeg_bytes(eye.photo, 95), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    assert np.abs(photo.astype(int) - eye.photo).mean() < 3.0  # chroma is halved and noise quantised
+    photo = cv2.imdecode(np.frombuffer(jpeg_bytes(eye.photo, 95), np.uint8), cv2.IMREAD_COLOR)[
+        ..., ::-1
+    ]
+    assert (
+        np.abs(photo.astype(int) - eye.photo).mean() < 3.0
+    )  # chroma is halved and noise quantised
     assert len(jpeg_bytes(eye.photo, 60)) < len(jpeg_bytes(eye.photo, 95))
-    assert np.array_equal(cv2.imdecode(np.frombuffer(png_bytes(eye.mask), np.uint8), cv2.IMREAD_COLOR)[..., ::-1], eye.mask)
+    assert np.array_equal(
+        cv2.imdecode(np.frombuffer(png_bytes(eye.mask), np.uint8), cv2.IMREAD_COLOR)[..., ::-1],
+        eye.mask,
+    )
     assert PARAMS.lowest_quality <= eye.quality <= PARAMS.highest_quality

@@ -1,4 +1,6 @@
-"""Exact compositions, exact rates, changes that leave the stage alone, pixels in time, checkpoints that hold."""
+"""Exact compositions, exact rates, changes that leave the stage alone, pixels in time,
+checkpoints that hold.
+"""
 
 import dataclasses
 import itertools
@@ -38,7 +40,9 @@ def eyes(each=6, size=32, seed=0):
 
 
 def short(steps, **settings):
-    return TrainingParams(**({"schedule": ((steps, 1e-3),), "validate_every": 2, "checkpoint_every": 2} | settings))
+    return TrainingParams(
+        **({"schedule": ((steps, 1e-3),), "validate_every": 2, "checkpoint_every": 2} | settings)
+    )
 
 
 # --- the learning rate
@@ -46,7 +50,14 @@ def short(steps, **settings):
 
 def test_the_posters_rates_change_at_the_posters_mini_batches():
     rate = learning_rate_schedule(TrainingParams().schedule)
-    assert [rate(step) for step in (0, 549, 550, 899, 900, 1394)] == [1e-3, 1e-3, 2e-4, 2e-4, 5e-5, 5e-5]
+    assert [rate(step) for step in (0, 549, 550, 899, 900, 1394)] == [
+        1e-3,
+        1e-3,
+        2e-4,
+        2e-4,
+        5e-5,
+        5e-5,
+    ]
     assert rate.steps == TrainingParams().steps == 1395
     assert rate(1395) == rate(10**6) == 5e-5
 
@@ -59,9 +70,13 @@ def test_a_schedule_without_steps_or_rates_is_refused(wrong):
 
 def test_the_first_mini_batches_rise_and_the_last_stair_falls_along_half_a_cosine():
     rate = learning_rate_schedule(((10, 1e-3), (6, 6e-4)), warmup_steps=4, last_stair="cosine")
-    assert [rate(step) for step in range(6)] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3], rel=1e-12)
+    assert [rate(step) for step in range(6)] == pytest.approx(
+        [2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3], rel=1e-12
+    )
     # cos(0), cos(60°), cos(90°), cos(120°): 1, 3/4, 1/2, 1/4 of the rate; 0 after the end.
-    assert [rate(step) for step in (10, 12, 13, 14, 16, 99)] == pytest.approx([6e-4, 4.5e-4, 3e-4, 1.5e-4, 0, 0], abs=1e-18)
+    assert [rate(step) for step in (10, 12, 13, 14, 16, 99)] == pytest.approx(
+        [6e-4, 4.5e-4, 3e-4, 1.5e-4, 0, 0], abs=1e-18
+    )
 
 
 # --- the loss
@@ -81,8 +96,13 @@ def test_the_ordinal_loss_is_cross_entropy_and_the_squared_distance_of_the_sums(
 
 def test_the_ordinal_distance_of_certain_grades_is_the_number_of_stages_between():
     target, predicted = np.eye(5, dtype=np.float32)[[0] * 5], np.eye(5, dtype=np.float32)
-    twice, once = (np.asarray(loss_of(TrainingParams(loss="ordinal", ordinal_weight=w))(target, predicted)) for w in (2.0, 1.0))
-    np.testing.assert_allclose(twice - once, [0, 1, 2, 3, 4], atol=1e-5)  # beside a cross-entropy of 16
+    twice, once = (
+        np.asarray(loss_of(TrainingParams(loss="ordinal", ordinal_weight=w))(target, predicted))
+        for w in (2.0, 1.0)
+    )
+    np.testing.assert_allclose(
+        twice - once, [0, 1, 2, 3, 4], atol=1e-5
+    )  # beside a cross-entropy of 16
 
 
 # --- the settings that decide an outcome
@@ -94,7 +114,9 @@ def test_ids_of_models_older_than_a_setting_stay():
         "label_smoothing", "clip_norm", "validate_every", "keep_best",
     }  # fmt: skip
     assert set(outcome_settings(TrainingParams())) == first_settings
-    assert set(outcome_settings(TrainingParams(loss="ordinal", prefetch=9))) == first_settings | {"loss"}
+    assert set(outcome_settings(TrainingParams(loss="ordinal", prefetch=9))) == first_settings | {
+        "loss"
+    }
 
 
 def test_every_later_setting_is_listed_with_its_default():
@@ -110,7 +132,9 @@ def test_every_later_setting_is_listed_with_its_default():
 def test_every_mini_batch_has_exactly_the_composition(sixteens, step, seed):
     stages = np.random.default_rng(1).permutation(np.repeat(np.arange(5), [73, 7, 15, 3, 2]))
     batches = BalancedBatches(stages, TrainingParams(batch_size=16 * sixteens, seed=seed))
-    assert tuple(np.bincount(stages[batches.batch(step)])) == tuple(sixteens * count for count in POSTER)
+    assert tuple(np.bincount(stages[batches.batch(step)])) == tuple(
+        sixteens * count for count in POSTER
+    )
 
 
 @pytest.mark.parametrize("members", [1, 3, 8, 13])
@@ -120,10 +144,13 @@ def test_a_stage_is_used_up_before_any_of_its_eyes_comes_again(members):
     dealt = [index for batch in batches for index in batch if stages[index] == 0]
     assert len(dealt) == 8 * members * 3
     decks = [tuple(dealt[start : start + members]) for start in range(0, len(dealt), members)]
-    # A batch mixes what it was dealt, so decks are compared as sets where a batch holds several, in whole batches.
+    # A batch mixes what it was dealt, so decks are compared as sets where a batch holds several, in
+    # whole batches.
     whole = math.lcm(8, members)
     for start in range(0, len(dealt), whole):
-        np.testing.assert_array_equal(np.bincount(dealt[start : start + whole], minlength=members), whole // members)
+        np.testing.assert_array_equal(
+            np.bincount(dealt[start : start + whole], minlength=members), whole // members
+        )
     if members == 8:
         assert all(sorted(deck) == list(range(8)) for deck in decks)
         assert len(set(decks)) == len(decks)
@@ -145,7 +172,10 @@ def test_a_batch_depends_on_seed_and_step_alone():
     for step, batch in reversed(list(enumerate(first))):
         np.testing.assert_array_equal(second.batch(step), batch)
     assert len(first) == 6
-    assert any((first.batch(s) != BalancedBatches(stages, short(6, seed=3)).batch(s)).any() for s in range(6))
+    assert any(
+        (first.batch(s) != BalancedBatches(stages, short(6, seed=3)).batch(s)).any()
+        for s in range(6)
+    )
 
 
 def test_stages_without_eyes_are_refused_by_name():
@@ -212,7 +242,9 @@ def test_without_any_change_asked_for_pixels_are_identical():
 def test_poses_cover_every_quarter_turned_and_mirrored():
     y, x = np.mgrid[:64, :64] - 31.5
     angles = []
-    for image in augmented(disc().repeat(200, axis=0), (0,), AugmentParams(zoom=0.0, contrast=0.0, tone=0.0)):
+    for image in augmented(
+        disc().repeat(200, axis=0), (0,), AugmentParams(zoom=0.0, contrast=0.0, tone=0.0)
+    ):
         bright = image[..., 0].astype(float) - 128
         angles.append(math.atan2((bright * y).sum(), (bright * x).sum()))
     # Uniform angles: 25 of 200 in each eighth, give or take three standard deviations (14).
@@ -305,7 +337,10 @@ def test_a_failure_in_the_background_is_raised_in_front_and_leaves_no_thread():
 
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     arrays = [np.float32([1 / 3, np.inf]), np.array(7, np.uint32), np.zeros((0, 2), np.float16)]
-    write_checkpoint(tmp_path / "a" / "c.npz", Checkpoint(arrays, {"step": 3, "rows": [{"loss": 0.1, "qwk": None}]}))
+    write_checkpoint(
+        tmp_path / "a" / "c.npz",
+        Checkpoint(arrays, {"step": 3, "rows": [{"loss": 0.1, "qwk": None}]}),
+    )
     back = read_checkpoint(tmp_path / "a" / "c.npz")
     assert back.state == {"step": 3, "rows": [{"loss": 0.1, "qwk": None}]}
     for old, new in zip(arrays, back.arrays, strict=True):

@@ -1,7 +1,8 @@
-"""kill -9 at random mini-batches and in the middle of writing: the run goes on and ends as if nothing had happened.
+"""kill -9 at random mini-batches and in the middle of writing: the run goes on and ends as if
+nothing had happened.
 
-One process imports TensorFlow, before it starts any thread of its own, and forks each run that is to be killed: an
-import each would be most of the time.
+One process imports TensorFlow, before it starts any thread of its own, and forks each run that is
+to be killed: an import each would be most of the time.
 """
 
 import os
@@ -79,12 +80,12 @@ for kind, number in {kills!r}:
 def test_a_run_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_one(tmp_path):
     import test_training_run as training
 
-    from dr_lib import backend
+    from dr_lib.network import backend
 
     backend.configure(deterministic=True)
     draws = random.Random(11)
-    # A validation writes two files when its kappa is the best so far, the best weights and the checkpoint: the first call of
-    # a resumed run may be either, and both are to be survived.
+    # A validation writes two files when its kappa is the best so far, the best weights and the
+    # checkpoint: the first call of a resumed run may be either, and both are to be survived.
     kills = [
         ("step", draws.randint(1, 2)),
         ("half written", 1),
@@ -92,9 +93,13 @@ def test_a_run_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_on
         ("renamed", draws.randint(1, 2)),
         ("step", draws.randint(6, 8)),
     ]
-    code = KILLER.format(here=str(HERE), folder=str(tmp_path), kills=kills, steps=STEPS, every=CHECKPOINT_EVERY)
+    code = KILLER.format(
+        here=str(HERE), folder=str(tmp_path), kills=kills, steps=STEPS, every=CHECKPOINT_EVERY
+    )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.stdout.split() == [str(int(signal.SIGKILL))] * len(kills), done.stderr[-3000:]
 
     params = training.short(STEPS, checkpoint_every=CHECKPOINT_EVERY)
@@ -102,10 +107,14 @@ def test_a_run_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_on
     whole = training.run(undisturbed, params)
     history = training.run(resumed, params, tmp_path)
     assert history.resumed_step > 0
-    for one, other in zip(training.all_variables(undisturbed), training.all_variables(resumed), strict=True):
+    for one, other in zip(
+        training.all_variables(undisturbed), training.all_variables(resumed), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
     kept = ("step", "loss", "learning_rate", "validation_qwk")
-    assert [[row[name] for name in kept] for row in history.rows] == [[row[name] for name in kept] for row in whole.rows]
+    assert [[row[name] for name in kept] for row in history.rows] == [
+        [row[name] for name in kept] for row in whole.rows
+    ]
     assert (history.best_qwk, history.chosen_step) == (whole.best_qwk, whole.chosen_step)
     # What the kills left half written was overwritten, or at least is not one more file a kill.
     (folder,) = tmp_path.iterdir()
@@ -113,7 +122,9 @@ def test_a_run_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_on
 
 
 def test_half_a_checkpoint_is_never_read(tmp_path):
-    """What the kill above leaves under the temporary name, put in the checkpoint's place, is told from a whole one."""
+    """What the kill above leaves under the temporary name, put in the checkpoint's place, is
+    told from a whole one.
+    """
     from dr_lib.training import Checkpoint, read_checkpoint, write_checkpoint
 
     path = tmp_path / "checkpoint.npz"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dr_lib.figures import HALF_GRAY, INK, OPACITY, PALETTES
-from dr_lib.triptych import probability_bars, signed_difference
+from dr_lib.drawing.figures import HALF_GRAY, INK, OPACITY, PALETTES
+from dr_lib.drawing.triptych import probability_bars, signed_difference
 
 SIDE = 64
 GRAY = np.full((SIDE, SIDE, 3), HALF_GRAY, np.uint8)
@@ -32,17 +32,26 @@ def test_less_than_a_level_is_not_blown_up_to_full_colour_and_nothing_is_nothing
     faint[..., 0] += 1  # a third of a level on the mean
     picture, levels = signed_difference(GRAY, faint)
     assert levels == 1.0
-    assert abs(int(picture[0, 0][1]) - HALF_GRAY) < OPACITY * (PALETTES["green-red"][0][1] - HALF_GRAY) / 2
+    assert (
+        abs(int(picture[0, 0][1]) - HALF_GRAY)
+        < OPACITY * (PALETTES["green-red"][0][1] - HALF_GRAY) / 2
+    )
 
 
 def test_bars_are_as_long_as_the_probabilities():
     size, left = 250, round(0.42 * 250)
 
     def length(after: float) -> int:
-        drawn = probability_bars(np.zeros(5), np.array([after, 0.0, 0, 0, 0]), size)[: size // 5, left:]
-        return max(int(row.argmin()) for row in (drawn == INK).all(-1))  # ink without a gap: the number comes after one
+        drawn = probability_bars(np.zeros(5), np.array([after, 0.0, 0, 0, 0]), size)[
+            : size // 5, left:
+        ]
+        return max(
+            int(row.argmin()) for row in (drawn == INK).all(-1)
+        )  # ink without a gap: the number comes after one
 
     full, half = length(1.0), length(0.5)
     assert full == pytest.approx(round(0.84 * size) - left, abs=2)
     assert half == pytest.approx(full / 2, abs=2)
-    probability_bars(np.full(5, np.nan), np.full(5, 0.2))  # a failed eye's are not numbers, and still there is a picture
+    probability_bars(
+        np.full(5, np.nan), np.full(5, 0.2)
+    )  # a failed eye's are not numbers, and still there is a picture

@@ -1,7 +1,7 @@
-// Maps on canvases, from data: the same drawing as dr_lib/figures.py `overlay`, in either palette; and figures to take away.
+// Maps on canvases, from data: the same drawing as dr_lib/drawing/figures.py `overlay`, in either palette; and figures to take away.
 (() => {
   const { make } = report;
-  // The constants of dr_lib/figures.py, so that they have one home.
+  // The constants of dr_lib/drawing/figures.py, so that they have one home.
   const { palettes, darkened, opacity: OPACITY, gamma: GAMMA, steps: STEPS } = JSON.parse(document.body.dataset.drawing);
 
   const decode = (uri) => (uri === null ? Promise.resolve(null) : new Promise((done, failed) => {

@@ -9,14 +9,20 @@ from dr_lib.report.words import number, records
 
 
 def view(folder: Folder, part: Citation) -> SimpleNamespace:
-    """Each table with its size, and its rows as CSV where it is small enough to travel with the report."""
+    """Each table with its size, and its rows as CSV where it is small enough to travel with the
+    report.
+    """
     rows = [
         SimpleNamespace(
             name=str(row["name"]),
             about=str(row.get("description") or "").replace("`", ""),
             rows=number(row.get("rows")),
             path=str(row.get("path", "")),
-            csv=folder.add(f"tables/{row['name']}.csv", part.csv[row["name"]]) if row["name"] in part.csv else "",
+            csv=(
+                folder.add(f"tables/{row['name']}.csv", part.csv[row["name"]])
+                if row["name"] in part.csv
+                else ""
+            ),
         )
         for row in records(part.tables)
     ]

@@ -1,4 +1,6 @@
-"""Explained eyes: how many, how exact, and a few of them; all are in the gallery, a page of its own."""
+"""Explained eyes: how many, how exact, and a few of them; all are in the gallery, a page of its
+own.
+"""
 
 from types import SimpleNamespace
 
@@ -19,7 +21,10 @@ def view(folder: Folder, part: GallerySection) -> SimpleNamespace:
         return SimpleNamespace(shown=[], counts=[], note=part.note, layer="")
     known = eyes[eyes["stage"].notna()]
     right = int((known["stage"] == known["predicted"]).sum())
-    counts = [("Explained", number(len(eyes))), ("Graded right", f"{number(right)} of {number(len(known))}")]
+    counts = [
+        ("Explained", number(len(eyes))),
+        ("Graded right", f"{number(right)} of {number(len(known))}"),
+    ]
     gaps = eyes["gap"].dropna() if "gap" in eyes else ()
     if len(gaps):
         counts.append(("Completeness gap, median", percent(float(gaps.median()), 1)))
@@ -36,13 +41,17 @@ def view(folder: Folder, part: GallerySection) -> SimpleNamespace:
         )
         for row in chosen(eyes, SHOWN).itertuples()
     ]
-    return SimpleNamespace(shown=shown, counts=counts, note=part.note, layer=part.layers[0] if part.layers else "")
+    return SimpleNamespace(
+        shown=shown, counts=counts, note=part.note, layer=part.layers[0] if part.layers else ""
+    )
 
 
 def chosen(eyes: pd.DataFrame, count: int) -> pd.DataFrame:
     """Some eyes of every stage, the stages taking turns; the most severe first within a turn."""
     turn = eyes.groupby("stage", dropna=False).cumcount()
-    order = eyes.assign(turn=turn).sort_values(["turn", "stage"], ascending=[True, False], kind="stable")
+    order = eyes.assign(turn=turn).sort_values(
+        ["turn", "stage"], ascending=[True, False], kind="stable"
+    )
     return order[:count].sort_values("stage", ascending=False, kind="stable")
 
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from dr_lib import figures
+from dr_lib.drawing import figures
 from dr_lib.report.data import GroupSection
 from dr_lib.report.pictures import Folder, table
 from dr_lib.report.section import Section
@@ -16,10 +16,16 @@ def view(folder: Folder, part: GroupSection) -> SimpleNamespace:
     for name, group in zip(slugs(group.name for group in part.maps), part.maps, strict=True):
         blank = np.full((*group.values.shape, 3), figures.HALF_GRAY, np.uint8)
         base = blank if group.background is None else group.background
-        drawn = figures.overlay(base, group.values, background="gray" if group.background is None else "fundus")
+        drawn = figures.overlay(
+            base, group.values, background="gray" if group.background is None else "fundus"
+        )
         alt = f"Summed heat map of {group.images} eyes: {group.name}"
-        note = f"{number(group.images)} {'eye' if group.images == 1 else 'eyes'}" + (f" · {group.note}" if group.note else "")
-        made.append(folder.figure(f"groups/{name}", drawn, alt, caption=group.name, note=note, signed=True))
+        note = f"{number(group.images)} {'eye' if group.images == 1 else 'eyes'}" + (
+            f" · {group.note}" if group.note else ""
+        )
+        made.append(
+            folder.figure(f"groups/{name}", drawn, alt, caption=group.name, note=note, signed=True)
+        )
     return SimpleNamespace(maps=made, stats=table(records(part.stats), limit=60))
 
 

@@ -1,4 +1,6 @@
-"""Units in the report: verdicts, how far they are linear, Hinton diagrams, and a page for each that does not follow."""
+"""Units in the report: verdicts, how far they are linear, Hinton diagrams, and a page for each
+that does not follow.
+"""
 
 from collections import Counter
 from types import SimpleNamespace
@@ -6,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from dr_lib import figures, plots, study_plots
+from dr_lib.drawing import figures, plots, study_plots
 from dr_lib.report.data import HintonEntry, LinearitySection, UnitEntry
 from dr_lib.report.pictures import Folder, Picture, table
 from dr_lib.report.section import Section
@@ -41,7 +43,9 @@ def unit_view(folder: Folder, one: UnitEntry) -> SimpleNamespace:
         region = figures.overlay(eye.fundus, eye.region)
         alt = f"Region of unit {one.unit} of {one.layer} on the fundus {of}"
         pair = [
-            folder.picture(f"{place}-fundus", eye.fundus, f"Fundus {of}", caption=eye.image_id, note=eye.note),
+            folder.picture(
+                f"{place}-fundus", eye.fundus, f"Fundus {of}", caption=eye.image_id, note=eye.note
+            ),
             folder.picture(f"{place}-region", region, alt, caption="Its region", signed=True),
         ]
         eyes.append(pair)
@@ -65,7 +69,9 @@ def _scatter(folder: Folder, part: LinearitySection) -> Picture | None:
     x, y = (units[name].to_numpy(float) for name in (part.x, part.y))
     plot = plots.linearity_scatter(x, y, kinds, x_label=part.x_label, y_label=part.y_label)
     counts = ", ".join(f"{count} {name}" for name, count in Counter(kinds).most_common())
-    return folder.plot("linearity", plot, f"Units by verdict: {counts}", caption="Units and their verdicts")
+    return folder.plot(
+        "linearity", plot, f"Units by verdict: {counts}", caption="Units and their verdicts"
+    )
 
 
 def _linear_range(folder: Folder, part: LinearitySection) -> Picture | None:
@@ -76,10 +82,15 @@ def _linear_range(folder: Folder, part: LinearitySection) -> Picture | None:
     reached = flips[np.isfinite(flips)]
     at = float(np.median(reached)) if len(reached) else float(part.strengths[-1])
     shares = {
-        layer: np.mean(np.nan_to_num(values, nan=-1.0) >= at) if len(values) else np.nan for layer, values in part.up_to.items()
+        layer: np.mean(np.nan_to_num(values, nan=-1.0) >= at) if len(values) else np.nan
+        for layer, values in part.up_to.items()
     }
-    alt = f"Units linear up to {at:.3g}: " + ", ".join(f"{layer} {percent(float(share))}" for layer, share in shares.items())
-    note = "Shaded: where the middle half of the eyes change to the target stage; dashed, the median."
+    alt = f"Units linear up to {at:.3g}: " + ", ".join(
+        f"{layer} {percent(float(share))}" for layer, share in shares.items()
+    )
+    note = (
+        "Shaded: where the middle half of the eyes change to the target stage; dashed, the median."
+    )
     return folder.plot("linear-range", plot, alt, caption="How far units are linear", note=note)
 
 

@@ -1,11 +1,13 @@
-"""The section of the model: how well it grades, in numbers and in plots that Prefect's page shows too."""
+"""The section of the model: how well it grades, in numbers and in plots that Prefect's page
+shows too.
+"""
 
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 
-from dr_lib import plots
+from dr_lib.drawing import plots
 from dr_lib.report.data import ModelSection
 from dr_lib.report.pictures import Folder, table
 from dr_lib.report.section import Section
@@ -23,24 +25,53 @@ class Drawn(NamedTuple):
 
 
 def model_plots(model: ModelSection) -> list[Drawn]:
-    """The plots that there is data for: confusion, ROC with operating points, reliability, learning curves."""
+    """The plots that there is data for: confusion, ROC with operating points, reliability,
+    learning curves.
+    """
     drawn = []
     if model.confusion is not None:
         counts = np.asarray(model.confusion)
-        alt = f"Confusion matrix of {int(counts.sum())} eyes by true and predicted stage; {int(np.trace(counts))} on the diagonal"
+        alt = (
+            f"Confusion matrix of {int(counts.sum())} eyes by true and predicted stage;"
+            f" {int(np.trace(counts))} on the diagonal"
+        )
         note = "Counts; the shade is the share of the true stage."
-        drawn.append(Drawn("confusion", plots.confusion_matrix(model.confusion), "Confusion matrix", alt, note))
+        drawn.append(
+            Drawn(
+                "confusion", plots.confusion_matrix(model.confusion), "Confusion matrix", alt, note
+            )
+        )
     if model.roc:
         alt = "Receiver operating characteristic: " + ", ".join(model.roc)
-        drawn.append(Drawn("roc", plots.roc(model.roc, model.operating_points), "ROC and operating points", alt))
+        drawn.append(
+            Drawn(
+                "roc", plots.roc(model.roc, model.operating_points), "ROC and operating points", alt
+            )
+        )
     if model.reliability is not None:
-        alt = f"Reliability of {model.reliability_of}: observed frequency against predicted probability"
-        note = f"How far {model.reliability_of} can be taken at its word; area: eyes in the bin; dashed: perfect."
-        drawn.append(Drawn("reliability", plots.reliability(*model.reliability), "Reliability", alt, note))
+        alt = (
+            f"Reliability of {model.reliability_of}: observed frequency against predicted"
+            " probability"
+        )
+        note = (
+            f"How far {model.reliability_of} can be taken at its word; area: eyes in the bin;"
+            " dashed: perfect."
+        )
+        drawn.append(
+            Drawn("reliability", plots.reliability(*model.reliability), "Reliability", alt, note)
+        )
     if model.history is not None and len(model.history):
         alt = "Learning curves: loss, validation scores and learning rate by mini-batch"
         plot = plots.learning_curves(model.history, x=model.history_x)
-        drawn.append(Drawn("learning-curves", plot, "Learning curves", alt, "Dotted lines mark changes of the learning rate."))
+        drawn.append(
+            Drawn(
+                "learning-curves",
+                plot,
+                "Learning curves",
+                alt,
+                "Dotted lines mark changes of the learning rate.",
+            )
+        )
     return drawn
 
 
@@ -58,12 +89,21 @@ def view(folder: Folder, model: ModelSection) -> SimpleNamespace:
     rows = []
     for row in records(model.evaluation):
         value, low, high = (finite(row.get(name)) for name in ("value", "low", "high"))
-        on_axis = all(end is None or 0 <= end <= 1 for end in (value, low, high)) and value is not None
+        on_axis = (
+            all(end is None or 0 <= end <= 1 for end in (value, low, high)) and value is not None
+        )
         ends = (value, value) if low is None or high is None else (low, high)
         bar = (100 * ends[0], 100 * (ends[1] - ends[0]), 100 * value) if on_axis else None
         name = label(str(row["metric"]))
-        rows.append(SimpleNamespace(name=name, value=score(row.get("value")), interval=interval(low, high), bar=bar))
-    drawn = [folder.plot(one.name, one.plot, one.alt, caption=one.caption, note=one.note) for one in model_plots(model)]
+        rows.append(
+            SimpleNamespace(
+                name=name, value=score(row.get("value")), interval=interval(low, high), bar=bar
+            )
+        )
+    drawn = [
+        folder.plot(one.name, one.plot, one.alt, caption=one.caption, note=one.note)
+        for one in model_plots(model)
+    ]
     captions = {
         "Stage by stage, each against all others": model.stages,
         "Operating points for referable disease (stage 2 or higher)": model.operating,

@@ -1,4 +1,6 @@
-"""Regions: how far single neurons of each layer reach, and what groups of regions look like that no label made."""
+"""Regions: how far single neurons of each layer reach, and what groups of regions look like that
+no label made.
+"""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -7,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from dr_lib import figures, plots
+from dr_lib.drawing import figures, plots
 from dr_lib.report.data import Integer, Rows
 from dr_lib.report.pictures import Folder, table
 from dr_lib.report.section import Section
@@ -51,10 +53,17 @@ class RegionSection:
 def view(folder: Folder, part: RegionSection) -> SimpleNamespace:
     rows, plot = records(part.by_layer), None
     if rows:
-        ends = [np.array([float(row[name]) for row in rows]) for name in ("extent_5", "extent_px", "extent_95")]
-        drawn = plots.spreads([str(row["layer"]) for row in rows], *ends, x_label="Extent of a neuron’s region (px)")
+        ends = [
+            np.array([float(row[name]) for row in rows])
+            for name in ("extent_5", "extent_px", "extent_95")
+        ]
+        drawn = plots.spreads(
+            [str(row["layer"]) for row in rows], *ends, x_label="Extent of a neuron’s region (px)"
+        )
         alt = "Radius of gyration of neurons' active regions by layer: median, and from 5 to 95 %"
-        plot = folder.plot("neurons-by-layer", drawn, alt, caption="From local to scattered: extent by layer")
+        plot = folder.plot(
+            "neurons-by-layer", drawn, alt, caption="From local to scattered: extent by layer"
+        )
     examples = [
         folder.figure(
             f"layers/{name}",
@@ -70,19 +79,33 @@ def view(folder: Folder, part: RegionSection) -> SimpleNamespace:
         folder.figure(
             f"looks/{look.cluster}",
             strip(look.patches),
-            f"Patches of {len(look.patches)} regions of group {look.cluster}, the most typical first",
-            caption=f"Group {look.cluster}: {number(look.regions)} {'region' if look.regions == 1 else 'regions'}",
+            f"Patches of {len(look.patches)} regions of group {look.cluster}, the most typical"
+            " first",
+            caption=(
+                f"Group {look.cluster}: {number(look.regions)}"
+                f" {'region' if look.regions == 1 else 'regions'}"
+            ),
             note=look.note,
         )
         for look in part.looks
     ]
     channels = table(records(part.channels))
-    return SimpleNamespace(rows=table(rows), plot=plot, examples=examples, channels=channels, looks=looks, note=part.note)
+    return SimpleNamespace(
+        rows=table(rows),
+        plot=plot,
+        examples=examples,
+        channels=channels,
+        looks=looks,
+        note=part.note,
+    )
 
 
 def strip(patches: list[np.ndarray]) -> np.ndarray:
     """The patches side by side, enlarged, half-gray between them."""
-    large = [cv2.resize(one, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_CUBIC) for one in patches]
+    large = [
+        cv2.resize(one, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_CUBIC)
+        for one in patches
+    ]
     between = np.full((large[0].shape[0], GAP_PX, 3), figures.HALF_GRAY, np.uint8)
     return np.concatenate([piece for one in large for piece in (one, between)][:-1], axis=1)
 

@@ -1,4 +1,6 @@
-"""The run: its stages and their pace, what failed, the ids that name its numbers, versions and settings."""
+"""The run: its stages and their pace, what failed, the ids that name its numbers, versions and
+settings.
+"""
 
 from collections.abc import Mapping
 from types import SimpleNamespace

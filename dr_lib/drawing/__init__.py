@@ -1,0 +1,1 @@
+"""Pictures and plots from arrays and numbers. The science never imports it."""

@@ -1,0 +1,132 @@
+"""Plots of the two studies: paired differences between methods, and how far units stay linear.
+In the style of `plots`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Shaped
+
+from dr_lib.drawing.plots import (
+    ACCENT,
+    INK,
+    MUTED,
+    PAPER,
+    SECOND,
+    STAGE_COLOURS,
+    Plot,
+    figure,
+    legend,
+    rendered,
+)
+
+COLOURS = (ACCENT, SECOND, STAGE_COLOURS[1], STAGE_COLOURS[4], STAGE_COLOURS[2], MUTED)
+COLUMNS = 4
+
+
+def paired_differences(
+    rows: pd.DataFrame, labels: Mapping[str, str], better: Mapping[str, str] | None = None
+) -> Plot:
+    """One panel a measure: median of first − second with its 95 % interval, a row for each second
+    method, a colour for each first.
+
+    rows: those of `dr_lib.perturbation.comparison.comparisons`. labels: a measure's name for
+    people; measures without one are left out. better: what lies left of the line of zero, such as
+    "smoother". Pairs without a common eye are left out.
+    """
+    rows = rows[rows["measure"].isin(list(labels)) & (rows["pairs"] > 0)]
+    measures = [name for name in labels if name in set(rows["measure"])]
+    firsts, seconds = list(dict.fromkeys(rows["first"])), list(dict.fromkeys(rows["second"]))
+    columns = max(1, min(COLUMNS, len(measures)))
+    lines = max(1, -(-len(measures) // columns))
+    height = 0.9 + 0.13 * len(seconds) * (len(firsts) + 1)
+    made, axes = figure(2.5 * columns + 0.6, lines * height + 0.4, (1.0,) * lines, columns)
+    for one in axes[len(measures) :]:
+        one.set_visible(False)
+    for index, (one, measure) in enumerate(zip(axes, measures, strict=False)):
+        part = rows[rows["measure"] == measure]
+        one.axvline(0, color=INK, linewidth=0.9)
+        for first, colour in zip(firsts, COLOURS, strict=False):
+            chosen = part[part["first"] == first].set_index("second").reindex(seconds)
+            places = np.arange(len(seconds)) + _offset(firsts.index(first), len(firsts))
+            middle, low, high = (
+                chosen[name].to_numpy(float) for name in ("median_difference", "low", "high")
+            )
+            known = np.isfinite(middle)
+            one.hlines(places[known], low[known], high[known], color=colour, linewidth=1.8)
+            one.plot(
+                middle[known],
+                places[known],
+                "o",
+                color=colour,
+                markeredgecolor=PAPER,
+                markersize=5,
+                label=first.replace("_", ", "),
+            )
+        one.set_yticks(
+            range(len(seconds)),
+            [name.replace("_", " ") for name in seconds] if index % columns == 0 else [],
+        )
+        one.set(ylim=(len(seconds) - 0.5, -0.5), title=labels[measure])
+        one.set_xlabel(
+            f"\u2190 {better[measure]}" if better and measure in better else "", loc="left"
+        )
+        one.ticklabel_format(axis="x", scilimits=(-2, 3), useMathText=True)
+        one.xaxis.offsetText.set(color=MUTED, size=8)
+        one.locator_params(axis="x", nbins=4)
+        one.grid(axis="y", visible=False)
+    if measures and len(firsts) > 1:
+        handles, names = axes[0].get_legend_handles_labels()
+        made.legend(
+            handles,
+            names,
+            loc="outside lower center",
+            ncols=4,
+            frameon=False,
+            fontsize=9,
+            labelcolor=INK,
+        )
+    return rendered(made)
+
+
+def _offset(index: int, count: int) -> float:
+    return 0.7 * ((index + 0.5) / count - 0.5)
+
+
+def linear_range(
+    up_to: Mapping[str, Shaped[np.ndarray, "_units"]],
+    strengths: Sequence[float],
+    flips: Shaped[np.ndarray, "eyes"],
+) -> Plot:
+    """The share of each layer's units that are linear up to a strength, and where the eyes change
+    their stage.
+
+    up_to: for each layer its live units' `linear_up_to` (NaN: never linear). strengths: those of
+    the study above 0. flips: each eye's smallest strength at the target, infinite where none was;
+    the middle half of them is shaded.
+    """
+    made, (axes,) = figure(5.6, 3.6)
+    reached = flips[np.isfinite(flips)]
+    if len(reached):
+        low, middle, high = np.quantile(reached, [0.25, 0.5, 0.75])
+        axes.axvspan(low, high, color=MUTED, alpha=0.18, linewidth=0)
+        axes.axvline(
+            middle, color=MUTED, linewidth=1, linestyle=(0, (3, 3)), label="the stage changes"
+        )
+    for (layer, values), colour in zip(up_to.items(), COLOURS, strict=False):
+        share = [
+            float(np.mean(np.nan_to_num(values, nan=-1.0) >= strength)) if len(values) else np.nan
+            for strength in strengths
+        ]
+        axes.plot(
+            strengths, share, color=colour, linewidth=1.9, marker="o", markersize=3.5, label=layer
+        )
+    axes.set_xscale("log", base=2)
+    axes.set(
+        ylim=(-0.03, 1.03),
+        xlabel="Largest strength judged",
+        ylabel="Units that are linear up to it",
+    )
+    legend(axes, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
+    return rendered(made)

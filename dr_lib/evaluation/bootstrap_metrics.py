@@ -1,0 +1,177 @@
+"""Every measure of the grades as a weighted sum over eyes: what makes a thousand resamples
+affordable.
+
+A resample of patients is a weight for each eye: how often its patient was drawn. In this form a
+thousand resamples are a few matrix products instead of a thousand calls of scikit-learn, whose
+values `dr_lib.evaluation.metrics` gives for the whole set and against which the tests hold these
+sums.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float64, Int64, Shaped
+
+from dr_lib.network.model import STAGES
+
+REFERABLE = 2
+ECE_BINS = 15
+# Screening programmes fix one side and read off the other.
+SPECIFICITY_TARGETS = (0.90, 0.95, 0.98)
+SENSITIVITY_TARGETS = (0.90, 0.97)
+# 9 healthy eyes of 10 are a specificity of 0.9, whatever 1 − 0.1 is in binary.
+ROUNDING = 1e-9
+# Resamples at a time: a thousand weights for each of 50,000 eyes at once would take gigabytes.
+CHUNK = 50
+
+
+def operating_metric(fixed: str, target: float) -> str:
+    """The name of what is read off: `operating_metric("specificity", 0.9)` is
+    "sensitivity_at_specificity_0.90".
+    """
+    other = "sensitivity" if fixed == "specificity" else "specificity"
+    return f"{other}_at_{fixed}_{target:.2f}"
+
+
+def bin_of(top: Float64[np.ndarray, "eye"], bins: int) -> Int64[np.ndarray, "eye"]:
+    """The bin of each top probability among equal ones, closed on the right."""
+    return np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+class MetricSums:
+    """What the resamples share: each eye's cell in every table that a metric sums over."""
+
+    def __init__(
+        self, stages: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray | None = None
+    ) -> None:
+        self.stages = stages
+        self.likeliest = probabilities.argmax(axis=1)
+        self.predicted = self.likeliest if predicted is None else predicted.astype(np.int64)
+        # Half goes up: numpy's rint would send 0.5 to 0 but 1.5 to 2.
+        self.expected = np.floor(probabilities @ np.arange(STAGES) + 0.5).astype(np.int64)
+        self.top = probabilities.max(axis=1)
+        self.referable = _Ranked(stages >= REFERABLE, probabilities[:, REFERABLE:].sum(axis=1))
+        self.any = _Ranked(stages >= 1, 1 - probabilities[:, 0])
+
+    def metrics(self, weights: Float64[np.ndarray, "resample eye"]) -> dict[str, np.ndarray]:
+        """Every metric of every resample: name → (resample,)."""
+        cells = weights @ np.eye(STAGES * STAGES)[self.stages * STAGES + self.predicted]
+        confusion = cells.reshape(-1, STAGES, STAGES)
+        expected = (
+            weights @ np.eye(STAGES * STAGES)[self.stages * STAGES + self.expected]
+        ).reshape(-1, STAGES, STAGES)
+        sensitivity, specificity = rates_of(confusion)
+        excess = (self.top - (self.stages == self.likeliest))[:, np.newaxis] * np.eye(ECE_BINS)[
+            bin_of(self.top, ECE_BINS)
+        ]
+        total = weights.sum(axis=1)
+        result = {
+            "qwk": kappa_of(confusion),
+            "qwk_expected": kappa_of(expected),
+            "accuracy": _ratio(np.trace(confusion, axis1=1, axis2=2), total),
+            "auc_any": self.any.auc(*self.any.curve(weights)),
+            "ece": _ratio(abs(weights @ excess).sum(axis=1), total),
+        }
+        curve = self.referable.curve(weights)
+        result |= {"auc_referable": self.referable.auc(*curve)} | self.referable.points(*curve)
+        result |= {f"sensitivity_stage{stage}": sensitivity[:, stage] for stage in range(STAGES)}
+        return result | {
+            f"specificity_stage{stage}": specificity[:, stage] for stage in range(STAGES)
+        }
+
+
+class _Ranked:
+    """Eyes sorted by falling score, equal scores as one group: the order that every resample shares."""
+
+    def __init__(self, positive: np.ndarray, score: np.ndarray) -> None:
+        self.order = np.argsort(-score, kind="stable")
+        ranked = score[self.order]
+        self.starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+        self.positive = positive[self.order]
+
+    def curve(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sensitivity and false-positive rate (resample, group + 1) as the threshold falls, from
+        (0, 0) to (1, 1).
+        """
+        ranked = weights[:, self.order]
+        rates = []
+        for member in (self.positive, ~self.positive):
+            grown = np.cumsum(np.add.reduceat(ranked * member, self.starts, axis=1), axis=1)
+            grown = np.concatenate([np.zeros((len(grown), 1)), grown], axis=1)
+            rates.append(_ratio(grown, grown[:, -1:]))
+        return rates[0], rates[1]
+
+    @staticmethod
+    def auc(sensitivity: np.ndarray, false_positive: np.ndarray) -> np.ndarray:
+        return (
+            np.diff(false_positive, axis=1) * (sensitivity[:, 1:] + sensitivity[:, :-1]) / 2
+        ).sum(axis=1)
+
+    @staticmethod
+    def points(sensitivity: np.ndarray, false_positive: np.ndarray) -> dict[str, np.ndarray]:
+        specificity = 1 - false_positive
+        defined = np.isfinite(sensitivity[:, 0] + specificity[:, 0])
+        result = {}
+        for fixed, held, free, targets in (
+            ("specificity", specificity, sensitivity, SPECIFICITY_TARGETS),
+            ("sensitivity", sensitivity, specificity, SENSITIVITY_TARGETS),
+        ):
+            for target in targets:
+                best = np.where(held >= target - ROUNDING, free, 0).max(axis=1)
+                name = operating_metric(fixed, target)
+                result[name] = np.where(defined, best, np.nan)
+        return result
+
+
+def rates_of(confusion: Float64[np.ndarray, "resample 5 5"]) -> tuple[np.ndarray, np.ndarray]:
+    """Sensitivity and specificity of each stage against all others: (resample, 5) each."""
+    true, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
+    right = np.diagonal(confusion, axis1=1, axis2=2)
+    total = confusion.sum(axis=(1, 2))[:, np.newaxis]
+    return _ratio(right, true), _ratio(total - true - predicted + right, total - true)
+
+
+def kappa_of(confusion: Float64[np.ndarray, "resample 5 5"]) -> np.ndarray:
+    """The quadratic weighted kappa of each table: 1 − observed over expected squared distance."""
+    stage = np.arange(STAGES)
+    distance = (stage[:, np.newaxis] - stage) ** 2
+    observed = (confusion * distance).sum(axis=(1, 2))
+    chance = np.einsum("ri,rj,ij->r", confusion.sum(axis=2), confusion.sum(axis=1), distance)
+    return 1 - _ratio(observed * confusion.sum(axis=(1, 2)), chance)
+
+
+def patient_intervals(
+    values: dict[str, float],
+    sums: MetricSums,
+    patients: Shaped[np.ndarray, "eye"],
+    resamples: int,
+    seed: int,
+) -> dict[str, tuple[float, float]]:
+    """The 2.5th and 97.5th percentile of each metric over resampled patients, leaving out
+    resamples that leave it undefined.
+    """
+    _, patient = np.unique(patients, return_inverse=True)
+    count = int(patient.max()) + 1
+    draws = np.random.default_rng(seed)
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in values}
+    for start in range(0, resamples, CHUNK):
+        times = draws.multinomial(
+            count, np.full(count, 1 / count), size=min(CHUNK, resamples - start)
+        )
+        for name, metric in sums.metrics(times[:, patient].astype(np.float64)).items():
+            drawn[name].append(metric)
+    result = {}
+    for name, parts in drawn.items():
+        sample = np.concatenate(parts)
+        sample = sample[np.isfinite(sample)]
+        undefined = not len(sample) or math.isnan(values[name])
+        low, high = (math.nan, math.nan) if undefined else np.percentile(sample, [2.5, 97.5])
+        result[name] = (float(low), float(high))
+    return result
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """above / below, NaN where below is 0."""
+    return np.divide(
+        above, below, out=np.full(np.broadcast(above, below).shape, np.nan), where=below > 0
+    )

@@ -1,0 +1,287 @@
+"""How good the grades are, as the field measures it: agreement, discrimination, calibration, with
+honest intervals.
+
+Values come from scikit-learn. Their 95 % intervals come from resampling patients, not eyes: the two
+eyes of a patient agree so often that intervals over eyes would be too narrow.
+
+A metric that the data leave undefined (the sensitivity of a stage of which there is no eye) is NaN,
+without a warning.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64, Integer, Shaped
+
+from dr_lib.evaluation.bootstrap_metrics import (
+    ECE_BINS,
+    REFERABLE,
+    ROUNDING,
+    SENSITIVITY_TARGETS,
+    SPECIFICITY_TARGETS,
+    MetricSums,
+    bin_of,
+    operating_metric,
+    patient_intervals,
+    rates_of,
+)
+from dr_lib.network.model import STAGES
+
+
+class OperatingPoint(NamedTuple):
+    """Calling an eye referable when P(stage ≥ 2) is at least `threshold` gives this sensitivity and
+    specificity.
+
+    Among the thresholds that reach `target` on the side named by `fixed`, the one that is best on
+    the other side.
+    """
+
+    fixed: str
+    target: float
+    threshold: float
+    sensitivity: float
+    specificity: float
+
+    @property
+    def metric(self) -> str:
+        return operating_metric(self.fixed, self.target)
+
+    @property
+    def value(self) -> float:
+        return self.sensitivity if self.fixed == "specificity" else self.specificity
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The grades of a set of eyes against their stages.
+
+    `confusion`: (5, 5) counts, rows the true stage. `sensitivity`, `specificity`: (5,), each stage
+    against all others. `intervals`: metric → (low, high), 95 %, empty without patients. Undefined
+    values are NaN.
+    """
+
+    eyes: int
+    qwk: float
+    qwk_expected: float
+    accuracy: float
+    auc_referable: float
+    auc_any: float
+    ece: float
+    confusion: Int64[np.ndarray, "true predicted"]
+    sensitivity: Float64[np.ndarray, "stage"]
+    specificity: Float64[np.ndarray, "stage"]
+    operating_points: tuple[OperatingPoint, ...]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def values(self) -> dict[str, float]:
+        """Every metric that has an interval, by name."""
+        single = ("qwk", "qwk_expected", "accuracy", "auc_referable", "auc_any", "ece")
+        return (
+            {name: getattr(self, name) for name in single}
+            | {
+                f"sensitivity_stage{stage}": float(value)
+                for stage, value in enumerate(self.sensitivity)
+            }
+            | {
+                f"specificity_stage{stage}": float(value)
+                for stage, value in enumerate(self.specificity)
+            }
+            | {point.metric: point.value for point in self.operating_points}
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The long form: metric, value, low, high; with the thresholds, the confusion's cells and
+        the number of eyes.
+
+        Those last have no interval: low and high are NaN.
+        """
+        plain = {"eyes": float(self.eyes)}
+        plain |= {
+            f"threshold_at_{point.fixed}_{point.target:.2f}": point.threshold
+            for point in self.operating_points
+        }
+        plain |= {
+            f"confusion_true{true}_predicted{predicted}": float(self.confusion[true, predicted])
+            for true in range(STAGES)
+            for predicted in range(STAGES)
+        }
+        none = (math.nan, math.nan)
+        return [
+            {"metric": name, "value": value, "low": low, "high": high}
+            for name, value in (self.values() | plain).items()
+            for low, high in [self.intervals.get(name, none)]
+        ]
+
+
+def evaluate(
+    stages: Integer[np.ndarray, "eye"],
+    probabilities: Float[np.ndarray, "eye 5"],
+    *,
+    predicted: Integer[np.ndarray, "eye"] | None = None,
+    bootstrap_patients: Shaped[np.ndarray, "eye"] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Evaluation:
+    """Every measure of the grades; with each eye's patient in `bootstrap_patients`, 95 % intervals too.
+
+    `stages`: (n,) true stages 0 … 4. `probabilities`: (n, 5), rows adding up to 1. The predicted
+    stage is the likeliest, or what another rule made of the probabilities, given as `predicted`;
+    `qwk_expected` uses the expected stage, rounded. Raises ValueError for stages or probabilities
+    that are neither.
+    """
+    _check(stages, probabilities)
+    stages = stages.astype(np.int64)
+    probabilities = probabilities.astype(np.float64)
+    sums = MetricSums(stages, probabilities, predicted)
+    referable = probabilities[:, REFERABLE:].sum(axis=1)
+    confusion = _confusion(stages, sums.predicted)
+    sensitivity, specificity = rates_of(confusion[np.newaxis].astype(float))
+    result = Evaluation(
+        eyes=len(stages),
+        qwk=quadratic_weighted_kappa(stages, sums.predicted),
+        qwk_expected=quadratic_weighted_kappa(stages, sums.expected),
+        accuracy=float((stages == sums.predicted).mean()) if len(stages) else math.nan,
+        auc_referable=_auc(stages >= REFERABLE, referable),
+        auc_any=_auc(stages >= 1, 1 - probabilities[:, 0]),
+        ece=expected_calibration_error(stages, probabilities),
+        confusion=confusion,
+        sensitivity=sensitivity[0],
+        specificity=specificity[0],
+        operating_points=operating_points(stages >= REFERABLE, referable),
+    )
+    if bootstrap_patients is not None and len(stages):
+        result.intervals.update(
+            patient_intervals(result.values(), sums, bootstrap_patients, resamples, seed)
+        )
+    return result
+
+
+def ranking(stages: Integer[np.ndarray, "eye"], probabilities: Float[np.ndarray, "eye 5"]) -> float:
+    """The mean AUC of any and of referable disease: how well eyes are ordered, whatever the
+    thresholds; NaN without both sides.
+    """
+    found = probabilities.astype(np.float64)
+    return (
+        _auc(stages >= 1, 1 - found[:, 0])
+        + _auc(stages >= REFERABLE, found[:, REFERABLE:].sum(axis=1))
+    ) / 2
+
+
+def quadratic_weighted_kappa(
+    stages: Integer[np.ndarray, "eye"], predicted: Integer[np.ndarray, "eye"]
+) -> float:
+    """Cohen's kappa with squared distances as weights; NaN where all eyes have one stage and all
+    grades are that stage.
+
+    >>> quadratic_weighted_kappa(np.array([0, 0, 4, 4]), np.array([0, 0, 4, 0]))
+    0.5
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    if len(np.union1d(stages, predicted)) < 2:
+        return math.nan
+    # Without `labels` scikit-learn would number the stages that occur: in a set without stage 3, 4
+    # would be one from 2.
+    return float(cohen_kappa_score(stages, predicted, weights="quadratic", labels=range(STAGES)))
+
+
+def reliability(
+    stages: Integer[np.ndarray, "eye"],
+    probabilities: Float[np.ndarray, "eye 5"],
+    bins: int = ECE_BINS,
+) -> tuple[Float64[np.ndarray, "bin"], Float64[np.ndarray, "bin"], Int64[np.ndarray, "bin"]]:
+    """Mean top probability, share of right grades and number of eyes in each equal bin of the top
+    probability.
+
+    Bins are closed on the right, as is customary. An empty bin has NaN, NaN and 0.
+    """
+    top = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == stages
+    place = bin_of(top, bins)
+    count = np.bincount(place, minlength=bins)
+    filled = np.where(count, count, np.nan)
+    return np.bincount(place, top, bins) / filled, np.bincount(place, right, bins) / filled, count
+
+
+def expected_calibration_error(
+    stages: Integer[np.ndarray, "eye"],
+    probabilities: Float[np.ndarray, "eye 5"],
+    bins: int = ECE_BINS,
+) -> float:
+    """The mean distance between how sure the grades are and how often they are right, over equal
+    bins; NaN without eyes.
+    """
+    if not len(stages):
+        return math.nan
+    confidence, accuracy, count = reliability(stages, probabilities, bins)
+    filled = count > 0
+    return float((count[filled] * abs(confidence - accuracy)[filled]).sum() / count.sum())
+
+
+def operating_points(
+    positive: Shaped[np.ndarray, "eye"], score: Float[np.ndarray, "eye"]
+) -> tuple[OperatingPoint, ...]:
+    """The thresholds a screening programme would use, at the specificities and sensitivities that
+    this module names.
+
+    NaN where one of the two classes is missing. A threshold above every score (none called) is
+    +infinity.
+    """
+    from sklearn.metrics import roc_curve
+
+    wanted = [("specificity", target) for target in SPECIFICITY_TARGETS] + [
+        ("sensitivity", t) for t in SENSITIVITY_TARGETS
+    ]
+    if len(np.unique(positive)) < 2:
+        return tuple(
+            OperatingPoint(fixed, target, math.nan, math.nan, math.nan) for fixed, target in wanted
+        )
+    false_positive, sensitivity, threshold = roc_curve(positive, score, drop_intermediate=False)
+    specificity = 1 - false_positive
+    points = []
+    for fixed, target in wanted:
+        held, free = (
+            (specificity, sensitivity) if fixed == "specificity" else (sensitivity, specificity)
+        )
+        reached = np.flatnonzero(held >= target - ROUNDING)
+        best = reached[np.argmax(free[reached])]
+        points.append(
+            OperatingPoint(
+                fixed,
+                target,
+                float(threshold[best]),
+                float(sensitivity[best]),
+                float(specificity[best]),
+            )
+        )
+    return tuple(points)
+
+
+def _check(stages: np.ndarray, probabilities: np.ndarray) -> None:
+    if len(stages) != len(probabilities):
+        raise ValueError(
+            f"{len(stages)} stages do not match {len(probabilities)} rows of probabilities"
+        )
+    if len(stages) and (stages.min() < 0 or stages.max() >= STAGES):
+        raise ValueError(
+            f"stages must be 0 to {STAGES - 1}, found {stages.min()} to {stages.max()}"
+        )
+    if not np.isfinite(probabilities).all() or (abs(probabilities.sum(axis=1) - 1) > 1e-3).any():
+        raise ValueError("each row of probabilities must be finite and add up to 1")
+
+
+def _confusion(stages: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    from sklearn.metrics import confusion_matrix
+
+    # scikit-learn refuses an empty set.
+    if not len(stages):
+        return np.zeros((STAGES, STAGES), np.int64)
+    return confusion_matrix(stages, predicted, labels=range(STAGES)).astype(np.int64)
+
+
+def _auc(positive: np.ndarray, score: np.ndarray) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(positive, score)) if len(np.unique(positive)) == 2 else math.nan

@@ -1,0 +1,116 @@
+"""Where a pixel of a fundus lies on the retina: inside the disc, how far out, in which quadrant and
+ring.
+
+A fundus of `size` pixels has its disc centred at ((size − 1) / 2, (size − 1) / 2) with radius R =
+size / 2; what lies beyond 0.9 R has been cropped to half-gray (METHOD §1.5), so the *visible* disc
+ends there and radii are shares of it.
+
+Angles are anatomical: 0° nasal, 90° superior, 180° temporal, 270° inferior. The optic disc lies on
+the nasal side: on the right of a right eye's photograph, on the left of a left eye's. A left eye is
+mirrored before its angles are measured, so equal angles mean equal anatomy. Photographs taken
+through an inverting lens are not recognised here.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int8
+
+Eye = Literal["left", "right"]
+
+VISIBLE_SHARE = 0.9  # of R; METHOD §1.5
+QUADRANTS = ("superior_temporal", "superior_nasal", "inferior_temporal", "inferior_nasal")
+RINGS = 3
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Per pixel of one eye's fundus: visible disc, radius share, angle, quadrant and ring."""
+
+    size: int
+    eye: Eye
+    inside: Bool[np.ndarray, "y x"]
+    radius_share: Float64[
+        np.ndarray, "y x"
+    ]  # 0 centre … 1 edge of the visible disc, beyond 1 outside it
+    angle_deg: Float64[np.ndarray, "y x"]  # [0, 360)
+    quadrant: Int8[np.ndarray, "y x"]  # index into QUADRANTS
+    ring: Int8[np.ndarray, "y x"]  # 0 inner … RINGS - 1 outer
+
+    @property
+    def area_px(self) -> int:
+        """Pixels in the visible disc."""
+        return int(self.inside.sum())
+
+
+def polar(y_px: float | int, x_px: float | int, size: int, eye: Eye) -> tuple[float, float]:
+    """(radius_share, angle_deg) of a point, in an eye's anatomical frame.
+
+    >>> polar(63.5, 121.1, 128, "right")  # the nasal edge of a right eye's visible disc
+    (1.0, 0.0)
+    >>> polar(63.5, 121.1, 128, "left")  # the same place is temporal in a left eye
+    (1.0, 180.0)
+    """
+    radius, angle = _polar(np.float64(y_px), np.float64(x_px), size, eye)
+    return float(np.round(radius, 12)), float(angle)
+
+
+def ring_of(radius_share: float) -> int:
+    """The ring (equal steps of radius; the outermost takes everything beyond) a radius share falls
+    into.
+
+    >>> [ring_of(share) for share in (0.0, 0.4, 0.99, 1.2)]
+    [0, 1, 2, 2]
+    """
+    return min(int(radius_share * RINGS), RINGS - 1)
+
+
+def quadrant_of(angle_deg: float) -> str:
+    """The name of the quadrant an anatomical angle falls into.
+
+    >>> quadrant_of(45.0), quadrant_of(200.0)
+    ('superior_nasal', 'inferior_temporal')
+    """
+    return QUADRANTS[int(_quadrant(np.float64(angle_deg)))]
+
+
+@lru_cache(maxsize=8)
+def anatomy(size: int, eye: Eye) -> Anatomy:
+    """The anatomy of every pixel of a `size`-pixel fundus; computed once per size and eye,
+    read-only.
+    """
+    y, x = np.mgrid[:size, :size].astype(np.float64)
+    radius, angle = _polar(y, x, size, eye)
+    arrays = {
+        "inside": radius <= 1.0,
+        "radius_share": radius,
+        "angle_deg": angle,
+        "quadrant": _quadrant(angle).astype(np.int8),
+        "ring": np.minimum((radius * RINGS).astype(np.int8), RINGS - 1).astype(np.int8),
+    }
+    for array in arrays.values():
+        array.setflags(
+            write=False
+        )  # shared by every caller: a stray write would move the anatomy for all
+    return Anatomy(size=size, eye=eye, **arrays)
+
+
+def visible_disc(size: int) -> Bool[np.ndarray, "y x"]:
+    """True where a fundus of `size` pixels shows retina; the same for both eyes."""
+    return anatomy(size, "right").inside
+
+
+def _polar(y, x, size: int, eye: Eye):
+    centre = (size - 1) / 2
+    right = x - centre if eye == "right" else centre - x
+    up = centre - y
+    radius = np.hypot(up, right) / (VISIBLE_SHARE * size / 2)
+    return radius, np.degrees(np.arctan2(up, right)) % 360.0
+
+
+def _quadrant(angle_deg):
+    superior = angle_deg < 180.0
+    nasal = (angle_deg < 90.0) | (angle_deg >= 270.0)
+    return np.where(superior, 0, 2) + np.where(nasal, 1, 0)

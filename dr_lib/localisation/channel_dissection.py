@@ -1,0 +1,204 @@
+"""Which lesion a channel of a layer answers to: the AUC of its activation map against masks, one
+lesion type at a time.
+
+After Bau et al., "Network dissection" (CVPR 2017), with AUC in place of overlap: no threshold has
+to be chosen, and a channel that is quieter on a lesion shows as well (below 0.5). The map h − h' is
+taken at the layer's own resolution: a unit speaks for the pixels nearest to its centre, so the AUC
+is that of the map enlarged by nearest neighbour, over the pixels of the visible disc. Ties, of
+which a ReLU makes many, count half.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, Shaped
+
+from dr_lib.fundus.anatomy import visible_disc
+
+
+@dataclass(frozen=True)
+class LesionUnitParams:
+    """layers: convolutional ones whose channels are judged. limit: eyes with masks at most (0:
+    all). resamples: of patients.
+    """
+
+    layers: tuple[str, ...] = ("stem", "mixed2")
+    limit: int = 64
+    resamples: int = 500
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        for name, least in (("limit", 0), ("resamples", 1), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+
+class Agreement(NamedTuple):
+    """AUCs of one layer's channels on one eye, each (channel, lesion): NaN for a type that the
+    eye has not got.
+    """
+
+    against_rest: Float64[
+        np.ndarray, "channel lesion"
+    ]  # all other visible pixels, other lesions among them
+    against_others: Float64[np.ndarray, "channel lesion"]  # pixels of the other lesion types only
+
+
+def unit_cells(
+    size: int, units: tuple[int, int], stride: tuple[int, int], centre: tuple[float, float]
+) -> Int[np.ndarray, "y x"]:
+    """For every pixel the flat index of the unit with the nearest centre; unit (i, j) has its
+    centre at centre + (i, j) · stride.
+
+    >>> unit_cells(4, (2, 2), (2, 2), (0.5, 0.5)).tolist()
+    [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+    """
+    y, x = (
+        np.clip(
+            np.floor((np.arange(size) - centre[axis]) / stride[axis] + 0.5), 0, units[axis] - 1
+        ).astype(int)
+        for axis in (0, 1)
+    )
+    return y[:, None] * units[1] + x[None, :]
+
+
+def agreement(
+    maps: Float[np.ndarray, "rows columns channel"],
+    masks: Mapping[str, Bool[np.ndarray, "_ _"]],
+    cells: Int[np.ndarray, "y x"],
+    inside: Bool[np.ndarray, "y x"] | None = None,
+) -> Agreement:
+    """How well each channel's map finds each lesion type of one eye. Raises ValueError for masks of
+    another size than `cells`.
+
+    inside: the pixels that are judged; the visible disc where it is not given.
+    """
+    for name, mask in masks.items():
+        if mask.shape != cells.shape:
+            raise ValueError(
+                f"the mask of {name} has {mask.shape} pixels, the fundus {cells.shape}: warp it"
+                " first"
+            )
+    inside = visible_disc(len(cells)) if inside is None else inside
+    count, channels = maps.shape[0] * maps.shape[1], maps.shape[2]
+    total = np.bincount(cells[inside], minlength=count).astype(np.float64)
+    kinds = [
+        np.bincount(cells[inside & mask], minlength=count).astype(np.float64)
+        for mask in masks.values()
+    ]
+    lesion = (
+        np.bincount(cells[inside & np.logical_or.reduce(list(masks.values()))], minlength=count)
+        if kinds
+        else total
+    )
+    weights = np.stack(
+        [
+            *kinds,
+            *(total - kind for kind in kinds),
+            *(np.maximum(lesion - kind, 0) for kind in kinds),
+        ]
+    )
+    flat = maps.reshape(count, channels)
+    found = np.full((2, channels, len(kinds)), np.nan)
+    for channel in range(channels):
+        _, level = np.unique(flat[:, channel], return_inverse=True)
+        summed = np.stack([np.bincount(level, weights=row) for row in weights])
+        positive, rest, others = np.split(summed, 3)
+        found[0, channel], found[1, channel] = _auc(positive, rest), _auc(positive, others)
+    return Agreement(*found)
+
+
+def _auc(
+    positive: Float64[np.ndarray, "lesion level"], negative: Float64[np.ndarray, "lesion level"]
+) -> np.ndarray:
+    """Weighted AUC from the weights at each level of the score, lowest first; a tie counts half;
+    NaN without both sides.
+    """
+    below = np.cumsum(negative, axis=1) - negative / 2
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    return np.divide(
+        (positive * below).sum(axis=1), pairs, out=np.full(len(positive), np.nan), where=pairs > 0
+    )
+
+
+def unit_rows(
+    layer: str,
+    kinds: Sequence[str],
+    against_rest: Float64[np.ndarray, "eye channel lesion"],
+    against_others: Float64[np.ndarray, "eye channel lesion"],
+    patients: Shaped[np.ndarray, "eye"],
+    params: LesionUnitParams = LesionUnitParams(),
+) -> list[dict]:
+    """One row per channel for the table `units`: means over eyes, 95 % intervals over patients, the
+    best type and how it holds.
+
+    The best type is the one whose mean AUC is furthest from 0.5. Being the best of several flatters
+    it, so `lesion_auc_held_out` chooses it on every second patient and measures it on the others.
+    """
+    _, patient = np.unique(patients, return_inverse=True)
+    number = int(patient.max(initial=-1)) + 1
+    draws = np.random.default_rng(0).multinomial(
+        number, np.full(number, 1 / max(number, 1)), size=params.resamples
+    )
+    means = _means(
+        against_rest, draws[:, patient].astype(np.float64)
+    )  # (resample, channel, lesion)
+    whole, apart = (
+        _means(part, np.ones((1, len(patient))))[0] for part in (against_rest, against_others)
+    )
+    choosing, measuring = (
+        _means(against_rest, (patient % 2 == half)[None].astype(np.float64))[0] for half in (0, 1)
+    )
+    eyes = np.isfinite(against_rest).any(axis=1).sum(axis=0)
+    rows = []
+    for channel, values in enumerate(whole):
+        row = {
+            "layer": layer,
+            "unit": channel,
+            "study": "lesions",
+            "images": len(against_rest),
+            **{f"auc_{kind}": float(value) for kind, value in zip(kinds, values, strict=True)},
+        }
+        best = _furthest(values)
+        if best is not None:
+            drawn = means[:, channel, best]
+            drawn = drawn[np.isfinite(drawn)]
+            first = _furthest(choosing[channel])
+            row |= {
+                "best_lesion": kinds[best],
+                "lesion_auc": float(values[best]),
+                **dict(
+                    zip(
+                        ("lesion_auc_low", "lesion_auc_high"),
+                        map(float, np.percentile(drawn, [2.5, 97.5])),
+                        strict=True,
+                    )
+                ),
+                "lesion_auc_held_out": (
+                    float("nan") if first is None else float(measuring[channel, first])
+                ),
+                "lesion_auc_others": float(apart[channel, best]),
+                "lesion_images": int(eyes[best]),
+            }
+        rows.append(row)
+    return rows
+
+
+def _means(values: np.ndarray, weights: Float64[np.ndarray, "draw eye"]) -> np.ndarray:
+    """Means over eyes under each draw's weights, eyes without the type left out; NaN where none
+    is left.
+    """
+    known = np.isfinite(values)
+    total = np.tensordot(weights, np.where(known, values, 0.0), 1)
+    count = np.tensordot(weights, known.astype(np.float64), 1)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def _furthest(values: np.ndarray) -> int | None:
+    """The type whose AUC is furthest from 0.5; None where there is none, or a channel that never
+    changes.
+    """
+    distance = np.nan_to_num(np.abs(values - 0.5), nan=0.0)
+    return int(distance.argmax()) if distance.max(initial=0) > 0 else None

@@ -1,0 +1,31 @@
+"""Attribution maps turned into rows: regions, statistics of a map, sums over groups, a neuron's
+extent.
+
+Maps come in as arrays and rows go out as dictionaries named like the tables' columns; no model, no
+file.
+"""
+
+from dr_lib.maps.groups import POSTER, GroupHeatmaps, group_names
+from dr_lib.maps.neurons import neuron_extent, region_measures
+from dr_lib.maps.params import HeatmapParams
+from dr_lib.maps.regions import Regions, find_regions, region_rows
+from dr_lib.maps.rows import image_rows
+from dr_lib.maps.stats import entropy_bit, gini, stat_row, symmetry, top_share
+
+__all__ = [
+    "POSTER",
+    "GroupHeatmaps",
+    "HeatmapParams",
+    "Regions",
+    "entropy_bit",
+    "find_regions",
+    "gini",
+    "group_names",
+    "image_rows",
+    "neuron_extent",
+    "region_measures",
+    "region_rows",
+    "stat_row",
+    "symmetry",
+    "top_share",
+]

@@ -1,0 +1,79 @@
+"""All rows of one image's maps: regions and statistics together, each map labelled once."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from dr_lib.fundus.anatomy import Eye
+from dr_lib.fundus.optic_disc import optic_disc
+from dr_lib.maps.params import HeatmapParams
+from dr_lib.maps.regions import find_regions, region_rows
+from dr_lib.maps.stats import stat_row, symmetry
+
+SIGNS = ("positive", "negative")
+
+
+def image_rows(
+    image_id: str,
+    eye: Eye,
+    fundus: UInt8[np.ndarray, "y x 3"],
+    maps: Mapping[tuple[str, str], Float[np.ndarray, "y x"] | Float[np.ndarray, "2 y x"]],
+    params: HeatmapParams = HeatmapParams(),  # noqa: B008 - frozen
+    converged: Mapping[tuple[str, str], bool] | None = None,
+) -> tuple[list[dict], list[dict]]:
+    """(rows for `lesion_regions`, rows for `heatmap_stats`) of one image, in the order of `maps`.
+
+    `maps[(source, quantity)]` is one map with its signs, or a pair (sign, y, x) such as a layer's
+    resultants: the regions of each sign then come from the map of the neurons of that sign, and the
+    statistics from the sum of the two. Where a source has both stage 0 and stage 4, their rows
+    carry the symmetry of the pair. `converged` says of maps whether they met their tolerance
+    (absent: not known). The optic disc is looked for once, in the fundus.
+    """
+    regions, stats = [], []
+    disc = optic_disc(fundus)
+    for (source, quantity), values in maps.items():
+        pair = values if values.ndim == 3 else np.stack([values, values])
+        found = {
+            sign: find_regions(part, sign, params) for sign, part in zip(SIGNS, pair, strict=True)
+        }
+        for sign, part in zip(SIGNS, pair, strict=True):
+            regions += region_rows(
+                part,
+                fundus,
+                image_id=image_id,
+                source=source,
+                quantity=quantity,
+                eye=eye,
+                params=params,
+                signs=(sign,),
+                found=found,
+                disc=disc,
+                converged=(converged or {}).get((source, quantity)),
+            )
+        stats.append(
+            stat_row(
+                _whole(values),
+                image_id=image_id,
+                source=source,
+                quantity=quantity,
+                eye=eye,
+                regions_positive=found["positive"].count,
+                regions_negative=found["negative"].count,
+                symmetry_stage0_stage4=_pair_symmetry(maps, source, quantity),
+                disc=disc,
+                converged=(converged or {}).get((source, quantity)),
+            )
+        )
+    return regions, stats
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    return values.sum(axis=0) if values.ndim == 3 else values
+
+
+def _pair_symmetry(maps: Mapping, source: str, quantity: str) -> float:
+    pair = [maps.get((source, stage)) for stage in ("stage0", "stage4")]
+    if quantity not in ("stage0", "stage4") or any(values is None for values in pair):
+        return float("nan")
+    return symmetry(*(_whole(values) for values in pair))

@@ -1,0 +1,134 @@
+"""Numbers of one attribution map: how much there is, how concentrated it is, where it lies, how it
+mirrors another.
+
+Totals run over the whole map, as completeness does; concentration and place over the visible disc.
+A map of zeros has totals of 0 and no distribution (NaN: undefined); a map with a value that is not
+finite has NaN everywhere.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from dr_lib.fundus.anatomy import QUADRANTS, RINGS, Eye, anatomy
+from dr_lib.fundus.optic_disc import OpticDisc
+from dr_lib.maps.correlation import correlation
+
+TOP_SHARE = 0.01
+BORDER = 0.9  # of the visible disc's radius
+
+
+def stat_row(
+    values: Float[np.ndarray, "y x"],
+    *,
+    image_id: str,
+    source: str,
+    quantity: str,
+    eye: Eye,
+    regions_positive: int,
+    regions_negative: int,
+    symmetry_stage0_stage4: float = float("nan"),
+    disc: OpticDisc | None = None,
+    converged: bool | None = None,
+) -> dict:
+    """The row of the table `heatmap_stats` for one map.
+
+    Shares are of the absolute sum within the visible disc, so the four quadrants add up to 1, and
+    so do the three rings. The border is the outer tenth of the visible radius, where tone and cut
+    edges leave their marks.
+    """
+    place = anatomy(len(values), eye)
+    values = values.astype(np.float64)
+    size = np.abs(values[place.inside])
+    quadrants, rings = (
+        _shares(size, part[place.inside], count)
+        for part, count in ((place.quadrant, len(QUADRANTS)), (place.ring, RINGS))
+    )
+    finite = bool(np.isfinite(values).all())
+    return {
+        "image_id": image_id,
+        "source": source,
+        "quantity": quantity,
+        "positive_total": float(values[values > 0].sum()) if finite else float("nan"),
+        "negative_total": float(values[values < 0].sum()) if finite else float("nan"),
+        "top1_share": top_share(size, max(1, round(TOP_SHARE * size.size))),
+        "entropy": entropy_bit(size),
+        "gini": gini(size),
+        **{f"share_{name}": share for name, share in zip(QUADRANTS, quadrants, strict=True)},
+        **{f"share_ring{ring}": share for ring, share in enumerate(rings)},
+        "regions_positive": regions_positive,
+        "regions_negative": regions_negative,
+        "symmetry_stage0_stage4": symmetry_stage0_stage4,
+        "share_optic_disc": (
+            _share(size, disc.mask(len(values))[place.inside]) if disc else float("nan")
+        ),
+        "share_border": _share(size, (place.radius_share > BORDER)[place.inside]),
+        "optic_disc_y_px": disc.centre_y_px if disc else float("nan"),
+        "optic_disc_x_px": disc.centre_x_px if disc else float("nan"),
+        "converged": converged,
+    }
+
+
+def top_share(size: Float[np.ndarray, "value"], count: int) -> float:
+    """Share of the sum held by the `count` largest of non-negative values; NaN if the sum is 0 or
+    not finite.
+
+    >>> top_share(np.array([4.0, 1.0, 3.0, 0.0]), 2)
+    0.875
+    """
+    total = size.sum()
+    if not np.isfinite(total) or total == 0:
+        return float("nan")
+    return float(np.partition(size, -count)[-count:].sum() / total)
+
+
+def entropy_bit(size: Float[np.ndarray, "value"]) -> float:
+    """Shannon entropy in bits of non-negative values taken as a distribution; 0 for one value
+    alone, log2(n) for n equal ones.
+
+    >>> entropy_bit(np.array([1.0, 1.0, 2.0, 0.0]))
+    1.5
+    """
+    total = size.sum()
+    if not np.isfinite(total) or total == 0:
+        return float("nan")
+    p = size[size > 0] / total
+    p = p[p > 0]  # a value so small that its share underflows adds nothing
+    return float(-(p * np.log2(p)).sum()) + 0.0
+
+
+def gini(size: Float[np.ndarray, "value"]) -> float:
+    """Gini coefficient of non-negative values: 0 where all are equal, 1 − 1/n where one holds
+    everything.
+
+    Half the mean absolute difference of all pairs over the mean, computed from the sorted values.
+
+    >>> gini(np.array([1.0, 3.0]))
+    0.25
+    """
+    total = size.sum()
+    if not np.isfinite(total) or total == 0:
+        return float("nan")
+    n = size.size
+    return float(((2 * np.arange(1, n + 1) - n - 1) * np.sort(size)).sum() / (n * total))
+
+
+def symmetry(first: Float[np.ndarray, "y x"], second: Float[np.ndarray, "y x"]) -> float:
+    """Correlation of two maps over the visible disc; −1 where they are complementary, NaN where one
+    does not vary.
+
+    Fig (b) of METHOD §6: attribution toward stage 0 beside stage 4.
+    """
+    inside = anatomy(len(first), "right").inside
+    a, b = (values[inside].astype(np.float64) for values in (first, second))
+    return correlation(a, b)
+
+
+def _share(size: np.ndarray, part: np.ndarray) -> float:
+    return _shares(size, part.astype(np.int8), 2)[1]
+
+
+def _shares(size: np.ndarray, part: np.ndarray, count: int) -> list[float]:
+    total = size.sum()
+    if not np.isfinite(total) or total == 0:
+        return [float("nan")] * count
+    return [float(share) for share in np.bincount(part, weights=size, minlength=count) / total]

@@ -1,0 +1,269 @@
+"""Everything that depends on which framework Keras runs on: threads, compilation, derivatives,
+memory.
+
+The rest of the project is written against Keras' own API and NumPy. TensorFlow is the product's
+backend; JAX (an optional extra) is the second one, and `keras.backend.backend()` chooses. This
+module must not know what is computed: no image, no quantity, no quadrature. Importing it imports no
+framework; the first call does.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# TensorFlow's oneDNN kernels: on by themselves only where the processor has AVX512-VNNI or the
+# like, and on plain AVX2 a backward pass takes 1.6 times as long without them. TensorFlow reads
+# this when it is first imported.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+Function = Callable[
+    [Any], Any
+]  # (n, …) tensor -> (n,) or (n, q) tensor, made of Keras' or the backend's operations
+
+
+def configure(threads: int | None = None, deterministic: bool = False) -> bool:
+    """Whether the framework now runs with `threads` threads an operation (None: leave it alone),
+    operations one by one.
+
+    Call it before the first tensor is made: TensorFlow fixes its thread pools then, and a later
+    call that asks for another number changes nothing and answers False. `deterministic` asks for
+    kernels that give the same bits every time. JAX sizes its pool when it starts, so there
+    `threads` takes effect only as an environment variable set before.
+    """
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    return (
+        _tensorflow_configure(threads, deterministic)
+        if name() == "tensorflow"
+        else _jax_configure(threads, deterministic)
+    )
+
+
+def name() -> str:
+    """Keras' backend: "tensorflow" or "jax"; any other is refused."""
+    # JAX reads this when it first looks for devices: three quarters of a GPU's memory would be gone
+    # at once.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    with _muted_start():
+        import keras
+
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()  # looks for a GPU, loudly where there is none
+
+    backend = keras.backend.backend()
+    if backend not in ("tensorflow", "jax"):
+        raise RuntimeError(
+            f"Keras runs on {backend!r}; this project needs KERAS_BACKEND=tensorflow (or jax)"
+        )
+    return backend
+
+
+@contextlib.contextmanager
+def _muted_start() -> Iterator[None]:
+    """Keeps the native notes of a framework's first import off the terminal; they heed no log
+    level. Errors still raise.
+    """
+    if "tensorflow" in sys.modules or "jax" in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def device() -> str:
+    """What the framework computes on, in words: the accelerators by number and kind, or "CPU"."""
+    found = accelerators()
+    return f"{len(found)} GPU" if found else "CPU"
+
+
+def accelerators() -> list[int]:
+    """The numbers of the accelerators that this process may use, none on a CPU; one after
+    `use_accelerator`.
+    """
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        usable = tf.config.get_visible_devices("GPU")
+        return [
+            number
+            for number, gpu in enumerate(tf.config.list_physical_devices("GPU"))
+            if gpu in usable
+        ]
+    import jax
+
+    found = [one for one in jax.local_devices() if one.platform != "cpu"]
+    chosen = jax.config.jax_default_device
+    return [number for number, one in enumerate(found) if chosen in (None, one)]
+
+
+def use_accelerator(number: int) -> None:
+    """From now on this process computes on this accelerator alone, taking of its memory only what
+    it comes to need.
+
+    Without it TensorFlow takes all memory of every GPU it sees. Call it before the first tensor is
+    made; a later call that would change something raises RuntimeError. What was taken is given back
+    only when the process ends.
+    """
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        gpu = tf.config.list_physical_devices("GPU")[number]
+        if tf.config.get_visible_devices("GPU") != [gpu]:
+            tf.config.set_visible_devices(gpu, "GPU")
+        if not tf.config.experimental.get_memory_growth(gpu):
+            tf.config.experimental.set_memory_growth(gpu, True)
+        return
+    import jax
+
+    jax.config.update(
+        "jax_default_device", [one for one in jax.local_devices() if one.platform != "cpu"][number]
+    )
+
+
+def compiled(function: Callable) -> Callable:
+    """The same function compiled; it is traced once for every new combination of argument shapes."""
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        tf.get_logger().addFilter(_is_no_retracing)
+        # Not jit_compile: XLA on the processor is 1.5 times slower than TensorFlow's own
+        # convolutions (DESIGN §6).
+        return tf.function(function, autograph=False)
+    import jax
+
+    return jax.jit(function)
+
+
+def _is_no_retracing(record: logging.LogRecord) -> bool:
+    """Every model has functions of its own, each compiled for the few shapes that it gets: more
+    than TensorFlow thinks fit.
+    """
+    return "retracing" not in record.getMessage()
+
+
+def tensor(array: np.ndarray) -> Any:
+    """The array as the backend's tensor, dtype unchanged."""
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(array)
+    import jax.numpy as jnp
+
+    return jnp.asarray(array)
+
+
+def vjp(function: Function, x: Any, cotangent: Any) -> tuple[Any, Any]:
+    """`function(x)` and the gradient of `sum(cotangent · function(x))` by x: one forward and one
+    backward pass.
+    """
+    values, gradients = vjps(function, x, [cotangent])
+    return values, gradients[0]
+
+
+def vjps(function: Function, x: Any, cotangents: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """`function(x)` and one gradient by x for each cotangent; all share one forward pass.
+
+    Rows are independent (row i of the result depends on row i of x only), so with cotangents that
+    select a quantity this is a whole Jacobian: one backward pass a quantity, whatever the number of
+    rows.
+    """
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape(
+            persistent=len(cotangents) > 1, watch_accessed_variables=False
+        ) as tape:
+            tape.watch(x)
+            values = function(x)
+        # ZERO, not None: a quantity that ignores its input has gradient 0, and that is an answer.
+        gradients = [
+            tape.gradient(values, x, c, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            for c in cotangents
+        ]
+        return values, gradients
+    import jax
+
+    values, pull = jax.vjp(function, x)
+    return values, [pull(c)[0] for c in cotangents]
+
+
+def free_memory_bytes() -> int:
+    """Bytes the framework's device can still give: the accelerator's, or the machine's within
+    its container's limit.
+    """
+    if name() == "jax":
+        import jax
+
+        stats = jax.local_devices()[0].memory_stats()
+        if stats and "bytes_limit" in stats:
+            return int(stats["bytes_limit"] - stats["bytes_in_use"])
+    return min([_host_free_bytes(), *_cgroup_free_bytes()])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the framework gave up for want of memory, so that a smaller batch may succeed."""
+    text = f"{type(error).__name__}: {error}"
+    return (
+        isinstance(error, MemoryError)
+        or "ResourceExhausted" in text
+        or "RESOURCE_EXHAUSTED" in text
+    )
+
+
+def _host_free_bytes() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def _cgroup_free_bytes(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """What a container's own limit leaves, if it has one: the machine's free memory says nothing
+    about that.
+    """
+    try:
+        limit, used = (
+            (root / "memory.max").read_text().strip(),
+            (root / "memory.current").read_text().strip(),
+        )
+        return [] if limit == "max" else [max(int(limit) - int(used), 0)]
+    except (OSError, ValueError):
+        return []
+
+
+def _tensorflow_configure(threads: int | None, deterministic: bool) -> bool:
+    import tensorflow as tf
+
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    if threads is None:
+        return True
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        # One operation at a time: two at once would each bring `threads` threads to the same cores.
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:  # already started
+        pass
+    return tf.config.threading.get_intra_op_parallelism_threads() == threads
+
+
+def _jax_configure(threads: int | None, deterministic: bool) -> bool:
+    if deterministic:
+        os.environ["XLA_FLAGS"] = (
+            os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+        )
+    return threads is None

@@ -1,0 +1,98 @@
+"""Cutting a network in two at a named layer (METHOD §5.1)."""
+
+from typing import TYPE_CHECKING, Any
+
+from dr_lib.network.graph import calls
+
+if TYPE_CHECKING:
+    import keras
+
+
+def split_at(model: "keras.Model", layer_name: str) -> tuple["keras.Model", "keras.Model"]:
+    """(lower, upper): two models that share the given one's layers, with upper(lower(x)) = model(x).
+
+    The layer must cut the network in two: every way from the input to the output leads through it.
+    Raises ValueError if it does not (naming the layers that go round it), is the model's input or
+    output, is called more than once, or does not exist.
+    """
+    import keras
+
+    names = [layer.name for layer, _, _ in calls(model)]
+    if layer_name not in names:
+        raise ValueError(
+            f"the model has no layer {layer_name!r}; it has {', '.join(dict.fromkeys(names))}"
+        )
+    if names.count(layer_name) > 1:
+        raise ValueError(
+            f"layer {layer_name!r} is called {names.count(layer_name)} times: it names no single"
+            " place to cut"
+        )
+    _, sources, outputs = next(call for call in calls(model) if call[0].name == layer_name)
+    if not sources:
+        raise ValueError(f"layer {layer_name!r} is the model's input: there is nothing below it")
+    if len(outputs) > 1:
+        raise ValueError(
+            f"layer {layer_name!r} has {len(outputs)} outputs: activations must be a single tensor"
+        )
+    if outputs[0] is model.outputs[0]:
+        raise ValueError(f"layer {layer_name!r} is the model's output: there is nothing above it")
+    bypassing = _bypassing(model, outputs[0])
+    if bypassing:
+        listed = ", ".join(bypassing[:8]) + (
+            f" and {len(bypassing) - 8} more" if len(bypassing) > 8 else ""
+        )
+        raise ValueError(
+            f"layer {layer_name!r} does not cut the model in two: {listed} lead round it"
+        )
+    lower = keras.Model(model.inputs[0], outputs[0], name=f"below_{layer_name}")
+    upper = keras.Model(outputs[0], model.outputs[0], name=f"above_{layer_name}")
+    return lower, upper
+
+
+def logits_model(model: "keras.Model") -> "keras.Model":
+    """The model without its final softmax, sharing every weight: (n, …) -> (n, classes) logits.
+
+    Gradients of saturated probabilities underflow; those of logits don't, and the softmax is known
+    in closed form. Raises ValueError if the model does not end in a dense layer with softmax.
+    """
+    import keras
+
+    last, sources, _ = list(calls(model))[-1]
+    if isinstance(last, keras.layers.Softmax) or (
+        isinstance(last, keras.layers.Activation) and last.activation is keras.activations.softmax
+    ):
+        return keras.Model(model.inputs[0], sources[0], name=f"{model.name}_logits")
+    if not isinstance(last, keras.layers.Dense) or last.activation is not keras.activations.softmax:
+        raise ValueError(
+            f"the model must end in a softmax over the stages, not in {type(last).__name__}"
+            f" {last.name!r}"
+        )
+
+    class Logits(keras.layers.Layer):
+        def call(self, features: Any) -> Any:
+            logits = keras.ops.matmul(features, last.kernel)
+            return logits if last.bias is None else logits + last.bias
+
+    return keras.Model(
+        model.inputs[0],
+        Logits(name="logits", dtype="float32")(sources[0]),
+        name=f"{model.name}_logits",
+    )
+
+
+def _bypassing(model: "keras.Model", cut: Any) -> list[str]:
+    """Layers that do not depend on the cut but feed one that does, or the output itself."""
+    above, round_it = {id(cut)}, []
+    for layer, sources, outputs in calls(model):
+        if any(tensor is cut for tensor in outputs):
+            continue
+        if any(id(source) in above for source in sources):
+            above |= {id(tensor) for tensor in outputs}
+            round_it += [
+                source._keras_history.operation.name
+                for source in sources
+                if id(source) not in above
+            ]
+        elif any(tensor is model.outputs[0] for tensor in outputs):
+            round_it.append(layer.name)
+    return list(dict.fromkeys(round_it))

@@ -1,0 +1,1 @@
+"""Changed images: counterfactuals, adversarial examples, and how they compare (METHOD §7)."""

@@ -1,0 +1,203 @@
+"""Adversarial examples: the smallest change along the model's gradient that makes it predict a
+target stage.
+
+FGSM (one signed step) and PGD (projected steps) in the L∞ and the L2 ball, always toward the
+target's outcome, without random starts, so that the same eye gives the same example. They are what
+counterfactuals are compared with (METHOD §7), so they share their search for the smallest strength.
+Gradients come from outside: `gradient(images, target_stage)` is the gradient of the target's
+log-probability or of any other increasing function of it (that of the probability itself vanishes
+where softmax saturates).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from dr_lib.fundus.anatomy import visible_disc
+from dr_lib.perturbation.strength_search import (
+    LEGAL,
+    Predict,
+    StrengthResult,
+    search,
+    strength_grid,
+)
+
+Norm = Literal["linf", "l2"]
+Method = Literal["fgsm_linf", "fgsm_l2", "pgd_linf", "pgd_l2"]
+METHODS = ("fgsm_linf", "fgsm_l2", "pgd_linf", "pgd_l2")
+
+Gradient = Callable[[np.ndarray, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class AdversarialParams:
+    """Which attacks, how strong, and how the smallest radius is searched (radii in scaled
+    pixels: a level is 1/128).
+    """
+
+    methods: tuple[Method, ...] = METHODS
+    smallest_linf: float = 1 / 4096
+    largest_linf: float = 0.5
+    smallest_l2: float = 1 / 16
+    largest_l2: float = 128.0
+    growth: float = 2.0
+    bisections: int = 6
+    steps: int = 10  # of PGD at each radius tried
+    step_share: float = 0.25  # of the radius, each step of PGD
+    inside_only: bool = True  # the half-gray surround of the disc stays as it is
+    batch_size: int = 4  # images in one pass: see CounterfactualParams
+
+    def __post_init__(self) -> None:
+        unknown = [method for method in self.methods if method not in METHODS]
+        if unknown:
+            raise ValueError(
+                f"methods must be among {', '.join(METHODS)}, not {', '.join(unknown)}"
+            )
+        strength_grid(self.smallest_linf, self.largest_linf, self.growth)
+        strength_grid(self.smallest_l2, self.largest_l2, self.growth)
+        if not self.step_share > 0:
+            raise ValueError(f"step_share must be above 0, not {self.step_share}")
+        for name, least in (("bisections", 0), ("steps", 1), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+    def grid(self, norm: Norm) -> tuple[float, ...]:
+        """The radii tried in bracketing."""
+        smallest, largest = (
+            (self.smallest_linf, self.largest_linf)
+            if norm == "linf"
+            else (self.smallest_l2, self.largest_l2)
+        )
+        return strength_grid(smallest, largest, self.growth)
+
+
+def fgsm(
+    x: Float[np.ndarray, "image y x channel"],
+    gradients: Float[np.ndarray, "image y x channel"],
+    epsilon: Float[np.ndarray, "image"],
+    norm: Norm = "linf",
+) -> Float[np.ndarray, "image y x channel"]:
+    """`x` after one step of length `epsilon` up the gradient (L∞: its sign, L2: its direction),
+    clipped to the legal range.
+    """
+    return np.clip(x + _per_image(epsilon, x.dtype) * ascent(gradients, norm), *LEGAL).astype(
+        x.dtype
+    )
+
+
+def pgd(
+    x: Float[np.ndarray, "image y x channel"],
+    gradient: Callable[[np.ndarray], np.ndarray],
+    epsilon: Float[np.ndarray, "image"],
+    norm: Norm = "linf",
+    *,
+    steps: int = 10,
+    step_share: float = 0.25,
+) -> Float[np.ndarray, "image y x channel"]:
+    """`x` after `steps` steps of `step_share · epsilon`, each projected back into the ball around
+    `x` and the legal range.
+
+    The ball is projected on first: clipping to a range that holds `x` then only shortens the
+    change, so both hold exactly.
+    """
+    radius = _per_image(epsilon, x.dtype)
+    moved = x
+    for _ in range(steps):
+        change = moved + step_share * radius * ascent(gradient(moved), norm) - x
+        if norm == "linf":
+            change = np.clip(change, -radius, radius)
+        else:
+            length = np.sqrt((change.astype(np.float64) ** 2).sum(axis=(1, 2, 3), keepdims=True))
+            change = change * np.minimum(
+                1.0, radius / np.maximum(length, np.finfo(np.float64).tiny)
+            )
+        moved = np.clip(x + change, *LEGAL).astype(x.dtype)
+    return moved
+
+
+def ascent(
+    gradients: Float[np.ndarray, "image y x channel"], norm: Norm = "linf"
+) -> Float[np.ndarray, "image y x channel"]:
+    """The direction of steepest ascent of length 1 in the norm: sgn(g), or g / ‖g‖₂; zero where
+    the gradient is zero.
+    """
+    if norm == "linf":
+        return np.sign(gradients)
+    # Scaled first: squares of gradients near 1e-30 would underflow to a length of 0 and a step of
+    # nothing.
+    scaled = gradients.astype(np.float64) / np.maximum(
+        _largest(gradients), np.finfo(np.float64).tiny
+    )
+    length = np.sqrt((scaled**2).sum(axis=(1, 2, 3), keepdims=True))
+    return (scaled / np.maximum(length, np.finfo(np.float64).tiny)).astype(gradients.dtype)
+
+
+def smallest_epsilon(
+    predict: Predict,
+    gradient: Gradient,
+    inputs: Float[np.ndarray, "image y x channel"],
+    target_stage: int,
+    params: AdversarialParams = AdversarialParams(),
+    *,
+    method: Method = "pgd_linf",
+    inside: Bool[np.ndarray, "y x"] | None = None,
+) -> StrengthResult:
+    """The smallest radius for each eye at which the attack makes the model predict `target_stage`,
+    with its example.
+
+    `inside`: where pixels may move if `params.inside_only`; by default the visible disc of a fundus
+    of the inputs' size. An eye with a non-finite gradient is marked failed.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    attack, norm = method.split("_")
+    if not params.inside_only:
+        inside = np.ones(inputs.shape[1:3], bool)
+    elif inside is None:
+        inside = visible_disc(inputs.shape[1])
+
+    def masked(images: np.ndarray) -> np.ndarray:
+        values = np.where(
+            inside[..., None], np.asarray(gradient(images, target_stage), inputs.dtype), 0
+        )
+        return np.where(
+            np.isfinite(values), values, np.nan
+        )  # the sign of an infinity would pass for a direction
+
+    firsts: dict[int, np.ndarray] = {}  # the gradient at the original serves every radius of FGSM
+
+    def move(rows: np.ndarray, epsilons: np.ndarray) -> np.ndarray:
+        if attack == "pgd":
+            return pgd(
+                inputs[rows],
+                masked,
+                epsilons,
+                norm,
+                steps=params.steps,
+                step_share=params.step_share,
+            )
+        missing = np.array([row for row in rows if row not in firsts], int)
+        if missing.size:
+            firsts.update(zip(missing.tolist(), masked(inputs[missing]), strict=True))
+        return fgsm(inputs[rows], np.stack([firsts[row] for row in rows.tolist()]), epsilons, norm)
+
+    return search(
+        predict,
+        inputs,
+        move,
+        target_stage,
+        grid=params.grid(norm),
+        bisections=params.bisections,
+        batch_size=params.batch_size,
+    )
+
+
+def _per_image(epsilon: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    return epsilon.astype(dtype)[:, None, None, None]
+
+
+def _largest(gradients: np.ndarray) -> np.ndarray:
+    return np.abs(gradients).max(axis=(1, 2, 3), keepdims=True).astype(np.float64)

@@ -1,0 +1,277 @@
+"""Counterfactuals: a fundus moved along its own attribution until the model changes its mind
+(METHOD §7).
+
+A pixel with positive attribution moves away from half-gray, one with negative attribution toward
+it; the sign of the attribution decides, the strength c how far. No gradient is followed: what
+changes is what the explanation points at. Attributions are given, not computed here; the model is
+any function from images to stage probabilities.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+from dr_lib.maps import find_regions
+from dr_lib.perturbation.strength_search import (
+    LEGAL,
+    STAGES,
+    Move,
+    Predict,
+    StrengthResult,
+    search,
+    strength_grid,
+)
+
+Form = Literal["proportional", "constant"]
+# A method is a form, and what becomes of the attribution: taken whole; only its strongest pixels or
+# regions; or recomputed on the way.
+Method = Literal[
+    "proportional",
+    "proportional_strongest",
+    "proportional_regions",
+    "proportional_recomputed",
+    "constant",
+    "constant_strongest",
+    "constant_regions",
+    "constant_recomputed",
+]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+# Beyond these strengths nothing moves any more: from 1/128, an 8-bit pixel's smallest offset, to 1
+# takes the factor 1 + 127, and no pixel is further than 1 from half-gray or from the end of the
+# legal range.
+SATURATION = {"proportional": 128.0, "constant": 1.0}
+
+
+@dataclass(frozen=True)
+class CounterfactualParams:
+    """Which eyes, toward which stage, by which methods, and how the strength is searched.
+
+    batch_size: images in one pass of the model. Every pass has this shape, whatever few eyes are
+    still undecided, so that an eye's result does not depend on its company: on processors a small
+    one wastes least.
+    """
+
+    true_stage: int = 1
+    predicted_stage: int = 0
+    target_stage: int = 1
+    methods: tuple[Method, ...] = (
+        "proportional",
+        "proportional_strongest",
+        "proportional_regions",
+        "constant",
+    )
+    smallest_strength: float = 1 / 64
+    largest_strength: float = 128.0  # the constant form stops at 1 anyway: nothing moves beyond
+    growth: float = 2.0
+    bisections: int = 10
+    strongest_share: float = 0.05  # of the pixels, by |attribution|, for the methods *_strongest
+    strongest_regions: int = 5  # of each sign, for the methods *_regions
+    recompute_points: int = (
+        16  # midpoints of each attribution made on the way, for the methods *_recomputed
+    )
+    limit: int = 0  # eyes; 0: all that qualify
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("true_stage", "predicted_stage", "target_stage"):
+            if not 0 <= getattr(self, name) < STAGES:
+                raise ValueError(
+                    f"{name} must be a stage from 0 to {STAGES - 1}, not {getattr(self, name)}"
+                )
+        if self.predicted_stage == self.target_stage:
+            raise ValueError(
+                f"target_stage {self.target_stage} is what the model predicts already: nothing to"
+                " change"
+            )
+        unknown = [method for method in self.methods if method not in METHODS]
+        if unknown or not self.methods:
+            raise ValueError(
+                f"methods must name at least one of {', '.join(METHODS)}, not"
+                f" {', '.join(unknown) or 'none'}"
+            )
+        strength_grid(self.smallest_strength, self.largest_strength, self.growth)
+        if not 0 < self.strongest_share <= 1:
+            raise ValueError(f"strongest_share must lie in (0, 1], not {self.strongest_share}")
+        for name, least in (
+            *(
+                ("bisections", 0),
+                ("strongest_regions", 1),
+                ("recompute_points", 1),
+                ("limit", 0),
+                ("batch_size", 1),
+            ),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+    @property
+    def pair(self) -> str:
+        """The stages in a few characters: true stage, predicted stage, target.
+
+        >>> CounterfactualParams(true_stage=2, predicted_stage=1, target_stage=2).pair
+        '2-1-2'
+        """
+        return f"{self.true_stage}-{self.predicted_stage}-{self.target_stage}"
+
+
+def perturb(
+    x: Float[np.ndarray, "*shape"],
+    baseline: Float[np.ndarray, "..."] | float | int,
+    attribution: Float[np.ndarray, "..."],
+    strength: float | int | np.floating | Float[np.ndarray, "image"],
+    form: Form = "proportional",
+) -> Float[np.ndarray, "*shape"]:
+    """`x` with every value moved along the sign of its attribution, clipped to the legal range [−1,
+    127/128] (METHOD §7).
+
+    x̂ = x + strength · sgn(attribution) · d, with d = x − baseline ("proportional") or sgn(x −
+    baseline) ("constant"): away from half-gray where the attribution is positive, toward it where
+    negative; a value moving toward half-gray stops there. Values at half-gray, or of zero
+    attribution, stay. `baseline` and `attribution` are broadcast to `x` (an attribution summed over
+    the colour channels takes a last axis of 1); `strength` ≥ 0 is one number, or one for each
+    image.
+
+    Raises ValueError for a negative or non-finite strength, an unknown form, or an attribution that
+    is not finite.
+
+    >>> x = np.float32([0.5, -0.5, 0.5, -0.5])
+    >>> perturb(x, 0.0, np.float32([1e-6, 1e-6, -1e-6, -1e-6]), 0.25).tolist()
+    [0.625, -0.625, 0.375, -0.375]
+    >>> perturb(x, 0.0, np.float32([1e-6, 1e-6, -1e-6, -1e-6]), 0.75, "constant").tolist()
+    [0.9921875, -1.0, 0.0, 0.0]
+    """
+    strength = np.asarray(strength, x.dtype)
+    if not (np.isfinite(strength).all() and (strength >= 0).all()):
+        raise ValueError(f"a strength must be a number from 0 up, not {strength}")
+    if form not in SATURATION:
+        raise ValueError(f"form must be one of {', '.join(SATURATION)}, not {form!r}")
+    sign = np.sign(attribution).astype(x.dtype)
+    if not np.isfinite(sign).all():
+        raise ValueError(
+            "the attribution holds values that are not numbers: no direction can be taken from it"
+        )
+    if strength.ndim:
+        strength = strength.reshape(strength.shape + (1,) * (x.ndim - 1))
+    baseline = np.asarray(baseline, x.dtype)
+    offset = x - baseline
+    direction = offset if form == "proportional" else np.sign(offset)
+    moved = x + strength * sign * direction
+    beyond = (sign < 0) & (strength * np.abs(direction) >= np.abs(offset))
+    moved = np.where(beyond, baseline, moved)
+    return np.clip(moved, *LEGAL).astype(x.dtype)
+
+
+def smallest_strength(
+    predict: Predict,
+    inputs: Float[np.ndarray, "image y x channel"],
+    baselines: Float[np.ndarray, "..."],
+    attributions: Float[np.ndarray, "image y x _"],
+    target_stage: int,
+    params: CounterfactualParams = CounterfactualParams(),
+    *,
+    method: Method = "proportional",
+    attribute: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> StrengthResult:
+    """The smallest strength for each eye at which the model predicts `target_stage`, with the image
+    that does it.
+
+    `attributions` are those of the target stage's outcome, summed over the colour channels (a last
+    axis of 1) or for each. An eye whose attribution is not finite is marked failed. The methods
+    *_recomputed take the direction anew from `attribute(images) -> attributions` after each step of
+    the bracketing; strengths then add up along the path, and the result is the sum.
+    """
+    n = len(inputs)
+    if len(attributions) != n:
+        raise ValueError(f"{n} inputs need as many attributions, not {len(attributions)}")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    form, _, variant = method.partition("_")
+    if variant == "recomputed" and attribute is None:
+        raise ValueError(f"{method} needs a function that attributes the changed images")
+    failed = ~np.isfinite(attributions).all(axis=(1, 2, 3))
+    baselines = np.broadcast_to(baselines, inputs.shape)
+    directions = attributions.copy()
+    if variant == "strongest":
+        directions = (
+            np.stack([strongest(a, params.strongest_share) for a in attributions])
+            if n
+            else directions
+        )
+    if variant == "regions":
+        directions = (
+            np.stack([strongest_regions(a, params.strongest_regions) for a in attributions])
+            if n
+            else directions
+        )
+    starts, walked = inputs, np.zeros(n)
+
+    def move(rows: np.ndarray, strengths: np.ndarray) -> np.ndarray:
+        return perturb(
+            starts[rows], baselines[rows], directions[rows], strengths - walked[rows], form
+        )
+
+    def turn(rows: np.ndarray, strengths: np.ndarray) -> None:
+        nonlocal starts
+        for part in (
+            rows[i : i + params.batch_size] for i in range(0, len(rows), params.batch_size)
+        ):
+            moved = move(part, np.full(len(part), strengths[0]))
+            starts = (
+                starts.copy() if starts is inputs else starts
+            )  # the caller's originals stay as they are
+            starts[part], walked[part] = moved, strengths[0]
+            directions[part] = np.nan_to_num(attribute(moved), nan=0.0, posinf=0.0, neginf=0.0)
+
+    largest = min(params.largest_strength, SATURATION[form])
+    grid = strength_grid(min(params.smallest_strength, largest), largest, params.growth)
+    advanced: Move | None = turn if variant == "recomputed" else None
+    return search(
+        predict,
+        inputs,
+        move,
+        target_stage,
+        grid=grid,
+        bisections=params.bisections,
+        batch_size=params.batch_size,
+        failed=failed,
+        advanced=advanced,
+    )
+
+
+def strongest(
+    attribution: Float[np.ndarray, "*shape"], share: float
+) -> Float[np.ndarray, "*shape"]:
+    """The attribution with all but the strongest `share` of its non-zero values set to 0; ties at
+    the threshold are kept.
+
+    >>> strongest(np.float32([0.1, -4.0, 0.0, 3.0, 2.0]), 0.5).tolist()
+    [0.0, -4.0, 0.0, 3.0, 0.0]
+    """
+    size = np.abs(attribution[attribution != 0])
+    if share >= 1 or size.size == 0 or not np.isfinite(size).all():
+        return attribution
+    keep = max(1, round(share * size.size))
+    return np.where(np.abs(attribution) >= np.partition(size, -keep)[-keep], attribution, 0).astype(
+        attribution.dtype
+    )
+
+
+def strongest_regions(
+    attribution: Float[np.ndarray, "y x channel"], count: int
+) -> Float[np.ndarray, "y x channel"]:
+    """The attribution with all set to 0 but its `count` strongest connected regions of each sign
+    (`heatmaps.find_regions`).
+
+    Regions are found on the map summed over its channels, within the visible disc; a map without
+    any keeps nothing, one that is not finite stays as it is.
+    """
+    values = attribution.sum(axis=-1)
+    if not np.isfinite(values).all():
+        return attribution
+    labels = [find_regions(values, sign).labels for sign in ("positive", "negative")]
+    kept = np.any([(one > 0) & (one <= count) for one in labels], axis=0)
+    return np.where(kept[..., None], attribution, 0).astype(attribution.dtype)

@@ -1,0 +1,87 @@
+"""Which patients teach, which choose the checkpoint, and which are kept for the final grade.
+
+A patient's split is a hash of the patient's id and a seed, never a shuffled list: adding
+photographs moves nobody, and both eyes of a patient always stand on the same side (a fellow eye's
+stage agrees with kappa 0.85, so that an eye in training would give away its fellow in the test).
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Literal
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+# Kaggle's own division of its test labels: the public half ranked while the contest ran, the
+# private half at its end.
+KAGGLE_USAGE: dict[str, Split] = {"Public": "validation", "Private": "test"}
+
+
+def split_of(
+    patient_id: str, *, seed: int = 0, validation_fraction: float = 0.15, test_fraction: float = 0.2
+) -> Split:
+    """ "train", "validation" or "test" for a patient; the same answer whatever other patients there
+    are.
+
+    The fractions are those of a large set of patients; a single patient falls on the test side with
+    probability `test_fraction`. Raises ValueError when they leave nothing for training.
+
+    >>> [split_of(str(patient)) for patient in (10, 13, 15, 16)]
+    ['test', 'validation', 'train', 'validation']
+    """
+    if validation_fraction < 0 or test_fraction < 0 or validation_fraction + test_fraction >= 1:
+        raise ValueError(
+            f"validation_fraction {validation_fraction} and test_fraction {test_fraction} must be 0"
+            " or more and together below 1"
+        )
+    # 64 bits of a keyed hash: uniform on [0, 1) to far below any fraction one would write.
+    digest = hashlib.blake2b(
+        patient_id.encode(), digest_size=8, key=str(seed).encode()[:64]
+    ).digest()
+    place = int.from_bytes(digest, "big") / 2**64
+    if place < test_fraction:
+        return "test"
+    if place < test_fraction + validation_fraction:
+        return "validation"
+    return "train"
+
+
+def split_of_usage(usage: str) -> Split:
+    """The split that Kaggle's `Usage` column asks for: Public validates, Private tests.
+
+    >>> split_of_usage("Public"), split_of_usage("Private")
+    ('validation', 'test')
+    """
+    if usage not in KAGGLE_USAGE:
+        raise ValueError(f"Usage must be one of {', '.join(KAGGLE_USAGE)}, not {usage!r}")
+    return KAGGLE_USAGE[usage]
+
+
+def patient_of(image_id: str) -> str:
+    """The patient's id in a photograph's id.
+
+    >>> patient_of("10_left")
+    '10'
+    """
+    patient, underscore, eye = image_id.rpartition("_")
+    if not underscore or not patient or eye not in ("left", "right"):
+        raise ValueError(f"a photograph's id ends in _left or _right, not {image_id!r}")
+    return patient
+
+
+def splits_of(
+    image_ids: Iterable[str],
+    *,
+    seed: int = 0,
+    validation_fraction: float = 0.15,
+    test_fraction: float = 0.2,
+) -> list[Split]:
+    """The split of each photograph, by its patient."""
+    return [
+        split_of(
+            patient_of(image_id),
+            seed=seed,
+            validation_fraction=validation_fraction,
+            test_fraction=test_fraction,
+        )
+        for image_id in image_ids
+    ]

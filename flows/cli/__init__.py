@@ -1,0 +1,1 @@
+"""The `dr` command, one module a group of commands."""

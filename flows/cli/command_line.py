@@ -1,0 +1,124 @@
+"""What the commands of `dr` share: their arguments, errors in one line, and how a flow is run
+from a terminal.
+"""
+
+import functools
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+Config = Annotated[
+    pathlib.Path,
+    typer.Argument(
+        metavar="CONFIG.toml", help="The pipeline's configuration; see deployments/ for examples."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Overrides one key of the configuration; may be given many times.",
+    ),
+]
+DaskAddress = Annotated[
+    str,
+    typer.Option(
+        "--dask-address",
+        metavar="tcp://HOST:PORT",
+        help="A running Dask scheduler; by default workers start here, one a core.",
+    ),
+]
+Location = Annotated[
+    str,
+    typer.Argument(
+        metavar="WORKSPACE", help="The workspace: a folder or a URL such as s3://bucket/prefix."
+    ),
+]
+
+
+def fail(message: str, code: int) -> typer.Exit:
+    """Tells a person what is wrong, a line a mistake; the exception to raise ends the command
+    with `code`.
+    """
+    for line in message.splitlines() or [""]:
+        typer.echo(f"dr: {line}", err=True)
+    return typer.Exit(code)
+
+
+def one_line_errors(command: Callable) -> Callable:
+    """The command, with every error a person can mend told in one line instead of a stack trace."""
+
+    @functools.wraps(command)
+    def run(*args, **kwargs):
+        try:
+            return command(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise fail(
+                "stopped; what is finished is kept, and the same command goes on from there", 130
+            ) from None
+        except typer.Exit:
+            raise
+        except Exception as error:
+            if _lost_server(error) or _lost_server(error.__cause__):
+                message = (
+                    "the Prefect server no longer answers; what is finished is kept: start it, or"
+                    " unset PREFECT_API_URL, and run the same command again"
+                )
+                raise fail(message, 1) from None
+            code = _exit_code(error)
+            if code is None:
+                raise  # a fault of ours: the stack trace is what a report of it needs
+            raise fail(str(error), code) from None
+
+    return run
+
+
+def _lost_server(error: BaseException | None) -> bool:
+    """Whether Prefect's client gave up on its server. Nothing else here speaks HTTP by httpx,
+    which that client brings.
+    """
+    httpx = sys.modules.get("httpx")
+    return httpx is not None and isinstance(error, httpx.TransportError)
+
+
+def _exit_code(error: Exception) -> int | None:
+    from flows.config import ConfigError
+    from flows.service.server import ServerError
+    from storage.errors import StorageError
+    from tasks.run.errors import UserError
+
+    if isinstance(error, ConfigError):
+        return 2
+    if isinstance(error, (UserError, ServerError, StorageError)):
+        return 1
+    return None
+
+
+def with_address(settings: list[str] | None, dask_address: str) -> list[str]:
+    """The settings, with the address of a Dask scheduler laid over them if one is given."""
+    return (settings or []) + ([f"dask.address={dask_address}"] if dask_address else [])
+
+
+def run_flow(name: str, config: pathlib.Path, settings: list[str]) -> None:
+    """Checks the configuration first, in a second; only then starts Prefect and the flow."""
+    from flows.config import check_inputs, load_config
+
+    loaded = load_config(config, settings)
+    check_inputs(loaded)
+    from flows.service.server import prefect_server
+
+    with prefect_server() as api:
+        from prefect import tags
+
+        from flows import pipeline
+        from flows.cli.printing import print_summary
+        from flows.service.messages import tags_of
+
+        typer.echo(f"Prefect: {api.removesuffix('/api')}", err=True)
+        with tags(*tags_of(loaded.workspace)):
+            results = pipeline.FLOWS[name](str(config), settings)
+        print_summary(results)

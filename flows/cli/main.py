@@ -1,0 +1,391 @@
+"""The `dr` command. Reads arguments, calls one function, turns errors into one line and an exit
+code.
+
+Exit codes: 0 done · 1 failed, one line says what and what to do · 2 wrong usage or configuration ·
+130 interrupted. Nothing heavy is imported before it is used, so that `--help` and a wrong key
+answer at once.
+"""
+
+import contextlib
+import json
+import pathlib
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from flows.cli.command_line import (
+    Config,
+    DaskAddress,
+    Location,
+    Settings,
+    fail,
+    one_line_errors,
+    run_flow,
+    with_address,
+)
+from flows.cli.operation import doctor, serve, watch
+from flows.registry import STAGES
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Explains diabetic-retinopathy models over whole data sets: from photographs to"
+        " attributions, tables and a report.\n\nStart with [bold]dr synthesise demo-photos --count"
+        " 200[/] and [bold]dr run deployments/demo.toml[/], or copy deployments/kaggle.toml and"
+        " point data.photos at your own photographs. Every command can be stopped with Ctrl-C and"
+        " run again: it goes on where it stopped."
+    ),
+)
+
+
+@app.command(rich_help_panel="Pipeline")
+@one_line_errors
+def run(config: Config, settings: Settings = None, dask_address: DaskAddress = "") -> None:
+    """Runs the whole pipeline: ingest, preprocess, train, attribute, aggregate, counterfactuals,
+    linearity, report.
+
+    What is already done is not done again: after a first run, ten new photographs are ten
+    photographs' work.
+
+    Example: dr run deployments/kaggle.toml --set data.photos=~/kaggle --set attribution.limit=100
+    """
+    run_flow("run", config, with_address(settings, dask_address))
+
+
+def _add_stage_command(name: str, help_text: str) -> None:
+    @app.command(name, help=help_text, rich_help_panel="One stage of the pipeline")
+    @one_line_errors
+    def stage(config: Config, settings: Settings = None, dask_address: DaskAddress = "") -> None:
+        run_flow(name, config, with_address(settings, dask_address))
+
+
+for _name, _help in STAGES.items():
+    _add_stage_command(_name, _help)
+
+
+@app.command("import-model", rich_help_panel="Pipeline")
+@one_line_errors
+def import_model(
+    file: Annotated[
+        pathlib.Path,
+        typer.Argument(
+            metavar="FILE.weights.h5",
+            help="A weights-only file: model.save_weights of the same architecture.",
+        ),
+    ],
+    config: Config,
+    settings: Settings = None,
+) -> None:
+    """Takes in a model that was trained elsewhere; from then on the configuration has this model
+    and trains none.
+
+    Its architecture must be that of the configuration. Eyes that are preprocessed already are
+    graded at once.
+
+    Example: dr import-model trained.weights.h5 deployments/kaggle.toml --set "model.dense=[256,
+    64]"
+    """
+    from flows.config import as_tables, check_inputs, load_config
+
+    loaded = load_config(config, settings or [])
+    check_inputs(loaded)
+    from tasks.train.importing import import_model as take_in
+
+    model_id, ready = take_in(loaded.workspace, file, loaded.recipe, as_tables(loaded))
+    typer.echo(
+        f"model {model_id} is now the model of {config}"
+        + ("" if ready else "; dr run goes on from here"),
+        err=True,
+    )
+    if ready:
+        run_flow("train", config, settings or [])
+
+
+@app.command(rich_help_panel="Pipeline")
+@one_line_errors
+def plan(
+    config: Config,
+    settings: Settings = None,
+    calibrate: Annotated[
+        bool | None,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help=(
+                "Whether to explain a few images on this machine first; by default only where no"
+                " finished shard tells."
+            ),
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            "--rate", metavar="SECONDS", min=0, help="What an image takes one worker, if you know."
+        ),
+    ] = None,
+) -> None:
+    """Says what a run would do now: images, shards, bytes, memory, passes and time. Writes nothing
+    into the workspace.
+
+    Ends with exit code 1, saying by how much, where the run fits neither the disk nor the memory.
+    """
+    from flows.cli.printing import print_rows
+    from flows.config import check_inputs, load_config
+    from flows.service.server import be_quiet
+
+    be_quiet()
+    from tasks.attribute.planning import plan as plan_run
+
+    loaded = load_config(config, settings or [])
+    check_inputs(loaded)
+    rows, refusal = plan_run(
+        loaded.workspace,
+        loaded.data.photos,
+        loaded.recipe,
+        loaded.storage,
+        loaded.dask,
+        measure=False if rate is not None else calibrate,
+        seconds=rate,
+    )
+    print_rows(rows, title=f"What dr run {config} would do")
+    if refusal:
+        raise fail(refusal, 1)
+
+
+for _command in (serve, watch, doctor):
+    app.command(rich_help_panel="Operation")(one_line_errors(_command))
+
+
+@app.command(rich_help_panel="Results")
+@one_line_errors
+def status(workspace: Location) -> None:
+    """Shows what a workspace holds, how far each stage is, and what failed."""
+    from flows.cli.printing import print_rows
+    from storage import open_workspace
+    from storage.admin.status import describe
+
+    print_rows(describe(open_workspace(workspace)), title=workspace)
+
+
+@app.command(rich_help_panel="Results")
+@one_line_errors
+def verify(
+    workspace: Location,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Unmark what is broken, so that the next run makes it again."
+        ),
+    ] = False,
+    config: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            "--config",
+            metavar="CONFIG.toml",
+            help="With --repair: run the pipeline at once, which makes just that again.",
+        ),
+    ] = None,
+) -> None:
+    """Reads every shard and table and lists what is torn, missing or untrue. Exit code 1 if
+    anything is.
+    """
+    from flows.cli.printing import print_rows
+    from storage import open_workspace
+    from storage.admin.verify import verify as check
+
+    opened = open_workspace(workspace)
+    if repair:
+        with opened.lock("run"):  # what a run under way has not finished is not broken
+            problems = check(opened, repair=True)
+    else:
+        problems = check(opened)
+    if not problems:
+        typer.echo("every shard and table is whole")
+        return
+    print_rows(problems, title="Problems")
+    lost = sum(problem["repair"] == "no" for problem in problems)
+    if not repair:
+        raise fail(
+            f"{len(problems)} problems; mend them with dr verify {workspace} --repair and run the"
+            " pipeline again",
+            1,
+        )
+    if config and lost < len(problems):
+        run_flow("run", config, [f"workspace={workspace}"])
+    else:
+        typer.echo("unmarked what can be made again; run the pipeline to do so", err=True)
+    if lost:
+        raise fail(f"{lost} problems cannot be mended by running again; see the table", 1)
+
+
+@app.command(rich_help_panel="Results")
+@one_line_errors
+def gc(
+    workspace: Location,
+    delete: Annotated[
+        list[str] | None,
+        typer.Option("--delete", metavar="ID", help="Removes this one; may be given many times."),
+    ] = None,
+    delete_old: Annotated[
+        bool, typer.Option("--delete-old", help="Removes everything that is old or unfinished.")
+    ] = False,
+    keep: Annotated[
+        int, typer.Option("--keep", min=1, help="How many of the newest explanations are not old.")
+    ] = 1,
+) -> None:
+    """Lists explanations, models and fundi, what needs them and which are old; removes them only
+    when told.
+
+    Example: dr gc workspaces/demo --delete-old --keep 2
+    """
+    from flows.cli.printing import print_rows
+    from storage import open_workspace
+    from storage.admin.gc import collect, listing
+
+    opened = open_workspace(workspace)
+    if not (delete or delete_old):
+        print_rows(listing(opened, keep=keep), title=workspace)
+        return
+    gone = collect(opened, delete or (), old=delete_old, keep=keep)
+    print_rows(gone, title="Removed")
+    typer.echo(f"{sum(row['bytes'] for row in gone) / 2**20:,.1f} MiB freed", err=True)
+
+
+@app.command(rich_help_panel="Results")
+@one_line_errors
+def sql(
+    workspace: Location,
+    query: Annotated[
+        str,
+        typer.Argument(
+            metavar="QUERY",
+            help='DuckDB SQL over the tables, such as "from latest_predictions limit 5".',
+        ),
+    ],
+    output: Annotated[str, typer.Option("--format", help="table, csv or json")] = "table",
+) -> None:
+    """Answers a query over the workspace's tables; as CSV when the output is piped.
+
+    Example: dr sql workspaces/demo "select stage, count(*) from photos group by stage order by
+    stage"
+    """
+    from flows.cli.printing import print_frame
+    from storage import open_workspace
+    from storage.admin.catalog import query as ask
+
+    if output not in ("table", "csv", "json"):
+        raise fail("--format is table, csv or json", 2)
+    print_frame(
+        ask(open_workspace(workspace), query),
+        output if sys.stdout.isatty() or output != "table" else "csv",
+    )
+
+
+@app.command(rich_help_panel="Results")
+@one_line_errors
+def show(
+    workspace: Location,
+    image_id: Annotated[str, typer.Argument(metavar="IMAGE_ID", help="Such as 10_left.")],
+    picture: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            "--png", metavar="FILE", help="Where the picture goes (default: IMAGE_ID.png)."
+        ),
+    ] = None,
+    photos: Annotated[
+        str,
+        typer.Option(
+            "--photos", metavar="FOLDER", help="The data folder, to show the photograph itself too."
+        ),
+    ] = "",
+    compare: Annotated[
+        str,
+        typer.Option(
+            "--compare",
+            metavar="A,B",
+            help="The two outcomes of Fig (b), such as stage0,referable.",
+        ),
+    ] = "stage0,stage4",
+) -> None:
+    """Prints one eye's numbers and neurons, and writes its figures (a) and (b) and its neurons'
+    regions as one PNG.
+
+    Example: dr show workspaces/demo 10_left --photos workspaces/demo-photos --compare stage0,stage2
+    """
+    from flows.cli.printing import print_rows
+    from storage import open_workspace
+    from tasks.report.show import show_image
+
+    outcomes = tuple(name.strip() for name in compare.split(","))
+    if len(outcomes) != 2:
+        raise fail(
+            f"--compare {compare}: give two outcomes with a comma between, such as stage0,stage4", 2
+        )
+    target = picture or pathlib.Path(f"{image_id}.png")
+    numbers, neurons, path = show_image(
+        open_workspace(workspace), image_id, target, photos=photos, compare=outcomes
+    )
+    print_rows(numbers, title=image_id)
+    print_rows(neurons, title="Strongest neurons")
+    typer.echo(f"picture: {path}", err=True)
+
+
+@app.command(rich_help_panel="Data")
+@one_line_errors
+def synthesise(
+    folder: Annotated[
+        pathlib.Path,
+        typer.Argument(
+            metavar="FOLDER", help="A new folder, or one that an interrupted call began."
+        ),
+    ],
+    count: Annotated[
+        int, typer.Option("--count", min=1, help="How many photographs; both eyes of each patient.")
+    ] = 200,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="The same seed and count give the same bytes.")
+    ] = 0,
+    balanced: Annotated[
+        bool,
+        typer.Option(
+            "--balanced", help="As many eyes of every stage, instead of Kaggle's frequencies."
+        ),
+    ] = False,
+    largest_px: Annotated[
+        int, typer.Option("--largest-px", help="Width of the largest camera's photographs.")
+    ] = 3000,
+) -> None:
+    """Draws synthetic fundus photographs in Kaggle's layout, with a lesion mask for each.
+
+    The stage of an eye follows its lesions by the international clinical scale.
+    """
+    from dr_lib.synthetic import SynthesisParams
+    from tasks.ingest.synthesise import synthesise as draw
+
+    try:
+        params = SynthesisParams(seed=seed, balanced=balanced, largest_px=largest_px)
+    except ValueError as error:
+        raise fail(str(error), 2) from None
+    new = draw(folder, count, params)
+    typer.echo(
+        json.dumps({"folder": str(folder), "photographs": count, "drawn_now": new})
+        if not sys.stdout.isatty()
+        else f"{folder}: {count} photographs, {new} drawn now"
+    )
+
+
+def main() -> None:
+    """The entry point of `dr`."""
+    # A service manager's stop is a person's Ctrl-C: the run reports its end, and workers and server
+    # go with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(BrokenPipeError):  # `dr sql … | head` ends quietly
+        app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Prefect's server and everything that looks after scheduled runs."""

@@ -1,0 +1,65 @@
+"""Scheduled runs that came due while none could start: one of them runs, the others are called off
+with the reason.
+
+Without this they would pile up: three runs that were due during a long one would follow it back to
+back, each to find nothing new. Prefect's own limit for a deployment is not used: a run that is
+killed together with its server keeps its slot for good, and no scheduled run would start again.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterNextScheduledStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.runtime import deployment, flow_run
+from prefect.states import Cancelled
+
+
+@contextlib.contextmanager
+def skip_missed() -> Iterator[None]:
+    """Around the work of a deployment's run: calls off the scheduled runs that are due when it
+    starts and when it ends.
+
+    A run that a person started waits its turn as it is; only the schedule's own are called off.
+    """
+    if not deployment.id:
+        yield
+        return
+    with get_client(sync_client=True) as client:
+        call_off(
+            client,
+            deployment.id,
+            f"missed while nothing could start; {flow_run.name} stands in for it",
+        )
+        try:
+            yield
+        finally:
+            call_off(client, deployment.id, f"skipped: {flow_run.name} was still under way")
+
+
+def call_off(client: SyncPrefectClient, deployment_id: str, reason: str) -> int:
+    """Cancels the runs of a deployment that its schedule made and that are due already; returns
+    how many.
+    """
+    due = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=[deployment_id]),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+            next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(
+                before_=datetime.now(UTC)
+            ),
+        ),
+        limit=200,
+    )
+    due = [one for one in due if one.auto_scheduled]
+    for one in due:
+        client.set_flow_run_state(one.id, Cancelled(message=reason), force=True)
+    return len(due)

@@ -1,0 +1,106 @@
+"""What `dr doctor` looks at: this machine, and a configuration with the places it names."""
+
+import os
+import pathlib
+import shutil
+
+from flows.config import ConfigError, PipelineConfig, check_inputs, load_config
+from flows.service.server import be_quiet
+from storage import open_workspace
+from storage.errors import StorageError
+from storage.photos.source import PhotoSource
+from tasks.attribute.planning import check_run
+from tasks.execution import system_checks as machine
+from tasks.execution.system_checks import Finding
+from tasks.run.errors import UserError
+from tasks.run.settings import DaskParams
+
+
+def examine(config_file: pathlib.Path | None, settings: list[str]) -> list[Finding]:
+    """A finding a check: the machine first, then the configuration and what it points to, as far
+    as that can be read.
+    """
+    be_quiet()
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME
+
+    config, findings = _configuration(config_file, settings)
+    dask = config.dask if config else DaskParams()
+    here = DaskParams(workers=dask.workers) if not dask.address else DaskParams(workers=1)
+    findings = [
+        machine.python(),
+        machine.packages(),
+        machine.cores(here.workers),
+        machine.memory(here.workers),
+        machine.gpu(),
+        machine.prefect(PREFECT_API_URL.value(), str(PREFECT_HOME.value())),
+        *findings,
+    ]
+    if config is None:
+        return [*findings, machine.disk(os.getcwd(), shutil.disk_usage(".").free)]
+    findings.append(machine.dask(dask))
+    findings += machine.place(open_workspace(config.workspace))
+    if not any(finding.verdict == "mend" for finding in findings):
+        findings.append(_room(config))
+    return findings
+
+
+def _configuration(
+    config_file: pathlib.Path | None, settings: list[str]
+) -> tuple[PipelineConfig | None, list[Finding]]:
+    """The configuration, if it can be used, and what is to be said of it and of its inputs."""
+    if config_file is None:
+        return None, []
+    try:
+        config = load_config(config_file, settings)
+    except ConfigError as error:
+        return None, [
+            Finding("configuration", "mend", line, "mend the file or --set")
+            for line in str(error).splitlines()
+        ]
+    findings = [Finding("configuration", "ok", str(config_file))]
+    try:
+        check_inputs(config)
+    except ConfigError as error:
+        what, _, remedy = str(error).partition("; ")
+        return config, [*findings, Finding("inputs", "mend", what, remedy)]
+    return config, [*findings, _photographs(config), *_schedule(config)]
+
+
+def _photographs(config: PipelineConfig) -> Finding:
+    photos = config.data.photos
+    try:
+        found = len(PhotoSource(photos).photographs())
+    except (StorageError, UserError) as error:
+        return Finding(
+            "photographs", "mend", str(error), "give the data set's folder with --set data.photos=…"
+        )
+    if not found:
+        return Finding(
+            "photographs",
+            "mend",
+            f"none in {photos}",
+            "give the folder that has train/ and trainLabels.csv",
+        )
+    return Finding("photographs", "ok", f"{found:,} in {photos}")
+
+
+def _schedule(config: PipelineConfig) -> list[Finding]:
+    from flows.service.schedule import cron_schedule
+
+    try:
+        cron_schedule(config.schedule)
+    except ConfigError as error:
+        return [
+            Finding("schedule", "mend", str(error), "write cron's five fields, such as '0 2 * * *'")
+        ]
+    return []
+
+
+def _room(config: PipelineConfig) -> Finding:
+    """Whether the run that this configuration asks for fits the disk and the memory."""
+    try:
+        check_run(config.workspace, config.data.photos, config.recipe, config.storage, config.dask)
+    except UserError as error:
+        what, _, remedy = str(error).partition("; ")
+        return Finding("room for the run", "mend", what, remedy)
+    return Finding("room for the run", "ok", "what is known before a run fits; dr plan says more")

@@ -1,0 +1,152 @@
+"""`dr serve`: the deployments of one configuration, and a process that starts their runs, one at
+a time.
+"""
+
+import asyncio
+import contextlib
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
+from prefect.exceptions import TerminationSignal
+from prefect.runner import Runner
+from prefect.schedules import Cron, Schedule
+from prefect.types.entrypoint import EntrypointType
+
+from flows.config import ConfigError, PipelineConfig
+from flows.pipeline import FLOWS
+from flows.registry import PIPELINE, STAGES, flow_name
+from flows.service.messages import tags_of, workspace_name
+from flows.service.report_pages import report_pages
+from flows.service.server import ServerError
+from flows.service.watch import watch
+from tasks.run.settings import ScheduleParams
+
+
+class _Runner(Runner):
+    """Ends by SIGTERM as by Ctrl-C: Prefect's own answer to it leaves its stop unawaited, and a
+    schedule that looks active.
+    """
+
+    async def until_stopped(self) -> None:
+        self._whole = asyncio.current_task()
+        await self.start()
+
+    def handle_sigterm(self, *told: Any) -> None:
+        # Not by raising SIGINT: what a shell started in its background is deaf to that.
+        self._whole.get_loop().call_soon_threadsafe(self._whole.cancel)
+
+
+def serve_deployments(
+    config_file: pathlib.Path,
+    settings: list[str],
+    config: PipelineConfig,
+    notify: str,
+    *,
+    say: Callable[[str], None],
+    page: str,
+) -> None:
+    """Serves the whole pipeline on its schedule, and every stage by hand, until interrupted.
+
+    page: the API's address, for the person at the terminal. Raises ConfigError for a cron that
+    Prefect cannot read.
+    """
+    deployments = deployments_of(config_file, settings, config)
+    schedule = config.schedule
+    heard = watch(schedule, notify)
+    # For the processes of the runs: a stage that failed is tried again.
+    os.environ.setdefault("PREFECT_FLOWS_DEFAULT_RETRIES", str(schedule.retries))
+    os.environ.setdefault(
+        "PREFECT_FLOWS_DEFAULT_RETRY_DELAY_SECONDS", str(60 * schedule.retry_minutes)
+    )
+    runner = _Runner(limit=1)  # whatever starts a run, there is one at a time
+    with report_pages(config.workspace) as reports:
+        try:
+            for deployment in deployments:
+                runner.add_deployment(deployment)
+        except DeploymentApplyError as error:
+            raise ServerError(
+                f"the Prefect server did not take a deployment ({_first_line(error)}); start dr"
+                " serve again"
+            ) from None
+        when = (
+            f"{schedule.cron} ({schedule.timezone})"
+            if schedule.cron
+            else "none, runs are started by hand"
+        )
+        say(f"Prefect: {page.removesuffix('/api')}   schedule: {when}")
+        if reports:
+            say(f"Reports: {reports}")
+        say(told(heard))
+        say(
+            "Start a run: on Prefect's page, or prefect deployment run"
+            f" '{flow_name('run')}/{deployments[0].name}'"
+        )
+        with contextlib.suppress(KeyboardInterrupt, TerminationSignal, asyncio.CancelledError):
+            asyncio.run(runner.until_stopped())
+
+
+def deployments_of(
+    config_file: pathlib.Path, settings: list[str], config: PipelineConfig
+) -> list[RunnerDeployment]:
+    """The whole pipeline with its schedule, then a deployment for each stage: `demo`,
+    `demo-1-ingest`, `demo-2-preprocess`, …
+
+    Prefect's page sorts by these names and prints the flow's small beside them.
+    """
+    name = workspace_name(config.workspace)
+    parameters = {"config_file": str(config_file.resolve()), "settings": settings}
+
+    def deployment(
+        stage: str, suffix: str, schedule: Schedule | None, description: str
+    ) -> RunnerDeployment:
+        return FLOWS[stage].to_deployment(
+            name=name + suffix,
+            schedule=schedule,
+            parameters=parameters,
+            description=(
+                f"{description}\n\nWorkspace: `{config.workspace}`. To run it with other settings,"
+                " choose *Custom run* and give them under *settings*, one an entry, such as"
+                " `attribution.limit=100`."
+            ),
+            tags=tags_of(config.workspace),
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+
+    return [
+        deployment("run", "", cron_schedule(config.schedule), PIPELINE),
+        *(
+            deployment(stage, f"-{place}-{stage}", None, f"One stage alone. {sentence}")
+            for place, (stage, sentence) in enumerate(STAGES.items(), 1)
+        ),
+    ]
+
+
+def cron_schedule(schedule: ScheduleParams) -> Schedule | None:
+    """Prefect's schedule, or None where there is none. Raises ConfigError for a cron that
+    Prefect cannot read.
+    """
+    if not schedule.cron:
+        return None
+    try:
+        return Cron(schedule.cron, timezone=schedule.timezone)
+    except ValueError as error:
+        raise ConfigError(
+            f"schedule.cron = {schedule.cron!r}: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def told(heard: bool) -> str:
+    """Whether anybody hears of a run that fails."""
+    if heard:
+        return "Runs that fail, crash or hang are reported to the webhook dr-notify"
+    return (
+        "Nobody is told of runs that fail or hang; give --notify URL, a webhook (dead runs are"
+        " marked Crashed all the same)"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].partition(" - Response")[0]

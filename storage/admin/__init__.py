@@ -1,0 +1,1 @@
+"""Looking after a workspace: status, checks, queries, removal of what is old."""

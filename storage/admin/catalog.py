@@ -1,0 +1,219 @@
+"""Queries: a view for every table, and latest_* views, in catalog.sql and catalog.duckdb. For local
+workspaces.
+
+The views only name the Parquet files; nothing is copied. `query` makes them afresh in memory each
+time, so it sees new files, a moved workspace and new tables, and needs no write access.
+catalog.duckdb is for other programs.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storage.contents.fundus import fundus_ids
+from storage.errors import QueryError, Refused
+from storage.tables.parts import partitions, parts
+from storage.tables.schemas import PARTITION, SCHEMAS, TITLES, dataset_schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from storage.workspace import Workspace
+
+DUCKDB_TYPES = {
+    "string": "VARCHAR",
+    "bool": "BOOLEAN",
+    "int8": "TINYINT",
+    "int16": "SMALLINT",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "float": "FLOAT",
+    "double": "DOUBLE",
+    "timestamp[us, tz=UTC]": "TIMESTAMP",
+}
+CATALOGUE = ("photos", "rejects")  # one file each
+# DuckDB would fetch extensions from the network in the middle of a query. None is needed.
+OFFLINE = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+
+
+def refresh(ws: "Workspace") -> Path:
+    """Writes catalog.sql and catalog.duckdb anew and returns the latter's path. Raises
+    ValueError for a remote workspace.
+    """
+    import duckdb
+
+    sql = views_sql(ws)
+    ws.files.write("catalog.sql", sql.encode())
+    path = Path(ws.files.path("catalog.duckdb"))
+    temporary = path.with_name(f".catalog.{os.getpid()}.duckdb.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        with duckdb.connect(str(temporary), config=OFFLINE) as connection:
+            connection.execute(
+                f"BEGIN;\n{sql}COMMIT;"
+            )  # one by one, each comment would wait for the disk
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def query(ws: "Workspace", sql: str) -> "pd.DataFrame":
+    """The result of one SELECT over the views. Raises QueryError with what DuckDB says, in one line.
+
+    Only reads: any other statement is refused.
+    """
+    import duckdb
+
+    try:
+        statements = duckdb.extract_statements(sql)
+    except duckdb.Error as error:
+        raise QueryError(_line(error)) from None
+    if len(statements) != 1:
+        raise QueryError(f"one query at a time, got {len(statements)}")
+    if statements[0].type != duckdb.StatementType.SELECT:
+        raise QueryError(
+            "only queries (SELECT, FROM, DESCRIBE, SUMMARIZE) are allowed, not"
+            f" {statements[0].type.name}"
+        )
+    with duckdb.connect(":memory:", config=OFFLINE) as connection:
+        connection.execute(views_sql(ws, comments=False))
+        try:
+            return connection.execute(sql).df()
+        except duckdb.Error as error:
+            raise QueryError(_line(error)) from None
+
+
+def views_sql(ws: "Workspace", *, comments: bool = True) -> str:
+    """The SQL text that makes every view, with comments on views and columns."""
+    if not ws.is_local:
+        raise Refused(
+            f"{ws.location}: queries need a local workspace; read ws.table(…) or copy the tables"
+            " folder"
+        )
+    latest = {
+        "preprocess_id": fundus_ids(ws)[::-1],
+        "model_id": _newest_first(ws.models(), "model_id"),
+        "explain_id": _newest_first(ws.explanations(), "explain_id"),
+    }
+    blocks = [
+        "-- One view per table, and latest_* for the newest model or explanation. Made by the"
+        " pipeline: do not edit."
+    ]
+    for table in SCHEMAS:
+        blocks.append(_view(ws, table))
+        if comments:
+            blocks.append(_comments(table, table, TITLES[table]))
+        if PARTITION[table]:
+            newest = _latest_partition(ws, table, latest[PARTITION[table]])
+            test = f"{PARTITION[table]} = {_text(newest)}" if newest else "false"
+            blocks.append(
+                f"CREATE OR REPLACE VIEW latest_{table} AS SELECT * FROM {table} WHERE {test};"
+            )
+            if comments:
+                blocks.append(
+                    _comments(
+                        f"latest_{table}",
+                        table,
+                        f"{TITLES[table]} Only the latest {PARTITION[table]}.",
+                    )
+                )
+    return "\n".join(blocks) + "\n"
+
+
+def _view(ws: "Workspace", table: str) -> str:
+    schema, name = dataset_schema(table), PARTITION[table]
+    columns = ", ".join(_column(field) for field in schema)
+    files, pattern = _files(ws, table)
+    if files:
+        options = (
+            f"hive_partitioning = true, hive_types = {{{_text(name)}: VARCHAR}}"
+            if name
+            else "hive_partitioning = false"
+        )
+        found = f"read_parquet({_text(ws.files.path(pattern))}, {options})"
+        if (
+            table in CATALOGUE
+        ):  # written as a whole, perhaps before there were all these columns: those are null
+            found = f"(FROM {found} UNION ALL BY NAME {_no_rows(schema)})"
+        body = f"SELECT {columns} FROM {found}"
+    else:
+        body = _no_rows(schema)
+    return f"CREATE OR REPLACE VIEW {table} AS {body};"
+
+
+def _no_rows(schema) -> str:
+    nulls = ", ".join(
+        f"CAST(NULL AS {DUCKDB_TYPES[str(field.type)]}) AS {_name(field.name)}" for field in schema
+    )
+    return f"SELECT {nulls} WHERE false"
+
+
+def _column(field) -> str:
+    """A column of a view. Times become plain UTC ones: those with a zone need an extension that
+    DuckDB does not carry.
+    """
+    name = _name(field.name)
+    if str(field.type).startswith("timestamp"):
+        return f"make_timestamp(epoch_us({name})) AS {name}"
+    return name
+
+
+def _files(ws: "Workspace", table: str) -> tuple[bool, str]:
+    """Whether a table has files, and the pattern that finds them."""
+    if table in CATALOGUE:
+        pattern = f"catalog/{table}.parquet"
+        return ws.files.exists(pattern), pattern
+    if PARTITION[table] is None:
+        return bool(parts(ws.files, table)), f"tables/{table}/*.parquet"
+    found = any(parts(ws.files, table, at) for at in partitions(ws.files, table))
+    return found, f"tables/{table}/{PARTITION[table]}=*/*.parquet"
+
+
+def _latest_partition(ws: "Workspace", table: str, order: list[str]) -> str | None:
+    """The newest id that has rows in the table; without a record an id is as old as its newest file."""
+    there = [at for at in partitions(ws.files, table) if parts(ws.files, table, at)]
+    if known := [at for at in order if at in there] or (there if len(there) == 1 else []):
+        return known[0]
+    name = PARTITION[table]
+
+    def written(at: str) -> float:
+        return max(
+            ws.files.modified(f"tables/{table}/{name}={at}/{part}.parquet")
+            for part in parts(ws.files, table, at)
+        )
+
+    return max(there, key=lambda at: (written(at), at), default=None)
+
+
+def _newest_first(records: list[dict], name: str) -> list[str]:
+    return [record[name] for record in reversed(records)]
+
+
+def _comments(view: str, table: str, title: str) -> str:
+    lines = [f"COMMENT ON VIEW {view} IS {_text(title)};"]
+    for field in dataset_schema(table):
+        unit, description, range_ = (
+            field.metadata[key].decode() for key in (b"unit", b"description", b"range")
+        )
+        words = (
+            description
+            + (f" [{unit}]" if unit else "")
+            + (f"; range {range_}" if range_ not in ("", "text") else "")
+        )
+        lines.append(f"COMMENT ON COLUMN {view}.{_name(field.name)} IS {_text(words)};")
+    return "\n".join(lines)
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _name(value: str) -> str:
+    return '"' + value.replace('"', '""') + '"'
+
+
+def _line(error: Exception) -> str:
+    """What DuckDB says, without its drawing of where."""
+    return re.sub(r"\s+", " ", str(error).split("\n\nLINE")[0]).strip()

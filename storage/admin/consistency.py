@@ -1,0 +1,148 @@
+"""Whether an explanation's numbers agree with one another: maps with their gaps, tables with the
+arrays they were made from.
+
+Files can be whole and still wrong: written by a faulty engine, or taken from another workspace. A
+map must sum to F(x) − F(x') + gap within what rounding may take, and a table's rows must be those
+of its shard's images.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from storage.arrays.store import ShardedStore
+from storage.contents.explanations import DONE
+from storage.tables.parts import folder
+
+if TYPE_CHECKING:
+    from storage.workspace import Workspace
+
+SAMPLE_IMAGES = 32
+FLOAT32_EPSILON = 2.0**-23
+MAPS = (
+    "pixels/attribution",
+    "pixels/outcome",
+    "pixels/baseline_outcome",
+    "pixels/gap",
+    "pixels/status",
+)
+# Tables with a part for each shard: its number, five digits. The first has a row for every image
+# and quantity.
+BY_SHARD = ("attributions", "neurons", "lesion_regions", "heatmap_stats")
+
+
+def gap_flaws(store: ShardedStore) -> Iterator[tuple[int, str]]:
+    """(shard, what is wrong) for every shard in which the stored gap is not that of the stored
+    map; a sample of images.
+    """
+    specs = {spec.path: spec for spec in store.specs}
+    if not specs.keys() >= set(MAPS):
+        return
+    bits = specs["pixels/attribution"].mantissa_bits
+    rounding = (2.0 ** -(bits + 1) if bits else 0.0) + FLOAT32_EPSILON
+    told = set()
+    for row in sample_rows(store):
+        found = {
+            path.rpartition("/")[2]: values[0]
+            for path, values in store.read_rows([row], MAPS).items()
+        }
+        if found["status"] != DONE:
+            continue
+        maps = found["attribution"].astype(np.float64)
+        terms = [found[name].astype(np.float64) for name in ("outcome", "baseline_outcome", "gap")]
+        expected = terms[0] - terms[1] + terms[2]
+        allowed = np.abs(maps).sum((1, 2)) * rounding + 8 * FLOAT32_EPSILON * sum(
+            map(np.abs, terms)
+        )
+        off = np.abs(maps.sum((1, 2)) - expected)
+        shard = row // store.shard_images
+        if (off <= allowed).all() or shard in told:
+            continue
+        told.add(shard)
+        worst = int(np.argmax(np.nan_to_num(off - allowed, nan=np.inf)))
+        yield (
+            shard,
+            (
+                f"the map of {store.image_ids[row]}, quantity {worst}, sums to"
+                f" {maps[worst].sum():.6g}, and its outcomes and gap say {expected[worst]:.6g}"
+            ),
+        )
+
+
+def sample_rows(store: ShardedStore) -> list[int]:
+    """Rows of finished shards, spread evenly over them; the same ones each time."""
+    entries = store.ledger.entries().values()
+    rows = [
+        row for entry in entries for row in range(entry["start"], min(entry["stop"], store.images))
+    ]
+    if not rows:
+        return []
+    picked = np.linspace(0, len(rows) - 1, min(SAMPLE_IMAGES, len(rows))).astype(int)
+    return [rows[index] for index in picked]
+
+
+def table_flaws(ws: "Workspace", explain_id: str, store: ShardedStore) -> Iterator[tuple[str, str]]:
+    """(file, what is wrong) for every part of a table whose rows are not those of its shard."""
+    if "pixels/status" not in {spec.path for spec in store.specs}:
+        return
+    spans = {span.index: span for span in store.spans()}
+    for shard, entry in store.ledger.entries().items():
+        if shard not in spans:
+            continue
+        span = spans[shard]
+        arrays = store.read(span, ["pixels/status", "pixels/gap"])
+        done = {
+            name: row
+            for row, name in enumerate(store.image_ids[span.rows])
+            if arrays["pixels/status"][row] == DONE
+        }
+        for table in BY_SHARD:
+            path = f"{folder(table, explain_id)}/{shard:05d}.parquet"
+            frame = _part(ws, path)
+            if frame is None:
+                continue
+            # A part older than its shard's mark is only out of date: the next run makes it again.
+            current = ws.files.modified(path) >= ws.files.modified(
+                store.ledger.name(entry["shard"])
+            )
+            if detail := _disagreement(frame, table, done, arrays["pixels/gap"], current):
+                yield path, detail
+
+
+def _part(ws: "Workspace", path: str):
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(io.BytesIO(ws.files.read(path)), partitioning=None)
+    except (OSError, pa.ArrowException):
+        return None  # absent, or torn: which others look for
+
+
+def _disagreement(
+    found, table: str, done: dict[str, int], gap: np.ndarray, current: bool
+) -> str | None:
+    if "failure" in found.column_names:
+        from pyarrow import compute
+
+        found = found.filter(
+            compute.is_null(found["failure"])
+        )  # the others are of images without an explanation
+    ids = found.column("image_id").to_pylist()
+    if strangers := sorted(set(ids) - done.keys()):
+        return (
+            f"speaks of {len(strangers)} images that its shard does not explain, such as"
+            f" {strangers[0]}"
+            if current
+            else None
+        )
+    if table != "attributions" or not current:
+        return None
+    if missing := sorted(done.keys() - set(ids)):
+        return f"lacks {len(missing)} images of its shard, such as {missing[0]}"
+    stored = gap[[done[name] for name in dict.fromkeys(ids)]].ravel()
+    told = found.column("gap").to_numpy()
+    return None if np.array_equal(told, stored) else "has other gaps than the arrays"

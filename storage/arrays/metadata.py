@@ -1,0 +1,228 @@
+"""The metadata of a sharded store: created whole before any data, grown in one visible step.
+
+Every group carries consolidated metadata, written children first and the root last. Readers see the
+lengths stated there, so the root's file is the commit: until it is renamed, an extension
+interrupted at any line is invisible, and the next one does it again.
+"""
+
+import json
+from collections.abc import Sequence
+
+from storage.arrays.specs import ArraySpec
+from storage.files.files import Files
+
+CODECS = {"cname": "zstd", "clevel": 5}
+ID_CHUNK = 16384
+IMAGE_ID = {
+    "long_name": "image id",
+    "units": "",
+    "description": "the photograph's id, such as 10_left",
+}
+
+
+def create(files: Files, path: str, specs: list[ArraySpec], shard_images: int, attrs: dict) -> None:
+    """Creates a store without images. A store that an interruption left without its root is
+    replaced.
+    """
+    import zarr
+    from zarr.codecs import BloscCodec, ZstdCodec
+
+    store = files.zarr(path, read_only=False)
+    # `coordinates` is CF's way to say which variables are coordinates though no dimension has their
+    # name.
+    tree = zarr.create_group(
+        store,
+        overwrite=True,
+        zarr_format=3,
+        attributes={**attrs, "coordinates": "image_id", "shard_images": shard_images},
+    )
+    for group in _groups(specs):
+        at = tree.create_group(group, attributes={"coordinates": "image_id"}) if group else tree
+        at.create_array(
+            "image_id",
+            shape=(0,),
+            dtype=str,
+            chunks=(ID_CHUNK,),
+            compressors=ZstdCodec(level=3),
+            dimension_names=["image"],
+            attributes=IMAGE_ID,
+            config={"write_empty_chunks": True},
+        )
+        for dim, names in _labels(specs, group).items():
+            labels = at.create_array(
+                dim,
+                shape=(len(names),),
+                dtype=str,
+                chunks=(len(names),),
+                dimension_names=[dim],
+                attributes={
+                    "long_name": dim,
+                    "units": "",
+                    "description": f"names along the dimension {dim}",
+                },
+            )
+            labels[:] = _strings(names)
+    for spec in specs:
+        item = 1 if spec.dtype == "bool" else int(spec.dtype.lstrip("uintfloa")) // 8
+        tree.create_array(
+            spec.path,
+            shape=(0, *spec.shape),
+            dtype=spec.dtype,
+            fill_value=spec.fill,
+            dimension_names=list(spec.dims),
+            compressors=BloscCodec(**CODECS, shuffle=_shuffle(spec, item), typesize=item),
+            attributes=spec.attributes(),
+            # A chunk left out because it equals the fill could not be told from one that was lost.
+            config={"write_empty_chunks": True},
+            **spec.chunking(shard_images),
+        )
+    consolidate(files, path, read_nodes(files, path, _names(specs)))
+
+
+def _shuffle(spec: ArraySpec, item: int) -> str:
+    """How a number's bytes are regrouped before compression.
+
+    Rounded mantissas leave a whole byte of zeros and most of another: bytes of equal weight
+    together took 5 % less than bits of equal weight (36 real eyes' maps,
+    tests/benchmarks/codecs.py). Whole numbers and unrounded ones gain by bits.
+    """
+    if item == 1:
+        return "noshuffle"
+    return "bitshuffle" if spec.mantissa_bits is None else "shuffle"
+
+
+def committed(files: Files, path: str) -> dict[str, dict] | None:
+    """All nodes of a store by path, as last committed; None where the store was never finished."""
+    root = files.read_json(f"{path}/zarr.json")
+    if root is None or "consolidated_metadata" not in root:
+        return None
+    nodes = dict(root["consolidated_metadata"]["metadata"])
+    return {
+        "": {key: value for key, value in root.items() if key != "consolidated_metadata"},
+        **nodes,
+    }
+
+
+def extend(
+    files: Files, path: str, nodes: dict[str, dict], old: list[str], new: list[str]
+) -> dict[str, dict]:
+    """Lengthens every array to hold `old + new` images and returns the new nodes. Visible with
+    its last write only.
+    """
+    import zarr
+
+    images = len(old) + len(new)
+    grown = {}
+    for name, node in nodes.items():
+        if "image" not in (node.get("dimension_names") or ()):
+            grown[name] = node
+            continue
+        grown[name] = {**node, "shape": [images, *node["shape"][1:]]}
+        files.write(f"{path}/{name}/zarr.json", _encode(grown[name]))
+    store = files.zarr(path, read_only=False)
+    for name in grown:
+        if name.rpartition("/")[2] == "image_id":
+            zarr.open_array(store, path=name, mode="r+", zarr_format=3)[len(old) :] = _strings(new)
+    consolidate(files, path, grown)
+    return grown
+
+
+def consolidate(files: Files, path: str, nodes: dict[str, dict]) -> None:
+    """Writes each group's metadata with that of everything below it; the root last, because it commits.
+
+    zarr's own function would warn, and would order the nodes as the disk lists them: other bytes on
+    another machine.
+    """
+    groups = [name for name, node in nodes.items() if node["node_type"] == "group"]
+    empty = {"kind": "inline", "must_understand": False, "metadata": {}}
+    for group in sorted(groups, reverse=True):
+        below = {
+            name.removeprefix(group).lstrip("/"): node
+            for name, node in sorted(nodes.items())
+            if name != group and (not group or name.startswith(group + "/"))
+        }
+        below = {
+            name: {**node, "consolidated_metadata": empty} if node["node_type"] == "group" else node
+            for name, node in below.items()
+        }
+        own = {key: value for key, value in nodes[group].items() if key != "consolidated_metadata"}
+        document = {**own, "consolidated_metadata": {**empty, "metadata": below}}
+        files.write(
+            f"{path}/{group}/zarr.json" if group else f"{path}/zarr.json", _encode(document)
+        )
+
+
+def read_nodes(files: Files, path: str, names: list[str]) -> dict[str, dict]:
+    """The nodes' own metadata, from their files."""
+    found = files.read_many(
+        [f"{path}/{name}/zarr.json" if name else f"{path}/zarr.json" for name in names]
+    )
+    return {name: json.loads(data) for name, data in zip(names, found, strict=True)}
+
+
+def is_data(name: str, node: dict) -> bool:
+    """Whether a node is one of the arrays that shards write (and no group, id or label)."""
+    dims = node.get("dimension_names") or ()
+    return (
+        node["node_type"] == "array"
+        and dims[0] == "image"
+        and name.rpartition("/")[2] != "image_id"
+    )
+
+
+def spec_of(name: str, node: dict) -> ArraySpec:
+    attrs = dict(node["attributes"])
+    fill = node["fill_value"]
+    return ArraySpec(
+        name,
+        tuple(node["dimension_names"]),
+        tuple(node["shape"][1:]),
+        node["data_type"],
+        float(fill) if isinstance(fill, str) else fill,
+        *(attrs.pop(key, "") for key in ("long_name", "units", "description")),
+        mantissa_bits=attrs.pop("mantissa_bits", None),
+        attrs=attrs,
+    )
+
+
+def layout(specs: Sequence[ArraySpec], shard_images: int) -> dict[str, str]:
+    """What must agree between the arrays wanted and those there, in words."""
+    layout = {
+        spec.path: (
+            f"{spec.dtype} {dict(zip(spec.dims[1:], spec.shape, strict=True))}"
+            + (f" of {spec.mantissa_bits} bits" if spec.mantissa_bits else "")
+        )
+        for spec in specs
+    }
+    return {**layout, "(shard)": f"{shard_images} images"}
+
+
+def _encode(document: dict) -> bytes:
+    return json.dumps(document, indent=1, sort_keys=True).encode()
+
+
+def _groups(specs: list[ArraySpec]) -> list[str]:
+    """The groups that hold arrays, and the root."""
+    return sorted({"", *(spec.group for spec in specs)})
+
+
+def _labels(specs: list[ArraySpec], group: str) -> dict[str, tuple[str, ...]]:
+    return {
+        dim: names for spec in specs if spec.group == group for dim, names in spec.labels.items()
+    }
+
+
+def _names(specs: list[ArraySpec]) -> list[str]:
+    """Every node of the store: groups (those in between too), coordinates and arrays."""
+    names = {""}
+    for group in _groups(specs):
+        steps = group.split("/") if group else []
+        names |= {"/".join(steps[:depth]) for depth in range(1, len(steps) + 1)}
+        names |= {f"{group}/{name}".lstrip("/") for name in ("image_id", *_labels(specs, group))}
+    return sorted(names | {spec.path for spec in specs})
+
+
+def _strings(values):
+    import numpy as np
+
+    return np.array(list(values), dtype=object)

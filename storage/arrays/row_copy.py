@@ -1,0 +1,90 @@
+"""Rows of one array in any order, again and again, as training asks for them: each shard is read
+from Zarr once, whole.
+
+A balanced mini-batch takes its eyes from as many shards as it has eyes, and a rare stage's eyes
+come back every few mini-batches. Read one by one from Zarr each costs an opening and a
+decompression every time (35 ms of a core for 16 fundi of 256 px), and on an object store two
+requests; from the copy 0.2 ms.
+"""
+
+import os
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from storage.arrays.store import ShardedStore
+from storage.errors import writing
+
+SPARE_BYTES = 1 << 30  # of the disk, for checkpoints and the model
+
+
+class RowCopy:
+    """The rows of the array `path` of a store; a shard is copied, uncompressed, when a row of it is
+    first asked for.
+
+    The copy is a file without a name in `folder`: it is gone when this process ends, however that
+    ends. Memory stays flat in the number of images: what the operating system keeps of the file it
+    can drop at any time. Where the disk has no room for the whole array, rows are read from Zarr
+    one by one. For several threads at once; one for each shard copies.
+    """
+
+    def __init__(self, store: ShardedStore, path: str, folder: Path) -> None:
+        self._store, self._path, self._folder = store, path, folder
+        spec = next(spec for spec in store.specs if spec.path == path)
+        self._shape, self._dtype, self._row_bytes = spec.shape, np.dtype(spec.dtype), spec.row_bytes
+        self._spans = store.spans()
+        self._locks = [threading.Lock() for _ in self._spans]
+        self._copied = [False] * len(self._spans)
+        fits = shutil.disk_usage(folder).free > store.images * spec.row_bytes + SPARE_BYTES
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0) if fits else None  # noqa: SIM115 - closed in `close`
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """The values of these rows in this order, (len(rows), …). Raises ValueError for a row
+        that is not on the axis.
+        """
+        if self._file is None:
+            return self._store.read_rows(rows, [self._path])[self._path]
+        found = np.empty((len(rows), *self._shape), self._dtype)
+        for place, row in enumerate(rows):
+            if not 0 <= row < self._store.images:
+                raise ValueError(
+                    f"{self._store.path}: row {row} is not on an axis of {self._store.images}"
+                    " images"
+                )
+            self._copy(int(row) // self._store.shard_images)
+            count = os.preadv(
+                self._file.fileno(), [found[place : place + 1].data], int(row) * self._row_bytes
+            )
+            if count != self._row_bytes:
+                raise OSError(
+                    f"the copy of {self._path} in {self._folder} gave {count} of {self._row_bytes}"
+                    " bytes"
+                )
+        return found
+
+    def _copy(self, shard: int) -> None:
+        with self._locks[shard]:
+            if self._copied[shard]:
+                return
+            span = self._spans[shard]
+            values = np.ascontiguousarray(self._store.read(span, [self._path])[self._path])
+            with writing(self._folder):
+                view, start = memoryview(values).cast("B"), span.start * self._row_bytes
+                while view:  # one call writes 2 GiB at most
+                    written = os.pwrite(self._file.fileno(), view, start)
+                    view, start = view[written:], start + written
+            self._copied[shard] = True
+
+    def close(self) -> None:
+        """Gives the disk's room back."""
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> "RowCopy":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

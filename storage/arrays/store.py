@@ -1,0 +1,359 @@
+"""Arrays over images, written a shard at a time: the unit of writing, of resuming and of one
+worker's task.
+
+Contract (`ShardedStore.write_shard`): a shard's files hold exactly its images, in every array; no
+two shards share a file, so processes may write different shards at once; the ledger entry comes
+last. An interruption at any line leaves the shard unmarked and therefore to be done again, from the
+start.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from storage.arrays import metadata
+from storage.arrays.ledger import Ledger, ledger_folder, recording
+from storage.arrays.rounding import round_mantissa
+from storage.arrays.specs import ArraySpec, Span, spans
+from storage.errors import NotThere, Refused, writing
+
+if TYPE_CHECKING:
+    from storage.workspace import Workspace
+
+__all__ = ["ArraySpec", "ShardedStore", "Span", "spans"]
+
+SHARD_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class ShardedStore:
+    """A Zarr store whose arrays share one growing image axis, and the ledger beside it. Safe to
+    send to a worker.
+    """
+
+    ws: "Workspace"
+    path: str
+    shard_images: int
+    nodes: Mapping[str, dict]
+
+    @classmethod
+    def create_or_open(
+        cls,
+        ws: "Workspace",
+        path: str,
+        specs: Sequence[ArraySpec],
+        shard_images: int = SHARD_IMAGES,
+        attrs: Mapping[str, Any] | None = None,
+    ) -> "ShardedStore":
+        """The store at `path`, created without images where it is absent.
+
+        Raises ValueError where a store with other arrays is there already: settings that change
+        arrays must change the id.
+        """
+        specs = list(specs)
+        nodes = metadata.committed(ws.files, path)
+        if nodes is None:
+            if len({spec.path for spec in specs}) != len(specs):
+                raise ValueError(f"{path}: two arrays have one name")
+            ledger = Ledger(ws.files, ledger_folder(path))
+            for shard in ledger.entries():
+                ledger.drop(
+                    shard
+                )  # marks of a store whose root is gone would speak of shards that are not there
+            metadata.create(ws.files, path, specs, shard_images, dict(attrs or {}))
+        store = cls.open(ws, path)
+        there, wanted = (
+            metadata.layout(specs_, size)
+            for specs_, size in ((store.specs, store.shard_images), (specs, shard_images))
+        )
+        for name in sorted({*there, *wanted}):
+            if there.get(name) != wanted.get(name):
+                raise Refused(
+                    f"{ws.files.url(path)}: array {name} is {there.get(name, 'absent')} there but"
+                    f" {wanted.get(name, 'absent')} in this version; remove the store or change a"
+                    " setting"
+                )
+        return store
+
+    @classmethod
+    def open(cls, ws: "Workspace", path: str) -> "ShardedStore":
+        """The store at `path`. Raises FileNotFoundError."""
+        nodes = metadata.committed(ws.files, path)
+        if nodes is None:
+            raise NotThere(f"{ws.files.url(path)} is not there: run the stage that makes it")
+        return cls(ws, path, nodes[""]["attributes"]["shard_images"], nodes)
+
+    @staticmethod
+    def exists(ws: "Workspace", path: str) -> bool:
+        """Whether the store at `path` has been created."""
+        return metadata.committed(ws.files, path) is not None
+
+    @property
+    def specs(self) -> list[ArraySpec]:
+        """The arrays, as they were created."""
+        return [
+            metadata.spec_of(name, node)
+            for name, node in sorted(self.nodes.items())
+            if metadata.is_data(name, node)
+        ]
+
+    @property
+    def attrs(self) -> dict:
+        """The root's attributes."""
+        return self.nodes[""]["attributes"]
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.ws.files, ledger_folder(self.path))
+
+    @property
+    def images(self) -> int:
+        """Length of the image axis."""
+        return self.nodes["image_id"]["shape"][0]
+
+    @property
+    def image_ids(self) -> list[str]:
+        """The id of every row of the image axis."""
+        if not self.images:
+            return []
+        return [str(name) for name in self._array("image_id", read_only=True)[: self.images]]
+
+    def _ids(self, span: Span) -> list[str]:
+        """The ids of a shard's rows. Reads no others: of 50,000 they would take longer than a
+        shard's writing.
+        """
+        return [str(name) for name in self._array("image_id", read_only=True)[span.rows]]
+
+    def extend(self, image_ids: Sequence[str]) -> int:
+        """Appends images and returns how many were new. Give the new ids, or all ids with those
+        present in front.
+
+        Raises ValueError for ids in another order than the store's, and for an id given twice. Not
+        for two processes at once: hold the workspace's lock.
+        """
+        old, given = self.image_ids, list(image_ids)
+        new = given[len(old) :] if given[: len(old)] == old else given
+        if len(set(new)) != len(new) or set(new) & set(old):
+            raise ValueError(
+                f"{self.path}: the image axis only grows: give new ids, or all ids with the"
+                f" {len(old)} present first and in order"
+            )
+        if new:
+            object.__setattr__(
+                self, "nodes", metadata.extend(self.ws.files, self.path, dict(self.nodes), old, new)
+            )
+        return len(new)
+
+    def spans(self) -> list[Span]:
+        """All shards of the image axis."""
+        return spans(self.images, self.shard_images)
+
+    def pending(self, digests: Sequence[str]) -> list[Span]:
+        """The shards still to be written: those whose ledger entry does not hold exactly these digests.
+
+        digests: one for each row of the image axis, of everything that the row's values depend on.
+        """
+        if len(digests) != self.images:
+            raise ValueError(f"{self.path}: {len(digests)} digests for {self.images} images")
+        entries, ids = self.ledger.entries(), self.image_ids
+        return [
+            span
+            for span in self.spans()
+            if not _matches(entries.get(span.index), span, list(digests[span.rows]), ids[span.rows])
+        ]
+
+    def done_rows(self, span: Span, digests: Sequence[str]) -> np.ndarray:
+        """Which of a shard's rows are stored already with these digests (one per row of the span),
+        (images,) bool.
+
+        Their values can be read and written back instead of computed again.
+        """
+        if len(digests) != span.images:
+            raise ValueError(
+                f"{self.path}: {len(digests)} digests for the {span.images} images of shard"
+                f" {span.index}"
+            )
+        entry = self.ledger.entry(span.index)
+        if entry is None or entry["start"] != span.start or self.damage(span.index, entry):
+            return np.zeros(span.images, bool)
+        stored = dict(
+            zip(
+                entry["image_ids"],
+                zip(range(len(entry["digests"])), entry["digests"], strict=True),
+                strict=True,
+            )
+        )
+        ids = self._ids(span)
+        return np.array(
+            [stored.get(name) == (row, digests[row]) for row, name in enumerate(ids)], bool
+        )
+
+    def write_shard(
+        self,
+        span: Span,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        digests: Sequence[str],
+        record: Mapping[str, Any] | None = None,
+    ) -> dict:
+        """Writes one whole shard of every array, then marks it; returns its ledger entry.
+
+        arrays: for each array's path its values, (span images, …) of the array's own type. record:
+        what to remember of the work (seconds, versions, …). Raises ValueError, before anything is
+        touched, for a span that is no shard, an array missing or unknown, a wrong shape or type.
+        """
+        self._check(span, arrays, digests)
+        ids = self._ids(span)
+        # From here to `mark` the shard does not exist. The mark goes first: a process killed after
+        # the next line has lost this shard's work, one killed before it in the other order would
+        # have left a mark on a torn shard.
+        with writing(self.ws.files.url(self.path)):
+            self.ledger.drop(span.index)
+            store = recording(self.ws.files.zarr(self.path, read_only=False))
+            for spec in self.specs:
+                # zarr reads the old shard before it writes the new one, and cannot if that was
+                # torn. So it must be gone.
+                self.ws.files.remove(f"{self.path}/{spec.shard_file(span.index)}")
+                values = np.ascontiguousarray(arrays[spec.path])
+                if spec.mantissa_bits is not None:
+                    values = round_mantissa(values, spec.mantissa_bits)
+                self._array(spec.path, store=store)[span.rows] = values
+        entry = {
+            "shard": span.index,
+            "start": span.start,
+            "stop": span.stop,
+            "image_ids": ids,
+            "digests": list(digests),
+            "files": {
+                spec.shard_file(span.index): store.written[spec.shard_file(span.index)]
+                for spec in self.specs
+            },
+            "record": dict(record or {}),
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        self.ledger.mark(entry)
+        return entry
+
+    def read(self, span: Span, paths: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """The values of one shard's images: (span images, …) for each path (default: every array)."""
+        return {path: self._array(path, read_only=True)[span.rows] for path in self._paths(paths)}
+
+    def read_rows(
+        self, rows: Sequence[int], paths: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """The values of any images, by their rows and in that order: (len(rows), …) for each path."""
+        rows = np.asarray(rows, dtype=np.int64)
+        if rows.size and not 0 <= rows.min() <= rows.max() < self.images:
+            raise ValueError(
+                f"{self.path}: rows {rows.min()} … {rows.max()} are not all on an axis of"
+                f" {self.images} images"
+            )
+        return {
+            path: self._gather(self._array(path, read_only=True), rows)
+            for path in self._paths(paths)
+        }
+
+    def _gather(self, array, rows: np.ndarray) -> np.ndarray:
+        """`array[rows]`, shard by shard: zarr's own fancy indexing takes 20 ms an image of a
+        shard, a slice 1–2.
+        """
+        found = np.empty((len(rows), *array.shape[1:]), array.dtype)
+        for shard in np.unique(rows // self.shard_images):
+            wanted = np.flatnonzero(rows // self.shard_images == shard)
+            inside = rows[wanted]
+            start, stop = int(inside.min()), int(inside.max()) + 1
+            if stop - start <= 2 * len(
+                wanted
+            ):  # dense: what is read in vain costs less than reading one by one
+                found[wanted] = array[start:stop][inside - start]
+                continue
+            for place, row in zip(wanted, inside, strict=True):
+                found[place] = array[int(row)]
+        return found
+
+    def records(self) -> list[dict]:
+        """The ledger's entries, by shard."""
+        return list(self.ledger.entries().values())
+
+    def damage(
+        self, shard: int, entry: Mapping[str, Any] | None = None, *, contents: bool = False
+    ) -> list[str]:
+        """What is wrong with a marked shard's files, one line each: absent, of another size, or
+        (`contents`) altered.
+        """
+        entry = entry or self.ledger.entry(shard)
+        problems = []
+        files = (entry or {}).get("files", {})
+        names = [f"{self.path}/{name}" for name in files]
+        there = (
+            self.ws.files.read_many(names)
+            if contents
+            else [self.ws.files.size(name) for name in names]
+        )
+        for (name, (size, sha256)), found in zip(files.items(), there, strict=True):
+            if found is None:
+                problems.append(f"{name} is absent")
+            elif (length := len(found) if contents else found) != size:
+                problems.append(f"{name} has {length} bytes of {size}")
+            elif contents and hashlib.sha256(found).hexdigest() != sha256:
+                problems.append(f"{name} has other contents than were written")
+        return problems
+
+    def _check(self, span: Span, arrays: Mapping[str, np.ndarray], digests: Sequence[str]) -> None:
+        if span not in self.spans():
+            raise ValueError(
+                f"{self.path}: {span} is not a shard of {self.images} images in shards of"
+                f" {self.shard_images}"
+            )
+        if len(digests) != span.images:
+            raise ValueError(
+                f"{self.path}: {len(digests)} digests for the {span.images} images of shard"
+                f" {span.index}"
+            )
+        specs = {spec.path: spec for spec in self.specs}
+        if wrong := sorted({*specs} ^ {*arrays}):
+            state = "missing" if wrong[0] in specs else "unknown"
+            raise ValueError(
+                f"{self.path}: array {wrong[0]} is {state} ({len(wrong)} arrays differ)"
+            )
+        for path, values in arrays.items():
+            wanted = ((span.images, *specs[path].shape), np.dtype(specs[path].dtype))
+            if (np.shape(values), np.asarray(values).dtype) != wanted:
+                raise ValueError(
+                    f"{self.path}: {path} must be {wanted[1]} {wanted[0]}, got"
+                    f" {np.asarray(values).dtype} {np.shape(values)}"
+                )
+
+    def _paths(self, paths: Sequence[str] | None) -> list[str]:
+        known = [spec.path for spec in self.specs]
+        if unknown := [path for path in paths or () if path not in known]:
+            raise KeyError(f"{self.path} has no array {unknown[0]}; there are {', '.join(known)}")
+        return known if paths is None else list(paths)
+
+    def _array(self, path: str, *, store=None, read_only: bool = False):
+        """The Zarr array at `path` as it was last committed; its metadata are known, so nothing
+        is read to open it.
+        """
+        import zarr
+        from zarr.core.metadata import ArrayV3Metadata
+        from zarr.storage import StorePath
+
+        store = store or self.ws.files.zarr(self.path, read_only=read_only)
+        metadata = ArrayV3Metadata.from_dict(self.nodes[path])
+        array = zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=StorePath(store, path)))
+        return array.with_config({"write_empty_chunks": True}) if not read_only else array
+
+
+def _matches(entry: dict | None, span: Span, digests: list[str], ids: list[str]) -> bool:
+    if entry is None:
+        return False
+    return (entry["start"], entry["stop"], entry["digests"], entry["image_ids"]) == (
+        span.start,
+        span.stop,
+        digests,
+        ids,
+    )

@@ -1,0 +1,1 @@
+"""What a workspace holds: fundi, models, explanations and what belongs to them."""

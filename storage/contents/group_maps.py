@@ -1,0 +1,67 @@
+"""Mean heat maps of groups of images: `explanations/<explain_id>/groups-<digest>.zarr`, named by
+`groups.json` once whole.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from storage.contents.snapshots import open_set, replace_set
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from storage.workspace import Workspace
+
+_KEY = ("group_name", "source", "quantity")
+
+
+def write_group_maps(
+    ws: "Workspace",
+    explain_id: str,
+    keys: Sequence[tuple[str, str, str]],
+    images: Sequence[int],
+    positive: np.ndarray,
+    negative: np.ndarray,
+) -> None:
+    """Replaces the groups' maps. keys: (group name, source, quantity) of each; positive,
+    negative: (group, y, x) means.
+    """
+    import xarray as xr
+
+    maps = {
+        "units": "probability",
+        "description": "mean per image, left eyes mirrored onto right ones",
+    }
+    data = xr.Dataset(
+        {
+            "images": (
+                "group",
+                np.asarray(images, np.int32),
+                {"long_name": "images in the group", "units": "1", "description": "count"},
+            ),
+            "mean_positive": (
+                ("group", "y", "x"),
+                positive.astype(np.float32),
+                {"long_name": "mean positive attribution", **maps},
+            ),
+            "mean_negative": (
+                ("group", "y", "x"),
+                negative.astype(np.float32),
+                {"long_name": "mean negative attribution", **maps},
+            ),
+        },
+        # Objects become Zarr's own variable-length strings; fixed-length ones have no specification
+        # yet.
+        coords={
+            name: ("group", np.array([key[index] for key in keys], object))
+            for index, name in enumerate(_KEY)
+        },
+    )
+    replace_set(ws, explain_id, "groups", data)
+
+
+def open_group_maps(ws: "Workspace", explain_id: str) -> "xr.Dataset | None":
+    """The groups' maps, or None before the first `dr aggregate`."""
+    return open_set(ws, explain_id, "groups")

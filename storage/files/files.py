@@ -1,0 +1,271 @@
+"""Small files of a workspace, on a local folder or any fsspec URL: every write appears whole or not
+at all.
+
+Locally a file is written under a hidden temporary name in the same folder and renamed; remotely it
+is one PUT, which object stores make visible as a whole. Paths are relative to the workspace and use
+`/`.
+"""
+
+import json
+import os
+import time
+import uuid
+from pathlib import Path
+
+from storage.errors import writing
+
+TEMPORARY = ".tmp"
+
+
+def is_url(location: str) -> bool:
+    """Whether `location` names something other than a local folder: `s3://…`, `memory://…`."""
+    return "://" in location and not location.startswith("file://")
+
+
+class Files:
+    """The files below one location. Cheap to make; makes nothing on disk until something is written."""
+
+    def __init__(self, location: str):
+        self.location = location
+
+    @property
+    def is_local(self) -> bool:
+        return not is_url(self.location)
+
+    @property
+    def filesystem(self):
+        """The fsspec file system of a remote location (fsspec itself keeps one per process)."""
+        import fsspec
+
+        return fsspec.core.url_to_fs(self.location, **self._options)[0]
+
+    @property
+    def _options(self) -> dict:
+        # Workers write what the flow reads: a listing remembered from before would hide their
+        # files.
+        options = {"use_listings_cache": False}
+        # Our files are small: to fetch one in parts, s3fs would ask for its size first, twice as
+        # many requests.
+        return (
+            options | {"max_concurrency": 1}
+            if self.location.startswith(("s3://", "s3a://"))
+            else options
+        )
+
+    def path(self, name: str = "") -> str:
+        """Where `name` lies, as the file system (local or fsspec) wants to be told."""
+        if self.is_local:
+            return os.path.join(self.location, *name.split("/")) if name else self.location
+        root = self.filesystem._strip_protocol(self.location).rstrip("/")
+        return f"{root}/{name}" if name else root
+
+    def url(self, name: str = "") -> str:
+        """Where `name` lies, as a person or another library writes it."""
+        if self.is_local:
+            return self.path(name)
+        return f"{self.location.rstrip('/')}/{name}" if name else self.location
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file. Raises FileNotFoundError."""
+        if self.is_local:
+            return Path(self.path(name)).read_bytes()
+        return self.filesystem.cat_file(self.path(name))
+
+    def read_many(self, names: list[str]) -> list[bytes | None]:
+        """The bytes of several files, at once where the file system can; None for one that is absent."""
+        if not names:
+            return []
+        if self.is_local:
+            return [_read_or_none(self.path(name)) for name in names]
+        paths = [self.path(name) for name in names]
+        found = self.filesystem.cat(paths, on_error="return")
+        # A single path comes back as its bytes, not as a dictionary.
+        found = found if isinstance(found, dict) else {paths[0]: found}
+        return [data if isinstance(data := found.get(path), bytes) else None for path in paths]
+
+    def write(self, name: str, data: bytes) -> None:
+        """Makes `name` hold `data`; a reader sees the old file or the new one, never a part."""
+        if not self.is_local:
+            self.filesystem.pipe_file(self.path(name), data)
+            return
+        path = Path(self.path(name))
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY}")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_bytes(data)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def write_json(self, name: str, value) -> None:
+        """`write` of canonical JSON: sorted keys, so that equal values are equal bytes. NaN
+        becomes null.
+        """
+        self.write(name, canonical_json(value))
+
+    def read_json(self, name: str):
+        """The value in a JSON file, or None where it is absent or torn: both mean that it was
+        never finished.
+        """
+        try:
+            return json.loads(self.read(name))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def exists(self, name: str) -> bool:
+        if self.is_local:
+            return os.path.exists(self.path(name))
+        return self.filesystem.exists(self.path(name))
+
+    def remove(self, name: str) -> None:
+        """Removes a file; one that is already gone is no error."""
+        if self.is_local:
+            Path(self.path(name)).unlink(missing_ok=True)
+            return
+        try:
+            self.filesystem.rm_file(self.path(name))
+        except FileNotFoundError:
+            return
+
+    def remove_tree(self, name: str) -> None:
+        """Removes a folder and all that is in it; one that is already gone is no error."""
+        if self.is_local:
+            import shutil
+
+            shutil.rmtree(self.path(name), ignore_errors=True)
+        elif self.exists(name):
+            self.filesystem.rm(self.path(name), recursive=True)
+
+    def names(self, folder: str) -> list[str]:
+        """The sorted names in a folder, hidden ones left out; empty for a folder that is absent."""
+        try:
+            if self.is_local:
+                found = os.listdir(self.path(folder))
+            else:
+                found = [
+                    entry.rstrip("/").rsplit("/", 1)[-1]
+                    for entry in self.filesystem.ls(self.path(folder), detail=False)
+                ]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(name for name in found if name and not name.startswith("."))
+
+    def modified(self, name: str) -> float:
+        """When a file was last written, in seconds since 1970; 0 for one that is absent."""
+        try:
+            if self.is_local:
+                return os.stat(self.path(name)).st_mtime
+            return self.filesystem.modified(self.path(name)).timestamp()
+        except (FileNotFoundError, NotImplementedError):
+            return 0.0
+
+    def newest(self, folder: str) -> float:
+        """When a file in a folder was last written, in seconds since 1970; 0 for a folder that
+        is empty or absent.
+        """
+        try:
+            if self.is_local:
+                return max(
+                    (
+                        entry.stat().st_mtime
+                        for entry in os.scandir(self.path(folder))
+                        if entry.name[0] != "."
+                    ),
+                    default=0.0,
+                )
+            found = self.filesystem.ls(self.path(folder), detail=True)
+        except FileNotFoundError:
+            return 0.0
+        times = [
+            entry.get("LastModified") or entry.get("mtime") or entry.get("created")
+            for entry in found
+        ]
+        return max((_seconds(time) for time in times if time), default=0.0)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, or None where it is absent."""
+        try:
+            return (
+                os.stat(self.path(name)).st_size
+                if self.is_local
+                else self.filesystem.size(self.path(name))
+            )
+        except FileNotFoundError:
+            return None
+
+    def walk(self, folder: str) -> list[str]:
+        """All files below a folder, hidden ones too, as names relative to the workspace, sorted."""
+        root = self.path(folder)
+        if self.is_local:
+            found = [os.path.join(at, name) for at, _, names in os.walk(root) for name in names]
+        else:
+            found = self.filesystem.find(root) if self.filesystem.exists(root) else []
+        start = len(self.path().rstrip("/")) + 1
+        return sorted(path[start:].replace(os.sep, "/") for path in found)
+
+    def stale_temporaries(self, folder: str = "", *, older_than_s: float = 3600) -> list[str]:
+        """Temporary files that an interrupted write left behind. Young ones may still be in use."""
+        if not self.is_local:
+            return []
+        limit = time.time() - older_than_s
+        return [
+            name
+            for name in self.walk(folder)
+            if name.endswith((TEMPORARY, ".partial")) and self.modified(name) <= limit
+        ]
+
+    def arrow(self):
+        """This location's file system as pyarrow's."""
+        from pyarrow import fs
+
+        return (
+            fs.LocalFileSystem()
+            if self.is_local
+            else fs.PyFileSystem(fs.FSSpecHandler(self.filesystem))
+        )
+
+    def zarr(self, name: str, *, read_only: bool):
+        """The folder `name` as a Zarr store."""
+        from zarr.storage import FsspecStore, LocalStore
+
+        if self.is_local:
+            return LocalStore(self.path(name), read_only=read_only)
+        return FsspecStore.from_url(
+            self.url(name), read_only=read_only, storage_options=self._options
+        )
+
+
+def _seconds(time) -> float:
+    return time.timestamp() if hasattr(time, "timestamp") else float(time)
+
+
+def canonical_json(value) -> bytes:
+    """`value` as JSON with sorted keys; what reads back as equal is the same bytes, a tuple and
+    a list among them.
+    """
+    return (json.dumps(_jsonable(value), indent=1, sort_keys=True) + "\n").encode()
+
+
+def _read_or_none(path: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _jsonable(value):
+    """`value` with numpy's types made Python's and NaN made null (JSON has none)."""
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_jsonable(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _jsonable(value.tolist())
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value

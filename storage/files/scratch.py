@@ -1,0 +1,68 @@
+"""Folders on this machine for work in progress, such as training checkpoints: nothing in them is a
+result.
+
+For a local workspace they lie inside it, so that a run on another day goes on from them; for a
+remote one in the user's cache, since checkpoints are written often and large.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from storage.workspace import Workspace
+
+
+def scratch_folder(ws: "Workspace", name: str) -> Path:
+    """The scratch folder of that name, made if absent."""
+    folder = _root(ws) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def remove_scratch(ws: "Workspace", name: str) -> None:
+    """Removes a scratch folder; one that is already gone is no error."""
+    shutil.rmtree(_root(ws) / name, ignore_errors=True)
+
+
+def scratch_folders(ws: "Workspace") -> list[Path]:
+    """Every scratch folder there is."""
+    root = _root(ws)
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def remember(name: str, value: dict) -> None:
+    """Keeps a small JSON value in the user's cache, outside every workspace. What cannot be kept
+    there is no error.
+    """
+    path = _cache() / "remembered" / f"{name}.json"
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(value))
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def recall(name: str) -> dict | None:
+    """What `remember` kept under a name, or None."""
+    try:
+        return json.loads((_cache() / "remembered" / f"{name}.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _root(ws: "Workspace") -> Path:
+    if ws.is_local:
+        return Path(ws.location) / ".scratch"
+    return _cache() / "scratch" / hashlib.sha256(ws.location.encode()).hexdigest()[:12]
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dr-explain"

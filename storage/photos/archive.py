@@ -1,0 +1,220 @@
+"""Photographs straight out of a zip file, also one that was split into parts (`train.zip.001`,
+`.002`, …) as Kaggle's are.
+"""
+
+import functools
+import io
+import os
+import re
+import stat
+import struct
+import threading
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from storage.photos.fingerprints import entry_stamp
+
+FIRST_PART = re.compile(r"\.zip\.0*1$", re.IGNORECASE)
+LATER_PART = re.compile(r"\.zip\.\d+$", re.IGNORECASE)
+# What `zipfile` raises for archives that were cut, damaged, encrypted, or made to mislead.
+# NotImplementedError is a RuntimeError: a compression that this Python has not got.
+DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file name is that of a zip file or of the first part of a split one.
+
+    >>> [
+    ...     is_archive(name)
+    ...     for name in ("test.ZIP", "train.zip.001", "train.zip.002", "trainLabels.csv.zip")
+    ... ]
+    [True, True, False, False]
+    """
+    lower = name.lower()
+    return (lower.endswith(".zip") and not lower.endswith(".csv.zip")) or FIRST_PART.search(
+        lower
+    ) is not None
+
+
+def archive_stem(name: str) -> str:
+    """`train` of `train.zip` and of `train.zip.001`, in lower case."""
+    return re.sub(r"\.zip(\.\d+)?$", "", name.lower())
+
+
+class Parts(io.RawIOBase):
+    """Several files read as one, in order. Seekable, read-only."""
+
+    def __init__(self, paths: list[Path]):
+        self._paths = paths
+        self._sizes = [path.stat().st_size for path in paths]
+        self._files = [path.open("rb") for path in paths]
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: sum(self._sizes)}[whence]
+        if start + offset < 0:
+            raise ValueError("seek before the first part")
+        self._at = start + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer) -> int:
+        view, start, done = memoryview(buffer).cast("B"), 0, 0
+        for file, size in zip(self._files, self._sizes, strict=True):
+            if start <= self._at < start + size and done < len(view):
+                file.seek(self._at - start)
+                got = file.readinto(view[done:])
+                self._at, done = self._at + got, done + got
+            start += size
+        return done
+
+    def close(self) -> None:
+        for file in getattr(self, "_files", ()):
+            file.close()
+        super().close()
+
+
+def part_paths(first: Path) -> list[Path]:
+    """The parts of a split zip from its first one. Raises FileNotFoundError naming a part that
+    is missing.
+    """
+    digits = len(first.suffix) - 1
+    found = []
+    while (path := first.with_suffix(f".{len(found) + 1:0{digits}}")).exists():
+        found.append(path)
+    later = [
+        p.name for p in first.parent.iterdir() if p.stem == first.stem and LATER_PART.search(p.name)
+    ]
+    if len(later) > len(found):
+        raise FileNotFoundError(
+            f"{first.parent / path.name} is missing between the parts of {first.stem}"
+        )
+    return found
+
+
+class Entry(NamedTuple):
+    """One file of an archive: its size unpacked, its stamp and, where it must not be read, a
+    short reason and what is wrong.
+    """
+
+    name: str
+    bytes: int
+    stamp: str
+    fault: tuple[str, str] | None
+
+
+class Archive:
+    """The entries of one zip file, safe to read from several threads.
+
+    The archive's directory is read once a process, however many objects name the archive: Kaggle's
+    train.zip lists 35,126 files, and a worker opens it for every shard.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = threading.Lock()
+        self._pid = -1
+
+    def entries(self) -> list[Entry]:
+        """Every file in the archive. Raises OSError where it is no whole zip file."""
+        with self._lock:
+            infos = self._open().infolist()
+        return [
+            Entry(info.filename, info.file_size, entry_stamp(info.CRC), _fault(info))
+            for info in infos
+            if not info.is_dir()
+        ]
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one entry. Raises FileNotFoundError, or OSError for one that is damaged."""
+        try:
+            with self._lock:
+                zipped = self._open()
+                info = zipped.getinfo(name)
+                if fault := _fault(info):
+                    raise OSError(f"{self.path.name}/{name}: {fault[1]}")
+                entry = zipped.open(info)
+            # Outside the lock: zipfile guards the reading position itself, so threads unpack side
+            # by side.
+            data = entry.read()
+            with self._lock:  # entries count their readers, and counting is not safe
+                entry.close()
+            return data
+        except KeyError:
+            raise FileNotFoundError(f"{self.path.name} has no {name}") from None
+        except DAMAGED as error:
+            raise OSError(f"{self.path.name}/{name} is damaged: {error}") from None
+
+    def _open(self) -> zipfile.ZipFile:
+        """The zip file; opened again after a fork, because parent and child would share one
+        reading position.
+        """
+        if self._pid != os.getpid():
+            paths = part_paths(self.path) if FIRST_PART.search(self.path.name) else [self.path]
+            states = [path.stat() for path in paths]
+            version = tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
+            self._zip, self._pid = _opened(tuple(paths), version, os.getpid()), os.getpid()
+        return self._zip
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["path"])
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(paths: tuple[Path, ...], version: tuple, pid: int) -> zipfile.ZipFile:
+    """An open zip file with its directory read. One that was replaced has another `version`, a
+    forked process another `pid`.
+    """
+    file = str(paths[0]) if len(paths) == 1 else io.BufferedReader(Parts(list(paths)), 2**16)
+    try:
+        return zipfile.ZipFile(file)
+    except DAMAGED as error:
+        if not isinstance(file, str):
+            file.close()
+        first = paths[0]
+        missing = (
+            f"; {len(paths)} parts are there: is the last one missing?"
+            if FIRST_PART.search(first.name)
+            else ""
+        )
+        raise OSError(f"{first} is not a whole zip file: {error}{missing}") from None
+
+
+def unzipped(data: bytes, suffix: str, max_bytes: int) -> bytes:
+    """The first file with a suffix such as `.csv` in a zip file's bytes. Raises OSError where
+    there is none of it.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as zipped:
+            inner = [info for info in zipped.infolist() if info.filename.lower().endswith(suffix)]
+            if not inner:
+                raise OSError(f"no {suffix} inside")
+            if inner[0].file_size > max_bytes:
+                raise OSError(f"{inner[0].filename} would unpack to {inner[0].file_size:,} bytes")
+            return zipped.read(inner[0])
+    except DAMAGED as error:
+        raise OSError(f"not a whole zip file: {error}") from None
+
+
+def _fault(info: zipfile.ZipInfo) -> tuple[str, str] | None:
+    name = info.filename.replace("\\", "/")
+    if name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0]:
+        return "outside_folder", "its name leads outside the archive"
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "outside_folder", "it is a link"
+    if info.flag_bits & 1:
+        return "bad_entry", "it is encrypted"
+    return None

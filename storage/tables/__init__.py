@@ -1,0 +1,1 @@
+"""Parquet tables: their columns and their parts."""

@@ -1,0 +1,128 @@
+"""Parquet files of a workspace: each part is one file, written whole or not at all, with rows in
+the order given.
+"""
+
+import io
+
+from storage.files.files import Files
+from storage.tables.schemas import PARTITION, dataset_schema, empty_frame, to_frame, to_table
+
+# Small enough that a query for one image skips most of a part by its statistics.
+ROW_GROUP = 65536
+DIGEST = b"made_from"
+
+
+def folder(table: str, partition: str | None = None) -> str:
+    """Where the parts of a table (or of one of its partitions) lie.
+
+    >>> folder("predictions", "0123456789ab")
+    'tables/predictions/model_id=0123456789ab'
+
+    Raises ValueError where the partition's id is missing or not wanted.
+    """
+    dataset_schema(table)
+    name = PARTITION[table]
+    if (name is None) != (partition is None):
+        raise ValueError(
+            f"table {table} is "
+            + ("not partitioned" if name is None else f"partitioned by {name}: name one")
+        )
+    if partition is not None and ("/" in partition or not partition):
+        raise ValueError(f"{partition!r} is no id for a partition of {table}")
+    return f"tables/{table}" if name is None else f"tables/{table}/{name}={partition}"
+
+
+def encode(table: str, rows, digest: str | None = None) -> bytes:
+    """A Parquet file of `rows` (see `to_table`): zstd, with statistics and the schema's
+    descriptions; same rows, same bytes.
+
+    digest: of what the rows were made from; it is kept in the file, so that rows and digest appear
+    together.
+    """
+    import pyarrow.parquet as pq
+
+    sink, found = io.BytesIO(), to_table(table, rows)
+    if digest is not None:
+        found = found.replace_schema_metadata({**(found.schema.metadata or {}), DIGEST: digest})
+    pq.write_table(found, sink, compression="zstd", write_statistics=True, row_group_size=ROW_GROUP)
+    return sink.getvalue()
+
+
+def read_file(files: Files, name: str, table: str):
+    """One Parquet file of a table as a DataFrame; the empty one where the file is absent.
+
+    A column that the file has not got, since it is older, is null.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        data = files.read(name)
+    except FileNotFoundError:
+        return empty_frame(table)
+    return to_frame(
+        pq.read_table(io.BytesIO(data), schema=dataset_schema(table), partitioning=None)
+    )
+
+
+def partitions(files: Files, table: str) -> list[str]:
+    """The ids for which a table has a folder."""
+    start = f"{PARTITION[table]}="
+    return [
+        name.removeprefix(start)
+        for name in files.names(f"tables/{table}")
+        if name.startswith(start)
+    ]
+
+
+def parts(files: Files, table: str, partition: str | None = None) -> list[str]:
+    """The names of a partition's files, without `.parquet`, sorted."""
+    names = files.names(folder(table, partition))
+    return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
+
+
+def part_digest(files: Files, table: str, partition: str | None, part: str) -> str | None:
+    """The digest that a part was written with (empty for none); None where it is absent or torn."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name = f"{folder(table, partition)}/{part}.parquet"
+    try:
+        if files.is_local:
+            metadata = pq.read_schema(files.path(name)).metadata
+        else:
+            metadata = pq.read_schema(files.arrow().open_input_file(files.path(name))).metadata
+    except (OSError, pa.ArrowException):
+        return None
+    return (metadata or {}).get(DIGEST, b"").decode()
+
+
+def dataset(files: Files, table: str):
+    """All parts of a table as one `pyarrow.dataset.Dataset`, in the order of their names.
+
+    The id's type is stated, not inferred: an id of decimal digits only would become a number.
+    """
+    import pyarrow as pa
+    from pyarrow import dataset as ds
+
+    schema, name = dataset_schema(table), PARTITION[table]
+    if name is None:
+        found = [f"{folder(table)}/{part}.parquet" for part in parts(files, table)]
+    else:
+        found = [
+            f"{folder(table, at)}/{part}.parquet"
+            for at in partitions(files, table)
+            for part in parts(files, table, at)
+        ]
+    if not found:
+        return ds.dataset(schema.empty_table())
+    hive = (
+        None if name is None else ds.partitioning(pa.schema([(name, pa.string())]), flavor="hive")
+    )
+    return ds.dataset(
+        [files.path(path) for path in found],
+        schema=schema,
+        format="parquet",
+        filesystem=files.arrow(),
+        partitioning=hive,
+        partition_base_dir=files.path(f"tables/{table}"),
+    )

@@ -1,0 +1,148 @@
+"""What the contact sheets of the report and of Prefect's page show: some photographs of each
+kind, read anew and small.
+"""
+
+import numpy as np
+import pandas as pd
+
+from dr_lib.fundus.photo import UnreadablePhoto, decode
+from dr_lib.report import BeforeAfter, SetAside
+from storage import Workspace
+from storage.errors import StorageError
+from storage.photos.labels import ABOUT_LABELS_ONLY
+from storage.photos.source import PhotoSource
+from tasks.access.quality import eye_quality, shortcomings
+from tasks.access.stores import fundus_store
+from tasks.run.recipe import Recipe
+
+SAMPLES_SHOWN = 12
+FLAGGED_SHOWN = 12
+SET_ASIDE_SHOWN = 20
+PHOTO_DIAMETER_PX = 384
+# Of these there may be something to see. Any other reason says that nothing can be decoded, or
+# (kills_worker) must be.
+SEEN = {
+    "no_retina",
+    "no_border",
+    "duplicate_content",
+    "duplicate_id",
+    "too_small",
+    "no_label",
+    "wrong_name",
+    "wrong_extension",
+}
+
+
+class Photos:
+    """The original photographs, reduced; None where the file is gone or cannot be read any more."""
+
+    def __init__(self, workspace: Workspace, folder: str):
+        self.catalogue = workspace.photos().set_index("image_id")
+        self.source = PhotoSource(folder)
+
+    def get(self, image_id: str) -> np.ndarray | None:
+        """The photograph of the catalogue with this id."""
+        return self.at(self.catalogue.at[image_id, "source"])
+
+    def at(self, path: str) -> np.ndarray | None:
+        """The photograph at a path of the data folder."""
+        try:
+            return decode(
+                self.source.read(path), diameter_px=PHOTO_DIAMETER_PX, min_side_px=1
+            ).pixels
+        except (OSError, StorageError, UnreadablePhoto):
+            return None
+
+
+def samples(workspace: Workspace, recipe: Recipe, photos: Photos) -> tuple[BeforeAfter, ...]:
+    """Preprocessed photographs, evenly taken from the catalogue: each with its disc, beside its
+    fundus.
+    """
+    eyes = _here(eye_quality(workspace, recipe), photos)
+    chosen = eyes.iloc[np.linspace(0, len(eyes) - 1, min(SAMPLES_SHOWN, len(eyes))).astype(int)]
+    notes = [
+        (f"quality {score:.2f}" + (", flagged" if low else ""),)
+        for score, low in zip(chosen["score"], chosen["flagged"], strict=True)
+    ]
+    return _pairs(workspace, recipe, photos, chosen, notes)
+
+
+def flagged(workspace: Workspace, recipe: Recipe, photos: Photos) -> tuple[BeforeAfter, ...]:
+    """The flagged photographs of the lowest quality, the worst first, each with what lowers its
+    score most.
+    """
+    every = eye_quality(workspace, recipe)
+    chosen = _here(every[every["flagged"]], photos).sort_values("score", kind="stable")[
+        :FLAGGED_SHOWN
+    ]
+    if chosen.empty:
+        return ()
+    why = shortcomings(every).loc[chosen.index]
+    notes = [
+        (
+            f"score {score:.2f}: {one.fault}",
+            f"{one.measure} {one.value:.2g}, usually {one.usual:.2g}",
+        )
+        for score, one in zip(chosen["score"], why.itertuples(), strict=True)
+    ]
+    return _pairs(workspace, recipe, photos, chosen, notes)
+
+
+def flagged_text(workspace: Workspace, recipe: Recipe) -> str:
+    """How many eyes are flagged, and what becomes of them, in a sentence."""
+    every, threshold = eye_quality(workspace, recipe), recipe.preprocess.quality_threshold
+    count = int(every["flagged"].sum())
+    fate = (
+        "graded, but neither learnt from nor explained"
+        if recipe.flagged == "exclude"
+        else "kept: learnt from, graded and explained"
+    )
+    return f"{count:,} of {len(every):,} eyes score below {threshold:g} and are flagged" + (
+        f"; they are {fate}." if count else "."
+    )
+
+
+def set_aside(workspace: Workspace, photos: Photos) -> tuple[SetAside, ...]:
+    """Photographs that could not be used, the reasons taking turns so that each is seen."""
+    rejects = workspace.rejects()
+    rejects = rejects[
+        rejects["source"].notna() & ~rejects["reason"].isin(ABOUT_LABELS_ONLY)
+    ].fillna({"detail": ""})
+    names = rejects["image_id"].fillna(rejects["source"])
+    turn = rejects.groupby("reason").cumcount()
+    chosen = rejects.assign(turn=turn, name=names).sort_values(["turn", "reason"], kind="stable")[
+        :SET_ASIDE_SHOWN
+    ]
+    return tuple(
+        SetAside(
+            one.name, one.reason, one.detail, photos.at(one.source) if one.reason in SEEN else None
+        )
+        for one in chosen.itertuples()
+    )
+
+
+def _here(eyes: pd.DataFrame, photos: Photos) -> pd.DataFrame:
+    """The eyes whose photograph is still in the data folder."""
+    return eyes[eyes["image_id"].map(photos.catalogue["present"]).astype(bool)]
+
+
+def _pairs(
+    workspace: Workspace,
+    recipe: Recipe,
+    photos: Photos,
+    eyes: pd.DataFrame,
+    notes: list[tuple[str, ...]],
+) -> tuple[BeforeAfter, ...]:
+    positions = photos.catalogue.loc[eyes["image_id"], "position"].to_numpy()
+    fundi = fundus_store(workspace, recipe.preprocess_id).read_rows(positions, ["pixels"])["pixels"]
+    pairs = []
+    for eye, fundus, said in zip(eyes.itertuples(), fundi, notes, strict=True):
+        photo = photos.get(eye.image_id)
+        if photo is None:
+            continue
+        shrunk = photo.shape[1] / photos.catalogue.at[eye.image_id, "width_px"]
+        disc = tuple(
+            shrunk * float(value) for value in (eye.centre_y_px, eye.centre_x_px, eye.diameter_px)
+        )
+        pairs.append(BeforeAfter(eye.image_id, photo, fundus, said, disc))
+    return tuple(pairs)

@@ -1,0 +1,87 @@
+"""Shorthands over the workspace's array stores: opening them, blank shards, whole small arrays."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from storage import Workspace
+from storage.arrays.store import ShardedStore, Span
+from storage.contents.explanations import attributions_path
+from storage.contents.fundus import fundus_path
+
+
+def fundus_store(workspace: Workspace, preprocess_id: str) -> ShardedStore:
+    """The store of fundi made with these settings. Raises FileNotFoundError before the first `dr
+    preprocess`.
+    """
+    return ShardedStore.open(workspace, fundus_path(preprocess_id))
+
+
+def explanation_store(workspace: Workspace, explain_id: str) -> ShardedStore:
+    """The arrays of an explanation. Raises FileNotFoundError before the first `dr attribute`."""
+    return ShardedStore.open(workspace, attributions_path(explain_id))
+
+
+def blank(store: ShardedStore, span: Span) -> dict[str, np.ndarray]:
+    """A shard in which nothing has been computed: every array of the store at its fill value,
+    (span images, …).
+    """
+    return {
+        spec.path: np.full((span.images, *spec.shape), spec.fill, spec.dtype)
+        for spec in store.specs
+    }
+
+
+def blank_row(store: ShardedStore, arrays: dict[str, np.ndarray], row: int) -> None:
+    """Sets one image of a shard back to the fill values."""
+    for spec in store.specs:
+        arrays[spec.path][row] = spec.fill
+
+
+def whole(store: ShardedStore, path: str) -> np.ndarray:
+    """One (small) array over all images."""
+    return store.read(Span(0, 0, store.images), [path])[path]
+
+
+def as_text(frame: pd.DataFrame) -> list[list[str]]:
+    """A frame's rows as text, missing values too: what a digest of them is made from.
+
+    A column of whole numbers turns to floats as soon as one of its rows misses its own: the text of
+    the others must not change.
+
+    >>> as_text(pd.DataFrame({"stage": [4, 2]})) == as_text(pd.DataFrame({"stage": [4, 2, None]}))[
+    ...     :2
+    ... ]
+    True
+    """
+    return [[_text(value) for value in row] for row in frame.itertuples(index=False)]
+
+
+def _text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def span_digests(store: ShardedStore) -> dict[int, str]:
+    """For each finished shard what it was made from: its digests and rows, as one text. Derived
+    tables depend on it.
+    """
+    return {
+        entry["shard"]: ",".join([*entry["image_ids"], *entry["digests"]])
+        for entry in store.records()
+    }
+
+
+def stored_digests(store: ShardedStore) -> dict[str, str]:
+    """For each image of a finished shard the digest it was stored with."""
+    return {
+        name: digest
+        for entry in store.records()
+        for name, digest in zip(entry["image_ids"], entry["digests"], strict=True)
+    }
+
+
+def shard_record(store: ShardedStore, span: Span) -> dict[str, Any]:
+    """What was remembered of a finished shard's work; empty for an unfinished one."""
+    entry = store.ledger.entry(span.index)
+    return entry["record"] if entry else {}

@@ -1,0 +1,275 @@
+"""What channels and regions have to do with lesion types: tables `units` (study lesions) and
+`region_clusters` (METHOD §9).
+
+Both follow the other tables of an explanation. Where there are no masks no channel is judged, and
+regions are grouped all the same.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dr_lib.attribution import split_at
+from dr_lib.attribution.receptive import receptive_field
+from dr_lib.fundus import Disc, PreprocessParams
+from dr_lib.localisation import LesionMasks, LocalisationParams, UnusableMask, lesion_masks
+from dr_lib.localisation.channel_dissection import (
+    LesionUnitParams,
+    agreement,
+    unit_cells,
+    unit_rows,
+)
+from dr_lib.maps.region_clustering import AppearanceParams, cluster, descriptors
+from dr_lib.network.model import scaled
+from dr_lib.synthetic import LESION_KINDS
+from storage import open_workspace
+from storage.ids import content_id
+from storage.tables.schemas import SCHEMAS
+from tasks.access.stores import explanation_store, fundus_store
+from tasks.aggregate.localise import masks_folder, read_mask
+from tasks.aggregate.step import explained_eyes, explained_rows, part_name
+from tasks.execution.waves import run_in_waves
+from tasks.execution.worker import fundi, loaded_model
+from tasks.run.recipe import Recipe
+from tasks.run.session import Session
+
+EYES_PER_JOB = 8
+GEOMETRY = ("centre_y", "centre_x", "diameter")
+REGION = ("image_id", "source", "quantity", "sign", "region")
+
+
+def lesion_study(
+    session: Session,
+    recipe: Recipe,
+    photos: str,
+    localisation: LocalisationParams,
+    appearance: AppearanceParams,
+    units: LesionUnitParams,
+) -> str:
+    """Fills both tables; returns on how many eyes channels were judged, in a few words, empty
+    where there are no masks.
+    """
+    folder = masks_folder(photos, localisation)
+    eyes = _explained(session, recipe, folder)
+    _group_regions(session, recipe, folder, eyes, appearance)
+    judged = 0 if folder is None else _judge_channels(session, recipe, folder, eyes, units)
+    return f"channels judged on {judged} eyes with masks" if judged else ""
+
+
+def _explained(
+    session: Session, recipe: Recipe, folder: pathlib.Path | None
+) -> dict[str, pd.DataFrame]:
+    """Of each part of the tables the explained eyes, with what is known of their photograph and
+    the stamp of their mask.
+    """
+    workspace = session.workspace
+    store = explanation_store(workspace, recipe.explain_id(workspace))
+    eyes = explained_eyes(workspace, recipe.model_id(workspace), store.image_ids)
+    photos = workspace.photos().set_index("image_id")[["height_px", "width_px", "sha256"]]
+    paths = [folder / f"{name}.png" if folder else None for name in eyes["image_id"]]
+    stamps = [path.stat().st_mtime_ns if path and path.is_file() else 0 for path in paths]
+    eyes = (
+        eyes[["image_id", "position", "patient_id", "predicted_stage"]]
+        .join(photos, on="image_id")
+        .assign(mask=stamps)
+    )
+    done = {record["shard"] for record in store.records()}
+    found = {}
+    for span in store.spans():
+        if span.index in done:
+            some = eyes.iloc[span.rows]
+            found[part_name(span)] = some.iloc[
+                explained_rows(store.read(span, ["pixels/status"])["pixels/status"], some)
+            ]
+    return found
+
+
+def _judge_channels(
+    session: Session,
+    recipe: Recipe,
+    folder: pathlib.Path,
+    parts: Mapping[str, pd.DataFrame],
+    params: LesionUnitParams,
+) -> int:
+    """Judges every channel of the layers on the explained eyes with masks; returns on how many eyes."""
+    workspace, explain_id = session.workspace, recipe.explain_id(session.workspace)
+    eyes = [row for some in parts.values() for row in some[some["mask"] != 0].to_dict("records")]
+    eyes = eyes[: params.limit] if params.limit else eyes
+    made_from = [[eye["image_id"], eye["sha256"], eye["mask"]] for eye in eyes]
+    digest = content_id(
+        {
+            "eyes": made_from,
+            "settings": dataclasses.asdict(params),
+            "columns": SCHEMAS["units"].names,
+        }
+    )
+    if workspace.has_part("units", explain_id, "lesions", digest=digest):
+        return len(eyes)
+    place = (workspace.location, recipe.preprocess_id, recipe.model_id(workspace), str(folder))
+    jobs = [
+        (place, eyes[start : start + EYES_PER_JOB], recipe.preprocess, params)
+        for start in range(0, len(eyes), EYES_PER_JOB)
+    ]
+    found = run_in_waves(
+        session.pool, "lesion units", _agreements, jobs, images_of=lambda job: len(job[1])
+    )
+    rows = []
+    for layer in params.layers:
+        if judged := [eye for one in found for eye in one[layer]]:
+            patients, rest, others = (np.stack(values) for values in zip(*judged, strict=True))
+            rows += unit_rows(layer, LESION_KINDS, rest, others, patients, params)
+    empty = dict.fromkeys(SCHEMAS["units"].names)
+    workspace.write_table(
+        "units", [empty | row for row in rows], partition=explain_id, part="lesions", digest=digest
+    )
+    return len(eyes)
+
+
+def _agreements(
+    place: tuple[str, str, str, str],
+    eyes: list[dict[str, Any]],
+    preprocess: PreprocessParams,
+    params: LesionUnitParams,
+) -> dict[str, list[tuple]]:
+    """Runs on a worker: for each layer (patient, AUCs against the rest, against other lesions)
+    of every eye with a lesion.
+    """
+    location, preprocess_id, model_id, folder = place
+    model = loaded_model(location, model_id)
+    store = fundus_store(open_workspace(location), preprocess_id)
+    rows = np.array([eye["position"] for eye in eyes], np.int64)
+    geometry = store.read_rows(rows, GEOMETRY)
+    pixels = fundi(location, preprocess_id, rows)
+    x = scaled(pixels)
+    masks = [
+        _masks(folder, eye, [geometry[name][index] for name in GEOMETRY], pixels[index], preprocess)
+        for index, eye in enumerate(eyes)
+    ]
+    found: dict[str, list[tuple]] = {layer: [] for layer in params.layers}
+    for layer in params.layers:
+        lower, _ = split_at(model, layer)
+        if len(lower.outputs[0].shape) != 4:
+            continue  # a dense unit has no place
+        field = receptive_field(lower)
+        start = np.asarray(lower(np.zeros((1, *x.shape[1:]), np.float32), training=False))[0]
+        centre = tuple(field.offset[axis] + (field.size[axis] - 1) / 2 for axis in (0, 1))
+        cells = unit_cells(x.shape[1], start.shape[:2], field.stride, centre)
+        for index, (eye, lesions) in enumerate(zip(eyes, masks, strict=True)):
+            if lesions is None or not lesions.kinds:
+                continue
+            maps = np.asarray(lower(x[index : index + 1], training=False))[0] - start
+            kinds = {
+                kind: lesions.kinds.get(kind, np.zeros_like(lesions.inside))
+                for kind in LESION_KINDS
+            }
+            found[layer].append((eye["patient_id"], *agreement(maps, kinds, cells, lesions.inside)))
+    return found
+
+
+def _masks(
+    folder: str,
+    eye: Mapping[str, Any],
+    geometry: list[float],
+    pixels: np.ndarray,
+    preprocess: PreprocessParams,
+) -> LesionMasks | None:
+    """An eye's lesions in its fundus; None for a mask that cannot be used, which
+    `dr_lib.localisation` has told of already.
+    """
+    try:
+        mask = read_mask(folder, eye["image_id"])
+        disc = Disc(*(float(number) for number in geometry))
+        return lesion_masks(
+            mask, disc, (int(eye["height_px"]), int(eye["width_px"])), pixels, preprocess
+        )
+    except UnusableMask:
+        return None
+
+
+def _group_regions(
+    session: Session,
+    recipe: Recipe,
+    folder: pathlib.Path | None,
+    parts: Mapping[str, pd.DataFrame],
+    params: AppearanceParams,
+) -> None:
+    """Groups the positive regions of one source by their appearance; with the lesion type beside
+    each where there is a mask.
+    """
+    workspace, explain_id = session.workspace, recipe.explain_id(session.workspace)
+    made_from = {
+        "regions": workspace.part_digests("lesion_regions", explain_id),
+        "masks": [some["mask"].tolist() for some in parts.values()],
+        "settings": dataclasses.asdict(params),
+        "columns": SCHEMAS["region_clusters"].names,
+    }
+    digest = content_id(made_from)
+    if workspace.has_part("region_clusters", explain_id, "clusters", digest=digest):
+        return
+    place = (workspace.location, recipe.preprocess_id, explain_id, str(folder))
+    jobs = [
+        (place, part, some.to_dict("records"), recipe.preprocess, params)
+        for part, some in parts.items()
+        if len(some)
+    ]
+    found = run_in_waves(
+        session.pool, "appearance", _described, jobs, images_of=lambda job: len(job[2])
+    )
+    rows = [row for part, _ in found for row in part]
+    groups = cluster(
+        np.concatenate([features for _, features in found] or [np.zeros((0, 1))]), params
+    )
+    for row, number, away, inside in zip(
+        rows, groups.cluster, groups.distance, groups.silhouette, strict=True
+    ):
+        row |= {"cluster": int(number), "distance": float(away), "silhouette": float(inside)}
+    workspace.write_table(
+        "region_clusters", rows, partition=explain_id, part="clusters", digest=digest
+    )
+
+
+def _described(
+    place: tuple[str, str, str, str],
+    part: str,
+    eyes: list[dict[str, Any]],
+    preprocess: PreprocessParams,
+    params: AppearanceParams,
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Runs on a worker: the regions of a shard's eyes (as rows without a group) and their features."""
+    location, preprocess_id, explain_id, folder = place
+    workspace = open_workspace(location)
+    regions = workspace.part("lesion_regions", explain_id, part)
+    regions = regions[(regions["source"] == params.source) & (regions["sign"] == "positive")]
+    by_eye = {name: some.to_dict("records") for name, some in regions.groupby("image_id")}
+    store = fundus_store(workspace, preprocess_id)
+    arrays = store.read_rows([eye["position"] for eye in eyes], ["pixels", *GEOMETRY])
+    rows, features = [], []
+    for index, eye in enumerate(eyes):
+        mine, pixels = by_eye.get(eye["image_id"], []), arrays["pixels"][index]
+        masks = (
+            _masks(folder, eye, [arrays[name][index] for name in GEOMETRY], pixels, preprocess)
+            if eye["mask"]
+            else None
+        )
+        features.append(descriptors(pixels, mine))
+        rows += [
+            {name: row[name] for name in REGION}
+            | {"lesion": None if masks is None else _lesion_of(row, masks)}
+            for row in mine
+        ]
+    return rows, np.concatenate(features)
+
+
+def _lesion_of(region: Mapping[str, Any], masks: LesionMasks) -> str:
+    """The type with the most pixels in the region's bounding box, or none."""
+    box = (
+        slice(region["bbox_top_px"], region["bbox_bottom_px"]),
+        slice(region["bbox_left_px"], region["bbox_right_px"]),
+    )
+    counts = {kind: int(mask[box].sum()) for kind, mask in masks.kinds.items()}
+    best = max(counts, key=counts.get, default="none")
+    return best if counts.get(best) else "none"

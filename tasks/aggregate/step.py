@@ -1,0 +1,323 @@
+"""Attributions to tables: a part a shard on Dask, then the groups' heat maps, summed shard by
+shard.
+
+A part remembers the digest of what it was made from. One whose shard has not changed is left alone;
+the groups are summed again only when some shard has changed.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dr_lib.attribution import AttributionParams
+from dr_lib.maps import GroupHeatmaps, HeatmapParams, group_names, image_rows, region_measures
+from dr_lib.maps.lesion_map import QUANTITY as LESION_QUANTITY
+from storage import Workspace, open_workspace
+from storage.arrays.store import ShardedStore, Span
+from storage.contents.explanations import DONE, FAILED, SIGNS
+from storage.contents.group_maps import write_group_maps
+from storage.ids import content_id
+from storage.tables.schemas import SCHEMAS
+from tasks.access.stores import as_text, explanation_store, fundus_store, shard_record, span_digests
+from tasks.execution.waves import run_in_waves
+from tasks.run.progress import progress
+from tasks.run.recipe import Recipe
+from tasks.run.session import Session, StageResult
+
+STEP = "aggregate"
+SHARD_TABLES = ("attributions", "neurons", "lesion_regions", "heatmap_stats")
+
+
+def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StageResult:
+    """Writes the tables of the explanation for every finished shard whose rows are missing or
+    out of date.
+    """
+    workspace = session.workspace
+    explain_id = recipe.explain_id(workspace)
+    store = explanation_store(workspace, explain_id)
+    eyes = explained_eyes(workspace, recipe.model_id(workspace), store.image_ids)
+    made_from = span_digests(store)
+    spans = [span for span in store.spans() if span.index in made_from]
+    # With the columns: rows that an older version wrote without the newer ones are made again.
+    settings = dataclasses.asdict(params) | {
+        "columns": {table: SCHEMAS[table].names for table in SHARD_TABLES}
+    }
+    digests = {}
+    for span in spans:
+        labels = as_text(eyes.iloc[span.rows][["stage", "predicted_stage", "eye"]])
+        digests[span.index] = content_id(
+            {"shard": made_from[span.index], "labels": labels, "heatmaps": settings}
+        )
+
+    jobs = []
+    for span in spans:
+        missing = tuple(
+            table
+            for table in SHARD_TABLES
+            if not workspace.has_part(
+                table, explain_id, part_name(span), digest=digests[span.index]
+            )
+        )
+        if missing:
+            place = (workspace.location, explain_id, recipe.preprocess_id)
+            jobs.append(
+                (
+                    place,
+                    span,
+                    eyes.iloc[span.rows],
+                    digests[span.index],
+                    params,
+                    missing,
+                    recipe.attribution,
+                )
+            )
+    new = sum(
+        run_in_waves(
+            session.pool, STEP, _aggregate_shard, jobs, images_of=lambda job: job[1].images
+        )
+    )
+    digest = content_id({"shards": digests})
+    if not workspace.has_part("group_heatmaps", explain_id, "groups", digest=digest):
+        sums = _summed(store, spans, eyes, recipe.attribution, params)
+        # The arrays first: the table's digest is what says that both are there.
+        if sums.sums:
+            keys, images, positive, negative = zip(*sums.means(), strict=True)
+            write_group_maps(
+                workspace, explain_id, keys, images, np.stack(positive), np.stack(negative)
+            )
+        workspace.write_table(
+            "group_heatmaps", sums.rows(params), partition=explain_id, part="groups", digest=digest
+        )
+    regions, neurons = (
+        workspace.count(table, explain_id=explain_id) for table in ("lesion_regions", "neurons")
+    )
+    return StageResult(
+        STEP,
+        sum(span.images for span in spans),
+        new,
+        f"{regions:,} lesion regions, {neurons:,} neurons in the tables of {explain_id}",
+    )
+
+
+def _summed(
+    store: ShardedStore,
+    spans: list[Span],
+    eyes: pd.DataFrame,
+    params: AttributionParams,
+    heatmaps: HeatmapParams,
+) -> GroupHeatmaps:
+    """Sums over groups, a shard in memory at a time."""
+    sums: GroupHeatmaps | None = None
+    paths = [
+        "pixels/status",
+        "pixels/converged",
+        "pixels/attribution",
+        *(f"layers/{layer}/resultant" for layer in params.layers),
+    ]
+    paths += ["lesion/map"] if params.lesion_poses else []
+    with progress("group heat maps", sum(span.images for span in spans)) as advance:
+        for span in spans:
+            arrays = store.read(span, paths)
+            sums = sums or GroupHeatmaps(arrays["pixels/attribution"].shape[-1])
+            for row in explained_rows(arrays["pixels/status"], eyes.iloc[span.rows]):
+                eye = eyes.iloc[span.start + row]
+                stage = None if pd.isna(eye["stage"]) else int(eye["stage"])
+                groups = group_names(stage, int(eye["predicted_stage"]), eye["eye"])
+                converged = converged_of(arrays, row, params)
+                for (source, quantity), values in maps_of(
+                    arrays, row, int(eye["predicted_stage"]), params
+                ).items():
+                    if (
+                        heatmaps.unconverged == "leave_out"
+                        and converged.get((source, quantity)) is False
+                    ):
+                        continue
+                    sums.add(
+                        groups,
+                        source,
+                        quantity,
+                        values.sum(axis=0) if values.ndim == 3 else values,
+                        eye["eye"],
+                    )
+            advance(span.images)
+    return sums or GroupHeatmaps(1)
+
+
+def maps_of(
+    arrays: Mapping[str, np.ndarray], row: int, predicted_stage: int, params: AttributionParams
+) -> dict[tuple[str, str], np.ndarray]:
+    """One image's maps by (source, quantity): (y, x) for pixels and lesions, (sign, y, x) for a
+    layer's resultants.
+    """
+    layer_quantity = (
+        f"stage{predicted_stage}" if params.layer_quantity == "predicted" else params.layer_quantity
+    )
+    maps = {
+        ("pixels", name): arrays["pixels/attribution"][row, index]
+        for index, name in enumerate(params.quantities)
+    }
+    maps |= {("lesion", LESION_QUANTITY): arrays["lesion/map"][row]} if params.lesion_poses else {}
+    return maps | {
+        (layer, layer_quantity): arrays[f"layers/{layer}/resultant"][row] for layer in params.layers
+    }
+
+
+def converged_of(
+    arrays: Mapping[str, np.ndarray], row: int, params: AttributionParams
+) -> dict[tuple[str, str], bool]:
+    """Whether one image's maps on pixels met their tolerance, by (source, quantity)."""
+    return {
+        ("pixels", name): bool(arrays["pixels/converged"][row, index])
+        for index, name in enumerate(params.quantities)
+    }
+
+
+def part_name(span: Span) -> str:
+    """The part of a table that a shard fills."""
+    return f"{span.index:05d}"
+
+
+def explained_eyes(workspace: Workspace, model_id: str, image_ids: list[str]) -> pd.DataFrame:
+    """The explained images in their order: image_id, position, eye, split, stage,
+    predicted_stage and probabilities.
+    """
+    predictions = workspace.frame("predictions", model_id=model_id).set_index("image_id")
+    positions = workspace.photos().set_index("image_id")["position"]
+    eyes = predictions.reindex(image_ids)
+    eyes["position"] = positions.reindex(image_ids)  # known for every photograph there ever was
+    return eyes.reset_index(names="image_id")
+
+
+def explained_rows(status: np.ndarray, eyes: pd.DataFrame) -> np.ndarray:
+    """Rows with an explanation to speak of: done, and of an eye that still has a prediction.
+
+    An eye loses its prediction when its photograph is replaced by one that cannot be graded.
+    """
+    return _rows_of(DONE, status, eyes)
+
+
+def _rows_of(state: int, status: np.ndarray, eyes: pd.DataFrame) -> np.ndarray:
+    return np.flatnonzero((status == state) & eyes["predicted_stage"].notna().to_numpy())
+
+
+def _aggregate_shard(
+    place: tuple[str, str, str],
+    span: Span,
+    eyes: pd.DataFrame,
+    digest: str,
+    params: HeatmapParams,
+    missing: tuple[str, ...],
+    explained: AttributionParams,
+) -> int:
+    """Runs on a worker: writes the shard's rows of every table that lacks them; returns how many
+    images they are about.
+    """
+    location, explain_id, preprocess_id = place
+    workspace = open_workspace(location)
+    store = explanation_store(workspace, explain_id)
+    arrays = store.read(span)
+    size = arrays["pixels/attribution"].shape[-1]
+    rows: dict[str, list[dict[str, Any]]] = {table: [] for table in SHARD_TABLES}
+    pixels = fundus_store(workspace, preprocess_id).read_rows(
+        eyes["position"].to_numpy(), ["pixels"]
+    )["pixels"]
+    for row in explained_rows(arrays["pixels/status"], eyes):
+        eye = eyes.iloc[row]
+        image_id = eye["image_id"]
+        maps = maps_of(arrays, row, int(eye["predicted_stage"]), explained)
+        regions, stats = image_rows(
+            image_id, eye["eye"], pixels[row], maps, params, converged_of(arrays, row, explained)
+        )
+        rows["lesion_regions"] += regions
+        rows["heatmap_stats"] += stats
+        rows["attributions"] += _attribution_rows(image_id, arrays, row, explained.quantities)
+        for layer in explained.layers:
+            rows["neurons"] += _neuron_rows(image_id, layer, arrays, row, size)
+    reasons = shard_record(store, span).get("failed", {})
+    for row in _rows_of(FAILED, arrays["pixels/status"], eyes):
+        image_id = eyes.iloc[row]["image_id"]
+        rows["attributions"] += _failed_rows(
+            image_id, explained.quantities, reasons.get(image_id, "it could not be explained")
+        )
+    for table in missing:
+        workspace.write_table(
+            table, rows[table], partition=explain_id, part=part_name(span), digest=digest
+        )
+    return span.images
+
+
+MEASURES = (
+    "outcome",
+    "baseline_outcome",
+    "gap",
+    "map_error",
+    "relative_gap",
+    "positive_sum",
+    "negative_sum",
+)
+
+
+def _failed_rows(image_id: str, quantities: tuple[str, ...], reason: str) -> list[dict[str, Any]]:
+    """An image without an explanation keeps its rows: null measures, and why."""
+    empty = {**dict.fromkeys(MEASURES), "points": 0, "converged": False, "failure": reason}
+    return [{"image_id": image_id, "quantity": quantity, **empty} for quantity in quantities]
+
+
+def _attribution_rows(
+    image_id: str, arrays: dict[str, np.ndarray], row: int, quantities: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    found = []
+    for index, quantity in enumerate(quantities):
+        numbers = {
+            name: arrays[f"pixels/{name}"][row, index].item()
+            for name in ("outcome", "baseline_outcome", "gap", "map_error", "points", "converged")
+        }
+        change = numbers["outcome"] - numbers["baseline_outcome"]
+        values = arrays["pixels/attribution"][row, index].astype(np.float64)
+        found.append(
+            {
+                "image_id": image_id,
+                "quantity": quantity,
+                **numbers,
+                "relative_gap": abs(numbers["gap"] / change) if change else float("nan"),
+                "positive_sum": float(values[values > 0].sum()),
+                "negative_sum": float(values[values < 0].sum()),
+                "failure": None,
+            }
+        )
+    return found
+
+
+def _neuron_rows(
+    image_id: str, layer: str, arrays: dict[str, np.ndarray], row: int, size: int
+) -> list[dict[str, Any]]:
+    place = f"layers/{layer}"
+    neurons = arrays[f"{place}/neuron"][row]
+    measures = region_measures(arrays[f"{place}/region"][row], size)
+    found = []
+    for sign_index, sign in enumerate(SIGNS):
+        for rank in range(neurons.shape[1]):
+            *yx, channel = (int(number) for number in neurons[sign_index, rank])
+            if channel < 0:
+                continue  # the layer has no more neurons of this sign
+            at = (row, sign_index, rank)
+            found.append(
+                {
+                    "image_id": image_id,
+                    "layer": layer,
+                    "sign": sign,
+                    "rank": rank,
+                    "neuron_y": yx[0] if yx else None,
+                    "neuron_x": yx[1] if yx else None,
+                    "channel": channel,
+                    "attribution": float(arrays[f"{place}/neuron_attribution"][at]),
+                    "activation": float(arrays[f"{place}/activation"][at]),
+                    "baseline_activation": float(arrays[f"{place}/baseline_activation"][at]),
+                    "gap": float(arrays[f"{place}/neuron_gap"][at]),
+                    **{name: float(values[sign_index, rank]) for name, values in measures.items()},
+                }
+            )
+    return found

@@ -1,0 +1,1 @@
+"""The step `attribute`: explanations of the chosen images, and what they will cost."""

@@ -1,0 +1,202 @@
+"""What explaining some images will take — time, bytes, memory, passes — and whether the machine has
+it.
+
+Rates come from the best source there is: what this explanation's finished shards took, a
+calibration on this machine, the shards of another model with the same settings, and else a bound on
+bytes and memory that follows from the arrays alone. A run that cannot fit is refused before its
+first byte is written.
+"""
+
+import heapq
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dr_lib.network import backend
+from storage import Workspace
+from storage.arrays.ledger import Ledger, ledger_folder
+from storage.arrays.store import ArraySpec
+from storage.contents.explanations import attributions_path
+from storage.files.disk_space import free_bytes
+from storage.files.scratch import recall, remember
+from storage.ids import content_id
+from tasks.run.errors import UserError
+from tasks.run.progress import size_text
+from tasks.run.recipe import Recipe, settings_of
+
+# TensorFlow, its compiled functions and the libraries of a worker, before any image (measured: 0.7
+# to 0.9 GiB).
+WORKER_BASE_BYTES = 1 << 30
+ARRAYS_AT_ONCE = (
+    3  # a shard's blank arrays, the engine's results, and the rounded copy that is written
+)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one image costs one worker. None: not known. basis: where the numbers are from, for people.
+
+    seconds: of a worker, once it runs; start_seconds: until then. bytes: on disk. worker_bytes: a
+    worker's peak memory. passes: points at which gradients are taken.
+    """
+
+    bytes: float
+    worker_bytes: int
+    basis: str
+    seconds: float | None = None
+    start_seconds: float = 0.0
+    passes: float | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What explaining `images` images will take on `workers` workers; seconds of the clock,
+    memory of all workers.
+    """
+
+    images: int
+    shards: int
+    workers: int
+    bytes: int
+    memory_bytes: int
+    passes: int | None
+    seconds: float | None
+    basis: str
+
+
+def estimate(rates: Rates, shard_sizes: Sequence[int], workers: int) -> Estimate:
+    """The whole of some shards, given how many images of each are to be explained.
+
+    >>> estimate(
+    ...     Rates(100.0, 5, "given", seconds=2.0, start_seconds=1.0, passes=16),
+    ...     [4, 4, 2],
+    ...     workers=2,
+    ... )
+    Estimate(images=10, shards=3, workers=2, bytes=1000, memory_bytes=10, passes=160, seconds=13.0, basis='given')
+    """
+    images = sum(shard_sizes)
+    used = min(workers, len(shard_sizes))
+    return Estimate(
+        images,
+        len(shard_sizes),
+        workers,
+        round(rates.bytes * images),
+        rates.worker_bytes * used,
+        None if rates.passes is None else round(rates.passes * images),
+        (
+            None
+            if rates.seconds is None
+            else rates.start_seconds + rates.seconds * _longest(shard_sizes, workers)
+        ),
+        rates.basis,
+    )
+
+
+def _longest(shard_sizes: Sequence[int], workers: int) -> int:
+    """Images of the worker that ends last, when each takes the next shard as it finishes one."""
+    loads = [0] * max(workers, 1)
+    for images in shard_sizes:
+        heapq.heapreplace(loads, loads[0] + images)
+    return max(loads)
+
+
+def bound(specs: Sequence[ArraySpec], shard_images: int, weights_bytes: int = 0) -> Rates:
+    """What holds whatever the images: no time, but bytes and memory that no shard exceeds."""
+    raw = sum(spec.row_bytes for spec in specs)
+    stored = sum(spec.most_stored_bytes for spec in specs)
+    return Rates(
+        stored,
+        WORKER_BASE_BYTES + 3 * weights_bytes + ARRAYS_AT_ONCE * raw * shard_images,
+        "bound from the arrays' sizes",
+    )
+
+
+def known_rates(workspace: Workspace, recipe: Recipe, fallback: Rates) -> Rates:
+    """The best rates there are without measuring anew: see the module. What none knows is taken
+    from `fallback`.
+    """
+    explain_id = recipe.explain_id(workspace)
+    own = _shard_rates(workspace, explain_id)
+    if own:
+        return _filled(own, fallback)
+    if kept := recall(calibration_name(workspace, recipe)):
+        return Rates(**kept)
+    same = [
+        record["explain_id"]
+        for record in workspace.explanations()
+        if content_id(record.get("attribution", {})) == content_id(_engine_settings(recipe))
+        and record.get("preprocess_id") == recipe.preprocess_id
+    ]
+    for other in reversed(same):
+        if other != explain_id and (rates := _shard_rates(workspace, other)):
+            return _filled(rates, fallback)
+    return fallback
+
+
+def calibration_name(workspace: Workspace, recipe: Recipe) -> str:
+    """Under which name this machine remembers a calibration of this model (or, before training,
+    of its architecture).
+    """
+    model = recipe.find_model(workspace) or recipe.training_id
+    machine = (platform.node(), os.cpu_count())
+    return (
+        f"calibration-{content_id(model, recipe.preprocess_id, _engine_settings(recipe), machine)}"
+    )
+
+
+def remember_rates(workspace: Workspace, recipe: Recipe, rates: Rates) -> None:
+    """Keeps a calibration in the user's cache, so that the run after `dr plan` can be compared
+    with it.
+    """
+    remember(calibration_name(workspace, recipe), {**vars(rates)})
+
+
+def check_room(workspace: Workspace, planned: Estimate, *, workers_here: bool) -> None:
+    """Raises UserError, one line saying by how much, where the run fits neither the disk nor the
+    memory.
+
+    workers_here: whether the workers are this machine's; another one's memory is its own affair.
+    """
+    place, free = free_bytes(workspace)
+    if free is not None and planned.bytes > free:
+        raise UserError(
+            f"attribute needs {size_text(planned.bytes)} on disk for {planned.images:,} images, and"
+            f" {place} has {size_text(free)} free: {size_text(planned.bytes - free)} too little;"
+            " free some space, choose another workspace or set attribution.limit"
+        )
+    memory = backend.free_memory_bytes() if workers_here else planned.memory_bytes
+    if planned.memory_bytes > memory:
+        raise UserError(
+            f"attribute needs {size_text(planned.memory_bytes)} of memory for {planned.workers}"
+            f" workers, and {size_text(memory)} are free:"
+            f" {size_text(planned.memory_bytes - memory)} too little; set fewer dask.workers or"
+            " smaller storage.shard_images"
+        )
+
+
+def _engine_settings(recipe: Recipe) -> dict[str, Any]:
+    return settings_of(type(recipe.engine), recipe.engine)
+
+
+def _shard_rates(workspace: Workspace, explain_id: str) -> Rates | None:
+    """From an explanation's finished shards; what their records do not say stays None or 0."""
+    path = attributions_path(explain_id)
+    entries = list(Ledger(workspace.files, ledger_folder(path)).entries().values())
+    worked = [entry["record"] for entry in entries if entry["record"].get("images")]
+    images = sum(record["images"] for record in worked)
+    if not images:
+        return None
+    stored = sum(size for entry in entries for size, _ in entry["files"].values())
+    return Rates(
+        stored / sum(entry["stop"] - entry["start"] for entry in entries),
+        max(record["peak_memory_bytes"] for record in worked),
+        f"{len(worked)} shards of {explain_id}",
+        seconds=sum(record["seconds"] for record in worked) / images,
+        passes=sum(record["passes"] for record in worked) / images,
+    )
+
+
+def _filled(rates: Rates, fallback: Rates) -> Rates:
+    return rates if rates.worker_bytes else replace(rates, worker_bytes=fallback.worker_bytes)

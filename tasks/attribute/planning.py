@@ -1,0 +1,279 @@
+"""What a run would do now, for `dr plan`: counts from the catalogue, time, bytes and memory from
+rates. Writes nothing.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from storage import Workspace, open_workspace
+from storage.arrays.store import ArraySpec, spans
+from storage.contents.explanations import explanation_specs
+from storage.photos.source import PhotoSource
+from tasks.access.stores import explanation_store, fundus_store, stored_digests, whole
+from tasks.attribute.calibration import calibrate, specs_of, untrained
+from tasks.attribute.estimate import (
+    WORKER_BASE_BYTES,
+    Estimate,
+    Rates,
+    bound,
+    check_room,
+    estimate,
+    known_rates,
+    remember_rates,
+)
+from tasks.attribute.step import chosen_images
+from tasks.execution.pool import Pool
+from tasks.preprocess.step import usable_rows
+from tasks.run.errors import UserError
+from tasks.run.progress import duration
+from tasks.run.recipe import Recipe
+from tasks.run.settings import DaskParams, StorageParams
+
+
+def plan(
+    location: str,
+    photos: str,
+    recipe: Recipe,
+    storage: StorageParams,
+    dask: DaskParams,
+    *,
+    measure: bool | None = None,
+    seconds: float | None = None,
+) -> tuple[list[dict[str, Any]], str | None]:
+    """A row a stage — images, images still to do, shards, MB to write, memory, passes, time and
+    where the numbers are from — and, where the run cannot fit, the line that says so and by how
+    much.
+
+    measure: calibrate on this machine; None does so where no finished shard and no earlier
+    calibration tells. seconds: what an image takes one worker, if known. Writes nothing into the
+    workspace; a calibration is remembered in the user's cache, so that the run after it can be
+    compared with it.
+    """
+    workspace = open_workspace(location)
+    catalogue = workspace.photos()
+    found = len(PhotoSource(photos).photographs())
+    new_photos = max(found - int(catalogue["present"].sum()), 0)
+    pool = Pool(dask)
+    rows = [_row("ingest", found, _paced(workspace, "ingest", new_photos, new_photos, 1))]
+    unprocessed = max(found - _finished(workspace, recipe), 0)
+    fundus = _paced(
+        workspace,
+        "preprocess",
+        unprocessed,
+        found,
+        storage.shard_images,
+        3 * recipe.preprocess.size**2,
+        pool.workers,
+    )
+    rows.append(_row("preprocess", found, fundus))
+    trained = recipe.find_model(workspace)
+    training = Estimate(
+        0 if trained else found,
+        0,
+        1,
+        0,
+        0,
+        None,
+        _training_seconds(workspace, recipe),
+        "pace of the last model",
+    )
+    rows.append(_row("train", found, training))
+    sizes, chosen = _to_explain(workspace, recipe, storage, catalogue, found)
+    try:
+        rates = (
+            _rates(workspace, pool, recipe, photos, storage, measure, seconds)
+            if sizes
+            else Rates(0.0, 0, "")
+        )
+    finally:
+        pool.close()
+    explain = estimate(rates, sizes, pool.workers)
+    rows.append(_row("attribute", chosen, explain))
+    try:
+        check_room(workspace, _with_fundi(explain, fundus), workers_here=not dask.address)
+    except UserError as error:
+        return rows, str(error)
+    return rows, None
+
+
+def check_run(
+    location: str, photos: str, recipe: Recipe, storage: StorageParams, dask: DaskParams
+) -> None:
+    """Raises UserError where a whole run will plainly not fit, so that nobody trains for a day to
+    hear it.
+
+    Loads no network: until there is one, the maps stand for the whole explanation. `attribute`
+    looks again, exactly.
+    """
+    workspace = open_workspace(location)
+    found = len(PhotoSource(photos).photographs())
+    sizes, _ = _to_explain(workspace, recipe, storage, workspace.photos(), found)
+    if not sizes:
+        return
+    size, params = recipe.preprocess.size, recipe.attribution
+    layers = {name: {"unit_shape": (1,), "window": 1} for name in params.layers}
+    specs = explanation_specs(
+        params.quantities, size, layers, params.neurons, lesions=bool(params.lesion_poses)
+    )
+    rates = bound(specs, storage.shard_images)
+    if recipe.find_model(workspace):
+        rates = known_rates(workspace, recipe, rates)
+    workers = Pool(dask).workers
+    fundus = Estimate(
+        0, 0, workers, 3 * size**2 * max(found - _finished(workspace, recipe), 0), 0, None, None, ""
+    )
+    check_room(
+        workspace,
+        _with_fundi(estimate(rates, sizes, workers), fundus),
+        workers_here=not dask.address,
+    )
+
+
+def _with_fundi(explain: Estimate, fundus: Estimate) -> Estimate:
+    return replace(explain, bytes=explain.bytes + fundus.bytes)
+
+
+def _rates(
+    workspace: Workspace,
+    pool: Pool,
+    recipe: Recipe,
+    photos: str,
+    storage: StorageParams,
+    measure: bool | None,
+    seconds: float | None,
+) -> Rates:
+    weights = 4 * 10**6  # of the head; a trunk's are in the bound only once a model is there
+    record = next(
+        (one for one in workspace.models() if one["model_id"] == recipe.find_model(workspace)), {}
+    )
+    rates = bound(
+        _specs(workspace, recipe), storage.shard_images, record.get("weights_bytes") or weights
+    )
+    if recipe.find_model(workspace):
+        rates = known_rates(workspace, recipe, rates)
+    if seconds is not None:
+        return Rates(
+            **{**vars(rates), "seconds": seconds, "start_seconds": 0.0, "basis": "the given rate"}
+        )
+    if measure or (measure is None and rates.seconds is None):
+        rates = calibrate(workspace, pool, recipe, photos, storage.shard_images)
+        remember_rates(workspace, recipe, rates)
+    return rates
+
+
+def _to_explain(
+    workspace: Workspace, recipe: Recipe, storage: StorageParams, catalogue: Any, found: int
+) -> tuple[list[int], int]:
+    """How many images of each shard are to be explained, and how many are chosen in all; all
+    found ones before ingest.
+    """
+    stored, known = {}, []
+    if recipe.find_model(workspace):
+        try:
+            store = explanation_store(workspace, recipe.explain_id(workspace))
+            stored, known = stored_digests(store), store.image_ids
+        except FileNotFoundError:
+            pass
+    if catalogue.empty:
+        limit = recipe.attribution.limit
+        to_do = [True] * (min(found, limit) if limit else found)
+    else:
+        chosen = chosen_images(_explainable(workspace, recipe, catalogue), recipe.attribution)
+        sha256 = catalogue.set_index("image_id")["sha256"]
+        every = list(dict.fromkeys([*known, *chosen["image_id"]]))
+        to_do = [stored.get(image_id) != sha256.get(image_id) for image_id in every]
+    sizes = [sum(to_do[span.rows]) for span in spans(len(to_do), storage.shard_images)]
+    return [size for size in sizes if size], len(to_do)
+
+
+def _explainable(workspace: Workspace, recipe: Recipe, catalogue: Any) -> Any:
+    """The photographs present, and of those preprocessed already only the usable ones."""
+    try:
+        status = whole(fundus_store(workspace, recipe.preprocess_id), "status")
+    except FileNotFoundError:
+        return catalogue[catalogue["present"]]
+    hopeless = np.setdiff1d(
+        np.flatnonzero(status), usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
+    )
+    return catalogue[catalogue["present"] & ~catalogue["position"].isin(hopeless)]
+
+
+def _specs(workspace: Workspace, recipe: Recipe) -> list[ArraySpec]:
+    """The explanation's arrays: those there are, or those that a network of this architecture
+    will have.
+    """
+    try:
+        return explanation_store(workspace, recipe.explain_id(workspace)).specs
+    except (FileNotFoundError, UserError):
+        return specs_of(untrained(recipe.model), recipe.engine, recipe.preprocess.size)
+
+
+def _paced(
+    workspace: Workspace,
+    stage: str,
+    to_do: int,
+    images: int,
+    shard_images: int,
+    image_bytes: int = 0,
+    workers: int = 1,
+) -> Estimate:
+    """A stage by the pace of its last run that had work."""
+    pace = seconds_per_image(workspace, stage)
+    shards = len(spans(to_do, shard_images)) if image_bytes else 0
+    memory = min(workers, shards) * (WORKER_BASE_BYTES // 2 + 2 * image_bytes * shard_images)
+    seconds = None if pace is None else pace * to_do
+    return Estimate(
+        to_do,
+        shards,
+        workers,
+        to_do * image_bytes,
+        memory,
+        None,
+        seconds,
+        "pace of the last run" if pace else "",
+    )
+
+
+def _row(stage: str, images: int, found: Estimate) -> dict[str, Any]:
+    if not found.images:
+        time = "nothing to do"
+    else:
+        time = "unknown before a first run" if found.seconds is None else duration(found.seconds)
+    return {
+        "stage": stage,
+        "images": images,
+        "to do": found.images,
+        "shards": found.shards or "",
+        "MB on disk": round(found.bytes / 1e6) or "",
+        "MB of memory": round(found.memory_bytes / 1e6) or "",
+        "passes": "" if found.passes is None else found.passes,
+        "time": time,
+        "by": found.basis if found.images else "",
+    }
+
+
+def _training_seconds(workspace: Workspace, recipe: Recipe) -> float | None:
+    """From the pace of the newest model of the same trunk."""
+    pace = [
+        record["step_seconds"]
+        for record in workspace.models()
+        if record["architecture"]["backbone"] == recipe.model.backbone
+        and record.get("step_seconds")
+    ]
+    return pace[-1] * recipe.training.steps if pace else None
+
+
+def seconds_per_image(workspace: Workspace, stage: str) -> float | None:
+    """From the last run of the stage that had work, or None."""
+    runs = workspace.frame("runs", stage=stage, state="completed")
+    runs = runs[runs["new_images"] > 0].sort_values("started")
+    return float(runs.iloc[-1]["seconds"] / runs.iloc[-1]["new_images"]) if len(runs) else None
+
+
+def _finished(workspace: Workspace, recipe: Recipe) -> int:
+    try:
+        return int((whole(fundus_store(workspace, recipe.preprocess_id), "status") > 0).sum())
+    except FileNotFoundError:
+        return 0

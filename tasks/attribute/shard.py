@@ -1,0 +1,180 @@
+"""What a worker does with one shard: explain its images, write it, mark it, say what that took.
+Knows no Prefect.
+"""
+
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dr_lib.attribution import AttributionParams
+from storage import open_workspace
+from storage.arrays.store import Span
+from storage.contents.explanations import DONE, FAILED
+from tasks.access.stores import blank, blank_row, explanation_store, shard_record
+from tasks.execution.worker import explainer, fundi
+from tasks.run.run_log import versions
+
+NOT_FINITE = "its results are not finite"
+
+
+class Place(NamedTuple):
+    """Where a shard's fundi and model are, and where its results go."""
+
+    location: str
+    fundus_id: str
+    model_id: str
+    explain_id: str
+
+
+def try_images(rows: Sequence[int], place: Place, params: AttributionParams) -> None:
+    """The work without its result: run on a worker to find which image kills it."""
+    explainer(place.location, place.model_id, params).explain(
+        fundi(place.location, place.fundus_id, np.asarray(rows))
+    )
+
+
+def explain_shard(
+    place: Place,
+    params: AttributionParams,
+    span: Span,
+    positions: np.ndarray,
+    digests: Sequence[str],
+    kept: Sequence[bool],
+    hopeless: Mapping[int, str],
+) -> dict[str, Any]:
+    """Explains, writes and marks one shard; rows to keep are copied from the old one. Returns what
+    that took.
+
+    positions: each image's row in the fundus store. hopeless: positions that have no fundus any
+    more, or that killed their worker, with the reason. An image on which the engine fails is set
+    aside with its reason, and the rest is done.
+    """
+    store = explanation_store(open_workspace(place.location), place.explain_id)
+    started = time.monotonic()
+    kept = np.asarray(kept, bool)
+    if store.done_rows(span, digests).all():
+        # Finished by a worker that died before it could say so: Dask gives the job to another,
+        # which need not do it again.
+        return _told(store.ledger.entry(span.index), int((~kept).sum()))
+    wanted = ~kept & ~np.isin(positions, list(hopeless))
+    arrays = store.read(span) if kept.any() else blank(store, span)
+    before = shard_record(store, span).get("failed", {}) if kept.any() else {}
+    ids = store.image_ids[span.rows]
+    failed = {ids[row]: before[ids[row]] for row in np.flatnonzero(kept) if ids[row] in before}
+    failed |= {ids[row]: hopeless[int(positions[row])] for row in np.flatnonzero(~kept & ~wanted)}
+    if wanted.any():
+        rows = np.flatnonzero(wanted)
+        found, reasons = _explained(place, params, positions[rows])
+        for path, values in found.items():
+            arrays[path][rows] = values
+        arrays["pixels/status"][rows] = DONE
+        failed |= {ids[row]: reason for row, reason in zip(rows, reasons, strict=True) if reason}
+    aside = np.isin(ids, list(failed))
+    for row in np.flatnonzero(aside & ~kept):
+        blank_row(store, arrays, row)
+    arrays["pixels/status"][aside] = FAILED
+    record = {
+        "images": int(wanted.sum()),
+        "seconds": round(time.monotonic() - started, 3),
+        "failed": failed,
+        **explain_measures(arrays, ~aside, wanted),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "worker": f"{platform.node()}:{os.getpid()}",
+        "model_id": place.model_id,
+        "versions": versions(),
+    }
+    entry = store.write_shard(span, arrays, digests=list(digests), record=record)
+    return _told(entry, int((~kept).sum()))
+
+
+def _told(entry: Mapping[str, Any], new_images: int) -> dict[str, Any]:
+    """What the run hears of a finished shard."""
+    stored = sum(size for size, _ in entry["files"].values())
+    rows = entry["stop"] - entry["start"]
+    return {
+        **entry["record"],
+        "shard": entry["shard"],
+        "rows": rows,
+        "new_images": new_images,
+        "bytes": stored,
+    }
+
+
+def _explained(
+    place: Place, params: AttributionParams, positions: np.ndarray
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays of some images, and for each why it failed (empty where it did not).
+
+    Where the engine raises, the images are tried one by one, so that one of them cannot cost the
+    others their results. If it raises for every one of several, the fault is not theirs, and the
+    error stands.
+    """
+    engine = explainer(place.location, place.model_id, params)
+    pixels = fundi(place.location, place.fundus_id, positions)
+    try:
+        found = engine.explain(pixels)
+    except Exception as error:
+        singly = [_one(engine, pixels[row : row + 1]) for row in range(len(pixels))]
+        good = [arrays for arrays, _ in singly if arrays is not None]
+        if not good and len(pixels) > 1:
+            raise error
+        if not good:
+            return {}, [reason for _, reason in singly]
+        missing = {path: np.zeros_like(values) for path, values in good[0].items()}
+        missing["pixels/failed"] = np.ones(1, bool)
+        parts = [missing if arrays is None else arrays for arrays, _ in singly]
+        found = {path: np.concatenate([part[path] for part in parts]) for path in good[0]}
+        reasons = [reason for _, reason in singly]
+    else:
+        reasons = [""] * len(pixels)
+    bad = found.pop("pixels/failed").astype(bool)
+    return found, [
+        reason or (NOT_FINITE if lost else "") for reason, lost in zip(reasons, bad, strict=True)
+    ]
+
+
+def _one(engine: Any, pixels: np.ndarray) -> tuple[dict[str, np.ndarray] | None, str]:
+    try:
+        return engine.explain(pixels), ""
+    except Exception as error:  # whatever it is, it is this image's, and its shard goes on
+        text = str(error).splitlines()
+        return None, f"{type(error).__name__}: {text[0] if text else ''}"
+
+
+def explain_measures(
+    arrays: Mapping[str, np.ndarray], good: np.ndarray, new: np.ndarray
+) -> dict[str, Any]:
+    """Gaps of all good images of a shard, relative to their outcomes' change, and the passes
+    that the new ones took.
+    """
+    outcome, baseline, gap = (
+        arrays[f"pixels/{name}"][good] for name in ("outcome", "baseline_outcome", "gap")
+    )
+    relative = np.abs(gap) / np.maximum(np.abs(outcome - baseline), 1e-3)
+    layers = [
+        values[new]
+        for path, values in arrays.items()
+        if path.startswith("layers/") and path.endswith("/points")
+    ]
+    return {
+        "gap_median": round(float(np.median(relative)), 6) if relative.size else None,
+        "gap_max": round(float(relative.max()), 6) if relative.size else None,
+        "unconverged": int((~arrays["pixels/converged"][good]).sum()),
+        # The quantities share the points on the line, so the most of them is what was run.
+        "passes": (
+            int(arrays["pixels/points"][new].max(axis=1).sum())
+            + int(sum(points.sum() for points in layers))
+        ),
+    }
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,232 @@
+"""Attributions of the chosen images, a shard a Dask task: outcome → pixels, outcome → neurons →
+pixels (METHOD §4–5).
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from storage.arrays.store import ArraySpec, ShardedStore, spans
+from storage.contents.explanations import DONE, FAILED, attributions_path, save_record, save_run
+from tasks.access.stores import explanation_store, stored_digests, whole
+from tasks.attribute.calibration import specs_of
+from tasks.attribute.estimate import Estimate, bound, check_room, estimate, known_rates
+from tasks.attribute.shard import Place, explain_shard, try_images
+from tasks.execution.pool import Failure, alone, culprits
+from tasks.execution.waves import run_in_waves
+from tasks.execution.worker import loaded_model
+from tasks.preprocess.step import usable_rows
+from tasks.run.errors import UserError
+from tasks.run.recipe import Recipe
+from tasks.run.session import Session, StageResult
+from tasks.run.settings import AttributionSelection, StorageParams
+
+STEP = "attribute"
+
+
+def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StageResult:
+    """Explains the chosen images that have no explanation yet (or whose photograph changed).
+
+    Raises UserError, before anything is written, for a run that fits neither the disk nor the
+    memory.
+    """
+    workspace, params, engine = session.workspace, recipe.attribution, recipe.engine
+    model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
+    photos = workspace.photos()
+    usable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
+    here = photos.iloc[usable]
+    chosen = chosen_images(here[here["present"]], params)
+    if chosen.empty:
+        raise UserError(
+            f"no usable photograph is in the {params.split} split; choose another with --set"
+            " attribution.split=all"
+        )
+    by_id = photos.set_index("image_id")
+    path = attributions_path(explain_id)
+    store = (
+        explanation_store(workspace, explain_id) if ShardedStore.exists(workspace, path) else None
+    )
+    specs = (
+        store.specs
+        if store
+        else specs_of(loaded_model(workspace.location, model_id), engine, recipe.preprocess.size)
+    )
+    known = store.image_ids if store else []
+    new_ids = chosen.loc[~chosen["image_id"].isin(known), "image_id"].tolist()
+    planned = _planned(
+        session, recipe, specs, _to_do(store, [*known, *new_ids], by_id["sha256"]), storage
+    )
+    if planned.images:
+        check_room(workspace, planned, workers_here=not session.pool.params.address)
+
+    if store is None:
+        store = ShardedStore.create_or_open(
+            workspace, path, specs, storage.shard_images, {"explain_id": explain_id}
+        )
+    save_record(
+        workspace,
+        explain_id,
+        {
+            "model_id": model_id,
+            "preprocess_id": recipe.preprocess_id,
+            "attribution": dataclasses.asdict(engine),
+        },
+    )
+    store.extend(new_ids)
+    digests = by_id.loc[store.image_ids, "sha256"].tolist()
+    positions = by_id.loc[store.image_ids, "position"].to_numpy()
+    place = Place(workspace.location, recipe.preprocess_id, model_id, explain_id)
+    jobs = []
+    for span in store.pending(digests):
+        kept = store.done_rows(span, digests[span.rows])
+        gone = set(positions[span.rows].tolist()) - set(usable.tolist())
+        hopeless = dict.fromkeys(gone, "its photograph was replaced by one that cannot be used")
+        jobs.append((place, engine, span, positions[span.rows], digests[span.rows], kept, hopeless))
+
+    def rescue(job: tuple, failure: Failure) -> Any:
+        if not failure.killed:
+            return failure
+        *same, rows, shard_digests, kept, hopeless = job
+        tried = [
+            int(row)
+            for row, keep in zip(rows, kept, strict=True)
+            if not keep and row not in hopeless
+        ]
+        found = culprits(session.pool, try_images, tried, place, engine)
+        again = (*same, rows, shard_digests, kept, {**hopeless, **found})
+        return alone(session.pool, explain_shard, *again)
+
+    with _noted(store, explain_id, planned) as note:
+        done = run_in_waves(
+            session.pool,
+            STEP,
+            explain_shard,
+            jobs,
+            images_of=lambda job: sum(not keep for keep in job[5]),
+            rescue=rescue,
+            table=_wave_table,
+        )
+        note(done)
+    new = sum(one["new_images"] for one in done)
+    return StageResult(
+        STEP,
+        len(store.image_ids),
+        new,
+        f"explanation {explain_id} of model {model_id}: {_summary(store)}",
+    )
+
+
+def chosen_images(photos: pd.DataFrame, selection: AttributionSelection) -> pd.DataFrame:
+    """The photographs to explain, in the catalogue's order; with a limit, the stages take turns
+    until it is reached.
+    """
+    if selection.split != "all":
+        photos = photos[photos["split"] == selection.split]
+    if not selection.limit or len(photos) <= selection.limit:
+        return photos
+    turn = photos.groupby("stage", dropna=False).cumcount()
+    taken = turn.sort_values(kind="stable").index[: selection.limit]
+    return photos.loc[taken].sort_values("position")
+
+
+def _to_do(store: ShardedStore | None, image_ids: Sequence[str], sha256: pd.Series) -> list[bool]:
+    """For every row of the image axis as it will be, whether its image has to be explained."""
+    stored = stored_digests(store) if store else {}
+    return [stored.get(image_id) != sha256[image_id] for image_id in image_ids]
+
+
+def _planned(
+    session: Session,
+    recipe: Recipe,
+    specs: Sequence[ArraySpec],
+    to_do: Sequence[bool],
+    storage: StorageParams,
+) -> Estimate:
+    rates = known_rates(session.workspace, recipe, bound(specs, storage.shard_images))
+    sizes = [sum(to_do[span.rows]) for span in spans(len(to_do), storage.shard_images)]
+    return estimate(rates, [size for size in sizes if size], session.pool.workers)
+
+
+@contextmanager
+def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Iterator[Any]:
+    """Leaves a record of what the work inside was planned to take and took; none where there is
+    nothing to do.
+
+    A run that is killed leaves the plan, with the state "running".
+    """
+    if not planned.images:
+        yield lambda done: None
+        return
+    started = datetime.now(UTC)
+    name = f"{started:%Y%m%dT%H%M%S%f}"
+    record = {
+        "started": started.isoformat(timespec="seconds"),
+        "state": "running",
+        "planned": dataclasses.asdict(planned),
+    }
+    save_run(store.ws, explain_id, name, record)
+    actual: dict[str, Any] = {}
+
+    def note(done: Sequence[dict]) -> None:
+        stored = sum(one["bytes"] * one["images"] / one["rows"] for one in done)
+        actual.update(images=sum(one["images"] for one in done), bytes=round(stored))
+        actual.update(
+            passes=sum(one["passes"] for one in done), workers=len({one["worker"] for one in done})
+        )
+        actual["worker_bytes"] = max((one["peak_memory_bytes"] for one in done), default=0)
+
+    state = "interrupted"
+    try:
+        yield note
+        state = "completed"
+    except UserError:
+        state = "failed"
+        raise
+    finally:
+        seconds = (datetime.now(UTC) - started).total_seconds()
+        save_run(
+            store.ws,
+            explain_id,
+            name,
+            {**record, "state": state, "actual": {**actual, "seconds": round(seconds, 1)}},
+        )
+
+
+def _wave_table(done: Sequence[dict]) -> list[dict[str, Any]]:
+    """What Prefect's page shows of a wave: a row a shard, the slowest first."""
+    rows = [
+        {
+            "shard": one["shard"],
+            "images": one["images"],
+            "seconds an image": round(one["seconds"] / max(one["images"], 1), 2),
+            "passes an image": round(one["passes"] / max(one["images"], 1), 1),
+            "median gap": None if one["gap_median"] is None else f"{one['gap_median']:.2%}",
+            "maps not converged": one["unconverged"],
+            "set aside": "; ".join(f"{name}: {reason}" for name, reason in one["failed"].items()),
+            "worker": one["worker"],
+        }
+        for one in done
+    ]
+    return sorted(rows, key=lambda row: -row["seconds an image"])
+
+
+def _summary(store: Any) -> str:
+    status = whole(store, "pixels/status")
+    outcome, baseline, gap = (
+        whole(store, f"pixels/{name}")[status == DONE]
+        for name in ("outcome", "baseline_outcome", "gap")
+    )
+    converged = whole(store, "pixels/converged")[status == DONE]
+    if not len(gap):
+        return f"{int((status == FAILED).sum())} failed"
+    relative = np.abs(gap) / np.maximum(np.abs(outcome - baseline), 1e-3)
+    failed = f", {int((status == FAILED).sum())} failed" if (status == FAILED).any() else ""
+    return (
+        f"median completeness gap {np.nanmedian(relative):.2%}, {converged.mean():.1%} of maps"
+        f" converged{failed}"
+    )

@@ -1,0 +1,1 @@
+"""The step `counterfactuals`: changed images of missed eyes, and their comparison."""

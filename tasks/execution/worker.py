@@ -1,0 +1,91 @@
+"""What every worker process sets up once: one thread, the model, the data source. Imported on
+workers; knows no Prefect.
+"""
+
+import functools
+import os
+from typing import Any
+
+import numpy as np
+
+from dr_lib.attribution import AttributionParams
+from dr_lib.attribution.evaluator import Evaluator
+from dr_lib.attribution.explain import Explainer
+from dr_lib.localisation.baseline_maps import Rivals
+from dr_lib.network import backend
+from dr_lib.network.classifier_outputs import StageOutcomes
+from dr_lib.network.layers import logits_model
+from dr_lib.network.model import ModelParams, build
+from storage import open_workspace
+from storage.contents.models import load_record, local_weights
+from tasks.access.stores import fundus_store
+
+
+def threads_here() -> int | None:
+    """Threads this process may use: what OMP_NUM_THREADS says (workers are started with 1), else
+    the library's choice.
+    """
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdigit() else None
+
+
+@functools.lru_cache(maxsize=2)
+def loaded_model(location: str, model_id: str) -> Any:
+    """The trained keras.Model of a workspace, in inference use; loaded once a process. Its
+    weights' sha256 is checked.
+    """
+    backend.configure(threads=threads_here())
+    workspace = open_workspace(location)
+    record = load_record(workspace, model_id)
+    model = build(model_params(record))
+    model.load_weights(local_weights(workspace, model_id))
+    model.trainable = False
+    return model
+
+
+@functools.lru_cache(maxsize=1)
+def explainer(location: str, model_id: str, params: AttributionParams) -> Explainer:
+    """The attribution engine of a model; kept, so that a process compiles it once and not once a
+    shard.
+    """
+    return Explainer(loaded_model(location, model_id), params)
+
+
+@functools.lru_cache(maxsize=2)
+def stage_outcomes(location: str, model_id: str, batch_size: int) -> StageOutcomes:
+    """A model's probabilities and their gradients; kept for the same reason."""
+    return StageOutcomes(loaded_model(location, model_id), batch_size)
+
+
+@functools.lru_cache(maxsize=2)
+def logits_evaluator(location: str, model_id: str, batch_size: int) -> Evaluator:
+    """A model's logits for `integrated_gradients`; kept for the same reason."""
+    logits = logits_model(loaded_model(location, model_id))
+    return Evaluator(lambda x: logits(x, training=False), batch_size)
+
+
+@functools.lru_cache(maxsize=1)
+def rivals(location: str, model_id: str, quantity: str, layers: tuple[str, ...]) -> Rivals:
+    """The gradient maps of a model that explanations are compared with; kept for the same reason."""
+    return Rivals(loaded_model(location, model_id), quantity, layers)
+
+
+def model_params(record: dict[str, Any]) -> ModelParams:
+    """The architecture in a model's record, without the trunk's starting weights: the record's own
+    replace them.
+
+    In float32, whatever the training computed in: the weights are float32 all along, and
+    attributions of 1e-6 a pixel would be rounded away.
+    """
+    fields = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in record["architecture"].items()
+    }
+    return ModelParams(**{**fields, "backbone_weights": "none", "mixed_precision": "off"})
+
+
+def fundi(location: str, preprocess_id: str, rows: np.ndarray) -> np.ndarray:
+    """Normalised fundi (row, y, x, 3) uint8 of the given rows of a fundus store."""
+    return fundus_store(open_workspace(location), preprocess_id).read_rows(rows, ["pixels"])[
+        "pixels"
+    ]

@@ -1,0 +1,1 @@
+"""The step `ingest`: photographs and labels to the catalogue."""

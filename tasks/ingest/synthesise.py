@@ -1,0 +1,110 @@
+"""A synthetic data set in Kaggle's layout: photographs, labels and lesion masks, drawn in parallel,
+resumable.
+
+    FOLDER/trainLabels.csv            image,level
+    FOLDER/train/<id>.jpeg            photographs
+    FOLDER/masks/<id>.png             one mask a photograph, a colour a lesion type
+    FOLDER/synthesis.json             what was asked for; a folder never mixes two sets
+
+Every file is written under a temporary name and renamed, so an interrupted run leaves whole files
+only and the next one draws what is missing.
+"""
+
+import csv
+import json
+import multiprocessing
+import os
+import pathlib
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+
+import cv2
+import numpy as np
+
+from dr_lib.synthetic import EyePlan, SynthesisParams, draw, jpeg_bytes, plan
+from tasks.run.errors import UserError
+from tasks.run.progress import progress
+
+RECORD = "synthesis.json"
+EYES_PER_JOB = 8
+
+
+def synthesise(
+    folder: str | os.PathLike, count: int, params: SynthesisParams, *, workers: int = 0
+) -> int:
+    """Draws the set; returns how many photographs were new. Raises UserError if the folder holds
+    a different set.
+    """
+    folder = pathlib.Path(folder)
+    asked = {"count": count, **asdict(params)}
+    record = folder / RECORD
+    if record.exists():
+        if json.loads(record.read_text()) != asked:
+            raise UserError(
+                f"{folder} holds a set drawn with other settings (see {RECORD}); give another"
+                " folder or delete this one"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no synthetic set; give a new folder")
+    eyes = plan(count, params)
+    for name in ("train", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    _write(record, json.dumps(asked, indent=1).encode())
+    missing = [
+        eye for eye in eyes if not (_photo(folder, eye).exists() and _mask(folder, eye).exists())
+    ]
+    jobs = [missing[start : start + EYES_PER_JOB] for start in range(0, len(missing), EYES_PER_JOB)]
+    if jobs:
+        # Spawned, not forked: a fork copies the locks of threads that it does not have.
+        workers_apart = ProcessPoolExecutor(
+            workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn")
+        )
+        with workers_apart as pool, progress("synthesise", len(missing)) as advance:
+            running = [pool.submit(_draw_eyes, folder, job, params) for job in jobs]
+            try:
+                for future in as_completed(running):
+                    advance(future.result())
+            except BaseException:
+                pool.shutdown(
+                    wait=True, cancel_futures=True
+                )  # Ctrl-C ends the run, not one job of it
+                raise
+    _write_labels(folder / "trainLabels.csv", eyes)
+    return len(missing)
+
+
+def _draw_eyes(folder: pathlib.Path, eyes: Sequence[EyePlan], params: SynthesisParams) -> int:
+    cv2.setNumThreads(1)
+    for eye in eyes:
+        drawn = draw(eye, params)
+        _write(_mask(folder, eye), _png(drawn.mask))
+        _write(_photo(folder, eye), jpeg_bytes(drawn.photo, drawn.quality))
+    return len(eyes)
+
+
+def _png(mask: np.ndarray) -> bytes:
+    return cv2.imencode(".png", mask[:, :, ::-1])[1].tobytes()
+
+
+def _photo(folder: pathlib.Path, eye: EyePlan) -> pathlib.Path:
+    return folder / "train" / f"{eye.image_id}.jpeg"
+
+
+def _mask(folder: pathlib.Path, eye: EyePlan) -> pathlib.Path:
+    return folder / "masks" / f"{eye.image_id}.png"
+
+
+def _write_labels(path: pathlib.Path, eyes: Sequence[EyePlan]) -> None:
+    temporary = path.with_suffix(".part")
+    with temporary.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["image", "level"])
+        writer.writerows([eye.image_id, eye.stage] for eye in eyes)
+    temporary.replace(path)
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    temporary.write_bytes(content)
+    temporary.replace(path)

@@ -1,0 +1,1 @@
+"""The step `linearity`: units along adversarial examples of growing strength."""

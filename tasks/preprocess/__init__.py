@@ -1,0 +1,1 @@
+"""The step `preprocess`: photographs to normalised fundi."""

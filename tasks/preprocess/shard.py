@@ -1,0 +1,103 @@
+"""What a worker does with one shard of photographs: decode, normalise, write it, mark it. Knows
+no Prefect.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+from dr_lib.fundus import PreprocessParams, normalise
+from dr_lib.fundus.photo import UnreadablePhoto, UnusablePhoto
+from dr_lib.fundus.quality import MEASURES as QUALITY_MEASURES
+from storage import open_workspace
+from storage.arrays.store import ShardedStore, Span
+from storage.contents.fundus import DONE, REJECTED
+from storage.photos.source import PhotoSource
+from tasks.access.stores import blank, blank_row, shard_record
+
+# Arrays of their own; the score is the array `quality`, and confidence belongs to the geometry.
+MEASURES = {
+    name: text for name, text in QUALITY_MEASURES.items() if name not in ("score", "confidence")
+}
+GEOMETRY = ("diameter", "centre_y", "centre_x", "confidence", "reduction")
+# A photograph of a shard: its id, its path in the source, its digest (empty: nothing to make),
+# whether its row is kept.
+Photograph = tuple[str, str, str, bool]
+
+
+def new_rows(photographs: Sequence[Photograph]) -> int:
+    """How many of a shard's photographs have to be worked on."""
+    return sum(bool(sha256) and not keep for _, _, sha256, keep in photographs)
+
+
+def try_photographs(names: Sequence[str], source: str, params: PreprocessParams) -> None:
+    """The work of a shard without its result: run on a worker to find what kills it."""
+    photos = PhotoSource(source)
+    for name in names:
+        try:
+            normalise(photos.read(name), params)
+        except (UnusablePhoto, OSError):
+            continue
+
+
+def preprocess_shard(
+    location: str,
+    path: str,
+    source: str,
+    params: PreprocessParams,
+    span: Span,
+    photographs: Sequence[Photograph],
+    fatal: dict[str, str] | None = None,
+) -> int:
+    """Runs on a worker: makes, writes and marks one shard; rows to keep are copied from the old
+    one. Returns new rows.
+    """
+    _one_opencv_thread()
+    store = ShardedStore.open(open_workspace(location), path)
+    photos = PhotoSource(source)
+    digests = [sha256 for _, _, sha256, _ in photographs]
+    kept = [keep for *_, keep in photographs]
+    arrays = store.read(span) if any(kept) else blank(store, span)
+    rejects = {}
+    for row, (image_id, name, sha256, keep) in enumerate(photographs):
+        if keep:
+            continue
+        blank_row(store, arrays, row)
+        if not sha256:
+            continue  # gone before anything was made of it
+        try:
+            if fatal and name in fatal:
+                raise UnreadablePhoto("kills_worker", fatal[name])
+            fundus = normalise(photos.read(name), params)
+        except UnusablePhoto as error:
+            rejects[image_id] = {"source": name, "reason": error.reason, "detail": error.detail}
+            arrays["status"][row] = REJECTED
+            continue
+        except OSError as error:
+            rejects[image_id] = {"source": name, "reason": "unreadable", "detail": str(error)}
+            arrays["status"][row] = REJECTED
+            digests[row] = (
+                ""  # it could be read when it was catalogued, so the next run tries again
+            )
+            continue
+        arrays["pixels"][row] = fundus.pixels
+        arrays["status"][row] = DONE
+        geometry = dataclasses.asdict(fundus.disc) | {"reduction": fundus.reduction}
+        for key in GEOMETRY:
+            arrays[key][row] = geometry[key]
+        arrays["quality"][row] = fundus.quality["score"]
+        for measure in MEASURES:
+            arrays[measure][row] = fundus.quality[measure]
+    # What an earlier call set aside in this shard and is not looked at again keeps its reason.
+    earlier = shard_record(store, span).get("rejects", {}) if any(kept) else {}
+    kept_ids = {image_id for image_id, *_, keep in photographs if keep}
+    rejects |= {image_id: reject for image_id, reject in earlier.items() if image_id in kept_ids}
+    store.write_shard(span, arrays, digests=digests, record={"rejects": rejects})
+    return new_rows(photographs)
+
+
+@functools.cache
+def _one_opencv_thread() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)

@@ -1,0 +1,118 @@
+"""Photographs to normalised fundi, a shard a Dask task. A photograph keeps its row for ever: row
+= position in the catalogue.
+"""
+
+import collections
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from storage import Workspace
+from storage.arrays.store import ShardedStore
+from storage.contents.fundus import DONE, fundus_path, fundus_specs
+from tasks.access.quality import write_quality
+from tasks.access.stores import fundus_store, stored_digests, whole
+from tasks.execution.pool import Failure, alone, culprits
+from tasks.execution.waves import run_in_waves
+from tasks.ingest.step import check_reject_fraction, replace_rejects
+from tasks.preprocess.shard import MEASURES, new_rows, preprocess_shard, try_photographs
+from tasks.run.artifacts import show_photographs, show_rejects
+from tasks.run.recipe import Recipe
+from tasks.run.session import Session, StageResult
+from tasks.run.settings import DataParams, StorageParams
+
+STEP = "preprocess"
+
+
+def preprocess(
+    session: Session, recipe: Recipe, data: DataParams, storage: StorageParams
+) -> StageResult:
+    """Makes the fundi that are missing or whose photograph changed, and lists what could not be
+    used in `rejects`.
+    """
+    workspace, params = session.workspace, recipe.preprocess
+    photos = workspace.photos()
+    path = fundus_path(recipe.preprocess_id)
+    store = ShardedStore.create_or_open(
+        workspace,
+        path,
+        fundus_specs(params.size, MEASURES),
+        storage.shard_images,
+        {"preprocess": recipe.preprocess_settings},
+    )
+    store.extend(photos["image_id"].tolist())
+    stored = stored_digests(store)
+    # A photograph that is gone keeps what was made of it; one that never was here has nothing, and
+    # no digest.
+    digests = [
+        sha256 if present else stored.get(image_id, "")
+        for image_id, sha256, present in zip(
+            photos["image_id"], photos["sha256"], photos["present"], strict=True
+        )
+    ]
+    pending = store.pending(digests)
+    jobs = []
+    for span in pending:
+        rows = photos.iloc[span.rows]
+        kept = store.done_rows(span, digests[span.rows])
+        photographs = list(
+            zip(rows["image_id"], rows["source"], digests[span.rows], kept, strict=True)
+        )
+        jobs.append((workspace.location, path, data.photos, params, span, photographs))
+
+    def rescue(job: tuple, failure: Failure) -> Any:
+        if not failure.killed:
+            return failure
+        *_, photographs = job
+        names = [name for _, name, sha256, keep in photographs if sha256 and not keep]
+        found = culprits(session.pool, try_photographs, names, data.photos, params)
+        return alone(session.pool, preprocess_shard, *job, found)
+
+    new = sum(
+        run_in_waves(
+            session.pool,
+            STEP,
+            preprocess_shard,
+            jobs,
+            images_of=lambda job: new_rows(job[5]),
+            rescue=rescue,
+        )
+    )
+    rejects = _rejects(store, set(photos.loc[photos["present"], "image_id"]))
+    replace_rejects(workspace, STEP, rejects)
+    if write_quality(workspace, recipe) or new:
+        show_photographs(workspace, recipe, data)
+    show_rejects(workspace, STEP)
+    check_reject_fraction(workspace, data)
+    done = int((whole(store, "status") == DONE).sum())
+    flagged = int((whole(store, "quality") < params.quality_threshold).sum())
+    reasons = ", ".join(
+        f"{count} {reason}"
+        for reason, count in collections.Counter(rejects["reason"]).most_common()
+    )
+    message = (
+        f"{done:,} fundi, {flagged:,} flagged for low quality, {len(rejects):,} photographs set"
+        " aside" + (f" ({reasons})" if reasons else "")
+    )
+    return StageResult(STEP, done, new, message)
+
+
+def _rejects(store: ShardedStore, present: set[str]) -> pd.DataFrame:
+    rows = [
+        {"image_id": image_id, "step": STEP, **reject}
+        for record in store.records()
+        for image_id, reject in sorted(record["record"].get("rejects", {}).items())
+        if image_id in present
+    ]
+    return pd.DataFrame(rows, columns=["image_id", "source", "step", "reason", "detail"])
+
+
+def usable_rows(workspace: Workspace, fundus_id: str, least_quality: float = 0.0) -> np.ndarray:
+    """Positions of the photographs that have a fundus of no lower quality score, ascending; also
+    of those no longer in the data folder.
+    """
+    store = fundus_store(workspace, fundus_id)
+    return np.flatnonzero(
+        (whole(store, "status") == DONE) & ~(whole(store, "quality") < least_quality)
+    )

@@ -1,0 +1,1 @@
+"""The step `report`: the pages people look at."""

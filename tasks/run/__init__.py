@@ -1,0 +1,1 @@
+"""What all steps of a run share: session, settings, log, progress, artifacts, errors."""

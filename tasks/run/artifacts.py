@@ -1,0 +1,177 @@
+"""What a run leaves on Prefect's page to look at: contact sheets, plots and tables.
+
+A picture travels inside a markdown artifact, as a data URI. Prefect's image artifact would show it
+too, but prints its whole address under it, which here is the picture itself. Pictures are kept in
+Prefect's database, so they are small, and a stage leaves them only when it had work to do. Outside
+a run nothing is left anywhere.
+"""
+
+import base64
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from dr_lib.drawing.sheets import small_jpeg
+from dr_lib.report import before_after_sheet, label, model_plots, set_aside_sheet, with_interval
+from storage import Workspace
+from tasks.access.contact_sheets import Photos, flagged, flagged_text, samples, set_aside
+from tasks.access.model_quality import graded_rows, model_section
+from tasks.run.progress import duration, inside_run
+from tasks.run.recipe import Recipe
+from tasks.run.session import StageResult
+from tasks.run.settings import DataParams
+
+SHEET_BYTES = 200_000
+REJECTS_SHOWN = 500
+# Set by `dr serve` for the runs it starts: the folder whose pages it serves, and the address of
+# that folder.
+SERVED_REPORT = "DR_SERVED_REPORT"
+REPORT_ADDRESS = "DR_REPORT_ADDRESS"
+
+
+def show_picture(
+    key: str, data: bytes, kind: Literal["jpeg", "png"], title: str, text: str = ""
+) -> None:
+    """A picture with its words. key: lower-case letters, digits and dashes; Prefect keeps the
+    history of a key together.
+    """
+    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    create_markdown_artifact(f"{text}\n\n![{title}]({uri})".strip(), key=key, description=title)
+
+
+def show_result(workspace: Workspace, result: StageResult) -> None:
+    """What a stage did, in words, and where its results are."""
+    if inside_run():
+        text = (
+            f"**{result.stage}**: {result.message}\n\n{result.images:,} images,"
+            f" {result.new_images:,} of them new, in {duration(result.seconds)}; workspace"
+            f" `{workspace.location}`"
+        )
+        create_markdown_artifact(
+            text, key=f"{result.stage}-result", description=f"{result.stage}: {result.message}"
+        )
+
+
+def show_summary(results: Sequence[StageResult]) -> None:
+    """A table of all stages of a run: what each did and how long it took."""
+    rows = [
+        {
+            "stage": one.stage,
+            "images": one.images,
+            "new": one.new_images,
+            "time": duration(one.seconds),
+            "result": one.message,
+        }
+        for one in results
+    ]
+    create_table_artifact(rows, key="pipeline-summary", description="What each stage did")
+
+
+def show_report(workspace: Workspace, index: str) -> None:
+    """A link to the report. `dr serve` serves the report of its workspace to browsers; elsewhere
+    the link is the file's.
+
+    index: the report's page in the workspace, a path or a URL.
+    """
+    if not inside_run():
+        return
+    link, served = index, os.environ.get(SERVED_REPORT, "")
+    if workspace.is_local:
+        page = Path(os.path.abspath(index))
+        link = page.as_uri()
+        if served and page.is_relative_to(served):
+            link = f"{os.environ[REPORT_ADDRESS]}/{page.relative_to(served).as_posix()}"
+    create_link_artifact(
+        link, link_text="Open the report", key="report-link", description=f"The report: {index}"
+    )
+
+
+def show_rejects(workspace: Workspace, step: str) -> None:
+    """A table of what the step set aside and why; nothing where it set nothing aside."""
+    rejects = workspace.rejects()
+    rejects = rejects[rejects["step"] == step]
+    if not inside_run() or rejects.empty:
+        return
+    counted = ", ".join(
+        f"{count:,} {label(reason).lower()}"
+        for reason, count in Counter(rejects["reason"]).most_common()
+    )
+    rows = (
+        rejects[["reason", "image_id", "source", "detail"]]
+        .fillna("")[:REJECTS_SHOWN]
+        .to_dict("records")
+    )
+    more = (
+        f"; the first {REJECTS_SHOWN} here, all in catalog/rejects.parquet"
+        if len(rejects) > REJECTS_SHOWN
+        else ""
+    )
+    create_table_artifact(
+        rows, key=f"{step}-rejects", description=f"{len(rejects):,} set aside: {counted}{more}"
+    )
+
+
+def show_photographs(workspace: Workspace, recipe: Recipe, data: DataParams) -> None:
+    """Contact sheets: some photographs before and after preprocessing, the flagged ones, and
+    those set aside.
+    """
+    if not inside_run():
+        return
+    photos = Photos(workspace, data.photos)
+    sheets = (
+        (
+            "samples",
+            samples(workspace, recipe, photos),
+            before_after_sheet,
+            "Before and after preprocessing",
+            "",
+        ),
+        (
+            "flagged",
+            flagged(workspace, recipe, photos),
+            before_after_sheet,
+            "Flagged, the worst first",
+            flagged_text(workspace, recipe),
+        ),
+        (
+            "set-aside",
+            set_aside(workspace, photos),
+            set_aside_sheet,
+            "Set aside, with the reason",
+            "",
+        ),
+    )
+    for name, shown, drawn, title, text in sheets:
+        if shown:
+            show_picture(
+                f"preprocess-{name}", small_jpeg(drawn(shown), SHEET_BYTES), "jpeg", title, text
+            )
+
+
+def show_model(workspace: Workspace, model_id: str) -> None:
+    """The model's plots, and a table of its measures on the test split with their 95 % intervals."""
+    if not inside_run():
+        return
+    for drawn in model_plots(model_section(workspace, model_id)):
+        show_picture(
+            f"train-{drawn.name}",
+            drawn.plot.png,
+            "png",
+            drawn.caption,
+            f"Model `{model_id}`. {drawn.note}",
+        )
+    rows: list[dict[str, Any]] = [
+        {
+            "measure": label(row["metric"]),
+            "value (95 % interval)": with_interval(row["value"], row["low"], row["high"]),
+        }
+        for row in graded_rows(workspace, model_id)
+    ]
+    if rows:
+        create_table_artifact(
+            rows, key="train-evaluation", description=f"Model {model_id} on the test split"
+        )

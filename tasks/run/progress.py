@@ -1,0 +1,190 @@
+"""How far a stage is: one bar on the terminal, one progress artifact in Prefect, each with the
+time left.
+"""
+
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.events import emit_event
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 30
+SECONDS_BETWEEN_ARTIFACTS = 5
+SECONDS_BETWEEN_SIGNS = 60
+ALIVE = (  # the event by which the watch tells a run that works from one that hangs
+    "dr-explain.progress"
+)
+
+_console = Console(stderr=True, highlight=False)
+
+
+def say(message: str) -> None:
+    """Tells the person at the terminal, and the run's log in Prefect."""
+    _console.print(message, soft_wrap=True)
+    if inside_run():
+        get_run_logger().info(message)
+
+
+def begin(stage: str, sentence: str) -> None:
+    """Opens a stage's log in Prefect: a page without a line looks like a run that hangs."""
+    if inside_run():
+        get_run_logger().info("%s: %s", stage, sentence)
+        alive()
+
+
+def alive() -> None:
+    """Tells Prefect that the whole run, not only the part that is called here, gets on."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    run_id = flow_run.root_flow_run_id
+    resource = {
+        "prefect.resource.id": f"prefect.flow-run.{run_id}",
+        "prefect.resource.name": context.flow_run.name,
+    }
+    tags = [
+        {"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"}
+        for tag in context.flow_run.tags
+    ]
+    emit_event(ALIVE, resource=resource, related=tags)
+
+
+def inside_run() -> bool:
+    """Whether a Prefect run is under way here; outside one there is nowhere to put logs and
+    artifacts.
+    """
+    return FlowRunContext.get() is not None or TaskRunContext.get() is not None
+
+
+@contextlib.contextmanager
+def progress(stage: str, total: int, unit: str = "images") -> Iterator[Callable[..., None]]:
+    """Yields `advance(count, note="", earlier=False)`; shows count of total, the rate and the time
+    left.
+
+    On a terminal that is a bar; in a file or a pipe it is a line every half minute. What an
+    `earlier` run did counts as done but not in the rate: the time left would be far too short.
+    """
+    meter = _Meter(stage, total, unit)
+    if not sys.stderr.isatty():
+        yield meter.advance_in_lines
+        meter.finish()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit} · {{task.fields[rate]}}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=_console, transient=True) as bar:
+        task = bar.add_task(stage, total=total, rate="", note="")
+
+        def advance(count: int, note: str = "", earlier: bool = False) -> None:
+            meter.advance(count, earlier)
+            if earlier:
+                bar.reset(task, total=total, completed=meter.done)
+            bar.update(task, completed=meter.done, rate=meter.rate_text(), note=note)
+
+        yield advance
+    meter.finish()
+
+
+def artifact_key(*words: str) -> str:
+    """A key for an artifact: Prefect's know lower-case letters, digits and dashes only.
+
+    >>> artifact_key("counterfactuals' tables", "progress")
+    'counterfactuals-tables-progress'
+    """
+    return re.sub("[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
+
+
+class _Meter:
+    def __init__(self, stage: str, total: int, unit: str):
+        self.stage, self.total, self.unit = stage, total, unit
+        self.done = self.done_earlier = 0
+        self.started = self.last_line = self.last_artifact = self.last_sign = time.monotonic()
+        self.artifact = None
+        if inside_run():
+            self.artifact = create_progress_artifact(
+                0.0,
+                key=artifact_key(stage, "progress"),
+                description=f"{stage}: 0 of {total} {unit}",
+            )
+            alive()
+
+    def advance(self, count: int, earlier: bool = False) -> None:
+        self.done += count
+        self.done_earlier += count * earlier
+        now = time.monotonic()
+        if self.artifact and now - self.last_artifact > SECONDS_BETWEEN_ARTIFACTS:
+            self.last_artifact = now
+            self._update_artifact()
+        if self.artifact and now - self.last_sign > SECONDS_BETWEEN_SIGNS:
+            self.last_sign = now
+            alive()
+
+    def advance_in_lines(self, count: int, note: str = "", earlier: bool = False) -> None:
+        self.advance(count, earlier)
+        now = time.monotonic()
+        if now - self.last_line > SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            _console.print(f"{self.text()} {note}".rstrip(), soft_wrap=True)
+
+    def rate_text(self) -> str:
+        minutes = (time.monotonic() - self.started) / 60
+        if minutes <= 0:
+            return ""
+        rate = (self.done - self.done_earlier) / minutes
+        return f"{rate:,.0f} a minute" if rate >= 100 else f"{rate:.3g} a minute"
+
+    def text(self) -> str:
+        left = (
+            (self.total - self.done)
+            * (time.monotonic() - self.started)
+            / max(self.done - self.done_earlier, 1)
+        )
+        return (
+            f"{self.stage}: {self.done:,} of {self.total:,} {self.unit}, {self.rate_text()}, about"
+            f" {duration(left)} left"
+        )
+
+    def finish(self) -> None:
+        if self.artifact:
+            self._update_artifact()
+
+    def _update_artifact(self) -> None:
+        share = 100.0 * self.done / self.total if self.total else 100.0
+        update_progress_artifact(self.artifact, progress=min(share, 100.0), description=self.text())
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it.
+
+    >>> duration(8), duration(200), duration(7260)
+    ('8 s', '3 min 20 s', '2 h 1 min')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def size_text(size: float) -> str:
+    """A number of bytes as people say it.
+
+    >>> size_text(512), size_text(3_450_000), size_text(12_345_678_901)
+    ('0.5 kB', '3.5 MB', '12.3 GB')
+    """
+    power = 1 if size < 1e6 else 2 if size < 1e9 else 3
+    return f"{size / 1000**power:,.1f} {['kB', 'MB', 'GB'][power - 1]}"

@@ -1,0 +1,183 @@
+"""Which fundi, which model, which explanation a configuration means: settings become ids, ids find
+what is there.
+
+An id is the hash of the settings that decide a result, so a changed setting is a new id beside the
+old one, and results of two settings never mix. Defaults are part of it: where a default is changed,
+what was made with the old one keeps its own id. A setting that is younger than the first models is
+left out where it has the value that changes nothing, which is written down beside it once and for
+all (`dr_lib.training.params.LATER`) and is not "the default": leaving out whatever is default would
+let models trained with two defaults share an id.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from dr_lib.attribution import AttributionParams
+from dr_lib.evaluation.grading import GradingParams
+from dr_lib.fundus import PreprocessParams
+from dr_lib.network.model import ModelParams
+from dr_lib.training import TrainingParams, outcome_settings
+from storage import Workspace
+from storage.ids import content_id
+from tasks.run.errors import UserError
+from tasks.run.settings import FlaggedChoice, TrainingPolicy
+
+
+def settings_of(kind: type, params: Any) -> dict[str, Any]:
+    """The fields of `params` that belong to the dataclass `kind`; a section of the configuration
+    may have more.
+    """
+    return {field.name: getattr(params, field.name) for field in dataclasses.fields(kind)}
+
+
+def weights_identity(model: ModelParams) -> str:
+    """What the trunk starts from: a word, or the hash of a file, wherever the file lies."""
+    path = pathlib.Path(model.backbone_weights)
+    if not path.is_file():
+        return model.backbone_weights
+    state = path.stat()
+    return _file_sha256(str(path), state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _file_sha256(path: str, size: int, modified_ns: int) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings that decide every number of an explanation."""
+
+    preprocess: PreprocessParams
+    model: ModelParams
+    training: TrainingParams
+    attribution: AttributionParams
+    flagged: FlaggedChoice = "keep"
+    grading: GradingParams = field(default_factory=GradingParams)
+
+    @property
+    def least_quality(self) -> float:
+        """The score below which an eye is neither learnt from nor explained: 0 where flagged
+        eyes are kept.
+        """
+        return self.preprocess.quality_threshold if self.flagged == "exclude" else 0.0
+
+    @property
+    def _left_out(self) -> dict[str, float]:
+        """What the ids of model and explanation say of eyes left out; nothing where none is."""
+        return {"least_quality": self.least_quality} if self.flagged == "exclude" else {}
+
+    @property
+    def preprocess_settings(self) -> dict[str, Any]:
+        """What decides the fundi's pixels. The quality threshold only flags."""
+        return {
+            name: value
+            for name, value in settings_of(PreprocessParams, self.preprocess).items()
+            if name != "quality_threshold"
+        }
+
+    @property
+    def preprocess_id(self) -> str:
+        return content_id(self.preprocess_settings)
+
+    @property
+    def training_id(self) -> str:
+        """The id of a model's settings, known before the model is: the photographs are left out
+        on purpose.
+        """
+        return content_id(
+            {
+                "preprocess_id": self.preprocess_id,
+                "architecture": (
+                    settings_of(ModelParams, self.model)
+                    | {"backbone_weights": weights_identity(self.model)}
+                ),
+                "training": outcome_settings(self.training),
+                **self._left_out,
+            }
+        )
+
+    @property
+    def engine(self) -> AttributionParams:
+        """The attribution's own settings, without which images are chosen."""
+        return AttributionParams(**settings_of(AttributionParams, self.attribution))
+
+    @property
+    def policy(self) -> TrainingPolicy:
+        """When a model is trained, and which one is used instead."""
+        return self.training if isinstance(self.training, TrainingPolicy) else TrainingPolicy()
+
+    def find_model(self, workspace: Workspace, manifest: str | None = None) -> str | None:
+        """The model that `training.model_id` names; or the newest one of these settings, or None.
+
+        One that was imported for these settings comes before any that was trained with them; of the
+        trained ones, if `manifest` is given, only those trained on exactly these photographs count.
+        Raises UserError for a named model that is not there or does not fit.
+        """
+        records = workspace.models()
+        if self.policy.model_id:
+            return self._named(workspace, records)
+        imported = [one for one in records if self.training_id in one.get("imported_for", ())]
+        trained = [
+            one
+            for one in records
+            if one.get("training_id") == self.training_id
+            and manifest in (None, one.get("manifest"))
+        ]
+        fitting = imported or trained
+        return fitting[-1]["model_id"] if fitting else None
+
+    def _named(self, workspace: Workspace, records: list[dict]) -> str:
+        wanted = self.policy.model_id
+        record = next((one for one in records if one["model_id"] == wanted), None)
+        if record is None:
+            there = (
+                f"there are {', '.join(one['model_id'] for one in records)}"
+                if records
+                else "there is none yet"
+            )
+            raise UserError(
+                f"training.model_id = {wanted}: {workspace.location} holds no such model; {there}"
+            )
+        if problem := self.misfit(record):
+            raise UserError(f"training.model_id = {wanted}: {problem}")
+        return wanted
+
+    def misfit(self, record: dict[str, Any]) -> str | None:
+        """Why a stored model cannot be the model of these settings, or None if it can."""
+        if record["preprocess_id"] != self.preprocess_id:
+            return "it was made for fundi of other [preprocess] settings"
+        for name in ("backbone", "dense", "input_size"):
+            there, here = record["architecture"][name], getattr(self.model, name)
+            if content_id(there) != content_id(here):
+                return (
+                    f"its {name} is {there}, [model] says"
+                    f" {here if isinstance(here, str | int) else list(here)}"
+                )
+        return None
+
+    def model_id(self, workspace: Workspace) -> str:
+        """The model these settings have. Raises UserError if there is none yet."""
+        model_id = self.find_model(workspace)
+        if model_id is None:
+            raise UserError(
+                f"{workspace.location} holds no model for these settings; run `dr train` with the"
+                " same configuration first"
+            )
+        return model_id
+
+    def explain_id(self, workspace: Workspace) -> str:
+        """The id of the explanation by that model; it may not have been made yet."""
+        return content_id(
+            {
+                "model_id": self.model_id(workspace),
+                "preprocess_id": self.preprocess_id,
+                "attribution": settings_of(AttributionParams, self.attribution),
+                **self._left_out,
+            }
+        )

@@ -1,0 +1,56 @@
+"""A run that was killed cannot say so: the next one of the same workspace says it in its place.
+
+Whoever holds the workspace's lock is the only run there is, so the run that held it before has
+ended. If Prefect still takes that run to be running, it died without a word, and its page would
+show it running for ever.
+"""
+
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
+from prefect.states import Crashed
+
+from storage import Workspace
+from tasks.run.progress import inside_run
+
+LAST_HOLDER = ".locks/run.prefect.json"
+MESSAGE = (
+    "its process ended without a word (killed, out of memory, or the machine went down); what it"
+    " had finished is kept, and {} goes on from there"
+)
+
+
+def mark_dead_run(workspace: Workspace) -> None:
+    """To be called with the workspace's lock held: marks the run that held it before Crashed if
+    Prefect thinks it runs still.
+    """
+    if not inside_run():
+        return
+    holder = flow_run.root_flow_run_id
+    before = (workspace.files.read_json(LAST_HOLDER) or {}).get("flow_run_id", holder)
+    workspace.files.write_json(LAST_HOLDER, {"flow_run_id": holder})
+    if before != holder:
+        with get_client(sync_client=True) as client:
+            mark_crashed(client, UUID(before), MESSAGE.format(flow_run.name))
+
+
+def mark_crashed(client: SyncPrefectClient, run_id: UUID, message: str) -> int:
+    """Marks a run and the stages under it Crashed where Prefect takes them to be running;
+    returns how many it marked.
+    """
+    try:
+        run = client.read_flow_run(run_id)
+    except ObjectNotFound:  # it ran under another server, or its history has been cleared
+        return 0
+    under = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run_id]))
+    dead = [
+        one
+        for one in (*client.read_flow_runs(flow_run_filter=under), run)
+        if one.state and one.state.is_running()
+    ]
+    for one in dead:
+        client.set_flow_run_state(one.id, Crashed(message=message), force=True)
+    return len(dead)

@@ -1,0 +1,1 @@
+"""The step `train`: a model, its grades and its record."""

@@ -1,0 +1,84 @@
+"""What `model.json` says of a model beside its weights' hash: how it came to be, and how well it
+grades.
+"""
+
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+from dr_lib.network.model import ModelParams
+from storage import Workspace
+from storage.contents.models import update_record
+from tasks.run.recipe import Recipe, settings_of, weights_identity
+from tasks.run.run_log import versions
+
+METRICS = ("qwk", "qwk_expected", "accuracy", "auc_referable", "auc_any", "ece")
+
+
+def provenance(recipe: Recipe, origin: str, config: dict[str, Any]) -> dict[str, Any]:
+    """What the record of every model holds: `origin` is "trained" or "imported", `config` the
+    whole configuration.
+    """
+    return {
+        "origin": origin,
+        "preprocess_id": recipe.preprocess_id,
+        "preprocess": recipe.preprocess_settings,
+        "architecture": settings_of(ModelParams, recipe.model),
+        "versions": {
+            **versions(),
+            "dr-explain": importlib.metadata.version("dr-explain"),
+            "python": platform.python_version(),
+        },
+        "git_commit": git_commit(),
+        "configuration": config,
+    }
+
+
+def training_provenance(recipe: Recipe, manifest: str) -> dict[str, Any]:
+    """What the record of a model trained here holds beside: from which start, on which eyes,
+    with which random numbers.
+    """
+    return {
+        "training_id": recipe.training_id,
+        "manifest": manifest,
+        "backbone_weights_identity": weights_identity(recipe.model),
+        "seed": {"model": recipe.model.seed, "training": recipe.training.seed},
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with -dirty where files were changed since; None for code that is
+    in no repository.
+    """
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def record_metrics(workspace: Workspace, model_id: str) -> None:
+    """Copies the main numbers of the table `evaluation` into the model's record: by split and
+    metric, with their intervals.
+    """
+    rows = workspace.frame("evaluation", model_id=model_id)
+    rows = rows[(rows["stratum"] == "all") & rows["metric"].isin(METRICS)]
+    metrics: dict[str, dict] = {}
+    for row in rows.sort_values(["split", "metric"]).itertuples():
+        found = metrics.setdefault(row.split, {"images": int(row.images)})
+        found[row.metric] = {
+            "value": float(row.value),
+            "low": float(row.low),
+            "high": float(row.high),
+        }
+    update_record(workspace, model_id, metrics=metrics)

@@ -1,0 +1,284 @@
+"""Training, grading and predicting: one Prefect task in the flow's own process, since it uses every
+core (or the GPU).
+
+A model belongs to its settings: `training_id` is the hash of everything that decides it except the
+photographs, so a nightly run with new photographs keeps the model unless `training.on_new_data =
+"retrain"`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from dr_lib.evaluation.grading import averaged_probabilities
+from dr_lib.evaluation.metrics import evaluate
+from dr_lib.network import backend
+from dr_lib.network.model import STAGES, build, probabilities
+from dr_lib.training import StepReport, TrainingDiverged, TrainingParams, write_weights
+from dr_lib.training import train as fit
+from storage import Workspace
+from storage.arrays.row_copy import RowCopy
+from storage.contents.models import save_model
+from storage.files.scratch import remove_scratch, scratch_folder
+from storage.ids import content_id
+from storage.tables.schemas import SCHEMAS
+from tasks.access.quality import FLAGGED, GOOD, strata
+from tasks.access.stores import as_text, fundus_store
+from tasks.execution.gpu import gpu_turn
+from tasks.execution.worker import loaded_model
+from tasks.preprocess.step import usable_rows
+from tasks.run.artifacts import show_model
+from tasks.run.errors import UserError
+from tasks.run.progress import progress, say
+from tasks.run.recipe import Recipe, settings_of
+from tasks.run.session import Session, StageResult
+from tasks.train.ensembles import POSES_TABLE, in_words, reading_rows
+from tasks.train.model_record import provenance, record_metrics, training_provenance
+
+STEP = "train"
+PREDICTION_BATCH = 16
+
+
+def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StageResult:
+    """Trains a model unless these settings already have one; then predicts and grades every eye
+    not yet predicted.
+    """
+    workspace = session.workspace
+    photos = workspace.photos()
+    eyes = photos.iloc[usable_rows(workspace, recipe.preprocess_id)]
+    learnable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
+    labelled = eyes[eyes["stage"].notna() & eyes["present"] & eyes["position"].isin(learnable)]
+    manifest = content_id({"eyes": as_text(labelled[["image_id", "sha256", "split"]])})
+    model_id = recipe.find_model(
+        workspace, manifest if recipe.policy.on_new_data == "retrain" else None
+    )
+    trained = 0
+    if model_id is None:
+        model_id = _train(workspace, recipe, labelled, manifest, config)
+        trained = int((labelled["split"] == "train").sum())
+    new = _predict(workspace, recipe.preprocess_id, model_id, eyes)
+    if recipe.grading.poses > 1:
+        _predict(
+            workspace,
+            recipe.preprocess_id,
+            model_id,
+            eyes[eyes["split"] != "train"],
+            recipe.grading.poses,
+        )
+    graded = _grade(workspace, recipe, model_id)
+    record_metrics(workspace, model_id)
+    if trained or new:
+        show_model(workspace, model_id)
+    return StageResult(STEP, len(eyes), trained or new, f"model {model_id}: {graded}")
+
+
+@task(
+    name="train the model",
+    task_run_name="train {recipe.model.backbone}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def _train(
+    workspace: Workspace,
+    recipe: Recipe,
+    labelled: pd.DataFrame,
+    manifest: str,
+    config: dict[str, Any],
+) -> str:
+    params = recipe.training
+    store = fundus_store(workspace, recipe.preprocess_id)
+    splits = {name: labelled[labelled["split"] == name] for name in ("train", "validation")}
+    for name, rows in splits.items():
+        if rows.empty:
+            raise UserError(
+                f"no labelled eye is in the {name} split; run dr preprocess, add photographs or"
+                " change data.split_seed"
+            )
+    scratch = scratch_folder(workspace, f"training-{recipe.training_id}-{manifest}")
+    with contextlib.ExitStack() as held:
+        held.enter_context(gpu_turn())
+        backend.configure(deterministic=True)
+        say(f"train: {params.steps:,} mini-batches of {params.batch_size} on {backend.device()}")
+        pixels = held.enter_context(RowCopy(store, "pixels", scratch))
+
+        def fetch_from(rows: pd.DataFrame, indices: np.ndarray) -> np.ndarray:
+            return pixels.read(rows["position"].to_numpy()[indices])
+
+        advance = held.enter_context(progress(STEP, params.steps, "mini-batches"))
+        try:
+            model = build(recipe.model)
+            history = fit(
+                model,
+                functools.partial(fetch_from, splits["train"]),
+                splits["train"]["stage"].to_numpy(np.int64),
+                params,
+                validation_fetch=functools.partial(fetch_from, splits["validation"]),
+                validation_stages=splits["validation"]["stage"].to_numpy(np.int64),
+                checkpoint_dir=scratch,
+                on_step=_Reporter(advance),
+            )
+        except (ValueError, TrainingDiverged) as error:  # such as a stage without examples, named
+            raise UserError(str(error)) from None
+    weights = scratch / "final.weights.h5"
+    write_weights(model, weights)
+    record = {
+        **provenance(recipe, "trained", config),
+        **training_provenance(recipe, manifest),
+        "training": settings_of(TrainingParams, params),
+        "eyes": {name: len(rows) for name, rows in splits.items()},
+        "chosen_step": history.chosen_step,
+        "best_validation_qwk": history.best_qwk,
+        "step_seconds": history.step_s,
+        "input_wait_share": history.wait_share,
+    }
+    model_id = save_model(workspace, weights, record, pd.DataFrame(history.rows))
+    say(
+        f"train: {history.step_s:.2f} s a mini-batch, {history.wait_share:.1%} of it waiting for"
+        f" pixels; best after {history.chosen_step}"
+    )
+    remove_scratch(workspace, scratch.name)
+    return model_id
+
+
+class _Reporter:
+    """Turns the loop's step reports into progress. A resumed run begins with what was done
+    before, at no time at all.
+    """
+
+    def __init__(self, advance: Any):
+        self.advance, self.started = advance, False
+
+    def __call__(self, report: StepReport) -> None:
+        if not self.started and report.step > 1:
+            self.advance(report.step - 1, earlier=True)
+        self.started = True
+        kappa = "" if report.best_qwk is None else f" · best validation kappa {report.best_qwk:.3f}"
+        self.advance(1, f"loss {report.loss:.3f}{kappa}")
+
+
+def _predict(
+    workspace: Workspace, fundus_id: str, model_id: str, eyes: pd.DataFrame, poses: int = 1
+) -> int:
+    """Writes the predictions that are missing, a part a fundus shard; returns how many eyes were
+    predicted now.
+
+    With more than one pose of the disc their mean goes into a table of its own: the model's own
+    answer is what is explained.
+    """
+    table, extra = ("predictions", {}) if poses == 1 else (POSES_TABLE, {"poses": poses})
+    store = fundus_store(workspace, fundus_id)
+    parts = []
+    for span in store.spans():
+        rows = eyes[(eyes["position"] >= span.start) & (eyes["position"] < span.stop)]
+        part = f"{span.index:05d}"
+        digest = content_id(
+            {"eyes": as_text(rows[["image_id", "sha256", "split", "stage"]]), **extra}
+        )
+        if rows.empty:
+            workspace.remove_part(table, model_id, part)
+        elif not workspace.has_part(table, model_id, part, digest=digest):
+            parts.append((part, digest, rows))
+    if not parts:
+        return 0
+    with gpu_turn(), progress("predict", sum(len(rows) for *_, rows in parts)) as advance:
+        model = loaded_model(workspace.location, model_id)
+        predict = functools.partial(probabilities, model, batch_size=PREDICTION_BATCH)
+        for part, digest, rows in parts:
+            pixels = store.read_rows(rows["position"].to_numpy(), ["pixels"])["pixels"]
+            workspace.write_table(
+                table,
+                prediction_rows(rows, averaged_probabilities(predict, pixels, poses)).assign(
+                    **extra
+                ),
+                partition=model_id,
+                part=part,
+                digest=digest,
+            )
+            advance(len(rows))
+    return sum(len(rows) for *_, rows in parts)
+
+
+def prediction_rows(eyes: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
+    """Rows of `predictions` for eyes and their probabilities (eye, 5)."""
+    frame = eyes[["image_id", "patient_id", "eye", "split", "stage"]].reset_index(drop=True)
+    frame["predicted_stage"] = found.argmax(axis=1).astype(np.int8)
+    for stage in range(STAGES):
+        frame[f"probability_stage{stage}"] = found[:, stage]
+    frame["expected_stage"] = (found @ np.arange(STAGES)).astype(np.float32)
+    frame["probability_referable"] = found[:, 2:].sum(axis=1)
+    return frame
+
+
+def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
+    """Writes the table `evaluation` for the model; returns the test split's kappa and AUC in words."""
+    predictions = workspace.frame("predictions", model_id=model_id)
+    predictions = predictions[predictions["stage"].notna()]
+    quality = strata(workspace, recipe, predictions["image_id"])
+    parts = workspace.part_digests("predictions", model_id)
+    readings = {
+        "grading": dataclasses.asdict(recipe.grading),
+        "poses": workspace.part_digests(POSES_TABLE, model_id),
+    }
+    digest = content_id(
+        {"rows": len(predictions), "parts": parts, "quality": quality.tolist(), **readings}
+    )
+    if not workspace.has_part("evaluation", model_id, "model", digest=digest):
+        rows = []
+        for split in sorted(predictions["split"].unique()):
+            in_split = predictions[predictions["split"] == split]
+            rows += _evaluation_rows(in_split, split, "all")
+            for eye in ("left", "right"):
+                rows += _evaluation_rows(in_split[in_split["eye"] == eye], split, f"eye={eye}")
+            for stratum in (GOOD, FLAGGED):
+                rows += _evaluation_rows(
+                    in_split[quality[in_split.index] == stratum], split, stratum
+                )
+        rows += reading_rows(workspace, recipe.grading, model_id)
+        workspace.write_table(
+            "evaluation",
+            pd.DataFrame(rows).reindex(columns=SCHEMAS["evaluation"].names),
+            partition=model_id,
+            part="model",
+            digest=digest,
+        )
+    test = workspace.frame("evaluation", model_id=model_id, split="test")
+    graded = test[test["stratum"] == "all"].set_index("metric")
+    if graded.empty:
+        return "no labelled eye in the test split"
+
+    def with_interval(name: str) -> str:
+        value, low, high = graded.loc[name, ["value", "low", "high"]]
+        return f"{value:.3f} ({low:.3f}–{high:.3f})"
+
+    eyes = int(graded["images"].iloc[0])
+    own = (
+        f"on {eyes:,} test eyes kappa {with_interval('qwk')}, AUC of referable disease"
+        f" {with_interval('auc_referable')}"
+    )
+    return own + in_words(test)
+
+
+def _evaluation_rows(
+    predictions: pd.DataFrame, split: str, stratum: str
+) -> Sequence[dict[str, Any]]:
+    if predictions.empty:
+        return []
+    found = predictions[[f"probability_stage{stage}" for stage in range(STAGES)]].to_numpy(
+        np.float32
+    )
+    graded = evaluate(
+        predictions["stage"].to_numpy(np.int64),
+        found,
+        bootstrap_patients=predictions["patient_id"].to_numpy(str),
+    )
+    return [
+        {"split": split, "stratum": stratum, "images": len(predictions), **row}
+        for row in graded.rows()
+    ]
