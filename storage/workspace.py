@@ -241,7 +241,7 @@ class Workspace:
         """The preprocessings that have a store, oldest first."""
         from storage.contents.fundus import fundus_ids
 
-        return fundus_ids(self)
+        return fundus_ids(self.files)
 
     def fundus(self, preprocess_id: str = LATEST, *, chunks=None) -> "xr.Dataset":
         """The normalised fundus images and their geometry, read when used; with `chunks` ({"image":
@@ -252,7 +252,7 @@ class Workspace:
         """
         from storage.contents.fundus import open_fundus
 
-        return open_fundus(self, preprocess_id, chunks=chunks)
+        return open_fundus(self.files, preprocess_id, chunks=chunks)
 
     def latest_preprocessing(self) -> str:
         """The id of the preprocessing written last. Raises FileNotFoundError before the first."""
@@ -269,31 +269,31 @@ class Workspace:
         """
         from storage.contents.explanations import open_attributions
 
-        return open_attributions(self, explain_id, chunks=chunks)
+        return open_attributions(self.files, explain_id, chunks=chunks)
 
     def explanations(self) -> list[dict]:
         """The record of every explanation, oldest first."""
         from storage.contents.explanations import load_records
 
-        return load_records(self)
+        return load_records(self.files)
 
     def latest_explanation(self) -> str:
         """The id of the explanation made last. Raises FileNotFoundError before the first."""
         from storage.contents.explanations import load_record
 
-        return load_record(self, LATEST)["explain_id"]
+        return load_record(self.files, LATEST)["explain_id"]
 
     def models(self) -> list[dict]:
         """The record of every model, oldest first."""
         from storage.contents.models import load_records
 
-        return load_records(self)
+        return load_records(self.files)
 
     def latest_model(self) -> str:
         """The id of the model made last. Raises FileNotFoundError before the first."""
         from storage.contents.models import load_record
 
-        return load_record(self, LATEST)["model_id"]
+        return load_record(self.files, LATEST)["model_id"]
 
 
 def _part(part: str) -> str:

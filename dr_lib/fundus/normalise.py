@@ -31,7 +31,7 @@ class Fundus:
 
 def preprocess(
     photo: UInt8[np.ndarray, "y x 3"],
-    params: PreprocessParams = PreprocessParams(),  # noqa: B008 - frozen
+    params: PreprocessParams = PreprocessParams(),
 ) -> UInt8[np.ndarray, "size size 3"]:
     """The normalised fundus (size, size, 3) uint8 of a photograph (H, W, 3) uint8 RGB; half-gray
     128 outside the retina.
@@ -42,7 +42,7 @@ def preprocess(
     return evened(scaled(photo, _trusted(retina_disc(photo), params), params), params)
 
 
-def normalise(data: bytes, params: PreprocessParams = PreprocessParams()) -> Fundus:  # noqa: B008 - frozen
+def normalise(data: bytes, params: PreprocessParams = PreprocessParams()) -> Fundus:
     """The normalised fundus of a photograph file's bytes, decoded no larger than twice the output's
     scale where that is possible.
 

@@ -113,7 +113,7 @@ def scaled(
 def warp_mask(
     mask: Shaped[np.ndarray, "y x"],
     disc: Disc,
-    params: PreprocessParams = PreprocessParams(),  # noqa: B008 - frozen
+    params: PreprocessParams = PreprocessParams(),
 ) -> Shaped[np.ndarray, "size size"]:
     """A mask of labels in the normalised fundus' geometry: nearest neighbour; 0 outside the
     photograph and in the cropped rim.

@@ -23,7 +23,7 @@ SPECIAL = ("constant", "reversed")
 
 def special_units(
     verdicts: pd.DataFrame, params: LinearityParams = LinearityParams()
-) -> dict[str, list[int]]:  # noqa: B008 - frozen
+) -> dict[str, list[int]]:
     """For each layer the constant and reversed units to look at, those of the largest mean
     attribution first, ties by number.
     """
@@ -46,7 +46,7 @@ def unit_effects(
     baseline: Float[np.ndarray, "*unit"],
     units: Sequence[int],
     verdicts: Mapping[int, str],
-    params: LinearityParams = LinearityParams(),  # noqa: B008 - frozen
+    params: LinearityParams = LinearityParams(),
 ) -> list[dict]:
     """One row per unit and eye for the table `unit_effects`; eyes are ranked by the unit's
     attribution to the target.
@@ -121,7 +121,7 @@ def unit_region(
     baseline: Float[np.ndarray, "y x 3"],
     unit_shape: Sequence[int],
     unit: int,
-    params: LinearityParams = LinearityParams(),  # noqa: B008 - frozen
+    params: LinearityParams = LinearityParams(),
 ) -> Float32[np.ndarray, "y x"]:
     """The unit's activation attributed to the pixels of one image, summed over colours; a channel's
     is the mean over positions.

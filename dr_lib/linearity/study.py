@@ -40,7 +40,7 @@ def linearity_study(
     baseline: Float[np.ndarray, "y x channel"],
     gradient: Gradient,
     layers: Mapping[str, tuple[Model, Model]],
-    params: LinearityParams = LinearityParams(),  # noqa: B008 - frozen
+    params: LinearityParams = LinearityParams(),
     *,
     inside: Bool[np.ndarray, "y x"] | None = None,
     average_gradient: AverageGradient | None = None,

@@ -24,7 +24,7 @@ COLUMNS = (
 VERDICTS = ("linear", "constant", "reversed", "saturating", "nonlinear", "dead")
 
 
-def unit_verdicts(rows: pd.DataFrame, params: LinearityParams = LinearityParams()) -> pd.DataFrame:  # noqa: B008 - frozen
+def unit_verdicts(rows: pd.DataFrame, params: LinearityParams = LinearityParams()) -> pd.DataFrame:
     """One row per layer and unit with its verdict and the numbers behind it, from the rows of
     `linearity_study`.
 
@@ -158,3 +158,12 @@ def _median(values: np.ndarray) -> np.ndarray:
             for column in values.T
         ]
     )
+
+
+def flip_strengths(rows: pd.DataFrame, target_stage: int) -> pd.Series:
+    """For each eye the smallest strength of the study at which the model predicts the target;
+    infinite where at none.
+    """
+    once = rows.drop_duplicates(["image_id", "strength"])
+    flipped = once[once["predicted_stage"] == target_stage].groupby("image_id")["strength"].min()
+    return flipped.reindex(once["image_id"].unique()).fillna(np.inf)

@@ -82,7 +82,7 @@ def lesion_masks(
     disc: Disc,
     photo_shape: tuple[int, int],
     fundus: UInt8[np.ndarray, "y x 3"],
-    params: PreprocessParams = PreprocessParams(),  # noqa: B008 - frozen
+    params: PreprocessParams = PreprocessParams(),
 ) -> LesionMasks:
     """A photograph's mask (RGB, a colour a lesion type) in the geometry of its fundus.
 
@@ -111,7 +111,7 @@ def lesion_masks(
 def lesion_shares(
     mask: UInt8[np.ndarray, "h w 3"],
     disc: Disc,
-    params: PreprocessParams = PreprocessParams(),  # noqa: B008 - frozen
+    params: PreprocessParams = PreprocessParams(),
 ) -> dict[str, Float32[np.ndarray, "size size"]]:
     """For each kind that the mask shows: which share of each fundus pixel it covers, 0 to 1, the
     whole frame.

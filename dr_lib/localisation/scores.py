@@ -46,7 +46,7 @@ class Judge:
 
     def __init__(
         self, masks: LesionMasks, params: LocalisationParams = LocalisationParams()
-    ) -> None:  # noqa: B008 - frozen
+    ) -> None:
         self.masks, self.params = masks, params
         inside, every = masks.inside, masks.any
         self._healthy = inside & ~_near(every, params.tolerance_px)

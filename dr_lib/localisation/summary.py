@@ -16,7 +16,7 @@ MINIMUM_FOR_INTERVAL = 2  # patients; of one alone nothing is known of the other
 def score_rows(
     scores: Sequence[Mapping[tuple[str, str], Score]],
     patients: Sequence[str],
-    params: LocalisationParams = LocalisationParams(),  # noqa: B008 - frozen
+    params: LocalisationParams = LocalisationParams(),
 ) -> list[dict[str, Any]]:
     """Rows of lesion, metric, value, low, high, chance, images for one map's scores in many eyes
     (`Judge.scores`).

@@ -105,7 +105,7 @@ class GroupHeatmaps:
             sums = self.sums[key]
             yield key, sums.images, sums.positive / sums.images, sums.negative / sums.images
 
-    def rows(self, params: HeatmapParams = HeatmapParams()) -> list[dict]:  # noqa: B008 - frozen
+    def rows(self, params: HeatmapParams = HeatmapParams()) -> list[dict]:
         """Rows for the table `group_heatmaps`: mean attribution per pixel and image in each bin of
         the visible disc.
 

@@ -34,7 +34,7 @@ class Regions:
 
 def find_regions(
     values: Float[np.ndarray, "y x"], sign: Sign, params: HeatmapParams = HeatmapParams()
-) -> Regions:  # noqa: B008 - frozen
+) -> Regions:
     """The regions of one sign of a square map, numbered by the size of their summed attribution
     (ties: first from the top).
 
@@ -71,7 +71,7 @@ def region_rows(
     source: str,
     quantity: str,
     eye: Eye,
-    params: HeatmapParams = HeatmapParams(),  # noqa: B008 - frozen
+    params: HeatmapParams = HeatmapParams(),
     signs: tuple[Sign, ...] = ("positive", "negative"),
     found: dict[str, Regions] | None = None,
     disc: OpticDisc | None = None,

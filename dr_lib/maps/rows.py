@@ -19,7 +19,7 @@ def image_rows(
     eye: Eye,
     fundus: UInt8[np.ndarray, "y x 3"],
     maps: Mapping[tuple[str, str], Float[np.ndarray, "y x"] | Float[np.ndarray, "2 y x"]],
-    params: HeatmapParams = HeatmapParams(),  # noqa: B008 - frozen
+    params: HeatmapParams = HeatmapParams(),
     converged: Mapping[tuple[str, str], bool] | None = None,
 ) -> tuple[list[dict], list[dict]]:
     """(rows for `lesion_regions`, rows for `heatmap_stats`) of one image, in the order of `maps`.

@@ -93,13 +93,15 @@ def views_sql(ws: "Workspace", *, comments: bool = True) -> str:
             " folder"
         )
     latest = {
-        "preprocess_id": fundus_ids(ws)[::-1],
+        "preprocess_id": fundus_ids(ws.files)[::-1],
         "model_id": _newest_first(ws.models(), "model_id"),
         "explain_id": _newest_first(ws.explanations(), "explain_id"),
     }
     blocks = [
-        "-- One view per table, and latest_* for the newest model or explanation. Made by the"
-        " pipeline: do not edit."
+        (
+            "-- One view per table, and latest_* for the newest model or explanation. Made by the"
+            " pipeline: do not edit."
+        )
     ]
     for table in SCHEMAS:
         blocks.append(_view(ws, table))

@@ -228,7 +228,7 @@ def _model_places(ws: "Workspace") -> Callable[[str], tuple[str, ...]]:
 
 def _fundi(ws: "Workspace") -> list[Item]:
     items = []
-    for name in fundus_ids(ws):
+    for name in fundus_ids(ws.files):
         path = fundus_path(name)
         places = (ledger_folder(path), *_partition_places(ws, "preprocess_id", name), path)
         made = datetime.fromtimestamp(ws.files.modified(f"{path}/zarr.json"), UTC).isoformat(
@@ -244,7 +244,7 @@ def _scratch(ws: "Workspace") -> list[Item]:
     """
     trained = {record.get("training_id") for record in ws.models()}
     items = []
-    for path in scratch_folders(ws):
+    for path in scratch_folders(ws.files):
         state = "old" if any(name in path.name for name in trained if name) else "resumable"
         files = [file for file in path.rglob("*") if file.is_file()]
         made = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(sep=" ")[:16]

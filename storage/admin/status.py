@@ -89,7 +89,7 @@ def overview(ws: "Workspace") -> dict:
             for (step, reason), count in rejects.groupby(["step", "reason"]).size().items()
         ],
         "fundus": [
-            {"preprocess_id": at, **_progress(ws, fundus_path(at))} for at in fundus_ids(ws)
+            {"preprocess_id": at, **_progress(ws, fundus_path(at))} for at in fundus_ids(ws.files)
         ],
         "models": [
             {key: record.get(key) for key in ("model_id", "created", "weights_bytes")}
@@ -102,7 +102,7 @@ def overview(ws: "Workspace") -> dict:
                     for key in ("explain_id", "created", "model_id", "preprocess_id")
                 },
                 **_progress(ws, attributions_path(record["explain_id"])),
-                "runs": load_runs(ws, record["explain_id"])[-LAST_RUNS:],
+                "runs": load_runs(ws.files, record["explain_id"])[-LAST_RUNS:],
             }
             for record in ws.explanations()
         ],
@@ -114,7 +114,7 @@ def overview(ws: "Workspace") -> dict:
 def _progress(ws: "Workspace", path: str) -> dict:
     """How much of a store its ledger says is done, and the time that took."""
     try:
-        store = ShardedStore.open(ws, path)
+        store = ShardedStore.open(ws.files, path)
     except NotThere:
         return {
             "images": 0,

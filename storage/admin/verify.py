@@ -53,7 +53,7 @@ def verify(ws: "Workspace", *, repair: bool = False) -> list[dict]:
 
 def _flaws(ws: "Workspace") -> Iterator[tuple[Flaw, Callable[[], None]]]:
     positions = dict(zip(ws.photos()["image_id"], ws.photos()["position"], strict=True))
-    for preprocess_id in fundus_ids(ws):
+    for preprocess_id in fundus_ids(ws.files):
         yield from _store_flaws(ws, fundus_path(preprocess_id), positions)
     for explain_id in ws.files.names("explanations"):
         for name in ws.files.names(f"explanations/{explain_id}"):
@@ -71,7 +71,7 @@ def _store_flaws(
     ws: "Workspace", path: str, positions: dict[str, int]
 ) -> Iterator[tuple[Flaw, Callable[[], None]]]:
     try:
-        store = ShardedStore.open(ws, path)
+        store = ShardedStore.open(ws.files, path)
     except FileNotFoundError:
         yield (
             Flaw("store", path, "was never finished; the next run makes it", repairable=False),
@@ -168,7 +168,7 @@ def _model_flaws(ws: "Workspace") -> Iterator[tuple[Flaw, Callable[[], None]]]:
                     ),
                     _nothing,
                 )
-            load_history(ws, model_id)
+            load_history(ws.files, model_id)
         except (OSError, ValueError) as error:
             yield Flaw("model", where, str(error).splitlines()[0], repairable=False), _nothing
 

@@ -140,6 +140,11 @@ class Span:
     def rows(self) -> slice:
         return slice(self.start, self.stop)
 
+    @property
+    def part(self) -> str:
+        """The name of the part of a table that holds this shard's rows."""
+        return f"{self.index:05d}"
+
 
 def spans(images: int, shard_images: int) -> list[Span]:
     """The shards of an axis of `images`; the last one may be short.

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,7 @@ from storage.arrays.ledger import Ledger, ledger_folder, recording
 from storage.arrays.rounding import round_mantissa
 from storage.arrays.specs import ArraySpec, Span, spans
 from storage.errors import NotThere, Refused, writing
-
-if TYPE_CHECKING:
-    from storage.workspace import Workspace
+from storage.files.files import Files
 
 __all__ = ["ArraySpec", "ShardedStore", "Span", "spans"]
 
@@ -35,7 +33,7 @@ class ShardedStore:
     send to a worker.
     """
 
-    ws: "Workspace"
+    files: Files
     path: str
     shard_images: int
     nodes: Mapping[str, dict]
@@ -43,7 +41,7 @@ class ShardedStore:
     @classmethod
     def create_or_open(
         cls,
-        ws: "Workspace",
+        files: Files,
         path: str,
         specs: Sequence[ArraySpec],
         shard_images: int = SHARD_IMAGES,
@@ -55,17 +53,17 @@ class ShardedStore:
         arrays must change the id.
         """
         specs = list(specs)
-        nodes = metadata.committed(ws.files, path)
+        nodes = metadata.committed(files, path)
         if nodes is None:
             if len({spec.path for spec in specs}) != len(specs):
                 raise ValueError(f"{path}: two arrays have one name")
-            ledger = Ledger(ws.files, ledger_folder(path))
+            ledger = Ledger(files, ledger_folder(path))
             for shard in ledger.entries():
                 ledger.drop(
                     shard
                 )  # marks of a store whose root is gone would speak of shards that are not there
-            metadata.create(ws.files, path, specs, shard_images, dict(attrs or {}))
-        store = cls.open(ws, path)
+            metadata.create(files, path, specs, shard_images, dict(attrs or {}))
+        store = cls.open(files, path)
         there, wanted = (
             metadata.layout(specs_, size)
             for specs_, size in ((store.specs, store.shard_images), (specs, shard_images))
@@ -73,24 +71,24 @@ class ShardedStore:
         for name in sorted({*there, *wanted}):
             if there.get(name) != wanted.get(name):
                 raise Refused(
-                    f"{ws.files.url(path)}: array {name} is {there.get(name, 'absent')} there but"
+                    f"{files.url(path)}: array {name} is {there.get(name, 'absent')} there but"
                     f" {wanted.get(name, 'absent')} in this version; remove the store or change a"
                     " setting"
                 )
         return store
 
     @classmethod
-    def open(cls, ws: "Workspace", path: str) -> "ShardedStore":
+    def open(cls, files: Files, path: str) -> "ShardedStore":
         """The store at `path`. Raises FileNotFoundError."""
-        nodes = metadata.committed(ws.files, path)
+        nodes = metadata.committed(files, path)
         if nodes is None:
-            raise NotThere(f"{ws.files.url(path)} is not there: run the stage that makes it")
-        return cls(ws, path, nodes[""]["attributes"]["shard_images"], nodes)
+            raise NotThere(f"{files.url(path)} is not there: run the stage that makes it")
+        return cls(files, path, nodes[""]["attributes"]["shard_images"], nodes)
 
     @staticmethod
-    def exists(ws: "Workspace", path: str) -> bool:
+    def exists(files: Files, path: str) -> bool:
         """Whether the store at `path` has been created."""
-        return metadata.committed(ws.files, path) is not None
+        return metadata.committed(files, path) is not None
 
     @property
     def specs(self) -> list[ArraySpec]:
@@ -108,7 +106,7 @@ class ShardedStore:
 
     @property
     def ledger(self) -> Ledger:
-        return Ledger(self.ws.files, ledger_folder(self.path))
+        return Ledger(self.files, ledger_folder(self.path))
 
     @property
     def images(self) -> int:
@@ -144,7 +142,7 @@ class ShardedStore:
             )
         if new:
             object.__setattr__(
-                self, "nodes", metadata.extend(self.ws.files, self.path, dict(self.nodes), old, new)
+                self, "nodes", metadata.extend(self.files, self.path, dict(self.nodes), old, new)
             )
         return len(new)
 
@@ -211,13 +209,13 @@ class ShardedStore:
         # From here to `mark` the shard does not exist. The mark goes first: a process killed after
         # the next line has lost this shard's work, one killed before it in the other order would
         # have left a mark on a torn shard.
-        with writing(self.ws.files.url(self.path)):
+        with writing(self.files.url(self.path)):
             self.ledger.drop(span.index)
-            store = recording(self.ws.files.zarr(self.path, read_only=False))
+            store = recording(self.files.zarr(self.path, read_only=False))
             for spec in self.specs:
                 # zarr reads the old shard before it writes the new one, and cannot if that was
                 # torn. So it must be gone.
-                self.ws.files.remove(f"{self.path}/{spec.shard_file(span.index)}")
+                self.files.remove(f"{self.path}/{spec.shard_file(span.index)}")
                 values = np.ascontiguousarray(arrays[spec.path])
                 if spec.mantissa_bits is not None:
                     values = round_mantissa(values, spec.mantissa_bits)
@@ -290,9 +288,7 @@ class ShardedStore:
         files = (entry or {}).get("files", {})
         names = [f"{self.path}/{name}" for name in files]
         there = (
-            self.ws.files.read_many(names)
-            if contents
-            else [self.ws.files.size(name) for name in names]
+            self.files.read_many(names) if contents else [self.files.size(name) for name in names]
         )
         for (name, (size, sha256)), found in zip(files.items(), there, strict=True):
             if found is None:
@@ -342,7 +338,7 @@ class ShardedStore:
         from zarr.core.metadata import ArrayV3Metadata
         from zarr.storage import StorePath
 
-        store = store or self.ws.files.zarr(self.path, read_only=read_only)
+        store = store or self.files.zarr(self.path, read_only=read_only)
         metadata = ArrayV3Metadata.from_dict(self.nodes[path])
         array = zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=StorePath(store, path)))
         return array.with_config({"write_empty_chunks": True}) if not read_only else array

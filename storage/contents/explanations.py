@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from storage.arrays.specs import ArraySpec
 from storage.errors import NotThere
-from storage.files.files import canonical_json
+from storage.files.files import Files, canonical_json
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from storage.workspace import Workspace
 
 PENDING, DONE, FAILED = range(3)
 SIGNS = ("positive", "negative")
@@ -266,35 +265,35 @@ def _get(shape, name: str):
     return shape[name] if isinstance(shape, Mapping) else getattr(shape, name)
 
 
-def save_record(ws: "Workspace", explain_id: str, record: Mapping[str, Any]) -> dict:
+def save_record(files: Files, explain_id: str, record: Mapping[str, Any]) -> dict:
     """Writes explanation.json (settings, model_id, preprocess_id, …); keeps the time of the
     first writing.
     """
     path = f"explanations/{explain_id}/explanation.json"
-    old = ws.files.read_json(path) or {}
+    old = files.read_json(path) or {}
     record = {
         **record,
         "explain_id": explain_id,
         "created": old.get("created") or datetime.now(UTC).isoformat(),
     }
     if canonical_json(record) != canonical_json(old):
-        ws.files.write_json(path, record)
+        files.write_json(path, record)
     return record
 
 
-def load_records(ws: "Workspace") -> list[dict]:
+def load_records(files: Files) -> list[dict]:
     """Every explanation's record, oldest first."""
-    names = ws.files.names("explanations")
-    records = [ws.files.read_json(f"explanations/{name}/explanation.json") for name in names]
+    names = files.names("explanations")
+    records = [files.read_json(f"explanations/{name}/explanation.json") for name in names]
     return sorted(
         (record for record in records if record),
         key=lambda record: (record["created"], record["explain_id"]),
     )
 
 
-def load_record(ws: "Workspace", explain_id: str = "latest") -> dict:
+def load_record(files: Files, explain_id: str = "latest") -> dict:
     """One explanation's record. Raises FileNotFoundError, naming those there are."""
-    records = {record["explain_id"]: record for record in load_records(ws)}
+    records = {record["explain_id"]: record for record in load_records(files)}
     if explain_id == "latest" and records:
         return list(records.values())[-1]
     if explain_id not in records:
@@ -303,39 +302,37 @@ def load_record(ws: "Workspace", explain_id: str = "latest") -> dict:
             if records
             else "no explanations yet"
         )
-        raise NotThere(f"{ws.location} holds {which}: run dr attribute")
+        raise NotThere(f"{files.location} holds {which}: run dr attribute")
     return records[explain_id]
 
 
-def save_run(ws: "Workspace", explain_id: str, name: str, record: Mapping[str, Any]) -> None:
+def save_run(files: Files, explain_id: str, name: str, record: Mapping[str, Any]) -> None:
     """Notes what a run of `dr attribute` planned and, once it is over, what it took; `name`
     sorts by time.
     """
-    ws.files.write_json(f"explanations/{explain_id}/runs/{name}.json", record)
+    files.write_json(f"explanations/{explain_id}/runs/{name}.json", record)
 
 
-def load_runs(ws: "Workspace", explain_id: str) -> list[dict]:
+def load_runs(files: Files, explain_id: str) -> list[dict]:
     """What `save_run` noted, oldest first."""
     folder = f"explanations/{explain_id}/runs"
     return [
-        record
-        for name in ws.files.names(folder)
-        if (record := ws.files.read_json(f"{folder}/{name}"))
+        record for name in files.names(folder) if (record := files.read_json(f"{folder}/{name}"))
     ]
 
 
-def open_attributions(ws: "Workspace", explain_id: str = "latest", *, chunks=None) -> "xr.DataTree":
+def open_attributions(files: Files, explain_id: str = "latest", *, chunks=None) -> "xr.DataTree":
     """An explanation's arrays as a tree, every group indexed by `image_id`. Raises
     FileNotFoundError.
     """
     import xarray as xr
 
     if explain_id == "latest":
-        explain_id = load_record(ws)["explain_id"]
+        explain_id = load_record(files)["explain_id"]
     path = attributions_path(explain_id)
-    if not ws.files.exists(f"{path}/zarr.json"):
-        raise NotThere(f"{ws.location} holds no attributions for {explain_id}: run dr attribute")
-    tree = xr.open_datatree(ws.files.zarr(path, read_only=True), engine="zarr", chunks=None)
+    if not files.exists(f"{path}/zarr.json"):
+        raise NotThere(f"{files.location} holds no attributions for {explain_id}: run dr attribute")
+    tree = xr.open_datatree(files.zarr(path, read_only=True), engine="zarr", chunks=None)
     # The ids stand in every group, for those who open one alone. In a tree the root's index serves
     # them all.
     groups = {

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from storage.arrays.specs import ArraySpec
 from storage.errors import NotThere
+from storage.files.files import Files
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from storage.workspace import Workspace
 
 PENDING, DONE, REJECTED = range(3)
 HALF_GREY = 128
@@ -113,37 +113,35 @@ def _measure(name: str, long_name: str, units: str, description: str) -> ArraySp
     return ArraySpec(name, ("image",), (), "float32", NAN, long_name, units, description)
 
 
-def fundus_ids(ws: "Workspace") -> list[str]:
+def fundus_ids(files: Files) -> list[str]:
     """The preprocessings that have a store, the one written last at the end."""
     from storage.arrays.ledger import Ledger
     from storage.arrays.store import ledger_folder
 
-    ids = [
-        name.removesuffix(".zarr") for name in ws.files.names("fundus") if name.endswith(".zarr")
-    ]
+    ids = [name.removesuffix(".zarr") for name in files.names("fundus") if name.endswith(".zarr")]
 
     def written(preprocess_id: str) -> tuple[float, str]:
         path = fundus_path(preprocess_id)
-        ledger = Ledger(ws.files, ledger_folder(path)).modified()
-        return max(ledger, ws.files.modified(f"{path}/zarr.json")), preprocess_id
+        ledger = Ledger(files, ledger_folder(path)).modified()
+        return max(ledger, files.modified(f"{path}/zarr.json")), preprocess_id
 
     return sorted(ids, key=written)
 
 
-def open_fundus(ws: "Workspace", preprocess_id: str = "latest", *, chunks=None) -> "xr.Dataset":
+def open_fundus(files: Files, preprocess_id: str = "latest", *, chunks=None) -> "xr.Dataset":
     """A fundus store as a dataset indexed by `image_id`. Raises FileNotFoundError where it is
     not there.
     """
     import xarray as xr
 
-    ids = fundus_ids(ws)
+    ids = fundus_ids(files)
     if not ids or preprocess_id not in ("latest", *ids):
         which = (
             "no fundus images yet"
             if not ids
             else f"no preprocessing {preprocess_id}; there are {', '.join(ids)}"
         )
-        raise NotThere(f"{ws.location} holds {which}: run dr preprocess")
+        raise NotThere(f"{files.location} holds {which}: run dr preprocess")
     path = fundus_path(ids[-1] if preprocess_id == "latest" else preprocess_id)
-    data = xr.open_zarr(ws.files.zarr(path, read_only=True), chunks=None).set_xindex("image_id")
+    data = xr.open_zarr(files.zarr(path, read_only=True), chunks=None).set_xindex("image_id")
     return data if chunks is None else data.chunk(chunks)

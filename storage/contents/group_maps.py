@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from storage.contents.snapshots import open_set, replace_set
+from storage.files.files import Files
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from storage.workspace import Workspace
 
 _KEY = ("group_name", "source", "quantity")
 
 
 def write_group_maps(
-    ws: "Workspace",
+    files: Files,
     explain_id: str,
     keys: Sequence[tuple[str, str, str]],
     images: Sequence[int],
@@ -59,9 +59,9 @@ def write_group_maps(
             for index, name in enumerate(_KEY)
         },
     )
-    replace_set(ws, explain_id, "groups", data)
+    replace_set(files, explain_id, "groups", data)
 
 
-def open_group_maps(ws: "Workspace", explain_id: str) -> "xr.Dataset | None":
+def open_group_maps(files: Files, explain_id: str) -> "xr.Dataset | None":
     """The groups' maps, or None before the first `dr aggregate`."""
-    return open_set(ws, explain_id, "groups")
+    return open_set(files, explain_id, "groups")

@@ -16,20 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import NotThere, Refused
-from storage.files.files import canonical_json
+from storage.files.files import Files, canonical_json
 from storage.ids import ID_DIGITS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from storage.workspace import Workspace
 
 WEIGHTS = "model.weights.h5"
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def save_model(
-    ws: "Workspace", weights_file: str | Path, record: Mapping[str, Any], history: "pd.DataFrame"
+    files: Files, weights_file: str | Path, record: Mapping[str, Any], history: "pd.DataFrame"
 ) -> str:
     """Stores a model and returns its id. model.json comes last: without it the model does not exist.
 
@@ -42,12 +41,12 @@ def save_model(
     sha256 = hashlib.sha256(data).hexdigest()
     model_id = sha256[:ID_DIGITS]
     folder = f"models/{model_id}"
-    old = ws.files.read_json(f"{folder}/model.json") or {}
-    if ws.files.size(f"{folder}/{WEIGHTS}") != len(data):
-        ws.files.write(f"{folder}/{WEIGHTS}", data)
+    old = files.read_json(f"{folder}/model.json") or {}
+    if files.size(f"{folder}/{WEIGHTS}") != len(data):
+        files.write(f"{folder}/{WEIGHTS}", data)
     sink = io.BytesIO()
     history.to_parquet(sink, index=False, compression="zstd")
-    ws.files.write(f"{folder}/history.parquet", sink.getvalue())
+    files.write(f"{folder}/history.parquet", sink.getvalue())
     created = old.get("created") or datetime.now(UTC).isoformat()
     own = {
         "model_id": model_id,
@@ -55,75 +54,77 @@ def save_model(
         "weights_bytes": len(data),
         "created": created,
     }
-    ws.files.write_json(f"{folder}/model.json", {**record, **own})
+    files.write_json(f"{folder}/model.json", {**record, **own})
     return model_id
 
 
-def load_records(ws: "Workspace") -> list[dict]:
+def load_records(files: Files) -> list[dict]:
     """Every model's record, oldest first."""
-    records = [ws.files.read_json(f"models/{name}/model.json") for name in ws.files.names("models")]
+    records = [files.read_json(f"models/{name}/model.json") for name in files.names("models")]
     return sorted(
         (record for record in records if record),
         key=lambda record: (record["created"], record["model_id"]),
     )
 
 
-def load_record(ws: "Workspace", model_id: str = "latest") -> dict:
+def load_record(files: Files, model_id: str = "latest") -> dict:
     """One model's record. Raises FileNotFoundError, naming those there are."""
-    records = {record["model_id"]: record for record in load_records(ws)}
+    records = {record["model_id"]: record for record in load_records(files)}
     if model_id == "latest" and records:
         return list(records.values())[-1]
     if model_id not in records:
         which = (
             f"no model {model_id}; there are {', '.join(records)}" if records else "no models yet"
         )
-        raise NotThere(f"{ws.location} holds {which}: run dr train")
+        raise NotThere(f"{files.location} holds {which}: run dr train")
     return records[model_id]
 
 
-def find_record(ws: "Workspace", weights_file: Path) -> dict | None:
+def find_record(files: Files, weights_file: Path) -> dict | None:
     """The record of the model that has just these weights, or None."""
     with weights_file.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return next((record for record in load_records(ws) if record["weights_sha256"] == sha256), None)
+    return next(
+        (record for record in load_records(files) if record["weights_sha256"] == sha256), None
+    )
 
 
-def update_record(ws: "Workspace", model_id: str, **changes: Any) -> None:
+def update_record(files: Files, model_id: str, **changes: Any) -> None:
     """Adds to a model's record, or replaces what it says; a record that says so already is not
     written again.
     """
-    record = load_record(ws, model_id)
+    record = load_record(files, model_id)
     if canonical_json({**record, **changes}) != canonical_json(record):
-        ws.files.write_json(f"models/{record['model_id']}/model.json", {**record, **changes})
+        files.write_json(f"models/{record['model_id']}/model.json", {**record, **changes})
 
 
-def load_history(ws: "Workspace", model_id: str = "latest") -> "pd.DataFrame":
+def load_history(files: Files, model_id: str = "latest") -> "pd.DataFrame":
     """The training's history of one model."""
     import pandas as pd
 
-    model_id = load_record(ws, model_id)["model_id"]
-    return pd.read_parquet(io.BytesIO(ws.files.read(f"models/{model_id}/history.parquet")))
+    model_id = load_record(files, model_id)["model_id"]
+    return pd.read_parquet(io.BytesIO(files.read(f"models/{model_id}/history.parquet")))
 
 
-def local_weights(ws: "Workspace", model_id: str = "latest") -> Path:
+def local_weights(files: Files, model_id: str = "latest") -> Path:
     """A local path of a model's weights, its hash checked; those of a remote workspace are fetched
     once.
 
     Raises FileNotFoundError where the model is not there, ValueError where the file is not the one
     that was stored.
     """
-    record = load_record(ws, model_id)
+    record = load_record(files, model_id)
     name = f"models/{record['model_id']}/{WEIGHTS}"
-    if ws.is_local:
-        path = Path(ws.files.path(name))
+    if files.is_local:
+        path = Path(files.path(name))
     else:
         path = _cache_folder() / f"{record['weights_sha256']}.weights.h5"
         if not path.exists():
-            _write_whole(path, ws.files.read(name))
+            _write_whole(path, files.read(name))
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != record["weights_sha256"]:
-        if not ws.is_local:
+        if not files.is_local:
             path.unlink()
         raise Refused(
             f"{path} is not the file that was stored (sha256 {found[:12]}…): restore it or train"

@@ -9,49 +9,48 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from storage.errors import writing
+from storage.files.files import Files
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from storage.workspace import Workspace
 
-
-def replace_set(ws: "Workspace", explain_id: str, stem: str, data: "xr.Dataset") -> None:
+def replace_set(files: Files, explain_id: str, stem: str, data: "xr.Dataset") -> None:
     """Makes `data` the set of that name; one that is there already with these contents is left
     alone.
     """
     folder = f"explanations/{explain_id}"
     name = f"{stem}-{_digest(data)}.zarr"
-    old = ws.files.read_json(f"{folder}/{stem}.json") or {}
+    old = files.read_json(f"{folder}/{stem}.json") or {}
     if old.get("store") == name:
         return
-    ws.files.remove_tree(f"{folder}/{name}")  # what an interrupted call left
-    with writing(ws.files.url(f"{folder}/{name}")):
+    files.remove_tree(f"{folder}/{name}")  # what an interrupted call left
+    with writing(files.url(f"{folder}/{name}")):
         data.to_zarr(
-            ws.files.zarr(f"{folder}/{name}", read_only=False), zarr_format=3, consolidated=False
+            files.zarr(f"{folder}/{name}", read_only=False), zarr_format=3, consolidated=False
         )
-    ws.files.write_json(f"{folder}/{stem}.json", {"store": name})
+    files.write_json(f"{folder}/{stem}.json", {"store": name})
     if old:
-        ws.files.remove_tree(f"{folder}/{old['store']}")
+        files.remove_tree(f"{folder}/{old['store']}")
 
 
-def remove_set(ws: "Workspace", explain_id: str, stem: str) -> None:
+def remove_set(files: Files, explain_id: str, stem: str) -> None:
     """Forgets the set of that name, if there is one."""
     folder = f"explanations/{explain_id}"
-    if named := ws.files.read_json(f"{folder}/{stem}.json"):
-        ws.files.remove(f"{folder}/{stem}.json")
-        ws.files.remove_tree(f"{folder}/{named['store']}")
+    if named := files.read_json(f"{folder}/{stem}.json"):
+        files.remove(f"{folder}/{stem}.json")
+        files.remove_tree(f"{folder}/{named['store']}")
 
 
-def open_set(ws: "Workspace", explain_id: str, stem: str) -> "xr.Dataset | None":
+def open_set(files: Files, explain_id: str, stem: str) -> "xr.Dataset | None":
     """The set of that name, read when used, or None where there is none yet."""
     import xarray as xr
 
     folder = f"explanations/{explain_id}"
-    named = ws.files.read_json(f"{folder}/{stem}.json")
+    named = files.read_json(f"{folder}/{stem}.json")
     if named is None:
         return None
-    store = ws.files.zarr(f"{folder}/{named['store']}", read_only=True)
+    store = files.zarr(f"{folder}/{named['store']}", read_only=True)
     return xr.open_zarr(store, consolidated=False, chunks=None)
 
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from storage.contents.snapshots import open_set, remove_set, replace_set
+from storage.files.files import Files
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from storage.workspace import Workspace
 
 STEM = "units"
 
 
 def write_unit_maps(
-    ws: "Workspace", explain_id: str, keys: Sequence[tuple[str, int, str]], regions: np.ndarray
+    files: Files, explain_id: str, keys: Sequence[tuple[str, int, str]], regions: np.ndarray
 ) -> None:
     """Replaces the regions. keys: (layer, unit, image id) of each; regions: (entry, y, x).
     Without any, the set is removed.
@@ -26,7 +26,7 @@ def write_unit_maps(
     import xarray as xr
 
     if not keys:
-        remove_set(ws, explain_id, STEM)
+        remove_set(files, explain_id, STEM)
         return
 
     text = {
@@ -45,9 +45,9 @@ def write_unit_maps(
         regions.astype(np.float32),
         {"long_name": "region of the unit", **text},
     )
-    replace_set(ws, explain_id, STEM, xr.Dataset({"region": region}, coords=coords))
+    replace_set(files, explain_id, STEM, xr.Dataset({"region": region}, coords=coords))
 
 
-def open_unit_maps(ws: "Workspace", explain_id: str) -> "xr.Dataset | None":
+def open_unit_maps(files: Files, explain_id: str) -> "xr.Dataset | None":
     """The regions, or None where `dr linearity` has found no special unit."""
-    return open_set(ws, explain_id, STEM)
+    return open_set(files, explain_id, STEM)

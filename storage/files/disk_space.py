@@ -2,21 +2,19 @@
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from storage.workspace import Workspace
+from storage.files.files import Files
 
 
-def free_bytes(ws: "Workspace") -> tuple[str, int | None]:
+def free_bytes(files: Files) -> tuple[str, int | None]:
     """The folder whose disk a workspace fills, and that disk's free bytes; None for an object
     store, which has no such end.
 
     The workspace need not exist yet: then it is the nearest folder above it that does.
     """
-    if not ws.is_local:
-        return ws.location, None
-    place = Path(ws.location)
+    if not files.is_local:
+        return files.location, None
+    place = Path(files.location)
     while not place.exists():
         place = place.parent
     return str(place), shutil.disk_usage(place).free

@@ -10,6 +10,7 @@ import json
 import os
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import writing
@@ -22,11 +23,11 @@ def is_url(location: str) -> bool:
     return "://" in location and not location.startswith("file://")
 
 
+@dataclass(frozen=True)
 class Files:
-    """The files below one location. Cheap to make; makes nothing on disk until something is written."""
+    """The files below one location: a folder or an fsspec URL. Creates nothing until it writes."""
 
-    def __init__(self, location: str):
-        self.location = location
+    location: str
 
     @property
     def is_local(self) -> bool:

@@ -11,27 +11,25 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from storage.workspace import Workspace
+from storage.files.files import Files
 
 
-def scratch_folder(ws: "Workspace", name: str) -> Path:
+def scratch_folder(files: Files, name: str) -> Path:
     """The scratch folder of that name, made if absent."""
-    folder = _root(ws) / name
+    folder = _root(files) / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def remove_scratch(ws: "Workspace", name: str) -> None:
+def remove_scratch(files: Files, name: str) -> None:
     """Removes a scratch folder; one that is already gone is no error."""
-    shutil.rmtree(_root(ws) / name, ignore_errors=True)
+    shutil.rmtree(_root(files) / name, ignore_errors=True)
 
 
-def scratch_folders(ws: "Workspace") -> list[Path]:
+def scratch_folders(files: Files) -> list[Path]:
     """Every scratch folder there is."""
-    root = _root(ws)
+    root = _root(files)
     return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
@@ -58,10 +56,10 @@ def recall(name: str) -> dict | None:
         return None
 
 
-def _root(ws: "Workspace") -> Path:
-    if ws.is_local:
-        return Path(ws.location) / ".scratch"
-    return _cache() / "scratch" / hashlib.sha256(ws.location.encode()).hexdigest()[:12]
+def _root(files: Files) -> Path:
+    if files.is_local:
+        return Path(files.location) / ".scratch"
+    return _cache() / "scratch" / hashlib.sha256(files.location.encode()).hexdigest()[:12]
 
 
 def _cache() -> Path:

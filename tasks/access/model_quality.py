@@ -27,7 +27,7 @@ STRATA_METRICS = {
 def model_section(workspace: Workspace, model_id: str) -> ModelSection:
     """The model's learning curves, and its grades of the labelled eyes of the test split."""
     evaluation = workspace.frame("evaluation", model_id=model_id, split="test")
-    history = load_history(workspace, model_id)
+    history = load_history(workspace.files, model_id)
     test = evaluation[evaluation["stratum"] == "all"]
     if test.empty:
         return ModelSection(history=history, note="No labelled eye is in the test split.")

@@ -40,7 +40,7 @@ def write_quality(workspace: Workspace, recipe: Recipe) -> bool:
     )
     image_ids, made_from, written = store.image_ids, span_digests(store), False
     for span in store.spans():
-        part = f"{span.index:05d}"
+        part = span.part
         digest = content_id({"shard": made_from.get(span.index), "threshold": threshold})
         if not workspace.has_part(TABLE, recipe.preprocess_id, part, digest=digest):
             rows = _rows(store, span, image_ids[span.rows], threshold)

@@ -15,12 +15,12 @@ def fundus_store(workspace: Workspace, preprocess_id: str) -> ShardedStore:
     """The store of fundi made with these settings. Raises FileNotFoundError before the first `dr
     preprocess`.
     """
-    return ShardedStore.open(workspace, fundus_path(preprocess_id))
+    return ShardedStore.open(workspace.files, fundus_path(preprocess_id))
 
 
 def explanation_store(workspace: Workspace, explain_id: str) -> ShardedStore:
     """The arrays of an explanation. Raises FileNotFoundError before the first `dr attribute`."""
-    return ShardedStore.open(workspace, attributions_path(explain_id))
+    return ShardedStore.open(workspace.files, attributions_path(explain_id))
 
 
 def blank(store: ShardedStore, span: Span) -> dict[str, np.ndarray]:

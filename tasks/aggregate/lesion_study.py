@@ -29,9 +29,9 @@ from dr_lib.synthetic import LESION_KINDS
 from storage import open_workspace
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
+from tasks.access.explained import explained_eyes, explained_rows
 from tasks.access.stores import explanation_store, fundus_store
 from tasks.aggregate.localise import masks_folder, read_mask
-from tasks.aggregate.step import explained_eyes, explained_rows, part_name
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import fundi, loaded_model
 from tasks.run.recipe import Recipe
@@ -82,7 +82,7 @@ def _explained(
     for span in store.spans():
         if span.index in done:
             some = eyes.iloc[span.rows]
-            found[part_name(span)] = some.iloc[
+            found[span.part] = some.iloc[
                 explained_rows(store.read(span, ["pixels/status"])["pixels/status"], some)
             ]
     return found

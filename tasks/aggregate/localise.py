@@ -31,8 +31,8 @@ from storage.contents.models import load_record
 from storage.files.files import is_url
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
+from tasks.access.explained import explained_rows, maps_of
 from tasks.access.stores import as_text, explanation_store, fundus_store, span_digests
-from tasks.aggregate.step import explained_rows, maps_of
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import model_params, rivals
 from tasks.run.errors import UserError
@@ -40,7 +40,6 @@ from tasks.run.recipe import Recipe
 from tasks.run.session import Session
 
 STEP = "localise"
-STRATUM = "masks"
 RIVAL_QUANTITY = "referable"
 COLUMNS = SCHEMAS["evaluation"].names
 GEOMETRY = ("centre_y", "centre_x", "diameter")
@@ -104,24 +103,6 @@ def localise(session: Session, recipe: Recipe, photos: str, params: Localisation
     return in_words(workspace, model_id, explain_id)
 
 
-def pixel_aucs(workspace: Workspace, model_id: str, explain_id: str) -> pd.DataFrame:
-    """Each map's pixel AUC for all lesions together, best first, by its name in `map`: of the
-    split with the most eyes.
-    """
-    rows = workspace.frame(
-        "evaluation", model_id=model_id, stratum=STRATUM, metric="pixel_auc", lesion="any"
-    )
-    rows = rows[rows["explain_id"] == explain_id]
-    rows = rows[rows["images"] == rows["images"].max()].sort_values(
-        "value", ascending=False, kind="stable"
-    )
-    names = [
-        source if pd.isna(of) else f"{source}, {of}"
-        for source, of in zip(rows["source"], rows["quantity"], strict=True)
-    ]
-    return rows.assign(map=names).reset_index(drop=True)
-
-
 def in_words(workspace: Workspace, model_id: str, explain_id: str) -> str:
     """The best map by pixel AUC, rivals among them, as the end of a sentence."""
     rows = pixel_aucs(workspace, model_id, explain_id)
@@ -179,7 +160,7 @@ def judge_shard(
     fundi = fundus_store(workspace, preprocess_id).read_rows(
         eyes["position"].to_numpy(), ["pixels", *GEOMETRY]
     )
-    known = layer_names(model_params(load_record(workspace, model_id)))
+    known = layer_names(model_params(load_record(workspace.files, model_id)))
     cams = tuple(name for name in params.rival_layers if name in known)
     judged, problems = [], []
     for row in explained_rows(arrays["pixels/status"], eyes):

@@ -6,7 +6,6 @@ the groups are summed again only when some shard has changed.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,9 @@ import pandas as pd
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.maps import GroupHeatmaps, HeatmapParams, group_names, image_rows, region_measures
-from dr_lib.maps.lesion_map import QUANTITY as LESION_QUANTITY
-from storage import Workspace, open_workspace
+from storage import open_workspace
 from storage.arrays.store import ShardedStore, Span
-from storage.contents.explanations import DONE, FAILED, SIGNS
+from storage.contents.explanations import FAILED, SIGNS
 from storage.contents.group_maps import write_group_maps
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
@@ -57,9 +55,7 @@ def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StageR
         missing = tuple(
             table
             for table in SHARD_TABLES
-            if not workspace.has_part(
-                table, explain_id, part_name(span), digest=digests[span.index]
-            )
+            if not workspace.has_part(table, explain_id, span.part, digest=digests[span.index])
         )
         if missing:
             place = (workspace.location, explain_id, recipe.preprocess_id)
@@ -86,7 +82,7 @@ def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StageR
         if sums.sums:
             keys, images, positive, negative = zip(*sums.means(), strict=True)
             write_group_maps(
-                workspace, explain_id, keys, images, np.stack(positive), np.stack(negative)
+                workspace.files, explain_id, keys, images, np.stack(positive), np.stack(negative)
             )
         workspace.write_table(
             "group_heatmaps", sums.rows(params), partition=explain_id, part="groups", digest=digest
@@ -146,63 +142,6 @@ def _summed(
     return sums or GroupHeatmaps(1)
 
 
-def maps_of(
-    arrays: Mapping[str, np.ndarray], row: int, predicted_stage: int, params: AttributionParams
-) -> dict[tuple[str, str], np.ndarray]:
-    """One image's maps by (source, quantity): (y, x) for pixels and lesions, (sign, y, x) for a
-    layer's resultants.
-    """
-    layer_quantity = (
-        f"stage{predicted_stage}" if params.layer_quantity == "predicted" else params.layer_quantity
-    )
-    maps = {
-        ("pixels", name): arrays["pixels/attribution"][row, index]
-        for index, name in enumerate(params.quantities)
-    }
-    maps |= {("lesion", LESION_QUANTITY): arrays["lesion/map"][row]} if params.lesion_poses else {}
-    return maps | {
-        (layer, layer_quantity): arrays[f"layers/{layer}/resultant"][row] for layer in params.layers
-    }
-
-
-def converged_of(
-    arrays: Mapping[str, np.ndarray], row: int, params: AttributionParams
-) -> dict[tuple[str, str], bool]:
-    """Whether one image's maps on pixels met their tolerance, by (source, quantity)."""
-    return {
-        ("pixels", name): bool(arrays["pixels/converged"][row, index])
-        for index, name in enumerate(params.quantities)
-    }
-
-
-def part_name(span: Span) -> str:
-    """The part of a table that a shard fills."""
-    return f"{span.index:05d}"
-
-
-def explained_eyes(workspace: Workspace, model_id: str, image_ids: list[str]) -> pd.DataFrame:
-    """The explained images in their order: image_id, position, eye, split, stage,
-    predicted_stage and probabilities.
-    """
-    predictions = workspace.frame("predictions", model_id=model_id).set_index("image_id")
-    positions = workspace.photos().set_index("image_id")["position"]
-    eyes = predictions.reindex(image_ids)
-    eyes["position"] = positions.reindex(image_ids)  # known for every photograph there ever was
-    return eyes.reset_index(names="image_id")
-
-
-def explained_rows(status: np.ndarray, eyes: pd.DataFrame) -> np.ndarray:
-    """Rows with an explanation to speak of: done, and of an eye that still has a prediction.
-
-    An eye loses its prediction when its photograph is replaced by one that cannot be graded.
-    """
-    return _rows_of(DONE, status, eyes)
-
-
-def _rows_of(state: int, status: np.ndarray, eyes: pd.DataFrame) -> np.ndarray:
-    return np.flatnonzero((status == state) & eyes["predicted_stage"].notna().to_numpy())
-
-
 def _aggregate_shard(
     place: tuple[str, str, str],
     span: Span,
@@ -237,14 +176,14 @@ def _aggregate_shard(
         for layer in explained.layers:
             rows["neurons"] += _neuron_rows(image_id, layer, arrays, row, size)
     reasons = shard_record(store, span).get("failed", {})
-    for row in _rows_of(FAILED, arrays["pixels/status"], eyes):
+    for row in rows_with_status(FAILED, arrays["pixels/status"], eyes):
         image_id = eyes.iloc[row]["image_id"]
         rows["attributions"] += _failed_rows(
             image_id, explained.quantities, reasons.get(image_id, "it could not be explained")
         )
     for table in missing:
         workspace.write_table(
-            table, rows[table], partition=explain_id, part=part_name(span), digest=digest
+            table, rows[table], partition=explain_id, part=span.part, digest=digest
         )
     return span.images
 

@@ -20,12 +20,12 @@ from storage import Workspace, open_workspace
 from storage.arrays.store import ArraySpec, ShardedStore
 from storage.contents.explanations import DONE, explanation_specs
 from storage.photos.source import PhotoSource
+from tasks.access.images import usable_rows
 from tasks.access.stores import blank, fundus_store
 from tasks.attribute.estimate import ARRAYS_AT_ONCE, Rates
 from tasks.attribute.shard import explain_measures, peak_memory_bytes
 from tasks.execution.pool import Failure, Pool
 from tasks.execution.worker import loaded_model, threads_here
-from tasks.preprocess.step import usable_rows
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
 
@@ -131,7 +131,7 @@ def _stored(
 ) -> tuple[int, dict]:
     """Bytes of the results as a store keeps them, and the arrays of the whole axis."""
     store = ShardedStore.create_or_open(
-        open_workspace(folder), "explanations/0/attributions.zarr", specs, shard_images
+        open_workspace(folder).files, "explanations/0/attributions.zarr", specs, shard_images
     )
     store.extend([f"{number}_left" for number in range(images)])
     failed = found.pop("pixels/failed").astype(bool)

@@ -26,9 +26,6 @@ from tasks.run.errors import UserError
 from tasks.run.progress import size_text
 from tasks.run.recipe import Recipe, settings_of
 
-# TensorFlow, its compiled functions and the libraries of a worker, before any image (measured: 0.7
-# to 0.9 GiB).
-WORKER_BASE_BYTES = 1 << 30
 ARRAYS_AT_ONCE = (
     3  # a shard's blank arrays, the engine's results, and the rounded copy that is written
 )
@@ -159,7 +156,7 @@ def check_room(workspace: Workspace, planned: Estimate, *, workers_here: bool) -
 
     workers_here: whether the workers are this machine's; another one's memory is its own affair.
     """
-    place, free = free_bytes(workspace)
+    place, free = free_bytes(workspace.files)
     if free is not None and planned.bytes > free:
         raise UserError(
             f"attribute needs {size_text(planned.bytes)} on disk for {planned.images:,} images, and"

@@ -11,10 +11,10 @@ from storage import Workspace, open_workspace
 from storage.arrays.store import ArraySpec, spans
 from storage.contents.explanations import explanation_specs
 from storage.photos.source import PhotoSource
+from tasks.access.images import chosen_images, usable_rows
 from tasks.access.stores import explanation_store, fundus_store, stored_digests, whole
 from tasks.attribute.calibration import calibrate, specs_of, untrained
 from tasks.attribute.estimate import (
-    WORKER_BASE_BYTES,
     Estimate,
     Rates,
     bound,
@@ -23,9 +23,7 @@ from tasks.attribute.estimate import (
     known_rates,
     remember_rates,
 )
-from tasks.attribute.step import chosen_images
-from tasks.execution.pool import Pool
-from tasks.preprocess.step import usable_rows
+from tasks.execution.pool import WORKER_BASE_BYTES, Pool
 from tasks.run.errors import UserError
 from tasks.run.progress import duration
 from tasks.run.recipe import Recipe

@@ -13,6 +13,7 @@ import pandas as pd
 
 from storage.arrays.store import ArraySpec, ShardedStore, spans
 from storage.contents.explanations import DONE, FAILED, attributions_path, save_record, save_run
+from tasks.access.images import usable_rows
 from tasks.access.stores import explanation_store, stored_digests, whole
 from tasks.attribute.calibration import specs_of
 from tasks.attribute.estimate import Estimate, bound, check_room, estimate, known_rates
@@ -20,11 +21,10 @@ from tasks.attribute.shard import Place, explain_shard, try_images
 from tasks.execution.pool import Failure, alone, culprits
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import loaded_model
-from tasks.preprocess.step import usable_rows
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
 from tasks.run.session import Session, StageResult
-from tasks.run.settings import AttributionSelection, StorageParams
+from tasks.run.settings import StorageParams
 
 STEP = "attribute"
 
@@ -49,7 +49,9 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
     by_id = photos.set_index("image_id")
     path = attributions_path(explain_id)
     store = (
-        explanation_store(workspace, explain_id) if ShardedStore.exists(workspace, path) else None
+        explanation_store(workspace, explain_id)
+        if ShardedStore.exists(workspace.files, path)
+        else None
     )
     specs = (
         store.specs
@@ -66,10 +68,10 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
 
     if store is None:
         store = ShardedStore.create_or_open(
-            workspace, path, specs, storage.shard_images, {"explain_id": explain_id}
+            workspace.files, path, specs, storage.shard_images, {"explain_id": explain_id}
         )
     save_record(
-        workspace,
+        workspace.files,
         explain_id,
         {
             "model_id": model_id,
@@ -121,19 +123,6 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
     )
 
 
-def chosen_images(photos: pd.DataFrame, selection: AttributionSelection) -> pd.DataFrame:
-    """The photographs to explain, in the catalogue's order; with a limit, the stages take turns
-    until it is reached.
-    """
-    if selection.split != "all":
-        photos = photos[photos["split"] == selection.split]
-    if not selection.limit or len(photos) <= selection.limit:
-        return photos
-    turn = photos.groupby("stage", dropna=False).cumcount()
-    taken = turn.sort_values(kind="stable").index[: selection.limit]
-    return photos.loc[taken].sort_values("position")
-
-
 def _to_do(store: ShardedStore | None, image_ids: Sequence[str], sha256: pd.Series) -> list[bool]:
     """For every row of the image axis as it will be, whether its image has to be explained."""
     stored = stored_digests(store) if store else {}
@@ -169,7 +158,7 @@ def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Iterator[
         "state": "running",
         "planned": dataclasses.asdict(planned),
     }
-    save_run(store.ws, explain_id, name, record)
+    save_run(store.files, explain_id, name, record)
     actual: dict[str, Any] = {}
 
     def note(done: Sequence[dict]) -> None:
@@ -190,7 +179,7 @@ def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Iterator[
     finally:
         seconds = (datetime.now(UTC) - started).total_seconds()
         save_run(
-            store.ws,
+            store.files,
             explain_id,
             name,
             {**record, "state": state, "actual": {**actual, "seconds": round(seconds, 1)}},

@@ -51,7 +51,7 @@ def change_shard(
     the shard. quantity: the target stage's place among the stored maps.
     """
     workspace = open_workspace(place.location)
-    store = ShardedStore.open(workspace, counterfactuals_path(place.explain_id, place.pair))
+    store = ShardedStore.open(workspace.files, counterfactuals_path(place.explain_id, place.pair))
     started = time.monotonic()
     kept = np.asarray(kept, bool)
     arrays = store.read(span) if kept.any() else blank(store, span)

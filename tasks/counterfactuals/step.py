@@ -22,8 +22,8 @@ from storage.contents.counterfactuals import change_specs, counterfactuals_path
 from storage.contents.explanations import DONE, attributions_path
 from storage.contents.models import load_record
 from storage.ids import content_id
+from tasks.access.images import usable_rows
 from tasks.access.stores import explanation_store, stored_digests, whole
-from tasks.aggregate.step import part_name
 from tasks.counterfactuals.shard import Place, change_shard
 from tasks.counterfactuals.tables import (
     CHANGE_TABLES,
@@ -33,7 +33,6 @@ from tasks.counterfactuals.tables import (
     write_pair_tables,
 )
 from tasks.execution.waves import run_in_waves
-from tasks.preprocess.step import usable_rows
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe, settings_of
 from tasks.run.session import Session, StageResult
@@ -64,8 +63,8 @@ def counterfactuals(
     missed = missed_eyes(graded, science)
     confusion = f"of stage {params.true_stage} predicted as {params.predicted_stage}"
     path = counterfactuals_path(explain_id, params.pair)
-    if missed.empty and not ShardedStore.exists(workspace, path):
-        parts = [(table, f"{params.pair}-{part_name(Span(0, 0, 0))}") for table in CHANGE_TABLES]
+    if missed.empty and not ShardedStore.exists(workspace.files, path):
+        parts = [(table, f"{params.pair}-{Span(0, 0, 0).part}") for table in CHANGE_TABLES]
         for table, part in [*parts, *((table, params.pair) for table in PAIR_TABLES)]:
             if not workspace.has_part(table, explain_id, part):
                 workspace.write_table(table, [], partition=explain_id, part=part)
@@ -73,7 +72,7 @@ def counterfactuals(
     shard_eyes = min(SHARD_EYES, storage.shard_images)
     specs = change_specs(METHODS, ADVERSARIAL_METHODS, recipe.preprocess.size)
     store = ShardedStore.create_or_open(
-        workspace, path, specs, shard_eyes, {"explain_id": explain_id, "pair": params.pair}
+        workspace.files, path, specs, shard_eyes, {"explain_id": explain_id, "pair": params.pair}
     )
     known = set(store.image_ids)
     limited = missed["image_id"].tolist()[: params.limit or None]
@@ -162,7 +161,7 @@ def second_model(workspace: Workspace, recipe: Recipe, model_id: str, wanted: st
             f"counterfactuals.second_model = {wanted}: {workspace.location} holds no such model;"
             f" {others}"
         )
-    if load_record(workspace, wanted)["preprocess_id"] != recipe.preprocess_id:
+    if load_record(workspace.files, wanted)["preprocess_id"] != recipe.preprocess_id:
         raise UserError(
             f"counterfactuals.second_model = {wanted}: it was made for fundi of other [preprocess]"
             " settings"
@@ -192,7 +191,7 @@ def missed_eyes(graded: pd.DataFrame, params: CounterfactualParams) -> pd.DataFr
 
 def _explained_rows(workspace: Workspace, explain_id: str, sha256: pd.Series) -> Sequence[int]:
     """For each eye the row of its maps in the explanation, −1 where it has none of this photograph."""
-    if not ShardedStore.exists(workspace, attributions_path(explain_id)):
+    if not ShardedStore.exists(workspace.files, attributions_path(explain_id)):
         return [-1] * len(sha256)
     store = explanation_store(workspace, explain_id)
     status, stored = whole(store, "pixels/status"), stored_digests(store)

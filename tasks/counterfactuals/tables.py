@@ -19,7 +19,6 @@ from storage.arrays.store import ShardedStore, Span
 from storage.contents.counterfactuals import NUMBERS, counterfactuals_path
 from storage.ids import content_id
 from tasks.access.stores import span_digests
-from tasks.aggregate.step import part_name
 from tasks.counterfactuals.shard import Place
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import fundi, stage_outcomes
@@ -60,7 +59,7 @@ def tabulate(
     jobs = []
     for span in store.spans():
         digest = content_id({"shard": made_from[span.index], "settings": settings})
-        part = f"{place.pair}-{part_name(span)}"
+        part = f"{place.pair}-{span.part}"
         if not all(
             workspace.has_part(table, place.explain_id, part, digest=digest)
             for table in CHANGE_TABLES
@@ -103,7 +102,7 @@ def _tabulate_shard(
 ) -> int:
     """Runs on a worker: the rows of one shard of both tables."""
     workspace = open_workspace(place.location)
-    store = ShardedStore.open(workspace, counterfactuals_path(place.explain_id, place.pair))
+    store = ShardedStore.open(workspace.files, counterfactuals_path(place.explain_id, place.pair))
     chosen = np.flatnonzero(eyes["sha256"].notna())
     tables = dict(zip(CHANGE_TABLES, (params.methods, adversarial.methods), strict=True))
     rows: dict[str, list[dict]] = {table: [] for table in tables}

@@ -24,8 +24,7 @@ from packaging.requirements import Requirement
 from dr_lib.network import backend
 from storage import Workspace
 from storage.files.disk_space import free_bytes
-from tasks.attribute.estimate import WORKER_BASE_BYTES
-from tasks.execution.pool import Pool
+from tasks.execution.pool import WORKER_BASE_BYTES, Pool
 from tasks.run.errors import UserError
 from tasks.run.progress import size_text
 from tasks.run.settings import DaskParams
@@ -277,7 +276,7 @@ def place(workspace: Workspace) -> list[Finding]:
     name = f".doctor-{os.getpid()}"
     what = "workspace" if workspace.is_local else "object store"
     if workspace.is_local and not os.path.exists(workspace.location):
-        folder, free = free_bytes(workspace)
+        folder, free = free_bytes(workspace.files)
         if not _may_fill(folder):
             return [
                 Finding(
@@ -311,5 +310,5 @@ def place(workspace: Workspace) -> list[Finding]:
             )
         ]
     found = [Finding(what, "ok", f"{workspace.location} can be written and read")]
-    folder, free = free_bytes(workspace)
+    folder, free = free_bytes(workspace.files)
     return found + ([disk(folder, free)] if free is not None else [])

@@ -36,9 +36,9 @@ def loaded_model(location: str, model_id: str) -> Any:
     """
     backend.configure(threads=threads_here())
     workspace = open_workspace(location)
-    record = load_record(workspace, model_id)
+    record = load_record(workspace.files, model_id)
     model = build(model_params(record))
-    model.load_weights(local_weights(workspace, model_id))
+    model.load_weights(local_weights(workspace.files, model_id))
     model.trainable = False
     return model
 

@@ -72,7 +72,7 @@ def study_special_units(
     keys = [key for one in done for key in one["keys"]]
     # The regions first: the table's digest is what says that both are there.
     write_unit_maps(
-        workspace,
+        workspace.files,
         explain_id,
         keys,
         np.concatenate([one["regions"] for one in done]) if keys else np.empty(0),

@@ -16,8 +16,8 @@ from dr_lib.network.model import scaled
 from storage import Workspace, open_workspace
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
+from tasks.access.explained import explained_eyes
 from tasks.access.stores import explanation_store
-from tasks.aggregate.step import explained_eyes
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import fundi, stage_outcomes
 from tasks.linearity.special_units import study_engine, study_special_units
@@ -94,15 +94,6 @@ def _study(
     )
     open_workspace(location).write_table(STEP, rows, partition=explain_id, part=part, digest=digest)
     return len(image_ids)
-
-
-def flip_strengths(rows: pd.DataFrame, target_stage: int) -> pd.Series:
-    """For each eye the smallest strength of the study at which the model predicts the target;
-    infinite where at none.
-    """
-    once = rows.drop_duplicates(["image_id", "strength"])
-    flipped = once[once["predicted_stage"] == target_stage].groupby("image_id")["strength"].min()
-    return flipped.reindex(once["image_id"].unique()).fillna(np.inf)
 
 
 def _summary(workspace: Workspace, explain_id: str) -> str:

@@ -53,7 +53,7 @@ def preprocess_shard(
     one. Returns new rows.
     """
     _one_opencv_thread()
-    store = ShardedStore.open(open_workspace(location), path)
+    store = ShardedStore.open(open_workspace(location).files, path)
     photos = PhotoSource(source)
     digests = [sha256 for _, _, sha256, _ in photographs]
     kept = [keep for *_, keep in photographs]

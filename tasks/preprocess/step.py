@@ -5,17 +5,15 @@
 import collections
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from storage import Workspace
 from storage.arrays.store import ShardedStore
 from storage.contents.fundus import DONE, fundus_path, fundus_specs
 from tasks.access.quality import write_quality
-from tasks.access.stores import fundus_store, stored_digests, whole
+from tasks.access.rejects import check_reject_fraction, replace_rejects
+from tasks.access.stores import stored_digests, whole
 from tasks.execution.pool import Failure, alone, culprits
 from tasks.execution.waves import run_in_waves
-from tasks.ingest.step import check_reject_fraction, replace_rejects
 from tasks.preprocess.shard import MEASURES, new_rows, preprocess_shard, try_photographs
 from tasks.run.artifacts import show_photographs, show_rejects
 from tasks.run.recipe import Recipe
@@ -35,7 +33,7 @@ def preprocess(
     photos = workspace.photos()
     path = fundus_path(recipe.preprocess_id)
     store = ShardedStore.create_or_open(
-        workspace,
+        workspace.files,
         path,
         fundus_specs(params.size, MEASURES),
         storage.shard_images,
@@ -106,13 +104,3 @@ def _rejects(store: ShardedStore, present: set[str]) -> pd.DataFrame:
         if image_id in present
     ]
     return pd.DataFrame(rows, columns=["image_id", "source", "step", "reason", "detail"])
-
-
-def usable_rows(workspace: Workspace, fundus_id: str, least_quality: float = 0.0) -> np.ndarray:
-    """Positions of the photographs that have a fundus of no lower quality score, ascending; also
-    of those no longer in the data folder.
-    """
-    store = fundus_store(workspace, fundus_id)
-    return np.flatnonzero(
-        (whole(store, "status") == DONE) & ~(whole(store, "quality") < least_quality)
-    )

@@ -46,11 +46,11 @@ def counterfactual_section(
     pair = CounterfactualParams(**stages).pair
     path = counterfactuals_path(explain_id, pair)
     confusion = f"of stage {stages['true_stage']} predicted as {stages['predicted_stage']}"
-    if not ShardedStore.exists(workspace, path):
+    if not ShardedStore.exists(workspace.files, path):
         if pair in workspace.parts("comparisons", explain_id):
             return CounterfactualSection(note=f"No eye {confusion}, so there is nothing to change.")
         return CounterfactualSection()
-    store = ShardedStore.open(workspace, path)
+    store = ShardedStore.open(workspace.files, path)
     tables = {}
     for table in ("counterfactuals", "adversarials"):
         frame = workspace.frame(table, explain_id=explain_id, target_stage=stages["target_stage"])

@@ -31,10 +31,10 @@ from storage.contents.group_maps import open_group_maps
 from storage.tables.schema_fields import TITLES
 from storage.tables.schemas import PARTITION, SCHEMAS
 from tasks.access.contact_sheets import Photos, flagged, flagged_text, samples, set_aside
+from tasks.access.map_scores import pixel_aucs
 from tasks.access.model_quality import model_section
 from tasks.access.quality import eye_quality
 from tasks.access.stores import explanation_store, fundus_store
-from tasks.aggregate.localise import pixel_aucs
 from tasks.report.counterfactuals import counterfactual_section
 from tasks.report.eyes import Explained, lead_eye
 from tasks.report.regions import region_section
@@ -213,7 +213,7 @@ def _measures(quality: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _groups(shown: Shown) -> GroupSection:
     stats = _heatmap_stats(shown.workspace, shown.explain_id)
-    maps = open_group_maps(shown.workspace, shown.explain_id)
+    maps = open_group_maps(shown.workspace.files, shown.explain_id)
     if maps is None:
         return GroupSection(stats=stats)
     found = []

@@ -15,6 +15,7 @@ from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import SIGNS, load_record
 from storage.ids import content_id
 from tasks.access.contact_sheets import Photos
+from tasks.access.explained import explained_rows
 from tasks.access.stores import (
     as_text,
     explanation_store,
@@ -22,7 +23,6 @@ from tasks.access.stores import (
     span_digests,
     stored_digests,
 )
-from tasks.aggregate.step import explained_rows, part_name
 
 STAGES = 5
 MADE = "made.json"  # beside a shard's eyes: what each was drawn from
@@ -133,7 +133,7 @@ class Explained:
     """The eyes of one explanation, read one by one."""
 
     def __init__(self, workspace: Workspace, explain_id: str, photos: Photos | None):
-        self.record = load_record(workspace, explain_id)
+        self.record = load_record(workspace.files, explain_id)
         self.store = explanation_store(workspace, self.record["explain_id"])
         self.fundi = fundus_store(workspace, self.record["preprocess_id"])
         self.photos = photos
@@ -242,7 +242,7 @@ def shards_to_draw(
         if span.index not in made_from:
             continue
         shown = eyes.iloc[span.rows]
-        tables = [digests.get(part_name(span)) for digests in parts.values()]
+        tables = [digests.get(span.part) for digests in parts.values()]
         state = content_id(
             {
                 "drawing": _drawing(),

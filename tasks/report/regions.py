@@ -8,8 +8,8 @@ import pandas as pd
 from dr_lib.maps.region_clustering import patch
 from dr_lib.report.sections.regions import LayerRegion, Look, RegionSection
 from storage import Workspace
+from tasks.access.explained import explained_eyes, explained_rows
 from tasks.access.stores import whole
-from tasks.aggregate.step import explained_eyes, explained_rows
 from tasks.report.eyes import Explained
 
 PATCHES_SHOWN = 10

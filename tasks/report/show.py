@@ -9,7 +9,7 @@ from dr_lib.drawing.figures import png
 from dr_lib.report import EyeEntry, eye_sheet
 from storage import Workspace
 from tasks.access.contact_sheets import Photos
-from tasks.aggregate.step import explained_eyes
+from tasks.access.explained import explained_eyes
 from tasks.report.eyes import Explained
 from tasks.run.errors import UserError
 

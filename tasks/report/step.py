@@ -11,8 +11,8 @@ import numpy as np
 from dr_lib.report import render
 from storage import Workspace
 from storage.admin.catalog import refresh
+from tasks.access.explained import explained_eyes, explained_rows
 from tasks.access.stores import explanation_store, whole
-from tasks.aggregate.step import explained_eyes, explained_rows
 from tasks.execution.waves import run_in_waves
 from tasks.report.data import Shown, gather
 from tasks.report.eyes import Place, draw_shard, gallery_rows, shards_to_draw

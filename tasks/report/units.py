@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.drawing.plots import STAGE_NAMES
+from dr_lib.linearity.verdicts import flip_strengths
 from dr_lib.report import HintonEntry, LinearitySection, UnitEntry, UnitEye
 from storage import Workspace
 from storage.contents.unit_maps import open_unit_maps
 from tasks.access.stores import fundus_store
-from tasks.linearity.step import flip_strengths
 from tasks.run.recipe import Recipe
 
 HINTON_LAYERS, HINTON_STRENGTHS, HINTON_UNITS = 2, 6, 256
@@ -120,7 +120,7 @@ def _pages(
     workspace: Workspace, recipe: Recipe, explain_id: str, units: pd.DataFrame, target_stage: int
 ) -> list[UnitEntry]:
     effects = workspace.frame("unit_effects", explain_id=explain_id)
-    maps = open_unit_maps(workspace, explain_id)
+    maps = open_unit_maps(workspace.files, explain_id)
     regions = {}
     if maps is not None:
         keys = zip(

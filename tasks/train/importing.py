@@ -41,25 +41,25 @@ def import_model(
     _check_fit(file, recipe.model)
     workspace = open_workspace(location)
     with workspace.lock("run"):
-        old = find_record(workspace, file)
+        old = find_record(workspace.files, file)
         if old is None:
             record = provenance(recipe, "imported", config) | {
                 "imported_for": [recipe.training_id],
                 "file": file.name,
             }
             model_id = save_model(
-                workspace, file, record, pd.DataFrame({"step": pd.Series(dtype="int64")})
+                workspace.files, file, record, pd.DataFrame({"step": pd.Series(dtype="int64")})
             )
         else:
             model_id = old["model_id"]
             if problem := recipe.misfit(old):
                 raise UserError(f"{file} is model {model_id} of this workspace, but {problem}")
             update_record(
-                workspace,
+                workspace.files,
                 model_id,
                 imported_for=sorted({*old.get("imported_for", ()), recipe.training_id}),
             )
-    return model_id, ShardedStore.exists(workspace, fundus_path(recipe.preprocess_id))
+    return model_id, ShardedStore.exists(workspace.files, fundus_path(recipe.preprocess_id))
 
 
 def _check_fit(file: pathlib.Path, params: ModelParams) -> None:

@@ -81,4 +81,4 @@ def record_metrics(workspace: Workspace, model_id: str) -> None:
             "low": float(row.low),
             "high": float(row.high),
         }
-    update_record(workspace, model_id, metrics=metrics)
+    update_record(workspace.files, model_id, metrics=metrics)

@@ -29,11 +29,11 @@ from storage.contents.models import save_model
 from storage.files.scratch import remove_scratch, scratch_folder
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
+from tasks.access.images import usable_rows
 from tasks.access.quality import FLAGGED, GOOD, strata
 from tasks.access.stores import as_text, fundus_store
 from tasks.execution.gpu import gpu_turn
 from tasks.execution.worker import loaded_model
-from tasks.preprocess.step import usable_rows
 from tasks.run.artifacts import show_model
 from tasks.run.errors import UserError
 from tasks.run.progress import progress, say
@@ -101,7 +101,7 @@ def _train(
                 f"no labelled eye is in the {name} split; run dr preprocess, add photographs or"
                 " change data.split_seed"
             )
-    scratch = scratch_folder(workspace, f"training-{recipe.training_id}-{manifest}")
+    scratch = scratch_folder(workspace.files, f"training-{recipe.training_id}-{manifest}")
     with contextlib.ExitStack() as held:
         held.enter_context(gpu_turn())
         backend.configure(deterministic=True)
@@ -138,12 +138,12 @@ def _train(
         "step_seconds": history.step_s,
         "input_wait_share": history.wait_share,
     }
-    model_id = save_model(workspace, weights, record, pd.DataFrame(history.rows))
+    model_id = save_model(workspace.files, weights, record, pd.DataFrame(history.rows))
     say(
         f"train: {history.step_s:.2f} s a mini-batch, {history.wait_share:.1%} of it waiting for"
         f" pixels; best after {history.chosen_step}"
     )
-    remove_scratch(workspace, scratch.name)
+    remove_scratch(workspace.files, scratch.name)
     return model_id
 
 

@@ -43,7 +43,7 @@ def fill(
     workspace.write_table(
         "evaluation", frame_of("evaluation", evaluation_rows(images)), partition=MODEL
     )
-    save_record(workspace, EXPLANATION, {"model_id": MODEL, "preprocess_id": PREPROCESSING})
+    save_record(workspace.files, EXPLANATION, {"model_id": MODEL, "preprocess_id": PREPROCESSING})
     clusters = []
     for span in spans(images, shard_images):
         rng = np.random.default_rng([seed, span.index])

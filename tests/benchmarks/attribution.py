@@ -222,8 +222,8 @@ def workspace_material(
                 options.weights.resolve(strict=True),
             )
         else:
-            params = model_params(load_record(workspace, options.model_id))
-            weights = local_weights(workspace, options.model_id)
+            params = model_params(load_record(workspace.files, options.model_id))
+            weights = local_weights(workspace.files, options.model_id)
     except (OSError, ValueError) as error:
         sys.exit(f"attribution.py: {error}")
     ready = set(fundus["image_id"].values[fundus["status"].values == 1].tolist())

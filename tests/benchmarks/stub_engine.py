@@ -53,7 +53,7 @@ class StubEngine:
 
         workspace = open_workspace(location)
         self.specs = ShardedStore.open(
-            workspace, attributions_path(workspace.latest_explanation())
+            workspace.files, attributions_path(workspace.latest_explanation())
         ).specs
         self.real, self.notes, self.random = real, notes, np.random.default_rng(os.getpid())
 

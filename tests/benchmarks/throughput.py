@@ -147,9 +147,8 @@ def prepare(folder: pathlib.Path, options: argparse.Namespace, workers: int) -> 
     """
     from flows.config import load_config
     from storage import open_workspace
+    from tasks.access.images import chosen_images, usable_rows
     from tasks.access.stores import fundus_store
-    from tasks.attribute.step import chosen_images
-    from tasks.preprocess.step import usable_rows
 
     given = load_config(options.config, options.settings)
     copied = folder / "workspace"

@@ -102,7 +102,7 @@ def prepare(
         "preprocess_id": recipe.preprocess_id,
         "step_seconds": 0.1,
     }
-    model_id = save_model(workspace, weights, record, pd.DataFrame({"step": [1]}))
+    model_id = save_model(workspace.files, weights, record, pd.DataFrame({"step": [1]}))
     _write_predictions(workspace, model_id, ids)
     return config, workspace
 
@@ -110,7 +110,9 @@ def prepare(
 def _write_fundi(
     workspace: Workspace, preprocess_id: str, ids: list[str], size: int, blank_fundi: bool
 ) -> None:
-    store = ShardedStore.create_or_open(workspace, fundus_path(preprocess_id), fundus_specs(size))
+    store = ShardedStore.create_or_open(
+        workspace.files, fundus_path(preprocess_id), fundus_specs(size)
+    )
     store.extend(ids)
     for span in store.spans():
         arrays = blank(store, span)

@@ -18,8 +18,9 @@ from storage.contents.explanations import DONE, attributions_path, explanation_s
 from storage.contents.fundus import fundus_path, fundus_specs
 from storage.ids import digest_bytes
 from storage.tables.schemas import SCHEMAS
+from tasks.access.explained import explained_eyes
 from tasks.access.stores import blank
-from tasks.aggregate.step import _aggregate_shard, explained_eyes, part_name
+from tasks.aggregate.step import _aggregate_shard
 from tasks.run.recipe import Recipe
 
 SIZE, SHARD_IMAGES, NEURONS = 64, 4, 2
@@ -77,16 +78,16 @@ def explain(workspace: Workspace, count: int) -> None:
         "layer_quantity": "predicted",
     }
     save_record(
-        workspace,
+        workspace.files,
         explain_id,
         {"model_id": MODEL_ID, "preprocess_id": RECIPE.preprocess_id, "attribution": settings},
     )
     fundi = ShardedStore.create_or_open(
-        workspace, fundus_path(RECIPE.preprocess_id), fundus_specs(SIZE), SHARD_IMAGES
+        workspace.files, fundus_path(RECIPE.preprocess_id), fundus_specs(SIZE), SHARD_IMAGES
     )
     specs = explanation_specs(RECIPE.attribution.quantities, SIZE, LAYERS, NEURONS, lesions=True)
     maps = ShardedStore.create_or_open(
-        workspace, attributions_path(explain_id), specs, SHARD_IMAGES
+        workspace.files, attributions_path(explain_id), specs, SHARD_IMAGES
     )
     for store, fill in ((fundi, _fundus), (maps, _maps)):
         store.extend(ids)
@@ -108,7 +109,7 @@ def explain(workspace: Workspace, count: int) -> None:
                     place,
                     span,
                     eyes,
-                    part_name(span),
+                    span.part,
                     HeatmapParams(max_regions=3),
                     tables,
                     RECIPE.attribution,

@@ -75,7 +75,7 @@ def workspace(tmp_path_factory):
         _frame("predictions", common | {"predicted_stage": [4, 2, 4, 4]}),
         partition="m" * 12,
     )
-    fundi = ShardedStore.create_or_open(ws, fundus_path("p" * 12), fundus_specs(SIZE))
+    fundi = ShardedStore.create_or_open(ws.files, fundus_path("p" * 12), fundus_specs(SIZE))
     fundi.extend(IDS)
     (span,) = fundi.spans()
     arrays = blank(fundi, span)
@@ -86,9 +86,9 @@ def workspace(tmp_path_factory):
 
     layers = {"stem": {"unit_shape": (16, 16, 3), "window": 8}}
     store = ShardedStore.create_or_open(
-        ws, attributions_path("e" * 12), explanation_specs(PARAMS.quantities, SIZE, layers, 1)
+        ws.files, attributions_path("e" * 12), explanation_specs(PARAMS.quantities, SIZE, layers, 1)
     )
-    save_record(ws, "e" * 12, {"model_id": "m" * 12})
+    save_record(ws.files, "e" * 12, {"model_id": "m" * 12})
     store.extend(IDS)
     (span,) = store.spans()
     arrays = blank(store, span)
@@ -173,7 +173,7 @@ def test_groups_count_what_they_hold_and_can_leave_unconverged_maps_out(workspac
         "bin": 0,
     }
     assert workspace.frame("group_heatmaps", **key)["images"].tolist() == [2]
-    maps = open_group_maps(workspace, "e" * 12).to_dataframe().reset_index()
+    maps = open_group_maps(workspace.files, "e" * 12).to_dataframe().reset_index()
     both = maps[
         (maps["group_name"] == name) & (maps["source"] == "pixels") & (maps["quantity"] == "stage4")
     ]

@@ -111,7 +111,7 @@ def map_file(workspace, shard: int) -> pathlib.Path:
 
 def store_of(workspace) -> ShardedStore:
     return ShardedStore.open(
-        workspace, f"explanations/{workspace.latest_explanation()}/attributions.zarr"
+        workspace.files, f"explanations/{workspace.latest_explanation()}/attributions.zarr"
     )
 
 
@@ -228,7 +228,7 @@ def test_a_disk_that_takes_no_more_is_one_line_and_room_is_all_it_takes(
         "000000.json",
         "000001.json",
     ]
-    assert load_runs(workspace, workspace.latest_explanation())[-1]["state"] == "failed"
+    assert load_runs(workspace.files, workspace.latest_explanation())[-1]["state"] == "failed"
     pool = InlinePool()
     run(prepared, pool)
     assert worked(pool) == [2, 3]
@@ -367,7 +367,7 @@ def test_every_shard_says_what_it_took(prepared):
 def test_a_run_notes_its_plan_and_what_it_took_and_the_next_one_plans_by_that(prepared):
     _, workspace = prepared
     run(prepared)
-    (first,) = load_runs(workspace, workspace.latest_explanation())
+    (first,) = load_runs(workspace.files, workspace.latest_explanation())
     assert first["state"] == "completed"
     assert (first["planned"]["images"], first["planned"]["shards"], first["actual"]["images"]) == (
         IMAGES,
@@ -376,12 +376,12 @@ def test_a_run_notes_its_plan_and_what_it_took_and_the_next_one_plans_by_that(pr
     )
     assert first["actual"]["bytes"] < first["planned"]["bytes"], "the bound holds"
     run(prepared)
-    assert len(load_runs(workspace, workspace.latest_explanation())) == 1, (
+    assert len(load_runs(workspace.files, workspace.latest_explanation())) == 1, (
         "nothing to do leaves no note"
     )
     (ledger_of(workspace) / "000001.json").unlink()
     run(prepared)
-    second = load_runs(workspace, workspace.latest_explanation())[-1]
+    second = load_runs(workspace.files, workspace.latest_explanation())[-1]
     assert second["planned"]["basis"].startswith("3 shards of")
     assert second["planned"]["seconds"] > 0
     assert second["actual"]["bytes"] == pytest.approx(second["planned"]["bytes"], rel=0.1)

@@ -58,7 +58,7 @@ def template(tmp_path_factory):
     other.save_weights(folder / "other.weights.h5")
     kept = {key: record[key] for key in ("architecture", "preprocess_id")}
     save_model(
-        workspace,
+        workspace.files,
         folder / "other.weights.h5",
         {**kept, "training_id": "another"},
         pd.DataFrame({"step": [1]}),
@@ -88,7 +88,7 @@ def undecided(config, workspace, folder) -> dict:
     kept = {
         key: record[key] for key in ("training_id", "architecture", "preprocess_id", "step_seconds")
     }
-    save_model(workspace, folder / "undecided.weights.h5", kept, pd.DataFrame({"step": [1]}))
+    save_model(workspace.files, folder / "undecided.weights.h5", kept, pd.DataFrame({"step": [1]}))
     frame = workspace.frame("predictions", model_id=record["model_id"]).drop(columns="model_id")
     workspace.write_table("predictions", frame, partition=config.recipe.model_id(workspace))
     return kept
@@ -150,7 +150,7 @@ def run(prepared, pool=None, **changes):
 def store_of(prepared) -> ShardedStore:
     _, workspace, params = prepared
     return ShardedStore.open(
-        workspace, counterfactuals_path(workspace.latest_explanation(), params.pair)
+        workspace.files, counterfactuals_path(workspace.latest_explanation(), params.pair)
     )
 
 
@@ -247,7 +247,7 @@ def test_stored_maps_are_shared_and_only_what_has_none_is_attributed(prepared, m
     monkeypatch.setattr(tasks.counterfactuals.shard, "integrated_gradients", true)
     run(prepared, methods=fixed)
     store = ShardedStore.open(
-        workspace, counterfactuals_path(config.recipe.explain_id(workspace), params.pair)
+        workspace.files, counterfactuals_path(config.recipe.explain_id(workspace), params.pair)
     )
     assert sum(record["record"]["maps_made"] for record in store.records()) == IMAGES - 1
     # One stage's map takes its own points on the line, so signs near 0 may differ; the finding is

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from storage import open_workspace
-from tasks.attribute.estimate import WORKER_BASE_BYTES
 from tasks.execution import system_checks as machine
+from tasks.execution.pool import WORKER_BASE_BYTES
 from tasks.run.settings import DaskParams
 
 GIB = WORKER_BASE_BYTES

@@ -54,8 +54,8 @@ def take_in(tmp_path):
 def test_an_imported_model_is_a_record_and_the_model_of_its_settings(take_in, trained_elsewhere):
     workspace, recipe, (model_id, ready) = take_in(trained_elsewhere)
     assert not ready, "nothing is preprocessed yet"
-    assert local_weights(workspace, model_id).read_bytes() == trained_elsewhere.read_bytes()
-    record = load_record(workspace, model_id)
+    assert local_weights(workspace.files, model_id).read_bytes() == trained_elsewhere.read_bytes()
+    record = load_record(workspace.files, model_id)
     assert record["weights_sha256"].startswith(model_id)
     assert (record["origin"], record["file"], record["imported_for"]) == (
         "imported",
@@ -65,7 +65,7 @@ def test_an_imported_model_is_a_record_and_the_model_of_its_settings(take_in, tr
     assert record["architecture"]["dense"] == [16, 8]
     assert record["preprocess_id"] == recipe.preprocess_id
     assert "training_id" not in record, "it was not trained with these settings"
-    assert load_history(workspace, model_id).empty
+    assert load_history(workspace.files, model_id).empty
     assert recipe.find_model(workspace) == model_id
 
 
@@ -73,12 +73,12 @@ def test_importing_again_changes_nothing_and_for_other_settings_adds_them(
     take_in, trained_elsewhere
 ):
     workspace, recipe, (model_id, _) = take_in(trained_elsewhere)
-    before = load_record(workspace, model_id)
+    before = load_record(workspace.files, model_id)
     assert take_in(trained_elsewhere)[2][0] == model_id
-    assert load_record(workspace, model_id) == before
+    assert load_record(workspace.files, model_id) == before
     _, other, (again, _) = take_in(trained_elsewhere, ["training.seed=3"])
     assert again == model_id
-    assert load_record(workspace, model_id) == before | {
+    assert load_record(workspace.files, model_id) == before | {
         "imported_for": sorted([recipe.training_id, other.training_id])
     }
     with pytest.raises(
@@ -206,7 +206,7 @@ def test_eyes_preprocessed_already_are_graded_by_it_and_nothing_is_trained(
     assert result.message.startswith(f"model {model_id}: on ")
     assert [record["model_id"] for record in workspace.models()] == [model_id]
     assert len(workspace.frame("predictions", model_id=model_id)) == 40
-    metrics = load_record(workspace, model_id)["metrics"]
+    metrics = load_record(workspace.files, model_id)["metrics"]
     assert set(metrics) == {"train", "validation", "test"}
     assert {"qwk", "auc_referable"} <= set(metrics["test"])
     # A configuration of other settings may name it.

@@ -115,7 +115,7 @@ def test_no_maps_take_more_bytes_than_the_bound(ws_of_noise):
 def ws_of_noise(tmp_path):
     specs = explanation_specs(("stage0", "stage1"), 64, {}, 1)
     store = ShardedStore.create_or_open(
-        open_workspace(tmp_path / "noise"), "explanations/0/attributions.zarr", specs, SHARD
+        open_workspace(tmp_path / "noise").files, "explanations/0/attributions.zarr", specs, SHARD
     )
     store.extend(image_ids(SHARD))
     random = np.random.default_rng(0)
@@ -175,10 +175,10 @@ def test_what_fits_is_not_refused_and_another_machines_memory_is_its_own(tmp_pat
 
 
 def test_free_space_is_that_of_the_disk_where_the_workspace_will_be(tmp_path):
-    place, free = free_bytes(open_workspace(tmp_path / "not" / "yet"))
+    place, free = free_bytes(open_workspace(tmp_path / "not" / "yet").files)
     assert place == str(tmp_path)
     assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
-    assert free_bytes(open_workspace("memory://somewhere"))[1] is None
+    assert free_bytes(open_workspace("memory://somewhere").files)[1] is None
 
 
 def test_a_plan_by_a_given_rate_counts_what_is_to_do_and_writes_nothing(prepared, pools):

@@ -18,6 +18,7 @@ from storage.admin.catalog import query
 from storage.arrays.store import ShardedStore
 from storage.contents.fundus import DONE, REJECTED, fundus_path, fundus_specs
 from storage.contents.models import load_records
+from tasks.access.images import usable_rows
 from tasks.access.quality import (
     COLUMNS,
     FLAGGED,
@@ -27,7 +28,6 @@ from tasks.access.quality import (
     strata,
     write_quality,
 )
-from tasks.preprocess.step import usable_rows
 from tasks.run.recipe import Recipe
 
 SCORES = (0.9, 0.2, 0.8, 0.38, 0.4)
@@ -49,7 +49,7 @@ def workspace(tmp_path):
         name: text for name, text in MEASURES.items() if name not in ("score", "confidence")
     }
     store = ShardedStore.create_or_open(
-        ws, fundus_path(RECIPE.preprocess_id), fundus_specs(32, measures), 4
+        ws.files, fundus_path(RECIPE.preprocess_id), fundus_specs(32, measures), 4
     )
     store.extend([f"{row}_left" for row in range(6)])
     for span in store.spans():
@@ -106,7 +106,7 @@ def test_flagged_eyes_are_used_unless_they_are_excluded(workspace):
 
 def test_ids_change_only_where_eyes_are_left_out(workspace, monkeypatch):
     monkeypatch.setattr(Recipe, "model_id", lambda self, workspace: "m" * 12)
-    assert not load_records(workspace)
+    assert not load_records(workspace.files)
     stricter = dataclasses.replace(
         RECIPE, preprocess=dataclasses.replace(RECIPE.preprocess, quality_threshold=0.5)
     )

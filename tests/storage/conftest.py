@@ -16,7 +16,7 @@ def ws(tmp_path):
 def store(ws):
     """A store of 10 images in shards of 4: two whole shards and a short one."""
     store = ShardedStore.create_or_open(
-        ws, "explanations/0123456789ab/attributions.zarr", SPECS, SHARD, {"title": "test"}
+        ws.files, "explanations/0123456789ab/attributions.zarr", SPECS, SHARD, {"title": "test"}
     )
     store.extend(image_ids(10))
     return store

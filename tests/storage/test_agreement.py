@@ -5,6 +5,7 @@ defect is found, and nothing else.
 import numpy as np
 import pytest
 
+from storage import open_workspace
 from storage.admin.status import describe
 from storage.admin.verify import verify
 from storage.arrays.store import ShardedStore
@@ -55,24 +56,26 @@ def write(store, span, arrays, **record):
         for row in done
         for index, name in enumerate(QUANTITIES)
     ]
-    store.ws.write_table("attributions", rows, partition=EXPLAIN, part=f"{span.index:05d}")
+    open_workspace(store.files.location).write_table(
+        "attributions", rows, partition=EXPLAIN, part=f"{span.index:05d}"
+    )
 
 
 @pytest.fixture
 def explained(ws):
     ws.write_photos(photos(IMAGES).assign(split="test"))
     store = ShardedStore.create_or_open(
-        ws, attributions_path(EXPLAIN), explanation_specs(QUANTITIES, SIZE, {}, 1), SHARD
+        ws.files, attributions_path(EXPLAIN), explanation_specs(QUANTITIES, SIZE, {}, 1), SHARD
     )
     store.extend(image_ids(IMAGES))
     for span in store.spans():
         write(store, span, complete(span.images, span.index))
-    save_record(ws, EXPLAIN, {"model_id": "m", "preprocess_id": "p"})
+    save_record(ws.files, EXPLAIN, {"model_id": "m", "preprocess_id": "p"})
     return store
 
 
 def test_rounded_maps_agree_with_their_gaps_and_tables_with_their_arrays(explained):
-    assert verify(explained.ws) == []
+    assert verify(open_workspace(explained.files.location)) == []
 
 
 @pytest.mark.parametrize(
@@ -86,17 +89,17 @@ def test_a_map_that_is_not_the_gaps_is_found_and_only_its_shard_is_unmarked(expl
     )  # a sum far from 0, so that a little more of it is much
     arrays["pixels/gap"][1, 1] += np.float32(1e-3 * SIZE**2)
     write(explained, span, arrays)
-    assert verify(explained.ws) == []
+    assert verify(open_workspace(explained.files.location)) == []
     arrays["pixels/attribution"][1, 1] *= np.float32(by)
     write(explained, span, arrays)
-    (row,) = verify(explained.ws)
+    (row,) = verify(open_workspace(explained.files.location))
     assert (row["kind"], row["where"], row["repair"]) == (
         "gap",
         f"{explained.path} shard 1",
         "possible",
     )
     assert "the map of 5_left, quantity 1, sums to" in row["detail"]
-    verify(explained.ws, repair=True)
+    verify(open_workspace(explained.files.location), repair=True)
     assert [one["shard"] for one in explained.records()] == [0]
 
 
@@ -106,9 +109,11 @@ def test_an_image_that_was_set_aside_needs_no_gap_and_status_says_why(explained)
     arrays["pixels/attribution"][2] = np.nan
     arrays["pixels/status"][2] = FAILED
     write(explained, span, arrays, failed={"2_left": "its results are not finite"})
-    assert verify(explained.ws) == []
+    assert verify(open_workspace(explained.files.location)) == []
     rows = {
-        row["id"]: row["detail"] for row in describe(explained.ws) if row["what"] == "set aside"
+        row["id"]: row["detail"]
+        for row in describe(open_workspace(explained.files.location))
+        if row["what"] == "set aside"
     }
     assert rows == {"2_left": "its results are not finite"}
 
@@ -129,7 +134,7 @@ def test_an_image_that_was_set_aside_needs_no_gap_and_status_says_why(explained)
     ids=["another shard's image", "an image missing", "other numbers"],
 )
 def test_a_table_that_does_not_match_its_arrays_is_found_and_removed(explained, spoil, detail):
-    ws = explained.ws
+    ws = open_workspace(explained.files.location)
     frame = ws.frame("attributions", explain_id=EXPLAIN).drop(columns="explain_id")
     first = frame[frame["image_id"].isin(image_ids(SHARD))]
     path = ws.write_table("attributions", spoil(first), partition=EXPLAIN, part="00000")
@@ -144,7 +149,7 @@ def test_a_table_that_does_not_match_its_arrays_is_found_and_removed(explained, 
 def test_a_table_older_than_its_shard_is_only_out_of_date(explained):
     """A shard that grew is aggregated by the next stage; until then its old part is no defect."""
     explained.write_shard(explained.spans()[0], complete(SHARD, 7), digests=["new"] * SHARD)
-    assert verify(explained.ws) == []
+    assert verify(open_workspace(explained.files.location)) == []
 
 
 def test_status_shows_what_was_planned_against_what_it_took(explained):
@@ -158,14 +163,18 @@ def test_status_shows_what_was_planned_against_what_it_took(explained):
     }
     record = {"started": "2026-01-02T03:04:05+00:00", "state": "completed", "planned": planned}
     actual = {"seconds": 3600.0, "bytes": 2**21, "worker_bytes": 2**29, "workers": 2, "passes": 600}
-    save_run(explained.ws, EXPLAIN, "1", {**record, "actual": actual})
+    save_run(explained.files, EXPLAIN, "1", {**record, "actual": actual})
     save_run(
-        explained.ws,
+        explained.files,
         EXPLAIN,
         "2",
         {**record, "state": "running", "planned": {**planned, "seconds": None}},
     )
-    done, killed = (row["detail"] for row in describe(explained.ws) if row["what"] == "planned")
+    done, killed = (
+        row["detail"]
+        for row in describe(open_workspace(explained.files.location))
+        if row["what"] == "planned"
+    )
     assert (
         "planned 2.00 h against 1.00 h, 1.0 MiB against 2.0 MiB, 2,048.0 MiB of memory against"
         " 1,024.0 MiB of memory" in done
@@ -175,4 +184,4 @@ def test_status_shows_what_was_planned_against_what_it_took(explained):
         killed == "running 2026-01-02 03:04: planned 1.0 MiB, 2,048.0 MiB of memory, 640 passes, by"
         " calibration"
     )
-    assert verify(explained.ws) == []
+    assert verify(open_workspace(explained.files.location)) == []

@@ -28,7 +28,7 @@ PATH = "explanations/0123456789ab/attributions.zarr"
 
 def shard_path(store, path, shard):
     spec = next(spec for spec in store.specs if spec.path == path)
-    return Path(store.ws.files.path(f"{store.path}/{spec.shard_file(shard)}"))
+    return Path(store.files.path(f"{store.path}/{spec.shard_file(shard)}"))
 
 
 def test_what_is_written_is_read_back_exactly_where_it_is_not_rounded(store):
@@ -72,11 +72,11 @@ def test_every_shard_is_pending_until_its_ledger_entry_holds_its_digests(store):
 
 def test_a_shard_holds_one_file_per_array_and_no_other_shard_touches_it(store):
     write_all(store)
-    before = tree_bytes(Path(store.ws.files.path(store.path)))
+    before = tree_bytes(Path(store.files.path(store.path)))
     store.write_shard(
         store.spans()[1], values(store.spans()[1], seed=1), digests=digests(4, start=4)
     )
-    after = tree_bytes(Path(store.ws.files.path(store.path)))
+    after = tree_bytes(Path(store.files.path(store.path)))
     changed = {name for name in after if before.get(name) != after[name]}
     assert before.keys() == after.keys()
     assert changed <= {spec.shard_file(1) for spec in SPECS}
@@ -101,12 +101,12 @@ def test_a_shard_holds_one_file_per_array_and_no_other_shard_touches_it(store):
 )
 def test_wrong_arrays_are_refused_before_anything_is_touched(store, spoil, message):
     write_all(store)
-    before = tree_bytes(Path(store.ws.location))
+    before = tree_bytes(Path(open_workspace(store.files.location).location))
     arrays = values(store.spans()[0])
     spoil(arrays)
     with pytest.raises(ValueError, match=message):
         store.write_shard(store.spans()[0], arrays, digests=digests(4))
-    assert tree_bytes(Path(store.ws.location)) == before
+    assert tree_bytes(Path(open_workspace(store.files.location).location)) == before
 
 
 @pytest.mark.parametrize(
@@ -125,11 +125,11 @@ def test_the_last_shard_is_padded_with_fill_and_grows_to_the_same_bytes_as_one_w
     store.extend(image_ids(6, start=10))
     assert write_all(store) == [2, 3]
     whole = ShardedStore.create_or_open(
-        open_workspace(tmp_path / "other"), PATH, SPECS, SHARD, {"title": "test"}
+        open_workspace(tmp_path / "other").files, PATH, SPECS, SHARD, {"title": "test"}
     )
     whole.extend(image_ids(16))
     assert write_all(whole) == [0, 1, 2, 3]
-    grown, at_once = (tree_bytes(Path(s.ws.files.path(PATH))) for s in (store, whole))
+    grown, at_once = (tree_bytes(Path(s.files.path(PATH))) for s in (store, whole))
     assert grown == at_once
 
 
@@ -138,7 +138,7 @@ def test_extending_keeps_what_is_there_and_shows_fill_for_what_is_new(store):
     assert store.extend(image_ids(20)) == 10  # all ids, those present in front
     assert store.extend(image_ids(20)) == 0
     assert store.image_ids == image_ids(20)
-    data = xr.open_zarr(store.ws.files.path(store.path), chunks=None)
+    data = xr.open_zarr(store.files.path(store.path), chunks=None)
     np.testing.assert_array_equal(data["status"], [1] * 10 + [0] * 10)
 
 
@@ -158,7 +158,7 @@ def test_an_interrupted_extension_is_invisible_and_healed_by_the_next(store, mon
     one.
     """
     write_all(store)
-    files = type(store.ws.files)
+    files = type(store.files)
     write = files.write
     for allowed in range(100):
         count = 0
@@ -170,22 +170,22 @@ def test_an_interrupted_extension_is_invisible_and_healed_by_the_next(store, mon
                 raise KeyboardInterrupt
             write(self, name, data)
 
-        interrupted = ShardedStore.open(store.ws, store.path)
+        interrupted = ShardedStore.open(store.files, store.path)
         monkeypatch.setattr(files, "write", stops)
         try:
             interrupted.extend(image_ids(5, start=10))
         except KeyboardInterrupt:
             monkeypatch.undo()
-            seen = ShardedStore.open(store.ws, store.path)
+            seen = ShardedStore.open(store.files, store.path)
             assert seen.image_ids == image_ids(10)
-            tree = xr.open_datatree(store.ws.files.path(store.path), engine="zarr", chunks=None)
+            tree = xr.open_datatree(store.files.path(store.path), engine="zarr", chunks=None)
             assert tree["pixels"].sizes["image"] == 10
             assert write_all(seen) == []
             continue
         monkeypatch.undo()
         break
     assert allowed > 8
-    assert ShardedStore.open(store.ws, store.path).image_ids == image_ids(15)
+    assert ShardedStore.open(store.files, store.path).image_ids == image_ids(15)
 
 
 def test_an_interrupted_creation_is_done_again(ws, store):
@@ -195,7 +195,7 @@ def test_an_interrupted_creation_is_done_again(ws, store):
     del document["consolidated_metadata"]  # as it stands before the last write of `create`
     root.write_text(json.dumps(document))
     assert committed(ws.files, store.path) is None
-    again = ShardedStore.create_or_open(ws, store.path, SPECS, SHARD)
+    again = ShardedStore.create_or_open(ws.files, store.path, SPECS, SHARD)
     assert again.images == 0
     assert again.records() == []
 
@@ -205,20 +205,20 @@ def test_a_store_of_other_arrays_is_not_reused(ws, store):
     with pytest.raises(
         ValueError, match=r"array status is uint8 \{\} there but int32 \{\} in this version"
     ):
-        ShardedStore.create_or_open(ws, store.path, other, SHARD)
+        ShardedStore.create_or_open(ws.files, store.path, other, SHARD)
     with pytest.raises(ValueError, match="8 images in this version"):
-        ShardedStore.create_or_open(ws, store.path, SPECS, 8)
+        ShardedStore.create_or_open(ws.files, store.path, SPECS, 8)
 
 
 def test_a_torn_shard_can_be_rewritten(store):
     """zarr reads the old shard before it writes a new one; half a file would stop it for ever."""
     write_all(store)
-    expected = tree_bytes(Path(store.ws.files.path(store.path)))
+    expected = tree_bytes(Path(store.files.path(store.path)))
     for path in ("pixels/map", "pixels/gap", "status"):
         file = shard_path(store, path, 1)
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     store.write_shard(store.spans()[1], values(store.spans()[1]), digests=digests(4, start=4))
-    assert tree_bytes(Path(store.ws.files.path(store.path))) == expected
+    assert tree_bytes(Path(store.files.path(store.path))) == expected
 
 
 def test_rows_of_a_torn_shard_are_not_kept(store):
@@ -240,7 +240,7 @@ def test_rows_of_a_torn_shard_are_not_kept(store):
 )
 def test_a_truncated_ledger_entry_counts_as_absent(store, text):
     write_all(store)
-    Path(store.ws.files.path(store.ledger.name(1))).write_text(text)
+    Path(store.files.path(store.ledger.name(1))).write_text(text)
     assert [span.index for span in store.pending(digests(10))] == [1]
     assert write_all(store) == [1]
 
@@ -269,7 +269,7 @@ WORKER = """
     from tests.storage.small import digests, values
 
     location, path, shards, stop_at = sys.argv[1:5]
-    store = ShardedStore.open(open_workspace(location), path)
+    store = ShardedStore.open(open_workspace(location).files, path)
     names = digests(store.images)
     if stop_at == "ledger":  # stands still after the arrays, before the mark
         Ledger.mark = lambda self, entry: (print("here", flush=True), time.sleep(60))
@@ -295,7 +295,7 @@ def start_worker(store, shards: list[int], stop_at: str = "") -> subprocess.Pope
         sys.executable,
         "-c",
         textwrap.dedent(WORKER),
-        store.ws.location,
+        open_workspace(store.files.location).location,
         store.path,
         ",".join(map(str, shards)),
         stop_at,
@@ -321,7 +321,7 @@ def go(process: subprocess.Popen) -> None:
 @pytest.mark.parametrize("stop_at", ["arrays", "ledger"])
 def test_a_shard_killed_before_its_mark_is_pending_and_done_again_to_the_same_bytes(store, stop_at):
     write_all(store)
-    before = tree_bytes(Path(store.ws.files.path(store.path)))
+    before = tree_bytes(Path(store.files.path(store.path)))
     with start_worker(store, [1], stop_at) as process:
         go(process)
         assert process.stdout.readline() == "here\n"
@@ -329,7 +329,7 @@ def test_a_shard_killed_before_its_mark_is_pending_and_done_again_to_the_same_by
         process.wait()
     assert [span.index for span in store.pending(digests(10))] == [1]
     assert write_all(store) == [1]
-    after = tree_bytes(Path(store.ws.files.path(store.path)))
+    after = tree_bytes(Path(store.files.path(store.path)))
     assert {name: data for name, data in after.items() if not name.endswith(".partial")} == before
 
 
@@ -370,12 +370,12 @@ def test_killed_at_random_moments_the_run_ends_with_the_bytes_of_an_undisturbed_
         assert all(store.damage(shard, contents=True) == [] for shard in done)
     write_all(store)
     whole = ShardedStore.create_or_open(
-        open_workspace(tmp_path / "other"), PATH, SPECS, SHARD, {"title": "test"}
+        open_workspace(tmp_path / "other").files, PATH, SPECS, SHARD, {"title": "test"}
     )
     whole.extend(image_ids(10))
     whole.extend(image_ids(54, start=10))
     write_all(whole)
-    found, expected = (tree_bytes(Path(s.ws.files.path(PATH))) for s in (store, whole))
+    found, expected = (tree_bytes(Path(s.files.path(PATH))) for s in (store, whole))
     assert {name: data for name, data in found.items() if not name.endswith(".partial")} == expected
 
 

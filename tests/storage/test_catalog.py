@@ -20,7 +20,7 @@ def full(tmp_path_factory):
     ws = open_workspace(tmp_path_factory.mktemp("full") / "workspace")
     ws.write_photos(photos(3))
     for explain_id in (OLD, NEW):
-        save_record(ws, explain_id, {"model_id": "m"})
+        save_record(ws.files, explain_id, {"model_id": "m"})
     for table in SCHEMAS:
         if table not in ("photos", "rejects", "units"):
             # The older explanation's files are the younger ones: the record decides, not the file's

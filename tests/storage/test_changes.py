@@ -14,7 +14,7 @@ def test_a_store_has_a_group_for_every_method_and_a_difference_for_counterfactua
     workspace = open_workspace(tmp_path)
     path = counterfactuals_path("abc", "1-0-1")
     store = ShardedStore.create_or_open(
-        workspace, path, change_specs(["constant"], ["pgd_l2"], 4), 2
+        workspace.files, path, change_specs(["constant"], ["pgd_l2"], 4), 2
     )
     names = {spec.path for spec in store.specs}
     numbers = ("reached", "failed", "strength", "best_probability", "probability", "image")
@@ -25,10 +25,10 @@ def test_a_store_has_a_group_for_every_method_and_a_difference_for_counterfactua
 
 def test_regions_are_read_with_their_names_and_a_new_set_takes_the_old_ones_place(tmp_path):
     workspace = open_workspace(tmp_path)
-    assert open_unit_maps(workspace, "abc") is None
+    assert open_unit_maps(workspace.files, "abc") is None
     for value in (0.5, 0.25):
-        write_unit_maps(workspace, "abc", KEYS, np.full((2, 4, 4), value))
-    maps = open_unit_maps(workspace, "abc")
+        write_unit_maps(workspace.files, "abc", KEYS, np.full((2, 4, 4), value))
+    maps = open_unit_maps(workspace.files, "abc")
     assert (
         list(
             zip(
@@ -45,8 +45,8 @@ def test_regions_are_read_with_their_names_and_a_new_set_takes_the_old_ones_plac
 
 def test_without_a_special_unit_no_old_regions_stay(tmp_path):
     workspace = open_workspace(tmp_path)
-    write_unit_maps(workspace, "abc", KEYS, np.ones((2, 4, 4)))
-    write_unit_maps(workspace, "abc", [], np.empty(0))
-    write_unit_maps(workspace, "abc", [], np.empty(0))
-    assert open_unit_maps(workspace, "abc") is None
+    write_unit_maps(workspace.files, "abc", KEYS, np.ones((2, 4, 4)))
+    write_unit_maps(workspace.files, "abc", [], np.empty(0))
+    write_unit_maps(workspace.files, "abc", [], np.empty(0))
+    assert open_unit_maps(workspace.files, "abc") is None
     assert workspace.files.names("explanations/abc") == []

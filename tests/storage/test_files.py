@@ -73,10 +73,10 @@ def test_a_full_disk_leaves_the_old_file_and_no_leftover(tmp_path, monkeypatch):
 def test_the_whole_workspace_works_on_an_object_store():
     ws = open_workspace("memory://workspace-test")
     path = "explanations/0123456789ab/attributions.zarr"
-    store = ShardedStore.create_or_open(ws, path, SPECS, SHARD)
+    store = ShardedStore.create_or_open(ws.files, path, SPECS, SHARD)
     store.extend(image_ids(10))
     assert write_all(store) == [0, 1, 2]
-    assert write_all(ShardedStore.open(ws, path)) == []
+    assert write_all(ShardedStore.open(ws.files, path)) == []
     np.testing.assert_array_equal(
         store.read(store.spans()[1])["pixels/gap"], values(store.spans()[1])["pixels/gap"]
     )
@@ -99,9 +99,9 @@ def test_the_whole_workspace_works_on_an_object_store():
 
 
 def test_scratch_is_made_and_removed(ws):
-    folder = scratch_folder(ws, "training")
+    folder = scratch_folder(ws.files, "training")
     assert folder.is_dir()
-    remove_scratch(ws, "training")
+    remove_scratch(ws.files, "training")
     assert not folder.exists()
 
 

@@ -27,10 +27,10 @@ OLD, NEW = "00000000000a", "00000000000b"
 
 
 def explain(ws, explain_id, model_id, preprocess_id):
-    store = ShardedStore.create_or_open(ws, attributions_path(explain_id), SPECS, SHARD)
+    store = ShardedStore.create_or_open(ws.files, attributions_path(explain_id), SPECS, SHARD)
     store.extend(image_ids(10))
     write_all(store)
-    save_record(ws, explain_id, {"model_id": model_id, "preprocess_id": preprocess_id})
+    save_record(ws.files, explain_id, {"model_id": model_id, "preprocess_id": preprocess_id})
     ws.write_table("heatmap_stats", example("heatmap_stats"), partition=explain_id, part="000000")
     ws.files.write(f"report/{explain_id}/index.html", b"<html>")
 
@@ -40,14 +40,14 @@ def full(ws, tmp_path):
     """Two explanations of two models over one set of fundi, and fundi that nothing needs."""
     ws.write_photos(photos(10).assign(split="test", stage=[0, 1] * 5))
     for preprocess_id in ("fundi-unused", "fundi"):
-        store = ShardedStore.create_or_open(ws, fundus_path(preprocess_id), SPECS, SHARD)
+        store = ShardedStore.create_or_open(ws.files, fundus_path(preprocess_id), SPECS, SHARD)
         store.extend(image_ids(10))
         write_all(store)
-    first = save_model(ws, weights_file(tmp_path), {"training_id": "training-a"}, HISTORY)
+    first = save_model(ws.files, weights_file(tmp_path), {"training_id": "training-a"}, HISTORY)
     other = tmp_path / "other"
     other.mkdir()
     second = save_model(
-        ws,
+        ws.files,
         weights_file(other, seed=2),
         {"training_id": "training-b", "preprocess_id": "fundi"},
         HISTORY,
@@ -183,7 +183,7 @@ def test_a_removal_killed_after_any_step_leaves_what_the_next_one_finds(full, mo
 
 
 def test_what_an_interrupted_stage_left_is_unfinished_and_goes_with_the_old(full):
-    store = ShardedStore.create_or_open(full, attributions_path("00000000000c"), SPECS, SHARD)
+    store = ShardedStore.create_or_open(full.files, attributions_path("00000000000c"), SPECS, SHARD)
     full.files.write("report/00000000000d/index.html", b"<html>")
     assert (states(full)["00000000000c"], states(full)["00000000000d"]) == (
         "unfinished",
@@ -196,7 +196,7 @@ def test_what_an_interrupted_stage_left_is_unfinished_and_goes_with_the_old(full
 
 def test_checkpoints_go_once_a_model_has_come_of_them(full):
     for name in ("training-a-1", "training-z-1"):
-        (scratch_folder(full, name) / "checkpoint").write_bytes(b"12")
+        (scratch_folder(full.files, name) / "checkpoint").write_bytes(b"12")
     assert {name: state for name, state in states(full).items() if name.endswith("-1")} == {
         "training-a-1": "old",
         "training-z-1": "resumable",

@@ -20,8 +20,8 @@ def full(ws, store, tmp_path):
     """A workspace in which everything is well."""
     ws.write_photos(photos(10).assign(split="test", stage=[0, 1] * 5))
     write_all(store)
-    save_record(ws, EXPLAIN, {"model_id": "m"})
-    save_model(ws, weights_file(tmp_path), {}, HISTORY)
+    save_record(ws.files, EXPLAIN, {"model_id": "m"})
+    save_model(ws.files, weights_file(tmp_path), {}, HISTORY)
     ws.write_table("heatmap_stats", example("heatmap_stats"), partition=EXPLAIN, part="000000")
     ws.write_table("runs", example("runs"), part="1")
     return ws
@@ -29,7 +29,7 @@ def full(ws, store, tmp_path):
 
 def path_of(store, array, shard) -> Path:
     spec = next(spec for spec in SPECS if spec.path == array)
-    return Path(store.ws.files.path(f"{store.path}/{spec.shard_file(shard)}"))
+    return Path(store.files.path(f"{store.path}/{spec.shard_file(shard)}"))
 
 
 def test_all_is_well(full):

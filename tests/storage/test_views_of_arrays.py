@@ -61,14 +61,14 @@ def explained(tmp_path_factory):
     ws = open_workspace(tmp_path_factory.mktemp("explained"))
     specs = explanation_specs(QUANTITIES, 64, LAYERS, 3)
     store = ShardedStore.create_or_open(
-        ws, attributions_path("aaaaaaaaaaaa"), specs, 4, {"title": "attributions"}
+        ws.files, attributions_path("aaaaaaaaaaaa"), specs, 4, {"title": "attributions"}
     )
     store.extend(image_ids(6))
     for span in store.spans():
         store.write_shard(
             span, filled(specs, span, span.index + 1), digests=digests(span.images, span.start)
         )
-    save_record(ws, "aaaaaaaaaaaa", {"model_id": "m"})
+    save_record(ws.files, "aaaaaaaaaaaa", {"model_id": "m"})
     return ws
 
 
@@ -131,7 +131,7 @@ def test_fundus_images_with_their_geometry(ws):
     specs = fundus_specs(
         16, {"exposure": "brightness", "quality": "the score", "visible_fraction": ""}
     )
-    store = ShardedStore.create_or_open(ws, fundus_path("bbbbbbbbbbbb"), specs, 4)
+    store = ShardedStore.create_or_open(ws.files, fundus_path("bbbbbbbbbbbb"), specs, 4)
     store.extend(image_ids(6))
     store.write_shard(store.spans()[0], filled(specs, store.spans()[0], 1), digests=digests(4))
     data = ws.fundus()
@@ -153,7 +153,9 @@ def test_the_latest_preprocessing_is_the_one_written_last(ws):
     import os
 
     for age, preprocess_id in enumerate(["aaaaaaaaaaaa", "cccccccccccc", "bbbbbbbbbbbb"]):
-        store = ShardedStore.create_or_open(ws, fundus_path(preprocess_id), fundus_specs(16), 4)
+        store = ShardedStore.create_or_open(
+            ws.files, fundus_path(preprocess_id), fundus_specs(16), 4
+        )
         store.extend(image_ids(age + 1))
         os.utime(ws.files.path(f"{store.path}/zarr.json"), (age, age))
     assert ws.fundus_ids() == ["aaaaaaaaaaaa", "cccccccccccc", "bbbbbbbbbbbb"]
@@ -166,8 +168,8 @@ def test_what_is_not_there_yet_is_said_with_the_command_that_makes_it(ws):
         ws.fundus()
     with pytest.raises(NotThere, match="no explanations yet: run dr attribute"):
         ws.attributions()
-    save_record(ws, "aaaaaaaaaaaa", {})
+    save_record(ws.files, "aaaaaaaaaaaa", {})
     with pytest.raises(NotThere, match="no attributions for aaaaaaaaaaaa: run dr attribute"):
         ws.attributions()
     with pytest.raises(NotThere, match="is not there: run the stage that makes it"):
-        ShardedStore.open(ws, "fundus/x.zarr")
+        ShardedStore.open(ws.files, "fundus/x.zarr")

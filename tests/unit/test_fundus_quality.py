@@ -17,7 +17,7 @@ DISC = Disc(299.5, 399.5, 520.0)
 
 def measured(
     photo: np.ndarray, params: PreprocessParams = PreprocessParams(), disc: Disc = DISC
-) -> dict[str, float]:  # noqa: B008
+) -> dict[str, float]:
     return quality_of(scaled(photo, disc, params), disc, params)
 
 
