@@ -41,7 +41,9 @@ from tasks.run.settings import (
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; each line of the message names one mistake and its place."""
+    """The configuration cannot be used; each line of the message names one mistake and its
+    place.
+    """
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,9 @@ def apply_settings(tables: dict[str, Any], settings: list[str]) -> dict[str, Any
 
 
 def _value(text: str) -> Any:
-    """A TOML value where the text is one; otherwise the text itself, so that folders need no quotes."""
+    """A TOML value where the text is one; otherwise the text itself, so that folders need no
+    quotes.
+    """
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -51,7 +51,9 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
 
 
 def run_stage(name: str, session: Session, config: PipelineConfig) -> StageResult:
-    """Runs one stage and leaves a row in `runs`, whatever happens, and its result on Prefect's page."""
+    """Runs one stage and leaves a row in `runs`, whatever happens, and its result on Prefect's
+    page.
+    """
     begin(name, f"{STAGES[name]} Workspace: {config.workspace}")
     tables = as_tables(config)
     row = {

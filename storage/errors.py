@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 
 class StorageError(Exception):
-    """A fault of the place or of what was asked of it, not of the code. The message is for a person."""
+    """A fault of the place or of what was asked of it, not of the code. The message is for a
+    person.
+    """
 
 
 class NotThere(StorageError, FileNotFoundError):

@@ -195,7 +195,9 @@ class Workspace:
         *,
         digest: str | None = None,
     ) -> bool:
-        """Whether a part of a table has been written, and, where a digest is given, from just that."""
+        """Whether a part of a table has been written, and, where a digest is given, from just
+        that.
+        """
         from storage.tables import parts as tables
 
         if digest is not None:

@@ -103,7 +103,9 @@ def explain_images(
 
 
 class Explainer:
-    """Explains any number of batches with one model; `seconds` adds up the time spent in each part."""
+    """Explains any number of batches with one model; `seconds` adds up the time spent in each
+    part.
+    """
 
     def __init__(self, model: "keras.Model", params: AttributionParams) -> None:
         self.params = params

@@ -121,7 +121,9 @@ def plan_maker(
     floor: float = FLOOR,
     residual_tolerance: float | None = None,
 ) -> Callable:
-    """A function from a head to a fresh plan; refuses impossible numbers before any work is done."""
+    """A function from a head to a fresh plan; refuses impossible numbers before any work is
+    done.
+    """
     alphas, weights = quadrature(rule, points)
     if not floor > 0:
         raise ValueError(f"floor must be above 0, not {floor}")

@@ -304,7 +304,9 @@ def weighted_sums(lower: "keras.Model") -> Any:
 
 
 def flat_activations(lower: "keras.Model") -> Any:
-    """The function (n, …) -> (n, units): a network's activations, flat as an `Evaluator` wants them."""
+    """The function (n, …) -> (n, units): a network's activations, flat as an `Evaluator` wants
+    them.
+    """
 
     def flat(x: Any) -> Any:
         from keras import ops

@@ -31,7 +31,9 @@ NARROWEST = 1e-5
 
 @dataclass(frozen=True)
 class Wanted:
-    """A gradient to be taken: the direction whose partition it is for (its number), and its place."""
+    """A gradient to be taken: the direction whose partition it is for (its number), and its
+    place.
+    """
 
     direction: int
     tag: float

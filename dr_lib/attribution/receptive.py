@@ -50,7 +50,9 @@ class ReceptiveField:
     whole: bool = False
 
     def pixels(self, unit: tuple[int, int]) -> tuple[slice, slice]:
-        """Rows and columns that a unit (y, x) sees; they may begin before the image and end after it."""
+        """Rows and columns that a unit (y, x) sees; they may begin before the image and end
+        after it.
+        """
         starts = [
             offset + place * stride
             for offset, place, stride in zip(self.offset, unit, self.stride, strict=True)

@@ -232,7 +232,8 @@ def figure_a(
     palette: Palette = "green-red",
     size: int = 256,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Fig (a): original · preprocessed · resultant of the most positive neurons · of the most negative.
+    """Fig (a): original · preprocessed · resultant of the most positive neurons · of the most
+    negative.
 
     Each resultant is drawn on its own scale, in the colour of each pixel's own sign.
     """

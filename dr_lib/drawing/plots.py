@@ -77,7 +77,8 @@ def rendered(made: "Figure") -> Plot:
     family = (
         "text{font-family:Inter,system-ui,-apple-system,'Segoe UI',Roboto,sans-serif!important}"
     )
-    style = f"<style>:root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{family}</style>"
+    by_theme = f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    style = f"<style>{by_theme}{family}</style>"
     head, body = text.split("<defs>", 1)
     return Plot(f"{head}{style}<defs>{body}".encode(), png.getvalue())
 

@@ -36,7 +36,9 @@ def signed_difference(
 def probability_bars(
     before: Float[np.ndarray, "stage"], after: Float[np.ndarray, "stage"], size: int = 256
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Each stage's probability before (light) and after (dark) as a pair of bars with their numbers."""
+    """Each stage's probability before (light) and after (dark) as a pair of bars with their
+    numbers.
+    """
     canvas = np.full((size, size, 3), PAPER, np.uint8)
     text, left, right = max(9, size // 20), round(0.42 * size), round(0.84 * size)
     height = size / len(before)

@@ -81,7 +81,9 @@ class MetricSums:
 
 
 class _Ranked:
-    """Eyes sorted by falling score, equal scores as one group: the order that every resample shares."""
+    """Eyes sorted by falling score, equal scores as one group: the order that every resample
+    shares.
+    """
 
     def __init__(self, positive: np.ndarray, score: np.ndarray) -> None:
         self.order = np.argsort(-score, kind="stable")

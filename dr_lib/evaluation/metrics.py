@@ -124,7 +124,8 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
-    """Every measure of the grades; with each eye's patient in `bootstrap_patients`, 95 % intervals too.
+    """Every measure of the grades; with each eye's patient in `bootstrap_patients`, 95 % intervals
+    too.
 
     `stages`: (n,) true stages 0 … 4. `probabilities`: (n, 5), rows adding up to 1. The predicted
     stage is the likeliest, or what another rule made of the probabilities, given as `predicted`;

@@ -10,7 +10,9 @@ from dr_lib.perturbation.strength_search import STAGES
 
 @dataclass(frozen=True)
 class LinearityParams:
-    """Which layers, which strengths, how finely averaged, and the thresholds of a unit's verdict."""
+    """Which layers, which strengths, how finely averaged, and the thresholds of a unit's
+    verdict.
+    """
 
     layers: tuple[str, ...] = ("fc1", "fc2", "pooled", "mixed2")
     target_stage: int = 1

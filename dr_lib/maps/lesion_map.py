@@ -40,7 +40,8 @@ class LesionMapper:
         self.disease = Evaluator(_log_odds(logits), batch_size)
 
     def maps(self, pixels: UInt8[np.ndarray, "image y x 3"]) -> Float32[np.ndarray, "image y x"]:
-        """One map an eye, 0 or above, in units of log-odds a pixel: larger where a lesion is likelier.
+        """One map an eye, 0 or above, in units of log-odds a pixel: larger where a lesion is
+        likelier.
 
         NaN where the network's answer is. A turned or mirrored eye has the turned or mirrored map
         if there are eight poses.

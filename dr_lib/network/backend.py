@@ -136,7 +136,9 @@ def use_accelerator(number: int) -> None:
 
 
 def compiled(function: Callable) -> Callable:
-    """The same function compiled; it is traced once for every new combination of argument shapes."""
+    """The same function compiled; it is traced once for every new combination of argument
+    shapes.
+    """
     if name() == "tensorflow":
         import tensorflow as tf
 

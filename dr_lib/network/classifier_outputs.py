@@ -65,7 +65,9 @@ class StageOutcomes:
     def features(
         self, images: Float[np.ndarray, "image y x 3"]
     ) -> Float32[np.ndarray, "image feature"]:
-        """The activations of the layer `pooled`: the space in which the model tells images apart."""
+        """The activations of the layer `pooled`: the space in which the model tells images
+        apart.
+        """
         if self._features is None:
             below, _ = split_at(self._model, "pooled")
             self._features = backend.compiled(lambda x: below(x, training=False))

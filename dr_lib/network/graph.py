@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 
 def calls(model: "keras.Model") -> Iterator[tuple[Any, list[Any], list[Any]]]:
-    """Every layer call between the model's input and output, in an order in which inputs come first.
+    """Every layer call between the model's input and output, in an order in which inputs come
+    first.
 
     Each is (layer, its input tensors, its output tensors); tensors are symbolic and compared by
     identity. Raises ValueError for a model without a graph (a subclass of keras.Model with its own

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
 
 def split_at(model: "keras.Model", layer_name: str) -> tuple["keras.Model", "keras.Model"]:
-    """(lower, upper): two models that share the given one's layers, with upper(lower(x)) = model(x).
+    """(lower, upper): two models that share the given one's layers, with upper(lower(x)) =
+    model(x).
 
     The layer must cut the network in two: every way from the input to the output leads through it.
     Raises ValueError if it does not (naming the layers that go round it), is the model's input or

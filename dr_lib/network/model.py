@@ -161,14 +161,18 @@ def probabilities(
 
 
 def _next_seed(seeds: np.random.Generator) -> int:
-    """A seed of its own for each layer: initialisers that share one would all draw the same numbers."""
+    """A seed of its own for each layer: initialisers that share one would all draw the same
+    numbers.
+    """
     return int(seeds.integers(2**31))
 
 
 def _inception_trunk(
     params: ModelParams, policy: str, seeds: np.random.Generator
 ) -> tuple[Any, Any]:
-    """Input and last feature map of Inception V3 without its top, every layer renamed by its place."""
+    """Input and last feature map of Inception V3 without its top, every layer renamed by its
+    place.
+    """
     import keras
 
     base = _inception_base(params)

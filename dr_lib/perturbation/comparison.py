@@ -81,7 +81,9 @@ def paired_comparison(
 def comparisons(
     rows: pd.DataFrame, firsts: Sequence[str], seconds: Sequence[str], **settings: int
 ) -> list[dict]:
-    """`paired_comparison` of every measure between each of the first methods and each of the second."""
+    """`paired_comparison` of every measure between each of the first methods and each of the
+    second.
+    """
     return [
         paired_comparison(rows, first, second, measure, **settings)
         for first in firsts

@@ -50,12 +50,11 @@ def gallery_files(eyes: pd.DataFrame) -> dict[str, str]:
             ]
     if "patient" in eyes:
         columns["fellow"] = _fellows(eyes["patient"].tolist())
-    return {
-        name: (
-            f"report.rows({number},{_json({key: values[_span(number)] for key, values in columns.items()})});\n"
-        )
-        for number, name in enumerate(chunk_names(len(eyes)))
-    }
+    scripts = {}
+    for number, name in enumerate(chunk_names(len(eyes))):
+        chunk = {key: values[_span(number)] for key, values in columns.items()}
+        scripts[name] = f"report.rows({number},{_json(chunk)});\n"
+    return scripts
 
 
 def _span(number: int) -> slice:

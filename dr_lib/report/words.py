@@ -67,7 +67,8 @@ def number(value: object, digits: int = 3) -> str:
 
 
 def score(value: object) -> str:
-    """A measure of quality with three decimals, so that a column of them lines up; others as `number`.
+    """A measure of quality with three decimals, so that a column of them lines up; others as
+    `number`.
 
     >>> score(0.9), score(1.13), score(None)
     ('0.900', '1.130', '–')

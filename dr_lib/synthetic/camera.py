@@ -161,7 +161,8 @@ CAMERAS = (
 
 @dataclass(frozen=True)
 class Shot:
-    """One photograph's geometry: the frame, and the smaller work frame on which the retina is painted.
+    """One photograph's geometry: the frame, and the smaller work frame on which the retina is
+    painted.
 
     Pixel centres are whole numbers; `scale` is photograph pixels per work pixel.
     """

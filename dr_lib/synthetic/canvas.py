@@ -96,7 +96,9 @@ class Canvas:
         part += alpha[..., None].astype(np.float32) * (np.asarray(colour, np.float32) - part)
 
     def fill(self, outline: Float[np.ndarray, "point 2"], passing: np.ndarray, kind: str) -> None:
-        """Fills an outline with blood that lets `passing` (0…255 RGB) through, and with its label."""
+        """Fills an outline with blood that lets `passing` (0…255 RGB) through, and with its
+        label.
+        """
         polygon = [self.fixed(outline)]
         cv2.fillPoly(self.through, polygon, np.clip(passing, 0, 255).tolist(), cv2.LINE_AA, SHIFT)
         cv2.fillPoly(self.labels, polygon, LABELS[kind], cv2.LINE_8, SHIFT)
@@ -122,7 +124,9 @@ class Canvas:
         self.through = cv2.GaussianBlur(self.through, (0, 0), sigma * self.patch.radius)
 
     def absorb(self) -> None:
-        """Takes the blood's light from the background; what is blended in later lies before the blood."""
+        """Takes the blood's light from the background; what is blended in later lies before the
+        blood.
+        """
         self.retina = cv2.multiply(self.retina, self.through, scale=1 / 255, dtype=cv2.CV_32F)
 
 

@@ -40,7 +40,8 @@ class EyePlan:
 
 
 def stage_counts(count: int, weights: Sequence[int]) -> tuple[int, ...]:
-    """How many of `count` eyes get each stage: the shares of `weights`, rounded by largest remainders.
+    """How many of `count` eyes get each stage: the shares of `weights`, rounded by largest
+    remainders.
 
     Ties go to the higher stage, the rarer one.
 

@@ -62,7 +62,8 @@ def read_checkpoint(path: pathlib.Path) -> Checkpoint | None:
 
 
 def write_weights(model: "keras.Model", path: pathlib.Path) -> None:
-    """Write the model's weights alone, as a weights-only file of Keras, whose name ends in .weights.h5.
+    """Write the model's weights alone, as a weights-only file of Keras, whose name ends in
+    .weights.h5.
 
     `save_weights` of a model that was trained adds the optimiser's state: two thirds of the file,
     and its hash, the model's id, would tell two models of the same weights apart.

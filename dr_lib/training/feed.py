@@ -19,7 +19,8 @@ MOST_WORKERS = 8
 
 
 def feed_workers() -> int:
-    """How many threads prepare mini-batches: one on a CPU, up to eight where an accelerator computes.
+    """How many threads prepare mini-batches: one on a CPU, up to eight where an accelerator
+    computes.
 
     On a CPU every further thread would take a core from the step itself, which takes ten to a
     hundred times as long as preparing its mini-batch. An accelerator may be done sooner than one

@@ -8,7 +8,8 @@ from dr_lib.training.params import TrainingParams
 
 
 def loss_of(params: TrainingParams) -> Any:
-    """The Keras loss of (target, predicted) probabilities, (n, 5) each, its mean over the mini-batch.
+    """The Keras loss of (target, predicted) probabilities, (n, 5) each, its mean over the
+    mini-batch.
 
     "crossentropy" charges a stage 0 called 4 as much as one called 1. "ordinal" adds
     `ordinal_weight` times the squared earth mover's distance `Σ_k (Σ_{s≤k} predicted_s −

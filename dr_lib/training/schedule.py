@@ -51,7 +51,8 @@ def learning_rate_schedule(
     warmup_steps: int = 0,
     last_stair: LastStair = "flat",
 ) -> StepwiseRate:
-    """The staircase of ((mini-batches, rate), …): each rate holds for its own number of mini-batches.
+    """The staircase of ((mini-batches, rate), …): each rate holds for its own number of
+    mini-batches.
 
     Raises ValueError for a staircase without stairs, a stair without length or rate, a warm-up
     longer than the run.

@@ -116,7 +116,9 @@ def _used(api: str) -> Iterator[None]:
 
 
 def service_port() -> int:
-    """Where the server of `dr serve` listens: Prefect's PREFECT_SERVER_API_PORT, 4200 unless set."""
+    """Where the server of `dr serve` listens: Prefect's PREFECT_SERVER_API_PORT, 4200 unless
+    set.
+    """
     be_quiet()
     from prefect.settings import PREFECT_SERVER_API_PORT
 

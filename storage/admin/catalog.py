@@ -60,7 +60,8 @@ def refresh(ws: "Workspace") -> Path:
 
 
 def query(ws: "Workspace", sql: str) -> "pd.DataFrame":
-    """The result of one SELECT over the views. Raises QueryError with what DuckDB says, in one line.
+    """The result of one SELECT over the views. Raises QueryError with what DuckDB says, in one
+    line.
 
     Only reads: any other statement is refused.
     """
@@ -174,7 +175,9 @@ def _files(ws: "Workspace", table: str) -> tuple[bool, str]:
 
 
 def _latest_partition(ws: "Workspace", table: str, order: list[str]) -> str | None:
-    """The newest id that has rows in the table; without a record an id is as old as its newest file."""
+    """The newest id that has rows in the table; without a record an id is as old as its newest
+    file.
+    """
     there = [at for at in partitions(ws.files, table) if parts(ws.files, table, at)]
     if known := [at for at in order if at in there] or (there if len(there) == 1 else []):
         return known[0]

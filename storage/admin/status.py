@@ -180,7 +180,9 @@ def _time(seconds: float) -> str:
 
 
 def _planned(run: dict) -> str:
-    """What a run of `dr attribute` was planned to take against what it took, if it came to its end."""
+    """What a run of `dr attribute` was planned to take against what it took, if it came to its
+    end.
+    """
     planned, actual = run["planned"], run.get("actual")
     sides = [planned]
     if actual:

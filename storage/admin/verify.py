@@ -34,7 +34,8 @@ class Flaw(NamedTuple):
 
 
 def verify(ws: "Workspace", *, repair: bool = False) -> list[dict]:
-    """Everything wrong in a workspace, as rows (kind, where, detail, repair); none where all is well.
+    """Everything wrong in a workspace, as rows (kind, where, detail, repair); none where all is
+    well.
 
     repair: forget what is broken, so that the next run makes it again. The row's `repair` says
     whether that is done, possible, or not (a model's lost weights don't come back).

@@ -128,7 +128,8 @@ def extend(
 
 
 def consolidate(files: Files, path: str, nodes: dict[str, dict]) -> None:
-    """Writes each group's metadata with that of everything below it; the root last, because it commits.
+    """Writes each group's metadata with that of everything below it; the root last, because it
+    commits.
 
     zarr's own function would warn, and would order the nodes as the disk lists them: other bytes on
     another machine.

@@ -77,7 +77,8 @@ class ArraySpec:
 
     @property
     def most_stored_bytes(self) -> int:
-        """Bytes of one image that compression never exceeds, but for an index of a few bytes a chunk.
+        """Bytes of one image that compression never exceeds, but for an index of a few bytes a
+        chunk.
 
         Of a rounded float32 only sign, exponent and the bits kept say anything; grouped by weight,
         the rest are zeros.

@@ -30,7 +30,8 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 def save_model(
     files: Files, weights_file: str | Path, record: Mapping[str, Any], history: "pd.DataFrame"
 ) -> str:
-    """Stores a model and returns its id. model.json comes last: without it the model does not exist.
+    """Stores a model and returns its id. model.json comes last: without it the model does not
+    exist.
 
     record: architecture, metrics, provenance. history: one row per step reported, any columns.
     Raises ValueError for a file that is not weights only.

@@ -73,7 +73,9 @@ class Files:
         return self.filesystem.cat_file(self.path(name))
 
     def read_many(self, names: list[str]) -> list[bytes | None]:
-        """The bytes of several files, at once where the file system can; None for one that is absent."""
+        """The bytes of several files, at once where the file system can; None for one that is
+        absent.
+        """
         if not names:
             return []
         if self.is_local:

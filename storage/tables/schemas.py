@@ -77,8 +77,8 @@ def to_table(table: str, rows) -> pa.Table:
 
     >>> to_table("linearity", [{"layer": "fc1"}])
     Traceback (most recent call last):
-    ValueError: table linearity: missing columns image_id, strength, unit, outcome, predicted_stage, activation_difference,
-    mean_gradient, attribution
+    ValueError: table linearity: missing columns image_id, strength, unit, outcome,
+    predicted_stage, activation_difference, mean_gradient, attribution
     """
     schema = _known(table)
     if isinstance(rows, pa.Table):

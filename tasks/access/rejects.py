@@ -20,7 +20,9 @@ def replace_rejects(workspace: Workspace, step: str, rejects: pd.DataFrame) -> N
 
 
 def check_reject_fraction(workspace: Workspace, data: DataParams) -> None:
-    """Raises UserError if more photographs were set aside than `data.max_reject_fraction` allows."""
+    """Raises UserError if more photographs were set aside than `data.max_reject_fraction`
+    allows.
+    """
     rejects = workspace.rejects()
     set_aside = len(rejects[~rejects["reason"].isin(ABOUT_LABELS_ONLY)])
     usable = int(workspace.photos()["present"].sum()) - int((rejects["step"] != "ingest").sum())

@@ -95,7 +95,9 @@ def _judge_channels(
     parts: Mapping[str, pd.DataFrame],
     params: LesionUnitParams,
 ) -> int:
-    """Judges every channel of the layers on the explained eyes with masks; returns on how many eyes."""
+    """Judges every channel of the layers on the explained eyes with masks; returns on how many
+    eyes.
+    """
     workspace, explain_id = session.workspace, recipe.explain_id(session.workspace)
     eyes = [row for some in parts.values() for row in some[some["mask"] != 0].to_dict("records")]
     eyes = eyes[: params.limit] if params.limit else eyes
@@ -239,7 +241,9 @@ def _described(
     preprocess: PreprocessParams,
     params: AppearanceParams,
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Runs on a worker: the regions of a shard's eyes (as rows without a group) and their features."""
+    """Runs on a worker: the regions of a shard's eyes (as rows without a group) and their
+    features.
+    """
     location, preprocess_id, explain_id, folder = place
     workspace = open_workspace(location)
     regions = workspace.part("lesion_regions", explain_id, part)

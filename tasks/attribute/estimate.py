@@ -33,7 +33,8 @@ ARRAYS_AT_ONCE = (
 
 @dataclass(frozen=True)
 class Rates:
-    """What one image costs one worker. None: not known. basis: where the numbers are from, for people.
+    """What one image costs one worker. None: not known. basis: where the numbers are from, for
+    people.
 
     seconds: of a worker, once it runs; start_seconds: until then. bytes: on disk. worker_bytes: a
     worker's peak memory. passes: points at which gradients are taken.
@@ -71,7 +72,8 @@ def estimate(rates: Rates, shard_sizes: Sequence[int], workers: int) -> Estimate
     ...     [4, 4, 2],
     ...     workers=2,
     ... )
-    Estimate(images=10, shards=3, workers=2, bytes=1000, memory_bytes=10, passes=160, seconds=13.0, basis='given')
+    Estimate(images=10, shards=3, workers=2, bytes=1000, memory_bytes=10, passes=160,
+             seconds=13.0, basis='given')
     """
     images = sum(shard_sizes)
     used = min(workers, len(shard_sizes))

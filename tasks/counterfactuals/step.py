@@ -190,7 +190,9 @@ def missed_eyes(graded: pd.DataFrame, params: CounterfactualParams) -> pd.DataFr
 
 
 def _explained_rows(workspace: Workspace, explain_id: str, sha256: pd.Series) -> Sequence[int]:
-    """For each eye the row of its maps in the explanation, −1 where it has none of this photograph."""
+    """For each eye the row of its maps in the explanation, −1 where it has none of this
+    photograph.
+    """
     if not ShardedStore.exists(workspace.files, attributions_path(explain_id)):
         return [-1] * len(sha256)
     store = explanation_store(workspace, explain_id)

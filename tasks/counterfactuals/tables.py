@@ -258,7 +258,9 @@ def write_pair_tables(
 def summary(
     workspace: Workspace, place: Place, store: ShardedStore, params: CounterfactualParams
 ) -> str:
-    """How many eyes each method brought to the target, and how strongly, for the run's last words."""
+    """How many eyes each method brought to the target, and how strongly, for the run's last
+    words.
+    """
     parts = []
     for frame in pair_rows(workspace, place, store, params).values():
         for method, rows in frame.groupby("method", sort=True):

@@ -84,13 +84,8 @@ def take_gpu(numbers: Sequence[int], folder: Path, look_again_s: float = LOOK_AG
                 continue
             os.ftruncate(handle, 0)
             command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])
-            os.pwrite(
-                handle,
-                f"process {os.getpid()} ({command}) since {time.strftime('%Y-%m-%d %H:%M')}".encode()[
-                    :200
-                ],
-                0,
-            )
+            holder = f"process {os.getpid()} ({command}) since {time.strftime('%Y-%m-%d %H:%M')}"
+            os.pwrite(handle, holder.encode()[:200], 0)
             return HeldGpu(number, handle)
         if not told:
             say(

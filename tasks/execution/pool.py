@@ -56,7 +56,9 @@ class Failure:
 
 
 class Pool:
-    """A Dask client that starts on first use, so that a run with nothing to do starts no cluster."""
+    """A Dask client that starts on first use, so that a run with nothing to do starts no
+    cluster.
+    """
 
     def __init__(self, params: DaskParams):
         self.params = params
@@ -200,7 +202,9 @@ class Pool:
             self._restore_environment()
 
     def _finished(self, client, futures: list) -> set:
-        """The jobs that have ended, once there is one. Raises UserError where nobody is left to end any."""
+        """The jobs that have ended, once there is one. Raises UserError where nobody is left to
+        end any.
+        """
         from distributed import wait
 
         deserted_since = None

@@ -66,7 +66,9 @@ def logits_evaluator(location: str, model_id: str, batch_size: int) -> Evaluator
 
 @functools.lru_cache(maxsize=1)
 def rivals(location: str, model_id: str, quantity: str, layers: tuple[str, ...]) -> Rivals:
-    """The gradient maps of a model that explanations are compared with; kept for the same reason."""
+    """The gradient maps of a model that explanations are compared with; kept for the same
+    reason.
+    """
     return Rivals(loaded_model(location, model_id), quantity, layers)
 
 

@@ -82,7 +82,9 @@ def by_method(rows: pd.DataFrame) -> pd.DataFrame:
 def _triptychs(
     workspace: Workspace, recipe: Recipe, store: ShardedStore, made: pd.DataFrame
 ) -> list[Triptych]:
-    """Eyes that reached the target, both forms in turn; where there are not enough, best attempts."""
+    """Eyes that reached the target, both forms in turn; where there are not enough, best
+    attempts.
+    """
     positions = workspace.photos().set_index("image_id")["position"]
     rows = {image_id: row for row, image_id in enumerate(store.image_ids)}
     methods = [method for method in SHOWN_METHODS if method in set(made["method"])] or sorted(

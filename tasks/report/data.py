@@ -275,7 +275,9 @@ def _localisation(shown: Shown) -> Localisation:
 
 
 def _regions(workspace: Workspace, explain_id: str) -> pd.DataFrame:
-    """How many regions each source has of each sign, how large they are and how far from the centre."""
+    """How many regions each source has of each sign, how large they are and how far from the
+    centre.
+    """
     frame = workspace.frame("lesion_regions", explain_id=explain_id)
     named = {
         "regions": ("area_px", "size"),

@@ -95,7 +95,9 @@ def _examples(workspace: Workspace, explained: Explained) -> tuple[LayerRegion, 
 
 
 def _looks(workspace: Workspace, explained: Explained, clusters: pd.DataFrame) -> tuple[Look, ...]:
-    """The patches around the most typical regions of each group; an eye shows at most one a group."""
+    """The patches around the most typical regions of each group; an eye shows at most one a
+    group.
+    """
     if clusters.empty:
         return ()
     keys = ["image_id", "source", "quantity", "sign", "region"]

@@ -153,7 +153,9 @@ def show_photographs(workspace: Workspace, recipe: Recipe, data: DataParams) -> 
 
 
 def show_model(workspace: Workspace, model_id: str) -> None:
-    """The model's plots, and a table of its measures on the test split with their 95 % intervals."""
+    """The model's plots, and a table of its measures on the test split with their 95 %
+    intervals.
+    """
     if not inside_run():
         return
     for drawn in model_plots(model_section(workspace, model_id)):

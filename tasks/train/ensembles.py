@@ -75,7 +75,8 @@ def reading_rows(
 
 
 def in_words(rows: pd.DataFrame) -> str:
-    """What the last reading of one split brings, as the end of a sentence; empty where there is none.
+    """What the last reading of one split brings, as the end of a sentence; empty where there is
+    none.
 
     rows: of `evaluation`, one split, every stratum.
     """
@@ -92,7 +93,9 @@ def in_words(rows: pd.DataFrame) -> str:
 
 
 def _readings(eyes: pd.DataFrame, grading: GradingParams) -> Iterator[Reading]:
-    """Each reading goes on from the one before it, so that the table tells what each step brings."""
+    """Each reading goes on from the one before it, so that the table tells what each step
+    brings.
+    """
     found = eyes[[f"probability_stage{stage}" for stage in range(STAGES)]].to_numpy(np.float32)
     stages = eyes["stage"].fillna(-1).to_numpy(np.int64)
     patients = eyes["patient_id"].to_numpy(str)

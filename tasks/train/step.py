@@ -217,7 +217,9 @@ def prediction_rows(eyes: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
 
 
 def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
-    """Writes the table `evaluation` for the model; returns the test split's kappa and AUC in words."""
+    """Writes the table `evaluation` for the model; returns the test split's kappa and AUC in
+    words.
+    """
     predictions = workspace.frame("predictions", model_id=model_id)
     predictions = predictions[predictions["stage"].notna()]
     quality = strata(workspace, recipe, predictions["image_id"])

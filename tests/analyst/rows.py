@@ -33,7 +33,9 @@ SHARD_TABLES = ("attributions", "neurons", "lesion_regions", "heatmap_stats")
 def fill(
     workspace: Workspace, images: int, *, seed: int = 0, shard_images: int = 64
 ) -> Iterator[Span]:
-    """Fills every table that the twenty questions ask; yields each shard when its parts are written."""
+    """Fills every table that the twenty questions ask; yields each shard when its parts are
+    written.
+    """
     eyes = made_eyes(images, seed)
     workspace.write_photos(frame_of("photos", photo_rows(eyes)))
     workspace.write_table(

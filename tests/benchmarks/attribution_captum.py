@@ -78,7 +78,9 @@ class Side:
     def pixels(
         self, pixels: np.ndarray, stage: int, points: int, rule: str, whole_batch: bool = False
     ) -> dict[str, Any]:
-        """One stage on one eye's pixels: seconds, the relative gap's two numbers, the map (y, x, 3)."""
+        """One stage on one eye's pixels: seconds, the relative gap's two numbers, the map (y, x,
+        3).
+        """
         from captum.attr import IntegratedGradients
 
         x = self._tensor(pixels)

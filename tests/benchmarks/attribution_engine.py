@@ -110,7 +110,9 @@ class Side:
     # a. neurons
 
     def neurons(self, pixels: np.ndarray, layer: str, count: int, points: int) -> dict[str, Any]:
-        """Seconds a neuron, the neurons chosen (most positive first) and their maps on the whole image."""
+        """Seconds a neuron, the neurons chosen (most positive first) and their maps on the whole
+        image.
+        """
         x = scaled(pixels)
         lower, upper = split_at(self.model, layer)
         above = Evaluator(lambda h: upper(h, training=False), self.batch)
@@ -229,7 +231,9 @@ class Side:
     def plain(
         self, pixels: np.ndarray, points: tuple[int, ...], rule: str = "midpoint"
     ) -> dict[str, Any]:
-        """Each stage's probability by a fixed rule with its own number of points: two passes a point."""
+        """Each stage's probability by a fixed rule with its own number of points: two passes a
+        point.
+        """
         x = scaled(pixels)
         each = np.repeat(x, len(points), axis=0)
         once = np.eye(len(points), dtype=np.float32)
@@ -348,7 +352,9 @@ class Side:
     # f. memory
 
     def peak(self, kind: str, pixels: np.ndarray, layer: str, points: int) -> dict[str, int]:
-        """The most memory this process has held, before and after one attribution with so many points."""
+        """The most memory this process has held, before and after one attribution with so many
+        points.
+        """
         x, zeros = scaled(pixels), np.zeros(pixels.shape[1:], np.float32)
         before = attribution_sides.peak_memory_bytes()
         if kind == "pixels":

@@ -93,7 +93,9 @@ def stored(folder: Path, values: np.ndarray, compressor) -> tuple[float, float, 
 
 
 def table(maps: np.ndarray, change: np.ndarray | None, least: int, most: int) -> None:
-    """Prints a row for each precision and compressor. change: |F(x) − F(x')| of (image, quantity)."""
+    """Prints a row for each precision and compressor. change: |F(x) − F(x')| of (image,
+    quantity).
+    """
     peak = np.abs(maps).max(axis=(2, 3))
     mass = np.abs(maps.astype(np.float64)).sum(axis=(2, 3))
     raw = maps[0].nbytes

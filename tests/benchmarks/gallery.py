@@ -74,7 +74,9 @@ def write(folder: pathlib.Path, eyes: int) -> None:
 
 
 def first_view(page: chromium.Page, address: str) -> float:
-    """Seconds from asking for the page until its first eyes are on it and their pictures are loaded."""
+    """Seconds from asking for the page until its first eyes are on it and their pictures are
+    loaded.
+    """
     page.open("about:blank")
     start = time.perf_counter()
     page.open(address)

@@ -165,7 +165,9 @@ class Server:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Waits for something that always comes; the limit is far away, so that only a hang meets it."""
+    """Waits for something that always comes; the limit is far away, so that only a hang meets
+    it.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, "nothing happened for minutes"

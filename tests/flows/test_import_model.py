@@ -25,7 +25,9 @@ ELSEWHERE = ModelParams(
 
 @pytest.fixture(scope="module")
 def trained_elsewhere(tmp_path_factory):
-    """The file of a model of the tiny configuration's architecture. Not to be written to: copy it."""
+    """The file of a model of the tiny configuration's architecture. Not to be written to: copy
+    it.
+    """
     file = tmp_path_factory.mktemp("elsewhere") / "elsewhere.weights.h5"
     build(ELSEWHERE).save_weights(file)
     return file

@@ -354,7 +354,9 @@ def test_two_processes_write_different_shards_at_once(store):
 def test_killed_at_random_moments_the_run_ends_with_the_bytes_of_an_undisturbed_one(
     store, tmp_path
 ):
-    """Killed at seeded moments; finished shards stay, and nothing but leftovers of a write differs."""
+    """Killed at seeded moments; finished shards stay, and nothing but leftovers of a write
+    differs.
+    """
     store.extend(image_ids(54, start=10))
     random = np.random.default_rng(5)
     for _ in range(4):

@@ -10,7 +10,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Eye:
-    """A retina `diameter` px across at (`centre_y`, `centre_x`) in a frame of `height` × `width` px."""
+    """A retina `diameter` px across at (`centre_y`, `centre_x`) in a frame of `height` × `width`
+    px.
+    """
 
     height: int = 600
     width: int = 800

@@ -172,7 +172,9 @@ def test_an_input_equal_to_its_baseline_gets_nothing():
 
 @pytest.fixture(scope="module")
 def net():
-    """The reference and the same net in Keras, with live units, dead units and ties in the baseline."""
+    """The reference and the same net in Keras, with live units, dead units and ties in the
+    baseline.
+    """
     rng = np.random.default_rng(5)
     plain = reference.Net(
         rng.normal(size=(3, 3, 2, 4)),

@@ -162,7 +162,9 @@ def test_the_smallest_strength_of_a_linear_model_is_its_known_threshold():
 
 
 def test_not_reached_is_a_result_with_the_best_probability_and_its_strength():
-    """The score −(mean − 0.75)² peaks, still negative, at c = 0.5, which is a strength of the grid."""
+    """The score −(mean − 0.75)² peaks, still negative, at c = 0.5, which is a strength of the
+    grid.
+    """
     predict = two_stage_model(lambda image: -1 - (image.mean() - 0.75) ** 2)
     eyes = flat_eyes(0.5)
     result = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1)
@@ -235,7 +237,9 @@ def test_an_eye_that_breaks_is_marked_and_the_others_go_on():
 
 
 def test_a_model_that_answers_nan_never_passes_for_the_target():
-    """argmax of a row of NaN at the target's place is the target: the search must not believe it."""
+    """argmax of a row of NaN at the target's place is the target: the search must not believe
+    it.
+    """
 
     def predict(images):
         p = np.tile(np.float32([0.9, 0.1, 0, 0, 0]), (len(images), 1))

@@ -228,7 +228,9 @@ def test_an_eye_with_a_non_finite_gradient_has_no_rows_and_no_eye_no_table():
 
 
 def test_a_convolutional_layer_s_unit_is_a_channel_with_sums_over_positions():
-    """Identity layer, F = Σ w_c · Σ_positions h: gradient w_c a position, so n·w_c for the channel."""
+    """Identity layer, F = Σ w_c · Σ_positions h: gradient w_c a position, so n·w_c for the
+    channel.
+    """
     weights = np.array([1.0, 2.0, -1.0])
 
     def average(above, stage, inputs, baseline):

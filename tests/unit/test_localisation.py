@@ -122,7 +122,9 @@ def test_the_pointing_game_forgives_within_the_tolerance_and_shares_ties():
 
 
 def test_precision_recall_and_froc_follow_the_order_of_the_peaks():
-    """Peaks in order: wrong, right, wrong, wrong, right; three lesions, of which two have a peak."""
+    """Peaks in order: wrong, right, wrong, wrong, right; three lesions, of which two have a
+    peak.
+    """
     masks = eye((10, 10, 1, 1), (50, 50, 1, 1), (30, 5, 1, 1))
     values = np.zeros((SIZE, SIZE))
     for height, place in zip(

@@ -33,7 +33,9 @@ def pixels():
 
 
 def test_gradient_maps_are_those_of_the_closed_form(network, pixels):
-    """F = Σ_c v_c · mean_p max(x_p · k_c, 0), so ∂F/∂x_p = Σ_c v_c · k_c · [x_p · k_c > 0] / pixels."""
+    """F = Σ_c v_c · mean_p max(x_p · k_c, 0), so ∂F/∂x_p = Σ_c v_c · k_c · [x_p · k_c > 0] /
+    pixels.
+    """
     kernel = network.get_layer("stem").get_weights()[0][0, 0]
     v = network.get_layer("stage").get_weights()[0][:, 3]
     x = scaled(pixels)
