@@ -36,7 +36,7 @@ from dr_lib.report.data import (
     UnitEntry,
     UnitEye,
 )
-from dr_lib.report.eyes import STEPS, drawing_digest, eye_files, eye_sheet
+from dr_lib.report.eyes import DRAWING_VERSION, STEPS, eye_files, eye_sheet
 from dr_lib.report.gallery import chunk_names, gallery_files, ordered
 from dr_lib.report.glance import glance, lead_view
 from dr_lib.report.pictures import Folder
@@ -47,6 +47,7 @@ from dr_lib.report.sections.photographs import before_after_sheet, set_aside_she
 from dr_lib.report.words import label, number, quantity, slugs, with_interval
 
 __all__ = [
+    "DRAWING_VERSION",
     "SECTIONS",
     "BeforeAfter",
     "Citation",
@@ -72,7 +73,6 @@ __all__ = [
     "UnitEntry",
     "UnitEye",
     "before_after_sheet",
-    "drawing_digest",
     "eye_files",
     "eye_sheet",
     "label",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dr_lib.report import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap, drawing_digest, eye_files
+from dr_lib.report import DRAWING_VERSION, EyeEntry, LayerMaps, NeuronEntry, OutcomeMap, eye_files
 from storage import Workspace, open_workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import SIGNS, load_record
@@ -258,9 +258,9 @@ def shards_to_draw(
     return jobs
 
 
-def _drawing() -> list[str]:
+def _drawing() -> list[Any]:
     """Changes when eyes would be drawn otherwise than before."""
-    return [drawing_digest(), content_id({"tables": EYE_TABLES})]
+    return [DRAWING_VERSION, EYE_TABLES]
 
 
 def draw_shard(place: Place, span: Span, eyes: pd.DataFrame, state: str) -> int:
