@@ -151,8 +151,7 @@ RANGES = {
         "clarity",
         "visible",
         "confidence",
-        "outcome",
-        "baseline_outcome",
+        "linearity.outcome",
         "disc_share",
     ),
     **_each(
@@ -235,6 +234,7 @@ RANGES = {
     **_each(FROM_0, "positive_sum", "positive_total", "mean_positive", "distance"),
     **_each(UP_TO_0, "negative_sum", "negative_total", "mean_negative"),
     # Signed measures.
+    **_each(ANY, "attributions.outcome", "baseline_outcome"),  # of a logit, too
     **_each(
         ANY,
         "gap",
