@@ -31,7 +31,9 @@ NARROWEST = 1e-5
 
 @dataclass(frozen=True)
 class Wanted:
-    """A gradient to be taken: the direction whose partition it is for (its number), and its place."""
+    """A gradient to be taken: the direction whose partition it is for (its number), and its
+    place.
+    """
 
     direction: int
     tag: float
@@ -370,7 +372,8 @@ class Partition:
             one.bounds[own] = one.edges[own]
             one.fixed[own] = (one.residuals + np.diff(known[one.chosen], axis=0))[own]
             one.settled |= own
-        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+        nodes, weights, contrasts = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return nodes, weights, contrasts
 
     @property
     def open_nodes(self) -> int:

@@ -56,7 +56,9 @@ class Curve:
         return np.clip((np.asarray(alphas) * len(self.slopes)).astype(int), 0, len(self.slopes) - 1)
 
     def map(self, weights: np.ndarray, cells: np.ndarray) -> np.ndarray:
-        """(quantity, pixel): the sum of weights (k, quantity, output) times the maps of cells (k,)."""
+        """(quantity, pixel): the sum of weights (k, quantity, output) times the maps of cells
+        (k,).
+        """
         total = np.zeros((weights.shape[1], self.maps[0, 0].size), np.float32)
         for weight, cell in zip(weights, cells, strict=True):
             total += weight.astype(np.float32) @ self.maps[cell].reshape(
@@ -215,7 +217,7 @@ def run(curve: Curve, plan: Plan, head: Head, floor: float) -> tuple[int, int, b
             outputs = curve.outputs(message.alphas)
             passes += len(message.alphas)
             if message.cotangents is None:
-                told = Told(outputs, None)
+                told = Told(outputs, np.zeros((len(outputs), 0)))
                 continue
             backward = message.cotangents.shape[1]
             width = width or backward  # of the first points, sampled in all directions

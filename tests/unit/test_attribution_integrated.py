@@ -172,7 +172,9 @@ def test_an_input_equal_to_its_baseline_gets_nothing():
 
 @pytest.fixture(scope="module")
 def net():
-    """The reference and the same net in Keras, with live units, dead units and ties in the baseline."""
+    """The reference and the same net in Keras, with live units, dead units and ties in the
+    baseline.
+    """
     rng = np.random.default_rng(5)
     plain = reference.Net(
         rng.normal(size=(3, 3, 2, 4)),
@@ -288,7 +290,7 @@ def by_hand(plan, outputs, slopes):
             told = None
             continue
         places += message.alphas.tolist()
-        slope = None
+        slope = np.zeros((len(message.alphas), 0))
         if message.cotangents is not None:
             asked += np.repeat(message.alphas, message.cotangents.shape[1]).tolist()
             carriers += list(message.cotangents.reshape(-1, message.cotangents.shape[2]))
