@@ -99,7 +99,7 @@ def overlay(
     """
     base = ground(fundus, background)[..., None].astype(np.float32)
     opacity = signed_opacity(attribution, scale=scale, radius_px=radius_px)[..., None]
-    positive, negative = (np.float32(colour) for colour in PALETTES[palette])
+    positive, negative = (np.asarray(colour, np.float32) for colour in PALETTES[palette])
     colour = np.where(opacity > 0, positive, negative)
     return np.rint(base + np.abs(opacity) * (colour - base)).astype(np.uint8)
 
@@ -232,7 +232,8 @@ def figure_a(
     palette: Palette = "green-red",
     size: int = 256,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Fig (a): original · preprocessed · resultant of the most positive neurons · of the most negative.
+    """Fig (a): original · preprocessed · resultant of the most positive neurons · of the most
+    negative.
 
     Each resultant is drawn on its own scale, in the colour of each pixel's own sign.
     """

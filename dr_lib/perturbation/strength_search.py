@@ -71,9 +71,10 @@ def search(
     bisections: int,
     batch_size: int,
     failed: Bool[np.ndarray, "image"] | None = None,
-    advanced: Move | None = None,
+    advanced: Callable[[np.ndarray, np.ndarray], None] | None = None,
 ) -> StrengthResult:
-    """The smallest strength for each eye at which the model's most probable stage is `target_stage`.
+    """The smallest strength for each eye at which the model's most probable stage is
+    `target_stage`.
 
     An eye already there needs strength 0. `failed` marks eyes not to be tried. `advanced(rows,
     strengths)`, if given, is told after each step of the grid which rows go on and with what

@@ -7,6 +7,7 @@ know where the folder lies: the caller writes the files.
 """
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -110,7 +111,7 @@ def render(report: ReportData) -> dict[str, bytes | str]:
     }
     pages = [("index.html", "Overview"), ("eyes.html", "All eyes")]
     pages += [(f"{one.page}.html", one.page_title) for one in SECTIONS if one.page_title]
-    shared = {
+    shared: dict[str, object] = {
         "report": report,
         "root": "",
         "pages": pages,
@@ -142,7 +143,7 @@ def render(report: ReportData) -> dict[str, bytes | str]:
 def _templates():
     import jinja2
 
-    made = jinja2.Environment(
+    made: Any = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,

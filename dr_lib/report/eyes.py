@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from dr_lib import maps as heatmaps
 from dr_lib.drawing import figures
 from dr_lib.report.data import EyeEntry, NeuronEntry, OutcomeMap
-from dr_lib.report.pictures import table
+from dr_lib.report.pictures import Table, table
 from dr_lib.report.words import number, percent, quantity, records, signed, stage_text
 
 # Raise it with every change of what an eye's files or the report's pages show, wherever in the code
@@ -79,8 +79,9 @@ def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> UInt8[np.ndarray, "hei
     ]
     maps = {one.quantity: one.values for one in eye.outcomes}
     if set(compare) <= set(maps):
-        labels = tuple(f"Toward {quantity(name)}" for name in compare)
-        rows.append(figures.figure_b(eye.fundus, *(maps[name] for name in compare), labels=labels))
+        first, second = compare
+        labels = f"Toward {quantity(first)}", f"Toward {quantity(second)}"
+        rows.append(figures.figure_b(eye.fundus, maps[first], maps[second], labels=labels))
     for layer in eye.layers:
         neurons = _ranked(layer.neurons)
         if neurons:
@@ -183,7 +184,7 @@ def _outcome_table(outcomes: Sequence[OutcomeMap]) -> list[dict[str, object]]:
 
 
 def _table(rows) -> dict[str, object]:
-    shown = table(records(rows), limit=60)
+    shown = table(records(rows), limit=60) or Table((), ())
     return {"columns": shown.columns, "rows": shown.rows}
 
 

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
+from typing import Any
 
 import pandas as pd
 
@@ -67,7 +68,8 @@ def number(value: object, digits: int = 3) -> str:
 
 
 def score(value: object) -> str:
-    """A measure of quality with three decimals, so that a column of them lines up; others as `number`.
+    """A measure of quality with three decimals, so that a column of them lines up; others as
+    `number`.
 
     >>> score(0.9), score(1.13), score(None)
     ('0.900', '1.130', '–')
@@ -188,6 +190,6 @@ def finite(value: object) -> float | None:
     return float(value) if isinstance(value, Real) and math.isfinite(float(value)) else None
 
 
-def records(rows: Rows) -> list[Mapping[str, object]]:
+def records(rows: Rows) -> list[Mapping[str, Any]]:
     """The rows as mappings, whichever form they came in."""
     return rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)

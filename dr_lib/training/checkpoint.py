@@ -32,7 +32,9 @@ def write_checkpoint(path: pathlib.Path, checkpoint: Checkpoint) -> None:
     """Replace the file by this checkpoint, at once and for good."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    named = {f"array{number:05d}": array for number, array in enumerate(checkpoint.arrays)}
+    named: dict[str, Any] = {
+        f"array{number:05d}": array for number, array in enumerate(checkpoint.arrays)
+    }
     with open(temporary, "wb") as file:
         np.savez(file, state=np.array(json.dumps(checkpoint.state)), **named)
         file.flush()
@@ -62,7 +64,8 @@ def read_checkpoint(path: pathlib.Path) -> Checkpoint | None:
 
 
 def write_weights(model: "keras.Model", path: pathlib.Path) -> None:
-    """Write the model's weights alone, as a weights-only file of Keras, whose name ends in .weights.h5.
+    """Write the model's weights alone, as a weights-only file of Keras, whose name ends in
+    .weights.h5.
 
     `save_weights` of a model that was trained adds the optimiser's state: two thirds of the file,
     and its hash, the model's id, would tell two models of the same weights apart.
