@@ -34,7 +34,10 @@ DUCKDB_TYPES = {
 }
 CATALOGUE = ("photos", "rejects")  # one file each
 # DuckDB would fetch extensions from the network in the middle of a query. None is needed.
-OFFLINE = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+OFFLINE: dict[str, str | float | list[str]] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
 
 
 def refresh(ws: "Workspace") -> Path:
@@ -60,7 +63,8 @@ def refresh(ws: "Workspace") -> Path:
 
 
 def query(ws: "Workspace", sql: str) -> "pd.DataFrame":
-    """The result of one SELECT over the views. Raises QueryError with what DuckDB says, in one line.
+    """The result of one SELECT over the views. Raises QueryError with what DuckDB says, in one
+    line.
 
     Only reads: any other statement is refused.
     """
@@ -105,9 +109,9 @@ def views_sql(ws: "Workspace", *, comments: bool = True) -> str:
         blocks.append(_view(ws, table))
         if comments:
             blocks.append(_comments(table, table, TITLES[table]))
-        if PARTITION[table]:
-            newest = _latest_partition(ws, table, latest[PARTITION[table]])
-            test = f"{PARTITION[table]} = {_text(newest)}" if newest else "false"
+        if partition := PARTITION[table]:
+            newest = _latest_partition(ws, table, latest[partition])
+            test = f"{partition} = {_text(newest)}" if newest else "false"
             blocks.append(
                 f"CREATE OR REPLACE VIEW latest_{table} AS SELECT * FROM {table} WHERE {test};"
             )
@@ -172,7 +176,9 @@ def _files(ws: "Workspace", table: str) -> tuple[bool, str]:
 
 
 def _latest_partition(ws: "Workspace", table: str, order: list[str]) -> str | None:
-    """The newest id that has rows in the table; without a record an id is as old as its newest file."""
+    """The newest id that has rows in the table; without a record an id is as old as its newest
+    file.
+    """
     there = [at for at in partitions(ws.files, table) if parts(ws.files, table, at)]
     if known := [at for at in order if at in there] or (there if len(there) == 1 else []):
         return known[0]

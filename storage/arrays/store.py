@@ -153,7 +153,8 @@ class ShardedStore:
         return spans(self.images, self.shard_images)
 
     def pending(self, digests: Sequence[str]) -> list[Span]:
-        """The shards still to be written: those whose ledger entry does not hold exactly these digests.
+        """The shards still to be written: those whose ledger entry does not hold exactly these
+        digests.
 
         digests: one for each row of the image axis, of everything that the row's values depend on.
         """
@@ -239,13 +240,17 @@ class ShardedStore:
         return entry
 
     def read(self, span: Span, paths: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """The values of one shard's images: (span images, …) for each path (default: every array)."""
+        """The values of one shard's images: (span images, …) for each path (default: every
+        array).
+        """
         return {path: self._array(path, read_only=True)[span.rows] for path in self._paths(paths)}
 
     def read_rows(
-        self, rows: Sequence[int], paths: Sequence[str] | None = None
+        self, rows: Sequence[int] | np.ndarray, paths: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """The values of any images, by their rows and in that order: (len(rows), …) for each path."""
+        """The values of any images, by their rows and in that order: (len(rows), …) for each
+        path.
+        """
         rows = np.asarray(rows, dtype=np.int64)
         if rows.size and not 0 <= rows.min() <= rows.max() < self.images:
             raise ValueError(
@@ -289,7 +294,7 @@ class ShardedStore:
         problems = []
         files = (entry or {}).get("files", {})
         names = [f"{self.path}/{name}" for name in files]
-        there = (
+        there: Sequence[Any] = (
             self.ws.files.read_many(names)
             if contents
             else [self.ws.files.size(name) for name in names]

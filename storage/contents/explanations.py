@@ -360,8 +360,8 @@ def open_attributions(ws: "Workspace", explain_id: str = "latest", *, chunks=Non
     # The ids stand in every group, for those who open one alone. In a tree the root's index serves
     # them all.
     groups = {
-        group: tree[group].to_dataset(inherit=False).drop_vars("image_id", errors="ignore")
-        for group in tree.groups
+        node.path: node.to_dataset(inherit=False).drop_vars("image_id", errors="ignore")
+        for node in tree.subtree
     }
     groups["/"] = tree.to_dataset(inherit=False).set_xindex("image_id")
     if chunks is not None:

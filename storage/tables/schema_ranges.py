@@ -305,9 +305,10 @@ def outside(range_: str, values: Iterable) -> list:
             for value in known
             if (str(value).lower() if isinstance(value, bool) else value) not in words
         ]
-    if not range_.startswith(("[", "(")):
+    interval = re.fullmatch(r"[\[(](.+), (.+)[\])]", range_)
+    if interval is None:
         return []
-    low, high = (_end(text) for text in re.fullmatch(r"[\[(](.+), (.+)[\])]", range_).groups())
+    low, high = (_end(text) for text in interval.groups())
     return [value for value in known if not low - ROUNDING <= value <= high + ROUNDING]
 
 

@@ -35,15 +35,15 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
     Raises UserError, before anything is written, for a run that fits neither the disk nor the
     memory.
     """
-    workspace, params, engine = session.workspace, recipe.attribution, recipe.engine
+    workspace, selection, engine = session.workspace, recipe.selection, recipe.engine
     model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
     photos = workspace.photos()
     usable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
     here = photos.iloc[usable]
-    chosen = chosen_images(here[here["present"]], params)
+    chosen = chosen_images(here[here["present"]], selection)
     if chosen.empty:
         raise UserError(
-            f"no usable photograph is in the {params.split} split; choose another with --set"
+            f"no usable photograph is in the {selection.split} split; choose another with --set"
             " attribution.split=all"
         )
     by_id = photos.set_index("image_id")

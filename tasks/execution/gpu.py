@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class HeldGpu:
 
 
 @contextlib.contextmanager
-def gpu_turn() -> Iterator[None]:
+def gpu_turn() -> Generator[None]:
     """Computes on a GPU that no other process computes on, or on the CPU where there is none.
 
     The first call of a process waits for a free GPU and says who has it; call it before the first

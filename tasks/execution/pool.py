@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,7 +56,9 @@ class Failure:
 
 
 class Pool:
-    """A Dask client that starts on first use, so that a run with nothing to do starts no cluster."""
+    """A Dask client that starts on first use, so that a run with nothing to do starts no
+    cluster.
+    """
 
     def __init__(self, params: DaskParams):
         self.params = params
@@ -164,7 +166,7 @@ class Pool:
 
     def run(
         self, function: Callable[..., Any], jobs: Iterable[tuple]
-    ) -> Iterator[tuple[tuple, Any]]:
+    ) -> Generator[tuple[tuple, Any]]:
         """Yields (job, result or Failure) as jobs finish; each job is the tuple of `function`'s
         arguments.
         """
@@ -200,7 +202,9 @@ class Pool:
             self._restore_environment()
 
     def _finished(self, client, futures: list) -> set:
-        """The jobs that have ended, once there is one. Raises UserError where nobody is left to end any."""
+        """The jobs that have ended, once there is one. Raises UserError where nobody is left to
+        end any.
+        """
         from distributed import wait
 
         deserted_since = None

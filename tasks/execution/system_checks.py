@@ -73,7 +73,9 @@ def packages(
     wrong = []
     asked = [
         Requirement(text)
-        for text in (importlib.metadata.requires(PROJECT) if requirements is None else requirements)
+        for text in (
+            importlib.metadata.requires(PROJECT) or [] if requirements is None else requirements
+        )
     ]
     asked = [one for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
     for one in asked:

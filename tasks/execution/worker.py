@@ -66,7 +66,9 @@ def logits_evaluator(location: str, model_id: str, batch_size: int) -> Evaluator
 
 @functools.lru_cache(maxsize=1)
 def rivals(location: str, model_id: str, quantity: str, layers: tuple[str, ...]) -> Rivals:
-    """The gradient maps of a model that explanations are compared with; kept for the same reason."""
+    """The gradient maps of a model that explanations are compared with; kept for the same
+    reason.
+    """
     return Rivals(loaded_model(location, model_id), quantity, layers)
 
 
@@ -77,11 +79,11 @@ def model_params(record: dict[str, Any]) -> ModelParams:
     In float32, whatever the training computed in: the weights are float32 all along, and
     attributions of 1e-6 a pixel would be rounded away.
     """
-    fields = {
+    fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in record["architecture"].items()
     }
-    return ModelParams(**{**fields, "backbone_weights": "none", "mixed_precision": "off"})
+    return ModelParams(**(fields | {"backbone_weights": "none", "mixed_precision": "off"}))
 
 
 def fundi(location: str, preprocess_id: str, rows: np.ndarray) -> np.ndarray:

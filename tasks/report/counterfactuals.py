@@ -43,7 +43,9 @@ def counterfactual_section(
     stages = {
         name: int(settings[name]) for name in ("true_stage", "predicted_stage", "target_stage")
     }
-    pair = CounterfactualParams(**stages).pair
+    pair = CounterfactualParams(
+        stages["true_stage"], stages["predicted_stage"], stages["target_stage"]
+    ).pair
     path = counterfactuals_path(explain_id, pair)
     confusion = f"of stage {stages['true_stage']} predicted as {stages['predicted_stage']}"
     if not ShardedStore.exists(workspace, path):
@@ -82,7 +84,9 @@ def by_method(rows: pd.DataFrame) -> pd.DataFrame:
 def _triptychs(
     workspace: Workspace, recipe: Recipe, store: ShardedStore, made: pd.DataFrame
 ) -> list[Triptych]:
-    """Eyes that reached the target, both forms in turn; where there are not enough, best attempts."""
+    """Eyes that reached the target, both forms in turn; where there are not enough, best
+    attempts.
+    """
     positions = workspace.photos().set_index("image_id")["position"]
     rows = {image_id: row for row, image_id in enumerate(store.image_ids)}
     methods = [method for method in SHOWN_METHODS if method in set(made["method"])] or sorted(

@@ -207,6 +207,7 @@ def _outcome(arrays: dict[str, np.ndarray], index: int, quantity: str) -> Outcom
 
 
 def _neurons(arrays: dict[str, np.ndarray], place: str) -> tuple[NeuronEntry, ...]:
+    origin = arrays[f"{place}/region_origin"]
     return tuple(
         NeuronEntry(
             sign=sign,
@@ -214,7 +215,7 @@ def _neurons(arrays: dict[str, np.ndarray], place: str) -> tuple[NeuronEntry, ..
             neuron=tuple(int(n) for n in arrays[f"{place}/neuron"][index, rank] if n >= 0),
             attribution=float(arrays[f"{place}/neuron_attribution"][index, rank]),
             region=arrays[f"{place}/region"][index, rank],
-            origin=tuple(int(n) for n in arrays[f"{place}/region_origin"][index, rank]),
+            origin=(int(origin[index, rank, 0]), int(origin[index, rank, 1])),
             activation=float(arrays[f"{place}/activation"][index, rank]),
             baseline_activation=float(arrays[f"{place}/baseline_activation"][index, rank]),
         )

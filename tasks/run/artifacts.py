@@ -9,7 +9,7 @@ a run nothing is left anywhere.
 import base64
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,7 +122,7 @@ def show_photographs(workspace: Workspace, recipe: Recipe, data: DataParams) -> 
     if not inside_run():
         return
     photos = Photos(workspace, data.photos)
-    sheets = (
+    sheets: tuple[tuple[str, Sequence[Any], Callable[[Any], Any], str, str], ...] = (
         (
             "samples",
             samples(workspace, recipe, photos),
@@ -153,7 +153,9 @@ def show_photographs(workspace: Workspace, recipe: Recipe, data: DataParams) -> 
 
 
 def show_model(workspace: Workspace, model_id: str) -> None:
-    """The model's plots, and a table of its measures on the test split with their 95 % intervals."""
+    """The model's plots, and a table of its measures on the test split with their 95 %
+    intervals.
+    """
     if not inside_run():
         return
     for drawn in model_plots(model_section(workspace, model_id)):

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
@@ -112,7 +113,7 @@ class _Meter:
         self.stage, self.total, self.unit = stage, total, unit
         self.done = self.done_earlier = 0
         self.started = self.last_line = self.last_artifact = self.last_sign = time.monotonic()
-        self.artifact = None
+        self.artifact: UUID | None = None
         if inside_run():
             self.artifact = create_progress_artifact(
                 0.0,
