@@ -5,11 +5,13 @@ do.
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 
 
 class StorageError(Exception):
-    """A fault of the place or of what was asked of it, not of the code. The message is for a person."""
+    """A fault of the place or of what was asked of it, not of the code. The message is for a
+    person.
+    """
 
 
 class NotThere(StorageError, FileNotFoundError):
@@ -42,7 +44,7 @@ ADVICE = {
 
 
 @contextlib.contextmanager
-def writing(path: str | os.PathLike) -> Iterator[None]:
+def writing(path: str | os.PathLike) -> Generator[None]:
     """Says what to do where the block cannot write `path` for a reason that a person can mend."""
     try:
         yield

@@ -294,7 +294,7 @@ class ShardedStore:
         problems = []
         files = (entry or {}).get("files", {})
         names = [f"{self.path}/{name}" for name in files]
-        there: Sequence[Any] = (
+        there: Any = (
             self.ws.files.read_many(names)
             if contents
             else [self.ws.files.size(name) for name in names]

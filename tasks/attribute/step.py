@@ -3,7 +3,7 @@ pixels (METHOD §4–5).
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -153,7 +153,7 @@ def _planned(
 
 
 @contextmanager
-def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Iterator[Any]:
+def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Generator[Any]:
     """Leaves a record of what the work inside was planned to take and took; none where there is
     nothing to do.
 

@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,7 +137,7 @@ def _open(folder: Path, name: str) -> int:
 
 
 @contextlib.contextmanager
-def _slot(count: int) -> Iterator[None]:
+def _slot(count: int) -> Generator[None]:
     """A slot of Prefect's limit for this machine's GPUs, inside a run; the limit is made with
     `count` slots if it is absent.
     """

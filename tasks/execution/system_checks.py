@@ -289,7 +289,10 @@ def place(workspace: Workspace) -> list[Finding]:
                     "choose another workspace, or allow this user to write there",
                 )
             ]
-        return [Finding(what, "ok", f"{workspace.location} will be made"), disk(folder, free)]
+        return [
+            Finding(what, "ok", f"{workspace.location} will be made"),
+            *([] if free is None else [disk(folder, free)]),
+        ]
     try:
         workspace.files.write(name, b"can be written")
         read = workspace.files.read(name)

@@ -83,7 +83,8 @@ def model_params(record: dict[str, Any]) -> ModelParams:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in record["architecture"].items()
     }
-    return ModelParams(**(fields | {"backbone_weights": "none", "mixed_precision": "off"}))
+    fields["backbone_weights"], fields["mixed_precision"] = "none", "off"
+    return ModelParams(**fields)
 
 
 def fundi(location: str, preprocess_id: str, rows: np.ndarray) -> np.ndarray:
