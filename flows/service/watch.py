@@ -117,7 +117,7 @@ def _set(name: str, trigger: EventTrigger, action: ChangeFlowRunState | CallWebh
         name=name, description="Set up by dr serve or dr watch.", trigger=trigger, actions=[action]
     )
     try:
-        # ty: Prefect's overloads call it a coroutine, which only an event loop is given.
+        # Prefect's overloads say that it is a coroutine, which only an event loop is given.
         wanted.id = Automation.read(name=name).id  # ty: ignore[missing-attribute]
     except ValueError:
         wanted.create()
