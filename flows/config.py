@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.evaluation.grading import GradingParams
@@ -129,7 +130,9 @@ class PipelineConfig:
 
 
 # Fields of a section that follow from another setting and so are no keys of the file.
-DERIVED_KEYS = {("model", "input_size"): "it follows preprocess.size; set that instead"}
+DERIVED_KEYS: dict[tuple[str, ...], str] = {
+    ("model", "input_size"): "it follows preprocess.size; set that instead"
+}
 
 
 def load_config(path: str | pathlib.Path, settings: list[str] | None = None) -> PipelineConfig:
@@ -207,7 +210,7 @@ def parse_config(tables: dict[str, Any], *, source: str = "configuration") -> Pi
     raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems))
 
 
-def _unknown_keys(tables: dict[str, Any], section: type, place: tuple[str, ...]) -> list[str]:
+def _unknown_keys(tables: dict[str, Any], section: type[Any], place: tuple[str, ...]) -> list[str]:
     known = {item.name: item for item in dataclasses.fields(section)}
     problems = []
     for key, value in tables.items():
@@ -220,9 +223,9 @@ def _unknown_keys(tables: dict[str, Any], section: type, place: tuple[str, ...])
                 f"unknown key {name}"
                 + (f"; did you mean {'.'.join((*place, close[0]))}?" if close else _listing(known))
             )
-        elif dataclasses.is_dataclass(known[key].type):
+        elif isinstance(kind := known[key].type, type) and dataclasses.is_dataclass(kind):
             if isinstance(value, dict):
-                problems += _unknown_keys(value, known[key].type, (*place, key))
+                problems += _unknown_keys(value, kind, (*place, key))
             else:
                 problems.append(f"{name} is a section: write [{name}] and its keys under it")
     return problems
@@ -232,7 +235,7 @@ def _listing(known: dict[str, Any]) -> str:
     return f"; known here: {', '.join(sorted(known))}"
 
 
-def _readable(error: dict[str, Any]) -> str:
+def _readable(error: ErrorDetails) -> str:
     place = ".".join(str(part) for part in error["loc"])
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":

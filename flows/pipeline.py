@@ -6,7 +6,7 @@ in words what was done, or what to do.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from uuid import UUID
 
@@ -30,7 +30,7 @@ _running: ContextVar[PipelineConfig | None] = ContextVar("running", default=None
 
 
 @contextlib.contextmanager
-def _configured(config_file: str, settings: list[str] | None) -> Iterator[PipelineConfig]:
+def _configured(config_file: str, settings: list[str] | None) -> Generator[PipelineConfig]:
     """The configuration of the run around this call, or the file's: editing the file in mid-run
     changes the next run.
     """

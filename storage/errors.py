@@ -5,7 +5,7 @@ do.
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 
 
 class StorageError(Exception):
@@ -44,7 +44,7 @@ ADVICE = {
 
 
 @contextlib.contextmanager
-def writing(path: str | os.PathLike) -> Iterator[None]:
+def writing(path: str | os.PathLike) -> Generator[None]:
     """Says what to do where the block cannot write `path` for a reason that a person can mend."""
     try:
         yield

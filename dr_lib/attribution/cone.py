@@ -31,9 +31,10 @@ def cone(lower: "keras.Model") -> Callable[[Any], Any] | None:
     """
     from keras import ops
 
-    spans = cone_spans(lower)
-    if spans is None:
+    found = cone_spans(lower)
+    if found is None:
         return None
+    spans = found
     steps = [call for call in calls(lower) if call[1]]
 
     def unit(x: Any) -> Any:
@@ -77,14 +78,16 @@ def _reach(layer: Any, source: Any, span: Span) -> Span:
     slides = sliding(layer, source)
     if slides is None:
         return span
-    return tuple(
+    rows, columns = (
         (first * stride - pad, (end - 1) * stride - pad + kernel)
         for (first, end), kernel, stride, pad in zip(span, *slides, strict=True)
     )
+    return rows, columns
 
 
 def _hull(one: Span, other: Span) -> Span:
-    return tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
+    rows, columns = ((min(a, c), max(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
+    return rows, columns
 
 
 def _cropped(tensor: Any, there: Span, wanted: Span) -> Any:

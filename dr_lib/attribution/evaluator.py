@@ -53,10 +53,11 @@ class Told:
     """
 
     outputs: np.ndarray
-    slopes: np.ndarray | None
+    slopes: np.ndarray  # without gradients: (rows, 0)
 
 
-Plan = Generator[Ask | Settle, Told | None, Any]
+# Started, and resumed after a Settle, by `next`: only an Ask is answered.
+Plan = Generator[Ask | Settle, Told, Any]
 
 
 @dataclass
@@ -73,19 +74,21 @@ class Line:
     extras: tuple[np.ndarray, ...] = ()
     contrasted: bool = True
     result: Any = None
-    sum: np.ndarray | None = None
-    contrast_sum: np.ndarray | None = None
-    _kept: list[np.ndarray | None] = field(default_factory=list, repr=False)
+    sum: np.ndarray = field(init=False)
+    contrast_sum: np.ndarray = field(init=False)  # only if `contrasted`
+    _kept: list[Any] = field(
+        default_factory=list, repr=False
+    )  # gradients; None where one isn't there yet, or no more
     _ask: Ask | None = field(default=None, repr=False)
-    _outputs: np.ndarray | None = field(default=None, repr=False)
-    _slopes: np.ndarray | None = field(default=None, repr=False)
+    _told: Told | None = field(default=None, repr=False)
     _missing: int = field(default=0, repr=False)
     _first: int = field(default=0, repr=False)  # number of the first kept gradient of this ask
-    _exact_difference: np.ndarray | None = field(default=None, repr=False)
+    _exact_difference: np.ndarray = field(init=False, repr=False)
 
     def start(self) -> None:
         self.sum = np.zeros((self.basis, *self.difference.shape), np.float32)
-        self.contrast_sum = np.zeros_like(self.sum) if self.contrasted else None
+        if self.contrasted:
+            self.contrast_sum = np.zeros_like(self.sum)
         self._exact_difference = self.difference.ravel().astype(np.float64)
         self._advance(None)
 
@@ -93,32 +96,43 @@ class Line:
     def done(self) -> bool:
         return self._ask is None
 
+    @property
+    def ask(self) -> Ask:
+        """What the plan waits for, until it has ended."""
+        assert self._ask is not None
+        return self._ask
+
     def point(self, row: int) -> np.ndarray:
-        return self.baseline + np.float32(self._ask.alphas[row]) * self.difference
+        return self.baseline + np.float32(self.ask.alphas[row]) * self.difference
 
     def take(self, row: int, outputs: np.ndarray, gradients: np.ndarray | None) -> None:
         """Note one row's outcome; `gradients` (basis, …) are added to the sums, or kept if their
         weights are still open.
         """
-        if self._outputs is None:
-            self._outputs = np.zeros((len(self._ask.alphas), len(outputs)), np.float64)
-            self._slopes = np.zeros(
-                (len(self._ask.alphas), 0 if gradients is None else len(gradients)), np.float64
+        ask, told = self.ask, self._told
+        if told is None:
+            shapes = (
+                (len(ask.alphas), len(outputs)),
+                (
+                    len(ask.alphas),
+                    0 if gradients is None else len(gradients),
+                ),
             )
+            told = self._told = Told(*(np.zeros(shape, np.float64) for shape in shapes))
         # Infinities become NaN here: one network gone wrong then spoils its own image silently
         # instead of warning on every sum.
-        self._outputs[row] = np.where(np.isfinite(outputs), outputs, np.nan)
+        told.outputs[row] = np.where(np.isfinite(outputs), outputs, np.nan)
         if gradients is not None:
             # float64: terms of both signs nearly cancel, and a residual is the small difference of
             # two such sums.
-            self._slopes[row] = (
+            told.slopes[row] = (
                 gradients.reshape(len(gradients), -1).astype(np.float64) @ self._exact_difference
             )
-            if self._ask.targets is not None:
-                for target, gradient in zip(self._ask.targets[row], gradients, strict=True):
+            if ask.targets is not None:
+                for target, gradient in zip(ask.targets[row], gradients, strict=True):
                     if target >= 0:
                         self.sum[target] += gradient
-            elif self._ask.contrast is None:
+            elif ask.contrast is None:
                 first = self._first + row * len(gradients)
                 # Copies: views of one array would all have to be settled before any of its memory
                 # is free.
@@ -127,20 +141,19 @@ class Line:
                 ]
             else:
                 self.sum += gradients
-                if self.contrasted and self._ask.contrast[row]:
-                    self.contrast_sum += np.float32(self._ask.contrast[row]) * gradients
+                if self.contrasted and ask.contrast[row]:
+                    self.contrast_sum += np.float32(ask.contrast[row]) * gradients
         self._missing -= 1
         if self._missing == 0:
-            self._advance(
-                Told(self._outputs, self._slopes if self._ask.cotangents is not None else None)
-            )
+            self._advance(told)
 
     def _advance(self, told: Told | None) -> None:
-        self._outputs = self._slopes = None
+        self._told = None
         try:
-            while isinstance(message := self.plan.send(told), Settle):
+            message = next(self.plan) if told is None else self.plan.send(told)
+            while isinstance(message, Settle):
                 self._settle(message)
-                told = None
+                message = next(self.plan)
             self._ask, self._missing = message, len(message.alphas)
             if (
                 message.cotangents is not None
@@ -228,7 +241,7 @@ class Evaluator:
             if line.done:
                 yield line
             else:
-                width = 0 if line._ask.cotangents is None else line._ask.cotangents.shape[1]
+                width = 0 if line.ask.cotangents is None else line.ask.cotangents.shape[1]
                 waiting.setdefault(width, deque()).extend(
                     (line, row) for row in range(line._missing)
                 )
@@ -270,7 +283,7 @@ class Evaluator:
         extras = [np.stack(parts) for parts in zip(*[line.extras for line, _ in rows], strict=True)]
         cotangents = None
         if with_gradients:
-            asked = [line._ask.cotangents for line, _ in rows]
+            asked = [line.ask.cotangents for line, _ in rows]
             shape = next(c for c in asked if c is not None).shape[1:]
             # A forward row in a gradient batch has cotangent 0: its gradient is 0 and thrown away.
             parts = [
@@ -283,7 +296,7 @@ class Evaluator:
         for place, (line, row) in enumerate(rows):
             own = (
                 [g[place] for g in gradients]
-                if with_gradients and line._ask.cotangents is not None
+                if with_gradients and line.ask.cotangents is not None
                 else None
             )
             self.gradient_rows += own is not None

@@ -10,7 +10,7 @@ arrays are kept.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -132,7 +132,8 @@ class Explainer:
         x = scaled(pixels)
         tell = on_image or (lambda part, index: None)
         arrays = self._explain_pixels(x, tell)
-        failed = ~np.isfinite(arrays["pixels/attribution"]).all(axis=(1, 2, 3))
+        failed = np.zeros(len(x), bool)
+        failed |= ~np.isfinite(arrays["pixels/attribution"]).all(axis=(1, 2, 3))
         heads = self._layer_heads(x)
         for name, layer in self.layers.items():
             started = time.perf_counter()
@@ -171,7 +172,7 @@ class Explainer:
         baseline = np.zeros(x.shape[1:], np.float32)  # half-gray carries no information (METHOD §4)
         for one in attributions(self.pixels, self.quantities, x, baseline, self.pixel_plan):
             arrays["pixels/attribution"][one.index] = one.values.sum(axis=-1)
-            found = {
+            found: dict[str, Any] = {
                 "outcome": one.plan.outcome,
                 "baseline_outcome": one.plan.baseline_outcome,
                 "gap": one.gap,
@@ -263,14 +264,17 @@ class _Layer:
         n, _, k, axes = neurons.shape
         missing = neurons[..., 0] < 0
         indices = np.where(missing[..., None], 0, neurons).reshape(n, 2 * k, axes)
-        settings = {"points": self.params.neuron_points, "rule": self.params.rule}
-        if self.params.tolerance:
-            settings |= {
-                "points": -(-self.params.neuron_points // NEURON_START),
-                "max_points": self.params.neuron_points,
-            }
-            settings |= {"tolerance": self.params.tolerance}
-        regions = self.neurons.regions(x, baseline, list(indices), **settings)
+        most, tolerance = self.params.neuron_points, self.params.tolerance or None
+        points = most if tolerance is None else -(-most // NEURON_START)
+        regions = self.neurons.regions(
+            x,
+            baseline,
+            list(indices),
+            points=points,
+            rule=self.params.rule,
+            tolerance=tolerance,
+            max_points=most,
+        )
         side = regions.values.shape[2:4]
         values = regions.values.sum(axis=-1).reshape(n, 2, k, *side)
         gap = regions.gap.reshape(n, 2, k).astype(np.float32)

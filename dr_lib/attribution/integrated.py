@@ -100,17 +100,15 @@ def integrated_gradients(
     """
     inputs, baselines = _checked(inputs, baselines)
     evaluator = function if isinstance(function, Evaluator) else Evaluator(function, batch_size)
-    results: list[OneAttribution | None] = [None] * len(inputs)
     make_plan = plan_maker(points, rule, tolerance, max_points, floor, residual_tolerance)
     if len(inputs) == 0:
         raise ValueError("there are no inputs to attribute")
     if head is None:
         head = identity_head(evaluator.outputs_of(inputs[:1]))
-    for one in attributions(
+    done = attributions(
         evaluator, head, inputs, baselines, make_plan, multiply_by_inputs=multiply_by_inputs
-    ):
-        results[one.index] = one
-    return _stacked(results, squeezed=bool(evaluator.squeezed))
+    )
+    return _stacked(sorted(done, key=lambda one: one.index), squeezed=bool(evaluator.squeezed))
 
 
 def plan_maker(

@@ -60,10 +60,11 @@ def strongest_neurons(
     flat = np.asarray(values).ravel()
     if not np.isfinite(flat).all():
         raise ValueError("values must be finite to be ranked")
-    return tuple(
+    positive, negative = (
         np.stack(np.unravel_index(_first(flat * sign, k), np.shape(values)), axis=1)
         for sign in (1, -1)
     )
+    return positive, negative
 
 
 def _first(flat: np.ndarray, k: int) -> np.ndarray:
@@ -107,7 +108,7 @@ class NeuronEngine:
             _picked(lambda x: network(x, training=False)), batch_size * together
         )
         unit = None if self.whole else cone(lower)
-        self.inner = unit and Evaluator(_picked(unit), batch_size * together)
+        self.inner = None if unit is None else Evaluator(_picked(unit), batch_size * together)
 
     def regions(
         self,
@@ -215,13 +216,8 @@ class NeuronEngine:
             return _View(self.inner, seen, np.array([channel]), laid, origin)
         place = (y - top // self.field.stride[0], x - left // self.field.stride[1], channel)
         window = np.s_[top : top + self.side, left : left + self.side]
-        return _View(
-            self.evaluator,
-            window,
-            np.ravel_multi_index(np.array(place)[:, None], self._window_units),
-            everything,
-            origin,
-        )
+        places = np.ravel_multi_index(tuple([axis] for axis in place), self._window_units)
+        return _View(self.evaluator, window, places, everything, origin)
 
 
 @dataclass(frozen=True)

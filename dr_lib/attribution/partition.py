@@ -372,7 +372,8 @@ class Partition:
             one.bounds[own] = one.edges[own]
             one.fixed[own] = (one.residuals + np.diff(known[one.chosen], axis=0))[own]
             one.settled |= own
-        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+        nodes, weights, contrasts = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return nodes, weights, contrasts
 
     @property
     def open_nodes(self) -> int:

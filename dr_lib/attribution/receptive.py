@@ -57,9 +57,10 @@ class ReceptiveField:
             offset + place * stride
             for offset, place, stride in zip(self.offset, unit, self.stride, strict=True)
         ]
-        return tuple(
+        rows, columns = (
             slice(start, start + size) for start, size in zip(starts, self.size, strict=True)
         )
+        return rows, columns
 
 
 def receptive_field(lower: "keras.Model") -> ReceptiveField:
@@ -111,7 +112,8 @@ def window_origin(
         seen.start - seen.start % stride
         for seen, stride in zip(field.pixels(unit), field.stride, strict=True)
     ]
-    return tuple(min(max(first, 0), input_size - side) for first in firsts)
+    top, left = (min(max(first, 0), input_size - side) for first in firsts)
+    return top, left
 
 
 def enlarged(
@@ -169,22 +171,22 @@ def sliding(
     """
     kind = type(layer).__name__
     if kind in ("Conv2D", "DepthwiseConv2D", "SeparableConv2D"):
-        kernel = tuple(
+        ky, kx = (
             (k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)
         )
     elif kind in ("MaxPooling2D", "AveragePooling2D"):
-        kernel = tuple(layer.pool_size)
+        ky, kx = layer.pool_size
     else:
         return None
     if layer.data_format != "channels_last":
         return None
-    pads = (0, 0)
-    if layer.padding == "same":
-        pads = tuple(
-            _same_padding(n, k, s)
-            for n, k, s in zip(source.shape[1:3], kernel, layer.strides, strict=True)
-        )
-    return kernel, tuple(layer.strides), pads
+    (height, width), (sy, sx) = source.shape[1:3], layer.strides
+    pads = (
+        (_same_padding(height, ky, sy), _same_padding(width, kx, sx))
+        if layer.padding == "same"
+        else (0, 0)
+    )
+    return (ky, kx), (sy, sx), pads
 
 
 def _same_padding(size: int, kernel: int, stride: int) -> int:
@@ -194,7 +196,7 @@ def _same_padding(size: int, kernel: int, stride: int) -> int:
 
 def _slid(field: ReceptiveField, kernel: tuple, strides: tuple, pads: tuple) -> ReceptiveField:
     def each(function: Any) -> tuple[int, int]:
-        return tuple(function(axis) for axis in (0, 1))
+        return function(0), function(1)
 
     return ReceptiveField(
         size=each(lambda axis: field.size[axis] + (kernel[axis] - 1) * field.stride[axis]),
@@ -209,6 +211,8 @@ def _union(fields: list[ReceptiveField]) -> ReceptiveField:
             "branches of different strides meet in one layer: its units see no regular grid of"
             " windows"
         )
-    offset = tuple(min(field.offset[axis] for field in fields) for axis in (0, 1))
-    end = tuple(max(field.offset[axis] + field.size[axis] for field in fields) for axis in (0, 1))
-    return ReceptiveField((end[0] - offset[0], end[1] - offset[1]), fields[0].stride, offset)
+    top, left = (min(field.offset[axis] for field in fields) for axis in (0, 1))
+    bottom, right = (
+        max(field.offset[axis] + field.size[axis] for field in fields) for axis in (0, 1)
+    )
+    return ReceptiveField((bottom - top, right - left), fields[0].stride, (top, left))

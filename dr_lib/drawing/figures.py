@@ -99,7 +99,7 @@ def overlay(
     """
     base = ground(fundus, background)[..., None].astype(np.float32)
     opacity = signed_opacity(attribution, scale=scale, radius_px=radius_px)[..., None]
-    positive, negative = (np.float32(colour) for colour in PALETTES[palette])
+    positive, negative = (np.asarray(colour, np.float32) for colour in PALETTES[palette])
     colour = np.where(opacity > 0, positive, negative)
     return np.rint(base + np.abs(opacity) * (colour - base)).astype(np.uint8)
 

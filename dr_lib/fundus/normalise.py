@@ -1,5 +1,6 @@
 """The normalised fundus of a photograph, from pixels or from a file's bytes (METHOD §1)."""
 
+import functools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,8 +49,14 @@ def normalise(data: bytes, params: PreprocessParams = PreprocessParams()) -> Fun
 
     Raises dr_lib.fundus.photo.UnreadablePhoto or UngradablePhoto, each with a reason.
     """
-    limits = {"max_megapixels": params.max_megapixels, "min_side_px": params.min_side_px}
-    photo = decode(data, diameter_px=2 * params.size, **limits)
+    decoded = functools.partial(
+        decode,
+        data,
+        diameter_px=2 * params.size,
+        max_megapixels=params.max_megapixels,
+        min_side_px=params.min_side_px,
+    )
+    photo = decoded()
     disc = retina_disc(photo.pixels)
     if (
         photo.reduction > 1 and disc.diameter < 1.98 * params.size
@@ -57,7 +64,7 @@ def normalise(data: bytes, params: PreprocessParams = PreprocessParams()) -> Fun
         reduction = photo.reduction
         while reduction > 1 and disc.diameter * photo.reduction < 1.98 * params.size * reduction:
             reduction //= 2
-        photo = decode(data, diameter_px=2 * params.size, max_reduction=reduction, **limits)
+        photo = decoded(max_reduction=reduction)
         disc = retina_disc(photo.pixels)
     disc = _trusted(disc, params)
     small = scaled(photo.pixels, disc, params, photo.reduction)

@@ -130,7 +130,11 @@ def read_header(data: bytes) -> Header:
         raise UnreadablePhoto("corrupt", f"its header cannot be read: {error}") from None
     width_px, height_px = image.size[::-1] if lying else image.size
     return Header(
-        "JPEG" if image.format == "MPO" else image.format, width_px, height_px, image.mode, frames
+        "JPEG" if image.format == "MPO" else str(image.format),
+        width_px,
+        height_px,
+        image.mode,
+        frames,
     )
 
 

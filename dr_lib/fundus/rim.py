@@ -53,7 +53,7 @@ def rim_points(
         areas = np.bincount(labels.ravel())
         large = areas >= 0.05 * areas[1:].max()
         large[0] = False
-        mask = large[labels]
+        mask = large[np.asarray(labels, np.int32)]
     mask = mask.astype(bool)
     ys, xs = [], []
     for upright in (True, False):

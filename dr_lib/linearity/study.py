@@ -134,8 +134,8 @@ def engine_average_gradient(params: LinearityParams) -> AverageGradient:
     return average
 
 
-def upper_evaluator(upper: Model, batch_size: int) -> Any:
-    """The logits of a model above a layer, compiled for batches of this size."""
+def upper_evaluator(upper: Any, batch_size: int) -> Any:
+    """The logits of a Keras model above a layer, compiled for batches of this size."""
     from dr_lib.attribution.evaluator import Evaluator
     from dr_lib.network.layers import logits_model
 
@@ -143,7 +143,7 @@ def upper_evaluator(upper: Model, batch_size: int) -> Any:
     return Evaluator(lambda h: logits(h, training=False), batch_size)
 
 
-def _together(lowers: Mapping[str, Model]) -> Callable[[np.ndarray], Mapping[str, Any]]:
+def _together(lowers: Mapping[str, Any]) -> Callable[[np.ndarray], Mapping[str, Any]]:
     """One function for the activations of every layer; Keras models on one input become one
     compiled network.
     """

@@ -154,7 +154,9 @@ def _lesions(share: np.ndarray, speck_px: float) -> np.ndarray:
     """Pixels covered enough; of a lesion that covers none enough, its most covered pixel, unless
     it is a mere speck.
     """
-    _, labels = cv2.connectedComponents((share > 0).astype(np.uint8), connectivity=8)
+    labels = np.asarray(
+        cv2.connectedComponents((share > 0).astype(np.uint8), connectivity=8)[1], np.int32
+    )
     areas = np.bincount(labels.ravel(), weights=share.ravel())
     peaks = np.zeros(len(areas), np.float32)
     np.maximum.at(peaks, labels.ravel(), share.ravel())

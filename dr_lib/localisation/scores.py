@@ -124,7 +124,7 @@ def _pixel_scores(values: np.ndarray, lesion: np.ndarray) -> dict[str, Score]:
 
 
 def _pointing(values: np.ndarray, zones: np.ndarray, inside: np.ndarray) -> Score:
-    near = zones.any(axis=0)
+    near = np.any(zones, axis=0)
     top = inside & (values == values[inside].max())
     return Score(float(near[top].mean()) if values.any() else NAN, float(near.sum() / inside.sum()))
 

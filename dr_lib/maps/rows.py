@@ -73,7 +73,7 @@ def _whole(values: np.ndarray) -> np.ndarray:
 
 
 def _pair_symmetry(maps: Mapping, source: str, quantity: str) -> float:
-    pair = [maps.get((source, stage)) for stage in ("stage0", "stage4")]
-    if quantity not in ("stage0", "stage4") or any(values is None for values in pair):
+    none, proliferative = maps.get((source, "stage0")), maps.get((source, "stage4"))
+    if quantity not in ("stage0", "stage4") or none is None or proliferative is None:
         return float("nan")
-    return symmetry(*(_whole(values) for values in pair))
+    return symmetry(_whole(none), _whole(proliferative))

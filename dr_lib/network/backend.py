@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def name() -> str:
 
 
 @contextlib.contextmanager
-def _muted_start() -> Iterator[None]:
+def _muted_start() -> Generator[None]:
     """Keeps the native notes of a framework's first import off the terminal; they heed no log
     level. Errors still raise.
     """

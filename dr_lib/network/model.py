@@ -12,8 +12,9 @@ file.
 
 import pathlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, assert_never, get_args
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -29,8 +30,7 @@ SMALL_BLOCKS = (24, 32, 48)  # filters of the small trunk's concatenation blocks
 # statistics, or of the random start, would still be there after a hundred mini-batches, and the
 # graded network would not be the one that was trained.
 NORM_MOMENTUM = 0.9
-# Below this the last Inception blocks would have no position left (keras.applications' own limit).
-SMALLEST_INPUT = {"inception_v3": 75, "small": 32}
+BackboneName = Literal["inception_v3", "small"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ModelParams:
     gradients of about 1e-6 it would round away.
     """
 
-    backbone: Literal["inception_v3", "small"] = "inception_v3"
+    backbone: BackboneName = "inception_v3"
     backbone_weights: str = "imagenet"
     dense: tuple[int, ...] = (256, 64)
     input_size: int = 256
@@ -55,14 +55,16 @@ class ModelParams:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.backbone not in SMALLEST_INPUT:
+        if self.backbone not in get_args(BackboneName):
             raise ValueError(
-                f"backbone must be one of {', '.join(SMALLEST_INPUT)}, not {self.backbone!r}"
+                f"backbone must be one of {', '.join(get_args(BackboneName))}, not"
+                f" {self.backbone!r}"
             )
-        if self.input_size < SMALLEST_INPUT[self.backbone]:
+        smallest = backbone(self.backbone).smallest_input
+        if self.input_size < smallest:
             raise ValueError(
-                f"input_size must be at least {SMALLEST_INPUT[self.backbone]} px for"
-                f" {self.backbone}, not {self.input_size}"
+                f"input_size must be at least {smallest} px for {self.backbone}, not"
+                f" {self.input_size}"
             )
         if not self.dense or any(units < 1 for units in self.dense):
             raise ValueError(
@@ -76,6 +78,35 @@ class ModelParams:
             )
         if not self.backbone_weights:
             raise ValueError('backbone_weights must be "imagenet", "none" or a path, not empty')
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A trunk, and all that others must know of it.
+
+    title: its name in a sentence of the report. smallest_input: the least side of a fundus in px.
+    blocks: how many concatenations it has, `mixed0` and so on. build: makes the Keras tensors
+    `fundus` and `pooled` of these parameters, each layer with the given dtype policy, and random
+    weights by the generator alone.
+    """
+
+    title: str
+    smallest_input: int
+    blocks: int
+    build: Callable[[ModelParams, str, np.random.Generator], tuple[Any, Any]]
+
+
+def backbone(name: BackboneName) -> Backbone:
+    """The trunk of that name. The type checker refuses a `BackboneName` that has no case here."""
+    match name:
+        case "inception_v3":
+            # Below 75 px the last blocks would have no position left (keras.applications' own
+            # limit).
+            return Backbone("Inception V3", 75, 11, _inception_trunk)
+        case "small":
+            return Backbone("A small network", 32, len(SMALL_BLOCKS), _small_trunk)
+        case _:
+            assert_never(name)
 
 
 def scaled(pixels: UInt8[np.ndarray, "*image"]) -> Float32[np.ndarray, "*image"]:
@@ -94,9 +125,13 @@ def layer_names(params: ModelParams) -> tuple[str, ...]:
     >>> layer_names(ModelParams(backbone="small"))
     ('stem', 'mixed0', 'mixed1', 'mixed2', 'pooled', 'fc1', 'fc2')
     """
-    blocks = 11 if params.backbone == "inception_v3" else len(SMALL_BLOCKS)
     dense = (f"fc{number}" for number, _ in enumerate(params.dense, 1))
-    return ("stem", *(f"mixed{number}" for number in range(blocks)), "pooled", *dense)
+    return (
+        "stem",
+        *(f"mixed{number}" for number in range(backbone(params.backbone).blocks)),
+        "pooled",
+        *dense,
+    )
 
 
 def build(params: ModelParams) -> "keras.Model":
@@ -110,17 +145,7 @@ def build(params: ModelParams) -> "keras.Model":
     # One generator for the whole network: the same parameters give the same initial weights in any
     # process.
     seeds = np.random.default_rng(params.seed)
-    if params.backbone == "inception_v3":
-        inputs, features = _inception_trunk(params, policy, seeds)
-        pooled = keras.layers.GlobalAveragePooling2D(name="pooled", dtype=policy)(features)
-    else:
-        inputs, features = _small_trunk(params, policy, seeds)
-        # A lesion a few pixels wide vanishes in an average over the eye: keep each channel's
-        # strongest answer too.
-        average = keras.layers.GlobalAveragePooling2D(name="pooled_average", dtype=policy)(features)
-        strongest = keras.layers.GlobalMaxPooling2D(name="pooled_max", dtype=policy)(features)
-        pooled = keras.layers.Concatenate(name="pooled", dtype=policy)([average, strongest])
-    x = pooled
+    inputs, x = backbone(params.backbone).build(params, policy, seeds)
     if params.dropout:
         x = keras.layers.Dropout(params.dropout, seed=params.seed, name="dropout", dtype=policy)(x)
     for number, units in enumerate(params.dense, 1):
@@ -170,7 +195,7 @@ def _next_seed(seeds: np.random.Generator) -> int:
 def _inception_trunk(
     params: ModelParams, policy: str, seeds: np.random.Generator
 ) -> tuple[Any, Any]:
-    """Input and last feature map of Inception V3 without its top, every layer renamed by its
+    """Input and pooled features of Inception V3 without its top, every layer renamed by its
     place.
     """
     import keras
@@ -191,7 +216,9 @@ def _inception_trunk(
     if params.backbone_weights != "none":
         for layer in base.layers[1:]:
             trunk.get_layer(names[layer.name]).set_weights(layer.get_weights())
-    return inputs, trunk.outputs[0]
+    return inputs, keras.layers.GlobalAveragePooling2D(name="pooled", dtype=policy)(
+        trunk.outputs[0]
+    )
 
 
 def _inception_base(params: ModelParams) -> Any:
@@ -278,7 +305,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _small_trunk(params: ModelParams, policy: str, seeds: np.random.Generator) -> tuple[Any, Any]:
-    """Input and last feature map of a light trunk that learns a few hundred eyes in a minute on two
+    """Input and pooled features of a light trunk that learns a few hundred eyes in a minute on two
     cores.
 
     `stem` has stride 4 and sees 15×15 px: the largest lesions fit, and a neuron's region stays
@@ -320,4 +347,8 @@ def _small_trunk(params: ModelParams, policy: str, seeds: np.random.Generator) -
     x = convolution(x, 32, 3, 1, "conv3", relu="stem")
     for number, filters in enumerate(SMALL_BLOCKS):
         x = block(x, filters, f"mixed{number}")
-    return inputs, x
+    # A lesion a few pixels wide vanishes in an average over the eye: keep each channel's strongest
+    # answer too.
+    average = keras.layers.GlobalAveragePooling2D(name="pooled_average", dtype=policy)(x)
+    strongest = keras.layers.GlobalMaxPooling2D(name="pooled_max", dtype=policy)(x)
+    return inputs, keras.layers.Concatenate(name="pooled", dtype=policy)([average, strongest])

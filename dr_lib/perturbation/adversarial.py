@@ -153,7 +153,7 @@ def smallest_epsilon(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    attack, norm = method.split("_")
+    norm: Norm = "l2" if method.endswith("l2") else "linf"
     if not params.inside_only:
         inside = np.ones(inputs.shape[1:3], bool)
     elif inside is None:
@@ -170,7 +170,7 @@ def smallest_epsilon(
     firsts: dict[int, np.ndarray] = {}  # the gradient at the original serves every radius of FGSM
 
     def move(rows: np.ndarray, epsilons: np.ndarray) -> np.ndarray:
-        if attack == "pgd":
+        if method.startswith("pgd"):
             return pgd(
                 inputs[rows],
                 masked,

@@ -7,6 +7,7 @@ changes is what the explanation points at. Attributions are given, not computed 
 any function from images to stage probabilities.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -18,7 +19,6 @@ from dr_lib.maps import find_regions
 from dr_lib.perturbation.strength_search import (
     LEGAL,
     STAGES,
-    Move,
     Predict,
     StrengthResult,
     search,
@@ -189,10 +189,9 @@ def smallest_strength(
         raise ValueError(f"{n} inputs need as many attributions, not {len(attributions)}")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    form, _, variant = method.partition("_")
-    if variant == "recomputed" and attribute is None:
-        raise ValueError(f"{method} needs a function that attributes the changed images")
-    failed = ~np.isfinite(attributions).all(axis=(1, 2, 3))
+    form: Form = "constant" if method.startswith("constant") else "proportional"
+    variant = method.partition("_")[2]
+    failed = ~np.all(np.isfinite(attributions), axis=(1, 2, 3))
     baselines = np.broadcast_to(baselines, inputs.shape)
     directions = attributions.copy()
     if variant == "strongest":
@@ -214,7 +213,9 @@ def smallest_strength(
             starts[rows], baselines[rows], directions[rows], strengths - walked[rows], form
         )
 
-    def turn(rows: np.ndarray, strengths: np.ndarray) -> None:
+    def turn(
+        attribute: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, strengths: np.ndarray
+    ) -> None:
         nonlocal starts
         for part in (
             rows[i : i + params.batch_size] for i in range(0, len(rows), params.batch_size)
@@ -226,9 +227,13 @@ def smallest_strength(
             starts[part], walked[part] = moved, strengths[0]
             directions[part] = np.nan_to_num(attribute(moved), nan=0.0, posinf=0.0, neginf=0.0)
 
+    advanced = None
+    if variant == "recomputed":
+        if attribute is None:
+            raise ValueError(f"{method} needs a function that attributes the changed images")
+        advanced = functools.partial(turn, attribute)
     largest = min(params.largest_strength, SATURATION[form])
     grid = strength_grid(min(params.smallest_strength, largest), largest, params.growth)
-    advanced: Move | None = turn if variant == "recomputed" else None
     return search(
         predict,
         inputs,

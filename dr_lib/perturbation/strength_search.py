@@ -71,7 +71,7 @@ def search(
     bisections: int,
     batch_size: int,
     failed: Bool[np.ndarray, "image"] | None = None,
-    advanced: Move | None = None,
+    advanced: Callable[[np.ndarray, np.ndarray], None] | None = None,
 ) -> StrengthResult:
     """The smallest strength for each eye at which the model's most probable stage is
     `target_stage`.

@@ -7,6 +7,7 @@ know where the folder lies: the caller writes the files.
 """
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ from dr_lib.report.data import (
     UnitEntry,
     UnitEye,
 )
-from dr_lib.report.eyes import STEPS, drawing_digest, eye_files, eye_sheet
+from dr_lib.report.eyes import DRAWING_VERSION, STEPS, eye_files, eye_sheet
 from dr_lib.report.gallery import chunk_names, gallery_files, ordered
 from dr_lib.report.glance import glance, lead_view
 from dr_lib.report.pictures import Folder
@@ -47,6 +48,7 @@ from dr_lib.report.sections.photographs import before_after_sheet, set_aside_she
 from dr_lib.report.words import label, number, quantity, slugs, with_interval
 
 __all__ = [
+    "DRAWING_VERSION",
     "SECTIONS",
     "BeforeAfter",
     "Citation",
@@ -72,7 +74,6 @@ __all__ = [
     "UnitEntry",
     "UnitEye",
     "before_after_sheet",
-    "drawing_digest",
     "eye_files",
     "eye_sheet",
     "label",
@@ -110,7 +111,7 @@ def render(report: ReportData) -> dict[str, bytes | str]:
     }
     pages = [("index.html", "Overview"), ("eyes.html", "All eyes")]
     pages += [(f"{one.page}.html", one.page_title) for one in SECTIONS if one.page_title]
-    shared = {
+    shared: dict[str, object] = {
         "report": report,
         "root": "",
         "pages": pages,
@@ -142,7 +143,7 @@ def render(report: ReportData) -> dict[str, bytes | str]:
 def _templates():
     import jinja2
 
-    made = jinja2.Environment(
+    made: Any = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,

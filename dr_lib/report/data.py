@@ -154,13 +154,12 @@ class OutcomeMap:
     @property
     def relative_gap(self) -> float | None:
         """|gap| as a part of |F(x) − F(x')|; None where either is unknown or nothing changes."""
-        known = (self.outcome, self.baseline_outcome, self.gap)
-        if (
-            any(value is None or not np.isfinite(value) for value in known)
-            or self.outcome == self.baseline_outcome
-        ):
+        outcome, baseline, gap = self.outcome, self.baseline_outcome, self.gap
+        if outcome is None or baseline is None or gap is None:
             return None
-        return float(abs(self.gap / (self.outcome - self.baseline_outcome)))
+        if not np.isfinite([outcome, baseline, gap]).all() or outcome == baseline:
+            return None
+        return float(abs(gap / (outcome - baseline)))
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,7 @@ from the tables.
 """
 
 import base64
-import functools
-import hashlib
 import json
-import pathlib
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -24,25 +21,16 @@ from jaxtyping import Float, UInt8
 from dr_lib import maps as heatmaps
 from dr_lib.drawing import figures
 from dr_lib.report.data import EyeEntry, NeuronEntry, OutcomeMap
-from dr_lib.report.pictures import table
+from dr_lib.report.pictures import Table, table
 from dr_lib.report.words import number, percent, quantity, records, signed, stage_text
 
+# Raise it with every change of what an eye's files or the report's pages show, wherever in the code
+# it is made: reports drawn with another version are drawn again. A hash of the code instead would
+# follow comments, and miss what other modules draw.
+DRAWING_VERSION = 1
 PHOTO_PX, THUMB_PX, NEURON_PX = 400, 120, 96
 STEPS = 127  # of opacity between nothing and ±OPACITY, on a byte around 128
 PHOTO_QUALITY, MAP_QUALITY, THUMB_QUALITY = 86, 84, 80
-
-
-@functools.cache
-def drawing_digest() -> str:
-    """Changes when what an eye's files hold may: of the code that makes them."""
-    here = pathlib.Path(__file__).parent
-    sources = (
-        here / "eyes.py",
-        here / "words.py",
-        here / "pictures.py",
-        pathlib.Path(figures.__file__),
-    )
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 
 def eye_files(eye: EyeEntry, key: str) -> dict[str, bytes]:
@@ -91,8 +79,9 @@ def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> UInt8[np.ndarray, "hei
     ]
     maps = {one.quantity: one.values for one in eye.outcomes}
     if set(compare) <= set(maps):
-        labels = tuple(f"Toward {quantity(name)}" for name in compare)
-        rows.append(figures.figure_b(eye.fundus, *(maps[name] for name in compare), labels=labels))
+        first, second = compare
+        labels = f"Toward {quantity(first)}", f"Toward {quantity(second)}"
+        rows.append(figures.figure_b(eye.fundus, maps[first], maps[second], labels=labels))
     for layer in eye.layers:
         neurons = _ranked(layer.neurons)
         if neurons:
@@ -195,7 +184,7 @@ def _outcome_table(outcomes: Sequence[OutcomeMap]) -> list[dict[str, object]]:
 
 
 def _table(rows) -> dict[str, object]:
-    shown = table(records(rows), limit=60)
+    shown = table(records(rows), limit=60) or Table((), ())
     return {"columns": shown.columns, "rows": shown.rows}
 
 

@@ -122,7 +122,7 @@ class Table:
     left_out: int = 0
 
 
-def table(rows: list[Mapping[str, object]], limit: int = 200) -> Table | None:
+def table(rows: Sequence[Mapping[str, object]], limit: int = 200) -> Table | None:
     """The rows as text in the order of their columns, or None if there are none."""
     if not rows:
         return None

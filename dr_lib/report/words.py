@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
+from typing import Any
 
 import pandas as pd
 
@@ -189,6 +190,6 @@ def finite(value: object) -> float | None:
     return float(value) if isinstance(value, Real) and math.isfinite(float(value)) else None
 
 
-def records(rows: Rows) -> list[Mapping[str, object]]:
+def records(rows: Rows) -> list[Mapping[str, Any]]:
     """The rows as mappings, whichever form they came in."""
     return rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)

@@ -70,7 +70,9 @@ def draw(eye: EyePlan, params: SynthesisParams) -> SyntheticEye:
     work = np.zeros((shot.work_height, shot.work_width), np.uint8)
     paste(labels, work, patch, shot)
     if shot.scale != 1.0:
-        work = cv2.resize(work, (shot.width, shot.height), interpolation=cv2.INTER_NEAREST)
+        work = np.asarray(
+            cv2.resize(work, (shot.width, shot.height), interpolation=cv2.INTER_NEAREST), np.uint8
+        )
     lesions = []
     for spot in spots:
         x, y = shot.to_photo(spot.x, spot.y)

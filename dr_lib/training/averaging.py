@@ -7,7 +7,7 @@ good one.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,7 +47,7 @@ class AveragedWeights:
             mean += np.asarray(share * (weight - mean), mean.dtype)
 
     @contextlib.contextmanager
-    def inside(self, model: "keras.Model") -> Iterator[None]:
+    def inside(self, model: "keras.Model") -> Generator[None]:
         """The model has the mean weights within, its own again afterwards."""
         own = model.get_weights()
         model.set_weights(self.arrays)

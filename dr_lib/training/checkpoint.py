@@ -32,7 +32,9 @@ def write_checkpoint(path: pathlib.Path, checkpoint: Checkpoint) -> None:
     """Replace the file by this checkpoint, at once and for good."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    named = {f"array{number:05d}": array for number, array in enumerate(checkpoint.arrays)}
+    named: dict[str, Any] = {
+        f"array{number:05d}": array for number, array in enumerate(checkpoint.arrays)
+    }
     with open(temporary, "wb") as file:
         np.savez(file, state=np.array(json.dumps(checkpoint.state)), **named)
         file.flush()

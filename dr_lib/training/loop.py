@@ -259,7 +259,8 @@ class _Run:
             }
         )
         if (
-            score is not None
+            graded is not None
+            and score is not None
             and math.isfinite(score)
             and (self.best_score is None or score > self.best_score)
         ):

@@ -7,7 +7,7 @@ killed together with its server keeps its slot for good, and no scheduled run wo
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from datetime import UTC, datetime
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -24,7 +24,7 @@ from prefect.states import Cancelled
 
 
 @contextlib.contextmanager
-def skip_missed() -> Iterator[None]:
+def skip_missed() -> Generator[None]:
     """Around the work of a deployment's run: calls off the scheduled runs that are due when it
     starts and when it ends.
 

@@ -22,6 +22,7 @@ from flows.service.messages import tags_of, workspace_name
 from flows.service.report_pages import report_pages
 from flows.service.server import ServerError
 from flows.service.watch import watch
+from tasks.run.progress import at_once
 from tasks.run.settings import ScheduleParams
 
 
@@ -36,7 +37,8 @@ class _Runner(Runner):
 
     def handle_sigterm(self, *told: Any) -> None:
         # Not by raising SIGINT: what a shell started in its background is deaf to that.
-        self._whole.get_loop().call_soon_threadsafe(self._whole.cancel)
+        if whole := self._whole:
+            whole.get_loop().call_soon_threadsafe(whole.cancel)
 
 
 def serve_deployments(
@@ -102,7 +104,7 @@ def deployments_of(
     def deployment(
         stage: str, suffix: str, schedule: Schedule | None, description: str
     ) -> RunnerDeployment:
-        return FLOWS[stage].to_deployment(
+        made = FLOWS[stage].to_deployment(
             name=name + suffix,
             schedule=schedule,
             parameters=parameters,
@@ -114,6 +116,7 @@ def deployments_of(
             tags=tags_of(config.workspace),
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
+        return at_once(made)
 
     return [
         deployment("run", "", cron_schedule(config.schedule), PIPELINE),

@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import IO
 
 from tasks.run.settings import ScheduleParams
@@ -52,7 +52,7 @@ def be_quiet() -> None:
 
 
 @contextlib.contextmanager
-def prefect_server(port: int = 0, environment: dict[str, str] | None = None) -> Iterator[str]:
+def prefect_server(port: int = 0, environment: dict[str, str] | None = None) -> Generator[str]:
     """Yields the API's address. A server started here is stopped on leaving; its history stays in
     PREFECT_HOME.
 
@@ -81,7 +81,7 @@ def prefect_server(port: int = 0, environment: dict[str, str] | None = None) -> 
 
 
 @contextlib.contextmanager
-def given_server() -> Iterator[str]:
+def given_server() -> Generator[str]:
     """Yields the address of the server that PREFECT_API_URL or the user's profile names. Raises
     ServerError if none answers.
     """
@@ -102,7 +102,7 @@ def given_server() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _used(api: str) -> Iterator[None]:
+def _used(api: str) -> Generator[None]:
     """Inside, Prefect's client, and processes that are started, use this server."""
     from prefect.logging.handlers import APILogHandler
     from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -138,7 +138,7 @@ def history(schedule: ScheduleParams) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _own_server(output: IO[bytes], port: int, environment: dict[str, str]) -> Iterator[str]:
+def _own_server(output: IO[bytes], port: int, environment: dict[str, str]) -> Generator[str]:
     """Yields the address of a server of this run's own. One that dies meanwhile is started again at
     the same address.
 

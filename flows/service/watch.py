@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 
-from tasks.run.progress import ALIVE
+from tasks.run.progress import ALIVE, at_once
 from tasks.run.settings import ScheduleParams
 
 BLOCK = "dr-notify"
@@ -117,7 +117,8 @@ def _set(name: str, trigger: EventTrigger, action: ChangeFlowRunState | CallWebh
         name=name, description="Set up by dr serve or dr watch.", trigger=trigger, actions=[action]
     )
     try:
-        wanted.id = Automation.read(name=name).id
+        # Prefect's overloads say that it is a coroutine, which only an event loop is given.
+        wanted.id = Automation.read(name=name).id  # ty: ignore[missing-attribute]
     except ValueError:
         wanted.create()
         return
@@ -129,10 +130,9 @@ def _webhook(url: str) -> UUID | None:
     is none.
     """
     if url:
-        return Webhook(method="POST", url=url, headers={"Content-Type": "application/json"}).save(
-            BLOCK, overwrite=True
-        )
+        block = Webhook(method="POST", url=url, headers={"Content-Type": "application/json"})
+        return at_once(block.save(BLOCK, overwrite=True))
     try:
-        return Webhook.load(BLOCK)._block_document_id
+        return at_once(Webhook.load(BLOCK))._block_document_id
     except ValueError:
         return None

@@ -34,7 +34,10 @@ DUCKDB_TYPES = {
 }
 CATALOGUE = ("photos", "rejects")  # one file each
 # DuckDB would fetch extensions from the network in the middle of a query. None is needed.
-OFFLINE = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+OFFLINE: dict[str, str | float | list[str]] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
 
 
 def refresh(ws: "Workspace") -> Path:
@@ -108,9 +111,9 @@ def views_sql(ws: "Workspace", *, comments: bool = True) -> str:
         blocks.append(_view(ws, table))
         if comments:
             blocks.append(_comments(table, table, TITLES[table]))
-        if PARTITION[table]:
-            newest = _latest_partition(ws, table, latest[PARTITION[table]])
-            test = f"{PARTITION[table]} = {_text(newest)}" if newest else "false"
+        if partition := PARTITION[table]:
+            newest = _latest_partition(ws, table, latest[partition])
+            test = f"{partition} = {_text(newest)}" if newest else "false"
             blocks.append(
                 f"CREATE OR REPLACE VIEW latest_{table} AS SELECT * FROM {table} WHERE {test};"
             )

@@ -126,10 +126,8 @@ def _disagreement(
     found, table: str, done: dict[str, int], gap: np.ndarray, current: bool
 ) -> str | None:
     if "failure" in found.column_names:
-        from pyarrow import compute
-
         found = found.filter(
-            compute.is_null(found["failure"])
+            found["failure"].is_null()
         )  # the others are of images without an explanation
     ids = found.column("image_id").to_pylist()
     if strangers := sorted(set(ids) - done.keys()):

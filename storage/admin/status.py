@@ -2,7 +2,8 @@
 tables, no arrays.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import attributions_path, load_runs
@@ -192,7 +193,7 @@ def _planned(run: dict) -> str:
                 "memory_bytes": actual.get("worker_bytes", 0) * actual.get("workers", 0) or None,
             }
         )
-    units = {
+    units: dict[str, Callable[[Any], str]] = {
         "seconds": _time,
         "bytes": _mib,
         "memory_bytes": lambda size: f"{_mib(size)} of memory",

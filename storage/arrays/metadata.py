@@ -7,13 +7,14 @@ interrupted at any line is invisible, and the next one does it again.
 
 import json
 from collections.abc import Sequence
+from typing import Any, Literal
 
 from storage.arrays.specs import ArraySpec
 from storage.files.files import Files
 
-CODECS = {"cname": "zstd", "clevel": 5}
+CODECS: dict[str, Any] = {"cname": "zstd", "clevel": 5}
 ID_CHUNK = 16384
-IMAGE_ID = {
+IMAGE_ID: dict[str, Any] = {
     "long_name": "image id",
     "units": "",
     "description": "the photograph's id, such as 10_left",
@@ -79,7 +80,7 @@ def create(files: Files, path: str, specs: list[ArraySpec], shard_images: int, a
     consolidate(files, path, read_nodes(files, path, _names(specs)))
 
 
-def _shuffle(spec: ArraySpec, item: int) -> str:
+def _shuffle(spec: ArraySpec, item: int) -> Literal["noshuffle", "shuffle", "bitshuffle"]:
     """How a number's bytes are regrouped before compression.
 
     Rounded mantissas leave a whole byte of zeros and most of another: bytes of equal weight
@@ -154,16 +155,18 @@ def consolidate(files: Files, path: str, nodes: dict[str, dict]) -> None:
 
 
 def read_nodes(files: Files, path: str, names: list[str]) -> dict[str, dict]:
-    """The nodes' own metadata, from their files."""
+    """The nodes' own metadata, from the files of those that are there."""
     found = files.read_many(
         [f"{path}/{name}/zarr.json" if name else f"{path}/zarr.json" for name in names]
     )
-    return {name: json.loads(data) for name, data in zip(names, found, strict=True)}
+    return {
+        name: json.loads(data) for name, data in zip(names, found, strict=True) if data is not None
+    }
 
 
 def is_data(name: str, node: dict) -> bool:
     """Whether a node is one of the arrays that shards write (and no group, id or label)."""
-    dims = node.get("dimension_names") or ()
+    dims = node.get("dimension_names") or [""]
     return (
         node["node_type"] == "array"
         and dims[0] == "image"

@@ -46,7 +46,8 @@ class RowCopy:
         """The values of these rows in this order, (len(rows), …). Raises ValueError for a row
         that is not on the axis.
         """
-        if self._file is None:
+        file = self._file
+        if file is None:
             return self._store.read_rows(rows, [self._path])[self._path]
         found = np.empty((len(rows), *self._shape), self._dtype)
         for place, row in enumerate(rows):
@@ -55,9 +56,9 @@ class RowCopy:
                     f"{self._store.path}: row {row} is not on an axis of {self._store.images}"
                     " images"
                 )
-            self._copy(int(row) // self._store.shard_images)
+            self._copy(int(row) // self._store.shard_images, file.fileno())
             count = os.preadv(
-                self._file.fileno(), [found[place : place + 1].data], int(row) * self._row_bytes
+                file.fileno(), [found[place : place + 1].data], int(row) * self._row_bytes
             )
             if count != self._row_bytes:
                 raise OSError(
@@ -66,16 +67,16 @@ class RowCopy:
                 )
         return found
 
-    def _copy(self, shard: int) -> None:
+    def _copy(self, shard: int, file: int) -> None:
         with self._locks[shard]:
             if self._copied[shard]:
                 return
             span = self._spans[shard]
             values = np.ascontiguousarray(self._store.read(span, [self._path])[self._path])
             with writing(self._folder):
-                view, start = memoryview(values).cast("B"), span.start * self._row_bytes
+                view, start = values.data.cast("B"), span.start * self._row_bytes
                 while view:  # one call writes 2 GiB at most
-                    written = os.pwrite(self._file.fileno(), view, start)
+                    written = os.pwrite(file, view, start)
                     view, start = view[written:], start + written
             self._copied[shard] = True
 

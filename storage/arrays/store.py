@@ -244,7 +244,7 @@ class ShardedStore:
         return {path: self._array(path, read_only=True)[span.rows] for path in self._paths(paths)}
 
     def read_rows(
-        self, rows: Sequence[int], paths: Sequence[str] | None = None
+        self, rows: Sequence[int] | np.ndarray, paths: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
         """The values of any images, by their rows and in that order: (len(rows), …) for each
         path.
@@ -292,7 +292,7 @@ class ShardedStore:
         problems = []
         files = (entry or {}).get("files", {})
         names = [f"{self.path}/{name}" for name in files]
-        there = (
+        there: Any = (
             self.files.read_many(names) if contents else [self.files.size(name) for name in names]
         )
         for (name, (size, sha256)), found in zip(files.items(), there, strict=True):

@@ -31,30 +31,56 @@ def attributions_path(explain_id: str) -> str:
     return f"explanations/{explain_id}/attributions.zarr"
 
 
+def unit_of(*quantities: str) -> str:
+    """The unit of attributed quantities, and of their attributions: probability, logit or log-odds.
+
+    >>> (
+    ...     unit_of("stage3", "referable", "predicted"),
+    ...     unit_of("logit3"),
+    ...     unit_of("logodds3:0"),
+    ...     unit_of("stage3", "logit3"),
+    ... )
+    ('probability', 'logit', 'log-odds', 'probability or logit')
+    """
+    return " or ".join(dict.fromkeys(_unit(name) for name in quantities))
+
+
+def _unit(quantity: str) -> str:
+    if quantity.startswith("logit"):
+        return "logit"
+    return "log-odds" if quantity.startswith(("logodds", "disease")) else "probability"
+
+
 def explanation_specs(
     quantities: Sequence[str],
     size: int,
     layers: Mapping[str, Mapping[str, Any]],
     neurons: int,
     *,
+    layer_quantity: str = "predicted",
     lesions: bool = False,
 ) -> list[ArraySpec]:
     """The arrays of an explanation: DESIGN §2's table, and a status per image.
 
     layers: for each layer `unit_shape` ((60, 60, 192), or (256,) for a dense layer) and `window`,
-    the side of a region's window in px. neurons: how many regions are kept, of each sign. lesions:
-    whether there is a lesion map.
+    the side of a region's window in px. neurons: how many regions are kept, of each sign.
+    layer_quantity: what is attributed to the layers. lesions: whether there is a lesion map.
     """
     specs = _pixel_specs(tuple(quantities), size) + ([_lesion_spec(size)] if lesions else [])
     for layer, shape in layers.items():
         specs += _layer_specs(
-            layer, _get(shape, "unit_shape"), _get(shape, "window"), size, neurons
+            layer,
+            _get(shape, "unit_shape"),
+            _get(shape, "window"),
+            size,
+            neurons,
+            unit_of(layer_quantity),
         )
     return specs
 
 
 def _pixel_specs(quantities: tuple[str, ...], size: int) -> list[ArraySpec]:
-    count = len(quantities)
+    count, unit = len(quantities), unit_of(*quantities)
     labels = {"quantity": quantities}
 
     def each(name, dtype, fill, long_name, units, description):
@@ -71,20 +97,18 @@ def _pixel_specs(quantities: tuple[str, ...], size: int) -> list[ArraySpec]:
             "float32",
             NAN,
             "attribution to pixels",
-            "probability",
+            unit,
             "integrated gradients of each quantity, summed over the colour channels",
             mantissa_bits=MAP_BITS,
             labels=labels,
         ),
-        each(
-            "outcome", "float32", NAN, "outcome", "probability", "F(x): the quantity for the image"
-        ),
+        each("outcome", "float32", NAN, "outcome", unit, "F(x): the quantity for the image"),
         each(
             "baseline_outcome",
             "float32",
             NAN,
             "outcome of the baseline",
-            "probability",
+            unit,
             "F(x'): for the half-grey image",
         ),
         each(
@@ -92,7 +116,7 @@ def _pixel_specs(quantities: tuple[str, ...], size: int) -> list[ArraySpec]:
             "float32",
             NAN,
             "completeness gap",
-            "probability",
+            unit,
             "sum of the attributions − (F(x) − F(x'))",
         ),
         each(
@@ -127,7 +151,7 @@ def _lesion_spec(size: int) -> ArraySpec:
         "float32",
         NAN,
         "lesion map",
-        "log-odds",
+        unit_of("disease"),
         "absolute integrated gradients of the log-odds of any disease against none, summed over the"
         " colour channels, averaged over poses of the disc: larger where a lesion is likelier",
         mantissa_bits=MAP_BITS,
@@ -135,7 +159,7 @@ def _lesion_spec(size: int) -> ArraySpec:
 
 
 def _layer_specs(
-    layer: str, unit_shape: Sequence[int], window: int, size: int, neurons: int
+    layer: str, unit_shape: Sequence[int], window: int, size: int, neurons: int, unit: str
 ) -> list[ArraySpec]:
     axes = ("y", "x", "channel") if len(unit_shape) == 3 else ("channel",)
     ranked = ("image", "sign", "rank")
@@ -175,10 +199,7 @@ def _layer_specs(
             labels={**signs, "axis": axes},
         ),
         ranking(
-            "neuron_attribution",
-            "attribution to the neuron",
-            "probability",
-            "A_j of the layer's quantity",
+            "neuron_attribution", "attribution to the neuron", unit, "A_j of the layer's quantity"
         ),
         ranking("activation", "activation", "activation", "h_j(x): the neuron for the image"),
         ranking(
@@ -223,7 +244,7 @@ def _layer_specs(
             "float32",
             NAN,
             "resultant active region",
-            "probability",
+            f"{unit} × activation",
             "sum of A_j times the active region of neuron j, over the strongest neurons of each"
             " sign",
             bits=MAP_BITS,
@@ -235,7 +256,7 @@ def _layer_specs(
             "float32",
             NAN,
             "attribution to channels",
-            "probability",
+            unit,
             "the outcome's attribution to the layer, summed over positions",
         ),
         spec(
@@ -245,7 +266,7 @@ def _layer_specs(
             "float32",
             NAN,
             "completeness gap",
-            "probability",
+            unit,
             "of the outcome → layer attribution",
         ),
         spec(
@@ -336,8 +357,8 @@ def open_attributions(files: Files, explain_id: str = "latest", *, chunks=None) 
     # The ids stand in every group, for those who open one alone. In a tree the root's index serves
     # them all.
     groups = {
-        group: tree[group].to_dataset(inherit=False).drop_vars("image_id", errors="ignore")
-        for group in tree.groups
+        node.path: node.to_dataset(inherit=False).drop_vars("image_id", errors="ignore")
+        for node in tree.subtree
     }
     groups["/"] = tree.to_dataset(inherit=False).set_xindex("image_id")
     if chunks is not None:

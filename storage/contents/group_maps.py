@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from storage.contents.explanations import unit_of
 from storage.contents.snapshots import open_set, replace_set
 from storage.files.files import Files
 
@@ -30,9 +31,12 @@ def write_group_maps(
     """
     import xarray as xr
 
+    unit = unit_of(*(quantity for _, _, quantity in keys))
     maps = {
-        "units": "probability",
-        "description": "mean per image, left eyes mirrored onto right ones",
+        "units": unit,
+        "description": (
+            "mean per image, left eyes mirrored onto right ones; a layer's are times activation"
+        ),
     }
     data = xr.Dataset(
         {

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from storage.errors import WorkspaceLocked, writing
@@ -28,7 +28,7 @@ SAME_PROCESS_S = 5.0  # the system's reckoning of when a process started moves w
 
 
 @contextlib.contextmanager
-def lock(files: Files, name: str) -> Iterator[None]:
+def lock(files: Files, name: str) -> Generator[None]:
     """Holds the lock `name` of a workspace inside the `with` block. Raises WorkspaceLocked where
     another process has it.
     """
@@ -39,7 +39,7 @@ def lock(files: Files, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _local(files: Files, name: str) -> Iterator[None]:
+def _local(files: Files, name: str) -> Generator[None]:
     import fcntl
 
     path = Path(files.path(f"{FOLDER}/{name}.lock"))
@@ -63,7 +63,7 @@ def _local(files: Files, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _remote(files: Files, name: str) -> Iterator[None]:
+def _remote(files: Files, name: str) -> Generator[None]:
     path, mine = f"{FOLDER}/{name}.lock", _myself()
     data = json.dumps(mine).encode()
     if not _create(files, path, data):
@@ -96,7 +96,7 @@ def _remote(files: Files, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _renewed(files: Files, path: str, mine: dict, lost: threading.Event) -> Iterator[None]:
+def _renewed(files: Files, path: str, mine: dict, lost: threading.Event) -> Generator[None]:
     """Rewrites the lock's file again and again, which is how other machines see that its holder
     lives.
 

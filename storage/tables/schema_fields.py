@@ -22,7 +22,8 @@ STAGE = (
     "",
     "true stage 0 none, 1 mild, 2 moderate, 3 severe, 4 proliferative; null where unknown",
 )
-OUTCOME_UNIT = "probability"
+QUANTITY_UNIT = "unit of the quantity"
+MAP_UNIT = "unit of the map"
 
 
 def _stage_columns(prefix: str, description: str) -> list[tuple]:
@@ -155,7 +156,10 @@ SOURCE = (
     "source",
     "string",
     "",
-    "which map: pixels, lesion (the lesion map), or the resultant of a layer such as stem",
+    (
+        "which map: pixels or lesion (the lesion map), in the quantity's unit; or a layer's"
+        " resultant such as stem, in that × activation"
+    ),
 )
 STAMP = (
     "stamp",
@@ -171,8 +175,8 @@ QUANTITY = (
     "string",
     "",
     (
-        "the model's output that was attributed: stage0 … stage4, referable = 2 + 3 + 4, or"
-        " disease: log-odds of 1 to 4 against 0"
+        "a probability: stage0 … stage4, referable = 2 + 3 + 4; a logit: logit3; log-odds:"
+        " logodds3:0, disease = 1 to 4 against 0"
     ),
 )
 CONVERGED = (
@@ -381,17 +385,22 @@ COLUMNS = {
     "attributions": [
         IMAGE,
         QUANTITY,
-        ("outcome", "float32", OUTCOME_UNIT, "F(x): the quantity for the image"),
+        (
+            "outcome",
+            "float32",
+            QUANTITY_UNIT,
+            "F(x): the quantity for the image; a probability lies in [0, 1]",
+        ),
         (
             "baseline_outcome",
             "float32",
-            OUTCOME_UNIT,
-            "F(x'): the quantity for the half-grey image",
+            QUANTITY_UNIT,
+            "F(x'): the quantity for the half-grey image, likewise",
         ),
         (
             "gap",
             "float32",
-            OUTCOME_UNIT,
+            QUANTITY_UNIT,
             "sum of the attributions − (F(x) − F(x')): 0 when complete",
         ),
         ("relative_gap", "float32", "share", "|gap| / |F(x) − F(x')|"),
@@ -403,8 +412,8 @@ COLUMNS = {
         ),
         ("points", "int32", "", "points used on the line from baseline to image"),
         ("converged", "bool", "", "whether the tolerance was met"),
-        ("positive_sum", "float32", OUTCOME_UNIT, "sum of the positive attributions"),
-        ("negative_sum", "float32", OUTCOME_UNIT, "sum of the negative attributions"),
+        ("positive_sum", "float32", QUANTITY_UNIT, "sum of the positive attributions"),
+        ("negative_sum", "float32", QUANTITY_UNIT, "sum of the negative attributions"),
         (
             "failure",
             "string?",
@@ -420,7 +429,12 @@ COLUMNS = {
         ("neuron_y", "int16?", "", "row of the neuron; null in a dense layer"),
         ("neuron_x", "int16?", "", "column of the neuron; null in a dense layer"),
         ("channel", "int32", "", "channel of the neuron, or the unit of a dense layer"),
-        ("attribution", "float32", OUTCOME_UNIT, "the outcome's attribution to this neuron"),
+        (
+            "attribution",
+            "float32",
+            QUANTITY_UNIT,
+            "attribution of the layer's quantity to this neuron",
+        ),
         ("activation", "float32", "activation", "h(x): the neuron for the image"),
         (
             "baseline_activation",
@@ -462,9 +476,9 @@ COLUMNS = {
         ("bbox_left_px", "int32", "px", "first column"),
         ("bbox_bottom_px", "int32", "px", "row after the last"),
         ("bbox_right_px", "int32", "px", "column after the last"),
-        ("attribution_sum", "float32", OUTCOME_UNIT, "sum of the attributions in the region"),
-        ("attribution_mean", "float32", OUTCOME_UNIT, "mean per pixel"),
-        ("attribution_peak", "float32", OUTCOME_UNIT, "strongest pixel"),
+        ("attribution_sum", "float32", MAP_UNIT, "sum of the attributions in the region"),
+        ("attribution_mean", "float32", MAP_UNIT, "mean per pixel"),
+        ("attribution_peak", "float32", MAP_UNIT, "strongest pixel"),
         ("image_share", "float32", "share", "share of the map's sum of this sign"),
         ("eccentricity", "float32", "", "of the ellipse with the same moments: 0 circle, 1 line"),
         ("solidity", "float32", "share", "area over the convex hull's area"),
@@ -481,8 +495,8 @@ COLUMNS = {
         IMAGE,
         SOURCE,
         QUANTITY,
-        ("positive_total", "float32", OUTCOME_UNIT, "sum of the positive attributions"),
-        ("negative_total", "float32", OUTCOME_UNIT, "sum of the negative attributions"),
+        ("positive_total", "float32", MAP_UNIT, "sum of the positive attributions"),
+        ("negative_total", "float32", MAP_UNIT, "sum of the negative attributions"),
         (
             "top1_share",
             "float32",
@@ -588,13 +602,13 @@ COLUMNS = {
         (
             "mean_positive",
             "float32",
-            OUTCOME_UNIT,
+            MAP_UNIT,
             "mean positive attribution per pixel of the bin and image",
         ),
         (
             "mean_negative",
             "float32",
-            OUTCOME_UNIT,
+            MAP_UNIT,
             "mean negative attribution per pixel of the bin and image",
         ),
     ],
@@ -667,7 +681,7 @@ COLUMNS = {
         (
             "outcome",
             "float32",
-            OUTCOME_UNIT,
+            "probability",
             "F of the adversarial example: the target stage's probability",
         ),
         (
@@ -683,7 +697,7 @@ COLUMNS = {
             "h − h': the unit's activation minus its baseline's",
         ),
         ("mean_gradient", "float32", "probability per activation", "∫ ∂F/∂h along the line"),
-        ("attribution", "float32", OUTCOME_UNIT, "the outcome's attribution to the unit"),
+        ("attribution", "float32", "probability", "the outcome's attribution to the unit"),
     ],
     "units": [
         LAYER,
@@ -706,7 +720,7 @@ COLUMNS = {
         ),
         ("slope", "float32", "", "slope of attribution against activation difference"),
         ("r2", "float32", "share", "variance of the attribution that the straight line explains"),
-        ("mean_attribution", "float32", OUTCOME_UNIT, "mean over images and strengths"),
+        ("mean_attribution", "float32", "probability", "mean over images and strengths"),
         (
             "strongest_image_id",
             "string?",

@@ -151,8 +151,7 @@ RANGES = {
         "clarity",
         "visible",
         "confidence",
-        "outcome",
-        "baseline_outcome",
+        "linearity.outcome",
         "disc_share",
     ),
     **_each(
@@ -235,6 +234,7 @@ RANGES = {
     **_each(FROM_0, "positive_sum", "positive_total", "mean_positive", "distance"),
     **_each(UP_TO_0, "negative_sum", "negative_total", "mean_negative"),
     # Signed measures.
+    **_each(ANY, "attributions.outcome", "baseline_outcome"),  # of a logit, too
     **_each(
         ANY,
         "gap",
@@ -305,9 +305,10 @@ def outside(range_: str, values: Iterable) -> list:
             for value in known
             if (str(value).lower() if isinstance(value, bool) else value) not in words
         ]
-    if not range_.startswith(("[", "(")):
+    interval = re.fullmatch(r"[\[(](.+), (.+)[\])]", range_)
+    if interval is None:
         return []
-    low, high = (_end(text) for text in re.fullmatch(r"[\[(](.+), (.+)[\])]", range_).groups())
+    low, high = (_end(text) for text in interval.groups())
     return [value for value in known if not low - ROUNDING <= value <= high + ROUNDING]
 
 

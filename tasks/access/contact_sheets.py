@@ -2,6 +2,8 @@
 kind, read anew and small.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -131,7 +133,7 @@ def _pairs(
     recipe: Recipe,
     photos: Photos,
     eyes: pd.DataFrame,
-    notes: list[tuple[str, ...]],
+    notes: Sequence[tuple[str, ...]],
 ) -> tuple[BeforeAfter, ...]:
     positions = photos.catalogue.loc[eyes["image_id"], "position"].to_numpy()
     fundi = fundus_store(workspace, recipe.preprocess_id).read_rows(positions, ["pixels"])["pixels"]

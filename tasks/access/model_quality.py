@@ -1,5 +1,7 @@
 """How well the model does, read from its tables: what the report and Prefect's page show of it."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -42,7 +44,7 @@ def model_section(workspace: Workspace, model_id: str) -> ModelSection:
     predictions = predictions[predictions["stage"].notna()]
     referable = predictions["probability_referable"].to_numpy(np.float64)
     stages = predictions["stage"].to_numpy(np.int64)
-    *bins, count = reliability(
+    likely, right, count = reliability(
         stages,
         predictions[[f"probability_stage{stage}" for stage in range(5)]].to_numpy(np.float32),
     )
@@ -50,7 +52,7 @@ def model_section(workspace: Workspace, model_id: str) -> ModelSection:
         evaluation=test[test["metric"].isin(MAIN)][["metric", "value", "low", "high"]],
         confusion=confusion,
         history=history,
-        reliability=tuple(values[count > 0] for values in (*bins, count)),
+        reliability=(likely[count > 0], right[count > 0], count[count > 0]),
         reliability_of="the likeliest stage",
         roc=_roc(stages >= REFERABLE, referable),
         operating_points=tuple(
@@ -64,7 +66,7 @@ def model_section(workspace: Workspace, model_id: str) -> ModelSection:
     )
 
 
-def graded_rows(workspace: Workspace, model_id: str) -> list[dict[str, object]]:
+def graded_rows(workspace: Workspace, model_id: str) -> list[dict[str, Any]]:
     """The measures of the test split that have intervals, the main ones first: metric, value,
     low, high.
     """
@@ -114,11 +116,11 @@ def _operating(test: pd.DataFrame) -> list[dict[str, object]]:
     return rows
 
 
-def _strata(evaluation: pd.DataFrame) -> list[dict[str, object]]:
+def _strata(evaluation: pd.DataFrame) -> list[dict[str, Any]]:
     """One row a stratum: its eyes, and the main measures with their intervals; further readings
     of the model come last.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     of_model = evaluation[
         evaluation["source"].isna()
     ]  # maps judged by lesion masks are told elsewhere

@@ -158,13 +158,13 @@ def _agreements(
             continue  # a dense unit has no place
         field = receptive_field(lower)
         start = np.asarray(lower(np.zeros((1, *x.shape[1:]), np.float32), training=False))[0]
-        centre = tuple(field.offset[axis] + (field.size[axis] - 1) / 2 for axis in (0, 1))
-        cells = unit_cells(x.shape[1], start.shape[:2], field.stride, centre)
+        top, left = (field.offset[axis] + (field.size[axis] - 1) / 2 for axis in (0, 1))
+        cells = unit_cells(x.shape[1], start.shape[:2], field.stride, (top, left))
         for index, (eye, lesions) in enumerate(zip(eyes, masks, strict=True)):
             if lesions is None or not lesions.kinds:
                 continue
             maps = np.asarray(lower(x[index : index + 1], training=False))[0] - start
-            kinds = {
+            kinds: dict[str, np.ndarray] = {
                 kind: lesions.kinds.get(kind, np.zeros_like(lesions.inside))
                 for kind in LESION_KINDS
             }
@@ -184,9 +184,13 @@ def _masks(
     """
     try:
         mask = read_mask(folder, eye["image_id"])
-        disc = Disc(*(float(number) for number in geometry))
+        y, x, diameter = (float(number) for number in geometry)
         return lesion_masks(
-            mask, disc, (int(eye["height_px"]), int(eye["width_px"])), pixels, preprocess
+            mask,
+            Disc(y, x, diameter),
+            (int(eye["height_px"]), int(eye["width_px"])),
+            pixels,
+            preprocess,
         )
     except UnusableMask:
         return None
@@ -275,5 +279,5 @@ def _lesion_of(region: Mapping[str, Any], masks: LesionMasks) -> str:
         slice(region["bbox_left_px"], region["bbox_right_px"]),
     )
     counts = {kind: int(mask[box].sum()) for kind, mask in masks.kinds.items()}
-    best = max(counts, key=counts.get, default="none")
+    best = max(counts, key=counts.__getitem__, default="none")
     return best if counts.get(best) else "none"

@@ -167,11 +167,15 @@ def judge_shard(
         eye = eyes.iloc[row]
         if not eye["mask"]:
             continue
-        disc = Disc(*(float(fundi[name][row]) for name in GEOMETRY))
+        y, x, diameter = (float(fundi[name][row]) for name in GEOMETRY)
         shape = (int(eye["height_px"]), int(eye["width_px"]))
         try:
             masks = lesion_masks(
-                read_mask(folder, eye["image_id"]), disc, shape, fundi["pixels"][row], preprocess
+                read_mask(folder, eye["image_id"]),
+                Disc(y, x, diameter),
+                shape,
+                fundi["pixels"][row],
+                preprocess,
             )
         except UnusableMask as problem:
             problems.append(f"{eye['image_id']}: {problem}")

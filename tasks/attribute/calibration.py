@@ -163,6 +163,12 @@ def specs_of(network: Any, params: AttributionParams, size: int) -> list[ArraySp
     except ValueError as error:  # a layer that is missing or no full cut, named
         raise UserError(str(error)) from None
     layers = {name: dataclasses.asdict(shape) for name, shape in shapes.items()}
+    lesions = bool(params.lesion_poses)
     return explanation_specs(
-        params.quantities, size, layers, params.neurons, lesions=bool(params.lesion_poses)
+        params.quantities,
+        size,
+        layers,
+        params.neurons,
+        layer_quantity=params.layer_quantity,
+        lesions=lesions,
     )

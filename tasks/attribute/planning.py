@@ -152,9 +152,7 @@ def _rates(
     if recipe.find_model(workspace):
         rates = known_rates(workspace, recipe, rates)
     if seconds is not None:
-        return Rates(
-            **{**vars(rates), "seconds": seconds, "start_seconds": 0.0, "basis": "the given rate"}
-        )
+        return replace(rates, seconds=seconds, start_seconds=0.0, basis="the given rate")
     if measure or (measure is None and rates.seconds is None):
         rates = calibrate(workspace, pool, recipe, photos, storage.shard_images)
         remember_rates(workspace, recipe, rates)
@@ -175,10 +173,10 @@ def _to_explain(
         except FileNotFoundError:
             pass
     if catalogue.empty:
-        limit = recipe.attribution.limit
+        limit = recipe.selection.limit
         to_do = [True] * (min(found, limit) if limit else found)
     else:
-        chosen = chosen_images(_explainable(workspace, recipe, catalogue), recipe.attribution)
+        chosen = chosen_images(_explainable(workspace, recipe, catalogue), recipe.selection)
         sha256 = catalogue.set_index("image_id")["sha256"]
         every = list(dict.fromkeys([*known, *chosen["image_id"]]))
         to_do = [stored.get(image_id) != sha256.get(image_id) for image_id in every]

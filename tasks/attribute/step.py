@@ -3,7 +3,7 @@ pixels (METHOD §4–5).
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -35,15 +35,15 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
     Raises UserError, before anything is written, for a run that fits neither the disk nor the
     memory.
     """
-    workspace, params, engine = session.workspace, recipe.attribution, recipe.engine
+    workspace, selection, engine = session.workspace, recipe.selection, recipe.engine
     model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
     photos = workspace.photos()
     usable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
     here = photos.iloc[usable]
-    chosen = chosen_images(here[here["present"]], params)
+    chosen = chosen_images(here[here["present"]], selection)
     if chosen.empty:
         raise UserError(
-            f"no usable photograph is in the {params.split} split; choose another with --set"
+            f"no usable photograph is in the {selection.split} split; choose another with --set"
             " attribution.split=all"
         )
     by_id = photos.set_index("image_id")
@@ -142,7 +142,7 @@ def _planned(
 
 
 @contextmanager
-def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Iterator[Any]:
+def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Generator[Any]:
     """Leaves a record of what the work inside was planned to take and took; none where there is
     nothing to do.
 

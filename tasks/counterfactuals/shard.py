@@ -38,7 +38,7 @@ def change_shard(
     span: Span,
     eyes: pd.DataFrame,
     digests: Sequence[str],
-    kept: Sequence[bool],
+    kept: Sequence[bool] | np.ndarray,
     quantity: int | None,
     params: CounterfactualParams,
     adversarial: AdversarialParams,

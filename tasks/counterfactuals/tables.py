@@ -156,13 +156,13 @@ class _Judge:
         )
         self.second = second
         self.other = stage_outcomes(place.location, second, batch_size).predict if second else None
-        self.other_before = self.other(x) if second else None
+        self.other_before = None if self.other is None else self.other(x)
 
     def judged(self, found: StrengthResult, target: int) -> list[dict]:
         """The further columns of each row; a failed eye has no measures."""
         after, _ = feature_distances(self.outcomes.features(found.images), self.real, self.own)
         after = np.where(found.failed, np.nan, after)
-        other = self.other(found.images) if self.other else None
+        before, other = self.other_before, None if self.other is None else self.other(found.images)
         return [
             {
                 "feature_distance_before": self.before[i],
@@ -171,8 +171,8 @@ class _Judge:
                 "second_model_id": self.second or None,
                 **(
                     dict.fromkeys(SECOND)
-                    if other is None
-                    else _second(self.other_before[i], other[i], target)
+                    if before is None or other is None
+                    else _second(before[i], other[i], target)
                 ),
             }
             for i in range(len(after))

@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class HeldGpu:
 
 
 @contextlib.contextmanager
-def gpu_turn() -> Iterator[None]:
+def gpu_turn() -> Generator[None]:
     """Computes on a GPU that no other process computes on, or on the CPU where there is none.
 
     The first call of a process waits for a free GPU and says who has it; call it before the first
@@ -132,7 +132,7 @@ def _open(folder: Path, name: str) -> int:
 
 
 @contextlib.contextmanager
-def _slot(count: int) -> Iterator[None]:
+def _slot(count: int) -> Generator[None]:
     """A slot of Prefect's limit for this machine's GPUs, inside a run; the limit is made with
     `count` slots if it is absent.
     """

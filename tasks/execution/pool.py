@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any
@@ -166,7 +166,7 @@ class Pool:
 
     def run(
         self, function: Callable[..., Any], jobs: Iterable[tuple]
-    ) -> Iterator[tuple[tuple, Any]]:
+    ) -> Generator[tuple[tuple, Any]]:
         """Yields (job, result or Failure) as jobs finish; each job is the tuple of `function`'s
         arguments.
         """

@@ -72,7 +72,9 @@ def packages(
     wrong = []
     asked = [
         Requirement(text)
-        for text in (importlib.metadata.requires(PROJECT) if requirements is None else requirements)
+        for text in (
+            importlib.metadata.requires(PROJECT) or [] if requirements is None else requirements
+        )
     ]
     asked = [one for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
     for one in asked:
@@ -286,7 +288,10 @@ def place(workspace: Workspace) -> list[Finding]:
                     "choose another workspace, or allow this user to write there",
                 )
             ]
-        return [Finding(what, "ok", f"{workspace.location} will be made"), disk(folder, free)]
+        return [
+            Finding(what, "ok", f"{workspace.location} will be made"),
+            *([] if free is None else [disk(folder, free)]),
+        ]
     try:
         workspace.files.write(name, b"can be written")
         read = workspace.files.read(name)

@@ -7,7 +7,7 @@ A wave ends when its own shards have; by then the next one's are running.
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from prefect import task
@@ -60,7 +60,7 @@ class _Stream:
         self._pool, self._function, self._jobs = pool, function, jobs
         self._numbers = {id(job): number for number, job in enumerate(jobs)}
         self._waiting = deque(range(len(jobs)))
-        self._results: Iterator[tuple[tuple, Any]] | None = None
+        self._results: Generator[tuple[tuple, Any]] | None = None
         self._held = False
 
     def next(self) -> tuple[int, Any] | None:
@@ -143,7 +143,9 @@ def run_in_waves(
                 if last_try:
                     stream.again([index for index in wave if index not in results])
                 while not all(index in results or index in failed for index in wave):
-                    note(*stream.next())
+                    ended = stream.next()
+                    assert ended is not None  # a job of this wave is still on its way
+                    note(*ended)
                 mine = {index: failed.pop(index) for index in wave if index in failed}
                 if mine and rescue:
                     # Nothing else may be in flight: a search for what kills workers would accuse

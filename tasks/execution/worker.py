@@ -79,11 +79,12 @@ def model_params(record: dict[str, Any]) -> ModelParams:
     In float32, whatever the training computed in: the weights are float32 all along, and
     attributions of 1e-6 a pixel would be rounded away.
     """
-    fields = {
+    fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in record["architecture"].items()
     }
-    return ModelParams(**{**fields, "backbone_weights": "none", "mixed_precision": "off"})
+    fields["backbone_weights"], fields["mixed_precision"] = "none", "off"
+    return ModelParams(**fields)
 
 
 def fundi(location: str, preprocess_id: str, rows: np.ndarray) -> np.ndarray:

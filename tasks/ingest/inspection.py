@@ -79,7 +79,7 @@ def inspected(
         if finding.reason is None:
             usable[photo.image_id] = photo, finding
             continue
-        reject = {
+        reject: dict[str, Any] = {
             "image_id": photo.image_id,
             "source": photo.path,
             "reason": finding.reason,

@@ -43,7 +43,9 @@ def counterfactual_section(
     stages = {
         name: int(settings[name]) for name in ("true_stage", "predicted_stage", "target_stage")
     }
-    pair = CounterfactualParams(**stages).pair
+    pair = CounterfactualParams(
+        stages["true_stage"], stages["predicted_stage"], stages["target_stage"]
+    ).pair
     path = counterfactuals_path(explain_id, pair)
     confusion = f"of stage {stages['true_stage']} predicted as {stages['predicted_stage']}"
     if not ShardedStore.exists(workspace.files, path):

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dr_lib.maps import POSTER
+from dr_lib.network.model import backbone
 from dr_lib.report import (
     Citation,
     CounterfactualSection,
@@ -43,7 +44,6 @@ from tasks.run.recipe import Recipe
 from tasks.run.run_log import versions
 from tasks.run.settings import DataParams
 
-BACKBONES = {"inception_v3": "Inception V3", "small": "A small network"}
 # a table of more rows is left in the workspace: the report must stay light enough to send
 CSV_ROWS = 100_000
 CITED = tuple(name for name in SCHEMAS if name != "runs")
@@ -118,7 +118,7 @@ def _run(shown: Shown, gallery: pd.DataFrame) -> RunSummary:
         model_id=shown.model_id,
         preprocess_id=shown.recipe.preprocess_id,
         explain_id=shown.explain_id,
-        model_name=BACKBONES[shown.recipe.model.backbone],
+        model_name=backbone(shown.recipe.model.backbone).title,
         when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         stages=tuple(
             StageTime(row.stage, float(row.seconds), int(row.new_images))

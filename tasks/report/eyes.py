@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dr_lib.report import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap, drawing_digest, eye_files
+from dr_lib.report import DRAWING_VERSION, EyeEntry, LayerMaps, NeuronEntry, OutcomeMap, eye_files
 from storage import Workspace, open_workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import SIGNS, load_record
@@ -207,6 +207,7 @@ def _outcome(arrays: dict[str, np.ndarray], index: int, quantity: str) -> Outcom
 
 
 def _neurons(arrays: dict[str, np.ndarray], place: str) -> tuple[NeuronEntry, ...]:
+    origin = arrays[f"{place}/region_origin"]
     return tuple(
         NeuronEntry(
             sign=sign,
@@ -214,7 +215,7 @@ def _neurons(arrays: dict[str, np.ndarray], place: str) -> tuple[NeuronEntry, ..
             neuron=tuple(int(n) for n in arrays[f"{place}/neuron"][index, rank] if n >= 0),
             attribution=float(arrays[f"{place}/neuron_attribution"][index, rank]),
             region=arrays[f"{place}/region"][index, rank],
-            origin=tuple(int(n) for n in arrays[f"{place}/region_origin"][index, rank]),
+            origin=(int(origin[index, rank, 0]), int(origin[index, rank, 1])),
             activation=float(arrays[f"{place}/activation"][index, rank]),
             baseline_activation=float(arrays[f"{place}/baseline_activation"][index, rank]),
         )
@@ -258,9 +259,9 @@ def shards_to_draw(
     return jobs
 
 
-def _drawing() -> list[str]:
+def _drawing() -> list[Any]:
     """Changes when eyes would be drawn otherwise than before."""
-    return [drawing_digest(), content_id({"tables": EYE_TABLES})]
+    return [DRAWING_VERSION, EYE_TABLES]
 
 
 def draw_shard(place: Place, span: Span, eyes: pd.DataFrame, state: str) -> int:

@@ -61,6 +61,8 @@ def _numbers(eye: pd.Series, entry: EyeEntry) -> list[dict[str, Any]]:
         for stage, value in enumerate(entry.probabilities)
     ]
     for one in entry.outcomes:
+        if one.outcome is None or one.baseline_outcome is None:
+            continue
         change = one.outcome - one.baseline_outcome
         within = "" if one.converged else ", above tolerance"
         rows.append(

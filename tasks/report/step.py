@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dr_lib.report import render
+from dr_lib.report import DRAWING_VERSION, render
 from storage import Workspace
 from storage.admin.catalog import refresh
 from tasks.access.explained import explained_eyes, explained_rows
@@ -80,7 +80,7 @@ def _pages_written(workspace: Workspace, folder: str) -> set[str]:
 
 def _fingerprint(workspace: Workspace, recipe: Recipe, config: dict[str, Any]) -> str:
     """Changes when anything shown may have: the tables' parts, the ledgers, the catalogue, the
-    settings.
+    settings, the way of drawing.
     """
     files = workspace.files
     explain_id = recipe.explain_id(workspace)
@@ -95,6 +95,5 @@ def _fingerprint(workspace: Workspace, recipe: Recipe, config: dict[str, Any]) -
         for name in names
         if "/tables/runs/" not in f"/{name}"
     ]
-    return hashlib.sha256(
-        json.dumps([explain_id, states, config, versions()], sort_keys=True, default=str).encode()
-    ).hexdigest()
+    shown_from = [DRAWING_VERSION, explain_id, states, config, versions()]
+    return hashlib.sha256(json.dumps(shown_from, sort_keys=True, default=str).encode()).hexdigest()

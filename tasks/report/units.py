@@ -121,8 +121,9 @@ def _pages(
 ) -> list[UnitEntry]:
     effects = workspace.frame("unit_effects", explain_id=explain_id)
     maps = open_unit_maps(workspace.files, explain_id)
-    regions = {}
+    regions, stored = {}, np.empty(0)
     if maps is not None:
+        stored = maps["region"].to_numpy()
         keys = zip(
             maps["layer"].values.tolist(),
             maps["unit"].values.tolist(),
@@ -145,7 +146,7 @@ def _pages(
             ][0]
             attribution = getattr(row, f"attribution_stage{target_stage}")
             note = f"graded {row.predicted_before}, attribution {attribution:+.2g}"
-            eyes.append(UnitEye(row.image_id, fundus, maps["region"].values[index], note))
+            eyes.append(UnitEye(row.image_id, fundus, stored[index], note))
         pages.append(
             UnitEntry(
                 layer,

@@ -122,34 +122,29 @@ def show_photographs(workspace: Workspace, recipe: Recipe, data: DataParams) -> 
     if not inside_run():
         return
     photos = Photos(workspace, data.photos)
+    chosen, worst, aside = (
+        samples(workspace, recipe, photos),
+        flagged(workspace, recipe, photos),
+        set_aside(workspace, photos),
+    )
     sheets = (
         (
             "samples",
-            samples(workspace, recipe, photos),
-            before_after_sheet,
+            before_after_sheet(chosen) if chosen else None,
             "Before and after preprocessing",
             "",
         ),
         (
             "flagged",
-            flagged(workspace, recipe, photos),
-            before_after_sheet,
+            before_after_sheet(worst) if worst else None,
             "Flagged, the worst first",
             flagged_text(workspace, recipe),
         ),
-        (
-            "set-aside",
-            set_aside(workspace, photos),
-            set_aside_sheet,
-            "Set aside, with the reason",
-            "",
-        ),
+        ("set-aside", set_aside_sheet(aside) if aside else None, "Set aside, with the reason", ""),
     )
-    for name, shown, drawn, title, text in sheets:
-        if shown:
-            show_picture(
-                f"preprocess-{name}", small_jpeg(drawn(shown), SHEET_BYTES), "jpeg", title, text
-            )
+    for name, sheet, title, text in sheets:
+        if sheet is not None:
+            show_picture(f"preprocess-{name}", small_jpeg(sheet, SHEET_BYTES), "jpeg", title, text)
 
 
 def show_model(workspace: Workspace, model_id: str) -> None:

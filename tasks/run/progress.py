@@ -6,7 +6,9 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar
+from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
@@ -22,6 +24,8 @@ SECONDS_BETWEEN_SIGNS = 60
 ALIVE = (  # the event by which the watch tells a run that works from one that hangs
     "dr-explain.progress"
 )
+
+Answer = TypeVar("Answer")
 
 _console = Console(stderr=True, highlight=False)
 
@@ -64,8 +68,16 @@ def inside_run() -> bool:
     return FlowRunContext.get() is not None or TaskRunContext.get() is not None
 
 
+def at_once(answer: Coroutine[Any, Any, Answer] | Answer) -> Answer:
+    """What a function of Prefect's answers; its type has a coroutine too, which only an event
+    loop is given.
+    """
+    assert not isinstance(answer, Coroutine)
+    return answer
+
+
 @contextlib.contextmanager
-def progress(stage: str, total: int, unit: str = "images") -> Iterator[Callable[..., None]]:
+def progress(stage: str, total: int, unit: str = "images") -> Generator[Callable[..., None]]:
     """Yields `advance(count, note="", earlier=False)`; shows count of total, the rate and the time
     left.
 
@@ -112,20 +124,17 @@ class _Meter:
         self.stage, self.total, self.unit = stage, total, unit
         self.done = self.done_earlier = 0
         self.started = self.last_line = self.last_artifact = self.last_sign = time.monotonic()
-        self.artifact = None
+        self.artifact: UUID | None = None
         if inside_run():
-            self.artifact = create_progress_artifact(
-                0.0,
-                key=artifact_key(stage, "progress"),
-                description=f"{stage}: 0 of {total} {unit}",
-            )
+            key, text = artifact_key(stage, "progress"), f"{stage}: 0 of {total} {unit}"
+            self.artifact = at_once(create_progress_artifact(0.0, key=key, description=text))
             alive()
 
     def advance(self, count: int, earlier: bool = False) -> None:
         self.done += count
         self.done_earlier += count * earlier
         now = time.monotonic()
-        if self.artifact and now - self.last_artifact > SECONDS_BETWEEN_ARTIFACTS:
+        if now - self.last_artifact > SECONDS_BETWEEN_ARTIFACTS:
             self.last_artifact = now
             self._update_artifact()
         if self.artifact and now - self.last_sign > SECONDS_BETWEEN_SIGNS:
@@ -158,10 +167,11 @@ class _Meter:
         )
 
     def finish(self) -> None:
-        if self.artifact:
-            self._update_artifact()
+        self._update_artifact()
 
     def _update_artifact(self) -> None:
+        if self.artifact is None:
+            return
         share = 100.0 * self.done / self.total if self.total else 100.0
         update_progress_artifact(self.artifact, progress=min(share, 100.0), description=self.text())
 

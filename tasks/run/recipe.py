@@ -24,10 +24,10 @@ from dr_lib.training import TrainingParams, outcome_settings
 from storage import Workspace
 from storage.ids import content_id
 from tasks.run.errors import UserError
-from tasks.run.settings import FlaggedChoice, TrainingPolicy
+from tasks.run.settings import AttributionSelection, FlaggedChoice, TrainingPolicy
 
 
-def settings_of(kind: type, params: Any) -> dict[str, Any]:
+def settings_of(kind: type[Any], params: Any) -> dict[str, Any]:
     """The fields of `params` that belong to the dataclass `kind`; a section of the configuration
     may have more.
     """
@@ -111,6 +111,15 @@ class Recipe:
     def policy(self) -> TrainingPolicy:
         """When a model is trained, and which one is used instead."""
         return self.training if isinstance(self.training, TrainingPolicy) else TrainingPolicy()
+
+    @property
+    def selection(self) -> AttributionSelection:
+        """Which images are explained."""
+        return (
+            self.attribution
+            if isinstance(self.attribution, AttributionSelection)
+            else AttributionSelection()
+        )
 
     def find_model(self, workspace: Workspace, manifest: str | None = None) -> str | None:
         """The model that `training.model_id` names; or the newest one of these settings, or None.

@@ -4,7 +4,7 @@ share them.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ _current: ContextVar[Session | None] = ContextVar("session", default=None)
 
 
 @contextlib.contextmanager
-def open_session(location: str, dask: DaskParams) -> Iterator[Session]:
+def open_session(location: str, dask: DaskParams) -> Generator[Session]:
     """The session of the run around this call, or a new one. Raises the storage's error if
     another run holds the lock.
     """

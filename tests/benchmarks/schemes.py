@@ -217,7 +217,7 @@ def run(curve: Curve, plan: Plan, head: Head, floor: float) -> tuple[int, int, b
             outputs = curve.outputs(message.alphas)
             passes += len(message.alphas)
             if message.cotangents is None:
-                told = Told(outputs, None)
+                told = Told(outputs, np.zeros((len(outputs), 0)))
                 continue
             backward = message.cotangents.shape[1]
             width = width or backward  # of the first points, sampled in all directions

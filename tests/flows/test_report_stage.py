@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from dr_lib.report import eyes as drawing
+from dr_lib.report import DRAWING_VERSION
 from storage import open_workspace
 from tasks.report import data as report_data
 from tasks.report import eyes as report_eyes
@@ -25,9 +25,10 @@ def made(tmp_path, monkeypatch):
     need no other stage.
     """
 
-    def run(count: int, folder: str = "workspace"):
+    def run(count: int, folder: str = "workspace"):  # 0: those that are explained already
         workspace = open_workspace(tmp_path / folder)
-        explain(workspace, count)
+        if count:
+            explain(workspace, count)
         (tmp_path / "photos").mkdir(exist_ok=True)
         return report(
             Session(workspace, InlinePool()), RECIPE, DataParams(str(tmp_path / "photos")), {}
@@ -92,8 +93,12 @@ def test_an_eye_that_is_explained_no_more_leaves_the_report(made, tmp_path):
     assert "eyes/00000/1_left.js" in files(first)
 
 
-def test_another_way_of_drawing_draws_every_eye_again(made, monkeypatch):
-    made(5)
-    monkeypatch.setattr(report_eyes, "drawing_digest", lambda: "other")
-    assert drawing.drawing_digest() != "other"
-    assert made(5).new_images == 5
+def test_another_way_of_drawing_draws_every_eye_and_page_again(made, monkeypatch):
+    index = pathlib.Path(made(5).message)
+    index.write_text("drawn before")
+    assert made(0).new_images == 0
+    assert index.read_text() == "drawn before"
+    for module in (stage, report_eyes):
+        monkeypatch.setattr(module, "DRAWING_VERSION", DRAWING_VERSION + 1)
+    assert made(0).new_images == 5
+    assert index.read_text() != "drawn before"

@@ -87,6 +87,26 @@ def test_the_arrays_are_those_of_the_contract(explained):
             assert array.attrs["description"]
 
 
+def test_the_arrays_of_a_logit_are_not_said_to_be_probabilities():
+    specs = explanation_specs(
+        ("logit3", "logit0"), 64, LAYERS, 3, layer_quantity="logodds3:0", lesions=True
+    )
+    units = {spec.path: spec.units for spec in specs}
+    assert not [path for path, unit in units.items() if "probability" in unit]
+    assert units["pixels/outcome"] == units["pixels/attribution"] == "logit"
+    assert (
+        units["layers/fc1/neuron_attribution"]
+        == units["layers/fc1/gap"]
+        == units["lesion/map"]
+        == "log-odds"
+    )
+    assert units["layers/fc1/resultant"] == "log-odds × activation"
+    mixed = explanation_specs(("stage0", "referable", "logit0"), 64, {}, 3)
+    assert {spec.units for spec in mixed if spec.path.endswith("outcome")} == {
+        "probability or logit"
+    }
+
+
 def test_one_image_is_chosen_by_its_id_in_every_group(explained):
     tree = explained.attributions()
     for group in ("pixels", "layers/stem", "layers/fc1"):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from dr_lib.attribution.quantities import identity_head, stage_head
+from storage.contents.explanations import unit_of
+from storage.tables.schema_ranges import outside, range_of
 
 STAGES = tuple(f"stage{s}" for s in range(5))
 
@@ -28,6 +30,14 @@ def test_named_quantities_are_probabilities_logits_and_log_odds(logits):
         np.stack([p[:, 3], p[:, 2:].sum(1), u[:, 1], np.log(p[:, 4] / p[:, 0])], axis=1),
         rtol=1e-12,
     )
+
+
+@pytest.mark.parametrize("name", [*STAGES, "referable", "logit3", "logodds3:0"])
+def test_a_quantity_has_the_unit_and_lies_in_the_range_that_are_declared_for_it(name, logits):
+    values = stage_head((name,)).values(logits).ravel()
+    assert (unit_of(name) == "probability") == (not outside("[0, 1]", values))
+    for column in ("outcome", "baseline_outcome"):
+        assert not outside(range_of("attributions", column), values)
 
 
 def test_probabilities_of_huge_logits_stay_finite():

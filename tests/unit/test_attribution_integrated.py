@@ -290,7 +290,7 @@ def by_hand(plan, outputs, slopes):
             told = None
             continue
         places += message.alphas.tolist()
-        slope = None
+        slope = np.zeros((len(message.alphas), 0))
         if message.cotangents is not None:
             asked += np.repeat(message.alphas, message.cotangents.shape[1]).tolist()
             carriers += list(message.cotangents.reshape(-1, message.cotangents.shape[2]))

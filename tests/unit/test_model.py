@@ -4,12 +4,21 @@ they can't be had.
 
 import dataclasses
 import os
+from typing import get_args
 
 import keras
 import numpy as np
 import pytest
 
-from dr_lib.network.model import ModelParams, build, probabilities, scaled
+from dr_lib.network.model import (
+    BackboneName,
+    ModelParams,
+    backbone,
+    build,
+    layer_names,
+    probabilities,
+    scaled,
+)
 
 # Keras copies TensorFlow's variables when it saves them; TensorFlow 2.21's variables don't know
 # NumPy 2's copy keyword.
@@ -87,6 +96,17 @@ def test_the_contracts_layers_are_there_in_order(small, inception):
         assert model.output.shape == (None, 5)
     assert "fc2" in names(small)
     assert "mixed10" in names(inception)
+
+
+@pytest.mark.parametrize("name", get_args(BackboneName))
+def test_every_trunk_has_a_name_for_people_and_the_layers_it_promises_at_its_smallest_input(name):
+    trunk = backbone(name)
+    params = ModelParams(name, "none", dense=(4,), input_size=trunk.smallest_input)
+    built = names(build(params))
+    assert [layer for layer in built if layer in layer_names(params)] == list(layer_names(params))
+    assert trunk.title
+    with pytest.raises(ValueError, match=f"at least {trunk.smallest_input} px for {name}"):
+        dataclasses.replace(params, input_size=trunk.smallest_input - 1)
 
 
 def test_the_stem_of_inception_is_the_fifth_convolutions_activation(inception):

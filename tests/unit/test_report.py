@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import hashlib
 import html.parser
 import json
 import posixpath
@@ -338,6 +339,36 @@ def test_an_eye_tells_its_page_everything_it_shows():
     assert [neuron["window"] for neuron in told["neurons"]] == [[8, 32, 16, 16]] * 4
     assert ["Completeness gap of the grade", "1.0 %"] in told["facts"]
     assert json.dumps(told["tables"]).count("stage 2 (moderate)") == 1
+
+
+def test_an_eye_drawn_otherwise_has_another_version_of_drawing():
+    """Raise `DRAWING_VERSION` where this fails, and write the new version's words and pictures
+    here.
+    """
+    files = report.eye_files(eye("10_left"), "0/10_left")
+    told = record(eye("10_left"))
+    pictures = [pixels(told.pop(name)) for name in ("photo", "fundus", "maps", "regions")]
+    pictures.append(
+        cv2.imdecode(np.frombuffer(files["eyes/0/10_left.jpg"], np.uint8), cv2.IMREAD_COLOR)
+    )
+    scales = told.pop("scales")
+    words = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+    assert (report.DRAWING_VERSION, words) == (1, "ee58fb13cc3d")
+    assert scales == pytest.approx([0.718469, 0.652451, 0.718469, 0.688606, 0.625559], rel=1e-3)
+    assert [picture.shape for picture in pictures] == [
+        (400, 400, 3),
+        (48, 48, 3),
+        (240, 48),
+        (384, 96),
+        (120, 480, 3),
+    ]
+    # Another processor's kernels may move a pixel by a grey level.
+    assert [picture.mean() for picture in pictures] == pytest.approx(
+        [63.5, 127.3, 125.1, 118.5, 93.6], abs=0.3
+    )
+    assert [picture.std() for picture in pictures] == pytest.approx(
+        [75.2, 52.6, 55.6, 60.5, 56.5], abs=0.3
+    )
 
 
 def test_a_map_reaches_the_page_as_it_would_be_drawn():

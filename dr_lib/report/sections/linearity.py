@@ -78,7 +78,7 @@ def _linear_range(folder: Folder, part: LinearitySection) -> Picture | None:
     if not part.up_to or not len(part.strengths):
         return None
     flips = np.asarray(part.flips, float)
-    plot = study_plots.linear_range(part.up_to, part.strengths, flips)
+    plot = study_plots.linear_range(part.up_to, [float(one) for one in part.strengths], flips)
     reached = flips[np.isfinite(flips)]
     at = float(np.median(reached)) if len(reached) else float(part.strengths[-1])
     shares = {

@@ -43,11 +43,10 @@ def model_plots(model: ModelSection) -> list[Drawn]:
         )
     if model.roc:
         alt = "Receiver operating characteristic: " + ", ".join(model.roc)
-        drawn.append(
-            Drawn(
-                "roc", plots.roc(model.roc, model.operating_points), "ROC and operating points", alt
-            )
-        )
+        points = [
+            (name, float(wrong), float(right)) for name, wrong, right in model.operating_points
+        ]
+        drawn.append(Drawn("roc", plots.roc(model.roc, points), "ROC and operating points", alt))
     if model.reliability is not None:
         alt = (
             f"Reliability of {model.reliability_of}: observed frequency against predicted"
@@ -89,11 +88,10 @@ def view(folder: Folder, model: ModelSection) -> SimpleNamespace:
     rows = []
     for row in records(model.evaluation):
         value, low, high = (finite(row.get(name)) for name in ("value", "low", "high"))
-        on_axis = (
-            all(end is None or 0 <= end <= 1 for end in (value, low, high)) and value is not None
-        )
-        ends = (value, value) if low is None or high is None else (low, high)
-        bar = (100 * ends[0], 100 * (ends[1] - ends[0]), 100 * value) if on_axis else None
+        bar = None
+        if value is not None and all(end is None or 0 <= end <= 1 for end in (value, low, high)):
+            start, end = (value, value) if low is None or high is None else (low, high)
+            bar = (100 * start, 100 * (end - start), 100 * value)
         name = label(str(row["metric"]))
         rows.append(
             SimpleNamespace(
