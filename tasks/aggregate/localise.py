@@ -32,6 +32,7 @@ from storage.files.files import is_url
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_rows, maps_of
+from tasks.access.map_scores import STRATUM, pixel_aucs
 from tasks.access.stores import as_text, explanation_store, fundus_store, span_digests
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import model_params, rivals

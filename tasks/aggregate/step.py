@@ -19,6 +19,13 @@ from storage.contents.explanations import FAILED, SIGNS
 from storage.contents.group_maps import write_group_maps
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
+from tasks.access.explained import (
+    converged_of,
+    explained_eyes,
+    explained_rows,
+    maps_of,
+    rows_with_status,
+)
 from tasks.access.stores import as_text, explanation_store, fundus_store, shard_record, span_digests
 from tasks.execution.waves import run_in_waves
 from tasks.run.progress import progress

@@ -22,6 +22,7 @@ from storage.contents.explanations import attributions_path
 from storage.files.disk_space import free_bytes
 from storage.files.scratch import recall, remember
 from storage.ids import content_id
+from tasks.execution.pool import WORKER_BASE_BYTES
 from tasks.run.errors import UserError
 from tasks.run.progress import size_text
 from tasks.run.recipe import Recipe, settings_of

@@ -13,7 +13,7 @@ import pandas as pd
 
 from storage.arrays.store import ArraySpec, ShardedStore, spans
 from storage.contents.explanations import DONE, FAILED, attributions_path, save_record, save_run
-from tasks.access.images import usable_rows
+from tasks.access.images import chosen_images, usable_rows
 from tasks.access.stores import explanation_store, stored_digests, whole
 from tasks.attribute.calibration import specs_of
 from tasks.attribute.estimate import Estimate, bound, check_room, estimate, known_rates

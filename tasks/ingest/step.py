@@ -12,6 +12,7 @@ import pandas as pd
 
 from dr_lib.training.splits import KAGGLE_USAGE, patient_of, split_of, split_of_usage
 from storage.photos.source import Photograph, PhotoSource
+from tasks.access.rejects import check_reject_fraction, replace_rejects
 from tasks.ingest.inspection import Finding, inspected, remembered
 from tasks.run.artifacts import show_rejects
 from tasks.run.errors import UserError
