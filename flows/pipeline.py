@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
 from flows.config import ConfigError, PipelineConfig, check_inputs, load_config
-from flows.registry import PIPELINE, STAGES, flow_name
+from flows.registry import PIPELINE, STEPS, flow_name
 from flows.service.backlog import skip_missed
 from flows.service.messages import closing_words, readable, tags_of, workspace_name
 from flows.steps import run_stage
@@ -59,8 +59,8 @@ def _run_name(name: str) -> Callable[[], str]:
         parameters = flow_run.parameters
         config = _running.get()
         if name != "run" and config is not None:
-            place = list(STAGES).index(name) + 1
-            return f"{workspace_name(config.workspace)}: {place} of {len(STAGES)}, {name}"
+            place = list(STEPS).index(name) + 1
+            return f"{workspace_name(config.workspace)}: {place} of {len(STEPS)}, {name}"
         try:
             shown = workspace_name(
                 load_config(parameters["config_file"], parameters.get("settings")).workspace
@@ -128,7 +128,7 @@ def _stage_flow(name: str) -> Flow:
         return _told(work)
 
     stage.__name__ = stage.__qualname__ = name
-    return _flow(name, STAGES[name])(stage)
+    return _flow(name, STEPS[name])(stage)
 
 
 # By these names a deployment finds its flow: a name here is the name of its stage.
@@ -140,7 +140,7 @@ aggregate = _stage_flow("aggregate")
 counterfactuals = _stage_flow("counterfactuals")
 linearity = _stage_flow("linearity")
 report = _stage_flow("report")
-STAGE_FLOWS = {name: globals()[name] for name in STAGES}
+STAGE_FLOWS = {name: globals()[name] for name in STEPS}
 
 
 @_flow("run", PIPELINE)

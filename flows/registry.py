@@ -1,6 +1,6 @@
 """The stages in their order, each with the sentence its command's help shows. Cheap to import."""
 
-STAGES = {
+STEPS = {
     "ingest": (
         "Finds the photographs and their labels, and sets aside what cannot be used, with the"
         " reason."

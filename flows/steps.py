@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from flows.config import PipelineConfig, as_tables
-from flows.registry import STAGES
+from flows.registry import STEPS
 from tasks.aggregate.lesion_study import lesion_study
 from tasks.aggregate.localise import localise
 from tasks.aggregate.step import aggregate
@@ -54,7 +54,7 @@ def run_stage(name: str, session: Session, config: PipelineConfig) -> StageResul
     """Runs one stage and leaves a row in `runs`, whatever happens, and its result on Prefect's
     page.
     """
-    begin(name, f"{STAGES[name]} Workspace: {config.workspace}")
+    begin(name, f"{STEPS[name]} Workspace: {config.workspace}")
     tables = as_tables(config)
     row = {
         "run_id": uuid.uuid4().hex[:12],

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from flows.cli.main import app
-from flows.registry import STAGES
+from flows.registry import STEPS
 from storage.tables.schemas import markdown
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -21,7 +21,7 @@ def test_the_page_of_tables_is_made_from_the_schemas():
 
 def test_the_readme_names_every_stage_and_only_files_that_exist():
     text = (ROOT / "README.md").read_text()
-    assert all(f"`{stage}`" in text for stage in STAGES)
+    assert all(f"`{stage}`" in text for stage in STEPS)
     links = re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r"deployments/\w+\.toml", text)
     assert all((ROOT / link).exists() for link in links), links
 
@@ -40,7 +40,7 @@ def test_what_the_container_and_the_work_pool_start_is_there():
     for name in re.findall(
         r"entrypoint: flows\.pipeline\.(\w+)", (ROOT / "deployments" / "prefect.yaml").read_text()
     ):
-        assert name == "run" or name in STAGES
+        assert name == "run" or name in STEPS
     copied = re.findall(
         r"^COPY (.+) \S+$", (ROOT / "deployments" / "Containerfile").read_text(), re.MULTILINE
     )

@@ -36,7 +36,6 @@ from dr_lib.network.model import scaled
 if TYPE_CHECKING:
     import keras
 
-SIGNS = ("positive", "negative")
 # On processors 4, 8 and 16 cost the same per image (Inception V3 at 256 px), and the few points
 # that one eye asks for at a time fill the smallest; accelerators need many at once.
 LARGEST_BATCH = {"CPU": 4}

@@ -14,7 +14,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Float64
 
-STAGES = 5
+from dr_lib.vocabulary import STAGE_COUNT
+
 # Gauss–Legendre nodes for the head's derivative between two known points: a softmax whose logits
 # move by 30 within one interval is integrated to 1e-6 (tests), and nothing but a few exponentials
 # is evaluated.
@@ -111,7 +112,7 @@ def identity_head(outputs: int) -> Head:
     return Head(np.zeros((outputs, outputs)), np.eye(outputs))
 
 
-def stage_head(quantities: tuple[str, ...], stages: int = STAGES) -> Head:
+def stage_head(quantities: tuple[str, ...], stages: int = STAGE_COUNT) -> Head:
     """The head over the stages' logits for named quantities.
 
     "stage3" is the probability of stage 3, "referable" that of stages 2 and above, "logit3" the

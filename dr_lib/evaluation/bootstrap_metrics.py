@@ -12,9 +12,8 @@ import math
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 
-from dr_lib.network.model import STAGES
+from dr_lib.vocabulary import REFERABLE, STAGE_COUNT
 
-REFERABLE = 2
 ECE_BINS = 15
 # Screening programmes fix one side and read off the other.
 SPECIFICITY_TARGETS = (0.90, 0.95, 0.98)
@@ -48,18 +47,20 @@ class MetricSums:
         self.likeliest = probabilities.argmax(axis=1)
         self.predicted = self.likeliest if predicted is None else predicted.astype(np.int64)
         # Half goes up: numpy's rint would send 0.5 to 0 but 1.5 to 2.
-        self.expected = np.floor(probabilities @ np.arange(STAGES) + 0.5).astype(np.int64)
+        self.expected = np.floor(probabilities @ np.arange(STAGE_COUNT) + 0.5).astype(np.int64)
         self.top = probabilities.max(axis=1)
         self.referable = _Ranked(stages >= REFERABLE, probabilities[:, REFERABLE:].sum(axis=1))
         self.any = _Ranked(stages >= 1, 1 - probabilities[:, 0])
 
     def metrics(self, weights: Float64[np.ndarray, "resample eye"]) -> dict[str, np.ndarray]:
         """Every metric of every resample: name → (resample,)."""
-        cells = weights @ np.eye(STAGES * STAGES)[self.stages * STAGES + self.predicted]
-        confusion = cells.reshape(-1, STAGES, STAGES)
+        cells = (
+            weights @ np.eye(STAGE_COUNT * STAGE_COUNT)[self.stages * STAGE_COUNT + self.predicted]
+        )
+        confusion = cells.reshape(-1, STAGE_COUNT, STAGE_COUNT)
         expected = (
-            weights @ np.eye(STAGES * STAGES)[self.stages * STAGES + self.expected]
-        ).reshape(-1, STAGES, STAGES)
+            weights @ np.eye(STAGE_COUNT * STAGE_COUNT)[self.stages * STAGE_COUNT + self.expected]
+        ).reshape(-1, STAGE_COUNT, STAGE_COUNT)
         sensitivity, specificity = rates_of(confusion)
         excess = (self.top - (self.stages == self.likeliest))[:, np.newaxis] * np.eye(ECE_BINS)[
             bin_of(self.top, ECE_BINS)
@@ -74,9 +75,11 @@ class MetricSums:
         }
         curve = self.referable.curve(weights)
         result |= {"auc_referable": self.referable.auc(*curve)} | self.referable.points(*curve)
-        result |= {f"sensitivity_stage{stage}": sensitivity[:, stage] for stage in range(STAGES)}
+        result |= {
+            f"sensitivity_stage{stage}": sensitivity[:, stage] for stage in range(STAGE_COUNT)
+        }
         return result | {
-            f"specificity_stage{stage}": specificity[:, stage] for stage in range(STAGES)
+            f"specificity_stage{stage}": specificity[:, stage] for stage in range(STAGE_COUNT)
         }
 
 
@@ -135,7 +138,7 @@ def rates_of(confusion: Float64[np.ndarray, "resample 5 5"]) -> tuple[np.ndarray
 
 def kappa_of(confusion: Float64[np.ndarray, "resample 5 5"]) -> np.ndarray:
     """The quadratic weighted kappa of each table: 1 − observed over expected squared distance."""
-    stage = np.arange(STAGES)
+    stage = np.arange(STAGE_COUNT)
     distance = (stage[:, np.newaxis] - stage) ** 2
     observed = (confusion * distance).sum(axis=(1, 2))
     chance = np.einsum("ri,rj,ij->r", confusion.sum(axis=2), confusion.sum(axis=1), distance)

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, Integer, Shaped, UIn
 
 from dr_lib.evaluation.bootstrap_metrics import ROUNDING, kappa_of
 from dr_lib.evaluation.metrics import ranking
-from dr_lib.network.model import STAGES
+from dr_lib.vocabulary import STAGE_COUNT
 
 Poses = Literal[1, 2, 4, 8]
 Decision = Literal["likeliest", "thresholds"]
@@ -82,13 +82,13 @@ def averaged_probabilities(
     fundus.
     """
     numbers = range(0, 8, 2) if poses == 4 else range(poses)
-    mean = np.empty((len(pixels), STAGES), np.float32)
+    mean = np.empty((len(pixels), STAGE_COUNT), np.float32)
     # All poses of a few fundi at once: `predict` fills up its last batch, and a shard with two
     # held-out eyes would fill eight.
     for start in range(0, len(pixels), FUNDI_AT_ONCE):
         few = pixels[start : start + FUNDI_AT_ONCE]
         found = predict(np.concatenate([posed(few, number) for number in numbers]))
-        mean[start : start + len(few)] = found.reshape(poses, len(few), STAGES).mean(
+        mean[start : start + len(few)] = found.reshape(poses, len(few), STAGE_COUNT).mean(
             axis=0, dtype=np.float64
         )
     return mean

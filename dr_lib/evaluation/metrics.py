@@ -17,7 +17,6 @@ from jaxtyping import Float, Float64, Int64, Integer, Shaped
 
 from dr_lib.evaluation.bootstrap_metrics import (
     ECE_BINS,
-    REFERABLE,
     ROUNDING,
     SENSITIVITY_TARGETS,
     SPECIFICITY_TARGETS,
@@ -27,7 +26,7 @@ from dr_lib.evaluation.bootstrap_metrics import (
     patient_intervals,
     rates_of,
 )
-from dr_lib.network.model import STAGES
+from dr_lib.vocabulary import REFERABLE, STAGE_COUNT
 
 
 class OperatingPoint(NamedTuple):
@@ -104,8 +103,8 @@ class Evaluation:
         }
         plain |= {
             f"confusion_true{true}_predicted{predicted}": float(self.confusion[true, predicted])
-            for true in range(STAGES)
-            for predicted in range(STAGES)
+            for true in range(STAGE_COUNT)
+            for predicted in range(STAGE_COUNT)
         }
         none = (math.nan, math.nan)
         return [
@@ -185,7 +184,9 @@ def quadratic_weighted_kappa(
         return math.nan
     # Without `labels` scikit-learn would number the stages that occur: in a set without stage 3, 4
     # would be one from 2.
-    return float(cohen_kappa_score(stages, predicted, weights="quadratic", labels=range(STAGES)))
+    return float(
+        cohen_kappa_score(stages, predicted, weights="quadratic", labels=range(STAGE_COUNT))
+    )
 
 
 def reliability(
@@ -265,9 +266,9 @@ def _check(stages: np.ndarray, probabilities: np.ndarray) -> None:
         raise ValueError(
             f"{len(stages)} stages do not match {len(probabilities)} rows of probabilities"
         )
-    if len(stages) and (stages.min() < 0 or stages.max() >= STAGES):
+    if len(stages) and (stages.min() < 0 or stages.max() >= STAGE_COUNT):
         raise ValueError(
-            f"stages must be 0 to {STAGES - 1}, found {stages.min()} to {stages.max()}"
+            f"stages must be 0 to {STAGE_COUNT - 1}, found {stages.min()} to {stages.max()}"
         )
     if not np.isfinite(probabilities).all() or (abs(probabilities.sum(axis=1) - 1) > 1e-3).any():
         raise ValueError("each row of probabilities must be finite and add up to 1")
@@ -278,8 +279,8 @@ def _confusion(stages: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
     # scikit-learn refuses an empty set.
     if not len(stages):
-        return np.zeros((STAGES, STAGES), np.int64)
-    return confusion_matrix(stages, predicted, labels=range(STAGES)).astype(np.int64)
+        return np.zeros((STAGE_COUNT, STAGE_COUNT), np.int64)
+    return confusion_matrix(stages, predicted, labels=range(STAGE_COUNT)).astype(np.int64)
 
 
 def _auc(positive: np.ndarray, score: np.ndarray) -> float:

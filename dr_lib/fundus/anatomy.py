@@ -18,10 +18,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float64, Int8
 
+from dr_lib.vocabulary import QUADRANTS
+
 Eye = Literal["left", "right"]
 
 VISIBLE_SHARE = 0.9  # of R; METHOD §1.5
-QUADRANTS = ("superior_temporal", "superior_nasal", "inferior_temporal", "inferior_nasal")
 RINGS = 3
 
 

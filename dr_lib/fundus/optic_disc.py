@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Bool, Float64, UInt8
 
 from dr_lib.fundus.anatomy import anatomy
+from dr_lib.vocabulary import HALF_GRAY
 
 RADIUS_SHARE = 0.15  # of the retina's radius, the median of the 62 masks (0.12 to 0.18)
 GREEN = 1
-HALF_GRAY = 128
 
 
 @dataclass(frozen=True)

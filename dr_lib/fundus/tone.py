@@ -12,8 +12,7 @@ from jaxtyping import UInt8
 
 from dr_lib.fundus.params import PreprocessParams
 from dr_lib.fundus.scale import Scaled, across
-
-HALF_GRAY = 128
+from dr_lib.vocabulary import HALF_GRAY
 
 
 def evened(photo: Scaled, params: PreprocessParams) -> UInt8[np.ndarray, "size size 3"]:

@@ -16,7 +16,7 @@ from dr_lib.attribution.evaluator import Evaluator
 from dr_lib.attribution.quantities import softmax
 from dr_lib.linearity.params import LinearityParams
 from dr_lib.linearity.study import UNITS_AT_ONCE, Model, upper_evaluator
-from dr_lib.perturbation.strength_search import STAGES
+from dr_lib.vocabulary import STAGE_COUNT
 
 SPECIAL = ("constant", "reversed")
 
@@ -56,7 +56,7 @@ def unit_effects(
     """
     flat = activations.ndim == 2
     evaluator = upper_evaluator(upper, UNITS_AT_ONCE if flat else params.batch_size)
-    head = stage_head(tuple(f"stage{stage}" for stage in range(STAGES)))
+    head = stage_head(tuple(f"stage{stage}" for stage in range(STAGE_COUNT)))
     points = params.points if flat else params.conv_points
     maps = integrated_gradients(
         evaluator, activations, baseline, points=points, head=head
@@ -85,9 +85,12 @@ def unit_effects(
                     "activation_difference": difference[image, unit],
                     **{
                         f"attribution_stage{stage}": argues[image, stage, unit]
-                        for stage in range(STAGES)
+                        for stage in range(STAGE_COUNT)
                     },
-                    **{f"effect_stage{stage}": effects[image, k, stage] for stage in range(STAGES)},
+                    **{
+                        f"effect_stage{stage}": effects[image, k, stage]
+                        for stage in range(STAGE_COUNT)
+                    },
                     "predicted_before": int(whole[image].argmax()),
                     "predicted_after": int(after.argmax()),
                 }

@@ -5,7 +5,7 @@ verdict.
 from dataclasses import dataclass
 
 from dr_lib.perturbation.adversarial import Norm
-from dr_lib.perturbation.strength_search import STAGES
+from dr_lib.vocabulary import STAGE_COUNT
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class LinearityParams:
     region_points: int = 32  # midpoints of such a region
 
     def __post_init__(self) -> None:
-        if not 0 <= self.target_stage < STAGES:
+        if not 0 <= self.target_stage < STAGE_COUNT:
             raise ValueError(
-                f"target_stage must be a stage from 0 to {STAGES - 1}, not {self.target_stage}"
+                f"target_stage must be a stage from 0 to {STAGE_COUNT - 1}, not {self.target_stage}"
             )
         if not (self.smallest_strength > 0 and self.growth > 1):
             raise ValueError("smallest_strength must be above 0 and growth above 1: strengths grow")

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from dr_lib.fundus.anatomy import visible_disc
 from dr_lib.linearity.params import LinearityParams
 from dr_lib.perturbation.adversarial import Gradient, ascent
-from dr_lib.perturbation.strength_search import LEGAL, STAGES
+from dr_lib.perturbation.strength_search import LEGAL
+from dr_lib.vocabulary import STAGE_COUNT
 
 Model = Callable[[Any], Any]  # a Keras model, or any function of a batch
 AverageGradient = Callable[
@@ -125,7 +126,7 @@ def engine_average_gradient(params: LinearityParams) -> AverageGradient:
             points=params.points if flat else params.conv_points,
             rule="midpoint",
             multiply_by_inputs=False,
-            head=stage_head((f"stage{stage}",), STAGES),
+            head=stage_head((f"stage{stage}",), STAGE_COUNT),
         ).values
         return values.reshape(
             inputs.shape

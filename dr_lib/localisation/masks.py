@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float32, UInt8
 from dr_lib.fundus import Disc, PreprocessParams
 from dr_lib.fundus.anatomy import visible_disc
 from dr_lib.fundus.scale import matrix
-from dr_lib.fundus.tone import HALF_GRAY
 from dr_lib.synthetic import MASK_COLOURS
+from dr_lib.vocabulary import HALF_GRAY
 
 ANY = "any"  # the lesion type that stands for all of them together
 NO_LESION = ("optic_disc",)

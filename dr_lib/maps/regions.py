@@ -7,8 +7,8 @@ corners. Sums are taken over the *unsmoothed* map: by completeness they are what
 contributes to the outcome.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Float64, Int32, UInt8
 from dr_lib.fundus.anatomy import Eye, anatomy, polar, quadrant_of, ring_of
 from dr_lib.fundus.optic_disc import OpticDisc
 from dr_lib.maps.params import HeatmapParams
+from dr_lib.vocabulary import SIGNS, Sign
 
-Sign = Literal["positive", "negative"]
 GREEN = 1  # the channel in which both blood and exudates stand out
 
 
@@ -72,8 +72,8 @@ def region_rows(
     quantity: str,
     eye: Eye,
     params: HeatmapParams = HeatmapParams(),
-    signs: tuple[Sign, ...] = ("positive", "negative"),
-    found: dict[str, Regions] | None = None,
+    signs: tuple[Sign, ...] = SIGNS,
+    found: Mapping[Sign, Regions] | None = None,
     disc: OpticDisc | None = None,
     converged: bool | None = None,
 ) -> list[dict]:

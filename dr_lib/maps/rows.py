@@ -10,8 +10,7 @@ from dr_lib.fundus.optic_disc import optic_disc
 from dr_lib.maps.params import HeatmapParams
 from dr_lib.maps.regions import find_regions, region_rows
 from dr_lib.maps.stats import stat_row, symmetry
-
-SIGNS = ("positive", "negative")
+from dr_lib.vocabulary import SIGNS
 
 
 def image_rows(

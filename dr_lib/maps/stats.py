@@ -9,9 +9,10 @@ finite has NaN everywhere.
 import numpy as np
 from jaxtyping import Float
 
-from dr_lib.fundus.anatomy import QUADRANTS, RINGS, Eye, anatomy
+from dr_lib.fundus.anatomy import RINGS, Eye, anatomy
 from dr_lib.fundus.optic_disc import OpticDisc
 from dr_lib.maps.correlation import correlation
+from dr_lib.vocabulary import QUADRANTS
 
 TOP_SHARE = 0.01
 BORDER = 0.9  # of the visible disc's radius

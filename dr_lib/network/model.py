@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never, get_args
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from dr_lib.vocabulary import HALF_GRAY, STAGE_COUNT
+
 if TYPE_CHECKING:
     import keras
 
-STAGES = 5
-STAGE_NAMES = ("none", "mild", "moderate", "severe", "proliferative")
-HALF_GRAY = 128
 SMALL_BLOCKS = (24, 32, 48)  # filters of the small trunk's concatenation blocks
 # Running statistics remember about ten mini-batches. With keras' 0.99 a third of the trunk's old
 # statistics, or of the random start, would still be there after a hundred mini-batches, and the
@@ -157,7 +156,7 @@ def build(params: ModelParams) -> "keras.Model":
     # Always float32: in half precision a softmax saturates to exact 0 and 1 and the loss becomes
     # infinite.
     stage = keras.layers.Dense(
-        STAGES, activation="softmax", kernel_initializer=start, name="stage", dtype="float32"
+        STAGE_COUNT, activation="softmax", kernel_initializer=start, name="stage", dtype="float32"
     )(x)
     return keras.Model(inputs, stage, name=params.backbone)
 
@@ -173,7 +172,7 @@ def probabilities(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    answers = np.empty((len(pixels), STAGES), np.float32)
+    answers = np.empty((len(pixels), STAGE_COUNT), np.float32)
     batch = np.empty((batch_size, *pixels.shape[1:]), np.float32)
     for start in range(0, len(pixels), batch_size):
         piece = pixels[start : start + batch_size]

@@ -18,12 +18,12 @@ from jaxtyping import Float
 from dr_lib.maps import find_regions
 from dr_lib.perturbation.strength_search import (
     LEGAL,
-    STAGES,
     Predict,
     StrengthResult,
     search,
     strength_grid,
 )
+from dr_lib.vocabulary import STAGE_COUNT
 
 Form = Literal["proportional", "constant"]
 # A method is a form, and what becomes of the attribution: taken whole; only its strongest pixels or
@@ -78,9 +78,9 @@ class CounterfactualParams:
 
     def __post_init__(self) -> None:
         for name in ("true_stage", "predicted_stage", "target_stage"):
-            if not 0 <= getattr(self, name) < STAGES:
+            if not 0 <= getattr(self, name) < STAGE_COUNT:
                 raise ValueError(
-                    f"{name} must be a stage from 0 to {STAGES - 1}, not {getattr(self, name)}"
+                    f"{name} must be a stage from 0 to {STAGE_COUNT - 1}, not {getattr(self, name)}"
                 )
         if self.predicted_stage == self.target_stage:
             raise ValueError(

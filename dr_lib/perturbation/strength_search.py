@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from dr_lib.perturbation.image_measures import change_measures
+from dr_lib.vocabulary import STAGE_COUNT
 
 LEGAL = (-1.0, 127 / 128)  # pixels 0 and 255 after scaling
-STAGES = 5
 
 Predict = Callable[[np.ndarray], np.ndarray]  # (n, y, x, 3) scaled float32 -> (n, 5) probabilities
 Move = Callable[
@@ -85,7 +85,7 @@ def search(
     failed = np.zeros(n, bool) if failed is None else failed.copy()
     before = np.concatenate(
         [predict(inputs[rows]) for rows in _batches(np.arange(n), batch_size)]
-        or [np.empty((0, STAGES))]
+        or [np.empty((0, STAGE_COUNT))]
     )
     before = np.asarray(before, np.float32)
     if not 0 <= target_stage < before.shape[1]:

@@ -10,15 +10,13 @@ itself), `camera` (what a camera makes of it), `eye` (one call that joins them).
 """
 
 from dr_lib.synthetic.eye import SyntheticEye, draw, jpeg_bytes, png_bytes
-from dr_lib.synthetic.lesions import LESION_KINDS, MASK_COLOURS, QUADRANTS, Lesion, grade
+from dr_lib.synthetic.lesions import MASK_COLOURS, Lesion, grade
 from dr_lib.synthetic.params import SynthesisParams
 from dr_lib.synthetic.planning import KAGGLE_COUNTS, EyePlan, plan, stage_counts
 
 __all__ = [
     "KAGGLE_COUNTS",
-    "LESION_KINDS",
     "MASK_COLOURS",
-    "QUADRANTS",
     "EyePlan",
     "Lesion",
     "SynthesisParams",

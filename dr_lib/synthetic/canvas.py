@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32
 
-from dr_lib.synthetic.lesions import LESION_KINDS
+from dr_lib.vocabulary import LESION_TYPES
 
 MARGIN = 1.1  # half the patch's side, in retina radii: the notch at the rim lies outside the disc
-LABELS = {kind: label for label, kind in enumerate(("none", "optic_disc", *LESION_KINDS))}
+LABELS = {kind: label for label, kind in enumerate(("none", "optic_disc", *LESION_TYPES))}
 
 SHIFT = 4  # OpenCV draws at sixteenths of a pixel
 Colour = tuple[float, float, float]

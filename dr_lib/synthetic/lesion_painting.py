@@ -7,7 +7,8 @@ import numpy as np
 
 from dr_lib.synthetic.anatomy import Landmarks
 from dr_lib.synthetic.canvas import LABELS, SHIFT, Canvas, Skin, inward, outline, rotated
-from dr_lib.synthetic.lesions import LesionKind, Spot
+from dr_lib.synthetic.lesions import Spot
+from dr_lib.vocabulary import LesionType
 
 # Red, green and blue light that passes, of 255: blood takes green most.
 _MICROANEURYSM = np.array([140.0, 62.0, 84.0])
@@ -45,7 +46,7 @@ def exudates(canvas: Canvas, skin: Skin, spots: Sequence[Spot], rng: np.random.G
         _hard_exudate(canvas, skin, spot, rng)
 
 
-def of_kind(spots: Sequence[Spot], kind: LesionKind) -> list[Spot]:
+def of_kind(spots: Sequence[Spot], kind: LesionType) -> list[Spot]:
     return [spot for spot in spots if spot.kind == kind]
 
 

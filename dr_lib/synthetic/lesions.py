@@ -4,37 +4,13 @@ an eye of a given stage.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
 
 from dr_lib.synthetic.anatomy import Landmarks, Vessel
+from dr_lib.vocabulary import QUADRANTS, LesionType, Quadrant
 
-LesionKind = Literal[
-    "microaneurysm",
-    "haemorrhage",
-    "hard_exudate",
-    "soft_exudate",
-    "new_vessels",
-    "preretinal_haemorrhage",
-]
-Quadrant = Literal["superior_temporal", "superior_nasal", "inferior_temporal", "inferior_nasal"]
-
-LESION_KINDS: tuple[LesionKind, ...] = (
-    "microaneurysm",
-    "haemorrhage",
-    "hard_exudate",
-    "soft_exudate",
-    "new_vessels",
-    "preretinal_haemorrhage",
-)
-QUADRANTS: tuple[Quadrant, ...] = (
-    "superior_temporal",
-    "superior_nasal",
-    "inferior_temporal",
-    "inferior_nasal",
-)
 MASK_COLOURS: dict[str, tuple[int, int, int]] = {
     "microaneurysm": (255, 255, 255),
     "haemorrhage": (255, 0, 0),
@@ -63,7 +39,7 @@ class Lesion:
     the group's.
     """
 
-    kind: LesionKind
+    kind: LesionType
     centre_y_px: float
     centre_x_px: float
     radius_px: float
@@ -74,7 +50,7 @@ class Lesion:
 class Spot:
     """A lesion in the retina's own coordinates (see `anatomy`)."""
 
-    kind: LesionKind
+    kind: LesionType
     x: float
     y: float
     radius: float
@@ -244,7 +220,7 @@ class _Ground:
 
     def add(
         self,
-        kind: LesionKind,
+        kind: LesionType,
         number: int,
         radii: tuple[float, float],
         quadrant: Quadrant | None = None,

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-HALF_GRAY = 128
+from dr_lib.vocabulary import HALF_GRAY
+
 LEVELS = np.arange(256) - HALF_GRAY
 
 

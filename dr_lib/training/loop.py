@@ -17,7 +17,7 @@ from jaxtyping import Float32, Integer
 
 from dr_lib.evaluation.metrics import Evaluation, evaluate
 from dr_lib.network.layers import split_at
-from dr_lib.network.model import STAGES, probabilities, scaled
+from dr_lib.network.model import probabilities, scaled
 from dr_lib.training.augment import augmented
 from dr_lib.training.averaging import AveragedWeights
 from dr_lib.training.batches import BalancedBatches
@@ -25,6 +25,7 @@ from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkp
 from dr_lib.training.feed import Feed, feed_workers
 from dr_lib.training.losses import loss_of
 from dr_lib.training.params import TrainingParams, outcome_settings
+from dr_lib.vocabulary import STAGE_COUNT
 
 if TYPE_CHECKING:
     import keras
@@ -392,7 +393,7 @@ def _set_trainable(model: "keras.Model", params: TrainingParams, phase: str) -> 
 
 def _smoothed(smoothing: float) -> Float32[np.ndarray, "stage 5"]:
     """Row s: the target probabilities of stage s."""
-    return (np.eye(STAGES) * (1 - smoothing) + smoothing / STAGES).astype(np.float32)
+    return (np.eye(STAGE_COUNT) * (1 - smoothing) + smoothing / STAGE_COUNT).astype(np.float32)
 
 
 def _score(graded: Evaluation, params: TrainingParams) -> float:

@@ -26,7 +26,7 @@ from flows.cli.command_line import (
     with_address,
 )
 from flows.cli.operation import doctor, serve, watch
-from flows.registry import STAGES
+from flows.registry import STEPS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,7 +64,7 @@ def _add_stage_command(name: str, help_text: str) -> None:
         run_flow(name, config, with_address(settings, dask_address))
 
 
-for _name, _help in STAGES.items():
+for _name, _help in STEPS.items():
     _add_stage_command(_name, _help)
 
 

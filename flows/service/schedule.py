@@ -17,7 +17,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from flows.config import ConfigError, PipelineConfig
 from flows.pipeline import FLOWS
-from flows.registry import PIPELINE, STAGES, flow_name
+from flows.registry import PIPELINE, STEPS, flow_name
 from flows.service.messages import tags_of, workspace_name
 from flows.service.report_pages import report_pages
 from flows.service.server import ServerError
@@ -122,7 +122,7 @@ def deployments_of(
         deployment("run", "", cron_schedule(config.schedule), PIPELINE),
         *(
             deployment(stage, f"-{place}-{stage}", None, f"One stage alone. {sentence}")
-            for place, (stage, sentence) in enumerate(STAGES.items(), 1)
+            for place, (stage, sentence) in enumerate(STEPS.items(), 1)
         ),
     ]
 

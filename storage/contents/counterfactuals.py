@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dr_lib.vocabulary import STAGE_QUANTITIES
 from storage.arrays.specs import ArraySpec
 from storage.contents.explanations import MAP_BITS
 
-STAGES = tuple(f"stage{stage}" for stage in range(5))
 NUMBERS = ("reached", "failed", "strength", "best_probability", "probability")
 
 
@@ -32,12 +32,12 @@ def change_specs(
     """The arrays of all methods; the difference is kept of counterfactuals only, since of an
     adversarial example it is noise.
     """
-    probability, labels = ("image", "stage"), {"stage": STAGES}
+    probability, labels = ("image", "stage"), {"stage": STAGE_QUANTITIES}
     specs = [
         ArraySpec(
             "original/probability",
             probability,
-            (len(STAGES),),
+            (len(STAGE_QUANTITIES),),
             "float32",
             np.nan,
             "probabilities before",
@@ -111,7 +111,7 @@ def _numbers(method: str, labels: dict[str, tuple[str, ...]]) -> list[ArraySpec]
         ArraySpec(
             f"{method}/probability",
             ("image", "stage"),
-            (len(STAGES),),
+            (len(STAGE_QUANTITIES),),
             "float32",
             np.nan,
             "probabilities after",

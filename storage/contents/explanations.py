@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from dr_lib.vocabulary import SIGNS
 from storage.arrays.specs import ArraySpec
 from storage.errors import NotThere
 from storage.files.files import Files, canonical_json
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 
 PENDING, DONE, FAILED = range(3)
-SIGNS = ("positive", "negative")
 NAN = float("nan")
 # Rounding to 9 bits changes a value by at most 2^-10 of itself: under 0.1 % of the map's maximum,
 # the sum by far less.

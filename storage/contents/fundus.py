@@ -5,6 +5,7 @@ of the manifest.
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from dr_lib.vocabulary import HALF_GRAY
 from storage.arrays.specs import ArraySpec
 from storage.errors import NotThere
 from storage.files.files import Files
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 
 PENDING, DONE, REJECTED = range(3)
-HALF_GREY = 128
 NAN = float("nan")
 BASE = {
     "pixels",
@@ -62,7 +62,7 @@ def fundus_specs(
             ("image", "y", "x", "channel"),
             (size, size, 3),
             "uint8",
-            HALF_GREY,
+            HALF_GRAY,
             "normalised fundus",
             "grey level",
             "red, green, blue; the retina's diameter is the width, half-grey 128 outside 0.9 of its"

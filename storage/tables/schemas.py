@@ -6,10 +6,12 @@ the folder's name and joins them on reading. `to_table` is the only way a frame 
 nothing else reaches a file.
 """
 
+import importlib.resources
+import tomllib
+
 import pyarrow as pa
 
-from storage.tables.schema_fields import COLUMNS, KEYS, PARTITION, TITLES
-from storage.tables.schema_ranges import range_of
+from dr_lib.vocabulary import LESION_TYPES, STAGES
 
 __all__ = [
     "KEYS",
@@ -41,15 +43,39 @@ TYPES = {
 }
 
 
-def _field(table: str, name: str, kind: str, unit: str, description: str) -> pa.Field:
+_TABLES = tomllib.loads(
+    importlib.resources.files("storage.tables").joinpath("columns.toml").read_text("utf-8")
+)
+TITLES: dict[str, str] = {table: entry["title"] for table, entry in _TABLES.items()}
+KEYS: dict[str, list[str]] = {table: entry["keys"] for table, entry in _TABLES.items()}
+PARTITION: dict[str, str | None] = {
+    table: entry["partition"] or None for table, entry in _TABLES.items()
+}
+
+
+def _fields(column: list[str]) -> list[pa.Field]:
+    """The columns that one line of columns.toml stands for: one, or one a stage or lesion type."""
+    for name, values in (("stage", STAGES), ("lesion", LESION_TYPES)):
+        if f"{{{name}}}" in column[0]:
+            lines = [
+                [text.replace(f"{{{name}}}", str(value)) for text in column] for value in values
+            ]
+            return [_field(*line) for line in lines]
+    return [_field(*column)]
+
+
+def _field(name: str, kind: str, unit: str, range_: str, description: str) -> pa.Field:
     nullable = kind.endswith("?") or kind.startswith("float")
-    words = {"description": description, "unit": unit, "range": range_of(table, name)}
+    words = {"description": description, "unit": unit, "range": range_}
     return pa.field(name, TYPES[kind.rstrip("?")], nullable, words)
 
 
 SCHEMAS: dict[str, pa.Schema] = {
-    table: pa.schema([_field(table, *column) for column in columns], {"description": TITLES[table]})
-    for table, columns in COLUMNS.items()
+    table: pa.schema(
+        [field for column in entry["columns"] for field in _fields(column)],
+        {"description": entry["title"]},
+    )
+    for table, entry in _TABLES.items()
 }
 
 
@@ -64,7 +90,7 @@ def dataset_schema(table: str) -> pa.Schema:
     return (
         schema
         if name is None
-        else schema.append(_field(table, name, "string", "", PARTITION_TEXT[name]))
+        else schema.append(_field(name, "string", "", "text", PARTITION_TEXT[name]))
     )
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.drawing.plots import STAGE_NAMES
-from dr_lib.evaluation.metrics import REFERABLE, operating_points, reliability
+from dr_lib.evaluation.metrics import operating_points, reliability
 from dr_lib.report import ModelSection, with_interval
+from dr_lib.vocabulary import REFERABLE
 from storage import Workspace
 from storage.contents.models import load_history
 

@@ -25,7 +25,7 @@ from dr_lib.localisation.channel_dissection import (
 )
 from dr_lib.maps.region_clustering import AppearanceParams, cluster, descriptors
 from dr_lib.network.model import scaled
-from dr_lib.synthetic import LESION_KINDS
+from dr_lib.vocabulary import LESION_TYPES
 from storage import open_workspace
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
@@ -123,7 +123,7 @@ def _judge_channels(
     for layer in params.layers:
         if judged := [eye for one in found for eye in one[layer]]:
             patients, rest, others = (np.stack(values) for values in zip(*judged, strict=True))
-            rows += unit_rows(layer, LESION_KINDS, rest, others, patients, params)
+            rows += unit_rows(layer, LESION_TYPES, rest, others, patients, params)
     empty = dict.fromkeys(SCHEMAS["units"].names)
     workspace.write_table(
         "units", [empty | row for row in rows], partition=explain_id, part="lesions", digest=digest
@@ -166,7 +166,7 @@ def _agreements(
             maps = np.asarray(lower(x[index : index + 1], training=False))[0] - start
             kinds: dict[str, np.ndarray] = {
                 kind: lesions.kinds.get(kind, np.zeros_like(lesions.inside))
-                for kind in LESION_KINDS
+                for kind in LESION_TYPES
             }
             found[layer].append((eye["patient_id"], *agreement(maps, kinds, cells, lesions.inside)))
     return found

@@ -13,9 +13,10 @@ import pandas as pd
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.maps import GroupHeatmaps, HeatmapParams, group_names, image_rows, region_measures
+from dr_lib.vocabulary import SIGNS
 from storage import open_workspace
 from storage.arrays.store import ShardedStore, Span
-from storage.contents.explanations import FAILED, SIGNS
+from storage.contents.explanations import FAILED
 from storage.contents.group_maps import write_group_maps
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS

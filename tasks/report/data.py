@@ -29,8 +29,7 @@ from dr_lib.report import (
 from storage import Workspace
 from storage.arrays.store import ShardedStore
 from storage.contents.group_maps import open_group_maps
-from storage.tables.schema_fields import TITLES
-from storage.tables.schemas import PARTITION, SCHEMAS
+from storage.tables.schemas import PARTITION, SCHEMAS, TITLES
 from tasks.access.contact_sheets import Photos, flagged, flagged_text, samples, set_aside
 from tasks.access.map_scores import pixel_aucs
 from tasks.access.model_quality import model_section

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.report import DRAWING_VERSION, EyeEntry, LayerMaps, NeuronEntry, OutcomeMap, eye_files
+from dr_lib.vocabulary import SIGNS
 from storage import Workspace, open_workspace
 from storage.arrays.store import ShardedStore, Span
-from storage.contents.explanations import SIGNS, load_record
+from storage.contents.explanations import load_record
 from storage.ids import content_id
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_rows

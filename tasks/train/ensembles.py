@@ -24,7 +24,7 @@ from dr_lib.evaluation.grading import (
     with_fellow,
 )
 from dr_lib.evaluation.metrics import evaluate
-from dr_lib.network.model import STAGES
+from dr_lib.vocabulary import STAGE_COUNT
 from storage import Workspace
 
 POSES_TABLE = "pose_predictions"
@@ -96,7 +96,7 @@ def _readings(eyes: pd.DataFrame, grading: GradingParams) -> Iterator[Reading]:
     """Each reading goes on from the one before it, so that the table tells what each step
     brings.
     """
-    found = eyes[[f"probability_stage{stage}" for stage in range(STAGES)]].to_numpy(np.float32)
+    found = eyes[[f"probability_stage{stage}" for stage in range(STAGE_COUNT)]].to_numpy(np.float32)
     stages = eyes["stage"].fillna(-1).to_numpy(np.int64)
     patients = eyes["patient_id"].to_numpy(str)
     validation = (eyes["split"] == "validation").to_numpy() & (stages >= 0)

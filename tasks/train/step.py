@@ -20,9 +20,10 @@ from prefect.cache_policies import NO_CACHE
 from dr_lib.evaluation.grading import averaged_probabilities
 from dr_lib.evaluation.metrics import evaluate
 from dr_lib.network import backend
-from dr_lib.network.model import STAGES, build, probabilities
+from dr_lib.network.model import build, probabilities
 from dr_lib.training import StepReport, TrainingDiverged, TrainingParams, write_weights
 from dr_lib.training import train as fit
+from dr_lib.vocabulary import STAGE_COUNT
 from storage import Workspace
 from storage.arrays.row_copy import RowCopy
 from storage.contents.models import save_model
@@ -209,9 +210,9 @@ def prediction_rows(eyes: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
     """Rows of `predictions` for eyes and their probabilities (eye, 5)."""
     frame = eyes[["image_id", "patient_id", "eye", "split", "stage"]].reset_index(drop=True)
     frame["predicted_stage"] = found.argmax(axis=1).astype(np.int8)
-    for stage in range(STAGES):
+    for stage in range(STAGE_COUNT):
         frame[f"probability_stage{stage}"] = found[:, stage]
-    frame["expected_stage"] = (found @ np.arange(STAGES)).astype(np.float32)
+    frame["expected_stage"] = (found @ np.arange(STAGE_COUNT)).astype(np.float32)
     frame["probability_referable"] = found[:, 2:].sum(axis=1)
     return frame
 
@@ -272,7 +273,7 @@ def _evaluation_rows(
 ) -> Sequence[dict[str, Any]]:
     if predictions.empty:
         return []
-    found = predictions[[f"probability_stage{stage}" for stage in range(STAGES)]].to_numpy(
+    found = predictions[[f"probability_stage{stage}" for stage in range(STAGE_COUNT)]].to_numpy(
         np.float32
     )
     graded = evaluate(

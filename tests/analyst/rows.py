@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from dr_lib.vocabulary import LESION_TYPES, QUADRANTS
 from storage import Workspace
 from storage.arrays.store import Span, spans
 from storage.contents.explanations import save_record
-from storage.tables.schema_ranges import LESIONS, QUADRANTS
 from storage.tables.schemas import SCHEMAS
 
 MODEL, EXPLANATION, PREPROCESSING = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
@@ -224,7 +224,7 @@ def region_rows(eyes: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
         np.hypot(y - 127.5, x - 127.5) / 115.2,
         np.degrees(np.arctan2(127.5 - y, x - 127.5)) % 360,
     )
-    quadrants = np.array(QUADRANTS.split(" | "))
+    quadrants = np.array(QUADRANTS)
     half = np.sqrt(area) / 2
     return rows.assign(
         region=region,
@@ -263,7 +263,7 @@ def stat_rows(eyes: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
         top1_share=rng.beta(4, 12, count),
         entropy=rng.normal(13.5, 0.6, count),
         gini=rng.beta(14, 6, count),
-        **{f"share_{name}": quadrants[:, at] for at, name in enumerate(QUADRANTS.split(" | "))},
+        **{f"share_{name}": quadrants[:, at] for at, name in enumerate(QUADRANTS)},
         **{f"share_ring{ring}": rings[:, ring] for ring in range(3)},
         regions_positive=rng.integers(0, 40, count),
         regions_negative=rng.integers(0, 40, count),
@@ -278,7 +278,7 @@ def stat_rows(eyes: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 def cluster_rows(regions: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     some = regions[(regions["source"] == "stem") & (regions["sign"] == "positive")]
-    names = np.array([*LESIONS.split(" | "), "none"])
+    names = np.array([*LESION_TYPES, "none"])
     return some[["image_id", "source", "quantity", "sign", "region"]].assign(
         cluster=np.minimum(rng.geometric(0.25, len(some)), 8) - 1,
         distance=rng.gamma(4.0, 0.8, len(some)),
@@ -317,7 +317,7 @@ def group_rows(eyes: pd.DataFrame, seed: int) -> list[dict]:
 
 def unit_rows(seed: int) -> list[dict]:
     rng = np.random.default_rng([seed, 10**6 + 3])
-    kinds, empty = LESIONS.split(" | "), dict.fromkeys(SCHEMAS["units"].names)
+    kinds, empty = LESION_TYPES, dict.fromkeys(SCHEMAS["units"].names)
     rows = []
     for layer in ("stem", "mixed2"):
         for unit in range(LAYERS[layer][1]):

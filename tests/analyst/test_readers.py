@@ -14,7 +14,7 @@ import pytest
 
 from storage import open_workspace
 from storage.admin.catalog import query
-from storage.tables.schema_ranges import outside
+from storage.tables.ranges import outside
 from storage.tables.schemas import PARTITION, dataset_schema
 from tests.analyst.rows import fill
 

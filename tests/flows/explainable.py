@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-from dr_lib.network.model import STAGES, build
+from dr_lib.network.model import build
+from dr_lib.vocabulary import STAGE_COUNT
 from flows.config import PipelineConfig, load_config
 from storage import Workspace, open_workspace
 from storage.arrays.store import ShardedStore
@@ -81,7 +82,7 @@ def prepare(
         "image_id": ids,
         "patient_id": [name.rpartition("_")[0] for name in ids],
         "eye": [name.rpartition("_")[2] for name in ids],
-        "stage": [number % STAGES for number in range(count)],
+        "stage": [number % STAGE_COUNT for number in range(count)],
         "split": ["test"] * count,
         "source": [f"test/{name}.jpeg" for name in ids],
         **{name: [size] * count for name in ("bytes", "width_px", "height_px")},

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from flows.registry import STAGES
+from flows.registry import STEPS
 
 DEMO = pathlib.Path(__file__).parents[2] / "deployments" / "demo.toml"
 
@@ -19,7 +19,7 @@ def dr(*arguments):
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "plan", "serve", "status", "verify", "gc", "sql", "show", "synthesise", *STAGES],
+    ["run", "plan", "serve", "status", "verify", "gc", "sql", "show", "synthesise", *STEPS],
 )
 def test_every_command_of_the_contract_explains_itself(command):
     result = dr(command, "--help")

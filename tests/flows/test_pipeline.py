@@ -14,7 +14,7 @@ from storage import open_workspace
 from storage.admin.catalog import query
 from storage.admin.verify import verify
 from storage.contents.explanations import FAILED
-from storage.tables.schema_ranges import outside
+from storage.tables.ranges import outside
 from storage.tables.schemas import SCHEMAS, dataset_schema
 from tasks.run.progress import duration
 from tests.analyst.questions import questions

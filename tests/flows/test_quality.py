@@ -72,7 +72,7 @@ def exclude(recipe: Recipe, threshold: float = 0.39) -> Recipe:
 
 def test_the_table_has_a_column_for_every_measure():
     assert set(MEASURES) <= set(COLUMNS), (
-        "a new measure needs a column in storage/tables/schema_fields.py"
+        "a new measure needs a column in storage/tables/columns.toml"
     )
 
 

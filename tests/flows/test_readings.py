@@ -8,7 +8,7 @@ import pytest
 
 from dr_lib.evaluation.grading import GradingParams
 from storage import open_workspace
-from storage.tables.schema_fields import COLUMNS
+from storage.tables.schemas import SCHEMAS
 from tasks.train.ensembles import POSES_TABLE, in_words, reading_rows
 from tasks.train.step import prediction_rows
 
@@ -62,7 +62,7 @@ def test_nothing_is_read_that_was_not_asked_for(workspace):
 
 def test_each_reading_goes_on_from_the_one_before_on_held_out_eyes(workspace):
     rows = reading_rows(workspace, ALL, MODEL)
-    assert set(rows[0]) <= {name for name, *_ in COLUMNS["evaluation"]}
+    assert set(rows[0]) <= set(SCHEMAS["evaluation"].names)
     found = table(rows)
     assert found.index.is_unique
     assert set(found.index.droplevel("metric")) == {

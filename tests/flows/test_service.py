@@ -30,7 +30,7 @@ from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed, Running, Scheduled
 
-from flows.registry import STAGES, flow_name
+from flows.registry import STEPS, flow_name
 from flows.service.backlog import call_off
 from flows.service.watch import HEARTBEAT, watch
 from storage import open_workspace
@@ -163,7 +163,7 @@ def sign(run, event: str) -> None:
 
 def test_the_pipeline_and_every_stage_can_be_started_from_the_page(service, client):
     found = {client.read_flow(one.flow_id).name: one for one in client.read_deployments()}
-    assert set(found) == {flow_name(name) for name in ("run", *STAGES)}
+    assert set(found) == {flow_name(name) for name in ("run", *STEPS)}
     assert (found["dr-pipeline"].name, found["dr-train"].name) == ("eyes", "eyes-3-train")
     whole = found["dr-pipeline"]
     assert [(one.schedule.cron, one.schedule.timezone) for one in whole.schedules] == [
@@ -248,7 +248,7 @@ def test_the_schedule_starts_a_run_that_completes_and_leaves_its_tables(service,
         for one in client.read_flow_runs(limit=200)
         if one.name.startswith("eyes: ") and " of 8, " in one.name
     ]
-    assert {f"eyes: {place} of 8, {name}" for place, name in enumerate(STAGES, 1)} <= set(stages)
+    assert {f"eyes: {place} of 8, {name}" for place, name in enumerate(STEPS, 1)} <= set(stages)
     assert len(open_workspace(workspace).frame("predictions")) == 40
     artifacts = client.read_artifacts(
         flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))

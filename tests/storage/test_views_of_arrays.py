@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from dr_lib.vocabulary import SIGNS
 from storage import open_workspace
 from storage.arrays.store import ShardedStore
-from storage.contents.explanations import SIGNS, attributions_path, explanation_specs, save_record
+from storage.contents.explanations import attributions_path, explanation_specs, save_record
 from storage.contents.fundus import fundus_path, fundus_specs
 from storage.errors import NotThere
 from tests.storage.small import digests, image_ids

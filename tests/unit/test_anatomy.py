@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dr_lib.fundus.anatomy import QUADRANTS, anatomy, polar, quadrant_of, ring_of, visible_disc
+from dr_lib.fundus.anatomy import anatomy, polar, quadrant_of, ring_of, visible_disc
+from dr_lib.vocabulary import QUADRANTS
 
 CENTRE = 127.5  # of 256 px
 

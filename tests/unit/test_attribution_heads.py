@@ -7,7 +7,8 @@ import pytest
 
 from dr_lib.attribution.quantities import identity_head, stage_head
 from storage.contents.explanations import unit_of
-from storage.tables.schema_ranges import outside, range_of
+from storage.tables.ranges import outside
+from storage.tables.schemas import SCHEMAS
 
 STAGES = tuple(f"stage{s}" for s in range(5))
 
@@ -37,7 +38,9 @@ def test_a_quantity_has_the_unit_and_lies_in_the_range_that_are_declared_for_it(
     values = stage_head((name,)).values(logits).ravel()
     assert (unit_of(name) == "probability") == (not outside("[0, 1]", values))
     for column in ("outcome", "baseline_outcome"):
-        assert not outside(range_of("attributions", column), values)
+        assert not outside(
+            SCHEMAS["attributions"].field(column).metadata[b"range"].decode(), values
+        )
 
 
 def test_probabilities_of_huge_logits_stay_finite():

@@ -13,7 +13,6 @@ import pytest
 from dr_lib.synthetic import (
     KAGGLE_COUNTS,
     MASK_COLOURS,
-    QUADRANTS,
     EyePlan,
     Lesion,
     SynthesisParams,
@@ -27,6 +26,7 @@ from dr_lib.synthetic import (
 )
 from dr_lib.synthetic.camera import CAMERAS, choose_camera, frame
 from dr_lib.synthetic.params import stream
+from dr_lib.vocabulary import QUADRANTS
 
 PARAMS = SynthesisParams(
     seed=5, smallest_px=400, largest_px=1200
