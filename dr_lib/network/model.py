@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from dr_lib.network import backend
+
 if TYPE_CHECKING:
     import keras
 
@@ -104,6 +106,7 @@ def build(params: ModelParams) -> "keras.Model":
 
     Raises ValueError, in one line, when the trunk's weights can't be had or do not fit.
     """
+    backend.name()  # Keras as it has to be, whatever the user's own file or process told it
     import keras
 
     policy = "float32" if params.mixed_precision == "off" else f"mixed_{params.mixed_precision}"
@@ -161,14 +164,18 @@ def probabilities(
 
 
 def _next_seed(seeds: np.random.Generator) -> int:
-    """A seed of its own for each layer: initialisers that share one would all draw the same numbers."""
+    """A seed of its own for each layer: initialisers that share one would all draw the same
+    numbers.
+    """
     return int(seeds.integers(2**31))
 
 
 def _inception_trunk(
     params: ModelParams, policy: str, seeds: np.random.Generator
 ) -> tuple[Any, Any]:
-    """Input and last feature map of Inception V3 without its top, every layer renamed by its place."""
+    """Input and last feature map of Inception V3 without its top, every layer renamed by its
+    place.
+    """
     import keras
 
     base = _inception_base(params)

@@ -94,6 +94,9 @@ def import_model(
 
     loaded = load_config(config, settings or [])
     check_inputs(loaded)
+    from flows.service.server import be_quiet
+
+    be_quiet()
     from tasks.train.importing import import_model as take_in
 
     model_id, ready = take_in(loaded.workspace, file, loaded.recipe, as_tables(loaded))
@@ -317,7 +320,10 @@ def show(
     Example: dr show workspaces/demo 10_left --photos workspaces/demo-photos --compare stage0,stage2
     """
     from flows.cli.printing import print_rows
+    from flows.service.server import be_quiet
     from storage import open_workspace
+
+    be_quiet()
     from tasks.report.show import show_image
 
     outcomes = tuple(name.strip() for name in compare.split(","))
@@ -364,6 +370,9 @@ def synthesise(
     The stage of an eye follows its lesions by the international clinical scale.
     """
     from dr_lib.synthetic import SynthesisParams
+    from flows.service.server import be_quiet
+
+    be_quiet()
     from tasks.ingest.synthesise import synthesise as draw
 
     try:
@@ -380,6 +389,10 @@ def synthesise(
 
 def main() -> None:
     """The entry point of `dr`."""
+    # A terminal or a pipe that is not UTF-8 gets `\u2013` for a dash it does not know, instead of
+    # an error at the very end.
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(errors="backslashreplace")
     # A service manager's stop is a person's Ctrl-C: the run reports its end, and workers and server
     # go with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

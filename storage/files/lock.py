@@ -97,7 +97,8 @@ def _remote(files: Files, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _renewed(files: Files, path: str, mine: dict, lost: threading.Event) -> Iterator[None]:
-    """Rewrites the lock's file again and again, which is how other machines see that its holder lives.
+    """Rewrites the lock's file again and again, which is how other machines see that its holder
+    lives.
 
     A holder that slept too long (a suspended machine, a network that was gone) may find another's
     name in it: then it is interrupted, as by Ctrl-C.
@@ -137,7 +138,9 @@ def _create(files: Files, path: str, data: bytes) -> bool:
 
 
 def _tag(files: Files, path: str) -> str | None:
-    """What the store calls this version of a file; None where it has no such names, or no such file."""
+    """What the store calls this version of a file; None where it has no such names, or no such
+    file.
+    """
     try:
         return files.filesystem.info(files.path(path)).get("ETag")
     except FileNotFoundError:
@@ -173,7 +176,7 @@ def _machine() -> str:
     host number theirs anew.
     """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
         return f"{socket.gethostname()} {uuid.getnode():x}"

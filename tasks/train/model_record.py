@@ -58,7 +58,8 @@ def git_commit() -> str | None:
             command,
             cwd=pathlib.Path(__file__).parent,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=5,
             check=True,
         )
