@@ -26,6 +26,7 @@ from flows.cli.command_line import (
     with_address,
 )
 from flows.cli.operation import doctor, serve, watch
+from flows.cli.terminal import accept_any_encoding
 from flows.registry import STAGES
 
 app = typer.Typer(
@@ -389,10 +390,7 @@ def synthesise(
 
 def main() -> None:
     """The entry point of `dr`."""
-    # A terminal or a pipe that is not UTF-8 gets `\u2013` for a dash it does not know, instead of
-    # an error at the very end.
-    if sys.stdout is not None:
-        sys.stdout.reconfigure(errors="backslashreplace")
+    accept_any_encoding()
     # A service manager's stop is a person's Ctrl-C: the run reports its end, and workers and server
     # go with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

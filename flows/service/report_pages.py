@@ -81,8 +81,8 @@ def _stays_inside(root: Path, place: Path) -> bool:
 
 def _newest_report(root: Path) -> str:
     """The folder of the report that was made last; empty before the first."""
-    pages = sorted(root.glob("*/index.html"), key=lambda page: page.stat().st_mtime)
-    return pages[-1].parent.name if pages else ""
+    pages = [page for page in root.glob("*/index.html") if _stays_inside(root, page)]
+    return max(pages, key=lambda page: page.stat().st_mtime).parent.name if pages else ""
 
 
 class _Server(ThreadingHTTPServer):

@@ -24,9 +24,10 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 from flows.service import network
-from storage.files.proxies import ask_directly, without_password
+from storage.files.proxies import THIS_MACHINE, ask_directly, without_password
 from tasks.run.settings import ScheduleParams
 
 START_TIMEOUT_S = (
@@ -252,7 +253,7 @@ def _check_port(port: int) -> None:
         )[0]
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
+            probe.bind((place[0], port, *place[2:]))  # getaddrinfo makes port 4464 of 70000
     except (OSError, OverflowError) as error:
         host, number = network.host(), getattr(error, "errno", None)
         if number == errno.EADDRINUSE:
@@ -354,7 +355,9 @@ def _wait_until_healthy(server: subprocess.Popen, address: str, output: IO[bytes
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise ServerError(f"the Prefect server ended at once: {_why(output)}")
+            raise ServerError(
+                f"the Prefect server ended at once with code {server.returncode}: {_why(output)}"
+            )
         if _answers(address):
             return
         time.sleep(0.1)
@@ -392,8 +395,12 @@ def _why(output: IO[bytes]) -> str:
 
 
 def _answers(address: str) -> bool:
+    # The standard library knows `[::1]` by a name in NO_PROXY that Prefect's client cannot read, so
+    # this one is not left to it.
+    here = urlsplit(address).hostname in THIS_MACHINE
+    opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * here)
     try:
-        urllib.request.urlopen(address, timeout=5).close()
+        opener.open(address, timeout=5).close()
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
     return True
