@@ -21,6 +21,7 @@ import time
 import urllib.error
 import urllib.request
 import warnings
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -141,6 +142,7 @@ def prefect_server(port: int = 0, environment: dict[str, str] | None = None) -> 
     api = f"{network.address(port)}/api"
     ask_directly(network.host())
     if given_port and _answers(f"{api}/health"):
+        _check_password(api)
         with _used(api):
             yield api
         return
@@ -174,7 +176,24 @@ def given_server() -> Iterator[str]:
             f"no Prefect server answers at {given}{_through(given)}; start it, or unset"
             " PREFECT_API_URL to have one for this run"
         )
+    _check_password(given)
     yield given
+
+
+def _check_password(api: str) -> None:
+    """Raises ServerError where the server does not let us in. Its health it tells to anybody."""
+    password = network.password()
+    asked = urllib.request.Request(f"{api}/admin/version")
+    if password:
+        asked.add_header("Authorization", f"Basic {b64encode(password.encode()).decode()}")
+    try:
+        _open(asked).close()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            asks = "takes another password" if password else "asks for a password"
+            raise ServerError(
+                f"the Prefect server at {api} {asks}; set PREFECT_API_AUTH_STRING=user:password"
+            ) from None
 
 
 def _through(address: str) -> str:
@@ -395,15 +414,20 @@ def _why(output: IO[bytes]) -> str:
 
 
 def _answers(address: str) -> bool:
-    # The standard library knows `[::1]` by a name in NO_PROXY that Prefect's client cannot read, so
-    # this one is not left to it.
-    here = urlsplit(address).hostname in THIS_MACHINE
-    opener = urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * here)
     try:
-        opener.open(address, timeout=5).close()
+        _open(urllib.request.Request(address)).close()
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
     return True
+
+
+def _open(asked: urllib.request.Request) -> IO[bytes]:
+    # The standard library knows `[::1]` by a name in NO_PROXY that Prefect's client cannot read, so
+    # this one is not left to it.
+    here = urlsplit(asked.full_url).hostname in THIS_MACHINE
+    return urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * here).open(
+        asked, timeout=5
+    )
 
 
 def _stop(server: subprocess.Popen) -> None:

@@ -1,11 +1,13 @@
 """A run's own Prefect server lives as long as the run, whatever becomes of it in between."""
 
+import http.server
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -241,6 +243,35 @@ def test_a_given_server_that_a_proxy_hides_is_told_with_the_proxy(monkeypatch):
 def test_the_password_of_a_server_of_ours_is_known_to_its_clients(stand_in):
     with temporary_settings({PREFECT_SERVER_API_AUTH_STRING: "dr:secret"}), prefect_server():
         assert PREFECT_API_AUTH_STRING.value() == "dr:secret"
+
+
+@pytest.mark.parametrize(
+    ("ours", "says"),
+    [
+        ({}, "asks for a password"),
+        ({PREFECT_API_AUTH_STRING: "dr:wrong"}, "takes another password"),
+    ],
+)
+def test_a_server_that_does_not_let_us_in_is_one_line(ours, says):
+    class Locked(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path.endswith("/health") else 401)
+            self.end_headers()
+
+        def log_message(self, *told):
+            """Says nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Locked)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    api = f"http://127.0.0.1:{server.server_port}/api"
+    with (
+        temporary_settings({PREFECT_API_URL: api, **ours}),
+        pytest.raises(ServerError, match=f"{says}; set PREFECT_API_AUTH_STRING"),
+        given_server(),
+    ):
+        pass
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_setting_that_prefect_cannot_read_is_one_line(tmp_path):
