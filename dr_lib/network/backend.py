@@ -110,6 +110,10 @@ def name() -> str:
                 f" {_keras_json()}, and unset the variables KERAS_…"
             ) from error
         backend = keras.backend.backend()
+        if backend not in BACKENDS:
+            raise BackendError(
+                f"Keras was imported on {backend} already; set KERAS_BACKEND={BACKENDS[0]} before"
+            )
         if backend == "tensorflow":
             import tensorflow as tf
 

@@ -333,6 +333,11 @@ def _start(port: int, output: IO[bytes], environment: dict[str, str]) -> subproc
         env={
             **environment,
             **os.environ,
+            # Also where only the clients' password is set: what they send, a server of ours asks
+            # for.
+            **(
+                {"PREFECT_SERVER_API_AUTH_STRING": network.password()} if network.password() else {}
+            ),
             "PREFECT_API_URL": f"{network.address(port)}/api",
             "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
         },

@@ -214,7 +214,7 @@ def _driver_knows() -> list[str]:
         told = subprocess.run(
             ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
             capture_output=True,
-            encoding="utf-8",
+            text=True,
             errors="replace",
             timeout=20,
         )

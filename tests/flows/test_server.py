@@ -44,7 +44,7 @@ http.server.HTTPServer((sys.argv[2], int(sys.argv[1])), Healthy).serve_forever()
 
 
 @pytest.fixture
-def stand_in(monkeypatch):
+def stand_in(monkeypatch, tmp_path):
     """Starting Prefect's server takes seconds; what is shown here is that one is started, again
     and stopped.
     """
@@ -54,6 +54,7 @@ def stand_in(monkeypatch):
         lambda port: [sys.executable, "-c", STAND_IN, str(port), network.host()],
     )
     monkeypatch.setattr(flows.service.server, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         yield
@@ -133,7 +134,6 @@ ENDS = {
 def test_a_server_that_ends_at_once_is_told_with_its_cause_and_the_remedy(
     stand_in, monkeypatch, tmp_path, printed, told
 ):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     script = f"print({printed!r}); raise SystemExit(3)"
     monkeypatch.setattr(
         flows.service.server, "_command", lambda port: [sys.executable, "-c", script]
@@ -240,9 +240,18 @@ def test_a_given_server_that_a_proxy_hides_is_told_with_the_proxy(monkeypatch):
         pass
 
 
-def test_the_password_of_a_server_of_ours_is_known_to_its_clients(stand_in):
-    with temporary_settings({PREFECT_SERVER_API_AUTH_STRING: "dr:secret"}), prefect_server():
+@pytest.mark.parametrize("given", [PREFECT_SERVER_API_AUTH_STRING, PREFECT_API_AUTH_STRING])
+def test_a_server_of_ours_and_its_clients_have_one_password(stand_in, monkeypatch, given):
+    tells = STAND_IN.replace("str(os.getpid())", "os.environ['PREFECT_SERVER_API_AUTH_STRING']")
+    monkeypatch.setattr(
+        flows.service.server,
+        "_command",
+        lambda port: [sys.executable, "-c", tells, str(port), network.host()],
+    )
+    with temporary_settings({given: "dr:secret"}), prefect_server() as api:
         assert PREFECT_API_AUTH_STRING.value() == "dr:secret"
+        with urllib.request.urlopen(f"{api}/health", timeout=5) as answer:
+            assert answer.read() == b"dr:secret"
 
 
 @pytest.mark.parametrize(
