@@ -24,6 +24,7 @@ from dr_lib.localisation import LocalisationParams
 from dr_lib.localisation.channel_dissection import LesionUnitParams
 from dr_lib.maps import HeatmapParams
 from dr_lib.maps.region_clustering import AppearanceParams
+from dr_lib.network import backend
 from dr_lib.network.model import ModelParams, layer_names
 from dr_lib.perturbation.adversarial import AdversarialParams
 from dr_lib.perturbation.counterfactual import CounterfactualParams
@@ -253,7 +254,9 @@ def as_tables(config: PipelineConfig) -> dict[str, Any]:
 
 
 def check_inputs(config: PipelineConfig) -> None:
-    """Raises ConfigError if the photographs' folder or the backbone's weights file is not there."""
+    """Raises ConfigError if the photographs' folder, the backbone's weights file or Keras'
+    backend is not there.
+    """
     photos = config.data.photos
     if not is_url(photos) and not pathlib.Path(photos).exists():
         raise ConfigError(
@@ -266,3 +269,5 @@ def check_inputs(config: PipelineConfig) -> None:
             f"model.backbone_weights = {weights}: no such file; give a .weights.h5 file, 'imagenet'"
             " or 'none'"
         )
+    if problem := backend.problem():
+        raise ConfigError(problem)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from storage.errors import Refused
 from storage.files.files import Files, is_url
+from storage.files.proxies import ask_directly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,7 @@ def open_workspace(location: str | Path) -> "Workspace":
     if not text.strip():
         raise Refused("the workspace needs a folder or a URL such as s3://bucket/prefix")
     if is_url(text):
+        ask_directly()  # an object store may be on this machine
         return Workspace(text.rstrip("/"))
     path = Path(text).expanduser().resolve()
     if path.exists() and not path.is_dir():

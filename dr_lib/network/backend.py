@@ -2,12 +2,14 @@
 memory.
 
 The rest of the project is written against Keras' own API and NumPy. TensorFlow is the product's
-backend; JAX (an optional extra) is the second one, and `keras.backend.backend()` chooses. This
-module must not know what is computed: no image, no quantity, no quadrature. Importing it imports no
-framework; the first call does.
+backend; JAX (an optional extra) is the second one, and KERAS_BACKEND chooses. The user's
+`keras.json`, and variables that make frameworks compute in another precision, decide nothing:
+results depend on the configuration alone. This module must not know what is computed: no image, no
+quantity, no quadrature. Importing it imports no framework; the first call does.
 """
 
 import contextlib
+import importlib.util
 import logging
 import os
 import sys
@@ -17,14 +19,55 @@ from typing import Any
 
 import numpy as np
 
-# TensorFlow's oneDNN kernels: on by themselves only where the processor has AVX512-VNNI or the
-# like, and on plain AVX2 a backward pass takes 1.6 times as long without them. TensorFlow reads
-# this when it is first imported.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+BACKENDS = ("tensorflow", "jax")
+# What frameworks read when they are first imported, and what would change results behind the
+# configuration's back.
+_FIXED = {
+    # TensorFlow's oneDNN kernels: on by themselves only where the processor has AVX512-VNNI or the
+    # like, and on plain AVX2 a backward pass takes 1.6 times as long without them.
+    "TF_ENABLE_ONEDNN_OPTS": "1",
+    "ONEDNN_DEFAULT_FPMATH_MODE": (
+        "STRICT"
+    ),  # float32 means float32, also on processors that are faster in bfloat16
+    "DNNL_DEFAULT_FPMATH_MODE": "STRICT",
+}
+_FORGOTTEN = (
+    "TF_SET_ONEDNN_FPMATH_MODE",
+    "TF_XLA_FLAGS",
+    "JAX_DEFAULT_MATMUL_PRECISION",
+    "JAX_ENABLE_X64",
+    "KERAS_NNX_ENABLED",
+)
+os.environ.update(_FIXED)
+for _name in _FORGOTTEN:
+    os.environ.pop(_name, None)
+if not os.environ.get("KERAS_BACKEND"):  # empty counts as unset, and then keras.json would choose
+    os.environ["KERAS_BACKEND"] = BACKENDS[0]
 
 Function = Callable[
     [Any], Any
 ]  # (n, …) tensor -> (n,) or (n, q) tensor, made of Keras' or the backend's operations
+
+
+class BackendError(RuntimeError):
+    """Keras cannot run here as it is set up; the message says in a line what to change."""
+
+
+def chosen() -> str:
+    """The backend that KERAS_BACKEND names, by default TensorFlow. Imports no framework."""
+    return os.environ["KERAS_BACKEND"]
+
+
+def problem() -> str:
+    """Why the chosen backend cannot serve, empty if it can. Imports no framework."""
+    if chosen() not in BACKENDS:
+        return (
+            f"KERAS_BACKEND = {chosen()}, but this project runs on {' or '.join(BACKENDS)}; unset"
+            f" it for {BACKENDS[0]}"
+        )
+    if importlib.util.find_spec(chosen()) is None:
+        return f"KERAS_BACKEND = {chosen()}, which is not installed; unset it for {BACKENDS[0]}"
+    return ""
 
 
 def configure(threads: int | None = None, deterministic: bool = False) -> bool:
@@ -46,24 +89,45 @@ def configure(threads: int | None = None, deterministic: bool = False) -> bool:
 
 
 def name() -> str:
-    """Keras' backend: "tensorflow" or "jax"; any other is refused."""
+    """Keras' backend: "tensorflow" or "jax". Raises BackendError for any other, and where Keras
+    cannot be imported.
+
+    From then on Keras has the number format and the axes' order that the networks here are made
+    for, whatever it read in `keras.json`.
+    """
+    if wrong := problem():
+        raise BackendError(wrong)
     # JAX reads this when it first looks for devices: three quarters of a GPU's memory would be gone
     # at once.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     with _muted_start():
-        import keras
-
-        if keras.backend.backend() == "tensorflow":
+        try:
+            import keras
+        except Exception as error:
+            raise BackendError(
+                f"Keras cannot be imported ({type(error).__name__}:"
+                f" {(str(error).strip() or 'no message').splitlines()[0]}); mend or remove"
+                f" {_keras_json()}, and unset the variables KERAS_…"
+            ) from error
+        backend = keras.backend.backend()
+        if backend not in BACKENDS:
+            raise BackendError(
+                f"Keras was imported on {backend} already; set KERAS_BACKEND={BACKENDS[0]} before"
+            )
+        if backend == "tensorflow":
             import tensorflow as tf
 
             tf.config.list_physical_devices()  # looks for a GPU, loudly where there is none
-
-    backend = keras.backend.backend()
-    if backend not in ("tensorflow", "jax"):
-        raise RuntimeError(
-            f"Keras runs on {backend!r}; this project needs KERAS_BACKEND=tensorflow (or jax)"
-        )
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_dtype_policy("float32")
     return backend
+
+
+def _keras_json() -> Path:
+    """The file in which a user may have told Keras other things."""
+    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
 
 
 @contextlib.contextmanager

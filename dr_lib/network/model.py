@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never, get_args
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from dr_lib.network import backend
 from dr_lib.vocabulary import HALF_GRAY, STAGE_COUNT
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def build(params: ModelParams) -> "keras.Model":
 
     Raises ValueError, in one line, when the trunk's weights can't be had or do not fit.
     """
+    backend.name()  # Keras as it has to be, whatever the user's own file or process told it
     import keras
 
     policy = "float32" if params.mixed_precision == "off" else f"mixed_{params.mixed_precision}"

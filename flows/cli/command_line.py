@@ -86,6 +86,7 @@ def _lost_server(error: BaseException | None) -> bool:
 
 
 def _exit_code(error: Exception) -> int | None:
+    from dr_lib.network.backend import BackendError
     from flows.config import ConfigError
     from flows.service.server import ServerError
     from storage.errors import StorageError
@@ -93,7 +94,7 @@ def _exit_code(error: Exception) -> int | None:
 
     if isinstance(error, ConfigError):
         return 2
-    if isinstance(error, (UserError, ServerError, StorageError)):
+    if isinstance(error, (UserError, ServerError, StorageError, BackendError)):
         return 1
     return None
 

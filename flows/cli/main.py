@@ -26,6 +26,7 @@ from flows.cli.command_line import (
     with_address,
 )
 from flows.cli.operation import doctor, serve, watch
+from flows.cli.terminal import accept_any_encoding
 from flows.registry import STEPS
 
 app = typer.Typer(
@@ -94,6 +95,9 @@ def import_model(
 
     loaded = load_config(config, settings or [])
     check_inputs(loaded)
+    from flows.service.server import be_quiet
+
+    be_quiet()
     from tasks.train.importing import import_model as take_in
 
     model_id, ready = take_in(loaded.workspace, file, loaded.recipe, as_tables(loaded))
@@ -317,7 +321,10 @@ def show(
     Example: dr show workspaces/demo 10_left --photos workspaces/demo-photos --compare stage0,stage2
     """
     from flows.cli.printing import print_rows
+    from flows.service.server import be_quiet
     from storage import open_workspace
+
+    be_quiet()
     from tasks.report.show import show_image
 
     outcomes = tuple(name.strip() for name in compare.split(","))
@@ -364,6 +371,9 @@ def synthesise(
     The stage of an eye follows its lesions by the international clinical scale.
     """
     from dr_lib.synthetic import SynthesisParams
+    from flows.service.server import be_quiet
+
+    be_quiet()
     from tasks.ingest.synthesise import synthesise as draw
 
     try:
@@ -380,6 +390,7 @@ def synthesise(
 
 def main() -> None:
     """The entry point of `dr`."""
+    accept_any_encoding()
     # A service manager's stop is a person's Ctrl-C: the run reports its end, and workers and server
     # go with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -2,6 +2,7 @@
 look at the machine.
 """
 
+import os
 import pathlib
 from typing import Annotated
 
@@ -59,10 +60,10 @@ def watch(config: Config, settings: Settings = None, notify: Notify = "") -> Non
     from flows.config import load_config
 
     loaded = load_config(config, settings or [])
-    from flows.service.schedule import told
     from flows.service.server import given_server
 
     with given_server():
+        from flows.service.schedule import told
         from flows.service.watch import watch as set_up
 
         typer.echo(told(set_up(loaded.schedule, notify)), err=True)
@@ -81,9 +82,13 @@ def doctor(
     Ends with exit code 1 if something must be mended before a run.
     """
     from flows.cli.printing import print_rows
+    from flows.service.server import be_quiet
+
+    environment = dict(os.environ)
+    be_quiet()
     from flows.service.doctor import examine
 
-    findings = examine(config, settings or [])
+    findings = examine(config, settings or [], environment)
     print_rows([finding.row for finding in findings], title="dr doctor")
     broken = [finding for finding in findings if finding.verdict == "mend"]
     if broken:

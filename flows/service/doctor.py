@@ -3,9 +3,10 @@
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping
 
 from flows.config import ConfigError, PipelineConfig, check_inputs, load_config
-from flows.service.server import be_quiet
+from flows.service import network
 from storage import open_workspace
 from storage.errors import StorageError
 from storage.photos.source import PhotoSource
@@ -16,13 +17,17 @@ from tasks.run.errors import UserError
 from tasks.run.settings import DaskParams
 
 
-def examine(config_file: pathlib.Path | None, settings: list[str]) -> list[Finding]:
-    """A finding a check: the machine first, then the configuration and what it points to, as far
-    as that can be read.
+def examine(
+    config_file: pathlib.Path | None, settings: list[str], environment: Mapping[str, str]
+) -> list[Finding]:
+    """A finding a check: the machine first, then the configuration and what it points to, as far as
+    that can be read.
+
+    environment: the variables as the user set them, before any was changed for this process.
     """
-    be_quiet()
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
+    keras = machine.keras()
     config, findings = _configuration(config_file, settings)
     dask = config.dask if config else DaskParams()
     here = DaskParams(workers=dask.workers) if not dask.address else DaskParams(workers=1)
@@ -31,8 +36,16 @@ def examine(config_file: pathlib.Path | None, settings: list[str]) -> list[Findi
         machine.packages(),
         machine.cores(here.workers),
         machine.memory(here.workers),
-        machine.gpu(),
-        machine.prefect(PREFECT_API_URL.value(), str(PREFECT_HOME.value())),
+        keras,
+        *([machine.gpu()] if keras.verdict == "ok" else []),
+        machine.prefect(
+            PREFECT_API_URL.value(), str(PREFECT_HOME.value()), password=network.password()
+        ),
+        machine.network(
+            network.host(),
+            network.exposed("Prefect's page and the reports, with patients' photographs,"),
+        ),
+        *machine.proxies(environment),
         *findings,
     ]
     if config is None:

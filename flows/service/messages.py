@@ -4,6 +4,7 @@ it failed.
 
 from collections.abc import Sequence
 
+from dr_lib.network.backend import BackendError
 from flows.config import ConfigError
 from storage.errors import StorageError
 from tasks.run.errors import UserError
@@ -54,7 +55,7 @@ def readable(error: Exception) -> Exception:
     """The error a flow ends with: its text becomes the message of the run's state, so it says
     how to go on.
     """
-    if isinstance(error, (ConfigError, UserError, StorageError, ProgramFault)):
+    if isinstance(error, (ConfigError, UserError, StorageError, BackendError, ProgramFault)):
         return error  # these say what to do already
     if isinstance(error, MemoryError):
         return UserError(

@@ -7,7 +7,10 @@ port, where a browser finds it again tomorrow, and uses one that runs there alre
 
 import contextlib
 import ctypes
+import errno
+import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,9 +20,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import warnings
+from base64 import b64encode
 from collections.abc import Generator
+from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
+from flows.service import network
+from storage.files.proxies import THIS_MACHINE, ask_directly, without_password
 from tasks.run.settings import ScheduleParams
 
 START_TIMEOUT_S = (
@@ -39,16 +48,78 @@ QUIET = {
 }
 
 
+# What a server that ended at once may have printed, and what to do then; the first that fits.
+REMEDIES = {
+    r"unable to open database file|readonly database|Permission denied|Read-only file system": (
+        "{database} must be a file in a folder that you may write to: set PREFECT_HOME (or"
+        " PREFECT_API_DATABASE_CONNECTION_URL, where it is set) to another place"
+    ),
+    r"disk is full|No space left": (
+        "free some space where {database} lies, or set PREFECT_HOME to a folder on another disk"
+    ),
+    r"is not a database|malformed|disk I/O error": (
+        "{database} is damaged: move it away (it holds the history of runs, no results), or "
+        "set PREFECT_HOME to another folder"
+    ),
+    r"Can't locate revision|no such revision": (
+        "{database} was made by another version of Prefect: set PREFECT_HOME to another "
+        "folder, or install that version"
+    ),
+    r"database is locked": (
+        "another server uses {database}, or its disk cannot lock files: set PREFECT_HOME to a"
+        " folder on a local disk"
+    ),
+    r"password authentication|permission denied for|Connection refused|Connect call failed|could"
+    r" not translate host|Name or service not known|"
+    r"does not exist|parse SQLAlchemy URL|Can't load plugin": (
+        "set PREFECT_API_DATABASE_CONNECTION_URL to a database that answers, or unset it"
+    ),
+    r"already in use": (
+        "end the program that has the port, or set PREFECT_SERVER_API_PORT to a free one"
+    ),
+}
+_RAISED = re.compile(r"^[\w.]*(?:Error|Exception|NotFound|Refused)\b.*", re.MULTILINE)
+
+
 class ServerError(Exception):
-    """The Prefect server did not start; the message says what it printed."""
+    """The Prefect server did not start; the message says why and what to do."""
 
 
 def be_quiet() -> None:
-    """Leaves the terminal to our own words; before Prefect is first imported, or it has set up
-    its logging.
+    """What Prefect needs before it is first imported: the terminal is left to our words, and its
+    server is asked directly.
     """
+    ask_directly()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    # A home that cannot be made is told of where it matters.
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
+    try:
+        with contextlib.redirect_stderr(
+            io.StringIO()
+        ):  # its own account of a wrong setting, over several lines
+            from prefect.settings import get_current_settings
+
+            get_current_settings()
+    except Exception as error:
+        raise ServerError(f"Prefect cannot read its settings: {_unreadable(error)}") from None
+
+
+def _unreadable(error: Exception) -> str:
+    """Which of Prefect's settings is wrong, as far as its error tells."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return (
+            f"{str(error).strip().splitlines()[0]}; mend Prefect's variables or the file"
+            " profiles.toml in PREFECT_HOME"
+        )
+    first = error.errors()[0]
+    value, setting = str(first["input"]), ".".join(map(str, first["loc"]))
+    names = [
+        name for name, given in os.environ.items() if name.startswith("PREFECT_") and given == value
+    ]
+    return f"{' or '.join(names) or setting} = {value}: {first['msg']}; mend or unset it"
 
 
 @contextlib.contextmanager
@@ -67,14 +138,21 @@ def prefect_server(port: int = 0, environment: dict[str, str] | None = None) -> 
         with given_server() as api:
             yield api
         return
-    there = f"http://127.0.0.1:{port}/api"
-    if port and _answers(f"{there}/health"):
-        with _used(there):
-            yield there
+    given_port, port = port, port or _free_port()
+    api = f"{network.address(port)}/api"
+    ask_directly(network.host())
+    if given_port and _answers(f"{api}/health"):
+        _check_password(api)
+        with _used(api):
+            yield api
         return
+    _check_home()
+    _check_port(port)
+    if warning := network.exposed("Prefect's page, and whatever it can start,"):
+        print(f"dr: WARNING: {warning}", file=sys.stderr, flush=True)
     with (
         tempfile.TemporaryFile() as output,
-        _own_server(output, port, environment or {}) as api,
+        _own_server(output, port, environment or {}),
         _used(api),
     ):
         yield api
@@ -95,19 +173,49 @@ def given_server() -> Generator[str]:
         )
     if not _answers(f"{given}/health"):
         raise ServerError(
-            f"no Prefect server answers at {given}; start it, or unset PREFECT_API_URL to have one"
-            " for this run"
+            f"no Prefect server answers at {given}{_through(given)}; start it, or unset"
+            " PREFECT_API_URL to have one for this run"
         )
+    _check_password(given)
     yield given
+
+
+def _check_password(api: str) -> None:
+    """Raises ServerError where the server does not let us in. Its health it tells to anybody."""
+    password = network.password()
+    asked = urllib.request.Request(f"{api}/admin/version")
+    if password:
+        asked.add_header("Authorization", f"Basic {b64encode(password.encode()).decode()}")
+    try:
+        _open(asked).close()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            asks = "takes another password" if password else "asks for a password"
+            raise ServerError(
+                f"the Prefect server at {api} {asks}; set PREFECT_API_AUTH_STRING=user:password"
+            ) from None
+
+
+def _through(address: str) -> str:
+    """The proxy on the way to an address, in words; empty where there is none."""
+    asked = urllib.request.Request(address)
+    proxy = urllib.request.getproxies().get(asked.type)
+    if not proxy or urllib.request.proxy_bypass(asked.host):
+        return ""
+    return (
+        f" through the proxy {without_password(proxy)} (to ask it directly, add"
+        f" {asked.host.partition(':')[0]} to NO_PROXY)"
+    )
 
 
 @contextlib.contextmanager
 def _used(api: str) -> Generator[None]:
     """Inside, Prefect's client, and processes that are started, use this server."""
     from prefect.logging.handlers import APILogHandler
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: api}):
+    known = {PREFECT_API_AUTH_STRING: network.password()} if network.password() else {}
+    with temporary_settings({PREFECT_API_URL: api, **known}):
         try:
             yield
         finally:
@@ -137,17 +245,65 @@ def history(schedule: ScheduleParams) -> dict[str, str]:
     }
 
 
+def _check_home() -> None:
+    """Raises ServerError where the server could not keep its history, before it tries for half a
+    minute.
+    """
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
+
+    home = Path(PREFECT_HOME.value())
+    if str(home) not in str(PREFECT_API_DATABASE_CONNECTION_URL.value()):
+        return
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=home).close()
+    except OSError as error:
+        raise ServerError(
+            f"Prefect's folder {home} cannot be written ({error.strerror}); set PREFECT_HOME to a"
+            " folder of your own"
+        ) from None
+
+
+def _check_port(port: int) -> None:
+    """Raises ServerError where no server can listen."""
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(
+            network.host(), port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((place[0], port, *place[2:]))  # getaddrinfo makes port 4464 of 70000
+    except (OSError, OverflowError) as error:
+        host, number = network.host(), getattr(error, "errno", None)
+        if number == errno.EADDRINUSE:
+            why = (
+                f"port {port} is taken by another program: end that, or set PREFECT_SERVER_API_PORT"
+                " to a free port"
+            )
+        elif number == errno.EACCES:
+            why = (
+                f"port {port} is the administrator's: set PREFECT_SERVER_API_PORT to a port above"
+                " 1023"
+            )
+        elif isinstance(error, OverflowError):
+            why = f"there is no port {port}: set PREFECT_SERVER_API_PORT to one up to 65535"
+        else:
+            why = (
+                f"this machine has no address {host} ({error}): set PREFECT_SERVER_API_HOST to one"
+                " it has, or unset it"
+            )
+        raise ServerError(f"the Prefect server cannot start; {why}") from None
+
+
 @contextlib.contextmanager
-def _own_server(output: IO[bytes], port: int, environment: dict[str, str]) -> Generator[str]:
-    """Yields the address of a server of this run's own. One that dies meanwhile is started again at
-    the same address.
+def _own_server(output: IO[bytes], port: int, environment: dict[str, str]) -> Generator[None]:
+    """Runs a server of this run's own. One that dies meanwhile is started again at the same
+    address.
 
     Its history is in a file, and Prefect's client asks again for a while: so the run never notices.
     Without a server it would stand still for minutes, and then fail. output: a file, since a full
     pipe would stop the server.
     """
-    port = port or _free_port()
-    api = f"http://127.0.0.1:{port}/api"
     servers, over = [_start(port, output, environment)], threading.Event()
 
     def keep() -> None:
@@ -159,9 +315,9 @@ def _own_server(output: IO[bytes], port: int, environment: dict[str, str]) -> Ge
     # stopped.
     keeper = threading.Thread(target=keep, name="keeps the Prefect server", daemon=True)
     try:
-        _wait_until_healthy(servers[-1], f"{api}/health", output)
+        _wait_until_healthy(servers[-1], f"{network.address(port)}/api/health", output)
         keeper.start()
-        yield api
+        yield
     finally:
         over.set()
         if keeper.ident:
@@ -177,7 +333,12 @@ def _start(port: int, output: IO[bytes], environment: dict[str, str]) -> subproc
         env={
             **environment,
             **os.environ,
-            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+            # Also where only the clients' password is set: what they send, a server of ours asks
+            # for.
+            **(
+                {"PREFECT_SERVER_API_AUTH_STRING": network.password()} if network.password() else {}
+            ),
+            "PREFECT_API_URL": f"{network.address(port)}/api",
             "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
         },
         # Ctrl-C reaches the run alone: it still has to report its end to the server
@@ -187,10 +348,17 @@ def _start(port: int, output: IO[bytes], environment: dict[str, str]) -> subproc
 
 
 def _command(port: int) -> list[str]:
-    # For this machine alone, unless somebody asks for more in Prefect's own variable: in a
-    # container, or behind a proxy.
-    host = os.environ.get("PREFECT_SERVER_API_HOST", "127.0.0.1")
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+    return [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        network.host(),
+        "--port",
+        str(port),
+    ]
 
 
 def _end_with_parent() -> None:
@@ -211,27 +379,60 @@ def _wait_until_healthy(server: subprocess.Popen, address: str, output: IO[bytes
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            output.seek(0)
-            last_line = output.read().decode(errors="replace").strip().splitlines()[-1:]
             raise ServerError(
-                f"the Prefect server ended at once with code {server.returncode}:"
-                f" {' '.join(last_line)}"
+                f"the Prefect server ended at once with code {server.returncode}: {_why(output)}"
             )
         if _answers(address):
             return
         time.sleep(0.1)
     raise ServerError(
-        f"the Prefect server did not answer within {START_TIMEOUT_S} s; start one with `prefect"
-        " server start` and set PREFECT_API_URL"
+        f"the Prefect server did not answer within {START_TIMEOUT_S} s: {_why(output)}"
     )
+
+
+def _why(output: IO[bytes]) -> str:
+    """The cause of a server's end and the remedy, in a line, from what it printed. All of that
+    is kept in a file.
+    """
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
+
+    output.seek(0)
+    printed = output.read().decode(errors="replace").strip()
+    raised = _RAISED.findall(printed)
+    cause = raised[-1] if raised else " ".join(printed.splitlines()[-3:]) or "it printed nothing"
+    database = without_password(
+        str(PREFECT_API_DATABASE_CONNECTION_URL.value()).removeprefix("sqlite+aiosqlite:///")
+    )
+    remedy = next(
+        (
+            what.format(database=database)
+            for seen, what in REMEDIES.items()
+            if re.search(seen, printed)
+        ),
+        "",
+    )
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="prefect-server-", suffix=".log", encoding="utf-8", delete=False
+    ) as log:
+        log.write(printed + "\n")
+    return "; ".join(filter(None, (cause[:300], remedy, f"all that it printed is in {log.name}")))
 
 
 def _answers(address: str) -> bool:
     try:
-        urllib.request.urlopen(address, timeout=5).close()
+        _open(urllib.request.Request(address)).close()
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
     return True
+
+
+def _open(asked: urllib.request.Request) -> IO[bytes]:
+    # The standard library knows `[::1]` by a name in NO_PROXY that Prefect's client cannot read, so
+    # this one is not left to it.
+    here = urlsplit(asked.full_url).hostname in THIS_MACHINE
+    return urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * here).open(
+        asked, timeout=5
+    )
 
 
 def _stop(server: subprocess.Popen) -> None:

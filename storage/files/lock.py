@@ -176,7 +176,7 @@ def _machine() -> str:
     host number theirs anew.
     """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
         return f"{socket.gethostname()} {uuid.getnode():x}"

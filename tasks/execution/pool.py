@@ -17,6 +17,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any
 
+from dr_lib.network import backend
 from storage.errors import StorageError
 from tasks.run.errors import UserError
 from tasks.run.settings import DaskParams
@@ -161,6 +162,12 @@ class Pool:
                 f" {address} --nworkers auto --nthreads 1`"
             )
             raise UserError(message) from None
+        for worker, theirs in client.run(backend.chosen).items():
+            if theirs != backend.chosen():
+                raise UserError(
+                    f"the Dask worker {worker} runs Keras on {theirs}, this process on"
+                    f" {backend.chosen()}; start it with KERAS_BACKEND={backend.chosen()}"
+                )
         self.workers = len(client.scheduler_info(n_workers=-1)["workers"])
         return client
 

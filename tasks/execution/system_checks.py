@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from packaging.requirements import Requirement
 from dr_lib.network import backend
 from storage import Workspace
 from storage.files.disk_space import free_bytes
+from storage.files.proxies import THIS_MACHINE, unusable, without_password
+from storage.files.proxies import proxies as named_proxies
 from tasks.execution.pool import WORKER_BASE_BYTES, Pool
 from tasks.run.errors import UserError
 from tasks.run.progress import size_text
@@ -141,6 +144,47 @@ def disk(place: str, free: int) -> Finding:
     return Finding("disk", "ok", found)
 
 
+def keras() -> Finding:
+    """The backend that Keras runs on. What a user's keras.json says decides nothing."""
+    try:
+        found = backend.name()
+    except backend.BackendError as error:
+        what, _, remedy = str(error).partition("; ")
+        return Finding("Keras", "mend", what, remedy)
+    return Finding("Keras", "ok", f"{importlib.metadata.version('keras')} on {found}")
+
+
+def proxies(environment: Mapping[str, str]) -> list[Finding]:
+    """A finding a proxy that the environment names, as it is before `ask_directly`: what goes
+    through it, and what does not.
+    """
+    found = []
+    for name, value in sorted(named_proxies(environment).items()):
+        shown = f"{name} = {without_password(value)}"
+        if reason := unusable(value):
+            remedy = "unset it, or name an http proxy: until then nothing goes through it"
+            found.append(Finding("proxy", "note", f"{shown} {reason}", remedy))
+        else:
+            found.append(
+                Finding(
+                    "proxy",
+                    "ok",
+                    f"{shown}, for all but {', '.join(THIS_MACHINE)} and what NO_PROXY names",
+                )
+            )
+    return found
+
+
+def network(host: str, warning: str) -> Finding:
+    """Who can reach the servers that `dr` starts. warning: what `flows.service.network.exposed`
+    says.
+    """
+    if warning:
+        what, _, remedy = warning.partition("; ")
+        return Finding("network", "mend", what, remedy)
+    return Finding("network", "ok", f"servers listen at {host}")
+
+
 def gpu(seen: int | None = None, present: list[str] | None = None) -> Finding:
     """seen: how many the framework can compute on. present: those the driver knows; both are
     looked for unless given.
@@ -172,6 +216,7 @@ def _driver_knows() -> list[str]:
             ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=20,
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -183,9 +228,11 @@ def _driver_knows() -> list[str]:
     )
 
 
-def prefect(api: str | None, home: str, version: str = "") -> Finding:
-    """api: the server of PREFECT_API_URL, or None for one that `dr` starts itself and keeps in
-    the folder `home`.
+def prefect(api: str | None, home: str, version: str = "", password: str = "") -> Finding:
+    """api: the server of PREFECT_API_URL, or None for one that `dr` starts itself and keeps in the
+    folder `home`.
+
+    password: `user:password` for that server.
     """
     version = version or importlib.metadata.version("prefect")
     if not api:
@@ -202,10 +249,20 @@ def prefect(api: str | None, home: str, version: str = "") -> Finding:
         return Finding(
             "Prefect", "ok", f"{version}; a server is started for each run, its history in {home}"
         )
+    asked = urllib.request.Request(f"{api}/admin/version")
+    if password:
+        asked.add_header("Authorization", f"Basic {b64encode(password.encode()).decode()}")
     try:
-        with urllib.request.urlopen(f"{api}/admin/version", timeout=10) as answer:
+        with urllib.request.urlopen(asked, timeout=10) as answer:
             theirs = answer.read().decode().strip().strip('"')
     except OSError as error:
+        if getattr(error, "code", None) == 401:
+            return Finding(
+                "Prefect",
+                "mend",
+                f"{api} asks for a password",
+                "set PREFECT_API_AUTH_STRING=user:password",
+            )
         remedy = (
             "start it (prefect server start), or unset PREFECT_API_URL to have one for each run"
         )

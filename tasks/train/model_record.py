@@ -54,11 +54,13 @@ def git_commit() -> str | None:
     """
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
+        here = pathlib.Path(__file__).parent
         done = subprocess.run(
             command,
-            cwd=pathlib.Path(__file__).parent,
+            cwd=here,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=5,
             check=True,
         )

@@ -1,5 +1,6 @@
 """The command: exit codes, one-line errors, and nothing heavy imported before it is needed."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -67,6 +68,52 @@ def test_a_mistake_is_one_line_and_costs_no_heavy_import(arguments, says):
     assert done.stdout.strip() == "2 []"
     assert len(done.stderr.strip().splitlines()) == 1
     assert says in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_terminal_that_is_not_utf8_is_printed_to_all_the_same(tmp_path, encoding):
+    (tmp_path / "wörk").mkdir()
+    program = (
+        "import sys\nfrom flows import cli, summary\ncli.app = lambda: (summary.print_rows([{'κ':"
+        " '0.8 (0.7–0.9) × ≥ é', 'path': sys.argv[1]}]), print('–', file=sys.stderr))\ncli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "wörk")],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(DEMO.parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.decode(encoding)
+    shown = {
+        "ascii": "0.8 (0.7-0.9) x >= \\xe9",
+        "cp1252": "0.8 (0.7–0.9) × >= é",
+        "utf-8": "0.8 (0.7–0.9) × ≥ é",
+    }
+    assert shown[encoding] in printed
+    assert ("w\\xf6rk" if encoding == "ascii" else "wörk") in printed
+    assert done.stderr.decode(encoding).strip() == ("-" if encoding == "ascii" else "–")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [(), *((name,) for name in ("run", "plan", "serve", "status", "sql", "show", "synthesise"))],
+)
+def test_help_is_printed_to_a_terminal_that_knows_ascii_only(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli.main", *command, "--help"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(DEMO.parents[1])},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Usage" in done.stdout
+
+
+def test_a_backend_of_keras_that_cannot_serve_is_wrong_configuration(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    for command in ("run", "plan", "train"):
+        result = dr(command, DEMO, "--set", f"data.photos={tmp_path}")
+        assert result.exit_code == 2
+        assert "KERAS_BACKEND = torch" in result.output
 
 
 def test_a_workspace_that_is_not_there_is_told_not_traced(tmp_path):

@@ -7,6 +7,7 @@ import importlib.metadata
 import threading
 
 import pytest
+from prefect.settings import PREFECT_SERVER_API_HOST, temporary_settings
 from typer.testing import CliRunner
 
 from flows.cli.main import app
@@ -73,6 +74,26 @@ def installed(**versions):
             "no server answers at",
             "unset PREFECT_API_URL",
         ),
+        (lambda: machine.keras(), "ok", "on ", ""),
+        (lambda: machine.network("127.0.0.1", ""), "ok", "127.0.0.1", ""),
+        (
+            lambda: machine.network("0.0.0.0", "EVERYBODY; set a password"),
+            "mend",
+            "EVERYBODY",
+            "set a password",
+        ),
+        (
+            lambda: machine.proxies({"http_proxy": "http://me:secret@proxy:3128"})[0],
+            "ok",
+            "http://…@proxy:3128, for all but",
+            "",
+        ),
+        (
+            lambda: machine.proxies({"ALL_PROXY": "socks5://proxy:1080"})[0],
+            "note",
+            "speaks socks5",
+            "unset it",
+        ),
         (lambda: machine.dask(DaskParams()), "ok", "this machine", ""),
         (
             lambda: machine.dask(DaskParams(address="nonsense")),
@@ -118,6 +139,38 @@ def test_a_server_of_another_version_is_told(theirs, verdict):
     thread.join()
     server.server_close()
     assert (one.verdict, theirs in one.found) == (verdict, True)
+
+
+def test_a_server_that_asks_for_a_password_is_asked_with_it_or_told():
+    class Locked(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            known = self.headers.get("Authorization") == "Basic ZHI6c2VjcmV0"  # dr:secret
+            self.send_response(200 if known else 401)
+            self.end_headers()
+            self.wfile.write(b'"3.8.8"' * known)
+
+        def log_message(self, *told):
+            """Says nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Locked)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    api = f"http://127.0.0.1:{server.server_port}/api"
+    assert machine.prefect(api, "/tmp", version="3.8.8", password="dr:secret").verdict == "ok"
+    told = machine.prefect(api, "/tmp", version="3.8.8")
+    server.shutdown()
+    server.server_close()
+    assert (told.verdict, "asks for a password" in told.found) == ("mend", True)
+    assert "PREFECT_API_AUTH_STRING" in told.remedy
+
+
+def test_a_backend_that_cannot_serve_and_a_server_open_to_all_are_told(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    with temporary_settings({PREFECT_SERVER_API_HOST: "0.0.0.0"}):
+        result = doctor()
+    assert result.exit_code == 1
+    assert "KERAS_BACKEND = torch" in result.output
+    assert "WITHOUT A PASSWORD" in result.output
+    assert "2 to mend: Keras, network" in result.output
 
 
 def test_workers_with_other_packages_are_told():

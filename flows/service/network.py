@@ -1,0 +1,58 @@
+"""Who can reach the servers that `dr` starts, Prefect's and that of the reports, and the password
+they ask for.
+
+Both follow Prefect's own settings, so whoever may see the one page may see the other.
+"""
+
+import ipaddress
+import socket
+
+ANY = {
+    "0.0.0.0": "127.0.0.1",
+    "::": "::1",
+}  # addresses that stand for all of a machine's, and one where it answers
+
+
+def host() -> str:
+    """Where the servers listen: Prefect's PREFECT_SERVER_API_HOST, for this machine alone unless
+    set.
+    """
+    from prefect.settings import PREFECT_SERVER_API_HOST
+
+    return PREFECT_SERVER_API_HOST.value() or "127.0.0.1"
+
+
+def password() -> str:
+    """`user:password` that the servers ask for, empty for none: that of Prefect's server, or
+    what its clients give.
+    """
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_SERVER_API_AUTH_STRING
+
+    return PREFECT_SERVER_API_AUTH_STRING.value() or PREFECT_API_AUTH_STRING.value() or ""
+
+
+def address(port: int) -> str:
+    """Where this machine finds a server of ours."""
+    name = ANY.get(host(), host())
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def exposed(what: str) -> str:
+    """What is to be said loudly where others can reach `what` without a password; empty where
+    nobody can.
+    """
+    if password() or _is_loopback(host()):
+        return ""
+    return (
+        f"{what} can be seen by EVERYBODY ON THE NETWORK, WITHOUT A PASSWORD"
+        f" (PREFECT_SERVER_API_HOST = {host()}); set PREFECT_SERVER_API_AUTH_STRING=user:password,"
+        " or unset PREFECT_SERVER_API_HOST"
+    )
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        found = socket.getaddrinfo(name, None)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(sockaddr[0]).is_loopback for *_, sockaddr in found)
