@@ -29,7 +29,9 @@ from tasks.train.step import train
 Stage = Callable[[Session, PipelineConfig], StageResult]
 
 STAGE_FUNCTIONS: dict[str, Stage] = {
-    "ingest": lambda session, c: ingest(session, c.data),
+    "ingest": lambda session, c: ingest(
+        session, c.data, labels_needed=not c.recipe.trains_none(session.workspace)
+    ),
     "preprocess": lambda session, c: preprocess(session, c.recipe, c.data, c.storage),
     "train": lambda session, c: train(session, c.recipe, as_tables(c)),
     "attribute": lambda session, c: attribute(session, c.recipe, c.storage),
@@ -51,7 +53,9 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
 
 
 def run_stage(name: str, session: Session, config: PipelineConfig) -> StageResult:
-    """Runs one stage and leaves a row in `runs`, whatever happens, and its result on Prefect's page."""
+    """Runs one stage and leaves a row in `runs`, whatever happens, and its result on Prefect's
+    page.
+    """
     begin(name, f"{STAGES[name]} Workspace: {config.workspace}")
     tables = as_tables(config)
     row = {

@@ -12,7 +12,7 @@ import pandas as pd
 
 from dr_lib.training.splits import KAGGLE_USAGE, patient_of, split_of, split_of_usage
 from storage import Workspace
-from storage.photos.labels import ABOUT_LABELS_ONLY
+from storage.photos.labels import ABOUT_LABELS_ONLY, SECOND_COPIES, STAGE_FAULTS
 from storage.photos.source import Photograph, PhotoSource
 from tasks.ingest.inspection import Finding, inspected, remembered
 from tasks.run.artifacts import show_rejects
@@ -24,12 +24,14 @@ STEP = "ingest"
 REJECT_COLUMNS = ["image_id", "source", "step", "reason", "detail", "bytes", "stamp", "sha256"]
 
 
-def ingest(session: Session, data: DataParams) -> StageResult:
-    """Brings the catalogue up to the data folder. Raises UserError if too many photographs had
-    to be set aside.
+def ingest(session: Session, data: DataParams, labels_needed: bool = True) -> StageResult:
+    """Brings the catalogue up to the data folder.
+
+    Raises UserError if too many photographs or labels had to be set aside, and, before any
+    photograph is read, if the labels cannot be used. `labels_needed`: also if there are none.
     """
     workspace = session.workspace
-    source = PhotoSource(data.photos)
+    source = labelled_source(data.photos, labels_needed)
     old = workspace.photos()
     known = {} if data.rehash else remembered(old, workspace.rejects())
     usable, unusable = inspected(source, _limited(source.photographs(), data.limit), known, STEP)
@@ -38,6 +40,8 @@ def ingest(session: Session, data: DataParams) -> StageResult:
         [problem._asdict() for problem in source.problems()] + unusable + _unknown_usages(labels)
     )
     frame = _catalogue(old, usable, labels, data)
+    if labels_needed:
+        _check_teachers(frame, data)
     before = frame["image_id"].map(old.set_index("image_id")["sha256"])
     new = int((frame["present"] & (before != frame["sha256"])).sum())
     workspace.write_photos(frame)
@@ -46,6 +50,7 @@ def ingest(session: Session, data: DataParams) -> StageResult:
     )
     show_rejects(workspace, STEP)
     check_reject_fraction(workspace, data)
+    _check_label_fraction(workspace, len(labels), data)
     present = int(frame["present"].sum())
     if not present:
         raise UserError(
@@ -64,6 +69,29 @@ def ingest(session: Session, data: DataParams) -> StageResult:
         f"{present:,} photographs of {patients:,} patients"
         + (f"; set aside: {reasons}" if reasons else ""),
     )
+
+
+def labelled_source(photos: str, labels_needed: bool) -> PhotoSource:
+    """The photographs and labels at a place. Raises UserError if the labels cannot be used; if
+    needed, also if there are none.
+    """
+    source = PhotoSource(photos)
+    if fault := source.label_fault(labels_needed):
+        raise UserError(fault)
+    return source
+
+
+def _check_teachers(frame: pd.DataFrame, data: DataParams) -> None:
+    """Raises UserError if photographs are there to learn from and none of them has a label, as
+    where only the test's are given.
+    """
+    teachers = frame[frame["present"] & (frame["split"] == "train")]
+    if len(teachers) and teachers["stage"].isna().all():
+        raise UserError(
+            f"none of the {len(teachers):,} photographs to learn from in {data.photos} has a label;"
+            f" add trainLabels.csv, or the rows of {teachers['image_id'].iloc[0]} and the others;"
+            " no labels are needed for a model of dr import-model or training.model_id"
+        )
 
 
 def _limited(photographs: list[Photograph], limit: int) -> list[Photograph]:
@@ -167,15 +195,37 @@ def replace_rejects(workspace: Workspace, step: str, rejects: pd.DataFrame) -> N
 
 
 def check_reject_fraction(workspace: Workspace, data: DataParams) -> None:
-    """Raises UserError if more photographs were set aside than `data.max_reject_fraction` allows."""
+    """Raises UserError if more photographs were set aside than `data.max_reject_fraction`
+    allows.
+    """
     rejects = workspace.rejects()
-    set_aside = len(rejects[~rejects["reason"].isin(ABOUT_LABELS_ONLY)])
+    # A second copy is no sign of a wrong folder: a zip may lie beside the parts that it was joined
+    # from.
+    set_aside = rejects[~rejects["reason"].isin(ABOUT_LABELS_ONLY | SECOND_COPIES)]
     usable = int(workspace.photos()["present"].sum()) - int((rejects["step"] != STEP).sum())
-    share = set_aside / max(set_aside + usable, 1)
-    if share > data.max_reject_fraction:
-        worst, count = collections.Counter(rejects["reason"]).most_common(1)[0]
-        raise UserError(
-            f"{share:.0%} of the photographs in {data.photos} were set aside, mostly {worst}"
-            f" ({count}); look at `dr sql {workspace.location} 'from rejects'`, or raise"
-            f" data.max_reject_fraction (now {data.max_reject_fraction})"
-        )
+    _check_fraction("photographs", set_aside, usable, workspace, data)
+
+
+def _check_label_fraction(workspace: Workspace, usable: int, data: DataParams) -> None:
+    """Raises UserError if more labels were set aside for their stage than
+    `data.max_reject_fraction` allows.
+    """
+    rejects = workspace.rejects()
+    _check_fraction(
+        "labels", rejects[rejects["reason"].isin(STAGE_FAULTS)], usable, workspace, data
+    )
+
+
+def _check_fraction(
+    what: str, set_aside: pd.DataFrame, usable: int, workspace: Workspace, data: DataParams
+) -> None:
+    share = len(set_aside) / max(len(set_aside) + usable, 1)
+    if share <= data.max_reject_fraction:
+        return
+    worst, count = collections.Counter(set_aside["reason"]).most_common(1)[0]
+    first = set_aside[set_aside["reason"] == worst].iloc[0]
+    raise UserError(
+        f"{share:.0%} of the {what} in {data.photos} were set aside, mostly {worst} ({count}, such"
+        f" as {first['source']}: {first['detail']}); look at `dr sql {workspace.location} 'from"
+        f" rejects'`, or raise data.max_reject_fraction (now {data.max_reject_fraction})"
+    )

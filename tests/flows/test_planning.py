@@ -38,6 +38,8 @@ def prepared(tmp_path_factory):
     (folder / "photos" / "test").mkdir(parents=True)
     for name in image_ids(IMAGES):
         (folder / "photos" / "test" / f"{name}.jpeg").write_bytes(name.encode())
+    rows = "".join(f"{name},0\n" for name in image_ids(IMAGES))
+    (folder / "photos" / "testLabels.csv").write_text(f"image,level\n{rows}")
     return (config_file, *prepare(config_file, image_ids(IMAGES)))
 
 

@@ -265,9 +265,9 @@ def test_a_file_too_large_for_a_photograph_is_not_read(tmp_path, monkeypatch):
     with (folder / "train.zip.001").open("wb") as file:
         file.truncate(labels.MAX_PHOTO_BYTES + 1)  # what is no photograph may be large
     source = PhotoSource(folder)
-    assert reasons(source) == {"train/11_left.jpeg": "too_large"}
+    assert reasons(source) == {"train/11_left.jpeg": "too_large", "train.zip.001": "bad_archive"}
     assert (
-        source.problems()[0].detail == "536,870,913 bytes; no photograph has more than 536,870,912"
+        source.problems()[1].detail == "536,870,913 bytes; no photograph has more than 536,870,912"
     )
     monkeypatch.setattr("storage.photos.source.MAX_LABEL_BYTES", 10)
     assert reasons(PhotoSource(folder))["trainLabels.csv"] == "bad_labels_file"
