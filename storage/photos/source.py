@@ -2,9 +2,10 @@
 never writes.
 
 Every file found is a photograph of `photographs()` or a row of `problems()`: nothing is lost and
-nothing raises, except where there is no data folder at all. Paths are those a person sees in the
-folder; inside an archive they go on behind its name (`train.zip/train/10_left.jpeg`). No path leads
-outside.
+nothing raises, except where there is no data folder at all; whether the labels can be used,
+`label_fault` says. Paths are those a person sees in the folder; inside an archive they go on behind
+its name (`train.zip/train/10_left.jpeg`). No path leads outside, but for links into the store of
+git-annex, DVC or Hugging Face to which the folder belongs, and an archive that is a link itself.
 """
 
 import os
