@@ -9,9 +9,9 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage.files.text import decoded
 from storage.ids import IMAGE_ID
@@ -181,9 +181,9 @@ def read_labels(data: bytes, source: str, split_hint: str) -> tuple[list[Label],
     return labels, problems
 
 
-def _table(text: str) -> tuple[Iterator[list[str]], list[str]]:
-    """The rows below the line that names the columns, and its names in lower case. Raises
-    ValueError where there is none.
+def _table(text: str) -> tuple[Any, list[str]]:
+    """The csv.reader of the rows below the line that names the columns, and its names in lower
+    case. Raises ValueError where there is none.
 
     The separator is the one under which that line names both columns: no other can, since neither
     name contains one.
@@ -268,14 +268,11 @@ def disagreement(
             if common and one.name == other.name
             else ()
         )
+        details = []
         if differing:
             example = min(differing)
-            details = [
-                f"{len(differing):,} labels differ (such as {example}: {_said(first[example])} and"
-                f" {_said(second[example])})"
-            ]
-        else:
-            details = []
+            said = f"{_said(first[example])} and {_said(second[example])}"
+            details.append(f"{len(differing):,} labels differ (such as {example}: {said})")
         if alone:
             details.append(
                 f"{len(alone):,} photographs are labelled in one of them only (such as"

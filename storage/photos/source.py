@@ -47,6 +47,7 @@ WAY_OUT = (
     "put the files themselves here (cp -rL follows links), or set data.photos to a folder that"
     " holds both"
 )
+FETCH_IT = "fetch it (git annex get, dvc pull) or copy it again"
 START_BYTES = 1024  # of two photographs hardly ever the same
 
 
@@ -271,13 +272,7 @@ class PhotoSource:
                 f"a link that leads outside the data folder, to {target}: {WAY_OUT}",
             )
         if not target.exists():
-            return (
-                "broken_link",
-                (
-                    f"a link to {target.name}, which is not there: fetch it (git annex get, dvc"
-                    " pull) or copy it again"
-                ),
-            )
+            return "broken_link", f"a link to {target.name}, which is not there: {FETCH_IT}"
         # A link to a folder above would have the walk go round in circles.
         return ("outside_folder", "a link to a folder") if target.is_dir() else None
 
@@ -295,9 +290,8 @@ class PhotoSource:
             (name for name in (e.name.rpartition("/")[2] for e in entries) if is_archive(name)),
             None,
         )
-        if inner and (
-            raise_errors or not (archive.path.parent / inner).exists()
-        ):  # as Kaggle's command-line tool delivers everything
+        # As Kaggle's command-line tool delivers everything.
+        if inner and (raise_errors or not (archive.path.parent / inner).exists()):
             archive_name = prefix.rstrip("/") or self.root.name
             advice = (
                 f"{archive_name} holds {inner}, which cannot be read inside it: unpack"
