@@ -30,6 +30,7 @@ from dr_lib.perturbation.adversarial import AdversarialParams
 from dr_lib.perturbation.counterfactual import CounterfactualParams
 from dr_lib.training import TrainingParams
 from storage.files.files import is_url
+from storage.files.text import decoded
 from tasks.run.recipe import Recipe
 from tasks.run.settings import (
     AttributionSelection,
@@ -148,14 +149,16 @@ def load_config(path: str | pathlib.Path, settings: list[str] | None = None) -> 
 def read_toml(path: str | pathlib.Path) -> dict[str, Any]:
     """The file's tables. Raises ConfigError if it is missing or is not TOML."""
     try:
-        return tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(decoded(pathlib.Path(path).read_bytes()))
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file; start from a copy of deployments/kaggle.toml"
         ) from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder; give the TOML file itself") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: neither UTF-8 nor UTF-16; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 

@@ -29,7 +29,9 @@ from tasks.train.step import train
 Stage = Callable[[Session, PipelineConfig], StageResult]
 
 STAGE_FUNCTIONS: dict[str, Stage] = {
-    "ingest": lambda session, c: ingest(session, c.data),
+    "ingest": lambda session, c: ingest(
+        session, c.data, labels_needed=not c.recipe.trains_none(session.workspace)
+    ),
     "preprocess": lambda session, c: preprocess(session, c.recipe, c.data, c.storage),
     "train": lambda session, c: train(session, c.recipe, as_tables(c)),
     "attribute": lambda session, c: attribute(session, c.recipe, c.storage),

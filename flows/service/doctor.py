@@ -76,25 +76,41 @@ def _configuration(
     except ConfigError as error:
         what, _, remedy = str(error).partition("; ")
         return config, [*findings, Finding("inputs", "mend", what, remedy)]
-    return config, [*findings, _photographs(config), *_schedule(config)]
+    return config, [*findings, *_photographs(config), *_schedule(config)]
 
 
-def _photographs(config: PipelineConfig) -> Finding:
+def _photographs(config: PipelineConfig) -> list[Finding]:
     photos = config.data.photos
     try:
-        found = len(PhotoSource(photos).photographs())
+        source = PhotoSource(photos)
+        ids = {photograph.image_id for photograph in source.photographs()}
+        needed = not config.recipe.trains_none(open_workspace(config.workspace))
     except (StorageError, UserError) as error:
-        return Finding(
-            "photographs", "mend", str(error), "give the data set's folder with --set data.photos=…"
-        )
-    if not found:
-        return Finding(
-            "photographs",
-            "mend",
-            f"none in {photos}",
-            "give the folder that has train/ and trainLabels.csv",
-        )
-    return Finding("photographs", "ok", f"{found:,} in {photos}")
+        return [
+            Finding(
+                "photographs",
+                "mend",
+                str(error),
+                "give the data set's folder with --set data.photos=…",
+            )
+        ]
+    if fault := source.label_fault(needed):
+        what, _, remedy = fault.partition("; ")
+        return [Finding("labels", "mend", what, remedy)]
+    if not ids:
+        return [
+            Finding(
+                "photographs",
+                "mend",
+                f"none in {photos}",
+                "give the folder that has train/ and trainLabels.csv",
+            )
+        ]
+    labelled = len(ids.intersection(source.labels()["image_id"]))
+    return [
+        Finding("photographs", "ok", f"{len(ids):,} in {photos}"),
+        Finding("labels", "ok", f"of {labelled:,} photographs"),
+    ]
 
 
 def _schedule(config: PipelineConfig) -> list[Finding]:

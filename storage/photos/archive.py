@@ -18,6 +18,10 @@ from storage.photos.fingerprints import entry_stamp
 
 FIRST_PART = re.compile(r"\.zip\.0*1$", re.IGNORECASE)
 LATER_PART = re.compile(r"\.zip\.\d+$", re.IGNORECASE)
+COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+# Lesion masks carry the photographs' names; the others are what file managers, zip programs and
+# file servers leave behind.
+IGNORED = {"mask", "masks", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
 # What `zipfile` raises for archives that were cut, damaged, encrypted, or made to mislead.
 # NotImplementedError is a RuntimeError: a compression that this Python has not got.
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
@@ -128,25 +132,26 @@ class Archive:
     def entries(self) -> list[Entry]:
         """Every file in the archive. Raises OSError where it is no whole zip file."""
         with self._lock:
-            infos = self._open().infolist()
+            found = self._open().entries
         return [
-            Entry(info.filename, info.file_size, entry_stamp(info.CRC), _fault(info))
-            for info in infos
-            if not info.is_dir()
+            Entry(name, info.file_size, entry_stamp(info.CRC), _fault(info))
+            for name, info in found.items()
         ]
 
-    def read(self, name: str) -> bytes:
-        """The bytes of one entry. Raises FileNotFoundError, or OSError for one that is damaged."""
+    def read(self, name: str, size: int = -1) -> bytes:
+        """The bytes of one entry, or the first `size`. Raises FileNotFoundError, or OSError for
+        one that is damaged.
+        """
         try:
             with self._lock:
                 zipped = self._open()
-                info = zipped.getinfo(name)
+                info = zipped.entries[name]
                 if fault := _fault(info):
                     raise OSError(f"{self.path.name}/{name}: {fault[1]}")
                 entry = zipped.open(info)
             # Outside the lock: zipfile guards the reading position itself, so threads unpack side
             # by side.
-            data = entry.read()
+            data = entry.read(size)
             with self._lock:  # entries count their readers, and counting is not safe
                 entry.close()
             return data
@@ -155,7 +160,7 @@ class Archive:
         except DAMAGED as error:
             raise OSError(f"{self.path.name}/{name} is damaged: {error}") from None
 
-    def _open(self) -> zipfile.ZipFile:
+    def _open(self) -> "_Zip":
         """The zip file; opened again after a fork, because parent and child would share one
         reading position.
         """
@@ -173,14 +178,32 @@ class Archive:
         self.__init__(state["path"])
 
 
+class _Zip(zipfile.ZipFile):
+    """A zip file whose `entries` go by names as a person writes them: `/` between folders, as
+    Windows may not have packed them.
+    """
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.entries = {
+            _plain_name(info): info
+            for info in self.infolist()
+            if not _plain_name(info).endswith("/")
+        }
+
+
+def _plain_name(info: zipfile.ZipInfo) -> str:
+    return info.filename.replace("\\", "/").removeprefix("./")
+
+
 @functools.lru_cache(maxsize=4)
-def _opened(paths: tuple[Path, ...], version: tuple, pid: int) -> zipfile.ZipFile:
+def _opened(paths: tuple[Path, ...], version: tuple, pid: int) -> _Zip:
     """An open zip file with its directory read. One that was replaced has another `version`, a
     forked process another `pid`.
     """
     file = str(paths[0]) if len(paths) == 1 else io.BufferedReader(Parts(list(paths)), 2**16)
     try:
-        return zipfile.ZipFile(file)
+        return _Zip(file)
     except DAMAGED as error:
         if not isinstance(file, str):
             file.close()
@@ -193,20 +216,47 @@ def _opened(paths: tuple[Path, ...], version: tuple, pid: int) -> zipfile.ZipFil
         raise OSError(f"{first} is not a whole zip file: {error}{missing}") from None
 
 
-def unzipped(data: bytes, suffix: str, max_bytes: int) -> bytes:
-    """The first file with a suffix such as `.csv` in a zip file's bytes. Raises OSError where
-    there is none of it.
+def unzipped(data: bytes, name: str, max_bytes: int) -> bytes:
+    """The file of that name in a zip file's bytes, or its only one with the same suffix. Raises
+    OSError where there is none.
     """
+    suffix = name[name.rindex(".") :].lower()
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as zipped:
-            inner = [info for info in zipped.infolist() if info.filename.lower().endswith(suffix)]
-            if not inner:
+        with _Zip(io.BytesIO(data)) as zipped:
+            inner = {
+                path: info
+                for path, info in zipped.entries.items()
+                if path.lower().endswith(suffix)
+                and not any(ignored(part) for part in path.split("/"))
+            }
+            chosen = [
+                path for path in inner if path.rpartition("/")[2].lower() == name.lower()
+            ] or list(inner)
+            if not chosen:
                 raise OSError(f"no {suffix} inside")
-            if inner[0].file_size > max_bytes:
-                raise OSError(f"{inner[0].filename} would unpack to {inner[0].file_size:,} bytes")
-            return zipped.read(inner[0])
+            if len(chosen) > 1:
+                raise OSError(
+                    f"{len(chosen)} {suffix} files inside, and none is the only {name}:"
+                    f" {', '.join(chosen)[:80]}"
+                )
+            info = inner[chosen[0]]
+            if fault := _fault(info):
+                raise OSError(f"{chosen[0]}: {fault[1]}")
+            if info.file_size > max_bytes:
+                raise OSError(f"{chosen[0]} would unpack to {info.file_size:,} bytes")
+            return zipped.read(info)
     except DAMAGED as error:
         raise OSError(f"not a whole zip file: {error}") from None
+
+
+def ignored(name: str) -> bool:
+    """Whether a file or folder of this name is none of the user's own data: lesion masks, and what
+    programs leave behind.
+
+    >>> [ignored(name) for name in ("__MACOSX", "._10_left.jpeg", "masks.zip", "10_left.jpeg")]
+    [True, True, True, False]
+    """
+    return (name.startswith(".") and name != "..") or archive_stem(name) in IGNORED
 
 
 def _fault(info: zipfile.ZipInfo) -> tuple[str, str] | None:
@@ -216,5 +266,13 @@ def _fault(info: zipfile.ZipInfo) -> tuple[str, str] | None:
     if stat.S_ISLNK(info.external_attr >> 16):
         return "outside_folder", "it is a link"
     if info.flag_bits & 1:
-        return "bad_entry", "it is encrypted"
+        return "bad_entry", "it is encrypted: unpack the archive here"
+    if info.compress_type not in COMPRESSIONS:
+        return (
+            "bad_entry",
+            (
+                f"its compression (method {info.compress_type}) cannot be read here: unpack the"
+                " archive"
+            ),
+        )
     return None

@@ -1,14 +1,5 @@
 """The table of photographs set aside: each step replaces its own rows, and too many end the run."""
 
-import collections
-
-import pandas as pd
-
-from storage import Workspace
-from storage.photos.labels import ABOUT_LABELS_ONLY
-from tasks.run.errors import UserError
-from tasks.run.settings import DataParams
-
 
 def replace_rejects(workspace: Workspace, step: str, rejects: pd.DataFrame) -> None:
     """Puts a step's rejects in the place of those it left before; other steps' stay."""
@@ -24,13 +15,33 @@ def check_reject_fraction(workspace: Workspace, data: DataParams) -> None:
     allows.
     """
     rejects = workspace.rejects()
-    set_aside = len(rejects[~rejects["reason"].isin(ABOUT_LABELS_ONLY)])
+    # A second copy is no sign of a wrong folder: a zip may lie beside the parts that it was joined
+    # from.
+    set_aside = rejects[~rejects["reason"].isin(ABOUT_LABELS_ONLY | SECOND_COPIES)]
     usable = int(workspace.photos()["present"].sum()) - int((rejects["step"] != "ingest").sum())
-    share = set_aside / max(set_aside + usable, 1)
-    if share > data.max_reject_fraction:
-        worst, count = collections.Counter(rejects["reason"]).most_common(1)[0]
-        raise UserError(
-            f"{share:.0%} of the photographs in {data.photos} were set aside, mostly {worst}"
-            f" ({count}); look at `dr sql {workspace.location} 'from rejects'`, or raise"
-            f" data.max_reject_fraction (now {data.max_reject_fraction})"
-        )
+    _check_fraction("photographs", set_aside, usable, workspace, data)
+
+
+def check_label_fraction(workspace: Workspace, usable: int, data: DataParams) -> None:
+    """Raises UserError if more labels were set aside for their stage than
+    `data.max_reject_fraction` allows.
+    """
+    rejects = workspace.rejects()
+    _check_fraction(
+        "labels", rejects[rejects["reason"].isin(STAGE_FAULTS)], usable, workspace, data
+    )
+
+
+def _check_fraction(
+    what: str, set_aside: pd.DataFrame, usable: int, workspace: Workspace, data: DataParams
+) -> None:
+    share = len(set_aside) / max(len(set_aside) + usable, 1)
+    if share <= data.max_reject_fraction:
+        return
+    worst, count = collections.Counter(set_aside["reason"]).most_common(1)[0]
+    first = set_aside[set_aside["reason"] == worst].iloc[0]
+    raise UserError(
+        f"{share:.0%} of the {what} in {data.photos} were set aside, mostly {worst} ({count}, such"
+        f" as {first['source']}: {first['detail']}); look at `dr sql {workspace.location} 'from"
+        f" rejects'`, or raise data.max_reject_fraction (now {data.max_reject_fraction})"
+    )

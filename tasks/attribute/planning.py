@@ -10,7 +10,6 @@ import numpy as np
 from storage import Workspace, open_workspace
 from storage.arrays.store import ArraySpec, spans
 from storage.contents.explanations import explanation_specs
-from storage.photos.source import PhotoSource
 from tasks.access.images import chosen_images, usable_rows
 from tasks.access.stores import explanation_store, fundus_store, stored_digests, whole
 from tasks.attribute.calibration import calibrate, specs_of, untrained
@@ -47,11 +46,11 @@ def plan(
     measure: calibrate on this machine; None does so where no finished shard and no earlier
     calibration tells. seconds: what an image takes one worker, if known. Writes nothing into the
     workspace; a calibration is remembered in the user's cache, so that the run after it can be
-    compared with it.
+    compared with it. Raises UserError where the labels cannot be used.
     """
     workspace = open_workspace(location)
     catalogue = workspace.photos()
-    found = len(PhotoSource(photos).photographs())
+    found = len(labelled_source(photos, not recipe.trains_none(workspace)).photographs())
     new_photos = max(found - int(catalogue["present"].sum()), 0)
     pool = Pool(dask)
     rows = [_row("ingest", found, _paced(workspace, "ingest", new_photos, new_photos, 1))]
@@ -99,14 +98,14 @@ def plan(
 def check_run(
     location: str, photos: str, recipe: Recipe, storage: StorageParams, dask: DaskParams
 ) -> None:
-    """Raises UserError where a whole run will plainly not fit, so that nobody trains for a day to
-    hear it.
+    """Raises UserError where a whole run will plainly not fit or the labels cannot be used, so that
+    nobody waits a day to hear it.
 
     Loads no network: until there is one, the maps stand for the whole explanation. `attribute`
     looks again, exactly.
     """
     workspace = open_workspace(location)
-    found = len(PhotoSource(photos).photographs())
+    found = len(labelled_source(photos, not recipe.trains_none(workspace)).photographs())
     sizes, _ = _to_explain(workspace, recipe, storage, workspace.photos(), found)
     if not sizes:
         return

@@ -23,12 +23,14 @@ STEP = "ingest"
 REJECT_COLUMNS = ["image_id", "source", "step", "reason", "detail", "bytes", "stamp", "sha256"]
 
 
-def ingest(session: Session, data: DataParams) -> StageResult:
-    """Brings the catalogue up to the data folder. Raises UserError if too many photographs had
-    to be set aside.
+def ingest(session: Session, data: DataParams, labels_needed: bool = True) -> StageResult:
+    """Brings the catalogue up to the data folder.
+
+    Raises UserError if too many photographs or labels had to be set aside, and, before any
+    photograph is read, if the labels cannot be used. `labels_needed`: also if there are none.
     """
     workspace = session.workspace
-    source = PhotoSource(data.photos)
+    source = labelled_source(data.photos, labels_needed)
     old = workspace.photos()
     known = {} if data.rehash else remembered(old, workspace.rejects())
     usable, unusable = inspected(source, _limited(source.photographs(), data.limit), known, STEP)
@@ -37,6 +39,8 @@ def ingest(session: Session, data: DataParams) -> StageResult:
         [problem._asdict() for problem in source.problems()] + unusable + _unknown_usages(labels)
     )
     frame = _catalogue(old, usable, labels, data)
+    if labels_needed:
+        _check_teachers(frame, data)
     before = frame["image_id"].map(old.set_index("image_id")["sha256"])
     new = int((frame["present"] & (before != frame["sha256"])).sum())
     workspace.write_photos(frame)
@@ -45,6 +49,7 @@ def ingest(session: Session, data: DataParams) -> StageResult:
     )
     show_rejects(workspace, STEP)
     check_reject_fraction(workspace, data)
+    check_label_fraction(workspace, len(labels), data)
     present = int(frame["present"].sum())
     if not present:
         raise UserError(
@@ -63,6 +68,29 @@ def ingest(session: Session, data: DataParams) -> StageResult:
         f"{present:,} photographs of {patients:,} patients"
         + (f"; set aside: {reasons}" if reasons else ""),
     )
+
+
+def labelled_source(photos: str, labels_needed: bool) -> PhotoSource:
+    """The photographs and labels at a place. Raises UserError if the labels cannot be used; if
+    needed, also if there are none.
+    """
+    source = PhotoSource(photos)
+    if fault := source.label_fault(labels_needed):
+        raise UserError(fault)
+    return source
+
+
+def _check_teachers(frame: pd.DataFrame, data: DataParams) -> None:
+    """Raises UserError if photographs are there to learn from and none of them has a label, as
+    where only the test's are given.
+    """
+    teachers = frame[frame["present"] & (frame["split"] == "train")]
+    if len(teachers) and teachers["stage"].isna().all():
+        raise UserError(
+            f"none of the {len(teachers):,} photographs to learn from in {data.photos} has a label;"
+            f" add trainLabels.csv, or the rows of {teachers['image_id'].iloc[0]} and the others;"
+            " no labels are needed for a model of dr import-model or training.model_id"
+        )
 
 
 def _limited(photographs: list[Photograph], limit: int) -> list[Photograph]:

@@ -141,6 +141,14 @@ class Recipe:
         fitting = imported or trained
         return fitting[-1]["model_id"] if fitting else None
 
+    def trains_none(self, workspace: Workspace) -> bool:
+        """Whether the model of these settings is named or was imported, so that no photograph
+        needs a label.
+        """
+        return bool(self.policy.model_id) or any(
+            self.training_id in one.get("imported_for", ()) for one in workspace.models()
+        )
+
     def _named(self, workspace: Workspace, records: list[dict]) -> str:
         wanted = self.policy.model_id
         record = next((one for one in records if one["model_id"] == wanted), None)

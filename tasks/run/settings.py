@@ -21,10 +21,11 @@ class DataParams:
 
     photos: folder or zip in Kaggle's layout. rehash: read photographs of unchanged size and time
     too. limit: photographs to take, whole patients in their natural order (0: all).
-    max_reject_fraction: a run stops when a larger share is set aside, since the folder is then
-    plainly the wrong one. flagged: what becomes of eyes whose quality score lies below
-    preprocess.quality_threshold. With "exclude" no model learns from them and none of them is
-    explained; they are still graded, and listed in the table `quality`.
+    max_reject_fraction: a run stops when a larger share of photographs or of labels is set aside,
+    since the folder is then plainly the wrong one; second copies do not count. flagged: what
+    becomes of eyes whose quality score lies below preprocess.quality_threshold. With "exclude" no
+    model learns from them and none of them is explained; they are still graded, and listed in the
+    table `quality`.
     """
 
     photos: str

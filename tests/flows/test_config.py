@@ -36,6 +36,22 @@ def test_only_the_workspace_and_the_photographs_have_no_default():
     assert parse_config(as_tables(config) | {"model": {}}) == config
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_as_windows_writes_it_is_read(tmp_path, encoding):
+    path = tmp_path / "windows.toml"
+    path.write_bytes('workspace = "w"\r\n[data]\r\nphotos = "D:/Bilder/Größe"\r\n'.encode(encoding))
+    assert load_config(path).data.photos == "D:/Bilder/Größe"
+
+
+def test_a_file_in_another_encoding_is_told(tmp_path):
+    path = tmp_path / "windows.toml"
+    path.write_bytes('workspace = "Größe"\r\n'.encode("cp1252"))
+    with pytest.raises(
+        ConfigError, match=r"windows.toml: neither UTF-8 nor UTF-16; save it as UTF-8"
+    ):
+        load_config(path)
+
+
 def test_an_unknown_key_is_named_with_the_one_that_was_meant():
     assert problems(SMALLEST | {"preprocess": {"sizes": 3}}) == [
         "configuration: unknown key preprocess.sizes; did you mean preprocess.size?"

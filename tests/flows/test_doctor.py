@@ -4,6 +4,7 @@ passes.
 
 import http.server
 import importlib.metadata
+import shutil
 import threading
 
 import pytest
@@ -261,6 +262,16 @@ def test_what_must_be_mended_ends_with_1(drawn_photos, tiny_config, settings, sa
     assert result.exit_code == 1
     assert says in result.output
     assert "Traceback" not in result.output
+
+
+def test_labels_that_cannot_be_used_are_told(tmp_path, drawn_photos, tiny_config):
+    photos = tmp_path / "photos"
+    shutil.copytree(drawn_photos, photos)
+    (photos / "trainLabels.csv").write_text("eye;grade\n1_left;0\n")
+    result = doctor(tiny_config(photos))
+    assert result.exit_code == 1
+    assert "labels" in result.output
+    assert "its first line is" in " ".join(result.output.split())
 
 
 def test_photographs_that_are_not_there_are_told(tmp_path, tiny_config):

@@ -306,3 +306,97 @@ def test_no_photograph_is_read_in_the_tick_of_its_last_change(photos, session, r
     ingest(session, DataParams(photos=str(photos)))
     assert sorted(waited) == sorted(session.workspace.photos()["stamp"])
     assert len(read) == 8
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"),
+    [
+        (
+            "1_left,0\n",
+            (
+                r"trainLabels.csv cannot be used as labels: its first line is '1_left,0'; expected"
+                r" .* columns image and level"
+            ),
+        ),
+        (None, "holds 8 photographs and no label file"),
+    ],
+    ids=["without a header", "none"],
+)
+def test_labels_that_cannot_be_used_end_ingest_before_a_photograph_is_read(
+    photos, session, read, labels, line
+):
+    path = photos / "trainLabels.csv"
+    path.write_text(labels) if labels else path.unlink()
+    with pytest.raises(UserError, match=line) as caught:
+        ingest(session, DataParams(photos=str(photos)))
+    assert "\n" not in str(caught.value)
+    assert read == []
+    assert session.workspace.photos().empty
+
+
+def test_a_model_that_is_there_needs_no_labels_but_none_that_contradict_each_other(photos, session):
+    labels = (photos / "trainLabels.csv").read_text()
+    (photos / "trainLabels.csv").unlink()
+    data = DataParams(photos=str(photos))
+    assert ingest(session, data, labels_needed=False).images == 8
+    (photos / "trainLabels.csv").write_text(labels)
+    (photos / "backup").mkdir()
+    (photos / "backup" / "trainLabels.csv").write_text("image,level\n1_left,4\n")
+    with pytest.raises(
+        UserError, match=r"backup/trainLabels.csv and .*photos/trainLabels.csv disagree"
+    ):
+        ingest(session, data, labels_needed=False)
+
+
+def test_labels_of_the_test_alone_are_told_before_anything_is_learnt(photos, session):
+    (photos / "test").mkdir()
+    shutil.move(photos / "train" / "1_left.jpeg", photos / "test" / "1_left.jpeg")
+    (photos / "trainLabels.csv").unlink()
+    (photos / "retinopathy_solution.csv").write_text("image,level,Usage\n1_left,0,Private\n")
+    with pytest.raises(
+        UserError,
+        match=r"none of the 7 photographs to learn from .* has a label; add trainLabels.csv",
+    ):
+        ingest(session, DataParams(photos=str(photos)))
+
+
+def test_most_labels_set_aside_stop_the_run_and_say_which(photos, session):
+    lines = (photos / "trainLabels.csv").read_text().splitlines()
+    spoilt = [line.split(",")[0] + ",mild" for line in lines[1:6]]
+    (photos / "trainLabels.csv").write_text("\n".join([lines[0], *spoilt, *lines[6:]]) + "\n")
+    with pytest.raises(
+        UserError,
+        match=(
+            r"62% of the labels .* malformed_row \(5, such as trainLabels.csv:2: level 'mild' is"
+            r" not a number\)"
+        ),
+    ):
+        ingest(session, DataParams(photos=str(photos)))
+    assert ingest(session, DataParams(photos=str(photos), max_reject_fraction=0.7)).images == 3
+
+
+def test_second_copies_are_no_sign_of_a_wrong_folder(photos, session):
+    """A joined zip beside its parts, a folder of copies, and photographs exported twice under
+    other names.
+    """
+    for name in ("train (joined)", "copies"):
+        shutil.copytree(photos / "train", photos / name)
+    for number, path in enumerate(sorted((photos / "train").iterdir()), 900):
+        shutil.copy(path, photos / "train" / f"{number}_left.jpeg")
+        label(photos, f"{number}_left,0")
+    result = ingest(session, DataParams(photos=str(photos), max_reject_fraction=0.0))
+    assert result.images == 8
+    assert result.message.endswith("set aside: 16 duplicate_id, 8 duplicate_content")
+
+
+def test_what_is_set_aside_most_is_told_with_an_example(photos, session, tmp_path):
+    shutil.move(photos / "train", tmp_path / "elsewhere")
+    (photos / "train").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(
+        UserError,
+        match=(
+            r"100% of the photographs .* mostly outside_folder \(1, such as train: a link .*"
+            r" \(cp -rL"
+        ),
+    ):
+        ingest(session, DataParams(photos=str(photos)))

@@ -38,6 +38,8 @@ def prepared(tmp_path_factory):
     (folder / "photos" / "test").mkdir(parents=True)
     for name in image_ids(IMAGES):
         (folder / "photos" / "test" / f"{name}.jpeg").write_bytes(name.encode())
+    rows = "".join(f"{name},0\n" for name in image_ids(IMAGES))
+    (folder / "photos" / "testLabels.csv").write_text(f"image,level\n{rows}")
     return (config_file, *prepare(config_file, image_ids(IMAGES)))
 
 
@@ -224,6 +226,24 @@ def test_the_command_refuses_with_one_line_after_its_table(prepared, monkeypatch
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("dr: attribute needs")
     assert "too little" in line
+
+
+def test_labels_that_cannot_be_used_are_told_before_anything_is_planned_or_run(
+    prepared, pools, tmp_path
+):
+    _, config, _ = prepared
+    photos = tmp_path / "photos"
+    shutil.copytree(config.data.photos, photos)
+    given = (config.recipe, config.storage, config.dask)
+    (photos / "testLabels.csv").write_text(f"{image_ids(1)[0]},0\n")
+    for planned in (check_run, plan):
+        with pytest.raises(UserError, match=r"testLabels\.csv cannot be used as labels"):
+            planned(str(tmp_path / "new"), str(photos), *given)
+    (photos / "testLabels.csv").unlink()
+    for planned in (check_run, plan):
+        with pytest.raises(UserError, match="and no label file"):
+            planned(str(tmp_path / "new"), str(photos), *given)
+    assert pools == []
 
 
 def test_a_whole_run_hears_of_it_before_its_first_stage(prepared, monkeypatch, tmp_path):

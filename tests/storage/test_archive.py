@@ -60,6 +60,124 @@ def test_an_archive_that_has_been_unpacked_is_not_read_twice(tmp_path):
     assert source.problems() == []
 
 
+def split(path, parts):
+    """Cuts a zip file into the parts that Kaggle would deliver."""
+    whole = path.read_bytes()
+    path.unlink()
+    step = -(-len(whole) // parts)
+    for part in range(parts):
+        path.with_name(f"{path.name}.{part + 1:03}").write_bytes(
+            whole[part * step : (part + 1) * step]
+        )
+
+
+@pytest.mark.parametrize("inside", ["train/", "", "kaggle\\train\\"])
+@pytest.mark.parametrize(
+    ("folder", "parts"), [("train", 1), ("Train/train", 1), ("train", 3), ("train.zip", 3)]
+)
+@pytest.mark.parametrize("place", ["", "kaggle/"])
+def test_what_a_half_unpacked_folder_lacks_is_read_from_its_archive(
+    tmp_path, place, folder, inside, parts
+):
+    photographs = {f"{number}_left.jpeg": bytes([number]) * 5000 for number in range(1, 9)}
+    root = write(tmp_path, {f"{place}README": b"x"})
+    zipped(
+        root / place / "train.zip", {f"{inside}{name}": data for name, data in photographs.items()}
+    )
+    if parts > 1:
+        split(root / place / "train.zip", parts)
+    write(
+        root / place / folder,
+        {
+            "1_left.jpeg": photographs["1_left.jpeg"],
+            "2_left.jpeg": b"edited",
+            "3_LEFT.JPG": bytes([3]) * 100,
+        },
+    )
+    write(root / place / folder, {"4_left.jpeg": b""})
+    source = PhotoSource(root)
+    assert source.problems() == []
+    found = {photo.image_id: photo for photo in source.photographs()}
+    assert len(found) == 8
+    assert {
+        name for name, photo in found.items() if photo.path.startswith(f"{place}{folder}/")
+    } == {"1_left", "2_left"}
+    read = {
+        f"{name}.jpeg": pickle.loads(pickle.dumps(source)).read(photo.path)
+        for name, photo in found.items()
+    }
+    assert read == photographs | {"2_left.jpeg": b"edited"}, (
+        "an edited file counts, one that was cut short does not"
+    )
+    assert {photo.split_hint for photo in found.values()} == {"train"}
+
+
+def test_an_archive_without_all_its_parts_beside_its_folder_is_told(tmp_path):
+    root = write(
+        tmp_path, {"train/1_left.jpeg": JPEG, "train.zip.001": b"x", "train.zip.003": b"x"}
+    )
+    assert reasons(PhotoSource(root)) == {"train.zip.001": "bad_archive"}
+
+
+def test_a_zip_as_windows_packs_it_is_read_as_any_other(tmp_path):
+    path = tmp_path / "DATA.ZIP"
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in {
+            "train\\": b"",
+            "train\\10_LEFT.JPEG": JPEG,
+            "train\\Thumbs.db": b"x",
+            "train\\desktop.ini": b"x",
+            "__MACOSX\\train\\._10_left.jpeg": b"x",
+            "./train/10_right.jpeg": JPEG[::-1],
+            "masks\\10_left.png": b"x",
+            "TRAINLABELS.CSV": (
+                csv("10_left;0", "10_right;1", header="\ufeffimage;level")
+                .replace("\n", "\r\n")
+                .encode()
+            ),
+        }.items():
+            file.writestr(name, data)
+    for source in (PhotoSource(path), PhotoSource(tmp_path)):
+        assert source.problems() == []
+        assert source.label_fault() is None
+        assert [source.read(photo.path) for photo in source.photographs()] == [JPEG, JPEG[::-1]]
+        assert {photo.split_hint for photo in source.photographs()} == {"train"}
+
+
+def test_what_programs_leave_in_folders_is_no_photograph(tmp_path):
+    left = [
+        "Thumbs.db",
+        "desktop.ini",
+        "._10_left.jpeg",
+        "@eaDir/10_left.jpeg/SYNOPHOTO_THUMB_M.jpg",
+        "$RECYCLE.BIN/10_left.jpeg",
+    ]
+    source = PhotoSource(
+        write(tmp_path, {"train/10_left.jpeg": JPEG} | {f"train/{name}": b"x" for name in left})
+    )
+    assert source.problems() == []
+    assert len(source.photographs()) == 1
+
+
+def test_an_archive_of_another_kind_and_a_compression_that_cannot_be_read_are_told_with_the_way_out(
+    tmp_path,
+):
+    root = write(tmp_path, {"train.7z": b"x", "old/test.tar.gz": b"x"})
+    with zipfile.ZipFile(root / "train.zip", "w") as file:
+        file.writestr("train/1_left.jpeg", JPEG)
+        file.filelist[0].compress_type = 9  # Deflate64, Windows' own for large files
+    found = {
+        problem.source: (problem.reason, problem.detail) for problem in PhotoSource(root).problems()
+    }
+    assert (
+        found["train.7z"]
+        == found["old/test.tar.gz"]
+        == ("bad_archive", "no zip file, and only those are read: unpack it here")
+    )
+    assert found["train.zip/train/1_left.jpeg"][0] == "bad_entry"
+    assert "unpack the archive" in found["train.zip/train/1_left.jpeg"][1]
+
+
 def test_what_is_wrong_inside_an_archive_is_a_problem(tmp_path):
     link = zipfile.ZipInfo("train/2_left.jpeg")
     link.external_attr = 0o120777 << 16

@@ -141,6 +141,52 @@ def test_every_photograph_that_cannot_be_used_is_a_problem_with_its_reason(tmp_p
     assert all(problem.detail for problem in source.problems())
 
 
+@pytest.mark.parametrize(
+    ("root", "store"),
+    [
+        ("hub/datasets--a--b/snapshots/0f3e", "hub/datasets--a--b/blobs/51ac"),
+        (
+            "annexed/data/train",
+            "annexed/.git/annex/objects/zX/51/SHA256E-s8--51ac.jpeg/SHA256E-s8--51ac.jpeg",
+        ),
+        ("tracked/data", "tracked/.dvc/cache/files/md5/51/ac"),
+    ],
+    ids=["Hugging Face", "git-annex", "DVC"],
+)
+def test_links_as_download_caches_make_them_are_followed(tmp_path, root, store):
+    folder = write(tmp_path, {store: JPEG, f"{store}-labels": csv("10_left,0")}) / root
+    (folder / "train").mkdir(parents=True)
+    (folder / "train/10_left.jpeg").symlink_to(os.path.relpath(tmp_path / store, folder / "train"))
+    (folder / "trainLabels.csv").symlink_to(tmp_path / f"{store}-labels")
+    (folder / "train/13_left.jpeg").symlink_to(tmp_path / f"{store}-gone")
+    source = PhotoSource(folder)
+    assert source.label_fault() is None
+    assert reasons(source) == {"train/13_left.jpeg": "broken_link"}
+    assert "git annex get" in source.problems()[0].detail
+    assert [source.read(photo.path) for photo in source.photographs()] == [JPEG]
+
+
+def test_a_link_that_leads_elsewhere_says_where_to_and_what_to_do(tmp_path):
+    folder = write(tmp_path / "data", {"README": "x"})
+    write(tmp_path / "elsewhere", {"train/10_left.jpeg": JPEG})
+    (folder / "train").symlink_to(tmp_path / "elsewhere/train")
+    (problem,) = PhotoSource(folder).problems()
+    assert problem.detail.startswith(
+        f"a link that leads outside the data folder, to {tmp_path / 'elsewhere/train'}: put the"
+        " files"
+    )
+    with pytest.raises(ValueError, match="leads outside"):
+        PhotoSource(folder).read("train/10_left.jpeg")
+
+
+def test_an_archive_may_be_a_link(tmp_path):
+    folder = write(tmp_path / "data", {"README": "x"})
+    (folder / "train.zip").symlink_to(zipped(tmp_path / "51ac", {"train/10_left.jpeg": JPEG}))
+    source = PhotoSource(folder)
+    assert source.problems() == []
+    assert source.read(source.photographs()[0].path) == JPEG
+
+
 def test_a_file_that_may_not_be_read_is_a_problem(tmp_path, monkeypatch):
     folder = write(tmp_path, {"train/10_left.jpeg": JPEG, "train/11_left.jpeg": JPEG})
     access = os.access  # the tests may run as root, whom no permission stops
@@ -265,9 +311,9 @@ def test_a_file_too_large_for_a_photograph_is_not_read(tmp_path, monkeypatch):
     with (folder / "train.zip.001").open("wb") as file:
         file.truncate(labels.MAX_PHOTO_BYTES + 1)  # what is no photograph may be large
     source = PhotoSource(folder)
-    assert reasons(source) == {"train/11_left.jpeg": "too_large"}
+    assert reasons(source) == {"train/11_left.jpeg": "too_large", "train.zip.001": "bad_archive"}
     assert (
-        source.problems()[0].detail == "536,870,913 bytes; no photograph has more than 536,870,912"
+        source.problems()[1].detail == "536,870,913 bytes; no photograph has more than 536,870,912"
     )
     monkeypatch.setattr("storage.photos.source.MAX_LABEL_BYTES", 10)
     assert reasons(PhotoSource(folder))["trainLabels.csv"] == "bad_labels_file"

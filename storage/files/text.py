@@ -1,0 +1,33 @@
+"""Text files as other programs write them: in UTF-8 or UTF-16, with a byte order mark or without
+one.
+"""
+
+import codecs
+
+# UTF-32's little-endian mark begins with UTF-16's.
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def decoded(data: bytes) -> str:
+    """The text in a file's bytes, without its byte order mark. Raises UnicodeDecodeError where it
+    is none of UTF-8 and UTF-16.
+
+    >>> {
+    ...     decoded("image".encode(encoding))
+    ...     for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be")
+    ... }
+    {'image'}
+    """
+    for mark, encoding in MARKS:
+        if data.startswith(mark):
+            return data.decode(encoding)
+    # Tables and configurations begin in ASCII, which UTF-16 pads with zeros.
+    if len(data) > 1 and (data[0] == 0) != (data[1] == 0):
+        return data.decode("utf-16-le" if data[0] else "utf-16-be")
+    return data.decode("utf-8")
