@@ -168,7 +168,7 @@ def status(workspace: Location) -> None:
     from storage import open_workspace
     from storage.admin.status import describe
 
-    print_rows(describe(open_workspace(workspace)), title=workspace)
+    print_rows(describe(open_workspace(workspace, must_exist=True)), title=workspace)
 
 
 @app.command(rich_help_panel="Results")
@@ -197,7 +197,7 @@ def verify(
     from storage import open_workspace
     from storage.admin.verify import verify as check
 
-    opened = open_workspace(workspace)
+    opened = open_workspace(workspace, must_exist=True)
     if repair:
         with opened.lock("run"):  # what a run under way has not finished is not broken
             problems = check(opened, repair=True)
@@ -246,7 +246,7 @@ def gc(
     from storage import open_workspace
     from storage.admin.gc import collect, listing
 
-    opened = open_workspace(workspace)
+    opened = open_workspace(workspace, must_exist=True)
     if not (delete or delete_old):
         print_rows(listing(opened, keep=keep), title=workspace)
         return
@@ -279,10 +279,8 @@ def sql(
 
     if output not in ("table", "csv", "json"):
         raise fail("--format is table, csv or json", 2)
-    print_frame(
-        ask(open_workspace(workspace), query),
-        output if sys.stdout.isatty() or output != "table" else "csv",
-    )
+    found = ask(open_workspace(workspace, must_exist=True), query)
+    print_frame(found, output if sys.stdout.isatty() or output != "table" else "csv")
 
 
 @app.command(rich_help_panel="Results")
@@ -326,9 +324,8 @@ def show(
             f"--compare {compare}: give two outcomes with a comma between, such as stage0,stage4", 2
         )
     target = picture or pathlib.Path(f"{image_id}.png")
-    numbers, neurons, path = show_image(
-        open_workspace(workspace), image_id, target, photos=photos, compare=outcomes
-    )
+    opened = open_workspace(workspace, must_exist=True)
+    numbers, neurons, path = show_image(opened, image_id, target, photos=photos, compare=outcomes)
     print_rows(numbers, title=image_id)
     print_rows(neurons, title="Strongest neurons")
     typer.echo(f"picture: {path}", err=True)
