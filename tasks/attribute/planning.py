@@ -69,16 +69,9 @@ def plan(
     )
     rows.append(_row("preprocess", found, fundus))
     trained = recipe.find_model(workspace)
-    training = Estimate(
-        0 if trained else found,
-        0,
-        1,
-        0,
-        0,
-        None,
-        _training_seconds(workspace, recipe),
-        "pace of the last model",
-    )
+    seconds_of_training = _training_seconds(workspace, recipe)
+    basis = "pace of the last model" if seconds_of_training else ""
+    training = Estimate(0 if trained else found, 0, 1, 0, 0, None, seconds_of_training, basis)
     rows.append(_row("train", found, training))
     sizes, chosen = _to_explain(workspace, recipe, storage, catalogue, found)
     try:
