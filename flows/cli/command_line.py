@@ -104,11 +104,16 @@ def with_address(settings: list[str] | None, dask_address: str) -> list[str]:
 
 
 def run_flow(name: str, config: pathlib.Path, settings: list[str]) -> None:
-    """Checks the configuration first, in a second; only then starts Prefect and the flow."""
+    """Checks the configuration and a step's inputs first, in a second; only then starts Prefect
+    and the flow.
+    """
     from flows.config import check_inputs, load_config
+    from storage import open_workspace
+    from tasks.access.inputs import require_inputs
 
     loaded = load_config(config, settings)
     check_inputs(loaded)
+    require_inputs(name, open_workspace(loaded.workspace), loaded.recipe)
     from flows.service.server import prefect_server
 
     with prefect_server() as api:
