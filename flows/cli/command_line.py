@@ -13,7 +13,11 @@ import typer
 Config = Annotated[
     pathlib.Path,
     typer.Argument(
-        metavar="CONFIG.toml", help="The pipeline's configuration; see deployments/ for examples."
+        metavar="CONFIG.toml",
+        help=(
+            "The pipeline's configuration, or the name of a profile that comes with dr, such as"
+            " demo or kaggle."
+        ),
     ),
 ]
 Settings = Annotated[

@@ -35,10 +35,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Explains diabetic-retinopathy models over whole data sets: from photographs to"
-        " attributions, tables and a report.\n\nStart with [bold]dr synthesise demo-photos --count"
-        " 200[/] and [bold]dr run deployments/demo.toml[/], or copy deployments/kaggle.toml and"
-        " point data.photos at your own photographs. Every command can be stopped with Ctrl-C and"
-        " run again: it goes on where it stopped."
+        " attributions, tables and a report.\n\nStart with [bold]dr synthesise"
+        " workspaces/demo-photos --count 480 --balanced[/] and [bold]dr run demo[/]; for your own"
+        " photographs, [bold]dr run kaggle --set data.photos=FOLDER[/]. A configuration of your own"
+        " starts as a copy of one in deployments/. Every command can be stopped with Ctrl-C and run"
+        " again: it goes on where it stopped."
     ),
 )
 
