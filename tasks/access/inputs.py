@@ -62,11 +62,13 @@ def _has_finished_shard(workspace: Workspace, path: str) -> bool:
 
 # Each of these steps works on what those above it left.
 OUTPUTS = {
-    "ingest": Output("photographs", _has_photographs),
-    "preprocess": Output("fundi", _has_fundi, _has_other_fundi),
-    "train": Output("graded model", _has_graded_model, _has_other_model),
-    "attribute": Output("attributions", _has_attributions, _has_other_attributions),
-    "aggregate": Output("tables of attributions", _has_tables),
+    "ingest": Output("a catalogue of photographs", _has_photographs),
+    "preprocess": Output("fundi of these settings", _has_fundi, _has_other_fundi),
+    "train": Output("a graded model of these settings", _has_graded_model, _has_other_model),
+    "attribute": Output(
+        "attributions of these settings", _has_attributions, _has_other_attributions
+    ),
+    "aggregate": Output("the tables of attributions", _has_tables),
 }
 LAST_NEEDED = {
     "preprocess": "ingest",
@@ -92,8 +94,8 @@ def require_inputs(step: str, workspace: Workspace, recipe: Recipe) -> None:
         if not output.exists(workspace, recipe):
             commands = ", then ".join(f"run `dr {missing}`" for missing in needed[number:])
             advice = f"{commands}, with the same configuration and --set"
+            held = "none"
             if output.exists_otherwise(workspace, recipe):
-                advice = f"there are some of other settings; repeat their --set, or {advice}"
-            raise UserError(
-                f"{workspace.location} holds no {output.noun} for this `dr {step}`: {advice}"
-            )
+                held, advice = "only some of other settings", f"repeat their --set, or {advice}"
+            needed_here = f"`dr {step}` needs {output.noun}, and {workspace.location} holds {held}"
+            raise UserError(f"{needed_here}: {advice}")

@@ -62,7 +62,8 @@ def test_a_step_on_a_workspace_that_is_not_there_names_every_command_before_it(
     assert result.exit_code == 1
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith(
-        f"dr: {tmp_path / 'none'} holds no photographs for this `dr {step}`: run `dr ingest`"
+        f"dr: `dr {step}` needs a catalogue of photographs, and {tmp_path / 'none'} holds none:"
+        " run "
     )
     assert asked(line) == CHAIN[: CHAIN.index(LAST_NEEDED[step]) + 1]
     assert not (tmp_path / "none").exists()
@@ -88,7 +89,9 @@ def test_what_is_missing_is_asked_of_these_settings(trained, step, missing):
     if missing is None:
         require_inputs(step, workspace, recipe)
         return
-    with pytest.raises(UserError, match="holds no attributions for this") as caught:
+    with pytest.raises(
+        UserError, match=r"needs attributions of these settings, and .* holds none: run"
+    ) as caught:
         require_inputs(step, workspace, recipe)
     assert asked(str(caught.value)) == [missing]
 
@@ -97,8 +100,8 @@ def test_what_is_missing_is_asked_of_these_settings(trained, step, missing):
     ("setting", "noun", "commands"),
     [
         ("preprocess.size=64", "fundi", ["preprocess", "train"]),
-        ("training.seed=7", "graded model", ["train"]),
-        ("model.dense=[16, 4]", "graded model", ["train"]),
+        ("training.seed=7", "a graded model", ["train"]),
+        ("model.dense=[16, 4]", "a graded model", ["train"]),
     ],
 )
 def test_settings_of_one_command_only_are_told(trained, setting, noun, commands):
@@ -106,10 +109,8 @@ def test_settings_of_one_command_only_are_told(trained, setting, noun, commands)
     result = CliRunner().invoke(app, ["attribute", str(trained[0]), "--set", setting])
     assert result.exit_code == 1
     (line,) = result.stderr.strip().splitlines()
-    assert (
-        f"holds no {noun} for this `dr attribute`: there are some of other settings; repeat their"
-        " --set, or run" in line
-    )
+    assert line.startswith(f"dr: `dr attribute` needs {noun} of these settings, and ")
+    assert "holds only some of other settings: repeat their --set, or run" in line
     assert asked(line) == commands
 
 
@@ -121,8 +122,7 @@ def test_an_explanation_of_other_settings_is_not_this_one(copied):
         recipe, attribution=dataclasses.replace(recipe.attribution, neurons=3)
     )
     with pytest.raises(
-        UserError,
-        match="holds no attributions for this `dr report`: there are some of other settings",
+        UserError, match=r"needs attributions .* holds only some of other settings"
     ) as caught:
         require_inputs("report", workspace, other)
     assert asked(str(caught.value)) == ["attribute", "aggregate"]
@@ -146,7 +146,7 @@ def test_a_store_without_a_finished_shard_and_a_model_without_grades_are_no_inpu
     for step, interrupt, commands in steps:
         require_inputs(step, workspace, recipe)
         interrupt()
-        with pytest.raises(UserError, match=r"holds no .*: run") as caught:
+        with pytest.raises(UserError, match=r"holds none: run") as caught:
             require_inputs(step, workspace, recipe)
         assert asked(str(caught.value)) == commands
 
