@@ -42,6 +42,9 @@ from tasks.run.settings import (
     TrainingPolicy,
 )
 
+# Beside the packages, in a checkout and where a wheel is installed.
+PROFILES = pathlib.Path(__file__).parent.parent / "deployments"
+
 
 class ConfigError(Exception):
     """The configuration cannot be used; each line of the message names one mistake and its
@@ -137,8 +140,20 @@ DERIVED_KEYS: dict[tuple[str, ...], str] = {
 }
 
 
+def profiles() -> list[str]:
+    """The names of the configurations that come with the program."""
+    return sorted(path.stem for path in PROFILES.glob("*.toml"))
+
+
+def find_config(given: str | pathlib.Path) -> pathlib.Path:
+    """The file of this path, or the profile of this name where there is no such file."""
+    path = pathlib.Path(given)
+    return PROFILES / f"{path}.toml" if str(path) in profiles() and not path.is_file() else path
+
+
 def load_config(path: str | pathlib.Path, settings: list[str] | None = None) -> PipelineConfig:
-    """The validated configuration of a TOML file, with `section.key=value` settings laid over it.
+    """The validated configuration of a TOML file or profile, with `section.key=value` settings laid
+    over it.
 
     Relative folders in the file are relative to the working directory, as on the command line.
     Raises ConfigError, one line a mistake.
@@ -149,10 +164,12 @@ def load_config(path: str | pathlib.Path, settings: list[str] | None = None) -> 
 def read_toml(path: str | pathlib.Path) -> dict[str, Any]:
     """The file's tables. Raises ConfigError if it is missing or is not TOML."""
     try:
-        return tomllib.loads(decoded(pathlib.Path(path).read_bytes()))
+        return tomllib.loads(decoded(find_config(path).read_bytes()))
     except FileNotFoundError:
+        names = ", ".join(profiles())
         raise ConfigError(
-            f"{path}: no such file; start from a copy of deployments/kaggle.toml"
+            f"{path}: no such file; start from a copy of {PROFILES / 'kaggle.toml'}, or name a"
+            f" profile: {names}"
         ) from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder; give the TOML file itself") from None

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from flows.config import PipelineConfig, as_tables
 from flows.registry import STEPS
+from tasks.access.inputs import require_inputs
 from tasks.aggregate.lesion_study import lesion_study
 from tasks.aggregate.localise import localise
 from tasks.aggregate.step import aggregate
@@ -65,6 +66,7 @@ def run_stage(name: str, session: Session, config: PipelineConfig) -> StageResul
         "config_sha256": hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest(),
     }
     try:
+        require_inputs(name, session.workspace, config.recipe)
         result = STAGE_FUNCTIONS[name](session, config)
     except BaseException as error:
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"

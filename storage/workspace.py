@@ -1,11 +1,12 @@
 """The workspace's layout, and the doors to what lies in it. Opening one creates nothing."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storage.errors import Refused
+from storage.errors import NotThere, Refused
 from storage.files.files import Files, is_url
 from storage.files.proxies import ask_directly
 
@@ -15,23 +16,42 @@ if TYPE_CHECKING:
     import xarray as xr
 
 LATEST = "latest"
+# A folder with any of these in it is a workspace.
+LAYOUT = {"catalog", "fundus", "models", "explanations", "tables", "report"}
 
 
-def open_workspace(location: str | Path) -> "Workspace":
+def open_workspace(location: str | Path, *, must_exist: bool = False) -> "Workspace":
     """The workspace at a folder or an fsspec URL (`s3://bucket/prefix`), which need not exist yet.
 
-    Raises ValueError for an empty location, or a file where the folder should be.
+    must_exist: for whoever only reads. Without it a workspace that nobody has made reads as an
+    empty one. Raises ValueError for an empty location, or a file where the folder should be; with
+    `must_exist`, FileNotFoundError where no workspace is.
     """
     text = str(location).removeprefix("file://")
     if not text.strip():
         raise Refused("the workspace needs a folder or a URL such as s3://bucket/prefix")
     if is_url(text):
         ask_directly()  # an object store may be on this machine
-        return Workspace(text.rstrip("/"))
-    path = Path(text).expanduser().resolve()
-    if path.exists() and not path.is_dir():
-        raise Refused(f"{path} is a file; a workspace is a folder")
-    return Workspace(str(path))
+        text = text.rstrip("/")
+    else:
+        text = str(Path(text).expanduser().resolve())
+        if os.path.exists(text) and not os.path.isdir(text):
+            raise Refused(f"{text} is a file; a workspace is a folder")
+    workspace = Workspace(text)
+    if must_exist and not LAYOUT & set(_listed(workspace)):
+        advice = "check the place, or make one with dr run CONFIG.toml"
+        raise NotThere(f"there is no workspace at {workspace.location}: {advice}")
+    return workspace
+
+
+def _listed(workspace: "Workspace") -> list[str]:
+    """The names at a workspace's location. Raises Refused where it cannot be looked at."""
+    try:
+        return workspace.files.names("")
+    except Exception as error:  # a client of an object store raises what it likes
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        advice = "check the place, and that you may read it"
+        raise Refused(f"{workspace.location} cannot be read: {reason}; {advice}") from error
 
 
 @dataclass(frozen=True)
@@ -260,8 +280,6 @@ class Workspace:
 
     def latest_preprocessing(self) -> str:
         """The id of the preprocessing written last. Raises FileNotFoundError before the first."""
-        from storage.errors import NotThere
-
         ids = self.fundus_ids()
         if not ids:
             raise NotThere(f"{self.location} holds no fundus images yet: run dr preprocess")

@@ -13,7 +13,11 @@ import typer
 Config = Annotated[
     pathlib.Path,
     typer.Argument(
-        metavar="CONFIG.toml", help="The pipeline's configuration; see deployments/ for examples."
+        metavar="CONFIG.toml",
+        help=(
+            "The pipeline's configuration, or the name of a profile that comes with dr, such as"
+            " demo or kaggle."
+        ),
     ),
 ]
 Settings = Annotated[
@@ -105,11 +109,16 @@ def with_address(settings: list[str] | None, dask_address: str) -> list[str]:
 
 
 def run_flow(name: str, config: pathlib.Path, settings: list[str]) -> None:
-    """Checks the configuration first, in a second; only then starts Prefect and the flow."""
+    """Checks the configuration and a step's inputs first, in a second; only then starts Prefect
+    and the flow.
+    """
     from flows.config import check_inputs, load_config
+    from storage import open_workspace
+    from tasks.access.inputs import require_inputs
 
     loaded = load_config(config, settings)
     check_inputs(loaded)
+    require_inputs(name, open_workspace(loaded.workspace), loaded.recipe)
     from flows.service.server import prefect_server
 
     with prefect_server() as api:

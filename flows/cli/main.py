@@ -36,10 +36,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Explains diabetic-retinopathy models over whole data sets: from photographs to"
-        " attributions, tables and a report.\n\nStart with [bold]dr synthesise demo-photos --count"
-        " 200[/] and [bold]dr run deployments/demo.toml[/], or copy deployments/kaggle.toml and"
-        " point data.photos at your own photographs. Every command can be stopped with Ctrl-C and"
-        " run again: it goes on where it stopped."
+        " attributions, tables and a report.\n\nStart with [bold]dr synthesise"
+        " workspaces/demo-photos --count 480 --balanced[/] and [bold]dr run demo[/]; for your own"
+        " photographs, [bold]dr run kaggle --set data.photos=FOLDER[/]. A configuration of your own"
+        " starts as a copy of one in deployments/. Every command can be stopped with Ctrl-C and run"
+        " again: it goes on where it stopped."
     ),
 )
 
@@ -172,7 +173,7 @@ def status(workspace: Location) -> None:
     from storage import open_workspace
     from storage.admin.status import describe
 
-    print_rows(describe(open_workspace(workspace)), title=workspace)
+    print_rows(describe(open_workspace(workspace, must_exist=True)), title=workspace)
 
 
 @app.command(rich_help_panel="Results")
@@ -201,7 +202,7 @@ def verify(
     from storage import open_workspace
     from storage.admin.verify import verify as check
 
-    opened = open_workspace(workspace)
+    opened = open_workspace(workspace, must_exist=True)
     if repair:
         with opened.lock("run"):  # what a run under way has not finished is not broken
             problems = check(opened, repair=True)
@@ -250,7 +251,7 @@ def gc(
     from storage import open_workspace
     from storage.admin.gc import collect, listing
 
-    opened = open_workspace(workspace)
+    opened = open_workspace(workspace, must_exist=True)
     if not (delete or delete_old):
         print_rows(listing(opened, keep=keep), title=workspace)
         return
@@ -283,10 +284,8 @@ def sql(
 
     if output not in ("table", "csv", "json"):
         raise fail("--format is table, csv or json", 2)
-    print_frame(
-        ask(open_workspace(workspace), query),
-        output if sys.stdout.isatty() or output != "table" else "csv",
-    )
+    found = ask(open_workspace(workspace, must_exist=True), query)
+    print_frame(found, output if sys.stdout.isatty() or output != "table" else "csv")
 
 
 @app.command(rich_help_panel="Results")
@@ -333,9 +332,8 @@ def show(
             f"--compare {compare}: give two outcomes with a comma between, such as stage0,stage4", 2
         )
     target = picture or pathlib.Path(f"{image_id}.png")
-    numbers, neurons, path = show_image(
-        open_workspace(workspace), image_id, target, photos=photos, compare=outcomes
-    )
+    opened = open_workspace(workspace, must_exist=True)
+    numbers, neurons, path = show_image(opened, image_id, target, photos=photos, compare=outcomes)
     print_rows(numbers, title=image_id)
     print_rows(neurons, title="Strongest neurons")
     typer.echo(f"picture: {path}", err=True)

@@ -15,7 +15,7 @@ from prefect.runner import Runner
 from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
 
-from flows.config import ConfigError, PipelineConfig
+from flows.config import ConfigError, PipelineConfig, find_config
 from flows.pipeline import FLOWS
 from flows.registry import PIPELINE, STEPS, flow_name
 from flows.service.messages import tags_of, workspace_name
@@ -99,7 +99,7 @@ def deployments_of(
     Prefect's page sorts by these names and prints the flow's small beside them.
     """
     name = workspace_name(config.workspace)
-    parameters = {"config_file": str(config_file.resolve()), "settings": settings}
+    parameters = {"config_file": str(find_config(config_file).resolve()), "settings": settings}
 
     def deployment(
         stage: str, suffix: str, schedule: Schedule | None, description: str

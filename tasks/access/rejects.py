@@ -1,5 +1,14 @@
 """The table of photographs set aside: each step replaces its own rows, and too many end the run."""
 
+import collections
+
+import pandas as pd
+
+from storage import Workspace
+from storage.photos.labels import ABOUT_LABELS_ONLY, SECOND_COPIES, STAGE_FAULTS
+from tasks.run.errors import UserError
+from tasks.run.settings import DataParams
+
 
 def replace_rejects(workspace: Workspace, step: str, rejects: pd.DataFrame) -> None:
     """Puts a step's rejects in the place of those it left before; other steps' stay."""

@@ -83,7 +83,7 @@ def sample(workspace: Workspace, recipe: Recipe, photos: str, count: int) -> np.
     source, found = PhotoSource(photos), []
     for photograph in source.photographs()[: 10 * count]:
         try:
-            found.append(normalise(source.read(photograph.source), recipe.preprocess).pixels)
+            found.append(normalise(source.read(photograph.path), recipe.preprocess).pixels)
         except (UnusablePhoto, OSError):
             continue
         if len(found) == count:

@@ -10,6 +10,7 @@ import numpy as np
 from storage import Workspace, open_workspace
 from storage.arrays.store import ArraySpec, spans
 from storage.contents.explanations import explanation_specs
+from tasks.access.data_folder import labelled_source
 from tasks.access.images import chosen_images, usable_rows
 from tasks.access.stores import explanation_store, fundus_store, stored_digests, whole
 from tasks.attribute.calibration import calibrate, specs_of, untrained
@@ -66,16 +67,9 @@ def plan(
     )
     rows.append(_row("preprocess", found, fundus))
     trained = recipe.find_model(workspace)
-    training = Estimate(
-        0 if trained else found,
-        0,
-        1,
-        0,
-        0,
-        None,
-        _training_seconds(workspace, recipe),
-        "pace of the last model",
-    )
+    seconds_of_training = _training_seconds(workspace, recipe)
+    basis = "pace of the last model" if seconds_of_training else ""
+    training = Estimate(0 if trained else found, 0, 1, 0, 0, None, seconds_of_training, basis)
     rows.append(_row("train", found, training))
     sizes, chosen = _to_explain(workspace, recipe, storage, catalogue, found)
     try:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from dr_lib.training.splits import KAGGLE_USAGE, patient_of, split_of, split_of_usage
-from storage.photos.source import Photograph, PhotoSource
-from tasks.access.rejects import check_reject_fraction, replace_rejects
+from storage.photos.source import Photograph
+from tasks.access.data_folder import labelled_source
+from tasks.access.rejects import check_label_fraction, check_reject_fraction, replace_rejects
 from tasks.ingest.inspection import Finding, inspected, remembered
 from tasks.run.artifacts import show_rejects
 from tasks.run.errors import UserError
@@ -68,16 +69,6 @@ def ingest(session: Session, data: DataParams, labels_needed: bool = True) -> St
         f"{present:,} photographs of {patients:,} patients"
         + (f"; set aside: {reasons}" if reasons else ""),
     )
-
-
-def labelled_source(photos: str, labels_needed: bool) -> PhotoSource:
-    """The photographs and labels at a place. Raises UserError if the labels cannot be used; if
-    needed, also if there are none.
-    """
-    source = PhotoSource(photos)
-    if fault := source.label_fault(labels_needed):
-        raise UserError(fault)
-    return source
 
 
 def _check_teachers(frame: pd.DataFrame, data: DataParams) -> None:

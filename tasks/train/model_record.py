@@ -52,18 +52,23 @@ def git_commit() -> str | None:
     """The commit of this code, with -dirty where files were changed since; None for code that is
     in no repository.
     """
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    here = pathlib.Path(__file__)
+    commands = (
+        # Fails for an installed copy inside the repository of something else.
+        ["git", "ls-files", "--error-unmatch", here.name],
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+    )
     try:
-        here = pathlib.Path(__file__).parent
-        done = subprocess.run(
-            command,
-            cwd=here,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=5,
-            check=True,
-        )
+        for command in commands:
+            done = subprocess.run(
+                command,
+                cwd=here.parent,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=5,
+                check=True,
+            )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

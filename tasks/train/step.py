@@ -32,7 +32,7 @@ from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
 from tasks.access.images import usable_rows
 from tasks.access.quality import FLAGGED, GOOD, strata
-from tasks.access.stores import as_text, fundus_store
+from tasks.access.stores import as_text, fundus_store, stored_digests
 from tasks.execution.gpu import gpu_turn
 from tasks.execution.worker import loaded_model
 from tasks.run.artifacts import show_model
@@ -62,6 +62,7 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StageResu
     )
     trained = 0
     if model_id is None:
+        _check_preprocessed(workspace, recipe.preprocess_id, photos)
         model_id = _train(workspace, recipe, labelled, manifest, config)
         trained = int((labelled["split"] == "train").sum())
     new = _predict(workspace, recipe.preprocess_id, model_id, eyes)
@@ -78,6 +79,19 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StageResu
     if trained or new:
         show_model(workspace, model_id)
     return StageResult(STEP, len(eyes), trained or new, f"model {model_id}: {graded}")
+
+
+def _check_preprocessed(workspace: Workspace, preprocess_id: str, photos: pd.DataFrame) -> None:
+    """Raises UserError for photographs that an interrupted `dr preprocess` left out: the model
+    would never see them.
+    """
+    here = photos.loc[photos["present"], "image_id"]
+    waiting = int((~here.isin(stored_digests(fundus_store(workspace, preprocess_id)))).sum())
+    if waiting:
+        raise UserError(
+            f"{waiting:,} of {len(here):,} photographs have not been preprocessed; "
+            "run `dr preprocess` with the same configuration and --set first"
+        )
 
 
 @task(

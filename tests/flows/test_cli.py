@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from flows.cli.main import app
@@ -74,7 +75,7 @@ def test_a_mistake_is_one_line_and_costs_no_heavy_import(arguments, says):
 def test_a_terminal_that_is_not_utf8_is_printed_to_all_the_same(tmp_path, encoding):
     (tmp_path / "wörk").mkdir()
     program = (
-        "import sys\nfrom flows import cli, summary\ncli.app = lambda: (summary.print_rows([{'κ':"
+        "import sys\nfrom flows.cli import main as cli, printing\ncli.app = lambda: (printing.print_rows([{'κ':"
         " '0.8 (0.7–0.9) × ≥ é', 'path': sys.argv[1]}]), print('–', file=sys.stderr))\ncli.main()"
     )
     done = subprocess.run(
@@ -116,11 +117,49 @@ def test_a_backend_of_keras_that_cannot_serve_is_wrong_configuration(monkeypatch
         assert "KERAS_BACKEND = torch" in result.output
 
 
-def test_a_workspace_that_is_not_there_is_told_not_traced(tmp_path):
-    result = dr("show", tmp_path / "none", "10_left")
+def readers() -> dict[str, list[str]]:
+    """Every command that is given a workspace: its other arguments, and the options by which it
+    would write.
+    """
+    found = {}
+    for name, command in typer.main.get_command(app).commands.items():
+        if any(one.name == "workspace" for one in command.params):
+            needed = [
+                "from photos" for one in command.params if one.required and one.name != "workspace"
+            ]
+            writing = {"--repair", "--delete-old"} & {
+                opt for one in command.params for opt in one.opts
+            }
+            found[name] = [*needed, *writing]
+    return found
+
+
+@pytest.mark.parametrize("place", ["absent", "empty", "photos"])
+@pytest.mark.parametrize("name", readers())
+def test_a_workspace_that_is_not_there_is_one_line_and_is_not_made(tmp_path, name, place):
+    """Neither is a folder of something else a workspace."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "photos" / "train").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    result = dr(name, tmp_path / place, *readers()[name])
     assert result.exit_code == 1
-    assert "run dr attribute" in result.output
-    assert "Traceback" not in result.output
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith(f"dr: there is no workspace at {tmp_path / place}: check the place")
+    assert result.stdout == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_all_commands_that_read_a_workspace_are_tried_on_one_that_is_not_there():
+    assert set(readers()) >= {"status", "verify", "gc", "sql", "show"}
+
+
+@pytest.mark.parametrize("place", ["memory://nowhere/dr", "unknown://bucket/dr"])
+def test_a_workspace_at_a_url_that_holds_none_is_one_line(place):
+    result = dr("status", place)
+    assert result.exit_code == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert place in line
+    assert "check the place" in line
 
 
 def test_synthesise_draws_once_and_refuses_to_mix_sets(tmp_path):

@@ -2,16 +2,30 @@
 preprocessing with nothing unpacked.
 """
 
+import pathlib
+import re
 import zipfile
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+import tasks.attribute.planning
+import tasks.preprocess.step
 from dr_lib.synthetic.eye import jpeg_bytes
+from flows.cli.main import app
+from flows.config import load_config
+from storage import open_workspace
 from storage.photos.source import PhotoSource
-from tests.flows.inline import ingest_and_preprocess
+from tasks.attribute.calibration import sample
+from tasks.attribute.planning import check_run, plan
+from tasks.ingest.step import ingest
+from tasks.preprocess.step import preprocess
+from tasks.run.session import Session
+from tests.flows.inline import InlinePool, ingest_and_preprocess, run_here
 from tests.unit.fundus_drawing import Eye
 
+README = pathlib.Path(__file__).parents[2] / "README.md"
 TRAIN = {"10_left": 0, "10_right": 0, "13_left": 1, "13_right": 2, "15_left": 3, "15_right": 4}
 TEST = {
     "1_left": (0, "Public"),
@@ -170,3 +184,45 @@ def test_a_part_that_is_missing_is_named_and_the_others_are_used(kaggle, tmp_pat
     row = session.workspace.rejects().set_index("reason").loc["bad_archive"]
     assert row["source"] == "train.zip.001"
     assert row["detail"].endswith("train.zip.003 is missing between the parts of train.zip")
+
+
+def test_the_readmes_commands_in_their_order_on_a_fresh_workspace(
+    kaggle, tiny_config, tmp_path, monkeypatch
+):
+    """`dr plan` measures photographs before there is a workspace, and again after each step
+    until the run.
+    """
+    assert re.findall(r"dr (\w+) +deployments/kaggle.toml", README.read_text()) == [
+        "plan",
+        "ingest",
+        "preprocess",
+        "run",
+    ]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tasks.attribute.planning, "Pool", InlinePool)
+    path = tiny_config(kaggle)
+    fewer = "attribution.layers=['stem']"
+    result = CliRunner().invoke(app, ["plan", str(path), "--set", fewer])
+    assert result.exit_code == 0, result.output
+    assert "calibration on 4 eyes a worker, untrained network" in result.output
+    assert not (tmp_path / "workspace").exists()
+
+    config = load_config(path, [fewer])
+    session = Session(open_workspace(config.workspace), InlinePool())
+    run_here(monkeypatch, tasks.preprocess.step)
+    given = (config.workspace, config.data.photos, config.recipe, config.storage, config.dask)
+    for step in (ingest, preprocess):
+        arguments = (
+            (config.data,) if step is ingest else (config.recipe, config.data, config.storage)
+        )
+        step(session, *arguments)
+        rows, refusal = plan(*given, measure=False)
+        assert refusal is None
+        assert [row["to do"] for row in rows[:2]] == [0, 0 if step is preprocess else 10]
+        assert sample(session.workspace, config.recipe, config.data.photos, 5).shape == (
+            5,
+            64,
+            64,
+            3,
+        )
+    check_run(*given)

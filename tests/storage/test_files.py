@@ -15,6 +15,7 @@ from storage import open_workspace
 from storage.admin.verify import verify
 from storage.arrays.rounding import round_mantissa
 from storage.arrays.store import ShardedStore
+from storage.errors import NotThere, Refused
 from storage.files.files import Files
 from storage.files.scratch import remove_scratch, scratch_folder
 from storage.ids import content_id, patient_and_eye
@@ -115,6 +116,23 @@ def test_a_file_is_no_workspace(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match="is a file; a workspace is a folder"):
         open_workspace(tmp_path / "file")
+
+
+def test_whoever_only_reads_hears_that_there_is_no_workspace(tmp_path, monkeypatch):
+    for location in (tmp_path / "absent", tmp_path, "memory://no-workspace"):
+        with pytest.raises(NotThere, match=r"there is no workspace at .*: check the place"):
+            open_workspace(location, must_exist=True)
+    assert list(tmp_path.iterdir()) == []
+    for location in (tmp_path / "made", "memory://made-workspace"):
+        open_workspace(location).write_photos(photos(1))
+        assert len(open_workspace(location, must_exist=True).photos()) == 1
+
+    def refused(self, folder):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Files, "names", refused)
+    with pytest.raises(Refused, match=r"cannot be read: .*Permission denied; check the place"):
+        open_workspace(tmp_path, must_exist=True)
 
 
 def test_ids_are_the_same_in_every_process_and_version():

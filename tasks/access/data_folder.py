@@ -1,0 +1,14 @@
+"""The data folder as every step that reads it sees it: refused where its labels cannot be used."""
+
+from storage.photos.source import PhotoSource
+from tasks.run.errors import UserError
+
+
+def labelled_source(photos: str, labels_needed: bool) -> PhotoSource:
+    """The photographs and labels at a place. Raises UserError if the labels cannot be used; if
+    needed, also if there are none.
+    """
+    source = PhotoSource(photos)
+    if fault := source.label_fault(labels_needed):
+        raise UserError(fault)
+    return source
