@@ -3,6 +3,7 @@ never an error at the end.
 """
 
 import codecs
+import io
 import sys
 
 PLAIN = {
@@ -28,6 +29,8 @@ def plain(error: UnicodeError) -> tuple[str, int]:
     >>> "0.8 (0.7–0.9) für κ".encode("ascii", "plain")
     b'0.8 (0.7-0.9) f\\\\xfcr \\\\u03ba'
     """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
     unknown = error.object[error.start : error.end]
     escaped = (
         PLAIN.get(one) or one.encode("ascii", "backslashreplace").decode() for one in unknown
@@ -39,5 +42,5 @@ def accept_any_encoding() -> None:
     """From now on whatever this process prints can be printed."""
     codecs.register_error(_HANDLER, plain)
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_HANDLER)

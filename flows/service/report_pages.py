@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class _Pages(SimpleHTTPRequestHandler):
         """A folder without a page of its own is no page at all."""
         self.send_error(http.HTTPStatus.NOT_FOUND)
 
-    def log_message(self, *told) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Says nothing: the terminal has the runs' own words."""
 
     def _may_read(self) -> bool:
@@ -89,14 +89,13 @@ class _Server(ThreadingHTTPServer):
     """On IPv6 too, where that is what the host is."""
 
     def __init__(self, host: str, port: int, handler):
-        self.address_family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[
-            0
-        ]
-        super().__init__(address, handler)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        self.address_family, address = found[0], found[-1]
+        super().__init__((str(address[0]), port, *address[2:]), handler)
 
 
 @contextlib.contextmanager
-def report_pages(workspace: str) -> Iterator[str]:
+def report_pages(workspace: str) -> Generator[str]:
     """Yields the address of the workspace's reports, empty for one in an object store; tells it
     to the runs started inside.
     """
