@@ -17,6 +17,7 @@ import threading
 from collections.abc import Generator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 
 from flows.service import network
 from storage.files.files import is_url
@@ -91,7 +92,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, handler):
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         self.address_family, address = found[0], found[-1]
-        super().__init__((str(address[0]), port, *address[2:]), handler)
+        super().__init__(cast("tuple[str, int]", address), handler)
 
 
 @contextlib.contextmanager
