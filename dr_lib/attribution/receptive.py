@@ -41,16 +41,19 @@ class ReceptiveField:
     clipping to the image.
 
     `whole` is True where a unit sees the whole image because no position is left (global pooling,
-    dense layers).
+    dense layers), and for an input that is no image, such as a vector: `size` then is the input's
+    own.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     stride: tuple[int, int]
     offset: tuple[int, int]
     whole: bool = False
 
     def pixels(self, unit: tuple[int, int]) -> tuple[slice, slice]:
-        """Rows and columns that a unit (y, x) sees; they may begin before the image and end after it."""
+        """Rows and columns that a unit (y, x) sees; they may begin before the image and end
+        after it.
+        """
         starts = [
             offset + place * stride
             for offset, place, stride in zip(self.offset, unit, self.stride, strict=True)
