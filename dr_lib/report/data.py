@@ -69,7 +69,9 @@ class BeforeAfter:
 
 @dataclass(frozen=True)
 class SetAside:
-    """A photograph that could not be used, and why; `photo` is None where nothing can be decoded."""
+    """A photograph that could not be used, and why; `photo` is None where nothing can be
+    decoded.
+    """
 
     image_id: str
     reason: str  # a short code, such as no_retina
@@ -188,6 +190,7 @@ class EyeEntry:
     tables: Mapping[str, Rows] = field(
         default_factory=dict
     )  # anything else about this eye, by caption
+    crop: Number = field(kw_only=True)  # of the fundus: `PreprocessParams.crop`
 
 
 @dataclass(frozen=True)
@@ -304,7 +307,9 @@ class UnitEntry:
 
 @dataclass(frozen=True)
 class LinearitySection:
-    """Units along growing adversarial strength. `units`: rows with `x`, `y` (names below), verdict."""
+    """Units along growing adversarial strength. `units`: rows with `x`, `y` (names below),
+    verdict.
+    """
 
     verdicts: Mapping[str, Integer] = field(default_factory=dict)
     by_layer: Rows = ()  # the verdicts' counts by layer; any columns

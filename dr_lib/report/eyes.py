@@ -92,7 +92,11 @@ def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> UInt8[np.ndarray, "hei
     maps = {one.quantity: one.values for one in eye.outcomes}
     if set(compare) <= set(maps):
         labels = tuple(f"Toward {quantity(name)}" for name in compare)
-        rows.append(figures.figure_b(eye.fundus, *(maps[name] for name in compare), labels=labels))
+        rows.append(
+            figures.figure_b(
+                eye.fundus, *(maps[name] for name in compare), crop=eye.crop, labels=labels
+            )
+        )
     for layer in eye.layers:
         neurons = _ranked(layer.neurons)
         if neurons:
@@ -152,7 +156,7 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
         "outcomes": [
             {"name": one.quantity, "label": quantity(one.quantity)} for one in eye.outcomes
         ],
-        "correlations": _correlations(eye.outcomes),
+        "correlations": _correlations(eye.outcomes, eye.crop),
         "layers": [{"name": one.layer, "quantity": quantity(one.quantity)} for one in eye.layers],
         "neurons": [_neuron(eye, layer.layer, neuron) for layer, neuron in chosen],
         "regions": _strip([_region(neuron.region) for _, neuron in chosen]),
@@ -199,13 +203,13 @@ def _table(rows) -> dict[str, object]:
     return {"columns": shown.columns, "rows": shown.rows}
 
 
-def _correlations(outcomes: Sequence[OutcomeMap]) -> dict[str, str]:
+def _correlations(outcomes: Sequence[OutcomeMap], crop: float) -> dict[str, str]:
     """How alike any two maps are, "stage0|stage4" → text; both orders share an entry, the
     earlier outcome first.
     """
     return {
         f"{first.quantity}|{second.quantity}": signed(
-            heatmaps.symmetry(first.values, second.values)
+            heatmaps.symmetry(first.values, second.values, crop=crop)
         )
         for first, second in combinations(outcomes, 2)
     }

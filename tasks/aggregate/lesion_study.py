@@ -29,7 +29,7 @@ from dr_lib.synthetic import LESION_KINDS
 from storage import open_workspace
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
-from tasks.access.stores import explanation_store, fundus_store
+from tasks.access.stores import crop_settings, explanation_store, fundus_store
 from tasks.aggregate.localise import masks_folder, read_mask
 from tasks.aggregate.step import explained_eyes, explained_rows, part_name
 from tasks.execution.waves import run_in_waves
@@ -95,17 +95,16 @@ def _judge_channels(
     parts: Mapping[str, pd.DataFrame],
     params: LesionUnitParams,
 ) -> int:
-    """Judges every channel of the layers on the explained eyes with masks; returns on how many eyes."""
+    """Judges every channel of the layers on the explained eyes with masks; returns on how many
+    eyes.
+    """
     workspace, explain_id = session.workspace, recipe.explain_id(session.workspace)
     eyes = [row for some in parts.values() for row in some[some["mask"] != 0].to_dict("records")]
     eyes = eyes[: params.limit] if params.limit else eyes
     made_from = [[eye["image_id"], eye["sha256"], eye["mask"]] for eye in eyes]
+    settings = dataclasses.asdict(params) | crop_settings(recipe.preprocess)
     digest = content_id(
-        {
-            "eyes": made_from,
-            "settings": dataclasses.asdict(params),
-            "columns": SCHEMAS["units"].names,
-        }
+        {"eyes": made_from, "settings": settings, "columns": SCHEMAS["units"].names}
     )
     if workspace.has_part("units", explain_id, "lesions", digest=digest):
         return len(eyes)
@@ -239,7 +238,9 @@ def _described(
     preprocess: PreprocessParams,
     params: AppearanceParams,
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Runs on a worker: the regions of a shard's eyes (as rows without a group) and their features."""
+    """Runs on a worker: the regions of a shard's eyes (as rows without a group) and their
+    features.
+    """
     location, preprocess_id, explain_id, folder = place
     workspace = open_workspace(location)
     regions = workspace.part("lesion_regions", explain_id, part)

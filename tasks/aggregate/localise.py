@@ -31,7 +31,13 @@ from storage.contents.models import load_record
 from storage.files.files import is_url
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
-from tasks.access.stores import as_text, explanation_store, fundus_store, span_digests
+from tasks.access.stores import (
+    as_text,
+    crop_settings,
+    explanation_store,
+    fundus_store,
+    span_digests,
+)
 from tasks.aggregate.step import explained_rows, maps_of
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import model_params, rivals
@@ -76,9 +82,8 @@ def localise(session: Session, recipe: Recipe, photos: str, params: Localisation
     spans = [span for span in store.spans() if span.index in made_from]
     eyes = masked_eyes(workspace, model_id, store.image_ids, folder)
     part = f"localisation-{explain_id}"
-    digest = content_id(
-        {"shards": made_from, "eyes": as_text(eyes), "how": dataclasses.asdict(params)}
-    )
+    how = dataclasses.asdict(params) | crop_settings(recipe.preprocess)
+    digest = content_id({"shards": made_from, "eyes": as_text(eyes), "how": how})
     if not workspace.has_part("evaluation", model_id, part, digest=digest):
         place = (workspace.location, explain_id, recipe.preprocess_id, model_id, str(folder))
         settings = (recipe.preprocess, recipe.engine, params)
@@ -197,7 +202,9 @@ def judge_shard(
             continue
         maps = _judged_maps(maps_of(arrays, row, int(eye["predicted_stage"]), explained))
         if params.rivals and masks.kinds:
-            found = rivals(location, model_id, RIVAL_QUANTITY, cams).maps(fundi["pixels"][row])
+            found = rivals(location, model_id, RIVAL_QUANTITY, cams).maps(
+                fundi["pixels"][row], crop=preprocess.crop
+            )
             maps |= {(name, None): values for name, values in found.items()}
         judge = Judge(masks, params)
         scores = {

@@ -22,7 +22,7 @@ from storage.contents.counterfactuals import change_specs, counterfactuals_path
 from storage.contents.explanations import DONE, attributions_path
 from storage.contents.models import load_record
 from storage.ids import content_id
-from tasks.access.stores import explanation_store, stored_digests, whole
+from tasks.access.stores import crop_settings, explanation_store, stored_digests, whole
 from tasks.aggregate.step import part_name
 from tasks.counterfactuals.shard import Place, change_shard
 from tasks.counterfactuals.tables import (
@@ -104,12 +104,11 @@ def _search(
 ) -> int:
     """Runs the searches of all shards that lack some; returns how many eyes had work done."""
     asked = dataclasses.replace(params, limit=0)  # which eyes there are is said by the eyes
-    settings = content_id(
-        {
-            "counterfactuals": dataclasses.asdict(asked),
-            "adversarials": dataclasses.asdict(adversarial),
-        }
-    )
+    made_how = {
+        "counterfactuals": dataclasses.asdict(asked),
+        "adversarials": dataclasses.asdict(adversarial),
+    }
+    settings = content_id(made_how | crop_settings(recipe.preprocess))
     digests = ["" if pd.isna(sha256) else f"{sha256}-{settings}" for sha256 in eyes["sha256"]]
     quantity = f"stage{params.target_stage}"
     at = (
@@ -191,7 +190,9 @@ def missed_eyes(graded: pd.DataFrame, params: CounterfactualParams) -> pd.DataFr
 
 
 def _explained_rows(workspace: Workspace, explain_id: str, sha256: pd.Series) -> Sequence[int]:
-    """For each eye the row of its maps in the explanation, −1 where it has none of this photograph."""
+    """For each eye the row of its maps in the explanation, −1 where it has none of this
+    photograph.
+    """
     if not ShardedStore.exists(workspace, attributions_path(explain_id)):
         return [-1] * len(sha256)
     store = explanation_store(workspace, explain_id)

@@ -17,6 +17,7 @@ from storage.ids import content_id
 from tasks.access.contact_sheets import Photos
 from tasks.access.stores import (
     as_text,
+    crop_of,
     explanation_store,
     fundus_store,
     span_digests,
@@ -190,6 +191,7 @@ class Explained:
             ),
             split=eye["split"],
             tables=tables or {},
+            crop=crop_of(self.fundi),
         )
 
 

@@ -75,7 +75,9 @@ def workspace(tmp_path_factory):
         _frame("predictions", common | {"predicted_stage": [4, 2, 4, 4]}),
         partition="m" * 12,
     )
-    fundi = ShardedStore.create_or_open(ws, fundus_path("p" * 12), fundus_specs(SIZE))
+    fundi = ShardedStore.create_or_open(
+        ws, fundus_path("p" * 12), fundus_specs(SIZE), attrs={"preprocess": {"crop": 0.1}}
+    )
     fundi.extend(IDS)
     (span,) = fundi.spans()
     arrays = blank(fundi, span)

@@ -162,7 +162,9 @@ def test_the_smallest_strength_of_a_linear_model_is_its_known_threshold():
 
 
 def test_not_reached_is_a_result_with_the_best_probability_and_its_strength():
-    """The score −(mean − 0.75)² peaks, still negative, at c = 0.5, which is a strength of the grid."""
+    """The score −(mean − 0.75)² peaks, still negative, at c = 0.5, which is a strength of the
+    grid.
+    """
     predict = two_stage_model(lambda image: -1 - (image.mean() - 0.75) ** 2)
     eyes = flat_eyes(0.5)
     result = smallest_strength(predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1)
@@ -235,7 +237,9 @@ def test_an_eye_that_breaks_is_marked_and_the_others_go_on():
 
 
 def test_a_model_that_answers_nan_never_passes_for_the_target():
-    """argmax of a row of NaN at the target's place is the target: the search must not believe it."""
+    """argmax of a row of NaN at the target's place is the target: the search must not believe
+    it.
+    """
 
     def predict(images):
         p = np.tile(np.float32([0.9, 0.1, 0, 0, 0]), (len(images), 1))
@@ -321,16 +325,25 @@ def test_only_the_strongest_regions_move():
         (slice(30, 36), slice(40, 46)),
     )
     attribution[0][strong], attribution[0][weak], attribution[0][negative] = 3.0, 2.0, -1.0
-    kept = strongest_regions(attribution[0], 1)
+    kept = strongest_regions(attribution[0], 1, crop=0.1)
     assert (kept[strong] == 3.0).all()
     assert (kept[negative] == -1.0).all()
     assert (kept[weak] == 0).all()
-    assert np.isnan(strongest_regions(np.full((side, side, 1), np.nan, np.float32), 1)).all()
+    assert np.isnan(
+        strongest_regions(np.full((side, side, 1), np.nan, np.float32), 1, crop=0.1)
+    ).all()
     eyes = np.full((1, side, side, 3), 0.25, np.float32)
     predict = two_stage_model(lambda image: image[22, 22, 0] - 0.5)
     params = CounterfactualParams(strongest_regions=1)
     found = smallest_strength(
-        predict, eyes, np.zeros_like(eyes[0]), attribution, 1, params, method="constant_regions"
+        predict,
+        eyes,
+        np.zeros_like(eyes[0]),
+        attribution,
+        1,
+        params,
+        method="constant_regions",
+        crop=0.1,
     )
     assert found.reached[0]
     change = (found.images - eyes)[0, ..., 0]
