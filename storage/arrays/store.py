@@ -8,7 +8,7 @@ start.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -153,7 +153,8 @@ class ShardedStore:
         return spans(self.images, self.shard_images)
 
     def pending(self, digests: Sequence[str]) -> list[Span]:
-        """The shards still to be written: those whose ledger entry does not hold exactly these digests.
+        """The shards still to be written: those whose ledger entry does not hold exactly these
+        digests.
 
         digests: one for each row of the image axis, of everything that the row's values depend on.
         """
@@ -191,6 +192,19 @@ class ShardedStore:
         return np.array(
             [stored.get(name) == (row, digests[row]) for row, name in enumerate(ids)], bool
         )
+
+    def forget(self, image_ids: Collection[str]) -> None:
+        """Makes the rows of these images count as still to be written, as if they had been stored
+        for another digest.
+
+        Their values stay until their shard is written again. Interrupted, it has forgotten some and
+        is to be called again.
+        """
+        for entry in self.records():
+            pairs = zip(entry["image_ids"], entry["digests"], strict=True)
+            digests = ["" if name in image_ids else digest for name, digest in pairs]
+            if digests != entry["digests"]:
+                self.ledger.mark({**entry, "digests": digests})
 
     def write_shard(
         self,
@@ -239,13 +253,17 @@ class ShardedStore:
         return entry
 
     def read(self, span: Span, paths: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """The values of one shard's images: (span images, …) for each path (default: every array)."""
+        """The values of one shard's images: (span images, …) for each path (default: every
+        array).
+        """
         return {path: self._array(path, read_only=True)[span.rows] for path in self._paths(paths)}
 
     def read_rows(
         self, rows: Sequence[int], paths: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """The values of any images, by their rows and in that order: (len(rows), …) for each path."""
+        """The values of any images, by their rows and in that order: (len(rows), …) for each
+        path.
+        """
         rows = np.asarray(rows, dtype=np.int64)
         if rows.size and not 0 <= rows.min() <= rows.max() < self.images:
             raise ValueError(

@@ -83,11 +83,17 @@ def _text(value: Any) -> str:
 
 
 def span_digests(store: ShardedStore) -> dict[int, str]:
-    """For each finished shard what it was made from: its digests and rows, as one text. Derived
+    """For each finished shard what it was made from and what was set aside, as one text. Derived
     tables depend on it.
     """
     return {
-        entry["shard"]: ",".join([*entry["image_ids"], *entry["digests"]])
+        entry["shard"]: ",".join(
+            [
+                *entry["image_ids"],
+                *entry["digests"],
+                *map(":".join, sorted(entry["record"].get("failed", {}).items())),
+            ]
+        )
         for entry in store.records()
     }
 
@@ -98,6 +104,16 @@ def stored_digests(store: ShardedStore) -> dict[str, str]:
         name: digest
         for entry in store.records()
         for name, digest in zip(entry["image_ids"], entry["digests"], strict=True)
+    }
+
+
+def set_aside(store: ShardedStore) -> set[str]:
+    """The images of finished shards that have no result, for a reason of their own."""
+    return {
+        name
+        for entry in store.records()
+        for key in ("failed", "rejects")
+        for name in entry["record"].get(key, {})
     }
 
 

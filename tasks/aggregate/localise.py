@@ -233,9 +233,11 @@ def _judged_maps(
 
 def read_mask(folder: str, image_id: str) -> np.ndarray:
     """A photograph's mask (h, w, 3) uint8 RGB. Raises UnusableMask for a file that cannot be
-    decoded.
+    decoded, OSError for one that cannot be read: a permission or a cable mends without the file
+    changing, and nobody would judge the eye again.
     """
-    mask = cv2.imread(str(pathlib.Path(folder) / f"{image_id}.png"), cv2.IMREAD_COLOR)
+    content = (pathlib.Path(folder) / f"{image_id}.png").read_bytes()
+    mask = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     if mask is None:
         raise UnusableMask("unreadable", "the file is no image that can be decoded")
     return np.ascontiguousarray(mask[..., ::-1])
