@@ -37,8 +37,8 @@ class Place(NamedTuple):
 
 
 def try_images(rows: Sequence[int], place: Place, params: AttributionParams) -> None:
-    """The work without its result: run on a worker to find which image kills it. Without rows:
-    of an image of noise.
+    """The work without its result: run on a worker to find which image kills it. Without rows: of
+    an image of noise.
     """
     pixels = fundi(place.location, place.fundus_id, np.asarray(rows or [0]))
     if not rows:

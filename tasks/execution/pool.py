@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from storage.errors import StorageError
-from tasks.run.errors import AGAIN, OUT_OF_MEMORY, UserError, remedy
+from tasks.run.errors import AGAIN, LESS_AT_ONCE, UserError, remedy
 from tasks.run.settings import DaskParams
 
 # A worker is one process with its share of the cores: OpenCV, BLAS, TensorFlow and Zarr threads
@@ -250,7 +250,8 @@ def failure(error: BaseException) -> Failure:
     from distributed.scheduler import KilledWorker
 
     if isinstance(error, KilledWorker):
-        return Failure("its worker process died", killed=True, remedy=OUT_OF_MEMORY)
+        died = f"mostly that is for lack of memory: {LESS_AT_ONCE}"
+        return Failure("its worker process died", killed=True, remedy=died)
     trace = "".join(traceback.format_exception(error))
     reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     return Failure(reason, may_pass=_may_pass(error), trace=trace, remedy=remedy(error))

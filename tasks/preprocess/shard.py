@@ -41,8 +41,8 @@ def new_rows(photographs: Sequence[Photograph]) -> int:
 
 
 def try_photographs(names: Sequence[str], source: str, params: PreprocessParams) -> None:
-    """The work of a shard without its result: run on a worker to find what kills it. Without
-    names: of a drawn disc.
+    """The work of a shard without its result: run on a worker to find what kills it. Without names:
+    of a drawn disc.
     """
     photos = PhotoSource(source)
     for name in names:

@@ -1,14 +1,11 @@
-"""The one exception whose message is meant for the person at the keyboard, and what that person
-can do about others.
+"""The one exception whose message is meant for the person at the keyboard, and what that person can
+do about others.
 """
 
 from storage.errors import StorageError
 
 AGAIN = "run the same command again"
-OUT_OF_MEMORY = (
-    "the machine, or its GPU, is out of memory: give dask.workers or attribution.batch_size a"
-    " smaller number and " + AGAIN
-)
+LESS_AT_ONCE = f"give dask.workers or attribution.batch_size a smaller number and {AGAIN}"
 # How libraries of arrays and devices say so; TensorFlow's and JAX's errors are of no common class.
 MEMORY_WORDS = (
     "resourceexhausted",
@@ -34,7 +31,7 @@ def remedy(error: BaseException) -> str:
     """
     said = f"{type(error).__name__} {error}".lower()
     if isinstance(error, MemoryError) or any(words in said for words in MEMORY_WORDS):
-        return OUT_OF_MEMORY
+        return f"out of memory: {LESS_AT_ONCE}"
     if isinstance(error, (UserError, StorageError, OSError)):
         return f"mend that and {AGAIN}"
     return (

@@ -249,8 +249,8 @@ def test_a_disk_that_takes_no_more_is_one_line_and_room_is_all_it_takes(
 
 
 class SpoiltEngine:
-    """The true engine, but for one image (None: for all): it raises, returns numbers that are
-    none, or takes its worker down.
+    """The true engine, but for one image (None: for all): it raises, returns numbers that are none,
+    or takes its worker down.
     """
 
     def __init__(self, engine, pixels, fault):
@@ -331,8 +331,8 @@ def without_the_last(workspace, more: int = 1) -> None:
 
 
 MEMORY = (
-    "out of memory: give dask.workers or attribution.batch_size a smaller number and run the same"
-    " command again"
+    "memory: give dask.workers or attribution.batch_size a smaller number and run the same command"
+    " again"
 )
 PROGRAM = "run the same command again; if it fails here again it is a fault of the program"
 
@@ -354,8 +354,8 @@ PROGRAM = "run the same command again; if it fails here again it is a fault of t
 def test_what_may_be_anybody_s_leaves_the_image_pending_and_ends_the_run_with_a_line(
     prepared, monkeypatch, fault, reason, advice, alone
 ):
-    """The nightly increment is one image, in a shard of its own; or two, of which the first
-    joins a shard begun before.
+    """The nightly increment is one image, in a shard of its own; or two, of which the first joins a
+    shard begun before.
     """
     _, workspace = prepared
     photos, more = workspace.photos(), 1 if alone else 2
@@ -440,14 +440,8 @@ def test_an_image_whose_photograph_can_be_used_again_is_explained_again(prepared
     config, workspace = prepared
     photos, image_id = workspace.photos(), image_ids(IMAGES)[4]
     run(prepared)
-    workspace.write_photos(
-        photos.assign(
-            sha256=[
-                "f" * 64 if name == image_id else old
-                for name, old in zip(photos["image_id"], photos["sha256"], strict=True)
-            ]
-        )
-    )
+    other = photos["sha256"].mask(photos["image_id"] == image_id, "f" * 64)
+    workspace.write_photos(photos.assign(sha256=other))
     set_fundus_status(config, workspace, 4, REJECTED)
     run(prepared)
     assert store_of(workspace).read_rows([4])["pixels/status"].tolist() == [FAILED]

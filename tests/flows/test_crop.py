@@ -1,5 +1,5 @@
-"""What a fundus shows ends where its own `preprocess.crop` says, in every step that asks where
-that is.
+"""What a fundus shows ends where its own `preprocess.crop` says, in every step that asks where that
+is.
 """
 
 import numpy as np

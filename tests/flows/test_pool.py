@@ -72,7 +72,7 @@ def test_what_kills_workers_is_found_by_halving(pool):
 def test_where_workers_die_of_nothing_too_no_row_is_to_blame(pool):
     found = culprits(pool, die_always, [1, 2])
     assert found == Failure("worker processes die, whatever they work on")
-    assert "out of memory" in found.remedy
+    assert "lack of memory: give dask.workers" in found.remedy
 
 
 @pytest.mark.parametrize(

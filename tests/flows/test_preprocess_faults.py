@@ -214,8 +214,8 @@ def test_a_photograph_that_could_not_be_read_once_is_tried_again_alone(runs):
 
 
 def test_what_was_set_aside_is_tried_again_when_that_is_asked_for(runs):
-    """Its library was mended: afterwards nothing tells the workspace from one in which nothing
-    went wrong.
+    """Its library was mended: afterwards nothing tells the workspace from one in which nothing went
+    wrong.
     """
     from prefect import flow
 
