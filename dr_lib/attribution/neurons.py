@@ -35,12 +35,13 @@ SUMMED_NEURONS = 32
 class Regions:
     """Active regions: IG of single neurons on the pixels of their window.
 
-    values: float32, 0 outside the window by construction. origin: the window's upper left pixel (y,
-    x) in the image. gap: sum of values − (h_j(x) − h_j(x')).
+    values: float32, 0 outside the window by construction; of an image its window (y, x, channel),
+    of any other input the whole input. origin: the window's upper left pixel (y, x) in the image; 0
+    for each axis of another input. gap: sum of values − (h_j(x) − h_j(x')).
     """
 
-    values: Float32[np.ndarray, "image rank window_y window_x channel"]
-    origin: Int64[np.ndarray, "image rank 2"]
+    values: Float32[np.ndarray, "image rank *window"]
+    origin: Int64[np.ndarray, "image rank axis"]
     gap: Float64[np.ndarray, "image rank"]
 
 
@@ -140,9 +141,10 @@ class NeuronEngine:
         make_plan = plan_maker(points, rule, tolerance, max_points)
         nodes = quadrature(rule, points)
         n, k = indices.shape[:2]
-        window = (self.side, self.side) if not self.whole else inputs.shape[1:3]
-        values = np.zeros((n, k, *window, *inputs.shape[3:]), np.float32)
-        gap, origin = np.zeros((n, k)), np.zeros((n, k, 2), np.int64)
+        window = inputs.shape[1:] if self.whole else (self.side, self.side, *inputs.shape[3:])
+        values = np.zeros((n, k, *window), np.float32)
+        # All axes of an input but the channels of an image have a place in it.
+        gap, origin = np.zeros((n, k)), np.zeros((n, k, min(inputs.ndim - 1, 2)), np.int64)
         baselines = np.broadcast_to(baselines, inputs.shape)
         adapts = tolerance is not None
         shared = min(k, SHARED_NEURONS if adapts else SUMMED_NEURONS) if self.whole else 1
@@ -192,14 +194,14 @@ class NeuronEngine:
         return Regions(values, origin, gap)
 
     def _view(self, units: np.ndarray) -> "_View":
-        everything = np.s_[:, :]
+        everything = ()
         if self.whole:
             return _View(
                 self.evaluator,
                 everything,
                 np.ravel_multi_index(tuple(units.T), self.unit_shape),
                 everything,
-                (0, 0),
+                0,
             )
         ((y, x, channel),) = units.tolist()
         top, left = origin = window_origin(self.field, self.side, self.input_size, (y, x))
@@ -223,20 +225,20 @@ class NeuronEngine:
 @dataclass(frozen=True)
 class _View:
     """How units that share passes are computed: by `evaluator` from `pixels` of the image (rows,
-    columns), at the flat `places` of its network's units. Their maps are `laid` on the region,
-    whose first pixel is the image's `origin`.
+    columns; empty: all), at the flat `places` of its network's units. Their maps are `laid` on the
+    region, whose first pixel is the image's `origin`.
     """
 
     evaluator: Evaluator
-    pixels: tuple[slice, slice]
+    pixels: tuple[slice, ...]
     places: np.ndarray
-    laid: tuple[slice, slice]
-    origin: tuple[int, int]
+    laid: tuple[slice, ...]
+    origin: tuple[int, int] | int
 
 
 def neuron_regions(
     lower: "keras.Model",
-    inputs: Float[np.ndarray, "image y x channel"],
+    inputs: Float[np.ndarray, "image *input"],
     baselines: Float[np.ndarray, "*baseline"],
     neurons: Sequence[Integer[np.ndarray, "rank axis"]],
     *,
@@ -252,7 +254,8 @@ def neuron_regions(
     lower: the model below the layer (`split_at`). neurons: for each input an index array (k, 3) of
     (y, x, channel), or (k, 1) for a layer without positions; k is the same for all. Exact on
     windows: the numbers are those of the whole image. Where a unit sees the whole image the window
-    is the image, and the neurons of an image share forward passes.
+    is the image, and the neurons of an image share forward passes. An input that is no image (y, x,
+    channel), such as a vector, is seen whole by every neuron: its region is the whole input.
 
     Raises ValueError for indices outside the layer and for impossible numbers.
     """
@@ -270,18 +273,19 @@ def neuron_regions(
 
 
 def resultant(
-    regions: Regions, weights: Float[np.ndarray, "image rank"], shape: tuple[int, int]
-) -> Float32[np.ndarray, "image y x channel"]:
+    regions: Regions, weights: Float[np.ndarray, "image rank"], shape: tuple[int, ...]
+) -> Float32[np.ndarray, "image *input"]:
     """The weighted sum of each image's regions, laid where they belong in an image of `shape`
     (height, width).
+
+    For regions of other inputs `shape` is the input's own, such as (features,).
     """
-    n, k, height, width, channels = regions.values.shape
-    total = np.zeros((n, *shape, channels), np.float32)
+    n, k, *window = regions.values.shape
+    total = np.zeros((n, *shape, *window[len(shape) :]), np.float32)
     for image, rank in np.ndindex(n, k):
-        y, x = regions.origin[image, rank]
-        total[image, y : y + height, x : x + width] += (
-            np.float32(weights[image, rank]) * regions.values[image, rank]
-        )
+        place = zip(regions.origin[image, rank], window, strict=False)
+        laid = tuple(slice(first, first + side) for first, side in place)
+        total[image][laid] += np.float32(weights[image, rank]) * regions.values[image, rank]
     return total
 
 

@@ -41,10 +41,11 @@ class ReceptiveField:
     clipping to the image.
 
     `whole` is True where a unit sees the whole image because no position is left (global pooling,
-    dense layers).
+    dense layers), and for an input that is no image, such as a vector: `size` then is the input's
+    own.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     stride: tuple[int, int]
     offset: tuple[int, int]
     whole: bool = False

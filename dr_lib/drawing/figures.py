@@ -255,6 +255,7 @@ def figure_b(
     first: Float[np.ndarray, "y x"],
     second: Float[np.ndarray, "y x"],
     *,
+    crop: float,
     labels: tuple[str, str] = ("Toward stage 0", "Toward stage 4"),
     title: str = "",
     palette: Palette = "green-red",
@@ -264,7 +265,7 @@ def figure_b(
     correlation of the two maps (`dr_lib.maps.symmetry`) where there is one.
     """
     images = [fundus, *(overlay(fundus, values, palette=palette) for values in (first, second))]
-    correlation = symmetry(first, second)
+    correlation = symmetry(first, second, crop=crop)
     note = "" if np.isnan(correlation) else f"correlation {correlation:+.2f}".replace("-", "−")
     captions = [Caption("Preprocessed"), Caption(labels[0]), Caption(labels[1], note)]
     return panels(images, captions, title=title, size=size)

@@ -2,8 +2,9 @@
 ring.
 
 A fundus of `size` pixels has its disc centred at ((size − 1) / 2, (size − 1) / 2) with radius R =
-size / 2; what lies beyond 0.9 R has been cropped to half-gray (METHOD §1.5), so the *visible* disc
-ends there and radii are shares of it.
+size / 2; what lies beyond (1 − crop) R has been cropped to half-gray (METHOD §1.5), so the
+*visible* disc ends there and radii are shares of it. `crop` is always that of the fundus in
+question (`PreprocessParams.crop`): a default here would be a second truth.
 
 Angles are anatomical: 0° nasal, 90° superior, 180° temporal, 270° inferior. The optic disc lies on
 the nasal side: on the right of a right eye's photograph, on the left of a left eye's. A left eye is
@@ -22,7 +23,6 @@ from dr_lib.vocabulary import QUADRANTS
 
 Eye = Literal["left", "right"]
 
-VISIBLE_SHARE = 0.9  # of R; METHOD §1.5
 RINGS = 3
 
 
@@ -46,15 +46,17 @@ class Anatomy:
         return int(self.inside.sum())
 
 
-def polar(y_px: float | int, x_px: float | int, size: int, eye: Eye) -> tuple[float, float]:
+def polar(
+    y_px: float | int, x_px: float | int, size: int, eye: Eye, *, crop: float
+) -> tuple[float, float]:
     """(radius_share, angle_deg) of a point, in an eye's anatomical frame.
 
-    >>> polar(63.5, 121.1, 128, "right")  # the nasal edge of a right eye's visible disc
+    >>> polar(63.5, 121.1, 128, "right", crop=0.1)  # the nasal edge of a right eye's visible disc
     (1.0, 0.0)
-    >>> polar(63.5, 121.1, 128, "left")  # the same place is temporal in a left eye
+    >>> polar(63.5, 121.1, 128, "left", crop=0.1)  # the same place is temporal in a left eye
     (1.0, 180.0)
     """
-    radius, angle = _polar(np.float64(y_px), np.float64(x_px), size, eye)
+    radius, angle = _polar(np.float64(y_px), np.float64(x_px), size, eye, crop)
     return float(np.round(radius, 12)), float(angle)
 
 
@@ -78,18 +80,18 @@ def quadrant_of(angle_deg: float) -> str:
 
 
 @lru_cache(maxsize=8)
-def anatomy(size: int, eye: Eye) -> Anatomy:
-    """The anatomy of every pixel of a `size`-pixel fundus; computed once per size and eye,
+def anatomy(size: int, eye: Eye, *, crop: float) -> Anatomy:
+    """The anatomy of every pixel of a `size`-pixel fundus; computed once per size, eye and crop,
     read-only.
     """
     y, x = np.mgrid[:size, :size].astype(np.float64)
-    radius, angle = _polar(y, x, size, eye)
+    radius, angle = _polar(y, x, size, eye, crop)
     arrays = {
         "inside": radius <= 1.0,
         "radius_share": radius,
         "angle_deg": angle,
         "quadrant": _quadrant(angle).astype(np.int8),
-        "ring": np.minimum((radius * RINGS).astype(np.int8), RINGS - 1).astype(np.int8),
+        "ring": np.minimum(radius * RINGS, RINGS - 1).astype(np.int8),
     }
     for array in arrays.values():
         array.setflags(
@@ -98,16 +100,16 @@ def anatomy(size: int, eye: Eye) -> Anatomy:
     return Anatomy(size=size, eye=eye, **arrays)
 
 
-def visible_disc(size: int) -> Bool[np.ndarray, "y x"]:
+def visible_disc(size: int, *, crop: float) -> Bool[np.ndarray, "y x"]:
     """True where a fundus of `size` pixels shows retina; the same for both eyes."""
-    return anatomy(size, "right").inside
+    return anatomy(size, "right", crop=crop).inside
 
 
-def _polar(y, x, size: int, eye: Eye):
+def _polar(y, x, size: int, eye: Eye, crop: float):
     centre = (size - 1) / 2
     right = x - centre if eye == "right" else centre - x
     up = centre - y
-    radius = np.hypot(up, right) / (VISIBLE_SHARE * size / 2)
+    radius = np.hypot(up, right) / ((1 - crop) * size / 2)
     return radius, np.degrees(np.arctan2(up, right)) % 360.0
 
 

@@ -58,16 +58,21 @@ class OpticDisc:
 def optic_disc(
     fundus: UInt8[np.ndarray, "y x 3"],
     params: OpticDiscParams = OpticDiscParams(),
+    *,
+    crop: float,
 ) -> OpticDisc | None:
-    """The optic disc of a square normalised fundus, or None where no place leads clearly (a
-    blank image, a blurred one).
+    """The optic disc of a square normalised fundus, or None where no place leads clearly (a blank
+    image, a blurred one).
+
+    crop: of the fundus (`PreprocessParams.crop`).
     """
     size = len(fundus)
-    inside = anatomy(size, "right").inside
+    place = anatomy(size, "right", crop=crop)
+    inside = place.inside
     radius = RADIUS_SHARE * size / 2
     # The outermost ring is the crop's own edge, and a single exudate must not outshine a whole
     # disc: clipped.
-    kept = anatomy(size, "right").radius_share <= 0.97
+    kept = place.radius_share <= 0.97
     detail = np.minimum(np.abs(fundus[..., GREEN].astype(np.float32) - HALF_GRAY), 80.0) * kept
     strength = _pooled(detail, inside, radius / 2)
     spread = float(strength[inside].std())

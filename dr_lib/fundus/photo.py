@@ -150,7 +150,8 @@ def decode(
     `diameter_px` across.
 
     Grey becomes RGB, 16 bits become 8, CMYK and palettes become RGB, transparent pixels black, and
-    EXIF's orientation is applied. Raises UnreadablePhoto; the class lists the reasons.
+    EXIF's orientation is applied. Raises UnreadablePhoto; the class lists the reasons. Raises
+    MemoryError where the machine has no room for it.
     """
     header = read_header(data)
     width_px, height_px = header.width_px, header.height_px
@@ -195,6 +196,8 @@ def _decode_jpeg(data, reduction):
             np.frombuffer(data, np.uint8), _REDUCED[reduction] | cv2.IMREAD_COLOR_RGB
         )
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:  # the machine's, not the photograph's
+            raise MemoryError(error.err) from None
         raise UnreadablePhoto("corrupt", f"its JPEG data cannot be decoded: {error.err}") from None
     again = "copy the file again from its source"
     if pixels is None:  # OpenCV's answer to a file that ends too early

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from dr_lib.fundus.anatomy import visible_disc
 from dr_lib.linearity.params import LinearityParams
 from dr_lib.perturbation.adversarial import Gradient, ascent
 from dr_lib.perturbation.strength_search import LEGAL
@@ -43,7 +42,7 @@ def linearity_study(
     layers: Mapping[str, tuple[Model, Model]],
     params: LinearityParams = LinearityParams(),
     *,
-    inside: Bool[np.ndarray, "y x"] | None = None,
+    inside: Bool[np.ndarray, "y x"],
     average_gradient: AverageGradient | None = None,
 ) -> pd.DataFrame:
     """One row per layer, strength, eye and unit, with COLUMNS; an eye whose gradient is not finite
@@ -61,8 +60,6 @@ def linearity_study(
     average_gradient = average_gradient or engine_average_gradient(params)
     if not params.inside_only:
         inside = np.ones(inputs.shape[1:3], bool)
-    elif inside is None:
-        inside = visible_disc(inputs.shape[1])
     slopes = [gradient(batch, params.target_stage) for batch in _batches(inputs, params.batch_size)]
     finite = np.concatenate(
         [np.isfinite(batch).all(axis=(1, 2, 3)) for batch in slopes] or [np.zeros(0, bool)]

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     import keras
 
 
-def centre_prior(size: int) -> Float32[np.ndarray, "y x"]:
+def centre_prior(size: int, *, crop: float) -> Float32[np.ndarray, "y x"]:
     """1 at the centre of the fundus, falling straight to 0 at the edge of the visible disc.
 
-    >>> centre_prior(129)[64, [64, 6, 0]].round(3)
+    >>> centre_prior(129, crop=0.1)[64, [64, 6, 0]].round(3)
     array([1.   , 0.001, 0.   ], dtype=float32)
     """
-    return np.maximum(1 - anatomy(size, "right").radius_share, 0).astype(np.float32)
+    return np.maximum(1 - anatomy(size, "right", crop=crop).radius_share, 0).astype(np.float32)
 
 
 def local_contrast(pixels: UInt8[np.ndarray, "y x 3"]) -> Float32[np.ndarray, "y x"]:
@@ -63,8 +63,11 @@ class Rivals:
             below = backend.compiled(lambda x, net=lower: net(x, training=False))
             self._cams[name] = (below, _gradient_of(upper, head), receptive_field(lower))
 
-    def maps(self, pixels: UInt8[np.ndarray, "y x 3"]) -> dict[str, Float32[np.ndarray, "y x"]]:
-        """Every rival of one fundus: gradient, gradient_input, gradcam_<layer>, centre, contrast.
+    def maps(
+        self, pixels: UInt8[np.ndarray, "y x 3"], *, crop: float
+    ) -> dict[str, Float32[np.ndarray, "y x"]]:
+        """Every rival of one fundus with this crop: gradient, gradient_input, gradcam_<layer>,
+        centre, contrast.
 
         gradient: Σ|∂F/∂x| over colours (Simonyan et al., 2013). gradient_input: Σ x · ∂F/∂x, with
         its sign. gradcam: max(Σ_c w_c h_c, 0), w_c the mean of ∂F/∂h_c over positions, each laid on
@@ -81,7 +84,10 @@ class Rivals:
             weights = self._at(above, h).mean(axis=(0, 1))
             cam = np.maximum(h @ weights, 0)
             found[f"gradcam_{name}"] = enlarged(cam, field, len(x))
-        return found | {"centre": centre_prior(len(x)), "contrast": local_contrast(pixels)}
+        return found | {
+            "centre": centre_prior(len(x), crop=crop),
+            "contrast": local_contrast(pixels),
+        }
 
     @staticmethod
     def _at(gradient: Callable, x: np.ndarray) -> np.ndarray:

@@ -15,8 +15,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
-from dr_lib.fundus.anatomy import visible_disc
-
 
 @dataclass(frozen=True)
 class LesionUnitParams:
@@ -68,12 +66,12 @@ def agreement(
     maps: Float[np.ndarray, "rows columns channel"],
     masks: Mapping[str, Bool[np.ndarray, "_ _"]],
     cells: Int[np.ndarray, "y x"],
-    inside: Bool[np.ndarray, "y x"] | None = None,
+    inside: Bool[np.ndarray, "y x"],
 ) -> Agreement:
     """How well each channel's map finds each lesion type of one eye. Raises ValueError for masks of
     another size than `cells`.
 
-    inside: the pixels that are judged; the visible disc where it is not given.
+    inside: the pixels that are judged.
     """
     for name, mask in masks.items():
         if mask.shape != cells.shape:
@@ -81,7 +79,6 @@ def agreement(
                 f"the mask of {name} has {mask.shape} pixels, the fundus {cells.shape}: warp it"
                 " first"
             )
-    inside = visible_disc(len(cells)) if inside is None else inside
     count, channels = maps.shape[0] * maps.shape[1], maps.shape[2]
     total = np.bincount(cells[inside], minlength=count).astype(np.float64)
     kinds = [

@@ -62,14 +62,14 @@ class LesionMasks:
         return {ANY: self.any, **self.kinds} if self.kinds else {}
 
 
-def retina_seen(fundus: UInt8[np.ndarray, "y x 3"]) -> Bool[np.ndarray, "y x"]:
+def retina_seen(fundus: UInt8[np.ndarray, "y x 3"], *, crop: float) -> Bool[np.ndarray, "y x"]:
     """True where a normalised fundus shows retina: within the visible disc, and not half-gray up to
     its edge.
 
     Where a camera cuts the disc, preprocessing leaves exact half-gray. Counted as retina without a
     lesion, it would flatter every map.
     """
-    inside = visible_disc(len(fundus))
+    inside = visible_disc(len(fundus), crop=crop)
     blank = (fundus == HALF_GRAY).all(axis=2).astype(np.uint8)
     blank = cv2.morphologyEx(blank, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     _, labels = cv2.connectedComponents(blank, connectivity=4)
@@ -98,7 +98,7 @@ def lesion_masks(
             f"a mask of {width} × {height} px does not fit a photograph of {photo_shape[1]} ×"
             f" {photo_shape[0]} px",
         )
-    inside = retina_seen(fundus)
+    inside = retina_seen(fundus, crop=params.crop)
     own = disc if (scale_y, scale_x) == (1, 1) else disc.scaled((scale_y * scale_x) ** 0.5)
     kinds = {}
     for kind, share in lesion_shares(mask, own, params).items():

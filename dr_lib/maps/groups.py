@@ -105,15 +105,15 @@ class GroupHeatmaps:
             sums = self.sums[key]
             yield key, sums.images, sums.positive / sums.images, sums.negative / sums.images
 
-    def rows(self, params: HeatmapParams = HeatmapParams()) -> list[dict]:
+    def rows(self, params: HeatmapParams = HeatmapParams(), *, crop: float) -> list[dict]:
         """Rows for the table `group_heatmaps`: mean attribution per pixel and image in each bin of
         the visible disc.
 
-        Radial bins are equal steps from the centre to the rim; angular bins equal sectors, the
-        first starting at 0° (nasal) and going on through 90° (superior). A bin without pixels, as
-        in a tiny map, is NaN.
+        crop: of the fundi (`PreprocessParams.crop`). Radial bins are equal steps from the centre to
+        the rim; angular bins equal sectors, the first starting at 0° (nasal) and going on through
+        90° (superior). A bin without pixels, as in a tiny map, is NaN.
         """
-        place = anatomy(self.size, "right")
+        place = anatomy(self.size, "right", crop=crop)
         radial = np.minimum(
             (place.radius_share[place.inside] * params.radial_bins).astype(int),
             params.radial_bins - 1,

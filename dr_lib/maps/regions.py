@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int32, UInt8
 
-from dr_lib.fundus.anatomy import Eye, anatomy, polar, quadrant_of, ring_of
+from dr_lib.fundus.anatomy import Eye, anatomy, polar, quadrant_of, ring_of, visible_disc
 from dr_lib.fundus.optic_disc import OpticDisc
 from dr_lib.maps.params import HeatmapParams
 from dr_lib.vocabulary import SIGNS, Sign
@@ -33,17 +33,22 @@ class Regions:
 
 
 def find_regions(
-    values: Float[np.ndarray, "y x"], sign: Sign, params: HeatmapParams = HeatmapParams()
+    values: Float[np.ndarray, "y x"],
+    sign: Sign,
+    params: HeatmapParams = HeatmapParams(),
+    *,
+    crop: float,
 ) -> Regions:
     """The regions of one sign of a square map, numbered by the size of their summed attribution
     (ties: first from the top).
 
-    None in a map without that sign, and none in a map that is not finite. The count is of all;
-    `params.max_regions` limits rows only.
+    crop: of the fundus that the map is about (`PreprocessParams.crop`). None in a map without that
+    sign, and none in a map that is not finite. The count is of all; `params.max_regions` limits
+    rows only.
     """
     from skimage.measure import label
 
-    inside = anatomy(_side(values), "right").inside
+    inside = visible_disc(_side(values), crop=crop)
     nothing = Regions(np.zeros(values.shape, np.int32), 0)
     if not np.isfinite(values).all():
         return nothing
@@ -71,6 +76,7 @@ def region_rows(
     source: str,
     quantity: str,
     eye: Eye,
+    crop: float,
     params: HeatmapParams = HeatmapParams(),
     signs: tuple[Sign, ...] = SIGNS,
     found: Mapping[Sign, Regions] | None = None,
@@ -94,7 +100,7 @@ def region_rows(
         )
     rows = []
     for sign in signs:
-        regions = (found or {}).get(sign) or find_regions(values, sign, params)
+        regions = (found or {}).get(sign) or find_regions(values, sign, params, crop=crop)
         rows += [
             {
                 "image_id": image_id,
@@ -105,7 +111,7 @@ def region_rows(
                 "converged": converged,
             }
             for row in _measured(
-                values.astype(np.float64), fundus, regions, sign, eye, params, disc
+                values.astype(np.float64), fundus, regions, sign, eye, crop, params, disc
             )
         ]
     return rows
@@ -117,6 +123,7 @@ def _measured(
     regions: Regions,
     sign: Sign,
     eye: Eye,
+    crop: float,
     params: HeatmapParams,
     disc: OpticDisc | None,
 ) -> list[dict]:
@@ -124,7 +131,7 @@ def _measured(
 
     if regions.count == 0:
         return []
-    place = anatomy(len(values), eye)
+    place = anatomy(len(values), eye, crop=crop)
     total = values[values > 0].sum() if sign == "positive" else values[values < 0].sum()
     count = min(regions.count, params.max_regions or regions.count)
     rows = []
@@ -132,7 +139,7 @@ def _measured(
         y, x = (float(value) for value in prop.centroid)
         top, left, bottom, right = (int(edge) for edge in prop.bbox)
         inside = values[prop.slice][prop.image]
-        radius, angle = polar(y, x, len(values), eye)
+        radius, angle = polar(y, x, len(values), eye, crop=crop)
         peak = inside.max() if sign == "positive" else inside.min()
         rows.append(
             {

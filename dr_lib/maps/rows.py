@@ -20,6 +20,8 @@ def image_rows(
     maps: Mapping[tuple[str, str], Float[np.ndarray, "y x"] | Float[np.ndarray, "2 y x"]],
     params: HeatmapParams = HeatmapParams(),
     converged: Mapping[tuple[str, str], bool] | None = None,
+    *,
+    crop: float,
 ) -> tuple[list[dict], list[dict]]:
     """(rows for `lesion_regions`, rows for `heatmap_stats`) of one image, in the order of `maps`.
 
@@ -27,14 +29,16 @@ def image_rows(
     resultants: the regions of each sign then come from the map of the neurons of that sign, and the
     statistics from the sum of the two. Where a source has both stage 0 and stage 4, their rows
     carry the symmetry of the pair. `converged` says of maps whether they met their tolerance
-    (absent: not known). The optic disc is looked for once, in the fundus.
+    (absent: not known). The optic disc is looked for once, in the fundus. crop: of the fundus
+    (`PreprocessParams.crop`).
     """
     regions, stats = [], []
-    disc = optic_disc(fundus)
+    disc = optic_disc(fundus, crop=crop)
     for (source, quantity), values in maps.items():
         pair = values if values.ndim == 3 else np.stack([values, values])
         found = {
-            sign: find_regions(part, sign, params) for sign, part in zip(SIGNS, pair, strict=True)
+            sign: find_regions(part, sign, params, crop=crop)
+            for sign, part in zip(SIGNS, pair, strict=True)
         }
         for sign, part in zip(SIGNS, pair, strict=True):
             regions += region_rows(
@@ -44,6 +48,7 @@ def image_rows(
                 source=source,
                 quantity=quantity,
                 eye=eye,
+                crop=crop,
                 params=params,
                 signs=(sign,),
                 found=found,
@@ -57,9 +62,10 @@ def image_rows(
                 source=source,
                 quantity=quantity,
                 eye=eye,
+                crop=crop,
                 regions_positive=found["positive"].count,
                 regions_negative=found["negative"].count,
-                symmetry_stage0_stage4=_pair_symmetry(maps, source, quantity),
+                symmetry_stage0_stage4=_pair_symmetry(maps, source, quantity, crop),
                 disc=disc,
                 converged=(converged or {}).get((source, quantity)),
             )
@@ -71,8 +77,8 @@ def _whole(values: np.ndarray) -> np.ndarray:
     return values.sum(axis=0) if values.ndim == 3 else values
 
 
-def _pair_symmetry(maps: Mapping, source: str, quantity: str) -> float:
+def _pair_symmetry(maps: Mapping, source: str, quantity: str, crop: float) -> float:
     none, proliferative = maps.get((source, "stage0")), maps.get((source, "stage4"))
     if quantity not in ("stage0", "stage4") or none is None or proliferative is None:
         return float("nan")
-    return symmetry(_whole(none), _whole(proliferative))
+    return symmetry(_whole(none), _whole(proliferative), crop=crop)

@@ -9,7 +9,7 @@ finite has NaN everywhere.
 import numpy as np
 from jaxtyping import Float
 
-from dr_lib.fundus.anatomy import RINGS, Eye, anatomy
+from dr_lib.fundus.anatomy import RINGS, Eye, anatomy, visible_disc
 from dr_lib.fundus.optic_disc import OpticDisc
 from dr_lib.maps.correlation import correlation
 from dr_lib.vocabulary import QUADRANTS
@@ -25,6 +25,7 @@ def stat_row(
     source: str,
     quantity: str,
     eye: Eye,
+    crop: float,
     regions_positive: int,
     regions_negative: int,
     symmetry_stage0_stage4: float = float("nan"),
@@ -37,7 +38,7 @@ def stat_row(
     so do the three rings. The border is the outer tenth of the visible radius, where tone and cut
     edges leave their marks.
     """
-    place = anatomy(len(values), eye)
+    place = anatomy(len(values), eye, crop=crop)
     values = values.astype(np.float64)
     size = np.abs(values[place.inside])
     quadrants, rings = (
@@ -113,13 +114,15 @@ def gini(size: Float[np.ndarray, "value"]) -> float:
     return float(((2 * np.arange(1, n + 1) - n - 1) * np.sort(size)).sum() / (n * total))
 
 
-def symmetry(first: Float[np.ndarray, "y x"], second: Float[np.ndarray, "y x"]) -> float:
+def symmetry(
+    first: Float[np.ndarray, "y x"], second: Float[np.ndarray, "y x"], *, crop: float
+) -> float:
     """Correlation of two maps over the visible disc; −1 where they are complementary, NaN where one
     does not vary.
 
     Fig (b) of METHOD §6: attribution toward stage 0 beside stage 4.
     """
-    inside = anatomy(len(first), "right").inside
+    inside = visible_disc(len(first), crop=crop)
     a, b = (values[inside].astype(np.float64) for values in (first, second))
     return correlation(a, b)
 

@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dr_lib.fundus.anatomy import visible_disc
 from dr_lib.perturbation.strength_search import (
     LEGAL,
     Predict,
@@ -143,21 +142,19 @@ def smallest_epsilon(
     params: AdversarialParams = AdversarialParams(),
     *,
     method: Method = "pgd_linf",
-    inside: Bool[np.ndarray, "y x"] | None = None,
+    inside: Bool[np.ndarray, "y x"],
 ) -> StrengthResult:
     """The smallest radius for each eye at which the attack makes the model predict `target_stage`,
     with its example.
 
-    `inside`: where pixels may move if `params.inside_only`; by default the visible disc of a fundus
-    of the inputs' size. An eye with a non-finite gradient is marked failed.
+    `inside`: where pixels may move if `params.inside_only`: the visible disc of the inputs
+    (`dr_lib.fundus.anatomy.visible_disc`). An eye with a non-finite gradient is marked failed.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     norm: Norm = "l2" if method.endswith("l2") else "linf"
     if not params.inside_only:
         inside = np.ones(inputs.shape[1:3], bool)
-    elif inside is None:
-        inside = visible_disc(inputs.shape[1])
 
     def masked(images: np.ndarray) -> np.ndarray:
         values = np.where(

@@ -175,6 +175,7 @@ def smallest_strength(
     *,
     method: Method = "proportional",
     attribute: Callable[[np.ndarray], np.ndarray] | None = None,
+    crop: float | None = None,
 ) -> StrengthResult:
     """The smallest strength for each eye at which the model predicts `target_stage`, with the image
     that does it.
@@ -182,7 +183,8 @@ def smallest_strength(
     `attributions` are those of the target stage's outcome, summed over the colour channels (a last
     axis of 1) or for each. An eye whose attribution is not finite is marked failed. The methods
     *_recomputed take the direction anew from `attribute(images) -> attributions` after each step of
-    the bracketing; strengths then add up along the path, and the result is the sum.
+    the bracketing; strengths then add up along the path, and the result is the sum. The methods
+    *_regions need the fundi's `crop` (`PreprocessParams.crop`).
     """
     n = len(inputs)
     if len(attributions) != n:
@@ -191,6 +193,12 @@ def smallest_strength(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     form: Form = "constant" if method.startswith("constant") else "proportional"
     variant = method.partition("_")[2]
+    if variant == "recomputed" and attribute is None:
+        raise ValueError(f"{method} needs a function that attributes the changed images")
+    if variant == "regions" and crop is None:
+        raise ValueError(
+            f"{method} needs the crop of the fundi: regions lie within the visible disc"
+        )
     failed = ~np.all(np.isfinite(attributions), axis=(1, 2, 3))
     baselines = np.broadcast_to(baselines, inputs.shape)
     directions = attributions.copy()
@@ -200,9 +208,11 @@ def smallest_strength(
             if n
             else directions
         )
-    if variant == "regions":
+    if variant == "regions" and crop is not None:
         directions = (
-            np.stack([strongest_regions(a, params.strongest_regions) for a in attributions])
+            np.stack(
+                [strongest_regions(a, params.strongest_regions, crop=crop) for a in attributions]
+            )
             if n
             else directions
         )
@@ -266,7 +276,7 @@ def strongest(
 
 
 def strongest_regions(
-    attribution: Float[np.ndarray, "y x channel"], count: int
+    attribution: Float[np.ndarray, "y x channel"], count: int, *, crop: float
 ) -> Float[np.ndarray, "y x channel"]:
     """The attribution with all set to 0 but its `count` strongest connected regions of each sign
     (`heatmaps.find_regions`).
@@ -277,6 +287,6 @@ def strongest_regions(
     values = attribution.sum(axis=-1)
     if not np.isfinite(values).all():
         return attribution
-    labels = [find_regions(values, sign).labels for sign in ("positive", "negative")]
+    labels = [find_regions(values, sign, crop=crop).labels for sign in ("positive", "negative")]
     kept = np.any([(one > 0) & (one <= count) for one in labels], axis=0)
     return np.where(kept[..., None], attribution, 0).astype(attribution.dtype)

@@ -189,6 +189,7 @@ class EyeEntry:
     tables: Mapping[str, Rows] = field(
         default_factory=dict
     )  # anything else about this eye, by caption
+    crop: float = field(kw_only=True)  # of the fundus: `PreprocessParams.crop`
 
 
 @dataclass(frozen=True)

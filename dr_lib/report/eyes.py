@@ -81,7 +81,9 @@ def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> UInt8[np.ndarray, "hei
     if set(compare) <= set(maps):
         first, second = compare
         labels = f"Toward {quantity(first)}", f"Toward {quantity(second)}"
-        rows.append(figures.figure_b(eye.fundus, maps[first], maps[second], labels=labels))
+        rows.append(
+            figures.figure_b(eye.fundus, maps[first], maps[second], crop=eye.crop, labels=labels)
+        )
     for layer in eye.layers:
         neurons = _ranked(layer.neurons)
         if neurons:
@@ -141,7 +143,7 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
         "outcomes": [
             {"name": one.quantity, "label": quantity(one.quantity)} for one in eye.outcomes
         ],
-        "correlations": _correlations(eye.outcomes),
+        "correlations": _correlations(eye.outcomes, eye.crop),
         "layers": [{"name": one.layer, "quantity": quantity(one.quantity)} for one in eye.layers],
         "neurons": [_neuron(eye, layer.layer, neuron) for layer, neuron in chosen],
         "regions": _strip([_region(neuron.region) for _, neuron in chosen]),
@@ -188,13 +190,13 @@ def _table(rows) -> dict[str, object]:
     return {"columns": shown.columns, "rows": shown.rows}
 
 
-def _correlations(outcomes: Sequence[OutcomeMap]) -> dict[str, str]:
+def _correlations(outcomes: Sequence[OutcomeMap], crop: float) -> dict[str, str]:
     """How alike any two maps are, "stage0|stage4" → text; both orders share an entry, the
     earlier outcome first.
     """
     return {
         f"{first.quantity}|{second.quantity}": signed(
-            heatmaps.symmetry(first.values, second.values)
+            heatmaps.symmetry(first.values, second.values, crop=crop)
         )
         for first, second in combinations(outcomes, 2)
     }

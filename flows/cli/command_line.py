@@ -36,6 +36,16 @@ DaskAddress = Annotated[
         help="A running Dask scheduler; by default workers start here, one a core.",
     ),
 ]
+RetrySetAside = Annotated[
+    bool,
+    typer.Option(
+        "--retry-set-aside",
+        help=(
+            "Try once more what preprocess and attribute set aside earlier; the same as --set"
+            " storage.retry_set_aside=true."
+        ),
+    ),
+]
 Location = Annotated[
     str,
     typer.Argument(
@@ -103,9 +113,14 @@ def _exit_code(error: Exception) -> int | None:
     return None
 
 
-def with_address(settings: list[str] | None, dask_address: str) -> list[str]:
-    """The settings, with the address of a Dask scheduler laid over them if one is given."""
-    return (settings or []) + ([f"dask.address={dask_address}"] if dask_address else [])
+def with_options(
+    settings: list[str] | None, dask_address: str, retry_set_aside: bool = False
+) -> list[str]:
+    """The settings, with what is asked for by options of its own laid over them."""
+    address = [f"dask.address={dask_address}"] if dask_address else []
+    return (
+        (settings or []) + address + (["storage.retry_set_aside=true"] if retry_set_aside else [])
+    )
 
 
 def run_flow(name: str, config: pathlib.Path, settings: list[str]) -> None:

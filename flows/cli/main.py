@@ -19,11 +19,12 @@ from flows.cli.command_line import (
     Config,
     DaskAddress,
     Location,
+    RetrySetAside,
     Settings,
     fail,
     one_line_errors,
     run_flow,
-    with_address,
+    with_options,
 )
 from flows.cli.operation import doctor, serve, watch
 from flows.cli.terminal import accept_any_encoding
@@ -47,7 +48,12 @@ app = typer.Typer(
 
 @app.command(rich_help_panel="Pipeline")
 @one_line_errors
-def run(config: Config, settings: Settings = None, dask_address: DaskAddress = "") -> None:
+def run(
+    config: Config,
+    settings: Settings = None,
+    dask_address: DaskAddress = "",
+    retry_set_aside: RetrySetAside = False,
+) -> None:
     """Runs the whole pipeline: ingest, preprocess, train, attribute, aggregate, counterfactuals,
     linearity, report.
 
@@ -56,14 +62,25 @@ def run(config: Config, settings: Settings = None, dask_address: DaskAddress = "
 
     Example: dr run deployments/kaggle.toml --set data.photos=~/kaggle --set attribution.limit=100
     """
-    run_flow("run", config, with_address(settings, dask_address))
+    run_flow("run", config, with_options(settings, dask_address, retry_set_aside))
 
 
 def _add_stage_command(name: str, help_text: str) -> None:
-    @app.command(name, help=help_text, rich_help_panel="One stage of the pipeline")
-    @one_line_errors
-    def stage(config: Config, settings: Settings = None, dask_address: DaskAddress = "") -> None:
-        run_flow(name, config, with_address(settings, dask_address))
+    def plain(config: Config, settings: Settings = None, dask_address: DaskAddress = "") -> None:
+        run_flow(name, config, with_options(settings, dask_address))
+
+    def retrying(
+        config: Config,
+        settings: Settings = None,
+        dask_address: DaskAddress = "",
+        retry_set_aside: RetrySetAside = False,
+    ) -> None:
+        run_flow(name, config, with_options(settings, dask_address, retry_set_aside))
+
+    stage = retrying if name in ("preprocess", "attribute") else plain
+    app.command(name, help=help_text, rich_help_panel="One stage of the pipeline")(
+        one_line_errors(stage)
+    )
 
 
 for _name, _help in STEPS.items():

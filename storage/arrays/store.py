@@ -8,7 +8,7 @@ start.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -190,6 +190,19 @@ class ShardedStore:
         return np.array(
             [stored.get(name) == (row, digests[row]) for row, name in enumerate(ids)], bool
         )
+
+    def forget(self, image_ids: Collection[str]) -> None:
+        """Makes the rows of these images count as still to be written, as if they had been stored
+        for another digest.
+
+        Their values stay until their shard is written again. Interrupted, it has forgotten some and
+        is to be called again.
+        """
+        for entry in self.records():
+            pairs = zip(entry["image_ids"], entry["digests"], strict=True)
+            digests = ["" if name in image_ids else digest for name, digest in pairs]
+            if digests != entry["digests"]:
+                self.ledger.mark({**entry, "digests": digests})
 
     def write_shard(
         self,

@@ -5,10 +5,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dr_lib.fundus import PreprocessParams
 from storage import Workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import attributions_path
 from storage.contents.fundus import fundus_path
+
+ASSUMED_CROP = 0.1
 
 
 def fundus_store(workspace: Workspace, preprocess_id: str) -> ShardedStore:
@@ -16,6 +19,23 @@ def fundus_store(workspace: Workspace, preprocess_id: str) -> ShardedStore:
     preprocess`.
     """
     return ShardedStore.open(workspace.files, fundus_path(preprocess_id))
+
+
+def crop_of(fundi: ShardedStore) -> float:
+    """The outer fraction of the radius that is half-gray in these fundi, as they were made
+    (`PreprocessParams.crop`).
+    """
+    return float(fundi.attrs["preprocess"]["crop"])
+
+
+def crop_settings(preprocess: PreprocessParams) -> dict[str, float]:
+    """What digests say of the visible disc: nothing for the crop that earlier versions took for
+    every fundus'.
+
+    So what they made of fundi with that crop stays, and what they made wrongly of others is made
+    again.
+    """
+    return {} if preprocess.crop == ASSUMED_CROP else {"crop": preprocess.crop}
 
 
 def explanation_store(workspace: Workspace, explain_id: str) -> ShardedStore:
@@ -63,11 +83,17 @@ def _text(value: Any) -> str:
 
 
 def span_digests(store: ShardedStore) -> dict[int, str]:
-    """For each finished shard what it was made from: its digests and rows, as one text. Derived
+    """For each finished shard what it was made from and what was set aside, as one text. Derived
     tables depend on it.
     """
     return {
-        entry["shard"]: ",".join([*entry["image_ids"], *entry["digests"]])
+        entry["shard"]: ",".join(
+            [
+                *entry["image_ids"],
+                *entry["digests"],
+                *map(":".join, sorted(entry["record"].get("failed", {}).items())),
+            ]
+        )
         for entry in store.records()
     }
 
@@ -78,6 +104,16 @@ def stored_digests(store: ShardedStore) -> dict[str, str]:
         name: digest
         for entry in store.records()
         for name, digest in zip(entry["image_ids"], entry["digests"], strict=True)
+    }
+
+
+def set_aside(store: ShardedStore) -> set[str]:
+    """The images of finished shards that have no result, for a reason of their own."""
+    return {
+        name
+        for entry in store.records()
+        for key in ("failed", "rejects")
+        for name in entry["record"].get(key, {})
     }
 
 

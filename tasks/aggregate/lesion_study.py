@@ -30,7 +30,7 @@ from storage import open_workspace
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes, explained_rows
-from tasks.access.stores import explanation_store, fundus_store
+from tasks.access.stores import crop_settings, explanation_store, fundus_store
 from tasks.aggregate.localise import masks_folder, read_mask
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import fundi, loaded_model
@@ -102,12 +102,9 @@ def _judge_channels(
     eyes = [row for some in parts.values() for row in some[some["mask"] != 0].to_dict("records")]
     eyes = eyes[: params.limit] if params.limit else eyes
     made_from = [[eye["image_id"], eye["sha256"], eye["mask"]] for eye in eyes]
+    settings = dataclasses.asdict(params) | crop_settings(recipe.preprocess)
     digest = content_id(
-        {
-            "eyes": made_from,
-            "settings": dataclasses.asdict(params),
-            "columns": SCHEMAS["units"].names,
-        }
+        {"eyes": made_from, "settings": settings, "columns": SCHEMAS["units"].names}
     )
     if workspace.has_part("units", explain_id, "lesions", digest=digest):
         return len(eyes)

@@ -33,7 +33,13 @@ from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_rows, maps_of
 from tasks.access.map_scores import STRATUM, pixel_aucs
-from tasks.access.stores import as_text, explanation_store, fundus_store, span_digests
+from tasks.access.stores import (
+    as_text,
+    crop_settings,
+    explanation_store,
+    fundus_store,
+    span_digests,
+)
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import model_params, rivals
 from tasks.run.errors import UserError
@@ -76,9 +82,8 @@ def localise(session: Session, recipe: Recipe, photos: str, params: Localisation
     spans = [span for span in store.spans() if span.index in made_from]
     eyes = masked_eyes(workspace, model_id, store.image_ids, folder)
     part = f"localisation-{explain_id}"
-    digest = content_id(
-        {"shards": made_from, "eyes": as_text(eyes), "how": dataclasses.asdict(params)}
-    )
+    how = dataclasses.asdict(params) | crop_settings(recipe.preprocess)
+    digest = content_id({"shards": made_from, "eyes": as_text(eyes), "how": how})
     if not workspace.has_part("evaluation", model_id, part, digest=digest):
         place = (workspace.location, explain_id, recipe.preprocess_id, model_id, str(folder))
         settings = (recipe.preprocess, recipe.engine, params)
@@ -183,7 +188,9 @@ def judge_shard(
             continue
         maps = _judged_maps(maps_of(arrays, row, int(eye["predicted_stage"]), explained))
         if params.rivals and masks.kinds:
-            found = rivals(location, model_id, RIVAL_QUANTITY, cams).maps(fundi["pixels"][row])
+            found = rivals(location, model_id, RIVAL_QUANTITY, cams).maps(
+                fundi["pixels"][row], crop=preprocess.crop
+            )
             maps |= {(name, None): values for name, values in found.items()}
         judge = Judge(masks, params)
         scores = {
@@ -212,9 +219,11 @@ def _judged_maps(
 
 def read_mask(folder: str, image_id: str) -> np.ndarray:
     """A photograph's mask (h, w, 3) uint8 RGB. Raises UnusableMask for a file that cannot be
-    decoded.
+    decoded, OSError for one that cannot be read: a permission or a cable mends without the file
+    changing, and nobody would judge the eye again.
     """
-    mask = cv2.imread(str(pathlib.Path(folder) / f"{image_id}.png"), cv2.IMREAD_COLOR)
+    content = (pathlib.Path(folder) / f"{image_id}.png").read_bytes()
+    mask = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     if mask is None:
         raise UnusableMask("unreadable", "the file is no image that can be decoded")
     return np.ascontiguousarray(mask[..., ::-1])

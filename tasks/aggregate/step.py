@@ -27,7 +27,15 @@ from tasks.access.explained import (
     maps_of,
     rows_with_status,
 )
-from tasks.access.stores import as_text, explanation_store, fundus_store, shard_record, span_digests
+from tasks.access.stores import (
+    as_text,
+    crop_of,
+    crop_settings,
+    explanation_store,
+    fundus_store,
+    shard_record,
+    span_digests,
+)
 from tasks.execution.waves import run_in_waves
 from tasks.run.progress import progress
 from tasks.run.recipe import Recipe
@@ -51,6 +59,7 @@ def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StageR
     settings = dataclasses.asdict(params) | {
         "columns": {table: SCHEMAS[table].names for table in SHARD_TABLES}
     }
+    settings |= crop_settings(recipe.preprocess)
     digests = {}
     for span in spans:
         labels = as_text(eyes.iloc[span.rows][["stage", "predicted_stage", "eye"]])
@@ -93,7 +102,11 @@ def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StageR
                 workspace.files, explain_id, keys, images, np.stack(positive), np.stack(negative)
             )
         workspace.write_table(
-            "group_heatmaps", sums.rows(params), partition=explain_id, part="groups", digest=digest
+            "group_heatmaps",
+            sums.rows(params, crop=recipe.preprocess.crop),
+            partition=explain_id,
+            part="groups",
+            digest=digest,
         )
     regions, neurons = (
         workspace.count(table, explain_id=explain_id) for table in ("lesion_regions", "neurons")
@@ -168,15 +181,18 @@ def _aggregate_shard(
     arrays = store.read(span)
     size = arrays["pixels/attribution"].shape[-1]
     rows: dict[str, list[dict[str, Any]]] = {table: [] for table in SHARD_TABLES}
-    pixels = fundus_store(workspace, preprocess_id).read_rows(
-        eyes["position"].to_numpy(), ["pixels"]
-    )["pixels"]
+    fundi = fundus_store(workspace, preprocess_id)
+    pixels, crop = (
+        fundi.read_rows(eyes["position"].to_numpy(), ["pixels"])["pixels"],
+        crop_of(fundi),
+    )
     for row in explained_rows(arrays["pixels/status"], eyes):
         eye = eyes.iloc[row]
         image_id = eye["image_id"]
         maps = maps_of(arrays, row, int(eye["predicted_stage"]), explained)
+        converged = converged_of(arrays, row, explained)
         regions, stats = image_rows(
-            image_id, eye["eye"], pixels[row], maps, params, converged_of(arrays, row, explained)
+            image_id, eye["eye"], pixels[row], maps, params, converged, crop=crop
         )
         rows["lesion_regions"] += regions
         rows["heatmap_stats"] += stats

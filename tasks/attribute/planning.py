@@ -10,9 +10,10 @@ import numpy as np
 from storage import Workspace, open_workspace
 from storage.arrays.store import ArraySpec, spans
 from storage.contents.explanations import explanation_specs
+from storage.contents.fundus import DONE
 from tasks.access.data_folder import labelled_source
 from tasks.access.images import chosen_images, usable_rows
-from tasks.access.stores import explanation_store, fundus_store, stored_digests, whole
+from tasks.access.stores import explanation_store, fundus_store, set_aside, stored_digests, whole
 from tasks.attribute.calibration import calibrate, specs_of, untrained
 from tasks.attribute.estimate import (
     Estimate,
@@ -55,7 +56,7 @@ def plan(
     new_photos = max(found - int(catalogue["present"].sum()), 0)
     pool = Pool(dask)
     rows = [_row("ingest", found, _paced(workspace, "ingest", new_photos, new_photos, 1))]
-    unprocessed = max(found - _finished(workspace, recipe), 0)
+    unprocessed = max(found - _finished(workspace, recipe, storage), 0)
     fundus = _paced(
         workspace,
         "preprocess",
@@ -113,7 +114,14 @@ def check_run(
         rates = known_rates(workspace, recipe, rates)
     workers = Pool(dask).workers
     fundus = Estimate(
-        0, 0, workers, 3 * size**2 * max(found - _finished(workspace, recipe), 0), 0, None, None, ""
+        0,
+        0,
+        workers,
+        3 * size**2 * max(found - _finished(workspace, recipe, storage), 0),
+        0,
+        None,
+        None,
+        "",
     )
     check_room(
         workspace,
@@ -163,6 +171,8 @@ def _to_explain(
         try:
             store = explanation_store(workspace, recipe.explain_id(workspace))
             stored, known = stored_digests(store), store.image_ids
+            if storage.retry_set_aside:
+                stored |= dict.fromkeys(set_aside(store), "")
         except FileNotFoundError:
             pass
     if catalogue.empty:
@@ -170,23 +180,30 @@ def _to_explain(
         to_do = [True] * (min(found, limit) if limit else found)
     else:
         chosen = chosen_images(_explainable(workspace, recipe, catalogue), recipe.selection)
-        sha256 = catalogue.set_index("image_id")["sha256"]
+        hopeless = catalogue["position"].isin(_hopeless(workspace, recipe))
+        digests = catalogue.set_index("image_id")["sha256"].where(~hopeless.to_numpy(), "")
         every = list(dict.fromkeys([*known, *chosen["image_id"]]))
-        to_do = [stored.get(image_id) != sha256.get(image_id) for image_id in every]
+        to_do = [stored.get(image_id) != digests.get(image_id) for image_id in every]
     sizes = [sum(to_do[span.rows]) for span in spans(len(to_do), storage.shard_images)]
     return [size for size in sizes if size], len(to_do)
 
 
 def _explainable(workspace: Workspace, recipe: Recipe, catalogue: Any) -> Any:
     """The photographs present, and of those preprocessed already only the usable ones."""
+    return catalogue[
+        catalogue["present"] & ~catalogue["position"].isin(_hopeless(workspace, recipe))
+    ]
+
+
+def _hopeless(workspace: Workspace, recipe: Recipe) -> np.ndarray:
+    """Positions of the photographs that were preprocessed and cannot be used."""
     try:
         status = whole(fundus_store(workspace, recipe.preprocess_id), "status")
     except FileNotFoundError:
-        return catalogue[catalogue["present"]]
-    hopeless = np.setdiff1d(
+        return np.empty(0, np.int64)
+    return np.setdiff1d(
         np.flatnonzero(status), usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
     )
-    return catalogue[catalogue["present"] & ~catalogue["position"].isin(hopeless)]
 
 
 def _specs(workspace: Workspace, recipe: Recipe) -> list[ArraySpec]:
@@ -261,8 +278,9 @@ def seconds_per_image(workspace: Workspace, stage: str) -> float | None:
     return float(runs.iloc[-1]["seconds"] / runs.iloc[-1]["new_images"]) if len(runs) else None
 
 
-def _finished(workspace: Workspace, recipe: Recipe) -> int:
+def _finished(workspace: Workspace, recipe: Recipe, storage: StorageParams) -> int:
     try:
-        return int((whole(fundus_store(workspace, recipe.preprocess_id), "status") > 0).sum())
+        status = whole(fundus_store(workspace, recipe.preprocess_id), "status")
+        return int((status == DONE if storage.retry_set_aside else status > 0).sum())
     except FileNotFoundError:
         return 0

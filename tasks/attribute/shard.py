@@ -1,5 +1,9 @@
 """What a worker does with one shard: explain its images, write it, mark it, say what that took.
 Knows no Prefect.
+
+An image is set aside for what is its own alone: its results are not finite, or it killed its worker
+though nothing else ran there. Whatever is raised (memory, a device, a fault of the program) may be
+anybody's, so it leaves the shard unmarked.
 """
 
 import os
@@ -33,10 +37,13 @@ class Place(NamedTuple):
 
 
 def try_images(rows: Sequence[int], place: Place, params: AttributionParams) -> None:
-    """The work without its result: run on a worker to find which image kills it."""
-    explainer(place.location, place.model_id, params).explain(
-        fundi(place.location, place.fundus_id, np.asarray(rows))
-    )
+    """The work without its result: run on a worker to find which image kills it. Without rows: of
+    an image of noise.
+    """
+    pixels = fundi(place.location, place.fundus_id, np.asarray(rows or [0]))
+    if not rows:
+        pixels = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
+    explainer(place.location, place.model_id, params).explain(pixels)
 
 
 def explain_shard(
@@ -45,23 +52,22 @@ def explain_shard(
     span: Span,
     positions: np.ndarray,
     digests: Sequence[str],
-    kept: Sequence[bool],
+    kept: np.ndarray,
     hopeless: Mapping[int, str],
 ) -> dict[str, Any]:
     """Explains, writes and marks one shard; rows to keep are copied from the old one. Returns what
     that took.
 
     positions: each image's row in the fundus store. hopeless: positions that have no fundus any
-    more, or that killed their worker, with the reason. An image on which the engine fails is set
-    aside with its reason, and the rest is done.
+    more, or that killed their worker, with the reason.
     """
     store = explanation_store(open_workspace(place.location), place.explain_id)
     started = time.monotonic()
-    kept = np.asarray(kept, bool)
-    if store.done_rows(span, digests).all():
+    entry = store.ledger.entry(span.index)
+    if entry and store.done_rows(span, digests).all():
         # Finished by a worker that died before it could say so: Dask gives the job to another,
         # which need not do it again.
-        return _told(store.ledger.entry(span.index), int((~kept).sum()))
+        return _told(entry, int((~kept).sum()))
     wanted = ~kept & ~np.isin(positions, list(hopeless))
     arrays = store.read(span) if kept.any() else blank(store, span)
     before = shard_record(store, span).get("failed", {}) if kept.any() else {}
@@ -70,11 +76,13 @@ def explain_shard(
     failed |= {ids[row]: hopeless[int(positions[row])] for row in np.flatnonzero(~kept & ~wanted)}
     if wanted.any():
         rows = np.flatnonzero(wanted)
-        found, reasons = _explained(place, params, positions[rows])
+        engine = explainer(place.location, place.model_id, params)
+        found = engine.explain(fundi(place.location, place.fundus_id, positions[rows]))
+        not_finite = rows[found.pop("pixels/failed").astype(bool)]
         for path, values in found.items():
             arrays[path][rows] = values
         arrays["pixels/status"][rows] = DONE
-        failed |= {ids[row]: reason for row, reason in zip(rows, reasons, strict=True) if reason}
+        failed |= {ids[row]: NOT_FINITE for row in not_finite}
     aside = np.isin(ids, list(failed))
     for row in np.flatnonzero(aside & ~kept):
         blank_row(store, arrays, row)
@@ -104,47 +112,6 @@ def _told(entry: Mapping[str, Any], new_images: int) -> dict[str, Any]:
         "new_images": new_images,
         "bytes": stored,
     }
-
-
-def _explained(
-    place: Place, params: AttributionParams, positions: np.ndarray
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays of some images, and for each why it failed (empty where it did not).
-
-    Where the engine raises, the images are tried one by one, so that one of them cannot cost the
-    others their results. If it raises for every one of several, the fault is not theirs, and the
-    error stands.
-    """
-    engine = explainer(place.location, place.model_id, params)
-    pixels = fundi(place.location, place.fundus_id, positions)
-    try:
-        found = engine.explain(pixels)
-    except Exception as error:
-        singly = [_one(engine, pixels[row : row + 1]) for row in range(len(pixels))]
-        good = [arrays for arrays, _ in singly if arrays is not None]
-        if not good and len(pixels) > 1:
-            raise error
-        if not good:
-            return {}, [reason for _, reason in singly]
-        missing = {path: np.zeros_like(values) for path, values in good[0].items()}
-        missing["pixels/failed"] = np.ones(1, bool)
-        parts = [missing if arrays is None else arrays for arrays, _ in singly]
-        found = {path: np.concatenate([part[path] for part in parts]) for path in good[0]}
-        reasons = [reason for _, reason in singly]
-    else:
-        reasons = [""] * len(pixels)
-    bad = found.pop("pixels/failed").astype(bool)
-    return found, [
-        reason or (NOT_FINITE if lost else "") for reason, lost in zip(reasons, bad, strict=True)
-    ]
-
-
-def _one(engine: Any, pixels: np.ndarray) -> tuple[dict[str, np.ndarray] | None, str]:
-    try:
-        return engine.explain(pixels), ""
-    except Exception as error:  # whatever it is, it is this image's, and its shard goes on
-        text = str(error).splitlines()
-        return None, f"{type(error).__name__}: {text[0] if text else ''}"
 
 
 def explain_measures(

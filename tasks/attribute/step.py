@@ -14,7 +14,7 @@ import pandas as pd
 from storage.arrays.store import ArraySpec, ShardedStore, spans
 from storage.contents.explanations import DONE, FAILED, attributions_path, save_record, save_run
 from tasks.access.images import chosen_images, usable_rows
-from tasks.access.stores import explanation_store, stored_digests, whole
+from tasks.access.stores import explanation_store, set_aside, stored_digests, whole
 from tasks.attribute.calibration import specs_of
 from tasks.attribute.estimate import Estimate, bound, check_room, estimate, known_rates
 from tasks.attribute.shard import Place, explain_shard, try_images
@@ -47,6 +47,9 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
             " attribution.split=all"
         )
     by_id = photos.set_index("image_id")
+    # What has no fundus has nothing that it could be explained from; once it has one, its digest is
+    # another.
+    by_id["digest"] = by_id["sha256"].where(by_id["position"].isin(usable), "")
     path = attributions_path(explain_id)
     store = (
         explanation_store(workspace, explain_id)
@@ -58,10 +61,12 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
         if store
         else specs_of(loaded_model(workspace.location, model_id), engine, recipe.preprocess.size)
     )
+    if store and storage.retry_set_aside:
+        store.forget(set_aside(store))
     known = store.image_ids if store else []
     new_ids = chosen.loc[~chosen["image_id"].isin(known), "image_id"].tolist()
     planned = _planned(
-        session, recipe, specs, _to_do(store, [*known, *new_ids], by_id["sha256"]), storage
+        session, recipe, specs, _to_do(store, [*known, *new_ids], by_id["digest"]), storage
     )
     if planned.images:
         check_room(workspace, planned, workers_here=not session.pool.params.address)
@@ -80,7 +85,7 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
         },
     )
     store.extend(new_ids)
-    digests = by_id.loc[store.image_ids, "sha256"].tolist()
+    digests = by_id.loc[store.image_ids, "digest"].tolist()
     positions = by_id.loc[store.image_ids, "position"].to_numpy()
     place = Place(workspace.location, recipe.preprocess_id, model_id, explain_id)
     jobs = []
@@ -100,6 +105,8 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
             if not keep and row not in hopeless
         ]
         found = culprits(session.pool, try_images, tried, place, engine)
+        if isinstance(found, Failure):
+            return found
         again = (*same, rows, shard_digests, kept, {**hopeless, **found})
         return alone(session.pool, explain_shard, *again)
 
@@ -123,10 +130,10 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
     )
 
 
-def _to_do(store: ShardedStore | None, image_ids: Sequence[str], sha256: pd.Series) -> list[bool]:
+def _to_do(store: ShardedStore | None, image_ids: Sequence[str], digests: pd.Series) -> list[bool]:
     """For every row of the image axis as it will be, whether its image has to be explained."""
     stored = stored_digests(store) if store else {}
-    return [stored.get(image_id) != sha256[image_id] for image_id in image_ids]
+    return [stored.get(image_id) != digests[image_id] for image_id in image_ids]
 
 
 def _planned(
@@ -212,10 +219,17 @@ def _summary(store: Any) -> str:
     )
     converged = whole(store, "pixels/converged")[status == DONE]
     if not len(gap):
-        return f"{int((status == FAILED).sum())} failed"
+        return _failures(status)
     relative = np.abs(gap) / np.maximum(np.abs(outcome - baseline), 1e-3)
-    failed = f", {int((status == FAILED).sum())} failed" if (status == FAILED).any() else ""
+    failed = f", {_failures(status)}" if (status == FAILED).any() else ""
     return (
         f"median completeness gap {np.nanmedian(relative):.2%}, {converged.mean():.1%} of maps"
         f" converged{failed}"
+    )
+
+
+def _failures(status: np.ndarray) -> str:
+    return (
+        f"{int((status == FAILED).sum())} failed (dr status says why; --retry-set-aside tries"
+        " again)"
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.attribution import AttributionParams, integrated_gradients, stage_head
+from dr_lib.fundus.anatomy import visible_disc
 from dr_lib.network.model import scaled
 from dr_lib.perturbation.adversarial import AdversarialParams, smallest_epsilon
 from dr_lib.perturbation.counterfactual import CounterfactualParams, smallest_strength
@@ -17,7 +18,7 @@ from storage.arrays.rounding import round_mantissa
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.counterfactuals import counterfactuals_path
 from storage.contents.explanations import MAP_BITS
-from tasks.access.stores import blank, blank_row, explanation_store
+from tasks.access.stores import blank, blank_row, crop_of, explanation_store, fundus_store
 from tasks.execution.worker import fundi, logits_evaluator, stage_outcomes
 
 
@@ -105,6 +106,8 @@ def _change(
     outcomes = stage_outcomes(place.location, place.model_id, params.batch_size)
     logits = logits_evaluator(place.location, place.model_id, params.batch_size)
     baseline = np.zeros(x.shape[1:], np.float32)
+    crop = crop_of(fundus_store(open_workspace(place.location), place.fundus_id))
+    inside = visible_disc(x.shape[1], crop=crop)
     head = stage_head((f"stage{params.target_stage}",))
 
     def attributed(images: np.ndarray, **points) -> np.ndarray:
@@ -137,11 +140,13 @@ def _change(
             *(outcomes.predict, x, baseline, maps, params.target_stage, params),
             method=method,
             attribute=lambda images: attributed(images, points=params.recompute_points),
+            crop=crop,
         )
         put(method, found, x)
     for method in adversarial.methods:
+        settings = {"method": method, "inside": inside}
         found = smallest_epsilon(
-            outcomes.predict, outcomes.gradient, x, params.target_stage, adversarial, method=method
+            outcomes.predict, outcomes.gradient, x, params.target_stage, adversarial, **settings
         )
         put(method, found, x)
     return {"maps_stored": len(have), "maps_made": len(lack)}

@@ -23,7 +23,7 @@ from storage.contents.explanations import DONE, attributions_path
 from storage.contents.models import load_record
 from storage.ids import content_id
 from tasks.access.images import usable_rows
-from tasks.access.stores import explanation_store, stored_digests, whole
+from tasks.access.stores import crop_settings, explanation_store, stored_digests, whole
 from tasks.counterfactuals.shard import Place, change_shard
 from tasks.counterfactuals.tables import (
     CHANGE_TABLES,
@@ -103,12 +103,11 @@ def _search(
 ) -> int:
     """Runs the searches of all shards that lack some; returns how many eyes had work done."""
     asked = dataclasses.replace(params, limit=0)  # which eyes there are is said by the eyes
-    settings = content_id(
-        {
-            "counterfactuals": dataclasses.asdict(asked),
-            "adversarials": dataclasses.asdict(adversarial),
-        }
-    )
+    made_how = {
+        "counterfactuals": dataclasses.asdict(asked),
+        "adversarials": dataclasses.asdict(adversarial),
+    }
+    settings = content_id(made_how | crop_settings(recipe.preprocess))
     digests = ["" if pd.isna(sha256) else f"{sha256}-{settings}" for sha256 in eyes["sha256"]]
     quantity = f"stage{params.target_stage}"
     at = (

@@ -19,7 +19,7 @@ from typing import Any
 
 from dr_lib.network import backend
 from storage.errors import StorageError
-from tasks.run.errors import UserError
+from tasks.run.errors import AGAIN, LESS_AT_ONCE, UserError, remedy
 from tasks.run.settings import DaskParams
 
 # A worker is one process with its share of the cores: OpenCV, BLAS, TensorFlow and Zarr threads
@@ -47,13 +47,14 @@ class Failure:
     and where.
 
     may_pass: whether what it raised is of the kind that a second try may not meet: a connection, a
-    time-out, a busy device.
+    time-out, a busy device. remedy: what a person can do about it.
     """
 
     reason: str
     killed: bool = False
     may_pass: bool = field(default=False, compare=False)
     trace: str = field(default="", compare=False)
+    remedy: str = field(default=f"mend that and {AGAIN}", compare=False)
 
 
 class Pool:
@@ -247,16 +248,20 @@ class Pool:
 
 
 def _outcome(future) -> Any:
+    error = future.exception()
+    return future.result() if error is None else failure(error)
+
+
+def failure(error: BaseException) -> Failure:
+    """What is told of a job that raised this, or whose workers died (`KilledWorker`)."""
     from distributed.scheduler import KilledWorker
 
-    error = future.exception()
-    if error is None:
-        return future.result()
     if isinstance(error, KilledWorker):
-        return Failure("its worker process died", killed=True)
+        died = f"mostly that is for lack of memory: {LESS_AT_ONCE}"
+        return Failure("its worker process died", killed=True, remedy=died)
     trace = "".join(traceback.format_exception(error))
     reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-    return Failure(reason, may_pass=_may_pass(error), trace=trace)
+    return Failure(reason, may_pass=_may_pass(error), trace=trace, remedy=remedy(error))
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -268,14 +273,22 @@ def _may_pass(error: BaseException) -> bool:
     )
 
 
-def culprits(pool: Pool, trial: Callable[..., Any], rows: list, *fixed: Any) -> dict[Any, str]:
+def culprits(
+    pool: Pool, trial: Callable[..., Any], rows: list, *fixed: Any
+) -> dict[Any, str] | Failure:
     """Which rows kill a worker, found by halving: {row: reason}. `trial(rows, *fixed)` does the
     work and writes nothing.
 
     One half at a time, and to be called with nothing else in flight: Dask blames a worker's death
-    on every job that waited there, and an innocent row in such company would be set aside too.
+    on every job that waited there, and an innocent row in such company would be set aside too. A
+    Failure where workers die of `trial([], *fixed)` already, which works on nothing of the data
+    set: then no row is to blame.
     """
-    found, groups = {}, [rows] if rows else []
+    control = alone(pool, trial, [], *fixed)
+    if isinstance(control, Failure) and control.killed:
+        return Failure("worker processes die, whatever they work on", remedy=control.remedy)
+    found: dict[Any, str] = {}
+    groups = [rows] if rows else []
     while groups:
         group = groups.pop()
         result = alone(pool, trial, group, *fixed)

@@ -177,12 +177,10 @@ def run_in_waves(
 
             images = sum(images_of(jobs[index]) for index in wave)
             run_wave(stage, number, len(waves), f"{images:,} image{'s' * (images != 1)}", work)
-    failures = [
-        result.reason for _, result in sorted(results.items()) if isinstance(result, Failure)
-    ]
+    failures = [result for _, result in sorted(results.items()) if isinstance(result, Failure)]
     if failures:
         raise UserError(
-            f"{stage}: {len(failures)} of {len(jobs)} shards failed and the others are done; the"
-            f" first said: {failures[0]}; mend that and run the same command again"
+            f"{stage}: {len(failures)} of {len(jobs)} shards failed and the others are done; "
+            f"the first said: {failures[0].reason}; {failures[0].remedy}"
         )
     return [results[index] for index in range(len(jobs))]

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from dr_lib.fundus.anatomy import visible_disc
 from dr_lib.linearity import LinearityParams, linearity_study, unit_verdicts
 from dr_lib.network.model import scaled
 from storage import Workspace, open_workspace
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
-from tasks.access.stores import explanation_store
+from tasks.access.stores import crop_of, crop_settings, explanation_store, fundus_store
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import fundi, stage_outcomes
 from tasks.linearity.special_units import study_engine, study_special_units
@@ -40,6 +41,7 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Stag
     settings = dataclasses.asdict(
         dataclasses.replace(params, limit=0)
     )  # which eyes there are is said by the eyes
+    settings |= crop_settings(recipe.preprocess)
     eyes = eyes.head(params.limit) if params.limit else eyes
     place = (workspace.location, recipe.preprocess_id, model_id, explain_id)
     jobs, parts = [], {}
@@ -89,10 +91,11 @@ def _study(
     layers, average_gradient = study_engine(location, model_id, params)
     gradient = stage_outcomes(location, model_id, params.batch_size).gradient
     baseline = np.zeros(x.shape[1:], np.float32)
-    rows = linearity_study(
-        image_ids, x, baseline, gradient, layers, params, average_gradient=average_gradient
-    )
-    open_workspace(location).write_table(STEP, rows, partition=explain_id, part=part, digest=digest)
+    workspace = open_workspace(location)
+    inside = visible_disc(x.shape[1], crop=crop_of(fundus_store(workspace, preprocess_id)))
+    settings = {"inside": inside, "average_gradient": average_gradient}
+    rows = linearity_study(image_ids, x, baseline, gradient, layers, params, **settings)
+    workspace.write_table(STEP, rows, partition=explain_id, part=part, digest=digest)
     return len(image_ids)
 
 

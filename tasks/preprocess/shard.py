@@ -1,10 +1,18 @@
-"""What a worker does with one shard of photographs: decode, normalise, write it, mark it. Knows
-no Prefect.
+"""What a worker does with one shard of photographs: decode, normalise, write it, mark it. Knows no
+Prefect.
+
+A photograph is set aside for what is its own alone: it cannot be read, decoded or graded, or it
+killed its worker though nothing else ran there. Whatever else is raised leaves the shard unmarked.
 """
 
+import contextlib
 import dataclasses
+import errno
 import functools
 from collections.abc import Sequence
+
+import cv2
+import numpy as np
 
 from dr_lib.fundus import PreprocessParams, normalise
 from dr_lib.fundus.photo import UnreadablePhoto, UnusablePhoto
@@ -20,6 +28,8 @@ MEASURES = {
     name: text for name, text in QUALITY_MEASURES.items() if name not in ("score", "confidence")
 }
 GEOMETRY = ("diameter", "centre_y", "centre_x", "confidence", "reduction")
+# What reading a file may say of the machine instead of the file.
+SHORTAGES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 # A photograph of a shard: its id, its path in the source, its digest (empty: nothing to make),
 # whether its row is kept.
 Photograph = tuple[str, str, str, bool]
@@ -31,13 +41,21 @@ def new_rows(photographs: Sequence[Photograph]) -> int:
 
 
 def try_photographs(names: Sequence[str], source: str, params: PreprocessParams) -> None:
-    """The work of a shard without its result: run on a worker to find what kills it."""
+    """The work of a shard without its result: run on a worker to find what kills it. Without names:
+    of a drawn disc.
+    """
     photos = PhotoSource(source)
     for name in names:
         try:
             normalise(photos.read(name), params)
         except (UnusablePhoto, OSError):
             continue
+    if not names:
+        disc = cv2.circle(
+            np.zeros((512, 512, 3), np.uint8), (256, 256), 240, (40, 80, 160), cv2.FILLED
+        )
+        with contextlib.suppress(UnusablePhoto):
+            normalise(cv2.imencode(".jpg", disc)[1].tobytes(), params)
 
 
 def preprocess_shard(
@@ -74,6 +92,8 @@ def preprocess_shard(
             arrays["status"][row] = REJECTED
             continue
         except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             rejects[image_id] = {"source": name, "reason": "unreadable", "detail": str(error)}
             arrays["status"][row] = REJECTED
             digests[row] = (
@@ -98,6 +118,4 @@ def preprocess_shard(
 
 @functools.cache
 def _one_opencv_thread() -> None:
-    import cv2
-
     cv2.setNumThreads(1)

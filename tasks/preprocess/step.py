@@ -11,7 +11,7 @@ from storage.arrays.store import ShardedStore
 from storage.contents.fundus import DONE, fundus_path, fundus_specs
 from tasks.access.quality import write_quality
 from tasks.access.rejects import check_reject_fraction, replace_rejects
-from tasks.access.stores import stored_digests, whole
+from tasks.access.stores import set_aside, stored_digests, whole
 from tasks.execution.pool import Failure, alone, culprits
 from tasks.execution.waves import run_in_waves
 from tasks.preprocess.shard import MEASURES, new_rows, preprocess_shard, try_photographs
@@ -40,6 +40,8 @@ def preprocess(
         {"preprocess": recipe.preprocess_settings},
     )
     store.extend(photos["image_id"].tolist())
+    if storage.retry_set_aside:
+        store.forget(set_aside(store))
     stored = stored_digests(store)
     # A photograph that is gone keeps what was made of it; one that never was here has nothing, and
     # no digest.
@@ -65,6 +67,8 @@ def preprocess(
         *_, photographs = job
         names = [name for _, name, sha256, keep in photographs if sha256 and not keep]
         found = culprits(session.pool, try_photographs, names, data.photos, params)
+        if isinstance(found, Failure):
+            return found
         return alone(session.pool, preprocess_shard, *job, found)
 
     new = sum(

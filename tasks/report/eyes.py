@@ -19,6 +19,7 @@ from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_rows
 from tasks.access.stores import (
     as_text,
+    crop_of,
     explanation_store,
     fundus_store,
     span_digests,
@@ -191,6 +192,7 @@ class Explained:
             ),
             split=eye["split"],
             tables=tables or {},
+            crop=crop_of(self.fundi),
         )
 
 

@@ -89,11 +89,15 @@ class SecondModel:
 
 @dataclass(frozen=True)
 class StorageParams:
-    """shard_images: images a shard holds; a shard is the unit of writing, of resuming and of a
-    Dask task.
+    """shard_images: images a shard holds; a shard is the unit of writing, of resuming and of a Dask
+    task.
+
+    retry_set_aside: preprocess and attribute try what earlier runs set aside once more, in every
+    run that has this.
     """
 
     shard_images: int = 64
+    retry_set_aside: bool = False
 
     def __post_init__(self):
         _require(self.shard_images >= 1, "shard_images must be at least 1")

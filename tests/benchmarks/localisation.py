@@ -96,7 +96,7 @@ def _engine(weights: str, args: argparse.Namespace) -> Any:
             "s so far",
             flush=True,
         )
-        return maps | rivals.maps(pixels)
+        return maps | rivals.maps(pixels, crop=PreprocessParams.crop)
 
     return maps_of
 

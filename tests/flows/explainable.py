@@ -3,6 +3,7 @@ no photograph anywhere.
 """
 
 import pathlib
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from storage.contents.models import save_model
 from storage.ids import digest_bytes
 from storage.tables.schemas import SCHEMAS
 from tasks.access.stores import blank
+from tasks.run.recipe import Recipe
 
 TOML = """
 workspace = "{workspace}"
@@ -69,12 +71,16 @@ def image_ids(count: int) -> list[str]:
 
 
 def prepare(
-    config_file: pathlib.Path, ids: list[str], *, blank_fundi: bool = False
+    config_file: pathlib.Path,
+    ids: list[str],
+    *,
+    blank_fundi: bool = False,
+    settings: Sequence[str] = (),
 ) -> tuple[PipelineConfig, Workspace]:
     """Writes catalogue, fundi (noise, or blank), model and predictions for images of these ids,
     all in the test split.
     """
-    config = load_config(config_file)
+    config = load_config(config_file, list(settings))
     workspace = open_workspace(config.workspace)
     recipe, size, count = config.recipe, config.preprocess.size, len(ids)
     given = {
@@ -90,7 +96,7 @@ def prepare(
         "present": [True] * count,
     }
     workspace.write_photos(_frame("photos", given, count))
-    _write_fundi(workspace, recipe.preprocess_id, ids, size, blank_fundi)
+    _write_fundi(workspace, recipe, ids, blank_fundi)
     keras.utils.set_random_seed(1)
     model = build(config.recipe.model)
     weights = pathlib.Path(config_file).parent / "model.weights.h5"
@@ -108,11 +114,10 @@ def prepare(
     return config, workspace
 
 
-def _write_fundi(
-    workspace: Workspace, preprocess_id: str, ids: list[str], size: int, blank_fundi: bool
-) -> None:
+def _write_fundi(workspace: Workspace, recipe: Recipe, ids: list[str], blank_fundi: bool) -> None:
+    size, made_how = recipe.preprocess.size, {"preprocess": recipe.preprocess_settings}
     store = ShardedStore.create_or_open(
-        workspace.files, fundus_path(preprocess_id), fundus_specs(size)
+        workspace.files, fundus_path(recipe.preprocess_id), fundus_specs(size), attrs=made_how
     )
     store.extend(ids)
     for span in store.spans():

@@ -82,8 +82,9 @@ def explain(workspace: Workspace, count: int) -> None:
         explain_id,
         {"model_id": MODEL_ID, "preprocess_id": RECIPE.preprocess_id, "attribution": settings},
     )
+    path, made_how = fundus_path(RECIPE.preprocess_id), {"preprocess": RECIPE.preprocess_settings}
     fundi = ShardedStore.create_or_open(
-        workspace.files, fundus_path(RECIPE.preprocess_id), fundus_specs(SIZE), SHARD_IMAGES
+        workspace.files, path, fundus_specs(SIZE), SHARD_IMAGES, made_how
     )
     specs = explanation_specs(RECIPE.attribution.quantities, SIZE, LAYERS, NEURONS, lesions=True)
     maps = ShardedStore.create_or_open(

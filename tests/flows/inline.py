@@ -8,13 +8,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from distributed.scheduler import KilledWorker
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.fundus import PreprocessParams
 from dr_lib.network.model import ModelParams
 from dr_lib.training import TrainingParams
 from storage import open_workspace
-from tasks.execution.pool import Failure
+from tasks.execution.pool import Failure, failure
 from tasks.ingest.step import ingest
 from tasks.preprocess import step as preprocessing
 from tasks.preprocess.step import preprocess
@@ -49,9 +50,9 @@ class InlinePool:
             try:
                 result = function(*job)
             except WorkerDied:
-                result = Failure("its worker process died", killed=True)
+                result = failure(KilledWorker(function.__name__, None, 2))
             except Exception as error:
-                result = Failure(f"{type(error).__name__}: {error}")
+                result = failure(error)
             yield job, result
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.fundus import PreprocessParams
-from dr_lib.localisation import LocalisationParams
+from dr_lib.localisation import LocalisationParams, UnusableMask
 from dr_lib.localisation.channel_dissection import LesionUnitParams
 from dr_lib.maps import HeatmapParams
 from dr_lib.maps.region_clustering import AppearanceParams
@@ -29,6 +29,7 @@ from storage.tables.schemas import SCHEMAS
 from tasks.access.stores import blank
 from tasks.aggregate import lesion_study
 from tasks.aggregate import step as stage
+from tasks.aggregate.localise import read_mask
 from tasks.run.session import Session
 from tests.flows.inline import InlinePool
 
@@ -75,7 +76,9 @@ def workspace(tmp_path_factory):
         _frame("predictions", common | {"predicted_stage": [4, 2, 4, 4]}),
         partition="m" * 12,
     )
-    fundi = ShardedStore.create_or_open(ws.files, fundus_path("p" * 12), fundus_specs(SIZE))
+    fundi = ShardedStore.create_or_open(
+        ws.files, fundus_path("p" * 12), fundus_specs(SIZE), attrs={"preprocess": {"crop": 0.1}}
+    )
     fundi.extend(IDS)
     (span,) = fundi.spans()
     arrays = blank(fundi, span)
@@ -196,3 +199,15 @@ def test_regions_have_a_group_each_and_without_masks_no_lesion(workspace, monkey
     assert len(clusters) == len(regions) == 2
     assert clusters["lesion"].isna().all()
     assert workspace.frame("units").empty, "no mask, no verdict on channels"
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture"], ids=["empty", "a text"])
+def test_a_mask_is_unusable_for_what_it_holds_and_not_for_a_disk_that_is_away(tmp_path, content):
+    """What is noted of a mask's bytes is not looked at again until the file changes; an absent disk
+    does not change it.
+    """
+    (tmp_path / "1_left.png").write_bytes(content)
+    with pytest.raises(UnusableMask, match="no image that can be decoded"):
+        read_mask(str(tmp_path), "1_left")
+    with pytest.raises(FileNotFoundError):
+        read_mask(str(tmp_path), "1_right")

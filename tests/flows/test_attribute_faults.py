@@ -7,11 +7,13 @@ defects that `dr verify` finds in test_verify.py and test_agreement.py, workers 
 test_pool.py.
 """
 
+import dataclasses
 import errno
 import json
 import os
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -22,7 +24,10 @@ from storage.admin.status import describe
 from storage.admin.verify import verify
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import DONE, FAILED, load_runs
+from storage.contents.fundus import DONE as DONE_FUNDUS
+from storage.contents.fundus import REJECTED
 from storage.errors import WorkspaceLocked
+from tasks.access.stores import fundus_store
 from tasks.aggregate.step import aggregate
 from tasks.attribute.step import attribute
 from tasks.run.errors import UserError
@@ -56,26 +61,36 @@ def prepared(template, prefect_server):
     from storage import open_workspace
 
     config = load_config(template)
-    shutil.rmtree(config.workspace)
-    shutil.copytree(template.parent / "blank", config.workspace)
-    return config, open_workspace(config.workspace)
+    workspace = open_workspace(config.workspace)
+    start_anew(workspace)
+    return config, workspace
 
 
-def run(prepared, pool=None):
+def start_anew(workspace) -> None:
+    """Brings back the workspace from before any attribution."""
+    shutil.rmtree(workspace.location)
+    shutil.copytree(pathlib.Path(workspace.location).parent / "blank", workspace.location)
+
+
+def run(prepared, pool=None, *, retry=False):
     """`dr attribute` and `dr aggregate`, on workers that are this process."""
     config, workspace = prepared
     session = Session(workspace, pool or InlinePool())
+    storage = dataclasses.replace(config.storage, retry_set_aside=retry)
 
     @flow(persist_result=False)
     def both():
-        result = attribute(session, config.recipe, config.storage)
+        result = attribute(session, config.recipe, storage)
         aggregate(session, config.recipe, config.heatmaps)
         return result
 
     return both()
 
 
-def results(workspace: pathlib.Path) -> dict[str, bytes]:
+TOLD = ("gap_median", "gap_max", "passes", "failed")
+
+
+def results(workspace: pathlib.Path, told_of: Sequence[str] = TOLD) -> dict[str, bytes]:
     """Arrays and tables as they lie on disk, and the ledger without what it tells of times,
     memory and processes.
     """
@@ -93,9 +108,7 @@ def results(workspace: pathlib.Path) -> dict[str, bytes]:
         if "/ledger/" in name and name.endswith(".json"):
             entry = json.loads(found[name])
             told = {key: entry.pop(key) for key in ("record", "written")}
-            entry["gaps"] = {
-                key: told["record"][key] for key in ("gap_median", "gap_max", "passes", "failed")
-            }
+            entry["gaps"] = {key: told["record"][key] for key in told_of}
             found[name] = json.dumps(entry, sort_keys=True).encode()
     return found
 
@@ -236,15 +249,15 @@ def test_a_disk_that_takes_no_more_is_one_line_and_room_is_all_it_takes(
 
 
 class SpoiltEngine:
-    """The true engine, but for one image: it raises, returns numbers that are none, or takes its
-    worker down.
+    """The true engine, but for one image (None: for all): it raises, returns numbers that are none,
+    or takes its worker down.
     """
 
     def __init__(self, engine, pixels, fault):
         self.engine, self.pixels, self.fault = engine, pixels, fault
 
     def explain(self, pixels):
-        hit = [bool((one == self.pixels).all()) for one in pixels]
+        hit = [self.pixels is None or bool((one == self.pixels).all()) for one in pixels]
         if any(hit) and self.fault is not None:
             raise self.fault
         found = self.engine.explain(pixels)
@@ -258,12 +271,11 @@ class SpoiltEngine:
     ("fault", "reason"),
     [
         (None, "its results are not finite"),
-        (ValueError("no such pixel\nand a second line"), "ValueError: no such pixel"),
         (WorkerDied(), "its worker process died"),
     ],
-    ids=["not finite", "raises", "kills its worker"],
+    ids=["not finite", "kills its worker"],
 )
-def test_an_image_on_which_the_engine_fails_is_set_aside_and_its_shard_completes(
+def test_what_is_an_image_s_own_sets_it_aside_and_its_shard_completes_until_it_is_to_be_tried_again(
     prepared, monkeypatch, fault, reason
 ):
     _, workspace = prepared
@@ -271,20 +283,16 @@ def test_an_image_on_which_the_engine_fails_is_set_aside_and_its_shard_completes
     undisturbed = store_of(workspace).read_rows(range(IMAGES))
     bad, others = 4, [row for row in range(IMAGES) if row != 4]
     shutil.rmtree(ledger_of(workspace).parent)
-    pixels = workspace.fundus()["pixels"].values[bad]
-    true = tasks.attribute.shard.explainer
-    monkeypatch.setattr(
-        tasks.attribute.shard, "explainer", lambda *key: SpoiltEngine(true(*key), pixels, fault)
-    )
+    spoil(monkeypatch, workspace, bad, fault)
     result = run(prepared)
-    assert "1 failed" in result.message
+    assert "1 failed (dr status says why; --retry-set-aside tries again)" in result.message
     found = store_of(workspace).read_rows(range(IMAGES))
     assert found["pixels/status"].tolist() == [
         FAILED if row == bad else DONE for row in range(IMAGES)
     ]
     assert np.isnan(found["pixels/attribution"][bad]).all()
     for path, values in undisturbed.items():
-        # Another batch may touch the last bits: the bad image's company was explained one by one.
+        # Another batch may touch the last bits.
         np.testing.assert_allclose(
             found[path][others].astype(float), values[others].astype(float), rtol=5e-3, atol=1e-6
         )
@@ -292,19 +300,164 @@ def test_an_image_on_which_the_engine_fails_is_set_aside_and_its_shard_completes
         row["id"]: row["detail"] for row in describe(workspace) if row["what"] == "set aside"
     }
     assert set_aside == {image_ids(IMAGES)[bad]: reason}
-    monkeypatch.undo()
     assert run(prepared).new_images == 0, "what failed is not tried for ever"
+    without_passes = [name for name in TOLD if name != "passes"]  # those of the last try
+    before = results(workspace.location, without_passes)
+    pool = InlinePool()
+    assert run(prepared, pool, retry=True).new_images == 1, "tried again, it fails again"
+    assert worked(pool)[0] == bad // SHARD
+    assert results(workspace.location, without_passes) == before
+    monkeypatch.undo()
+    assert "failed" not in run(prepared, retry=True).message
+    assert store_of(workspace).read_rows([bad])["pixels/status"].tolist() == [DONE]
+    told = workspace.frame("attributions", image_id=[image_ids(IMAGES)[bad]])
+    assert told["failure"].isna().all(), "the tables follow"
+    assert run(prepared, retry=True).new_images == 0, "nothing is left to try"
     assert verify(workspace) == []
 
 
-def test_an_engine_that_fails_for_every_image_is_a_fault_of_its_own(prepared, monkeypatch):
-    class Broken:
-        def explain(self, pixels):
-            raise RuntimeError("no such layer")
+def spoil(monkeypatch, workspace, bad: int | None, fault) -> None:
+    pixels = None if bad is None else workspace.fundus()["pixels"].values[bad]
+    true = tasks.attribute.shard.explainer
+    monkeypatch.setattr(
+        tasks.attribute.shard, "explainer", lambda *key: SpoiltEngine(true(*key), pixels, fault)
+    )
 
-    monkeypatch.setattr(tasks.attribute.shard, "explainer", lambda *key: Broken())
-    with pytest.raises(UserError, match="RuntimeError: no such layer"):
+
+def without_the_last(workspace, more: int = 1) -> None:
+    """Leaves the last images out of the data folder, for the next night."""
+    present = [row < IMAGES - more for row in range(IMAGES)]
+    workspace.write_photos(workspace.photos().assign(present=present))
+
+
+MEMORY = (
+    "memory: give dask.workers or attribution.batch_size a smaller number and run the same command"
+    " again"
+)
+PROGRAM = "run the same command again; if it fails here again it is a fault of the program"
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["the only pending image", "one of its shard"])
+@pytest.mark.parametrize(
+    ("fault", "reason", "advice"),
+    [
+        (MemoryError("no room"), "MemoryError: no room", MEMORY),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate"),
+            "RuntimeError",
+            MEMORY,
+        ),
+        (ValueError("no such pixel\nand a second line"), "ValueError: no such pixel", PROGRAM),
+    ],
+    ids=["memory", "a device", "the program"],
+)
+def test_what_may_be_anybody_s_leaves_the_image_pending_and_ends_the_run_with_a_line(
+    prepared, monkeypatch, fault, reason, advice, alone
+):
+    """The nightly increment is one image, in a shard of its own; or two, of which the first joins a
+    shard begun before.
+    """
+    _, workspace = prepared
+    photos, more = workspace.photos(), 1 if alone else 2
+    without_the_last(workspace, more)
+    run(prepared)
+    workspace.write_photos(photos)
+    run(prepared)
+    undisturbed = results(workspace.location)
+    start_anew(workspace)
+    without_the_last(workspace, more)
+    run(prepared)
+    workspace.write_photos(photos)
+    marks = {path.name: path.read_bytes() for path in ledger_of(workspace).iterdir()}
+    bad = IMAGES - more
+    spoil(monkeypatch, workspace, bad, fault)
+    with pytest.raises(
+        UserError, match=rf"1 of \d shards failed and the others are done.*{reason}.*{advice}"
+    ) as caught:
         run(prepared)
+    assert "\n" not in str(caught.value)
+    after = {path.name: path.read_bytes() for path in ledger_of(workspace).iterdir()}
+    shard = f"{bad // SHARD:06d}.json"
+    assert after.get(shard) == marks.get(shard), "the shard is as it was"
+    assert all(after[name] == data for name, data in marks.items())
+    assert len(after) == (3 if alone else 4)
+    assert [row for row in describe(workspace) if row["what"] == "set aside"] == []
+    monkeypatch.undo()
+    pool = InlinePool()
+    assert run(prepared, pool).new_images == 1
+    assert results(workspace.location) == undisturbed
+
+
+def test_where_workers_die_of_any_image_none_is_to_blame(prepared, monkeypatch):
+    _, workspace = prepared
+    spoil(monkeypatch, workspace, None, WorkerDied())
+    with pytest.raises(
+        UserError,
+        match=f"4 of 4 shards failed.*worker processes die, whatever they work on; .*{MEMORY}",
+    ):
+        run(prepared)
+    assert list(pathlib.Path(workspace.location).glob("explanations/*/ledger/*")) == []
+    assert [row for row in describe(workspace) if row["what"] == "set aside"] == []
+
+
+def test_a_second_try_that_is_killed_goes_on_without_being_asked_again(prepared, monkeypatch):
+    _, workspace = prepared
+    for bad in (1, 4, 8):
+        spoil(monkeypatch, workspace, bad, None)  # each on top of the one before
+    run(prepared)
+    monkeypatch.undo()
+    assert store_of(workspace).read_rows(range(IMAGES))["pixels/status"].tolist().count(FAILED) == 3
+    shutil.copytree(
+        workspace.location, pathlib.Path(workspace.location).parent / "failed", dirs_exist_ok=True
+    )
+    run(prepared, retry=True)
+    undisturbed = results(workspace.location)
+    shutil.rmtree(workspace.location)
+    (pathlib.Path(workspace.location).parent / "failed").rename(workspace.location)
+
+    write, written = ShardedStore.write_shard, []
+
+    def killed_at_the_second(self, *values, **settings):
+        written.append(1)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        return write(self, *values, **settings)
+
+    monkeypatch.setattr(ShardedStore, "write_shard", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(prepared, retry=True)
+    monkeypatch.undo()
+    pool = InlinePool()
+    assert run(prepared, pool).new_images == 2
+    assert worked(pool) == [1, 2]
+    assert results(workspace.location) == undisturbed
+
+
+def test_an_image_whose_photograph_can_be_used_again_is_explained_again(prepared):
+    """Its photograph was replaced by one that could not be read that night; the next night it
+    could.
+    """
+    config, workspace = prepared
+    photos, image_id = workspace.photos(), image_ids(IMAGES)[4]
+    run(prepared)
+    other = photos["sha256"].mask(photos["image_id"] == image_id, "f" * 64)
+    workspace.write_photos(photos.assign(sha256=other))
+    set_fundus_status(config, workspace, 4, REJECTED)
+    run(prepared)
+    assert store_of(workspace).read_rows([4])["pixels/status"].tolist() == [FAILED]
+    assert run(prepared).new_images == 0
+    assert run(prepared, retry=True).new_images == 0, "there is nothing to explain it from"
+    set_fundus_status(config, workspace, 4, DONE_FUNDUS)
+    assert run(prepared).new_images == 1
+    assert store_of(workspace).read_rows([4])["pixels/status"].tolist() == [DONE]
+
+
+def set_fundus_status(config, workspace, row: int, status: int) -> None:
+    fundi = fundus_store(workspace, config.recipe.preprocess_id)
+    (span,) = fundi.spans()
+    arrays = fundi.read(span)
+    arrays["status"][row] = status
+    fundi.write_shard(span, arrays, digests=fundi.ledger.entry(span.index)["digests"])
 
 
 def test_new_images_extend_a_shard_without_explaining_its_others_again(prepared, monkeypatch):

@@ -9,7 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import flows.cli.main
 from flows.cli.main import app
+from flows.config import load_config
 from flows.registry import STEPS
 
 DEMO = pathlib.Path(__file__).parents[2] / "deployments" / "demo.toml"
@@ -27,6 +29,17 @@ def test_every_command_of_the_contract_explains_itself(command):
     result = dr(command, "--help")
     assert result.exit_code == 0
     assert "Usage" in result.output
+
+
+@pytest.mark.parametrize("command", ["run", "preprocess", "attribute"])
+def test_what_was_set_aside_is_tried_again_by_one_option_for_both_steps(command, monkeypatch):
+    asked = []
+    monkeypatch.setattr(flows.cli.main, "run_flow", lambda *arguments: asked.append(arguments))
+    assert dr(command, DEMO, "--retry-set-aside").exit_code == 0
+    ((name, config, settings),) = asked
+    assert name == command
+    assert load_config(config, settings).storage.retry_set_aside
+    assert not load_config(config).storage.retry_set_aside
 
 
 @pytest.mark.parametrize(

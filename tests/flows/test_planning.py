@@ -2,6 +2,7 @@
 byte is written.
 """
 
+import dataclasses
 import pathlib
 import shutil
 
@@ -15,7 +16,9 @@ from flows.cli.main import app
 from storage import open_workspace
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import explanation_specs
+from storage.contents.fundus import REJECTED
 from storage.files.disk_space import free_bytes
+from tasks.access.stores import blank, fundus_store
 from tasks.attribute.estimate import Estimate, Rates, bound, check_room, estimate
 from tasks.attribute.planning import check_run, plan
 from tasks.attribute.step import attribute
@@ -268,3 +271,49 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_written(prepared, m
         attribute(Session(workspace, pool), config.recipe, config.storage)
     assert pool.jobs == []
     assert tree_bytes(pathlib.Path(workspace.location)) == before
+
+
+def test_what_was_set_aside_is_planned_where_it_is_to_be_tried_again(tmp_path, pools):
+    """Of ten explained images one has no result, and one no fundus any more: there is nothing to
+    try with that.
+    """
+    config_file = write_config(tmp_path, size=SIZE, shard_images=SHARD)
+    (tmp_path / "photos" / "test").mkdir(parents=True)
+    for name in image_ids(IMAGES):
+        (tmp_path / "photos" / "test" / f"{name}.jpeg").write_bytes(name.encode())
+    config, workspace = prepare(config_file, image_ids(IMAGES))
+    fundi = fundus_store(workspace, config.recipe.preprocess_id)
+    (span,) = fundi.spans()
+    arrays = fundi.read(span)
+    arrays["status"][8] = REJECTED
+    fundi.write_shard(
+        span, arrays, digests=fundi.ledger.entry(0)["digests"], record={"rejects": {"5_left": {}}}
+    )
+    path = f"explanations/{config.recipe.explain_id(workspace)}/attributions.zarr"
+    store = ShardedStore.create_or_open(
+        workspace.files, path, explanation_specs(("stage0",), SIZE, {}, 1), SHARD
+    )
+    store.extend(image_ids(IMAGES))
+    digests = [
+        "" if row == 8 else sha256 for row, sha256 in enumerate(workspace.photos()["sha256"])
+    ]
+    for span in store.spans():
+        failed = {
+            name: "its results are not finite"
+            for name in ("2_left", "5_left")
+            if name in image_ids(IMAGES)[span.rows]
+        }
+        store.write_shard(
+            span,
+            blank(store, span),
+            digests=digests[span.rows],
+            record={"failed": failed, "seconds": 1.0},
+        )
+    for retry, preprocessed, explained in ((False, 0, 0), (True, 1, 1)):
+        storage = dataclasses.replace(config.storage, retry_set_aside=retry)
+        settings = (config.recipe, storage, config.dask)
+        rows, _ = plan(workspace.location, config.data.photos, *settings, measure=False)
+        assert (row_of(rows, "preprocess")["to do"], row_of(rows, "attribute")["to do"]) == (
+            preprocessed,
+            explained,
+        )

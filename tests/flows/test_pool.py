@@ -1,13 +1,15 @@
 """Work goes on when a job fails and when a worker dies."""
 
 import contextlib
+import errno
 import os
 import signal
 import time
 
 import pytest
 
-from tasks.execution.pool import Failure, Pool, culprits
+from storage.errors import CannotWrite
+from tasks.execution.pool import Failure, Pool, culprits, failure
 from tasks.run.errors import UserError
 from tasks.run.settings import DaskParams
 
@@ -26,6 +28,10 @@ def die_on(numbers, fatal):
     if set(numbers) & set(fatal):
         os.kill(os.getpid(), signal.SIGKILL)
     return len(numbers)
+
+
+def die_always(numbers):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_once(marker):
@@ -61,6 +67,33 @@ def test_a_worker_that_dies_costs_a_retry(pool, tmp_path):
 def test_what_kills_workers_is_found_by_halving(pool):
     rows = list(range(7))
     assert set(culprits(pool, die_on, rows, [4])) == {4}
+
+
+def test_where_workers_die_of_nothing_too_no_row_is_to_blame(pool):
+    found = culprits(pool, die_always, [1, 2])
+    assert found == Failure("worker processes die, whatever they work on")
+    assert "lack of memory: give dask.workers" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (MemoryError("no room"), "give dask.workers or attribution.batch_size a smaller number"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "give dask.workers"),
+        (Exception("OOM when allocating tensor: ResourceExhaustedError"), "give dask.workers"),
+        (
+            OSError(errno.EACCES, "Permission denied", "x"),
+            "mend that and run the same command again",
+        ),
+        (
+            CannotWrite("the disk is full; free some space, then run again"),
+            "mend that and run the same command again",
+        ),
+        (KeyError("stage"), "it is a fault of the program: the run's log has the stack trace"),
+    ],
+)
+def test_a_failure_says_what_to_do(error, advice):
+    assert advice in failure(error).remedy
 
 
 def test_jobs_in_flight_are_bounded(pool):

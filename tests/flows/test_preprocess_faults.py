@@ -2,23 +2,31 @@
 undisturbed run leaves.
 """
 
+import dataclasses
+import errno
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import cv2
 import pytest
 
+import tasks.execution.waves
+import tasks.preprocess.shard
+from dr_lib.fundus import PreprocessParams, UngradablePhoto, normalise
 from flows.config import load_config
 from storage import open_workspace
 from storage.admin.verify import verify
 from storage.contents.fundus import DONE, REJECTED
 from tasks.ingest.step import ingest
 from tasks.preprocess.step import preprocess
+from tasks.run.errors import UserError
 from tasks.run.session import Session
 from tests.flows import faults
+from tests.flows.inline import InlinePool
 from tests.unit.fundus_drawing import Eye
 
 PHOTOGRAPHS = 14
@@ -203,3 +211,129 @@ def test_a_photograph_that_could_not_be_read_once_is_tried_again_alone(runs):
     """
     assert runs["codes"][6] == 0, runs["said"]
     assert runs["read"][6] == [runs["shards"][4][1]]
+
+
+def test_what_was_set_aside_is_tried_again_when_that_is_asked_for(runs):
+    """Its library was mended: afterwards nothing tells the workspace from one in which nothing went
+    wrong.
+    """
+    from prefect import flow
+
+    mended = shutil.copytree(runs["root"] / "deadly", runs["root"] / "mended")
+    config, session = (
+        load_config(runs["root"] / "deadly.toml"),
+        Session(open_workspace(mended), InlinePool()),
+    )
+    storage = dataclasses.replace(config.storage, retry_set_aside=True)
+    result = flow(preprocess, validate_parameters=False)(
+        session, config.recipe, config.data, storage
+    )
+    assert result.new_images == 1
+    assert contents(mended) == contents(runs["root"] / "undisturbed")
+    assert session.workspace.rejects().empty
+
+
+@pytest.fixture
+def small(tmp_path, prefect_server):
+    """(workspace, a function that preprocesses in this process) of four photographs in two
+    shards.
+    """
+    from prefect import flow
+
+    draw(tmp_path / "photos", 4)
+    config = tmp_path / "small.toml"
+    config.write_text(
+        CONFIG.format(workspace=tmp_path / "workspace", photos=tmp_path / "photos", shard=3)
+    )
+    loaded = load_config(config)
+    session = Session(open_workspace(loaded.workspace), InlinePool())
+    flow(ingest, validate_parameters=False)(session, loaded.data)
+
+    def run(*, retry: bool = False):
+        storage = dataclasses.replace(loaded.storage, retry_set_aside=retry)
+        return flow(preprocess, validate_parameters=False)(
+            session, loaded.recipe, loaded.data, storage
+        )
+
+    return session.workspace, run
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (MemoryError(), "out of memory: give dask.workers"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory: give dask.workers"),
+        (OSError(errno.EMFILE, "Too many open files"), "mend that"),
+        (RuntimeError("no such step"), "a fault of the program"),
+    ],
+    ids=["memory", "memory, says the system", "too many files", "the program"],
+)
+def test_what_may_be_anybody_s_leaves_a_photograph_pending_and_ends_the_run_with_a_line(
+    small, monkeypatch, error, advice
+):
+    """Of the last photograph, alone in a short shard."""
+    workspace, run = small
+    true, last = (
+        tasks.preprocess.shard.normalise,
+        pathlib.Path(workspace.location).parent / "photos/train/2_right.jpeg",
+    )
+
+    def spoilt(data, params):
+        if data == last.read_bytes():
+            raise error
+        return true(data, params)
+
+    monkeypatch.setattr(tasks.preprocess.shard, "normalise", spoilt)
+    monkeypatch.setattr(
+        tasks.execution.waves,
+        "run_wave",
+        tasks.execution.waves.run_wave.with_options(retry_delay_seconds=0),
+    )
+    with pytest.raises(
+        UserError, match=f"1 of 2 shards failed and the others are done.*{advice}"
+    ) as caught:
+        run()
+    assert "\n" not in str(caught.value)
+    assert workspace.rejects().empty
+    assert [path.name for path in pathlib.Path(workspace.location).glob("fundus/*.ledger/*")] == [
+        "000000.json"
+    ]
+    monkeypatch.undo()
+    assert run().new_images == 1
+    assert (workspace.fundus()["status"].values == DONE).all()
+
+
+def test_an_ungradable_photograph_is_set_aside_and_tried_again_only_when_that_is_asked_for(
+    small, monkeypatch
+):
+    workspace, run = small
+    true, tried = tasks.preprocess.shard.normalise, []
+
+    def spoilt(data, params):
+        tried.append(1)
+        if len(tried) == 2:
+            raise UngradablePhoto("no_retina")
+        return true(data, params)
+
+    monkeypatch.setattr(tasks.preprocess.shard, "normalise", spoilt)
+    run()
+    assert workspace.rejects()["reason"].tolist() == ["no_retina"]
+    assert run().new_images == 0
+    assert run(retry=True).new_images == 1
+    assert workspace.rejects().empty
+    assert len(tried) == 5
+    assert run(retry=True).new_images == 0
+
+
+def test_a_drawn_disc_stands_for_no_photograph_when_a_culprit_is_looked_for(small, monkeypatch):
+    workspace, _ = small
+    seen = []
+    monkeypatch.setattr(
+        tasks.preprocess.shard,
+        "normalise",
+        lambda data, params: seen.append(normalise(data, params)),
+    )
+    tasks.preprocess.shard.try_photographs(
+        [], str(pathlib.Path(workspace.location).parent / "photos"), PreprocessParams()
+    )
+    assert seen[0].disc.diameter == pytest.approx(480, abs=4)

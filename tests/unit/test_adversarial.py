@@ -17,7 +17,7 @@ from dr_lib.perturbation.strength_search import LEGAL
 SIDE = 16
 RNG = np.random.default_rng(3)
 WEIGHTS = RNG.normal(size=(SIDE, SIDE, 3)).astype(np.float32)
-INSIDE = visible_disc(SIDE)
+INSIDE = visible_disc(SIDE, crop=0.1)
 MASKED = np.where(INSIDE[..., None], WEIGHTS, 0).astype(np.float64)
 MARGIN = 1.5
 
@@ -43,7 +43,7 @@ THRESHOLD = {"linf": MARGIN / np.abs(MASKED).sum(), "l2": MARGIN / np.sqrt((MASK
 @pytest.mark.parametrize("method", METHODS)
 def test_the_smallest_radius_of_a_linear_model_is_its_dual_norm_distance(method):
     params = AdversarialParams(bisections=12)
-    result = smallest_epsilon(predict, gradient, EYES, 1, params, method=method)
+    result = smallest_epsilon(predict, gradient, EYES, 1, params, method=method, inside=INSIDE)
     norm = method.split("_")[1]
     assert result.reached.all()
     # The bracket shrinks to 2⁻¹² of the strength; the model's float32 probability ties at 0.5 ±
@@ -66,6 +66,7 @@ def test_without_the_mask_the_surround_moves_too():
         1,
         AdversarialParams(inside_only=False, bisections=12),
         method="fgsm_linf",
+        inside=INSIDE,
     )
     np.testing.assert_allclose(
         result.strength, MARGIN / np.abs(WEIGHTS.astype(np.float64)).sum(), rtol=2**-11
@@ -143,7 +144,7 @@ def test_a_non_finite_gradient_marks_its_eye_and_no_other(method, bad):
 
     eyes = EYES.copy()
     eyes[0, 0, 0, 0] = 0.25  # outside the disc: the mark by which the broken eye is known
-    result = smallest_epsilon(predict, broken, eyes, 1, method=method)
+    result = smallest_epsilon(predict, broken, eyes, 1, method=method, inside=INSIDE)
     assert result.failed.tolist() == [True, False]
     assert result.reached.tolist() == [False, True]
 
@@ -155,13 +156,13 @@ def test_fgsm_asks_for_the_gradient_of_an_eye_once():
         asked.append(len(images))
         return gradient(images, target_stage)
 
-    smallest_epsilon(predict, counted, EYES, 1, method="fgsm_l2")
+    smallest_epsilon(predict, counted, EYES, 1, method="fgsm_l2", inside=INSIDE)
     assert sum(asked) == len(EYES)
 
 
 def test_a_target_out_of_reach_is_a_result():
     params = AdversarialParams(largest_linf=1 / 2048)
-    result = smallest_epsilon(predict, gradient, EYES, 1, params, method="fgsm_linf")
+    result = smallest_epsilon(predict, gradient, EYES, 1, params, method="fgsm_linf", inside=INSIDE)
     assert not result.reached.any()
     assert (result.strength == 1 / 2048).all()
     assert (result.best_probability > result.before[:, 1]).all()

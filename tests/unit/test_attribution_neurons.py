@@ -162,6 +162,34 @@ def test_a_layer_without_positions_takes_one_number_a_neuron_and_shares_passes()
     assert engine.evaluator.gradient_rows == np.ceil(awake.sum(axis=2) / 5).sum()
 
 
+@pytest.mark.parametrize("shape", [(5,), (4, 3)], ids=["a vector", "a sequence"])
+@pytest.mark.parametrize("tolerance", [None, 0.01], ids=["fixed points", "points that adapt"])
+def test_an_input_that_is_no_image_is_the_region_of_every_neuron(shape, tolerance):
+    rng = np.random.default_rng(4)
+    inputs = keras.Input(shape)
+    hidden = keras.layers.Dense(6, activation="tanh")(keras.layers.Flatten()(inputs))
+    lower = keras.Model(inputs, keras.layers.Dense(8, activation="relu")(hidden))
+    x, zeros = rng.normal(size=(3, *shape)).astype(np.float32), np.zeros(shape, np.float32)
+    neurons = [rng.permutation(8)[:, None] for _ in x]
+    settings = {"points": 64, "tolerance": tolerance, "max_points": 64}
+    found = neuron_regions(lower, x, zeros, neurons, **settings)
+    every = integrated_gradients(lower, x, zeros, points=64)
+    assert found.values.shape == (3, 8, *shape)
+    assert found.origin.shape == (3, 8, len(shape))
+    assert (found.origin == 0).all()
+    for image, order in enumerate(neurons):
+        np.testing.assert_allclose(
+            found.values[image], every.values[image, order[:, 0]], atol=0.02 if tolerance else 1e-6
+        )
+    # IG is linear in the neurons: their weighted sum is the IG of the weighted sum.
+    weights = rng.normal(size=(3, 8))
+    np.testing.assert_allclose(
+        resultant(found, weights, shape),
+        np.einsum("nk,nk...->n...", weights, found.values),
+        atol=1e-5,
+    )
+
+
 def activations(lower, x):
     return np.asarray(lower(x[None], training=False))[0]
 

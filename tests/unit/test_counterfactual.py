@@ -325,16 +325,25 @@ def test_only_the_strongest_regions_move():
         (slice(30, 36), slice(40, 46)),
     )
     attribution[0][strong], attribution[0][weak], attribution[0][negative] = 3.0, 2.0, -1.0
-    kept = strongest_regions(attribution[0], 1)
+    kept = strongest_regions(attribution[0], 1, crop=0.1)
     assert (kept[strong] == 3.0).all()
     assert (kept[negative] == -1.0).all()
     assert (kept[weak] == 0).all()
-    assert np.isnan(strongest_regions(np.full((side, side, 1), np.nan, np.float32), 1)).all()
+    assert np.isnan(
+        strongest_regions(np.full((side, side, 1), np.nan, np.float32), 1, crop=0.1)
+    ).all()
     eyes = np.full((1, side, side, 3), 0.25, np.float32)
     predict = two_stage_model(lambda image: image[22, 22, 0] - 0.5)
     params = CounterfactualParams(strongest_regions=1)
     found = smallest_strength(
-        predict, eyes, np.zeros_like(eyes[0]), attribution, 1, params, method="constant_regions"
+        predict,
+        eyes,
+        np.zeros_like(eyes[0]),
+        attribution,
+        1,
+        params,
+        method="constant_regions",
+        crop=0.1,
     )
     assert found.reached[0]
     change = (found.images - eyes)[0, ..., 0]

@@ -144,7 +144,11 @@ def test_figure_a_holds_its_four_panels_unchanged():
 def test_figure_b_has_three_panels_and_panels_wrap():
     size = 64
     three = figures.figure_b(
-        np.full((64, 64, 3), 128, np.uint8), np.ones((64, 64)), -np.ones((64, 64)), size=size
+        np.full((64, 64, 3), 128, np.uint8),
+        np.ones((64, 64)),
+        -np.ones((64, 64)),
+        size=size,
+        crop=0.1,
     )
     assert three.shape[1] > 3 * size
     one, two = (

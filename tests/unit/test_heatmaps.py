@@ -108,7 +108,7 @@ def test_a_known_rectangle_is_measured_exactly():
     fundus = GRAY.copy()
     fundus[30:34, 80:86, 1] = 88
     params = HeatmapParams(smoothing_px=0.0, fraction=0.2, min_area_px=1, max_regions=5)
-    rows = region_rows(values, fundus, **NAMES, params=params, signs=("positive",))
+    rows = region_rows(values, fundus, **NAMES, params=params, signs=("positive",), crop=0.1)
     (row,) = rows
     assert list(row) == REGION_COLUMNS
     total = 23 * 2 + 8
@@ -117,7 +117,7 @@ def test_a_known_rectangle_is_measured_exactly():
         "sign": "positive",
         "region": 0,
         "area_px": 24.0,
-        "disc_share": 24 / anatomy(SIZE, "right").area_px,
+        "disc_share": 24 / anatomy(SIZE, "right", crop=0.1).area_px,
         "centroid_y_px": 31.5,
         "centroid_x_px": 82.5,
         "radius_share": np.hypot(dy, dx) / (0.9 * 64),
@@ -149,7 +149,7 @@ def test_regions_are_numbered_by_strength_and_signs_are_apart():
     values[60:62, 60:62] = 1.9  # peak higher, sum 7.6
     values[80:90, 80:90] = -1.0  # sum −100
     values[30:32, 70:72] = -1.8
-    rows = region_rows(values, GRAY, **NAMES, params=PLAIN)
+    rows = region_rows(values, GRAY, **NAMES, params=PLAIN, crop=0.1)
     told = [
         (
             row["sign"],
@@ -179,7 +179,7 @@ def test_two_smooth_blobs_keep_their_centroids_under_smoothing():
         )
         * 1e-6
     )
-    rows = region_rows(values, GRAY, **NAMES, signs=("positive",))
+    rows = region_rows(values, GRAY, **NAMES, signs=("positive",), crop=0.1)
     assert sorted((row["centroid_y_px"], row["centroid_x_px"]) for row in rows) == places
     # A blob of σ² = 9 smoothed with σ² = 4, cut at a quarter of its peak: a disc of radius
     # √(2·13·ln 4).
@@ -195,22 +195,22 @@ def test_smoothing_cancels_a_speckle_of_both_signs_and_small_regions_fall_away()
     values[40:60, 40:60] = np.where(np.indices((20, 20)).sum(axis=0) % 2, 1.0, -1.0)
     values[80:86, 80:86] = 0.5
     params = HeatmapParams(smoothing_px=2.0)
-    regions = find_regions(values, "positive", params)
+    regions = find_regions(values, "positive", params, crop=0.1)
     assert regions.count == 1
     assert regions.labels[82, 82] == 1
     dot = blank()
     dot[64, 64] = 1.0
-    assert find_regions(dot, "positive", HeatmapParams(smoothing_px=0.0)).count == 0, (
+    assert find_regions(dot, "positive", HeatmapParams(smoothing_px=0.0), crop=0.1).count == 0, (
         "below min_area_px"
     )
-    assert find_regions(dot, "positive", PLAIN).count == 1
+    assert find_regions(dot, "positive", PLAIN, crop=0.1).count == 1
 
 
 def test_corners_join_and_outside_of_the_disc_is_ignored():
     values = blank()
     values[50:52, 50:52] = values[52:54, 52:54] = 1.0
     values[0:10, 0:10] = 9.0  # beyond 0.9 R
-    assert find_regions(values, "positive", PLAIN).count == 1
+    assert find_regions(values, "positive", PLAIN, crop=0.1).count == 1
 
 
 @pytest.mark.parametrize("rule", ["fraction", "otsu", "quantile"])
@@ -220,9 +220,11 @@ def test_every_threshold_rule_is_the_map_s_own_whatever_its_scale(rule, scale):
     values = np.full((SIZE, SIZE), 0.1 * scale, np.float32)
     values[50:58, 60:68] = scale
     params = HeatmapParams(
-        smoothing_px=0.0, threshold=rule, quantile=1 - 64 / anatomy(SIZE, "right").area_px + 1e-4
+        smoothing_px=0.0,
+        threshold=rule,
+        quantile=1 - 64 / anatomy(SIZE, "right", crop=0.1).area_px + 1e-4,
     )
-    (row,) = region_rows(values, GRAY, **NAMES, params=params, signs=("positive",))
+    (row,) = region_rows(values, GRAY, **NAMES, params=params, signs=("positive",), crop=0.1)
     assert row["area_px"] == 64
     assert row["centroid_y_px"] == 53.5
 
@@ -232,7 +234,9 @@ def test_max_regions_limits_rows_but_not_the_count():
     for k in range(6):
         values[40:42, 30 + 8 * k : 32 + 8 * k] = 1.0 + 0.1 * k
     params = HeatmapParams(smoothing_px=0.0, min_area_px=1, max_regions=2)
-    regions, stats = image_rows("10_right", "right", GRAY, {("pixels", "stage1"): values}, params)
+    regions, stats = image_rows(
+        "10_right", "right", GRAY, {("pixels", "stage1"): values}, params, crop=0.1
+    )
     assert [row["centroid_x_px"] for row in regions] == [70.5, 62.5], "the strongest two"
     assert stats[0]["regions_positive"] == 6
     assert (
@@ -243,6 +247,7 @@ def test_max_regions_limits_rows_but_not_the_count():
                 GRAY,
                 {("pixels", "stage1"): values},
                 HeatmapParams(0.0, min_area_px=1, max_regions=0),
+                crop=0.1,
             )[0]
         )
         == 6
@@ -250,8 +255,8 @@ def test_max_regions_limits_rows_but_not_the_count():
 
 
 def test_contrast_leaves_other_regions_and_the_crop_out_and_is_undefined_without_surroundings():
-    values = np.where(anatomy(SIZE, "right").inside, 1.0, 0.0).astype(np.float32)
-    (row,) = region_rows(values, GRAY, **NAMES, params=PLAIN, signs=("positive",))
+    values = np.where(anatomy(SIZE, "right", crop=0.1).inside, 1.0, 0.0).astype(np.float32)
+    (row,) = region_rows(values, GRAY, **NAMES, params=PLAIN, signs=("positive",), crop=0.1)
     assert np.isnan(row["contrast"]), (
         "the whole disc is one region: nothing of the disc surrounds it"
     )
@@ -261,7 +266,7 @@ def test_contrast_leaves_other_regions_and_the_crop_out_and_is_undefined_without
     )
     fundus = GRAY.copy()
     fundus[60:64, 66:70, 1] = 0
-    first = region_rows(values, fundus, **NAMES, params=PLAIN, signs=("positive",))[0]
+    first = region_rows(values, fundus, **NAMES, params=PLAIN, signs=("positive",), crop=0.1)[0]
     assert first["centroid_x_px"] == 61.5
     assert first["contrast"] == 0, "the dark neighbour is a region itself"
 
@@ -270,16 +275,16 @@ def test_contrast_leaves_other_regions_and_the_crop_out_and_is_undefined_without
 def test_lines_and_dots_have_finite_shape_numbers(shape):
     values = blank()
     values[50 : 50 + shape[0], 50 : 50 + shape[1]] = 1.0
-    (row,) = region_rows(values, GRAY, **NAMES, params=PLAIN, signs=("positive",))
+    (row,) = region_rows(values, GRAY, **NAMES, params=PLAIN, signs=("positive",), crop=0.1)
     assert 0 <= row["eccentricity"] <= 1
     assert row["solidity"] == 1
 
 
 def test_a_map_that_does_not_lie_on_the_fundus_is_refused():
     with pytest.raises((ValueError, TypeError), match=r"does not lie on|y=128"):
-        region_rows(blank(), GRAY[:64, :64], **NAMES)
+        region_rows(blank(), GRAY[:64, :64], **NAMES, crop=0.1)
     with pytest.raises(ValueError, match="square"):
-        find_regions(np.zeros((4, 5), np.float32), "positive")
+        find_regions(np.zeros((4, 5), np.float32), "positive", crop=0.1)
 
 
 # --- statistics
@@ -312,7 +317,9 @@ def test_shares_of_quadrants_and_rings_follow_the_eye(eye, nasal):
     """
     values = blank()
     values[63, 63 + 20], values[63, 63 - 50] = 3.0, -1.0
-    row = stat_row(values, **{**NAMES, "eye": eye}, regions_positive=2, regions_negative=1)
+    row = stat_row(
+        values, **{**NAMES, "eye": eye}, regions_positive=2, regions_negative=1, crop=0.1
+    )
     assert list(row) == STAT_COLUMNS
     assert row["positive_total"] == 3
     assert row["negative_total"] == -1
@@ -328,10 +335,12 @@ def test_shares_of_quadrants_and_rings_follow_the_eye(eye, nasal):
 
 def test_an_even_map_has_the_disc_s_own_proportions():
     row = stat_row(
-        np.ones((SIZE, SIZE), np.float32), **NAMES, regions_positive=1, regions_negative=0
+        np.ones((SIZE, SIZE), np.float32), **NAMES, regions_positive=1, regions_negative=0, crop=0.1
     )
     assert row["gini"] == pytest.approx(0, abs=1e-12)
-    assert row["entropy"] == pytest.approx(np.log2(anatomy(SIZE, "right").area_px), rel=1e-12)
+    assert row["entropy"] == pytest.approx(
+        np.log2(anatomy(SIZE, "right", crop=0.1).area_px), rel=1e-12
+    )
     assert row["top1_share"] == pytest.approx(0.01, rel=0.01)  # a whole number of pixels
     assert [row[f"share_ring{ring}"] for ring in range(3)] == pytest.approx(
         [1 / 9, 3 / 9, 5 / 9], abs=4e-3
@@ -342,18 +351,18 @@ def test_an_even_map_has_the_disc_s_own_proportions():
 
 def test_symmetry_is_minus_one_for_complementary_maps():
     values = np.random.default_rng(2).normal(size=(SIZE, SIZE)).astype(np.float32)
-    assert symmetry(values, -3 * values) == pytest.approx(-1, abs=1e-6)
-    assert symmetry(values, values) == pytest.approx(1, abs=1e-6)
-    inside = anatomy(SIZE, "right").inside
+    assert symmetry(values, -3 * values, crop=0.1) == pytest.approx(-1, abs=1e-6)
+    assert symmetry(values, values, crop=0.1) == pytest.approx(1, abs=1e-6)
+    inside = anatomy(SIZE, "right", crop=0.1).inside
     other = np.random.default_rng(3).normal(size=(SIZE, SIZE))
-    assert symmetry(values, other) == pytest.approx(
+    assert symmetry(values, other, crop=0.1) == pytest.approx(
         np.corrcoef(values[inside], other[inside])[0, 1], rel=1e-9
     )
-    assert symmetry(values * np.float32(1e-20), other * 1e-200) == pytest.approx(
-        symmetry(values, other), rel=1e-5
+    assert symmetry(values * np.float32(1e-20), other * 1e-200, crop=0.1) == pytest.approx(
+        symmetry(values, other, crop=0.1), rel=1e-5
     )
-    assert np.isnan(symmetry(values, blank()))
-    assert np.isnan(symmetry(values, np.full_like(values, np.nan)))
+    assert np.isnan(symmetry(values, blank(), crop=0.1))
+    assert np.isnan(symmetry(values, np.full_like(values, np.nan), crop=0.1))
 
 
 def test_an_image_s_rows_carry_symmetry_and_pairs_of_signs():
@@ -367,7 +376,7 @@ def test_an_image_s_rows_carry_symmetry_and_pairs_of_signs():
         ("pixels", "stage4"): -up - down,
         ("stem", "stage4"): np.stack([up, down]),
     }
-    regions, stats = image_rows("10_left", "left", GRAY, maps, PLAIN)
+    regions, stats = image_rows("10_left", "left", GRAY, maps, PLAIN, crop=0.1)
     assert [row["symmetry_stage0_stage4"] for row in stats] == [
         pytest.approx(-1),
         pytest.approx(-1),
@@ -387,7 +396,7 @@ def test_a_broken_map_and_a_map_of_zeros_have_rows_that_say_so(bad):
     broken = blank()
     broken[64, 64] = bad
     maps = {("pixels", "stage0"): blank(), ("pixels", "stage4"): broken}
-    regions, stats = image_rows("10_right", "right", GRAY, maps)
+    regions, stats = image_rows("10_right", "right", GRAY, maps, crop=0.1)
     assert regions == []
     zero, lost = stats
     assert (zero["positive_total"], zero["negative_total"], zero["regions_positive"]) == (0, 0, 0)
@@ -434,12 +443,12 @@ def test_profiles_of_a_map_that_depends_on_place_only():
     """Value = radius share, negative on the nasal side: radial means are the bins' middles,
     angular ones the sign.
     """
-    place = anatomy(SIZE, "right")
+    place = anatomy(SIZE, "right", crop=0.1)
     nasal = (place.angle_deg < 90) | (place.angle_deg >= 270)
     values = np.where(nasal, -place.radius_share, place.radius_share)
     groups = GroupHeatmaps(SIZE)
     groups.add(["all"], "stem", "referable", values, "right")
-    rows = groups.rows(HeatmapParams(radial_bins=5, angular_bins=4))
+    rows = groups.rows(HeatmapParams(radial_bins=5, angular_bins=4), crop=0.1)
     assert list(rows[0]) == [
         "group_name",
         "source",
@@ -474,7 +483,7 @@ def test_profiles_of_a_map_that_depends_on_place_only():
 def test_broken_maps_are_counted_not_summed_and_sizes_must_agree():
     groups = GroupHeatmaps(SIZE)
     groups.add(["all"], "pixels", "stage0", np.full((SIZE, SIZE), np.nan), "left")
-    assert (groups.skipped, groups.rows()) == (1, [])
+    assert (groups.skipped, groups.rows(crop=0.1)) == (1, [])
     with pytest.raises(ValueError, match="cannot join"):
         groups.add(["all"], "pixels", "stage0", np.zeros((4, 4)), "left")
     with pytest.raises(ValueError, match="cannot join"):

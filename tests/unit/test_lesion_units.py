@@ -16,7 +16,7 @@ from dr_lib.localisation.channel_dissection import (
 
 SIZE = 32
 CELLS = unit_cells(SIZE, (16, 16), (2, 2), (0.5, 0.5))
-INSIDE = visible_disc(SIZE)
+INSIDE = visible_disc(SIZE, crop=0.1)
 
 
 def spot(y, x, side=4):
@@ -36,6 +36,7 @@ def test_a_channel_that_is_the_mask_is_perfect_and_one_that_is_its_opposite_is_z
         maps,
         {"haemorrhage": first, "hard_exudate": second, "new_vessels": np.zeros_like(first)},
         CELLS,
+        INSIDE,
     )
     assert found.against_rest[:, 0].tolist() == [
         1.0,
@@ -55,7 +56,7 @@ def test_the_auc_is_that_of_the_enlarged_map_pixel_by_pixel():
     rng = np.random.default_rng(1)
     maps = np.maximum(rng.normal(size=(16, 16, 3)), 0).astype(np.float32)  # many ties at 0
     masks = {"a": rng.random((SIZE, SIZE)) < 0.1, "b": rng.random((SIZE, SIZE)) < 0.2}
-    found = agreement(maps, masks, CELLS)
+    found = agreement(maps, masks, CELLS, INSIDE)
     for channel in range(3):
         large = maps[..., channel].ravel()[CELLS]
         for at, mask in enumerate(masks.values()):
@@ -73,7 +74,7 @@ def test_a_mask_of_another_size_is_refused_with_both_sizes():
     with pytest.raises(
         ValueError, match=r"\(16, 16\) pixels, the fundus \(32, 32\): warp it first"
     ):
-        agreement(np.zeros((16, 16, 1), np.float32), {"a": np.zeros((16, 16), bool)}, CELLS)
+        agreement(np.zeros((16, 16, 1), np.float32), {"a": np.zeros((16, 16), bool)}, CELLS, INSIDE)
 
 
 def test_rows_have_means_over_eyes_and_honest_halves():

@@ -14,7 +14,7 @@ from dr_lib.linearity import (
 )
 
 SIDE = 8
-INSIDE = visible_disc(SIDE)
+INSIDE = visible_disc(SIDE, crop=0.1)
 # Seven units; t is the mean of the disc's red channel, which the attack raises; k is a corner that
 # it may not touch.
 LINEAR, CONSTANT, REVERSED, SATURATING, DEAD, IGNORED, NONLINEAR = range(7)
@@ -72,7 +72,7 @@ def study(images, ids, **changes):
     blank = np.zeros((SIDE, SIDE, 3), np.float32)
     settings = {"gradient": gradient, "average_gradient": midpoints, **changes}
     return linearity_study(
-        ids, images, blank, layers={"fc1": (lower, upper)}, params=PARAMS, **settings
+        ids, images, blank, layers={"fc1": (lower, upper)}, params=PARAMS, **settings, inside=INSIDE
     )
 
 
@@ -249,6 +249,7 @@ def test_a_convolutional_layer_s_unit_is_a_channel_with_sums_over_positions():
         {"stem": (lambda x: x, summed)},
         PARAMS,
         average_gradient=average,
+        inside=INSIDE,
     )
     first = rows[rows["strength"] == 0]
     total = images[0].astype(np.float64).sum(axis=(0, 1))
@@ -283,8 +284,10 @@ def test_on_a_real_network_attributions_are_complete_and_gradients_are_those_of_
     params = LinearityParams(smallest_strength=0.05, strengths=2, batch_size=4)
     layers = {name: split_at(network, name) for name in ("fc1", "fc2")}
     blank = np.zeros((32, 32, 3), np.float32)
-    outcomes = StageOutcomes(network, 4)
-    rows = linearity_study(["1_left", "1_right"], images, blank, outcomes.gradient, layers, params)
+    outcomes, inside = StageOutcomes(network, 4), visible_disc(32, crop=0.1)
+    rows = linearity_study(
+        ["1_left", "1_right"], images, blank, outcomes.gradient, layers, params, inside=inside
+    )
     assert set(rows["layer"]) == {"fc1", "fc2"}
     assert rows.groupby("layer").size().to_dict() == {"fc1": 2 * 3 * 12, "fc2": 2 * 3 * 6}
     base = outcomes.predict(blank[None])[0, 1]
@@ -335,14 +338,9 @@ def test_layers_that_share_a_trunk_run_it_once(network, monkeypatch):
         return np.ones_like(inputs)
 
     x = np.zeros((1, 32, 32, 3), np.float32)
+    settings = {"inside": visible_disc(32, crop=0.1), "average_gradient": average}
     linearity_study(
-        ["1_left"],
-        x,
-        x[0],
-        lambda images, stage: images + 1,
-        layers,
-        PARAMS,
-        average_gradient=average,
+        ["1_left"], x, x[0], lambda images, stage: images + 1, layers, PARAMS, **settings
     )
     assert len(made) == 1
 

@@ -271,7 +271,7 @@ GRAY = np.full((64, 64, 3), 128, np.uint8)
 
 def textured():
     fundus = np.random.default_rng(0).integers(0, 120, (64, 64, 3)).astype(np.uint8)
-    fundus[~visible_disc(64)] = 128
+    fundus[~visible_disc(64, crop=0.1)] = 128
     return fundus
 
 
@@ -340,7 +340,17 @@ def test_a_cut_disc_is_not_retina():
     fundus = textured()
     fundus[:14] = 128
     fundus[30:36, 30:36] = 128
-    seen = retina_seen(fundus)
+    seen = retina_seen(fundus, crop=0.1)
     assert not seen[:14].any()
-    assert np.array_equal(seen[14:], visible_disc(64)[14:])
-    assert not retina_seen(GRAY).any()
+    assert np.array_equal(seen[14:], visible_disc(64, crop=0.1)[14:])
+    assert not retina_seen(GRAY, crop=0.1).any()
+
+
+def test_masks_are_judged_within_the_disc_that_the_fundi_show():
+    params = PreprocessParams(size=64, crop=0.4)
+    fundus = textured()
+    fundus[~visible_disc(64, crop=0.4)] = 128
+    mask = painted((640, 640), "haemorrhage", slice(None), slice(None))
+    found = lesion_masks(mask, Disc(319.5, 319.5, 640.0), (640, 640), fundus, params)
+    assert np.array_equal(found.inside, visible_disc(64, crop=0.4))
+    assert np.array_equal(found.any, found.inside)

@@ -20,12 +20,12 @@ def test_the_disc_of_a_drawn_eye_is_found_within_half_its_radius(plan):
         (eye.mask == MASK_COLOURS["optic_disc"]).all(axis=2), fundus.disc, PreprocessParams()
     )
     y, x = (values.mean() for values in np.nonzero(drawn))
-    found = optic_disc(fundus.pixels)
+    found = optic_disc(fundus.pixels, crop=0.1)
     assert np.hypot(found.centre_y_px - y, found.centre_x_px - x) < found.radius_px / 2
     assert found.radius_px == 0.15 * 128
     maps = {("pixels", "stage4"): found.mask(256).astype(np.float32)}
     (region,), (stats,) = image_rows(
-        "1_left", plan.eye, fundus.pixels, maps, converged={("pixels", "stage4"): False}
+        "1_left", plan.eye, fundus.pixels, maps, converged={("pixels", "stage4"): False}, crop=0.1
     )
     assert region["optic_disc_distance_px"] < 0.5, "the region is the disc"
     assert stats["share_optic_disc"] == 1
@@ -38,10 +38,12 @@ def test_the_disc_of_a_drawn_eye_is_found_within_half_its_radius(plan):
 
 def test_no_disc_is_found_in_a_blank_image_and_its_numbers_are_undefined():
     blank = np.full((128, 128, 3), 128, np.uint8)
-    assert optic_disc(blank) is None
+    assert optic_disc(blank, crop=0.1) is None
     values = np.zeros((128, 128), np.float32)
     values[60:64, 60:64] = 1.0
-    (region,), (stats,) = image_rows("1_left", "left", blank, {("pixels", "stage0"): values})
+    (region,), (stats,) = image_rows(
+        "1_left", "left", blank, {("pixels", "stage0"): values}, crop=0.1
+    )
     assert np.isnan(
         [region["optic_disc_distance_px"], stats["share_optic_disc"], stats["optic_disc_y_px"]]
     ).all()
@@ -54,8 +56,8 @@ def test_two_equal_places_lead_by_nothing():
     fundus = np.full((128, 128, 3), 128, np.uint8)
     fundus[(np.hypot(y, np.abs(x) - 39) < 9) & ((y // 2 + x // 2) % 2 == 0)] = 200
     fundus = np.maximum(fundus, fundus[:, ::-1])
-    assert optic_disc(fundus) is None
-    assert optic_disc(fundus, OpticDiscParams(least_lead=0.0)).lead < 0.01
+    assert optic_disc(fundus, crop=0.1) is None
+    assert optic_disc(fundus, OpticDiscParams(least_lead=0.0), crop=0.1).lead < 0.01
 
 
 def test_the_disc_s_mask_is_a_circle():

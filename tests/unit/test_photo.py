@@ -57,6 +57,19 @@ def test_the_content_decides_about_the_format(format):
     assert (photo.format, photo.height_px, photo.width_px, photo.reduction) == (format, 96, 160, 1)
 
 
+def test_a_machine_without_memory_is_no_corrupt_photograph(monkeypatch):
+    """What OpenCV raises where the pixels of a JPEG cannot be allocated."""
+
+    def full(*_):
+        error = cv2.error("imdecode")
+        error.code, error.err = cv2.Error.StsNoMem, "Failed to allocate 48000000 bytes"
+        raise error
+
+    monkeypatch.setattr(cv2, "imdecode", full)
+    with pytest.raises(MemoryError, match="Failed to allocate"):
+        decode(saved(picture(), "JPEG"))
+
+
 def test_a_single_frame_gif_is_decoded():
     assert near(
         decode(

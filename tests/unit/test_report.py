@@ -45,6 +45,7 @@ def eye(image_id: str, stage: int | None = 2, predicted: int = 2, **changes) -> 
             for name, values in outcomes.items()
         ),
         (report.LayerMaps("stem", "stage2", maps[0], maps[1], neurons),),
+        crop=0.1,
     )
     return dataclasses.replace(entry, **changes)
 

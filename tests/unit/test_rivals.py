@@ -41,7 +41,7 @@ def test_gradient_maps_are_those_of_the_closed_form(network, pixels):
     x = scaled(pixels)
     h = np.maximum(x @ kernel, 0)
     gradient = (v * (h > 0)) @ kernel.T / SIZE**2
-    found = Rivals(network, "logit3", ("stem",)).maps(pixels)
+    found = Rivals(network, "logit3", ("stem",)).maps(pixels, crop=0.1)
     assert list(found) == ["gradient", "gradient_input", "gradcam_stem", "centre", "contrast"]
     np.testing.assert_allclose(
         found["gradient"], np.abs(gradient).sum(axis=2), rtol=1e-5, atol=1e-9
@@ -57,12 +57,13 @@ def test_gradient_maps_are_those_of_the_closed_form(network, pixels):
 def test_a_probabilitys_gradient_is_that_of_its_softmax(network, pixels):
     """P(stage ≥ 2) has ∂F/∂u_j = p_j · ([j ≥ 2] − P): a mixture of the logits' own gradients."""
     logits = [
-        Rivals(network, f"logit{stage}", ()).maps(pixels)["gradient_input"] for stage in range(5)
+        Rivals(network, f"logit{stage}", ()).maps(pixels, crop=0.1)["gradient_input"]
+        for stage in range(5)
     ]
     p = np.asarray(network(scaled(pixels)[None]))[0].astype(np.float64)
     slopes = p * ((np.arange(5) >= 2) - p[2:].sum())
     expected = np.tensordot(slopes, np.stack(logits), axes=1)
-    found = Rivals(network, "referable", ()).maps(pixels)["gradient_input"]
+    found = Rivals(network, "referable", ()).maps(pixels, crop=0.1)["gradient_input"]
     np.testing.assert_allclose(
         found, expected, rtol=1e-3, atol=1e-7 * np.abs(expected).max() + 1e-9
     )
@@ -80,8 +81,8 @@ def test_contrast_and_centre_know_no_network():
     contrast = local_contrast(spot)
     assert not local_contrast(blank).any()
     assert contrast.sum() == pytest.approx(9.0, rel=1e-6)
-    prior = centre_prior(64)
-    assert (prior[~visible_disc(64)] == 0).all()
+    prior = centre_prior(64, crop=0.1)
+    assert (prior[~visible_disc(64, crop=0.1)] == 0).all()
     assert prior[32, 32] > prior[32, 40] > prior[32, 56] > 0
 
 
