@@ -6,8 +6,8 @@ time, so it sees new files, a moved workspace and new tables, and needs no write
 catalog.duckdb is for other programs.
 """
 
-import os
 import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,22 +45,21 @@ def refresh(ws: "Workspace") -> Path:
 
     sql = views_sql(ws)
     ws.files.write("catalog.sql", sql.encode())
-    path = Path(ws.files.path("catalog.duckdb"))
-    temporary = path.with_name(f".catalog.{os.getpid()}.duckdb.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        with duckdb.connect(str(temporary), config=OFFLINE) as connection:
+    with tempfile.TemporaryDirectory() as folder:
+        # Not in the workspace itself: DuckDB would take a "?" in its path for the beginning of
+        # options.
+        made = Path(folder) / "catalog.duckdb"
+        with duckdb.connect(str(made), config=OFFLINE) as connection:
             connection.execute(
                 f"BEGIN;\n{sql}COMMIT;"
             )  # one by one, each comment would wait for the disk
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+        ws.files.write("catalog.duckdb", made.read_bytes())
+    return Path(ws.files.path("catalog.duckdb"))
 
 
 def query(ws: "Workspace", sql: str) -> "pd.DataFrame":
-    """The result of one SELECT over the views. Raises QueryError with what DuckDB says, in one line.
+    """The result of one SELECT over the views. Raises QueryError with what DuckDB says, in one
+    line.
 
     Only reads: any other statement is refused.
     """
@@ -132,7 +131,7 @@ def _view(ws: "Workspace", table: str) -> str:
             if name
             else "hive_partitioning = false"
         )
-        found = f"read_parquet({_text(ws.files.path(pattern))}, {options})"
+        found = f"read_parquet({_text(_escaped(ws.files.path()) + '/' + pattern)}, {options})"
         if (
             table in CATALOGUE
         ):  # written as a whole, perhaps before there were all these columns: those are null
@@ -172,7 +171,9 @@ def _files(ws: "Workspace", table: str) -> tuple[bool, str]:
 
 
 def _latest_partition(ws: "Workspace", table: str, order: list[str]) -> str | None:
-    """The newest id that has rows in the table; without a record an id is as old as its newest file."""
+    """The newest id that has rows in the table; without a record an id is as old as its newest
+    file.
+    """
     there = [at for at in partitions(ws.files, table) if parts(ws.files, table, at)]
     if known := [at for at in order if at in there] or (there if len(there) == 1 else []):
         return known[0]
@@ -204,6 +205,15 @@ def _comments(view: str, table: str, title: str) -> str:
         )
         lines.append(f"COMMENT ON COLUMN {view}.{_name(field.name)} IS {_text(words)};")
     return "\n".join(lines)
+
+
+def _escaped(path: str) -> str:
+    """A path that DuckDB takes as it stands, and not as the pattern of other workspaces' files too.
+
+    >>> _escaped("/data/eyes [2024]*")
+    '/data/eyes [[]2024][*]'
+    """
+    return re.sub(r"[*?[]", r"[\g<0>]", path)
 
 
 def _text(value: str) -> str:

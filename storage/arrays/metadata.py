@@ -76,6 +76,7 @@ def create(files: Files, path: str, specs: list[ArraySpec], shard_images: int, a
             config={"write_empty_chunks": True},
             **spec.chunking(shard_images),
         )
+    files.flush(files.walk(path))
     consolidate(files, path, read_nodes(files, path, _names(specs)))
 
 
@@ -123,12 +124,14 @@ def extend(
     for name in grown:
         if name.rpartition("/")[2] == "image_id":
             zarr.open_array(store, path=name, mode="r+", zarr_format=3)[len(old) :] = _strings(new)
+            files.flush(files.walk(f"{path}/{name}/c"))
     consolidate(files, path, grown)
     return grown
 
 
 def consolidate(files: Files, path: str, nodes: dict[str, dict]) -> None:
-    """Writes each group's metadata with that of everything below it; the root last, because it commits.
+    """Writes each group's metadata with that of everything below it; the root last, because it
+    commits.
 
     zarr's own function would warn, and would order the nodes as the disk lists them: other bytes on
     another machine.

@@ -153,7 +153,8 @@ class ShardedStore:
         return spans(self.images, self.shard_images)
 
     def pending(self, digests: Sequence[str]) -> list[Span]:
-        """The shards still to be written: those whose ledger entry does not hold exactly these digests.
+        """The shards still to be written: those whose ledger entry does not hold exactly these
+        digests.
 
         digests: one for each row of the image axis, of everything that the row's values depend on.
         """
@@ -210,7 +211,8 @@ class ShardedStore:
         ids = self._ids(span)
         # From here to `mark` the shard does not exist. The mark goes first: a process killed after
         # the next line has lost this shard's work, one killed before it in the other order would
-        # have left a mark on a torn shard.
+        # have left a mark on a torn shard. The disk is told of each in this order too: a power loss
+        # could keep a mark and lose the shard that was written before it.
         with writing(self.ws.files.url(self.path)):
             self.ledger.drop(span.index)
             store = recording(self.ws.files.zarr(self.path, read_only=False))
@@ -222,6 +224,7 @@ class ShardedStore:
                 if spec.mantissa_bits is not None:
                     values = round_mantissa(values, spec.mantissa_bits)
                 self._array(spec.path, store=store)[span.rows] = values
+            self.ws.files.flush(f"{self.path}/{spec.shard_file(span.index)}" for spec in self.specs)
         entry = {
             "shard": span.index,
             "start": span.start,
@@ -239,13 +242,17 @@ class ShardedStore:
         return entry
 
     def read(self, span: Span, paths: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """The values of one shard's images: (span images, …) for each path (default: every array)."""
+        """The values of one shard's images: (span images, …) for each path (default: every
+        array).
+        """
         return {path: self._array(path, read_only=True)[span.rows] for path in self._paths(paths)}
 
     def read_rows(
         self, rows: Sequence[int], paths: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """The values of any images, by their rows and in that order: (len(rows), …) for each path."""
+        """The values of any images, by their rows and in that order: (len(rows), …) for each
+        path.
+        """
         rows = np.asarray(rows, dtype=np.int64)
         if rows.size and not 0 <= rows.min() <= rows.max() < self.images:
             raise ValueError(

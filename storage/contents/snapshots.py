@@ -30,6 +30,7 @@ def replace_set(ws: "Workspace", explain_id: str, stem: str, data: "xr.Dataset")
         data.to_zarr(
             ws.files.zarr(f"{folder}/{name}", read_only=False), zarr_format=3, consolidated=False
         )
+        ws.files.flush(ws.files.walk(f"{folder}/{name}"))
     ws.files.write_json(f"{folder}/{stem}.json", {"store": name})
     if old:
         ws.files.remove_tree(f"{folder}/{old['store']}")

@@ -1,16 +1,20 @@
 """Small files of a workspace, on a local folder or any fsspec URL: every write appears whole or not
 at all.
 
-Locally a file is written under a hidden temporary name in the same folder and renamed; remotely it
-is one PUT, which object stores make visible as a whole. Paths are relative to the workspace and use
-`/`.
+Locally a file is written under a hidden temporary name in the same folder, flushed to the disk and
+renamed, and the folder is flushed too: what a writer was told is written outlives a power loss.
+Remotely it is one PUT, which object stores make visible as a whole and keep. Paths are relative to
+the workspace and use `/`.
 """
 
+import contextlib
+import errno
 import json
 import os
 import time
 import uuid
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 from storage.errors import writing
 
@@ -23,7 +27,9 @@ def is_url(location: str) -> bool:
 
 
 class Files:
-    """The files below one location. Cheap to make; makes nothing on disk until something is written."""
+    """The files below one location. Cheap to make; makes nothing on disk until something is
+    written.
+    """
 
     def __init__(self, location: str):
         self.location = location
@@ -72,7 +78,9 @@ class Files:
         return self.filesystem.cat_file(self.path(name))
 
     def read_many(self, names: list[str]) -> list[bytes | None]:
-        """The bytes of several files, at once where the file system can; None for one that is absent."""
+        """The bytes of several files, at once where the file system can; None for one that is
+        absent.
+        """
         if not names:
             return []
         if self.is_local:
@@ -83,20 +91,33 @@ class Files:
         found = found if isinstance(found, dict) else {paths[0]: found}
         return [data if isinstance(data := found.get(path), bytes) else None for path in paths]
 
-    def write(self, name: str, data: bytes) -> None:
-        """Makes `name` hold `data`; a reader sees the old file or the new one, never a part."""
-        if not self.is_local:
+    def write(self, name: str, data: bytes, *, flush: bool = True) -> None:
+        """Makes `name` hold `data`; a reader sees the old file or the new one, never a part.
+
+        flush: whether it is on the disk when this returns. Of many files it is quicker to `flush`
+        all before their mark.
+        """
+        if self.is_local:
+            write_whole(Path(self.path(name)), data, flush=flush)
+        else:
             self.filesystem.pipe_file(self.path(name), data)
+
+    def flush(self, names: Iterable[str]) -> None:
+        """Returns once these files, and the folders that lead to them, are on the disk, where a
+        power loss leaves them.
+
+        To be called before the mark that makes them count. An object store keeps what it was sent:
+        nothing to do there.
+        """
+        if not self.is_local:
             return
-        path = Path(self.path(name))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY}")
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_bytes(data)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        folders: set[str] = set()
+        with writing(self.location):
+            for name in names:
+                _flush(self.path(name))
+                folders.update(str(folder) for folder in PurePosixPath(name).parents)
+            for folder in sorted(folders, reverse=True):
+                _flush_folder(self.path("" if folder == "." else folder))
 
     def write_json(self, name: str, value) -> None:
         """`write` of canonical JSON: sorted keys, so that equal values are equal bytes. NaN
@@ -121,7 +142,9 @@ class Files:
     def remove(self, name: str) -> None:
         """Removes a file; one that is already gone is no error."""
         if self.is_local:
-            Path(self.path(name)).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path(name))
+                _flush_folder(os.path.dirname(self.path(name)))
             return
         try:
             self.filesystem.rm_file(self.path(name))
@@ -230,10 +253,61 @@ class Files:
         from zarr.storage import FsspecStore, LocalStore
 
         if self.is_local:
+            if not read_only:
+                make_folder(Path(self.location))
             return LocalStore(self.path(name), read_only=read_only)
         return FsspecStore.from_url(
             self.url(name), read_only=read_only, storage_options=self._options
         )
+
+
+def write_whole(path: Path, data: bytes, *, flush: bool = True) -> None:
+    """Makes a local file hold `data`, whole or not at all, and with `flush` also after a power
+    loss. Makes its folder.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY}")
+    with writing(path):
+        make_folder(path.parent)
+        try:
+            temporary.write_bytes(data)
+            if flush:
+                _flush(temporary)
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        if flush:
+            _flush_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a local folder and those above it, where they are absent, to stay after a power
+    loss.
+    """
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in absent:
+        _flush_folder(path.parent)
+
+
+def _flush(path: str | Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _flush_folder(folder: str | Path) -> None:
+    """Writes a folder's list of names to the disk, where its file system can do that (some
+    network ones cannot).
+    """
+    try:
+        _flush(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
 
 
 def _seconds(time) -> float:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from storage.errors import WorkspaceLocked, writing
-from storage.files.files import Files
+from storage.files.files import Files, make_folder
 
 FOLDER = ".locks"
 RENEWED_EVERY_S = 60.0
@@ -44,7 +44,7 @@ def _local(files: Files, name: str) -> Iterator[None]:
 
     path = Path(files.path(f"{FOLDER}/{name}.lock"))
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         # The file stays: removing it would let two processes lock two files of one name.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -97,7 +97,8 @@ def _remote(files: Files, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _renewed(files: Files, path: str, mine: dict, lost: threading.Event) -> Iterator[None]:
-    """Rewrites the lock's file again and again, which is how other machines see that its holder lives.
+    """Rewrites the lock's file again and again, which is how other machines see that its holder
+    lives.
 
     A holder that slept too long (a suspended machine, a network that was gone) may find another's
     name in it: then it is interrupted, as by Ctrl-C.
@@ -137,7 +138,9 @@ def _create(files: Files, path: str, data: bytes) -> bool:
 
 
 def _tag(files: Files, path: str) -> str | None:
-    """What the store calls this version of a file; None where it has no such names, or no such file."""
+    """What the store calls this version of a file; None where it has no such names, or no such
+    file.
+    """
     try:
         return files.filesystem.info(files.path(path)).get("ETag")
     except FileNotFoundError:

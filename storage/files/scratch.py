@@ -13,6 +13,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from storage.files.files import make_folder
+
 if TYPE_CHECKING:
     from storage.workspace import Workspace
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 def scratch_folder(ws: "Workspace", name: str) -> Path:
     """The scratch folder of that name, made if absent."""
     folder = _root(ws) / name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder
 
 
