@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from flows.config import PipelineConfig, as_tables
 from flows.registry import STAGES
+from storage.errors import after_failure
 from tasks.aggregate.lesion_study import lesion_study
 from tasks.aggregate.localise import localise
 from tasks.aggregate.step import aggregate
@@ -51,7 +52,9 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
 
 
 def run_stage(name: str, session: Session, config: PipelineConfig) -> StageResult:
-    """Runs one stage and leaves a row in `runs`, whatever happens, and its result on Prefect's page."""
+    """Runs one stage and leaves a row in `runs`, whatever happens, and its result on Prefect's
+    page.
+    """
     begin(name, f"{STAGES[name]} Workspace: {config.workspace}")
     tables = as_tables(config)
     row = {
@@ -64,10 +67,11 @@ def run_stage(name: str, session: Session, config: PipelineConfig) -> StageResul
         result = STAGE_FUNCTIONS[name](session, config)
     except BaseException as error:
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        record_run(
-            session.workspace,
-            {**row, "state": state, "message": f"{type(error).__name__}: {error}"},
-        )
+        with after_failure():
+            record_run(
+                session.workspace,
+                {**row, "state": state, "message": f"{type(error).__name__}: {error}"},
+            )
         raise
     seconds = record_run(
         session.workspace,

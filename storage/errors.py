@@ -5,11 +5,14 @@ do.
 import contextlib
 import errno
 import os
+import sys
 from collections.abc import Iterator
 
 
 class StorageError(Exception):
-    """A fault of the place or of what was asked of it, not of the code. The message is for a person."""
+    """A fault of the place or of what was asked of it, not of the code. The message is for a
+    person.
+    """
 
 
 class NotThere(StorageError, FileNotFoundError):
@@ -30,6 +33,23 @@ class QueryError(StorageError, ValueError):
 
 class CannotWrite(StorageError, OSError):
     """The place takes no more: it is full, or may not be written to."""
+
+
+@contextlib.contextmanager
+def after_failure() -> Iterator[None]:
+    """Around what is noted or cleared up after a failure: if that fails too, the first error is the
+    one that goes on.
+
+    What fails inside is added to the first error as a note; it is raised where there is no first
+    error.
+    """
+    first = sys.exception()
+    try:
+        yield
+    except Exception as second:
+        if first is None:
+            raise
+        first.add_note(f"After that: {type(second).__name__}: {second}")
 
 
 ADVICE = {

@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import IO
 
+from storage.errors import after_failure
 from tasks.run.settings import ScheduleParams
 
 START_TIMEOUT_S = (
@@ -111,12 +112,15 @@ def _used(api: str) -> Iterator[None]:
         try:
             yield
         finally:
-            # the last lines of a run, before the server that keeps them is gone
-            APILogHandler().flush()
+            with after_failure():
+                # the last lines of a run, before the server that keeps them is gone
+                APILogHandler().flush()
 
 
 def service_port() -> int:
-    """Where the server of `dr serve` listens: Prefect's PREFECT_SERVER_API_PORT, 4200 unless set."""
+    """Where the server of `dr serve` listens: Prefect's PREFECT_SERVER_API_PORT, 4200 unless
+    set.
+    """
     be_quiet()
     from prefect.settings import PREFECT_SERVER_API_PORT
 
@@ -164,7 +168,8 @@ def _own_server(output: IO[bytes], port: int, environment: dict[str, str]) -> It
         over.set()
         if keeper.ident:
             keeper.join()
-        _stop(servers[-1])
+        with after_failure():
+            _stop(servers[-1])
 
 
 def _start(port: int, output: IO[bytes], environment: dict[str, str]) -> subprocess.Popen:

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.errors import WorkspaceLocked, writing
+from storage.errors import WorkspaceLocked, after_failure, writing
 from storage.files.files import Files, make_folder
 
 FOLDER = ".locks"
@@ -54,8 +54,9 @@ def _local(files: Files, name: str) -> Iterator[None]:
             raise WorkspaceLocked(
                 _sentence(files, name, _parse(os.pread(handle, 4096, 0)))
             ) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(_myself()).encode(), 0)
+        with writing(path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(_myself()).encode(), 0)
         yield
         os.ftruncate(handle, 0)
     finally:
@@ -91,8 +92,9 @@ def _remote(files: Files, name: str) -> Iterator[None]:
         )
         raise WorkspaceLocked(message) from None
     finally:
-        if files.read_json(path) == mine:
-            files.remove(path)
+        with after_failure():
+            if files.read_json(path) == mine:
+                files.remove(path)
 
 
 @contextlib.contextmanager

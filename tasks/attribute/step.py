@@ -13,6 +13,7 @@ import pandas as pd
 
 from storage.arrays.store import ArraySpec, ShardedStore, spans
 from storage.contents.explanations import DONE, FAILED, attributions_path, save_record, save_run
+from storage.errors import after_failure
 from tasks.access.stores import explanation_store, stored_digests, whole
 from tasks.attribute.calibration import specs_of
 from tasks.attribute.estimate import Estimate, bound, check_room, estimate, known_rates
@@ -184,17 +185,18 @@ def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Iterator[
     try:
         yield note
         state = "completed"
-    except UserError:
+    except Exception:
         state = "failed"
         raise
     finally:
         seconds = (datetime.now(UTC) - started).total_seconds()
-        save_run(
-            store.ws,
-            explain_id,
-            name,
-            {**record, "state": state, "actual": {**actual, "seconds": round(seconds, 1)}},
-        )
+        with after_failure():
+            save_run(
+                store.ws,
+                explain_id,
+                name,
+                {**record, "state": state, "actual": {**actual, "seconds": round(seconds, 1)}},
+            )
 
 
 def _wave_table(done: Sequence[dict]) -> list[dict[str, Any]]:

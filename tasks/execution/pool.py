@@ -17,7 +17,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any
 
-from storage.errors import StorageError
+from storage.errors import StorageError, after_failure
 from tasks.run.errors import UserError
 from tasks.run.settings import DaskParams
 
@@ -56,7 +56,9 @@ class Failure:
 
 
 class Pool:
-    """A Dask client that starts on first use, so that a run with nothing to do starts no cluster."""
+    """A Dask client that starts on first use, so that a run with nothing to do starts no
+    cluster.
+    """
 
     def __init__(self, params: DaskParams):
         self.params = params
@@ -195,12 +197,14 @@ class Pool:
             raise UserError(message) from None
         finally:
             # Reached with jobs running only on Ctrl-C or an error: what has not started never will.
-            with contextlib.suppress(OSError):
+            with after_failure(), contextlib.suppress(OSError):
                 client.cancel(list(running), force=True)
             self._restore_environment()
 
     def _finished(self, client, futures: list) -> set:
-        """The jobs that have ended, once there is one. Raises UserError where nobody is left to end any."""
+        """The jobs that have ended, once there is one. Raises UserError where nobody is left to
+        end any.
+        """
         from distributed import wait
 
         deserted_since = None
@@ -231,7 +235,8 @@ class Pool:
 
     def close(self) -> None:
         """Stops the workers that this pool started."""
-        self._closing.close()
+        with after_failure():
+            self._closing.close()
         self._client = None
 
 

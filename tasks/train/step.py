@@ -26,6 +26,7 @@ from dr_lib.training import train as fit
 from storage import Workspace
 from storage.arrays.row_copy import RowCopy
 from storage.contents.models import save_model
+from storage.errors import writing
 from storage.files.scratch import remove_scratch, scratch_folder
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
@@ -106,6 +107,7 @@ def _train(
         held.enter_context(gpu_turn())
         backend.configure(deterministic=True)
         say(f"train: {params.steps:,} mini-batches of {params.batch_size} on {backend.device()}")
+        held.enter_context(writing(scratch))
         pixels = held.enter_context(RowCopy(store, "pixels", scratch))
 
         def fetch_from(rows: pd.DataFrame, indices: np.ndarray) -> np.ndarray:
@@ -126,8 +128,8 @@ def _train(
             )
         except (ValueError, TrainingDiverged) as error:  # such as a stage without examples, named
             raise UserError(str(error)) from None
-    weights = scratch / "final.weights.h5"
-    write_weights(model, weights)
+        weights = scratch / "final.weights.h5"
+        write_weights(model, weights)
     record = {
         **provenance(recipe, "trained", config),
         **training_provenance(recipe, manifest),
@@ -217,7 +219,9 @@ def prediction_rows(eyes: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
 
 
 def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
-    """Writes the table `evaluation` for the model; returns the test split's kappa and AUC in words."""
+    """Writes the table `evaluation` for the model; returns the test split's kappa and AUC in
+    words.
+    """
     predictions = workspace.frame("predictions", model_id=model_id)
     predictions = predictions[predictions["stage"].notna()]
     quality = strata(workspace, recipe, predictions["image_id"])
