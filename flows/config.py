@@ -27,6 +27,8 @@ from dr_lib.network.model import ModelParams, layer_names
 from dr_lib.perturbation.adversarial import AdversarialParams
 from dr_lib.perturbation.counterfactual import CounterfactualParams
 from dr_lib.training import TrainingParams
+from storage import open_workspace
+from storage.errors import StorageError
 from storage.files.files import is_url
 from tasks.run.recipe import Recipe
 from tasks.run.settings import (
@@ -41,7 +43,9 @@ from tasks.run.settings import (
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; each line of the message names one mistake and its place."""
+    """The configuration cannot be used; each line of the message names one mistake and its
+    place.
+    """
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,9 @@ def apply_settings(tables: dict[str, Any], settings: list[str]) -> dict[str, Any
 
 
 def _value(text: str) -> Any:
-    """A TOML value where the text is one; otherwise the text itself, so that folders need no quotes."""
+    """A TOML value where the text is one; otherwise the text itself, so that folders need no
+    quotes.
+    """
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -233,6 +239,8 @@ def _readable(error: dict[str, Any]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":
         return f"{place} is missing; give it in the file or with --set {place}=…"
+    if error["type"] == "json_invalid":  # which JSON made of TOML's values is only here
+        return "a path or name in it is not in UTF-8; rename that folder or file"
     if error["type"] in ("value_error", "assertion_error"):
         return message if message.startswith(place) else f"{place}: {message}"
     return (
@@ -246,7 +254,13 @@ def as_tables(config: PipelineConfig) -> dict[str, Any]:
 
 
 def check_inputs(config: PipelineConfig) -> None:
-    """Raises ConfigError if the photographs' folder or the backbone's weights file is not there."""
+    """Raises ConfigError if the workspace cannot lie there, or the photographs' folder or the
+    backbone's weights file is absent.
+    """
+    try:
+        open_workspace(config.workspace)
+    except StorageError as error:
+        raise ConfigError(f"workspace: {error}") from None
     photos = config.data.photos
     if not is_url(photos) and not pathlib.Path(photos).exists():
         raise ConfigError(

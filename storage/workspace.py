@@ -1,5 +1,7 @@
 """The workspace's layout, and the doors to what lies in it. Opening one creates nothing."""
 
+import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,22 +16,46 @@ if TYPE_CHECKING:
     import xarray as xr
 
 LATEST = "latest"
+# In an object store's URL: what fsspec expands, also when it is told to remove, and its sign
+# between chained URLs.
+URL_PATTERN = re.compile(r"[*?\[\]]|::")
+# DuckDB takes a backslash for a slash, and a folder named like a partition for one; names that are
+# no UTF-8 stand in no table.
+UNREADABLE_PATH = re.compile(r"\\|[\ud800-\udfff]|/(?:preprocess|model|explain)_id=[^/]*")
 
 
 def open_workspace(location: str | Path) -> "Workspace":
     """The workspace at a folder or an fsspec URL (`s3://bucket/prefix`), which need not exist yet.
 
-    Raises ValueError for an empty location, or a file where the folder should be.
+    Raises ValueError for an empty location, a file where the folder should be, or a name that a
+    library which works there would misread.
     """
     text = str(location).removeprefix("file://")
     if not text.strip():
         raise Refused("the workspace needs a folder or a URL such as s3://bucket/prefix")
     if is_url(text):
+        _refuse(
+            text.partition("://")[2],
+            URL_PATTERN,
+            "fsspec would take that for a pattern or a chain of URLs",
+        )
         return Workspace(text.rstrip("/"))
     path = Path(text).expanduser().resolve()
+    _refuse(str(path), UNREADABLE_PATH, "DuckDB or Parquet would misread it")
     if path.exists() and not path.is_dir():
         raise Refused(f"{path} is a file; a workspace is a folder")
     return Workspace(str(path))
+
+
+def _refuse(location: str, pattern: re.Pattern, reason: str) -> None:
+    if found := pattern.search(location):
+        shown, odd = (
+            os.fsencode(text).decode(errors="backslashreplace")
+            for text in (location, found[0].strip("/"))
+        )
+        raise Refused(
+            f"{shown} cannot be a workspace: {reason} ({odd} in its name); choose another name"
+        )
 
 
 @dataclass(frozen=True)
@@ -195,7 +221,9 @@ class Workspace:
         *,
         digest: str | None = None,
     ) -> bool:
-        """Whether a part of a table has been written, and, where a digest is given, from just that."""
+        """Whether a part of a table has been written, and, where a digest is given, from just
+        that.
+        """
         from storage.tables import parts as tables
 
         if digest is not None:
