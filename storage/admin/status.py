@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import attributions_path, load_runs
 from storage.contents.fundus import fundus_ids, fundus_path
+from storage.contents.learned_labels import RETRAIN, label_changes
 from storage.errors import NotThere
 from storage.tables.parts import partitions, parts
 from storage.tables.schemas import PARTITION, SCHEMAS
@@ -25,6 +26,12 @@ def describe(ws: "Workspace") -> list[dict]:
     found = overview(ws)
     photos = found["photographs"]
     rows = [_row("photographs", "", photos["present"], detail=_counts(photos["by_split"]))]
+    if gone := photos["total"] - photos["present"]:
+        rows.append(
+            _row(
+                "no longer there", "", gone, detail="photographs that were in the data folder once"
+            )
+        )
     if photos["by_stage"]:
         rows.append(
             _row("stages", "", sum(photos["by_stage"].values()), detail=_counts(photos["by_stage"]))
@@ -71,17 +78,18 @@ def overview(ws: "Workspace") -> dict:
     parts, rows); runs (the last run of each stage).
     """
     photos, rejects = ws.photos(), ws.rejects()
+    present = photos[photos["present"]]
     return {
         "location": ws.location,
         "photographs": {
             "total": len(photos),
-            "present": int(photos["present"].sum()),
+            "present": len(present),
             "by_split": {
-                str(key): int(count) for key, count in photos["split"].value_counts().items()
+                str(key): int(count) for key, count in present["split"].value_counts().items()
             },
             "by_stage": {
                 int(key): int(count)
-                for key, count in photos["stage"].value_counts().sort_index().items()
+                for key, count in present["stage"].value_counts().sort_index().items()
             },
         },
         "rejects": [
@@ -91,10 +99,7 @@ def overview(ws: "Workspace") -> dict:
         "fundus": [
             {"preprocess_id": at, **_progress(ws, fundus_path(at))} for at in fundus_ids(ws)
         ],
-        "models": [
-            {key: record.get(key) for key in ("model_id", "created", "weights_bytes")}
-            for record in ws.models()
-        ],
+        "models": _models(ws),
         "explanations": [
             {
                 **{
@@ -109,6 +114,22 @@ def overview(ws: "Workspace") -> dict:
         "tables": _tables(ws),
         "runs": _last_runs(ws),
     }
+
+
+def _models(ws: "Workspace") -> list[dict]:
+    """Every model, with how today's labels differ from those it learned from, and whether it is
+    the newest of its settings.
+    """
+    records = ws.models()
+    newest = {record.get("training_id"): record["model_id"] for record in records}
+    return [
+        {
+            **{key: record.get(key) for key in ("model_id", "created", "weights_bytes")},
+            "label_changes": label_changes(ws, record["model_id"]),
+            "newest": newest[record.get("training_id")] == record["model_id"],
+        }
+        for record in records
+    ]
 
 
 def _progress(ws: "Workspace", path: str) -> dict:
@@ -180,7 +201,9 @@ def _time(seconds: float) -> str:
 
 
 def _planned(run: dict) -> str:
-    """What a run of `dr attribute` was planned to take against what it took, if it came to its end."""
+    """What a run of `dr attribute` was planned to take against what it took, if it came to its
+    end.
+    """
     planned, actual = run["planned"], run.get("actual")
     sides = [planned]
     if actual:
@@ -219,7 +242,10 @@ def _counts(values: dict) -> str:
 
 
 def _when(one: dict) -> str:
-    return (
+    made = (
         f"made {str(one['created'])[:16].replace('T', ' ')}, {_mib(one['weights_bytes'] or 0)} of"
         " weights"
     )
+    if not (changes := one["label_changes"]):
+        return made
+    return f"{made}; {changes}" + (f": {RETRAIN}" if one["newest"] else "")

@@ -1,5 +1,5 @@
-"""Trained models: `models/<model_id>/` with the weights, model.json and history.parquet. Weights
-only, never code.
+"""Trained models: `models/<model_id>/` with weights, model.json, history.parquet and
+labels.parquet. Weights only, never code.
 
 The id is the hash of the weights file, so a file that was altered has no right to its name and is
 refused.
@@ -29,12 +29,18 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def save_model(
-    ws: "Workspace", weights_file: str | Path, record: Mapping[str, Any], history: "pd.DataFrame"
+    ws: "Workspace",
+    weights_file: str | Path,
+    record: Mapping[str, Any],
+    history: "pd.DataFrame",
+    labels: "pd.DataFrame | None" = None,
 ) -> str:
-    """Stores a model and returns its id. model.json comes last: without it the model does not exist.
+    """Stores a model and returns its id. model.json comes last: without it the model does not
+    exist.
 
     record: architecture, metrics, provenance. history: one row per step reported, any columns.
-    Raises ValueError for a file that is not weights only.
+    labels: what it learned from (`learned_from`), where that is known. Raises ValueError for a file
+    that is not weights only.
     """
     weights_file = Path(weights_file)
     check_weights(weights_file)
@@ -45,9 +51,9 @@ def save_model(
     old = ws.files.read_json(f"{folder}/model.json") or {}
     if ws.files.size(f"{folder}/{WEIGHTS}") != len(data):
         ws.files.write(f"{folder}/{WEIGHTS}", data)
-    sink = io.BytesIO()
-    history.to_parquet(sink, index=False, compression="zstd")
-    ws.files.write(f"{folder}/history.parquet", sink.getvalue())
+    ws.files.write(f"{folder}/history.parquet", _parquet(history))
+    if labels is not None:
+        ws.files.write(f"{folder}/labels.parquet", _parquet(labels))
     created = old.get("created") or datetime.now(UTC).isoformat()
     own = {
         "model_id": model_id,
@@ -103,6 +109,18 @@ def load_history(ws: "Workspace", model_id: str = "latest") -> "pd.DataFrame":
 
     model_id = load_record(ws, model_id)["model_id"]
     return pd.read_parquet(io.BytesIO(ws.files.read(f"models/{model_id}/history.parquet")))
+
+
+def load_labels(ws: "Workspace", model_id: str) -> "pd.DataFrame | None":
+    """The labels that a model learned from; None where they are not known, as of a model that
+    was imported.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(io.BytesIO(ws.files.read(f"models/{model_id}/labels.parquet")))
+    except FileNotFoundError:
+        return None
 
 
 def local_weights(ws: "Workspace", model_id: str = "latest") -> Path:
@@ -178,6 +196,12 @@ def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             )
         )
     return shapes
+
+
+def _parquet(frame: "pd.DataFrame") -> bytes:
+    sink = io.BytesIO()
+    frame.to_parquet(sink, index=False, compression="zstd")
+    return sink.getvalue()
 
 
 def _refuse_objects(name: str, item) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 from storage.arrays.store import ArraySpec, ShardedStore, spans
 from storage.contents.explanations import DONE, FAILED, attributions_path, save_record, save_run
 from storage.errors import after_failure
+from tasks.access.present import gone_words
 from tasks.access.stores import explanation_store, stored_digests, whole
 from tasks.attribute.calibration import specs_of
 from tasks.attribute.estimate import Estimate, bound, check_room, estimate, known_rates
@@ -114,11 +115,11 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
         )
         note(done)
     new = sum(one["new_images"] for one in done)
+    eyes = (
+        f"{len(store.image_ids):,} eyes{gone_words(workspace, store.image_ids)}; {_summary(store)}"
+    )
     return StageResult(
-        STEP,
-        len(store.image_ids),
-        new,
-        f"explanation {explain_id} of model {model_id}: {_summary(store)}",
+        STEP, len(store.image_ids), new, f"explanation {explain_id} of model {model_id}: {eyes}"
     )
 
 

@@ -22,6 +22,7 @@ from storage.contents.counterfactuals import change_specs, counterfactuals_path
 from storage.contents.explanations import DONE, attributions_path
 from storage.contents.models import load_record
 from storage.ids import content_id
+from tasks.access.present import gone_words
 from tasks.access.stores import explanation_store, stored_digests, whole
 from tasks.aggregate.step import part_name
 from tasks.counterfactuals.shard import Place, change_shard
@@ -88,8 +89,12 @@ def counterfactuals(
     tabulate(session, store, place, eyes, reference, science, adversarial, second)
     write_pair_tables(workspace, store, place, science, adversarial, second)
     count = int(eyes["sha256"].notna().sum())
+    absent = gone_words(workspace, eyes.index[eyes["sha256"].notna()])
     return StageResult(
-        STEP, count, new, f"{count:,} eyes {confusion}; {summary(workspace, place, store, science)}"
+        STEP,
+        count,
+        new,
+        f"{count:,} eyes {confusion}{absent}; {summary(workspace, place, store, science)}",
     )
 
 
@@ -191,7 +196,9 @@ def missed_eyes(graded: pd.DataFrame, params: CounterfactualParams) -> pd.DataFr
 
 
 def _explained_rows(workspace: Workspace, explain_id: str, sha256: pd.Series) -> Sequence[int]:
-    """For each eye the row of its maps in the explanation, −1 where it has none of this photograph."""
+    """For each eye the row of its maps in the explanation, −1 where it has none of this
+    photograph.
+    """
     if not ShardedStore.exists(workspace, attributions_path(explain_id)):
         return [-1] * len(sha256)
     store = explanation_store(workspace, explain_id)

@@ -32,6 +32,7 @@ from storage.tables.schema_fields import TITLES
 from storage.tables.schemas import PARTITION, SCHEMAS
 from tasks.access.contact_sheets import Photos, flagged, flagged_text, samples, set_aside
 from tasks.access.model_quality import model_section
+from tasks.access.present import predictions_here
 from tasks.access.quality import eye_quality
 from tasks.access.stores import explanation_store, fundus_store
 from tasks.aggregate.localise import pixel_aucs
@@ -147,7 +148,7 @@ def _how_far(shown: Shown, gallery: pd.DataFrame) -> list[dict[str, Any]]:
         fundus_store(workspace, shown.recipe.preprocess_id),
         explanation_store(workspace, shown.explain_id),
     )
-    graded = workspace.count("predictions", model_id=shown.model_id)
+    graded = len(predictions_here(workspace, shown.model_id))
     return [
         {"what": "photographs", "there": here, "of": here + len(workspace.rejects())},
         {"what": "fundi", "there": _finished(fundi), "of": fundi.images},
@@ -275,7 +276,9 @@ def _localisation(shown: Shown) -> Localisation:
 
 
 def _regions(workspace: Workspace, explain_id: str) -> pd.DataFrame:
-    """How many regions each source has of each sign, how large they are and how far from the centre."""
+    """How many regions each source has of each sign, how large they are and how far from the
+    centre.
+    """
     frame = workspace.frame("lesion_regions", explain_id=explain_id)
     named = {
         "regions": ("area_px", "size"),

@@ -26,6 +26,7 @@ from dr_lib.evaluation.grading import (
 from dr_lib.evaluation.metrics import evaluate
 from dr_lib.network.model import STAGES
 from storage import Workspace
+from tasks.access.present import predictions_here
 
 POSES_TABLE = "pose_predictions"
 PREFIX = "grading="
@@ -51,7 +52,9 @@ def reading_rows(
     """
     if grading == GradingParams():
         return []
-    eyes = workspace.frame("predictions" if grading.poses == 1 else POSES_TABLE, model_id=model_id)
+    eyes = predictions_here(
+        workspace, model_id, "predictions" if grading.poses == 1 else POSES_TABLE
+    )
     eyes = eyes[eyes["split"] != "train"].reset_index(drop=True)
     rows: list[dict[str, Any]] = []
     for reading in _readings(eyes, grading):
@@ -75,7 +78,8 @@ def reading_rows(
 
 
 def in_words(rows: pd.DataFrame) -> str:
-    """What the last reading of one split brings, as the end of a sentence; empty where there is none.
+    """What the last reading of one split brings, as the end of a sentence; empty where there is
+    none.
 
     rows: of `evaluation`, one split, every stratum.
     """
@@ -92,7 +96,9 @@ def in_words(rows: pd.DataFrame) -> str:
 
 
 def _readings(eyes: pd.DataFrame, grading: GradingParams) -> Iterator[Reading]:
-    """Each reading goes on from the one before it, so that the table tells what each step brings."""
+    """Each reading goes on from the one before it, so that the table tells what each step
+    brings.
+    """
     found = eyes[[f"probability_stage{stage}" for stage in range(STAGES)]].to_numpy(np.float32)
     stages = eyes["stage"].fillna(-1).to_numpy(np.int64)
     patients = eyes["patient_id"].to_numpy(str)

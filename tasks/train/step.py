@@ -25,11 +25,13 @@ from dr_lib.training import StepReport, TrainingDiverged, TrainingParams, write_
 from dr_lib.training import train as fit
 from storage import Workspace
 from storage.arrays.row_copy import RowCopy
+from storage.contents.learned_labels import RETRAIN, label_changes, learned_from
 from storage.contents.models import save_model
 from storage.errors import writing
 from storage.files.scratch import remove_scratch, scratch_folder
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
+from tasks.access.present import predictions_here
 from tasks.access.quality import FLAGGED, GOOD, strata
 from tasks.access.stores import as_text, fundus_store
 from tasks.execution.gpu import gpu_turn
@@ -57,12 +59,15 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StageResu
     learnable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
     labelled = eyes[eyes["stage"].notna() & eyes["present"] & eyes["position"].isin(learnable)]
     manifest = content_id({"eyes": as_text(labelled[["image_id", "sha256", "split"]])})
+    labels = content_id({"labels": as_text(learned_from(labelled))})
     model_id = recipe.find_model(
-        workspace, manifest if recipe.policy.on_new_data == "retrain" else None
+        workspace, *((manifest, labels) if recipe.policy.on_new_data == "retrain" else ())
     )
     trained = 0
     if model_id is None:
-        model_id = _train(workspace, recipe, labelled, manifest, config)
+        model_id = _train(
+            workspace, recipe, labelled, {"manifest": manifest, "labels": labels}, config
+        )
         trained = int((labelled["split"] == "train").sum())
     new = _predict(workspace, recipe.preprocess_id, model_id, eyes)
     if recipe.grading.poses > 1:
@@ -77,7 +82,21 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StageResu
     record_metrics(workspace, model_id)
     if trained or new:
         show_model(workspace, model_id)
-    return StageResult(STEP, len(eyes), trained or new, f"model {model_id}: {graded}")
+    here = int(eyes["present"].sum())
+    return StageResult(STEP, here, trained or new, f"model {model_id}: {graded}").and_then(
+        labels_differ(workspace, recipe, model_id)
+    )
+
+
+def labels_differ(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
+    """That labels differ from those the model learned from, and what to do; empty where none
+    does or it is not known.
+    """
+    changes = label_changes(workspace, model_id)
+    if changes is None:
+        return ""
+    free = "leave training.model_id empty and " if recipe.policy.model_id else ""
+    return f"{changes}: it is kept; {free}{RETRAIN}"
 
 
 @task(
@@ -90,7 +109,7 @@ def _train(
     workspace: Workspace,
     recipe: Recipe,
     labelled: pd.DataFrame,
-    manifest: str,
+    data: dict[str, str],
     config: dict[str, Any],
 ) -> str:
     params = recipe.training
@@ -102,7 +121,7 @@ def _train(
                 f"no labelled eye is in the {name} split; run dr preprocess, add photographs or"
                 " change data.split_seed"
             )
-    scratch = scratch_folder(workspace, f"training-{recipe.training_id}-{manifest}")
+    scratch = scratch_folder(workspace, f"training-{recipe.training_id}-{data['manifest']}")
     with contextlib.ExitStack() as held:
         held.enter_context(gpu_turn())
         backend.configure(deterministic=True)
@@ -132,7 +151,7 @@ def _train(
         write_weights(model, weights)
     record = {
         **provenance(recipe, "trained", config),
-        **training_provenance(recipe, manifest),
+        **training_provenance(recipe, data),
         "training": settings_of(TrainingParams, params),
         "eyes": {name: len(rows) for name, rows in splits.items()},
         "chosen_step": history.chosen_step,
@@ -140,7 +159,9 @@ def _train(
         "step_seconds": history.step_s,
         "input_wait_share": history.wait_share,
     }
-    model_id = save_model(workspace, weights, record, pd.DataFrame(history.rows))
+    model_id = save_model(
+        workspace, weights, record, pd.DataFrame(history.rows), learned_from(labelled)
+    )
     say(
         f"train: {history.step_s:.2f} s a mini-batch, {history.wait_share:.1%} of it waiting for"
         f" pixels; best after {history.chosen_step}"
@@ -222,7 +243,7 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
     """Writes the table `evaluation` for the model; returns the test split's kappa and AUC in
     words.
     """
-    predictions = workspace.frame("predictions", model_id=model_id)
+    predictions = predictions_here(workspace, model_id)
     predictions = predictions[predictions["stage"].notna()]
     quality = strata(workspace, recipe, predictions["image_id"])
     parts = workspace.part_digests("predictions", model_id)
@@ -231,7 +252,12 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
         "poses": workspace.part_digests(POSES_TABLE, model_id),
     }
     digest = content_id(
-        {"rows": len(predictions), "parts": parts, "quality": quality.tolist(), **readings}
+        {
+            "eyes": predictions["image_id"].tolist(),
+            "parts": parts,
+            "quality": quality.tolist(),
+            **readings,
+        }
     )
     if not workspace.has_part("evaluation", model_id, "model", digest=digest):
         rows = []
