@@ -254,8 +254,8 @@ def as_tables(config: PipelineConfig) -> dict[str, Any]:
 
 
 def check_inputs(config: PipelineConfig) -> None:
-    """Raises ConfigError if the workspace cannot lie there, or the photographs' folder or the
-    backbone's weights file is absent.
+    """Raises ConfigError if the workspace cannot lie there, or if photographs or weights are
+    absent.
     """
     try:
         open_workspace(config.workspace)

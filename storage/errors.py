@@ -37,11 +37,10 @@ class CannotWrite(StorageError, OSError):
 
 @contextlib.contextmanager
 def after_failure() -> Iterator[None]:
-    """Around what is noted or cleared up after a failure: if that fails too, the first error is the
-    one that goes on.
+    """Around what is noted or cleared up after a failure: if that fails too, the first error goes
+    on.
 
-    What fails inside is added to the first error as a note; it is raised where there is no first
-    error.
+    The second is added to the first as a note; it is raised where there is no first error.
     """
     first = sys.exception()
     try:

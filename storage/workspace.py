@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import xarray as xr
 
 LATEST = "latest"
-# In an object store's URL: what fsspec expands, also when it is told to remove, and its sign
-# between chained URLs.
+# In an object store's URL: what fsspec expands, also in what it removes, and its sign for chained
+# URLs.
 URL_PATTERN = re.compile(r"[*?\[\]]|::")
-# DuckDB takes a backslash for a slash, and a folder named like a partition for one; names that are
-# no UTF-8 stand in no table.
+# DuckDB takes a backslash for a slash and a folder named like a partition for one.
+# What is not UTF-8 stands in no table.
 UNREADABLE_PATH = re.compile(r"\\|[\ud800-\udfff]|/(?:preprocess|model|explain)_id=[^/]*")
 
 
@@ -28,7 +28,7 @@ def open_workspace(location: str | Path) -> "Workspace":
     """The workspace at a folder or an fsspec URL (`s3://bucket/prefix`), which need not exist yet.
 
     Raises ValueError for an empty location, a file where the folder should be, or a name that a
-    library which works there would misread.
+    library would misread.
     """
     text = str(location).removeprefix("file://")
     if not text.strip():

@@ -79,8 +79,8 @@ def one_line_errors(command: Callable) -> Callable:
 
 
 def _first_error(error: Exception) -> Exception:
-    """The error that ended the run, where Prefect's client failed only when it reported that one
-    to its server.
+    """The error that ended the run, where Prefect's client failed only when it reported that
+    one.
     """
     httpx = sys.modules.get("httpx")
     before: BaseException | None = error

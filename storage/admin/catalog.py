@@ -46,8 +46,7 @@ def refresh(ws: "Workspace") -> Path:
     sql = views_sql(ws)
     ws.files.write("catalog.sql", sql.encode())
     with tempfile.TemporaryDirectory() as folder:
-        # Not in the workspace itself: DuckDB would take a "?" in its path for the beginning of
-        # options.
+        # Not in the workspace itself: DuckDB takes a "?" in a path for the beginning of options.
         made = Path(folder) / "catalog.duckdb"
         with duckdb.connect(str(made), config=OFFLINE) as connection:
             connection.execute(

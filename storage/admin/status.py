@@ -117,9 +117,7 @@ def overview(ws: "Workspace") -> dict:
 
 
 def _models(ws: "Workspace") -> list[dict]:
-    """Every model, with how today's labels differ from those it learned from, and whether it is
-    the newest of its settings.
-    """
+    """Every model, with today's label changes and whether it is the newest of its settings."""
     records = ws.models()
     newest = {record.get("training_id"): record["model_id"] for record in records}
     return [

@@ -211,8 +211,8 @@ class ShardedStore:
         ids = self._ids(span)
         # From here to `mark` the shard does not exist. The mark goes first: a process killed after
         # the next line has lost this shard's work, one killed before it in the other order would
-        # have left a mark on a torn shard. The disk is told of each in this order too: a power loss
-        # could keep a mark and lose the shard that was written before it.
+        # have left a mark on a torn shard. All of it is flushed in this order: a power loss could
+        # keep a mark and lose the shard written before it.
         with writing(self.ws.files.url(self.path)):
             self.ledger.drop(span.index)
             store = recording(self.ws.files.zarr(self.path, read_only=False))

@@ -1,8 +1,6 @@
-"""Which labels a model learned from, and how today's differ: `models/<model_id>/labels.parquet`, a
-row an eye.
+"""How today's labels differ from those a model learned from (`models/<model_id>/labels.parquet`).
 
-A model is kept when labels are corrected, since it may have taken days; so it has to be said that
-they were.
+A model is kept when labels are corrected, since it may have taken days: so that has to be said.
 """
 
 from dataclasses import dataclass
@@ -16,10 +14,7 @@ if TYPE_CHECKING:
     from storage.workspace import Workspace
 
 COLUMNS = ["image_id", "stage", "split"]
-LEARNED = (
-    "train",
-    "validation",
-)  # the splits that decide a model: the best weights are chosen on validation eyes
+LEARNED = ("train", "validation")  # the best weights are chosen on validation eyes
 RETRAIN = "train one that learns from today's with --set training.on_new_data=retrain"
 
 
@@ -27,8 +22,8 @@ RETRAIN = "train one that learns from today's with --set training.on_new_data=re
 class LabelChanges:
     """How the labels of today differ from those that a model learned from, in eyes.
 
-    moved: to another split, `tested` of them to the test split. removed: the label, or its
-    photograph. of: all labels, then and now.
+    moved: to another split. tested: those that are test eyes now. removed: the label, or its
+    photograph. of: the labels it learned from and the new ones.
     """
 
     corrected: int
@@ -44,8 +39,8 @@ class LabelChanges:
 
     def __str__(self) -> str:
         """
-        >>> str(LabelChanges(corrected=9, moved=2, tested=1, removed=0, new=3, of=40))
-        '14 of 40 labels differ from those the model learned from (9 corrected, 2 in another split, 3 new; 1 of them now tests it)'
+        >>> str(LabelChanges(corrected=9, moved=0, tested=1, removed=0, new=3, of=40))
+        '12 of 40 labels differ from those the model learned from (9 corrected, 3 new; 1 of them now tests it)'
         """
         kinds = {
             "corrected": self.corrected,
@@ -71,10 +66,10 @@ def learned_from(labelled: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def label_changes(ws: "Workspace", model_id: str) -> LabelChanges | None:
-    """How today's labels differ from those a model learned from; None where none does or it is not
-    known what it learned from.
+    """How today's labels differ from those a model learned from; None where none does.
 
-    An eye counts as new only if it has a fundus that is good enough to learn from.
+    None too for a model whose labels are not known: it was imported, or trained by a version that
+    did not keep them. An eye counts as new only if it has a fundus good enough to learn from.
     """
     learned = load_labels(ws, model_id)
     if learned is None:

@@ -1,5 +1,6 @@
-"""Trained models: `models/<model_id>/` with weights, model.json, history.parquet and
-labels.parquet. Weights only, never code.
+"""Trained models: `models/<model_id>/` with weights, model.json, history.parquet, labels.parquet.
+
+Weights only, never code.
 
 The id is the hash of the weights file, so a file that was altered has no right to its name and is
 refused.
@@ -112,8 +113,8 @@ def load_history(ws: "Workspace", model_id: str = "latest") -> "pd.DataFrame":
 
 
 def load_labels(ws: "Workspace", model_id: str) -> "pd.DataFrame | None":
-    """The labels that a model learned from; None where they are not known, as of a model that
-    was imported.
+    """The labels that a model learned from: image_id, stage, split; None where they are not
+    known.
     """
     import pandas as pd
 

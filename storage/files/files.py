@@ -2,9 +2,8 @@
 at all.
 
 Locally a file is written under a hidden temporary name in the same folder, flushed to the disk and
-renamed, and the folder is flushed too: what a writer was told is written outlives a power loss.
-Remotely it is one PUT, which object stores make visible as a whole and keep. Paths are relative to
-the workspace and use `/`.
+renamed, and the folder is flushed too: what was written outlives a power loss. Remotely it is one
+PUT, which object stores make visible as a whole. Paths are relative to the workspace and use `/`.
 """
 
 import contextlib
@@ -96,8 +95,8 @@ class Files:
     def write(self, name: str, data: bytes, *, flush: bool = True) -> None:
         """Makes `name` hold `data`; a reader sees the old file or the new one, never a part.
 
-        flush: whether it is on the disk when this returns. Of many files it is quicker to `flush`
-        all before their mark.
+        flush: whether it is on the disk when this returns; of many files all at once by `flush` is
+        quicker.
         """
         if self.is_local:
             write_whole(Path(self.path(name)), data, flush=flush)
@@ -105,18 +104,15 @@ class Files:
             self.filesystem.pipe_file(self.path(name), data)
 
     def flush(self, names: Iterable[str]) -> None:
-        """Returns once these files, and the folders that lead to them, are on the disk, where a
-        power loss leaves them.
+        """Returns once these files and the folders that lead to them are safe from a power loss.
 
-        To be called before the mark that makes them count. An object store keeps what it was sent:
-        nothing to do there.
+        To be called before the mark that makes them count. Does nothing for an object store.
         """
         if not self.is_local:
             return
         names = list(names)
         folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
-        # Side by side: the file system then waits for the disk once for many, which is most of what
-        # a flush costs.
+        # Side by side: the file system waits for the disk once for many of them.
         with writing(self.location), ThreadPoolExecutor(FLUSHES_AT_ONCE) as pool:
             list(pool.map(_flush, map(self.path, names)))
             list(
@@ -269,9 +265,7 @@ class Files:
 
 
 def write_whole(path: Path, data: bytes, *, flush: bool = True) -> None:
-    """Makes a local file hold `data`, whole or not at all, and with `flush` also after a power
-    loss. Makes its folder.
-    """
+    """Makes a local file hold `data`, whole or not at all, with `flush` also after a power loss."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY}")
     with writing(path):
         make_folder(path.parent)
@@ -289,9 +283,7 @@ def write_whole(path: Path, data: bytes, *, flush: bool = True) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a local folder and those above it, where they are absent, to stay after a power
-    loss.
-    """
+    """Makes a local folder and those above it, where they are absent, safe from a power loss."""
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in absent:
@@ -307,9 +299,7 @@ def _flush(path: str | Path) -> None:
 
 
 def _flush_folder(folder: str | Path) -> None:
-    """Writes a folder's list of names to the disk, where its file system can do that (some
-    network ones cannot).
-    """
+    """Writes a folder's names to the disk where its file system can (some network ones cannot)."""
     try:
         _flush(folder)
     except OSError as error:

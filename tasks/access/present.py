@@ -1,6 +1,4 @@
-"""What is still in the data folder: a photograph that is gone keeps its results, but no grade
-and no count may rest on it.
-"""
+"""What is still in the data folder: no grade rests on a photograph that is gone."""
 
 from collections.abc import Iterable
 
@@ -24,8 +22,6 @@ def gone(workspace: Workspace) -> set[str]:
 
 
 def gone_words(workspace: Workspace, image_ids: Iterable[str]) -> str:
-    """How many of these eyes' photographs are gone, as the end of a sentence; empty where none
-    is.
-    """
+    """How many of these eyes' photographs are gone, as the end of a sentence; empty for none."""
     count = len(gone(workspace) & set(image_ids))
     return f", {count:,} of them no longer in the data folder" if count else ""

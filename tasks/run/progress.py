@@ -23,9 +23,8 @@ ALIVE = (  # the event by which the watch tells a run that works from one that h
     "dr-explain.progress"
 )
 
-_console = Console(
-    stderr=True, highlight=False, markup=False, emoji=False
-)  # what is told holds paths, such as /data/[2024]
+# No markup: what is told holds paths, such as /data/[2024].
+_console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def say(message: str) -> None:

@@ -37,8 +37,8 @@ def provenance(recipe: Recipe, origin: str, config: dict[str, Any]) -> dict[str,
 
 
 def training_provenance(recipe: Recipe, data: dict[str, str]) -> dict[str, Any]:
-    """What the record of a model trained here holds beside: from which start, on which eyes, with
-    which random numbers.
+    """What the record of a model trained here holds beside: its start, its eyes, its random
+    numbers.
 
     data: the digests `manifest`, of the photographs, and `labels`.
     """

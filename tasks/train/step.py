@@ -90,7 +90,7 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StageResu
 
 def labels_differ(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
     """That labels differ from those the model learned from, and what to do; empty where none
-    does or it is not known.
+    does.
     """
     changes = label_changes(workspace, model_id)
     if changes is None:

@@ -27,9 +27,7 @@ def labelled(workspace: Workspace) -> pd.DataFrame:
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
-    """A configuration, its workspace, and a list of the trainings that the step starts; a model
-    that learned from its labels.
-    """
+    """A configuration, its workspace, and the list of the trainings that the step has started."""
     file = write_config(tmp_path)
     _, workspace = prepare(
         file, [f"{number // 2 + 1}_{('left', 'right')[number % 2]}" for number in range(EYES)]

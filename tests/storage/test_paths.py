@@ -1,5 +1,5 @@
-"""A workspace works under any name that a folder may have, and never reads its neighbours; what
-cannot work is refused at once.
+"""A workspace works under any folder's name and never reads its neighbours, or is refused at
+once.
 """
 
 import os

@@ -1,6 +1,4 @@
-"""What is marked as finished is on the disk: a power loss at any moment leaves undone work,
-never a mark on a lost file.
-"""
+"""What is marked as finished is on the disk: no power loss leaves a mark on a lost file."""
 
 import errno
 import os
