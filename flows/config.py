@@ -29,6 +29,8 @@ from dr_lib.network.model import ModelParams, layer_names
 from dr_lib.perturbation.adversarial import AdversarialParams
 from dr_lib.perturbation.counterfactual import CounterfactualParams
 from dr_lib.training import TrainingParams
+from storage import open_workspace
+from storage.errors import StorageError
 from storage.files.files import is_url
 from storage.files.text import decoded
 from tasks.run.recipe import Recipe
@@ -261,6 +263,8 @@ def _readable(error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":
         return f"{place} is missing; give it in the file or with --set {place}=…"
+    if error["type"] == "json_invalid":  # which JSON made of TOML's values is only here
+        return "a path or name in it is not in UTF-8; rename that folder or file"
     if error["type"] in ("value_error", "assertion_error"):
         return message if message.startswith(place) else f"{place}: {message}"
     return (
@@ -274,9 +278,13 @@ def as_tables(config: PipelineConfig) -> dict[str, Any]:
 
 
 def check_inputs(config: PipelineConfig) -> None:
-    """Raises ConfigError if the photographs' folder, the backbone's weights file or Keras'
-    backend is not there.
+    """Raises ConfigError if the workspace cannot lie there, or if photographs, weights or Keras'
+    backend are absent.
     """
+    try:
+        open_workspace(config.workspace)
+    except StorageError as error:
+        raise ConfigError(f"workspace: {error}") from None
     photos = config.data.photos
     if not is_url(photos) and not pathlib.Path(photos).exists():
         raise ConfigError(

@@ -21,6 +21,7 @@ from flows.registry import PIPELINE, STEPS, flow_name
 from flows.service.backlog import skip_missed
 from flows.service.messages import closing_words, readable, tags_of, workspace_name
 from flows.steps import run_stage
+from storage.errors import after_failure
 from tasks.attribute.planning import check_run
 from tasks.run.artifacts import show_summary
 from tasks.run.progress import alive
@@ -83,7 +84,8 @@ def _told(work: Callable[[], list[StageResult]]) -> State:
     except Exception as error:
         told = readable(error)
         if told is error:
-            _no_second_try()
+            with after_failure():
+                _no_second_try()
             raise
         raise told from error
     return Completed(message=closing_words(results), data=results)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from flows.config import PipelineConfig, as_tables
 from flows.registry import STEPS
+from storage.errors import after_failure
 from tasks.access.inputs import require_inputs
 from tasks.aggregate.lesion_study import lesion_study
 from tasks.aggregate.localise import localise
@@ -70,10 +71,11 @@ def run_stage(name: str, session: Session, config: PipelineConfig) -> StageResul
         result = STAGE_FUNCTIONS[name](session, config)
     except BaseException as error:
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        record_run(
-            session.workspace,
-            {**row, "state": state, "message": f"{type(error).__name__}: {error}"},
-        )
+        with after_failure():
+            record_run(
+                session.workspace,
+                {**row, "state": state, "message": f"{type(error).__name__}: {error}"},
+            )
         raise
     seconds = record_run(
         session.workspace,

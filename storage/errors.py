@@ -5,6 +5,7 @@ do.
 import contextlib
 import errno
 import os
+import sys
 from collections.abc import Generator
 
 
@@ -32,6 +33,22 @@ class QueryError(StorageError, ValueError):
 
 class CannotWrite(StorageError, OSError):
     """The place takes no more: it is full, or may not be written to."""
+
+
+@contextlib.contextmanager
+def after_failure() -> Generator[None]:
+    """Around what is noted or cleared up after a failure: if that fails too, the first error goes
+    on.
+
+    The second is added to the first as a note; it is raised where there is no first error.
+    """
+    first = sys.exception()
+    try:
+        yield
+    except Exception as second:
+        if first is None:
+            raise
+        first.add_note(f"After that: {type(second).__name__}: {second}")
 
 
 ADVICE = {

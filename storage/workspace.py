@@ -1,6 +1,7 @@
 """The workspace's layout, and the doors to what lies in it. Opening one creates nothing."""
 
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,23 +19,35 @@ if TYPE_CHECKING:
 LATEST = "latest"
 # A folder with any of these in it is a workspace.
 LAYOUT = {"catalog", "fundus", "models", "explanations", "tables", "report"}
+# In an object store's URL: what fsspec expands, also in what it removes, and its sign for chained
+# URLs.
+URL_PATTERN = re.compile(r"[*?\[\]]|::")
+# DuckDB takes a backslash for a slash and a folder named like a partition for one.
+# What is not UTF-8 stands in no table.
+UNREADABLE_PATH = re.compile(r"\\|[\ud800-\udfff]|/(?:preprocess|model|explain)_id=[^/]*")
 
 
 def open_workspace(location: str | Path, *, must_exist: bool = False) -> "Workspace":
     """The workspace at a folder or an fsspec URL (`s3://bucket/prefix`), which need not exist yet.
 
     must_exist: for whoever only reads. Without it a workspace that nobody has made reads as an
-    empty one. Raises ValueError for an empty location, or a file where the folder should be; with
-    `must_exist`, FileNotFoundError where no workspace is.
+    empty one. Raises ValueError for an empty location, a file where the folder should be, or a
+    name that a library would misread; with `must_exist`, FileNotFoundError where no workspace is.
     """
     text = str(location).removeprefix("file://")
     if not text.strip():
         raise Refused("the workspace needs a folder or a URL such as s3://bucket/prefix")
     if is_url(text):
         ask_directly()  # an object store may be on this machine
+        _refuse(
+            text.partition("://")[2],
+            URL_PATTERN,
+            "fsspec would take that for a pattern or a chain of URLs",
+        )
         text = text.rstrip("/")
     else:
         text = str(Path(text).expanduser().resolve())
+        _refuse(text, UNREADABLE_PATH, "DuckDB or Parquet would misread it")
         if os.path.exists(text) and not os.path.isdir(text):
             raise Refused(f"{text} is a file; a workspace is a folder")
     workspace = Workspace(text)
@@ -52,6 +65,17 @@ def _listed(workspace: "Workspace") -> list[str]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         advice = "check the place, and that you may read it"
         raise Refused(f"{workspace.location} cannot be read: {reason}; {advice}") from error
+
+
+def _refuse(location: str, pattern: re.Pattern, reason: str) -> None:
+    if found := pattern.search(location):
+        shown, odd = (
+            os.fsencode(text).decode(errors="backslashreplace")
+            for text in (location, found[0].strip("/"))
+        )
+        raise Refused(
+            f"{shown} cannot be a workspace: {reason} ({odd} in its name); choose another name"
+        )
 
 
 @dataclass(frozen=True)

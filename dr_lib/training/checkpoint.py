@@ -1,11 +1,12 @@
 """A training run's whole state in one file: weights, optimiser, random counters, step and history.
 
 The file is a plain NumPy archive (arrays and one JSON text), read without pickle: opening it can't
-run code. It is written to a temporary name, flushed to the disk and renamed, so that a kill leaves
-the old one or the new one. The temporary name is always the same: what a kill left of it is
-overwritten, so that many kills do not fill the disk.
+run code. It is written to a temporary name, flushed to the disk and renamed, and its folder is
+flushed too, so that a kill or a power loss leaves the old one or the new one. The temporary name is
+always the same: what a kill left of it is overwritten, so that many kills do not fill the disk.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -30,7 +31,9 @@ class Checkpoint:
 
 def write_checkpoint(path: pathlib.Path, checkpoint: Checkpoint) -> None:
     """Replace the file by this checkpoint, at once and for good."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent
+    absent = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     named: dict[str, Any] = {
         f"array{number:05d}": array for number, array in enumerate(checkpoint.arrays)
@@ -40,6 +43,17 @@ def write_checkpoint(path: pathlib.Path, checkpoint: Checkpoint) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    for place in (folder, *(place.parent for place in absent)):
+        _flush_folder(place)
+
+
+def _flush_folder(folder: pathlib.Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems cannot
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_checkpoint(path: pathlib.Path) -> Checkpoint | None:

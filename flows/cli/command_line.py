@@ -76,7 +76,8 @@ def one_line_errors(command: Callable) -> Callable:
             ) from None
         except typer.Exit:
             raise
-        except Exception as error:
+        except Exception as last:
+            error = _first_error(last)
             if _lost_server(error) or _lost_server(error.__cause__):
                 message = (
                     "the Prefect server no longer answers; what is finished is kept: start it, or"
@@ -85,10 +86,26 @@ def one_line_errors(command: Callable) -> Callable:
                 raise fail(message, 1) from None
             code = _exit_code(error)
             if code is None:
-                raise  # a fault of ours: the stack trace is what a report of it needs
+                raise last  # a fault of ours: the stack trace is what a report of it needs
             raise fail(str(error), code) from None
 
     return run
+
+
+def _first_error(error: Exception) -> Exception:
+    """The error that ended the run, where Prefect's client failed only when it reported that
+    one.
+    """
+    httpx = sys.modules.get("httpx")
+    before: BaseException | None = error
+    while (
+        httpx is not None
+        and isinstance(error, httpx.HTTPError)
+        and (before := before.__cause__ or before.__context__)
+    ):
+        if isinstance(before, Exception) and _exit_code(before) is not None:
+            return before
+    return error
 
 
 def _lost_server(error: BaseException | None) -> bool:

@@ -27,7 +27,7 @@ def print_rows(rows: Sequence[dict[str, Any]], title: str = "") -> None:
         )
     for row in rows:
         table.add_row(*(text(value) for value in row.values()))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # a folder named [b] is no markup
 
 
 def print_frame(frame: Any, style: str) -> None:

@@ -22,6 +22,8 @@ from prefect.client.schemas.objects import StateType
 from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled
 
+from storage.errors import after_failure
+
 
 @contextlib.contextmanager
 def skip_missed() -> Generator[None]:
@@ -42,7 +44,8 @@ def skip_missed() -> Generator[None]:
         try:
             yield
         finally:
-            call_off(client, deployment.id, f"skipped: {flow_run.name} was still under way")
+            with after_failure():
+                call_off(client, deployment.id, f"skipped: {flow_run.name} was still under way")
 
 
 def call_off(client: SyncPrefectClient, deployment_id: str, reason: str) -> int:

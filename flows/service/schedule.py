@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import pathlib
+import re
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.runner import Runner
 from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
+from prefect.types.names import BANNED_CHARACTERS
 
 from flows.config import ConfigError, PipelineConfig, find_config
 from flows.pipeline import FLOWS
@@ -82,10 +85,8 @@ def serve_deployments(
         if reports:
             say(f"Reports: {reports}")
         say(told(heard))
-        say(
-            "Start a run: on Prefect's page, or prefect deployment run"
-            f" '{flow_name('run')}/{deployments[0].name}'"
-        )
+        started = f"{flow_name('run')}/{deployments[0].name}"
+        say(f"Start a run: on Prefect's page, or prefect deployment run {shlex.quote(started)}")
         with contextlib.suppress(KeyboardInterrupt, TerminationSignal, asyncio.CancelledError):
             asyncio.run(runner.until_stopped())
 
@@ -98,7 +99,7 @@ def deployments_of(
 
     Prefect's page sorts by these names and prints the flow's small beside them.
     """
-    name = workspace_name(config.workspace)
+    name = re.sub(f"[{''.join(BANNED_CHARACTERS)}]", "-", workspace_name(config.workspace))
     parameters = {"config_file": str(find_config(config_file).resolve()), "settings": settings}
 
     def deployment(

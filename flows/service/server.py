@@ -28,6 +28,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from flows.service import network
+from storage.errors import after_failure
 from storage.files.proxies import THIS_MACHINE, ask_directly, without_password
 from tasks.run.settings import ScheduleParams
 
@@ -219,8 +220,9 @@ def _used(api: str) -> Generator[None]:
         try:
             yield
         finally:
-            # the last lines of a run, before the server that keeps them is gone
-            APILogHandler().flush()
+            with after_failure():
+                # the last lines of a run, before the server that keeps them is gone
+                APILogHandler().flush()
 
 
 def service_port() -> int:
@@ -322,7 +324,8 @@ def _own_server(output: IO[bytes], port: int, environment: dict[str, str]) -> Ge
         over.set()
         if keeper.ident:
             keeper.join()
-        _stop(servers[-1])
+        with after_failure():
+            _stop(servers[-1])
 
 
 def _start(port: int, output: IO[bytes], environment: dict[str, str]) -> subprocess.Popen:

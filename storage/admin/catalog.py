@@ -6,8 +6,8 @@ time, so it sees new files, a moved workspace and new tables, and needs no write
 catalog.duckdb is for other programs.
 """
 
-import os
 import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,18 +48,15 @@ def refresh(ws: "Workspace") -> Path:
 
     sql = views_sql(ws)
     ws.files.write("catalog.sql", sql.encode())
-    path = Path(ws.files.path("catalog.duckdb"))
-    temporary = path.with_name(f".catalog.{os.getpid()}.duckdb.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        with duckdb.connect(str(temporary), config=OFFLINE) as connection:
+    with tempfile.TemporaryDirectory() as folder:
+        # Not in the workspace itself: DuckDB takes a "?" in a path for the beginning of options.
+        made = Path(folder) / "catalog.duckdb"
+        with duckdb.connect(str(made), config=OFFLINE) as connection:
             connection.execute(
                 f"BEGIN;\n{sql}COMMIT;"
             )  # one by one, each comment would wait for the disk
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+        ws.files.write("catalog.duckdb", made.read_bytes())
+    return Path(ws.files.path("catalog.duckdb"))
 
 
 def query(ws: "Workspace", sql: str) -> "pd.DataFrame":
@@ -138,7 +135,7 @@ def _view(ws: "Workspace", table: str) -> str:
             if name
             else "hive_partitioning = false"
         )
-        found = f"read_parquet({_text(ws.files.path(pattern))}, {options})"
+        found = f"read_parquet({_text(_escaped(ws.files.path()) + '/' + pattern)}, {options})"
         if (
             table in CATALOGUE
         ):  # written as a whole, perhaps before there were all these columns: those are null
@@ -212,6 +209,15 @@ def _comments(view: str, table: str, title: str) -> str:
         )
         lines.append(f"COMMENT ON COLUMN {view}.{_name(field.name)} IS {_text(words)};")
     return "\n".join(lines)
+
+
+def _escaped(path: str) -> str:
+    """A path that DuckDB takes as it stands, and not as the pattern of other workspaces' files too.
+
+    >>> _escaped("/data/eyes [2024]*")
+    '/data/eyes [[]2024][*]'
+    """
+    return re.sub(r"[*?[]", r"[\g<0>]", path)
 
 
 def _text(value: str) -> str:

@@ -5,6 +5,7 @@ tables, no arrays.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from storage.admin.learned_labels import RETRAIN, label_changes
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import attributions_path, load_runs
 from storage.contents.fundus import fundus_ids, fundus_path
@@ -26,6 +27,12 @@ def describe(ws: "Workspace") -> list[dict]:
     found = overview(ws)
     photos = found["photographs"]
     rows = [_row("photographs", "", photos["present"], detail=_counts(photos["by_split"]))]
+    if gone := photos["total"] - photos["present"]:
+        rows.append(
+            _row(
+                "no longer there", "", gone, detail="photographs that were in the data folder once"
+            )
+        )
     if photos["by_stage"]:
         rows.append(
             _row("stages", "", sum(photos["by_stage"].values()), detail=_counts(photos["by_stage"]))
@@ -72,17 +79,18 @@ def overview(ws: "Workspace") -> dict:
     parts, rows); runs (the last run of each stage).
     """
     photos, rejects = ws.photos(), ws.rejects()
+    present = photos[photos["present"]]
     return {
         "location": ws.location,
         "photographs": {
             "total": len(photos),
-            "present": int(photos["present"].sum()),
+            "present": len(present),
             "by_split": {
-                str(key): int(count) for key, count in photos["split"].value_counts().items()
+                str(key): int(count) for key, count in present["split"].value_counts().items()
             },
             "by_stage": {
                 int(key): int(count)
-                for key, count in photos["stage"].value_counts().sort_index().items()
+                for key, count in present["stage"].value_counts().sort_index().items()
             },
         },
         "rejects": [
@@ -92,10 +100,7 @@ def overview(ws: "Workspace") -> dict:
         "fundus": [
             {"preprocess_id": at, **_progress(ws, fundus_path(at))} for at in fundus_ids(ws.files)
         ],
-        "models": [
-            {key: record.get(key) for key in ("model_id", "created", "weights_bytes")}
-            for record in ws.models()
-        ],
+        "models": _models(ws),
         "explanations": [
             {
                 **{
@@ -110,6 +115,20 @@ def overview(ws: "Workspace") -> dict:
         "tables": _tables(ws),
         "runs": _last_runs(ws),
     }
+
+
+def _models(ws: "Workspace") -> list[dict]:
+    """Every model, with today's label changes and whether it is the newest of its settings."""
+    records = ws.models()
+    newest = {record.get("training_id"): record["model_id"] for record in records}
+    return [
+        {
+            **{key: record.get(key) for key in ("model_id", "created", "weights_bytes")},
+            "label_changes": label_changes(ws, record["model_id"]),
+            "newest": newest[record.get("training_id")] == record["model_id"],
+        }
+        for record in records
+    ]
 
 
 def _progress(ws: "Workspace", path: str) -> dict:
@@ -222,7 +241,10 @@ def _counts(values: dict) -> str:
 
 
 def _when(one: dict) -> str:
-    return (
+    made = (
         f"made {str(one['created'])[:16].replace('T', ' ')}, {_mib(one['weights_bytes'] or 0)} of"
         " weights"
     )
+    if not (changes := one["label_changes"]):
+        return made
+    return f"{made}; {changes}" + (f": {RETRAIN}" if one["newest"] else "")

@@ -1,9 +1,9 @@
 """Which shards exist: one small JSON file per finished shard, beside the store and never in it.
 
 The arrays cannot tell: a shard that was torn, or written for other inputs, looks like any other. So
-the entry is written after the shard's last byte, and removed before its first is touched again.
-Between the two there is no entry, and the shard counts as absent. An entry that cannot be read
-counts as absent too.
+the entry is written after the shard's last byte is on the disk, and removed before its first is
+touched again. Between the two there is no entry, and the shard counts as absent. An entry that
+cannot be read counts as absent too.
 """
 
 import hashlib

@@ -77,6 +77,7 @@ def create(files: Files, path: str, specs: list[ArraySpec], shard_images: int, a
             config={"write_empty_chunks": True},
             **spec.chunking(shard_images),
         )
+    files.flush(files.walk(path))
     consolidate(files, path, read_nodes(files, path, _names(specs)))
 
 
@@ -124,6 +125,7 @@ def extend(
     for name in grown:
         if name.rpartition("/")[2] == "image_id":
             zarr.open_array(store, path=name, mode="r+", zarr_format=3)[len(old) :] = _strings(new)
+            files.flush(files.walk(f"{path}/{name}/c"))
     consolidate(files, path, grown)
     return grown
 

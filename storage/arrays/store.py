@@ -222,7 +222,8 @@ class ShardedStore:
         ids = self._ids(span)
         # From here to `mark` the shard does not exist. The mark goes first: a process killed after
         # the next line has lost this shard's work, one killed before it in the other order would
-        # have left a mark on a torn shard.
+        # have left a mark on a torn shard. All of it is flushed in this order: a power loss could
+        # keep a mark and lose the shard written before it.
         with writing(self.files.url(self.path)):
             self.ledger.drop(span.index)
             store = recording(self.files.zarr(self.path, read_only=False))
@@ -234,6 +235,7 @@ class ShardedStore:
                 if spec.mantissa_bits is not None:
                     values = round_mantissa(values, spec.mantissa_bits)
                 self._array(spec.path, store=store)[span.rows] = values
+            self.files.flush(f"{self.path}/{spec.shard_file(span.index)}" for spec in self.specs)
         entry = {
             "shard": span.index,
             "start": span.start,

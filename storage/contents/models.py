@@ -1,5 +1,6 @@
-"""Trained models: `models/<model_id>/` with the weights, model.json and history.parquet. Weights
-only, never code.
+"""Trained models: `models/<model_id>/` with weights, model.json, history.parquet, labels.parquet.
+
+Weights only, never code.
 
 The id is the hash of the weights file, so a file that was altered has no right to its name and is
 refused.
@@ -28,13 +29,18 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def save_model(
-    files: Files, weights_file: str | Path, record: Mapping[str, Any], history: "pd.DataFrame"
+    files: Files,
+    weights_file: str | Path,
+    record: Mapping[str, Any],
+    history: "pd.DataFrame",
+    labels: "pd.DataFrame | None" = None,
 ) -> str:
     """Stores a model and returns its id. model.json comes last: without it the model does not
     exist.
 
     record: architecture, metrics, provenance. history: one row per step reported, any columns.
-    Raises ValueError for a file that is not weights only.
+    labels: what it learned from (`learned_from`), where that is known. Raises ValueError for a file
+    that is not weights only.
     """
     weights_file = Path(weights_file)
     check_weights(weights_file)
@@ -45,9 +51,9 @@ def save_model(
     old = files.read_json(f"{folder}/model.json") or {}
     if files.size(f"{folder}/{WEIGHTS}") != len(data):
         files.write(f"{folder}/{WEIGHTS}", data)
-    sink = io.BytesIO()
-    history.to_parquet(sink, index=False, compression="zstd")
-    files.write(f"{folder}/history.parquet", sink.getvalue())
+    files.write(f"{folder}/history.parquet", _parquet(history))
+    if labels is not None:
+        files.write(f"{folder}/labels.parquet", _parquet(labels))
     created = old.get("created") or datetime.now(UTC).isoformat()
     own = {
         "model_id": model_id,
@@ -105,6 +111,18 @@ def load_history(files: Files, model_id: str = "latest") -> "pd.DataFrame":
 
     model_id = load_record(files, model_id)["model_id"]
     return pd.read_parquet(io.BytesIO(files.read(f"models/{model_id}/history.parquet")))
+
+
+def load_labels(files: Files, model_id: str) -> "pd.DataFrame | None":
+    """The labels that a model learned from: image_id, stage, split; None where they are not
+    known.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(io.BytesIO(files.read(f"models/{model_id}/labels.parquet")))
+    except FileNotFoundError:
+        return None
 
 
 def local_weights(files: Files, model_id: str = "latest") -> Path:
@@ -180,6 +198,12 @@ def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             )
         )
     return shapes
+
+
+def _parquet(frame: "pd.DataFrame") -> bytes:
+    sink = io.BytesIO()
+    frame.to_parquet(sink, index=False, compression="zstd")
+    return sink.getvalue()
 
 
 def _refuse_objects(name: str, item) -> None:

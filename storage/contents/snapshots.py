@@ -29,6 +29,7 @@ def replace_set(files: Files, explain_id: str, stem: str, data: "xr.Dataset") ->
         data.to_zarr(
             files.zarr(f"{folder}/{name}", read_only=False), zarr_format=3, consolidated=False
         )
+        files.flush(files.walk(f"{folder}/{name}"))
     files.write_json(f"{folder}/{stem}.json", {"store": name})
     if old:
         files.remove_tree(f"{folder}/{old['store']}")

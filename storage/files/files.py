@@ -1,21 +1,26 @@
 """Small files of a workspace, on a local folder or any fsspec URL: every write appears whole or not
 at all.
 
-Locally a file is written under a hidden temporary name in the same folder and renamed; remotely it
-is one PUT, which object stores make visible as a whole. Paths are relative to the workspace and use
-`/`.
+Locally a file is written under a hidden temporary name in the same folder, flushed to the disk and
+renamed, and the folder is flushed too: what was written outlives a power loss. Remotely it is one
+PUT, which object stores make visible as a whole. Paths are relative to the workspace and use `/`.
 """
 
+import contextlib
+import errno
 import json
 import os
 import time
 import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from storage.errors import writing
 
 TEMPORARY = ".tmp"
+FLUSHES_AT_ONCE = 16
 
 
 def is_url(location: str) -> bool:
@@ -86,20 +91,35 @@ class Files:
         found = found if isinstance(found, dict) else {paths[0]: found}
         return [data if isinstance(data := found.get(path), bytes) else None for path in paths]
 
-    def write(self, name: str, data: bytes) -> None:
-        """Makes `name` hold `data`; a reader sees the old file or the new one, never a part."""
-        if not self.is_local:
+    def write(self, name: str, data: bytes, *, flush: bool = True) -> None:
+        """Makes `name` hold `data`; a reader sees the old file or the new one, never a part.
+
+        flush: whether it is on the disk when this returns; of many files all at once by `flush` is
+        quicker.
+        """
+        if self.is_local:
+            write_whole(Path(self.path(name)), data, flush=flush)
+        else:
             self.filesystem.pipe_file(self.path(name), data)
+
+    def flush(self, names: Iterable[str]) -> None:
+        """Returns once these files and the folders that lead to them are safe from a power loss.
+
+        To be called before the mark that makes them count. Does nothing for an object store.
+        """
+        if not self.is_local:
             return
-        path = Path(self.path(name))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY}")
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_bytes(data)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        names = list(names)
+        folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
+        # Side by side: the file system waits for the disk once for many of them.
+        with writing(self.location), ThreadPoolExecutor(FLUSHES_AT_ONCE) as pool:
+            list(pool.map(_flush, map(self.path, names)))
+            list(
+                pool.map(
+                    _flush_folder,
+                    (self.path("" if folder == "." else folder) for folder in folders),
+                )
+            )
 
     def write_json(self, name: str, value) -> None:
         """`write` of canonical JSON: sorted keys, so that equal values are equal bytes. NaN
@@ -124,7 +144,9 @@ class Files:
     def remove(self, name: str) -> None:
         """Removes a file; one that is already gone is no error."""
         if self.is_local:
-            Path(self.path(name)).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path(name))
+                _flush_folder(os.path.dirname(self.path(name)))
             return
         try:
             self.filesystem.rm_file(self.path(name))
@@ -233,10 +255,55 @@ class Files:
         from zarr.storage import FsspecStore, LocalStore
 
         if self.is_local:
+            if not read_only:
+                make_folder(Path(self.location))
             return LocalStore(self.path(name), read_only=read_only)
         return FsspecStore.from_url(
             self.url(name), read_only=read_only, storage_options=self._options
         )
+
+
+def write_whole(path: Path, data: bytes, *, flush: bool = True) -> None:
+    """Makes a local file hold `data`, whole or not at all, with `flush` also after a power loss."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY}")
+    with writing(path):
+        make_folder(path.parent)
+        try:
+            temporary.write_bytes(data)
+            if flush:
+                _flush(temporary)
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        if flush:
+            _flush_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a local folder and those above it, where they are absent, safe from a power loss."""
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in absent:
+        _flush_folder(path.parent)
+
+
+def _flush(path: str | Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _flush_folder(folder: str | Path) -> None:
+    """Writes a folder's names to the disk where its file system can (some network ones cannot)."""
+    try:
+        _flush(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
 
 
 def _seconds(time) -> float:

@@ -18,8 +18,8 @@ import uuid
 from collections.abc import Generator
 from pathlib import Path
 
-from storage.errors import WorkspaceLocked, writing
-from storage.files.files import Files
+from storage.errors import WorkspaceLocked, after_failure, writing
+from storage.files.files import Files, make_folder
 
 FOLDER = ".locks"
 RENEWED_EVERY_S = 60.0
@@ -44,7 +44,7 @@ def _local(files: Files, name: str) -> Generator[None]:
 
     path = Path(files.path(f"{FOLDER}/{name}.lock"))
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         # The file stays: removing it would let two processes lock two files of one name.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -54,8 +54,9 @@ def _local(files: Files, name: str) -> Generator[None]:
             raise WorkspaceLocked(
                 _sentence(files, name, _parse(os.pread(handle, 4096, 0)))
             ) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(_myself()).encode(), 0)
+        with writing(path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(_myself()).encode(), 0)
         yield
         os.ftruncate(handle, 0)
     finally:
@@ -91,8 +92,9 @@ def _remote(files: Files, name: str) -> Generator[None]:
         )
         raise WorkspaceLocked(message) from None
     finally:
-        if files.read_json(path) == mine:
-            files.remove(path)
+        with after_failure():
+            if files.read_json(path) == mine:
+                files.remove(path)
 
 
 @contextlib.contextmanager

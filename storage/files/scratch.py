@@ -12,13 +12,13 @@ import os
 import shutil
 from pathlib import Path
 
-from storage.files.files import Files
+from storage.files.files import Files, make_folder
 
 
 def scratch_folder(files: Files, name: str) -> Path:
     """The scratch folder of that name, made if absent."""
     folder = _root(files) / name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder
 
 

@@ -252,6 +252,9 @@ class PhotoSource:
             path = prefix + entry.name
             if ignored(entry.name):
                 continue
+            if (shown := os.fsencode(path).decode(errors="backslashreplace")) != path:
+                yield _Entry(shown, fault=("wrong_name", "its name is not in UTF-8: rename it"))
+                continue
             if entry.is_symlink() and (fault := self._link_fault(Path(entry.path))):
                 yield _Entry(path, fault=fault)
             elif entry.is_dir():

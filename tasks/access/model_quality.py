@@ -10,7 +10,9 @@ from dr_lib.evaluation.metrics import operating_points, reliability
 from dr_lib.report import ModelSection, with_interval
 from dr_lib.vocabulary import REFERABLE
 from storage import Workspace
+from storage.admin.learned_labels import RETRAIN, label_changes
 from storage.contents.models import load_history
+from tasks.access.present import predictions_here
 
 MAIN = ("qwk", "qwk_expected", "accuracy", "auc_referable", "auc_any", "ece")
 STRATA = {
@@ -32,8 +34,12 @@ def model_section(workspace: Workspace, model_id: str) -> ModelSection:
     evaluation = workspace.frame("evaluation", model_id=model_id, split="test")
     history = load_history(workspace.files, model_id)
     test = evaluation[evaluation["stratum"] == "all"]
+    changes = label_changes(workspace, model_id)
+    note = f"{changes}: {RETRAIN}." if changes else ""
     if test.empty:
-        return ModelSection(history=history, note="No labelled eye is in the test split.")
+        return ModelSection(
+            history=history, note=f"No labelled eye is in the test split. {note}".strip()
+        )
     cells = test.set_index("metric")["value"]
     confusion = np.array(
         [
@@ -41,8 +47,8 @@ def model_section(workspace: Workspace, model_id: str) -> ModelSection:
             for true in range(5)
         ]
     )
-    predictions = workspace.frame("predictions", model_id=model_id, split="test")
-    predictions = predictions[predictions["stage"].notna()]
+    predictions = predictions_here(workspace, model_id)
+    predictions = predictions[(predictions["split"] == "test") & predictions["stage"].notna()]
     referable = predictions["probability_referable"].to_numpy(np.float64)
     stages = predictions["stage"].to_numpy(np.int64)
     likely, right, count = reliability(
@@ -64,6 +70,7 @@ def model_section(workspace: Workspace, model_id: str) -> ModelSection:
         stages=_stages(test, confusion),
         operating=_operating(test),
         strata=_strata(evaluation),
+        note=note,
     )
 
 

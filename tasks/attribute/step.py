@@ -13,7 +13,9 @@ import pandas as pd
 
 from storage.arrays.store import ArraySpec, ShardedStore, spans
 from storage.contents.explanations import DONE, FAILED, attributions_path, save_record, save_run
+from storage.errors import after_failure
 from tasks.access.images import chosen_images, usable_rows
+from tasks.access.present import gone_words
 from tasks.access.stores import explanation_store, set_aside, stored_digests, whole
 from tasks.attribute.calibration import specs_of
 from tasks.attribute.estimate import Estimate, bound, check_room, estimate, known_rates
@@ -122,11 +124,11 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
         )
         note(done)
     new = sum(one["new_images"] for one in done)
+    eyes = (
+        f"{len(store.image_ids):,} eyes{gone_words(workspace, store.image_ids)}; {_summary(store)}"
+    )
     return StageResult(
-        STEP,
-        len(store.image_ids),
-        new,
-        f"explanation {explain_id} of model {model_id}: {_summary(store)}",
+        STEP, len(store.image_ids), new, f"explanation {explain_id} of model {model_id}: {eyes}"
     )
 
 
@@ -180,17 +182,18 @@ def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Generator
     try:
         yield note
         state = "completed"
-    except UserError:
+    except Exception:
         state = "failed"
         raise
     finally:
         seconds = (datetime.now(UTC) - started).total_seconds()
-        save_run(
-            store.files,
-            explain_id,
-            name,
-            {**record, "state": state, "actual": {**actual, "seconds": round(seconds, 1)}},
-        )
+        with after_failure():
+            save_run(
+                store.files,
+                explain_id,
+                name,
+                {**record, "state": state, "actual": {**actual, "seconds": round(seconds, 1)}},
+            )
 
 
 def _wave_table(done: Sequence[dict]) -> list[dict[str, Any]]:

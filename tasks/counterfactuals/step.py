@@ -23,6 +23,7 @@ from storage.contents.explanations import DONE, attributions_path
 from storage.contents.models import load_record
 from storage.ids import content_id
 from tasks.access.images import usable_rows
+from tasks.access.present import gone_words
 from tasks.access.stores import crop_settings, explanation_store, stored_digests, whole
 from tasks.counterfactuals.shard import Place, change_shard
 from tasks.counterfactuals.tables import (
@@ -87,8 +88,12 @@ def counterfactuals(
     tabulate(session, store, place, eyes, reference, science, adversarial, second)
     write_pair_tables(workspace, store, place, science, adversarial, second)
     count = int(eyes["sha256"].notna().sum())
+    absent = gone_words(workspace, eyes.index[eyes["sha256"].notna()])
     return StageResult(
-        STEP, count, new, f"{count:,} eyes {confusion}; {summary(workspace, place, store, science)}"
+        STEP,
+        count,
+        new,
+        f"{count:,} eyes {confusion}{absent}; {summary(workspace, place, store, science)}",
     )
 
 

@@ -22,6 +22,7 @@ from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 
 from dr_lib.network import backend
+from storage.errors import after_failure
 from tasks.run.progress import inside_run, say
 
 LOOK_AGAIN_S = 1.0
@@ -151,4 +152,8 @@ def _slot(count: int) -> Generator[None]:
                 f"Prefect's limit {limit} has no free slot, but this process holds its GPU's lock:"
                 " going on"
             )
-        yield
+        try:
+            yield
+        finally:
+            with after_failure():
+                held.close()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dr_lib.network import backend
-from storage.errors import StorageError
+from storage.errors import StorageError, after_failure
 from tasks.run.errors import AGAIN, LESS_AT_ONCE, UserError, remedy
 from tasks.run.settings import DaskParams
 
@@ -205,7 +205,7 @@ class Pool:
             raise UserError(message) from None
         finally:
             # Reached with jobs running only on Ctrl-C or an error: what has not started never will.
-            with contextlib.suppress(OSError):
+            with after_failure(), contextlib.suppress(OSError):
                 client.cancel(list(running), force=True)
             self._restore_environment()
 
@@ -243,7 +243,8 @@ class Pool:
 
     def close(self) -> None:
         """Stops the workers that this pool started."""
-        self._closing.close()
+        with after_failure():
+            self._closing.close()
         self._client = None
 
 

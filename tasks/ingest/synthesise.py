@@ -6,11 +6,10 @@ resumable.
     FOLDER/masks/<id>.png             one mask a photograph, a colour a lesion type
     FOLDER/synthesis.json             what was asked for; a folder never mixes two sets
 
-Every file is written under a temporary name and renamed, so an interrupted run leaves whole files
-only and the next one draws what is missing.
+Every file is written whole or not at all, so an interrupted run leaves whole files only and the
+next one draws what is missing.
 """
 
-import csv
 import json
 import multiprocessing
 import os
@@ -23,6 +22,7 @@ import cv2
 import numpy as np
 
 from dr_lib.synthetic import EyePlan, SynthesisParams, draw, jpeg_bytes, plan
+from storage.files.files import write_whole
 from tasks.run.errors import UserError
 from tasks.run.progress import progress
 
@@ -50,7 +50,7 @@ def synthesise(
     eyes = plan(count, params)
     for name in ("train", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    _write(record, json.dumps(asked, indent=1).encode())
+    write_whole(record, json.dumps(asked, indent=1).encode())
     missing = [
         eye for eye in eyes if not (_photo(folder, eye).exists() and _mask(folder, eye).exists())
     ]
@@ -78,8 +78,8 @@ def _draw_eyes(folder: pathlib.Path, eyes: Sequence[EyePlan], params: SynthesisP
     cv2.setNumThreads(1)
     for eye in eyes:
         drawn = draw(eye, params)
-        _write(_mask(folder, eye), _png(drawn.mask))
-        _write(_photo(folder, eye), jpeg_bytes(drawn.photo, drawn.quality))
+        write_whole(_mask(folder, eye), _png(drawn.mask))
+        write_whole(_photo(folder, eye), jpeg_bytes(drawn.photo, drawn.quality))
     return len(eyes)
 
 
@@ -96,15 +96,5 @@ def _mask(folder: pathlib.Path, eye: EyePlan) -> pathlib.Path:
 
 
 def _write_labels(path: pathlib.Path, eyes: Sequence[EyePlan]) -> None:
-    temporary = path.with_suffix(".part")
-    with temporary.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["image", "level"])
-        writer.writerows([eye.image_id, eye.stage] for eye in eyes)
-    temporary.replace(path)
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    lines = ["image,level", *(f"{eye.image_id},{eye.stage}" for eye in eyes)]
+    write_whole(path, ("\n".join(lines) + "\n").encode())

@@ -87,8 +87,9 @@ def preprocess(
         show_photographs(workspace, recipe, data)
     show_rejects(workspace, STEP)
     check_reject_fraction(workspace, data)
-    done = int((whole(store, "status") == DONE).sum())
-    flagged = int((whole(store, "quality") < params.quality_threshold).sum())
+    here = photos["present"].to_numpy(bool)
+    done = int(((whole(store, "status") == DONE) & here).sum())
+    flagged = int(((whole(store, "quality") < params.quality_threshold) & here).sum())
     reasons = ", ".join(
         f"{count} {reason}"
         for reason, count in collections.Counter(rejects["reason"]).most_common()

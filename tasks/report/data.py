@@ -33,6 +33,7 @@ from storage.tables.schemas import PARTITION, SCHEMAS, TITLES
 from tasks.access.contact_sheets import Photos, flagged, flagged_text, samples, set_aside
 from tasks.access.map_scores import pixel_aucs
 from tasks.access.model_quality import model_section
+from tasks.access.present import predictions_here
 from tasks.access.quality import eye_quality
 from tasks.access.stores import explanation_store, fundus_store
 from tasks.report.counterfactuals import counterfactual_section
@@ -146,7 +147,7 @@ def _how_far(shown: Shown, gallery: pd.DataFrame) -> list[dict[str, Any]]:
         fundus_store(workspace, shown.recipe.preprocess_id),
         explanation_store(workspace, shown.explain_id),
     )
-    graded = workspace.count("predictions", model_id=shown.model_id)
+    graded = len(predictions_here(workspace, shown.model_id))
     return [
         {"what": "photographs", "there": here, "of": here + len(workspace.rejects())},
         {"what": "fundi", "there": _finished(fundi), "of": fundi.images},

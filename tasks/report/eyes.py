@@ -281,7 +281,7 @@ def draw_shard(place: Place, span: Span, eyes: pd.DataFrame, state: str) -> int:
     before = (workspace.files.read_json(f"{folder}/{MADE}") or {}).get("eyes", {})
     stored = stored_digests(explained.store)
     tables = _tables_of(workspace, place.explain_id, eyes["image_id"].tolist())
-    made, drawn = {}, 0
+    made, drawn, files = {}, 0, []
     for at in explained_rows(explained.store.read(span, ["pixels/status"])["pixels/status"], eyes):
         name = eyes.iloc[at]["image_id"]
         mine = {caption: rows[name] for caption, rows in tables.items() if name in rows}
@@ -294,8 +294,10 @@ def draw_shard(place: Place, span: Span, eyes: pd.DataFrame, state: str) -> int:
             continue
         entry = explained.entry(eyes, span.start + int(at), int(at), mine)
         for file, content in eye_files(entry, f"{span.index:05d}/{name}").items():
-            workspace.files.write(f"{place.folder}/{file}", content)
+            workspace.files.write(f"{place.folder}/{file}", content, flush=False)
+            files.append(f"{place.folder}/{file}")
         drawn += 1
+    workspace.files.flush(files)
     for gone in (
         set(workspace.files.names(folder))
         - {MADE}

@@ -58,9 +58,9 @@ def report(
         gather(Shown(workspace, recipe, data, config, model_id, explain_id), eyes, gallery)
     )
     for name, content in pages.items():
-        workspace.files.write(
-            f"{place.folder}/{name}", content.encode() if isinstance(content, str) else content
-        )
+        page = content.encode() if isinstance(content, str) else content
+        workspace.files.write(f"{place.folder}/{name}", page, flush=False)
+    workspace.files.flush(f"{place.folder}/{name}" for name in pages)
     for name in _pages_written(workspace, place.folder) - {
         f"{place.folder}/{page}" for page in pages
     }:

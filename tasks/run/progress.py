@@ -27,7 +27,8 @@ ALIVE = (  # the event by which the watch tells a run that works from one that h
 
 Answer = TypeVar("Answer")
 
-_console = Console(stderr=True, highlight=False)
+# No markup: what is told holds paths, such as /data/[2024].
+_console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def say(message: str) -> None:

@@ -121,12 +121,15 @@ class Recipe:
             else AttributionSelection()
         )
 
-    def find_model(self, workspace: Workspace, manifest: str | None = None) -> str | None:
+    def find_model(
+        self, workspace: Workspace, manifest: str | None = None, labels: str | None = None
+    ) -> str | None:
         """The model that `training.model_id` names; or the newest one of these settings, or None.
 
         One that was imported for these settings comes before any that was trained with them; of the
-        trained ones, if `manifest` is given, only those trained on exactly these photographs count.
-        Raises UserError for a named model that is not there or does not fit.
+        trained ones, if `manifest` and `labels` are given, only those trained on exactly these
+        photographs and labels count. Raises UserError for a named model that is not there or does
+        not fit.
         """
         records = workspace.models()
         if self.policy.model_id:
@@ -137,6 +140,7 @@ class Recipe:
             for one in records
             if one.get("training_id") == self.training_id
             and manifest in (None, one.get("manifest"))
+            and (labels is None or one.get("labels", labels) == labels)  # an older one does not say
         ]
         fitting = imported or trained
         return fitting[-1]["model_id"] if fitting else None

@@ -26,6 +26,7 @@ from dr_lib.evaluation.grading import (
 from dr_lib.evaluation.metrics import evaluate
 from dr_lib.vocabulary import STAGE_COUNT
 from storage import Workspace
+from tasks.access.present import predictions_here
 
 POSES_TABLE = "pose_predictions"
 PREFIX = "grading="
@@ -51,7 +52,9 @@ def reading_rows(
     """
     if grading == GradingParams():
         return []
-    eyes = workspace.frame("predictions" if grading.poses == 1 else POSES_TABLE, model_id=model_id)
+    eyes = predictions_here(
+        workspace, model_id, "predictions" if grading.poses == 1 else POSES_TABLE
+    )
     eyes = eyes[eyes["split"] != "train"].reset_index(drop=True)
     rows: list[dict[str, Any]] = []
     for reading in _readings(eyes, grading):

@@ -36,13 +36,16 @@ def provenance(recipe: Recipe, origin: str, config: dict[str, Any]) -> dict[str,
     }
 
 
-def training_provenance(recipe: Recipe, manifest: str) -> dict[str, Any]:
-    """What the record of a model trained here holds beside: from which start, on which eyes,
-    with which random numbers.
+def training_provenance(recipe: Recipe, data: dict[str, str]) -> dict[str, Any]:
+    """What the record of a model trained here holds beside: its start, its eyes, its random
+    numbers.
+
+    data: the digests `manifest`, of the photographs, and `labels`.
     """
     return {
         "training_id": recipe.training_id,
-        "manifest": manifest,
+        **data,
+        "least_quality": recipe.least_quality,
         "backbone_weights_identity": weights_identity(recipe.model),
         "seed": {"model": recipe.model.seed, "training": recipe.training.seed},
     }

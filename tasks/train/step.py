@@ -25,12 +25,15 @@ from dr_lib.training import StepReport, TrainingDiverged, TrainingParams, write_
 from dr_lib.training import train as fit
 from dr_lib.vocabulary import STAGE_COUNT
 from storage import Workspace
+from storage.admin.learned_labels import RETRAIN, label_changes, learned_from
 from storage.arrays.row_copy import RowCopy
 from storage.contents.models import save_model
+from storage.errors import writing
 from storage.files.scratch import remove_scratch, scratch_folder
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
 from tasks.access.images import usable_rows
+from tasks.access.present import predictions_here
 from tasks.access.quality import FLAGGED, GOOD, strata
 from tasks.access.stores import as_text, fundus_store, stored_digests
 from tasks.execution.gpu import gpu_turn
@@ -57,13 +60,16 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StageResu
     learnable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
     labelled = eyes[eyes["stage"].notna() & eyes["present"] & eyes["position"].isin(learnable)]
     manifest = content_id({"eyes": as_text(labelled[["image_id", "sha256", "split"]])})
+    labels = content_id({"labels": as_text(learned_from(labelled))})
     model_id = recipe.find_model(
-        workspace, manifest if recipe.policy.on_new_data == "retrain" else None
+        workspace, *((manifest, labels) if recipe.policy.on_new_data == "retrain" else ())
     )
     trained = 0
     if model_id is None:
         _check_preprocessed(workspace, recipe.preprocess_id, photos)
-        model_id = _train(workspace, recipe, labelled, manifest, config)
+        model_id = _train(
+            workspace, recipe, labelled, {"manifest": manifest, "labels": labels}, config
+        )
         trained = int((labelled["split"] == "train").sum())
     new = _predict(workspace, recipe.preprocess_id, model_id, eyes)
     if recipe.grading.poses > 1:
@@ -78,7 +84,21 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StageResu
     record_metrics(workspace, model_id)
     if trained or new:
         show_model(workspace, model_id)
-    return StageResult(STEP, len(eyes), trained or new, f"model {model_id}: {graded}")
+    here = int(eyes["present"].sum())
+    return StageResult(STEP, here, trained or new, f"model {model_id}: {graded}").and_then(
+        labels_differ(workspace, recipe, model_id)
+    )
+
+
+def labels_differ(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
+    """That labels differ from those the model learned from, and what to do; empty where none
+    does.
+    """
+    changes = label_changes(workspace, model_id)
+    if changes is None:
+        return ""
+    free = "leave training.model_id empty and " if recipe.policy.model_id else ""
+    return f"{changes}: it is kept; {free}{RETRAIN}"
 
 
 def _check_preprocessed(workspace: Workspace, preprocess_id: str, photos: pd.DataFrame) -> None:
@@ -104,7 +124,7 @@ def _train(
     workspace: Workspace,
     recipe: Recipe,
     labelled: pd.DataFrame,
-    manifest: str,
+    data: dict[str, str],
     config: dict[str, Any],
 ) -> str:
     params = recipe.training
@@ -116,11 +136,12 @@ def _train(
                 f"no labelled eye is in the {name} split; run dr preprocess, add photographs or"
                 " change data.split_seed"
             )
-    scratch = scratch_folder(workspace.files, f"training-{recipe.training_id}-{manifest}")
+    scratch = scratch_folder(workspace.files, f"training-{recipe.training_id}-{data['manifest']}")
     with contextlib.ExitStack() as held:
         held.enter_context(gpu_turn())
         backend.configure(deterministic=True)
         say(f"train: {params.steps:,} mini-batches of {params.batch_size} on {backend.device()}")
+        held.enter_context(writing(scratch))
         pixels = held.enter_context(RowCopy(store, "pixels", scratch))
 
         def fetch_from(rows: pd.DataFrame, indices: np.ndarray) -> np.ndarray:
@@ -141,11 +162,11 @@ def _train(
             )
         except (ValueError, TrainingDiverged) as error:  # such as a stage without examples, named
             raise UserError(str(error)) from None
-    weights = scratch / "final.weights.h5"
-    write_weights(model, weights)
+        weights = scratch / "final.weights.h5"
+        write_weights(model, weights)
     record = {
         **provenance(recipe, "trained", config),
-        **training_provenance(recipe, manifest),
+        **training_provenance(recipe, data),
         "training": settings_of(TrainingParams, params),
         "eyes": {name: len(rows) for name, rows in splits.items()},
         "chosen_step": history.chosen_step,
@@ -153,7 +174,9 @@ def _train(
         "step_seconds": history.step_s,
         "input_wait_share": history.wait_share,
     }
-    model_id = save_model(workspace.files, weights, record, pd.DataFrame(history.rows))
+    model_id = save_model(
+        workspace.files, weights, record, pd.DataFrame(history.rows), learned_from(labelled)
+    )
     say(
         f"train: {history.step_s:.2f} s a mini-batch, {history.wait_share:.1%} of it waiting for"
         f" pixels; best after {history.chosen_step}"
@@ -235,7 +258,7 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
     """Writes the table `evaluation` for the model; returns the test split's kappa and AUC in
     words.
     """
-    predictions = workspace.frame("predictions", model_id=model_id)
+    predictions = predictions_here(workspace, model_id)
     predictions = predictions[predictions["stage"].notna()]
     quality = strata(workspace, recipe, predictions["image_id"])
     parts = workspace.part_digests("predictions", model_id)
@@ -244,7 +267,12 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
         "poses": workspace.part_digests(POSES_TABLE, model_id),
     }
     digest = content_id(
-        {"rows": len(predictions), "parts": parts, "quality": quality.tolist(), **readings}
+        {
+            "eyes": predictions["image_id"].tolist(),
+            "parts": parts,
+            "quality": quality.tolist(),
+            **readings,
+        }
     )
     if not workspace.has_part("evaluation", model_id, "model", digest=digest):
         rows = []

@@ -72,7 +72,7 @@ def test_every_shard_is_pending_until_its_ledger_entry_holds_its_digests(store):
 
 def test_forgotten_rows_are_pending_and_the_others_of_their_shard_are_kept(store):
     write_all(store)
-    arrays = tree_bytes(Path(store.ws.files.path(store.path)))
+    arrays = tree_bytes(Path(store.files.path(store.path)))
     store.forget({store.image_ids[1], store.image_ids[9]})
     pending = store.pending(digests(10))
     assert [span.index for span in pending] == [0, 2]
@@ -82,7 +82,7 @@ def test_forgotten_rows_are_pending_and_the_others_of_their_shard_are_kept(store
     entries = store.records()
     store.forget({store.image_ids[1]})
     assert store.records() == entries, "once is enough"
-    assert tree_bytes(Path(store.ws.files.path(store.path))) == arrays
+    assert tree_bytes(Path(store.files.path(store.path))) == arrays
 
 
 def test_a_shard_holds_one_file_per_array_and_no_other_shard_touches_it(store):
