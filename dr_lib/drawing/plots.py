@@ -30,10 +30,12 @@ NAMES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"}
 
 
 class Plot(NamedTuple):
-    """One plot in both formats."""
+    """One drawing in both formats, and its size in CSS pixels."""
 
     svg: bytes
     png: bytes
+    width: int
+    height: int
 
 
 def figure(
@@ -42,7 +44,7 @@ def figure(
     """An empty figure in the house style and its axes, row by row."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width_in, height_in), layout="constrained")
+    made = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
     grid = made.subplots(len(row_heights), columns, squeeze=False, height_ratios=row_heights)
     axes = grid.ravel().tolist()
     for one in axes:
@@ -59,27 +61,33 @@ def figure(
     return made, axes
 
 
-def rendered(made: "Figure") -> Plot:
-    """The figure's bytes. Fonts and the salt of SVG ids are settings of the process in
-    matplotlib: lent, then given back.
+def rendered(made: "Figure", *, themed: bool = True) -> Plot:
+    """The figure's bytes. Fonts and the salt of SVG ids are settings of the process in matplotlib:
+    lent, then given back.
+
+    themed: the SVG follows the reader's light or dark setting, without paper of its own; otherwise
+    both formats keep the figure's colours and, at its own resolution, its pixels.
     """
     from matplotlib import rc_context
 
     svg, png = io.BytesIO(), io.BytesIO()
+    dpi, css = (160, 96) if themed else (made.dpi, made.dpi)
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "plots"}):
-        made.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-        made.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+        made.savefig(svg, format="svg", transparent=themed, metadata={"Date": None})
+        made.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
     text = svg.getvalue().decode()
-    for light, name in NAMES.items():
-        text = text.replace(light, f"var({name})")
-    light = ";".join(f"{name}:{colour}" for colour, name in NAMES.items())
-    dark = ";".join(f"{name}:{DARK[colour]}" for colour, name in NAMES.items())
-    family = (
-        "text{font-family:Inter,system-ui,-apple-system,'Segoe UI',Roboto,sans-serif!important}"
-    )
-    style = f"<style>:root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{family}</style>"
-    head, body = text.split("<defs>", 1)
-    return Plot(f"{head}{style}<defs>{body}".encode(), png.getvalue())
+    if themed:
+        for light, name in NAMES.items():
+            text = text.replace(light, f"var({name})")
+        light = ";".join(f"{name}:{colour}" for colour, name in NAMES.items())
+        dark = ";".join(f"{name}:{DARK[colour]}" for colour, name in NAMES.items())
+        family = (
+            "text{font-family:Inter,system-ui,-apple-system,'Segoe UI',Roboto,sans-serif!important}"
+        )
+        style = f"<style>:root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{family}</style>"
+        text = text.replace("<defs>", f"{style}<defs>", 1)
+    width, height = (round(css * inches) for inches in made.get_size_inches())
+    return Plot(text.encode(), png.getvalue(), width, height)
 
 
 def legend(axes: "Axes", **where) -> None:

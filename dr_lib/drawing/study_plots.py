@@ -23,6 +23,14 @@ from dr_lib.drawing.plots import (
 
 COLOURS = (ACCENT, SECOND, STAGE_COLOURS[1], STAGE_COLOURS[4], STAGE_COLOURS[2], MUTED)
 COLUMNS = 4
+LEAST_PAIRS = 5  # a median of fewer says nothing, and its interval less
+
+
+def comparable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those rows of `dr_lib.perturbation.comparison.comparisons` that rest on enough pairs to be
+    drawn.
+    """
+    return rows[rows["pairs"] >= LEAST_PAIRS]
 
 
 def paired_differences(
@@ -33,9 +41,9 @@ def paired_differences(
 
     rows: those of `dr_lib.perturbation.comparison.comparisons`. labels: a measure's name for
     people; measures without one are left out. better: what lies left of the line of zero, such as
-    "smoother". Pairs without a common eye are left out.
+    "smoother". Comparisons of fewer than `LEAST_PAIRS` pairs are left out.
     """
-    rows = rows[rows["measure"].isin(list(labels)) & (rows["pairs"] > 0)]
+    rows = comparable(rows[rows["measure"].isin(list(labels))])
     measures = [name for name in labels if name in set(rows["measure"])]
     firsts, seconds = list(dict.fromkeys(rows["first"])), list(dict.fromkeys(rows["second"]))
     columns = max(1, min(COLUMNS, len(measures)))

@@ -2,21 +2,17 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from numbers import Integral, Real
 
 import pandas as pd
 
 from dr_lib.drawing.plots import STAGE_NAMES
-from dr_lib.report.data import Integer, Number, Rows
 
 METRICS = {
-    "kappa": "Quadratic weighted kappa",
-    "quadratic_weighted_kappa": "Quadratic weighted kappa",
     "qwk": "Quadratic weighted kappa",
     "qwk_expected": "Kappa of the expected stage",
     "auc_referable": "AUC, referable",
-    "referable_auc": "AUC, referable",
     "auc_any": "AUC, any retinopathy",
     "sensitivity_referable": "Sensitivity, referable",
     "specificity_referable": "Specificity, referable",
@@ -28,6 +24,9 @@ METRICS = {
     "ssim": "SSIM",
     "linf": "L∞",
     "r2": "R²",
+    "high_frequency_energy": "High-frequency share",
+    "total_variation_after": "Total variation",
+    "feature_distance_after": "Distance to real eyes",
     "top1_share": "Share of the top 1 %",
     "symmetry_stage0_stage4": "Stage 0 against 4",
 }
@@ -67,7 +66,8 @@ def number(value: object, digits: int = 3) -> str:
 
 
 def score(value: object) -> str:
-    """A measure of quality with three decimals, so that a column of them lines up; others as `number`.
+    """A measure of quality with three decimals, so that a column of them lines up; others as
+    `number`.
 
     >>> score(0.9), score(1.13), score(None)
     ('0.900', '1.130', '–')
@@ -90,7 +90,7 @@ def with_interval(value: object, low: object, high: object) -> str:
     return "–" if finite(value) is None else score(value) + between
 
 
-def signed(value: Number | None) -> str:
+def signed(value: Real | None) -> str:
     """A correlation with its sign and two decimals.
 
     >>> signed(-0.987), signed(0.5), signed(None)
@@ -99,7 +99,7 @@ def signed(value: Number | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:+.2f}".replace("-", "−")
 
 
-def percent(value: Number | None, digits: int = 0) -> str:
+def percent(value: Real | None, digits: int = 0) -> str:
     """A part of 1 as a percentage, or a dash.
 
     >>> percent(0.034, 1), percent(None)
@@ -112,7 +112,7 @@ def percent(value: Number | None, digits: int = 0) -> str:
     )
 
 
-def duration(seconds: Number) -> str:
+def duration(seconds: Real) -> str:
     """Seconds as a person says them.
 
     >>> duration(0.42), duration(75), duration(7260)
@@ -130,7 +130,7 @@ def duration(seconds: Number) -> str:
 def label(name: str) -> str:
     """A column or metric for people: known metrics by name, others with spaces and a capital.
 
-    >>> label("kappa"), label("image_id"), label("sensitivity_stage3"), label("median_area_px")
+    >>> label("qwk"), label("image_id"), label("sensitivity_stage3"), label("median_area_px")
     ('Quadratic weighted kappa', 'Image id', 'Sensitivity, stage 3', 'Median area, px')
     """
     spaced = re.sub(r"_px$", ", px", re.sub(r"_stage(?=\d$)", ", stage ", str(name)))
@@ -138,7 +138,7 @@ def label(name: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def stage_text(stage: Integer | None) -> str:
+def stage_text(stage: Integral | None) -> str:
     """A stage with its name.
 
     >>> stage_text(2), stage_text(None)
@@ -186,8 +186,3 @@ def finite(value: object) -> float | None:
     (1.0, None, None, None)
     """
     return float(value) if isinstance(value, Real) and math.isfinite(float(value)) else None
-
-
-def records(rows: Rows) -> list[Mapping[str, object]]:
-    """The rows as mappings, whichever form they came in."""
-    return rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)

@@ -74,8 +74,8 @@ def gallery_rows(
     shard_images: int,
     quantities: Sequence[str],
 ) -> pd.DataFrame:
-    """The gallery's columns (`dr_lib.report.GallerySection`) of the explained eyes. done: their
-    rows in `eyes`.
+    """The gallery's columns (`dr_lib.report.render`) of the explained eyes. done: their rows in
+    `eyes`.
     """
     shown = eyes.iloc[done].set_index("image_id", drop=False)
     gallery = pd.DataFrame(

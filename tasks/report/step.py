@@ -4,24 +4,28 @@ leaves alone what has not changed.
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from dr_lib.report import render
+from dr_lib.report import Folder, Head, Section, render
 from storage import Workspace
 from storage.admin.catalog import refresh
 from tasks.access.stores import explanation_store, whole
 from tasks.aggregate.step import explained_eyes, explained_rows
 from tasks.execution.waves import run_in_waves
-from tasks.report.data import Shown, gather
-from tasks.report.eyes import Place, draw_shard, gallery_rows, shards_to_draw
+from tasks.report.data import Shown
+from tasks.report.eyes import Explained, Place, draw_shard, gallery_rows, lead_eye, shards_to_draw
+from tasks.report.sections import SECTIONS
 from tasks.run.recipe import Recipe
 from tasks.run.run_log import versions
 from tasks.run.session import Session, StageResult
 from tasks.run.settings import DataParams
 
 STEP = "report"
+BACKBONES = {"inception_v3": "Inception V3", "small": "A small network"}
 
 
 def report(
@@ -54,9 +58,7 @@ def report(
     gallery = gallery_rows(
         workspace, explain_id, eyes, done, store.shard_images, recipe.attribution.quantities
     )
-    pages = render(
-        gather(Shown(workspace, recipe, data, config, model_id, explain_id), eyes, gallery)
-    )
+    pages = _pages(Shown(workspace, recipe, data, config, model_id, explain_id, gallery), eyes)
     for name, content in pages.items():
         workspace.files.write(
             f"{place.folder}/{name}", content.encode() if isinstance(content, str) else content
@@ -67,6 +69,24 @@ def report(
         workspace.files.remove(name)
     workspace.files.write_json(f"{place.folder}/made-from.json", {"digest": shown_from})
     return StageResult(STEP, len(done), drawn, index)
+
+
+def _pages(shown: Shown, eyes: pd.DataFrame) -> dict[str, bytes | str]:
+    """Every file of the report but those of its eyes, by name. eyes: all of the explanation."""
+    folder = Folder()
+    sections = [
+        Section(name, title, content(shown, folder)) for name, (title, content) in SECTIONS.items()
+    ]
+    head = Head(
+        workspace=shown.workspace.location,
+        run_id=shown.run_id,
+        model_id=shown.model_id,
+        explain_id=shown.explain_id,
+        model_name=BACKBONES[shown.recipe.model.backbone],
+        when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    )
+    lead = lead_eye(Explained(shown.workspace, shown.explain_id, shown.photos), eyes, shown.gallery)
+    return render(head, sections, folder, shown.gallery, lead)
 
 
 def _pages_written(workspace: Workspace, folder: str) -> set[str]:

@@ -17,8 +17,8 @@ import time
 
 import numpy as np
 import pandas as pd
+from dr_lib.figures import jpeg
 
-from dr_lib.drawing.figures import jpeg
 from dr_lib.report import GallerySection, ReportData, render
 from tests import chromium
 
@@ -74,7 +74,9 @@ def write(folder: pathlib.Path, eyes: int) -> None:
 
 
 def first_view(page: chromium.Page, address: str) -> float:
-    """Seconds from asking for the page until its first eyes are on it and their pictures are loaded."""
+    """Seconds from asking for the page until its first eyes are on it and their pictures are
+    loaded.
+    """
     page.open("about:blank")
     start = time.perf_counter()
     page.open(address)

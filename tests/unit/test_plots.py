@@ -71,9 +71,9 @@ def test_both_formats_are_whole_alike_twice_and_leave_no_trace(name):
 
 def test_drawing_imports_no_pyplot_and_importing_imports_no_matplotlib():
     code = (
-        "import sys, dr_lib.report, dr_lib.drawing.plots; assert 'matplotlib' not in"
-        " sys.modules;import numpy; dr_lib.drawing.plots.bars(['a'], numpy.ones(1)); assert"
-        " 'matplotlib.pyplot' not in sys.modules"
+        "import sys, dr_lib.report, dr_lib.drawing.plots as plots; assert 'matplotlib' not in"
+        " sys.modules;import numpy; plots.bars(['a'], numpy.ones(1)); assert 'matplotlib.pyplot'"
+        " not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

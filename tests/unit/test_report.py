@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dr_lib import report
-from dr_lib.drawing import figures
+from dr_lib import figures, report
 from dr_lib.report.eyes import STEPS, THUMB_PX
 from dr_lib.report.gallery import CHUNK_EYES, chunk_names, gallery_files, ordered
 

@@ -1,0 +1,49 @@
+"""The explained eyes: how many, how exact; the gallery below them shows each."""
+
+from dr_lib.report import Folder
+from dr_lib.report.section import Content, Facts, Key, Missing, Text
+from dr_lib.report.words import duration, number, percent
+from tasks.report.data import Shown
+
+
+def content(shown: Shown, folder: Folder) -> Content:
+    """Counts, and how far the attributions are from the outcome that they explain."""
+    eyes, layers = shown.gallery, shown.recipe.attribution.layers
+    if eyes.empty:
+        words = "No eye could be explained; what did not work is listed under “The run”."
+        return Content(words, [Missing(words)])
+    known = eyes[eyes["stage"].notna()]
+    right = f"{number(int((known['stage'] == known['predicted']).sum()))} of {number(len(known))}"
+    facts = [("Explained", number(len(eyes))), ("Graded right", right)]
+    photographs = int(shown.workspace.photos()["present"].sum())
+    tiles = [("Eyes explained", number(len(eyes)), f"of {number(photographs)} photographs")]
+    gaps, exact = eyes["gap"].dropna(), ""
+    if len(gaps):
+        middle = percent(gaps.median(), 1)
+        exact = f" The attributions miss the outcome’s change by {middle} in the median eye."
+        facts += [
+            ("Completeness gap, median", middle),
+            ("Completeness gap, 95 % below", percent(gaps.quantile(0.95), 1)),
+        ]
+        tiles.append(
+            (
+                "Median completeness gap",
+                middle,
+                f"of the outcome’s change; worst {percent(gaps.max(), 1)}",
+            )
+        )
+    for row in shown.last_work[shown.last_work["stage"] == "attribute"].itertuples():
+        tiles.append(
+            (
+                "Eyes explained a minute",
+                number(60 * row.new_images / row.seconds),
+                duration(row.seconds),
+            )
+        )
+    words = (
+        f"From the outcome to the strongest neurons of the layer {layers[0]}, and from those"
+        " neurons to pixels: original, preprocessed, the summed active regions of the most"
+        " positive neurons, and of the most negative. Each map is on its own scale."
+    )
+    finding = f"{number(len(eyes))} eyes explained, {right} labelled ones graded right.{exact}"
+    return Content(finding, [Facts(facts), Text(words), Key()], tiles=tiles)
