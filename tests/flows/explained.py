@@ -9,6 +9,7 @@ import pandas as pd
 
 from dr_lib.attribution.params import AttributionParams
 from dr_lib.fundus import PreprocessParams
+from dr_lib.fundus.quality import MEASURES
 from dr_lib.maps import HeatmapParams
 from dr_lib.network.model import ModelParams
 from dr_lib.training.params import TrainingParams
@@ -82,7 +83,7 @@ def explain(workspace: Workspace, count: int) -> None:
         {"model_id": MODEL_ID, "preprocess_id": RECIPE.preprocess_id, "attribution": settings},
     )
     fundi = ShardedStore.create_or_open(
-        workspace, fundus_path(RECIPE.preprocess_id), fundus_specs(SIZE), SHARD_IMAGES
+        workspace, fundus_path(RECIPE.preprocess_id), fundus_specs(SIZE, MEASURES), SHARD_IMAGES
     )
     specs = explanation_specs(RECIPE.attribution.quantities, SIZE, LAYERS, NEURONS, lesions=True)
     maps = ShardedStore.create_or_open(

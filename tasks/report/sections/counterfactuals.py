@@ -210,8 +210,7 @@ def beside(folder: Folder, adversarial: pd.DataFrame, comparisons: pd.DataFrame)
         " the target"
     )
     blocks = [Heading("Beside adversarial examples"), table(adversarial, caption)]
-    paired = comparisons[comparisons["pairs"] > 0]
-    drawn = study_plots.comparable(comparisons)
+    drawn, methods = study_plots.comparable(comparisons), ["first", "second"]
     if len(drawn):
         first, second = drawn["first"].iloc[0], drawn["second"].iloc[0]
         medians = drawn[(drawn["first"] == first) & (drawn["second"] == second)]
@@ -229,22 +228,20 @@ def beside(folder: Folder, adversarial: pd.DataFrame, comparisons: pd.DataFrame)
         blocks.append(
             Plots([folder.plot("comparison", plot, alt, caption=caption, note=note)], wide=True)
         )
-    if paired.empty:
-        none = (
-            "No eye was brought to the target by a counterfactual and by an adversarial example, so"
-            " there are no pairs to compare."
-        )
-        return [*blocks, Text(none)]
-    few = paired.groupby(["first", "second"])["pairs"].max().lt(study_plots.LEAST_PAIRS).sum()
-    if few:
+    if few := len(comparisons.drop_duplicates(methods)) - len(drawn.drop_duplicates(methods)):
+        pairs = "pair of methods has" if few == 1 else "pairs of methods have"
+        least = study_plots.LEAST_PAIRS
         blocks.append(
             Text(
-                f"{number(few)} comparisons of fewer than {study_plots.LEAST_PAIRS} eyes are in the"
-                " table but not drawn."
+                f"{few} {pairs} fewer than {least} eyes that both brought to the target, too few to"
+                " compare."
             )
         )
-    caption = "Paired: the eyes that both methods brought to the target"
-    return [*blocks, table(paired.drop(columns=UNSHOWN, errors="ignore"), caption, limit=400)]
+    rows = drawn.assign(measure=drawn["measure"].map(label)).drop(columns=UNSHOWN, errors="ignore")
+    return [
+        *blocks,
+        table(rows, "Paired: the eyes that both methods brought to the target", limit=400),
+    ]
 
 
 def transferred(transfers: pd.DataFrame) -> list:

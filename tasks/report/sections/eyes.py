@@ -1,7 +1,7 @@
 """The explained eyes: how many, how exact; the gallery below them shows each."""
 
 from dr_lib.report import Folder
-from dr_lib.report.section import Content, Facts, Key, Missing, Text
+from dr_lib.report.section import Content, Key, Missing, Text
 from dr_lib.report.words import duration, number, percent
 from tasks.report.data import Shown
 
@@ -14,17 +14,16 @@ def content(shown: Shown, folder: Folder) -> Content:
         return Content(words, [Missing(words)])
     known = eyes[eyes["stage"].notna()]
     right = f"{number(int((known['stage'] == known['predicted']).sum()))} of {number(len(known))}"
-    facts = [("Explained", number(len(eyes))), ("Graded right", right)]
     photographs = int(shown.workspace.photos()["present"].sum())
     tiles = [("Eyes explained", number(len(eyes)), f"of {number(photographs)} photographs")]
     gaps, exact = eyes["gap"].dropna(), ""
     if len(gaps):
         middle = percent(gaps.median(), 1)
-        exact = f" The attributions miss the outcome’s change by {middle} in the median eye."
-        facts += [
-            ("Completeness gap, median", middle),
-            ("Completeness gap, 95 % below", percent(gaps.quantile(0.95), 1)),
-        ]
+        high = percent(gaps.quantile(0.95), 1)
+        exact = (
+            f" Attributions miss the outcome’s change by {middle} in the median eye, by less than"
+            f" {high} in 95 % of them."
+        )
         tiles.append(
             (
                 "Median completeness gap",
@@ -45,5 +44,5 @@ def content(shown: Shown, folder: Folder) -> Content:
         " neurons to pixels: original, preprocessed, the summed active regions of the most"
         " positive neurons, and of the most negative. Each map is on its own scale."
     )
-    finding = f"{number(len(eyes))} eyes explained, {right} labelled ones graded right.{exact}"
-    return Content(finding, [Facts(facts), Text(words), Key()], tiles=tiles)
+    finding = f"{number(len(eyes))} eyes explained; {right} with a label are graded right.{exact}"
+    return Content(finding, [Text(words), Key()], tiles=tiles)

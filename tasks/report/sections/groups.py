@@ -39,20 +39,19 @@ def content(shown: Shown, folder: Folder) -> Content:
         )
     alike = stats.loc[stats["source"] == "pixels", "symmetry_stage0_stage4"].dropna()
     opposed = (
-        f" The maps toward stage 0 and stage 4 of one eye correlate {signed(alike.mean())} on"
-        " average."
+        f" Maps toward stages 0 and 4 of one eye correlate {signed(alike.mean())} on average."
         if len(alike)
         else ""
     )
+    words = (
+        "The maps of a group of eyes, summed: where the model looks as a habit, not in one"
+        " photograph."
+    )
+    summed = [Text(words), Key(), Grid(drawn(folder, maps))] if maps else []
     return Content(
-        f"The maps of {len(maps)} groups of eyes are summed.{opposed}",
+        f"The maps of {len(maps) or 'no'} groups of eyes are summed.{opposed}",
         [
-            Text(
-                "The maps of a group of eyes, summed: where the model looks as a habit, not in one"
-                " photograph."
-            ),
-            Key(),
-            Grid(drawn(folder, maps)),
+            *summed,
             Heading("Statistics of the heat maps"),
             table(rows, "Means over all eyes", limit=60),
         ],

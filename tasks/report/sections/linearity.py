@@ -74,8 +74,9 @@ def content(shown: Shown, folder: Folder) -> Content:
         for layer in layers
     }
     return Content(
-        f"{percent(counts.get('linear', 0) / len(units))} of {number(len(units))} units are linear"
-        f" along adversarial examples. {flip_note(flips, target)}",
+        "Along adversarial examples"
+        f" {', '.join(f'{number(count)} units are {name}' for name, count in counts[:2].items())},"
+        f" of {number(len(units))}. {flip_note(flips, target)}",
         [
             Text(
                 "Adversarial examples of growing strength, attributed to the units of a layer: does"
@@ -128,9 +129,10 @@ def flip_note(flips: pd.Series, target_stage: int) -> str:
     eyes = f"{len(flips):,} {'eye' if len(flips) == 1 else 'eyes'}"
     if reached.empty:
         return f"None of {eyes} changes to stage {target_stage} at any strength."
+    at = f"{reached.median():.3g} (of 256 gray levels {128 * reached.median():.2g})"
     return (
         f"Of {eyes}, {len(reached):,} change to stage {target_stage}, the median one at strength"
-        f" {reached.median():.3g} ({128 * reached.median():.2g} gray levels)."
+        f" {at}."
     )
 
 
@@ -169,7 +171,7 @@ def linear_range(
 ) -> Picture:
     """How far the units of each layer are linear, beside where the eyes change their stage."""
     strengths, reached = np.sort(strengths[strengths > 0]), flips[np.isfinite(flips)]
-    plot = study_plots.linear_range(up_to, strengths, flips.to_numpy(float))
+    plot = study_plots.linear_range(up_to, strengths.tolist(), flips.to_numpy(float))
     at = reached.median() if len(reached) else strengths[-1]
     shares = ", ".join(
         f"{layer} {percent((values >= at).mean())}"

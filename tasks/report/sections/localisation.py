@@ -29,9 +29,8 @@ def content(shown: Shown, folder: Folder) -> Content:
         )
     best = scores.iloc[0]
     finding = (
-        f"On {number(int(best['images']))} explained eyes with lesion masks the map {best['map']}"
-        f" finds lesions best: pixel AUC {with_interval(best['value'], best['low'], best['high'])},"
-        " 0.5 being chance."
+        f"In {number(int(best['images']))} eyes with lesion masks the map “{best['map']}” finds"
+        f" lesions best: pixel AUC {with_interval(best['value'], best['low'], best['high'])}."
     )
     drawn = plots.bars(
         scores["map"].tolist(),
@@ -41,7 +40,10 @@ def content(shown: Shown, folder: Folder) -> Content:
     )
     alt = f"Pixel AUC by map; the highest is {best['map']} with {number(best['value'])}"
     picture = folder.plot("localisation", drawn, alt, caption="Pixel AUC by map")
-    words = "Against the lesion masks of explained eyes, each map beside simple baseline maps."
+    words = (
+        "Against the lesion masks of explained eyes, each map beside simple baseline maps; 0.5 is"
+        " chance."
+    )
     return Content(finding, [Text(words), Plots([picture], wide=True), rows])
 
 

@@ -31,27 +31,26 @@ def content(shown: Shown, folder: Folder) -> Content:
         evaluation[evaluation["stratum"] == "all"],
         model_plots(shown.workspace, shown.model_id),
     )
-    pictures = Plots(
-        [
-            folder.plot(one.name, one.plot, one.alt, caption=one.caption, note=one.note)
-            for one in drawn
-        ]
-    )
+    pictures = [
+        folder.plot(one.name, one.plot, one.alt, caption=one.caption, note=one.note)
+        for one in drawn
+    ]
     if test.empty:
         words = "No labelled eye is in the test split."
-        return Content(words, [Missing(words), pictures])
+        return Content(words, [Missing(words), Plots(pictures)])
     eyes = number(len(graded_eyes(shown.workspace, shown.model_id)))
     by_stage = stages(test)
     worst = min(by_stage, key=lambda row: float(row["sensitivity"].split()[0].replace("–", "inf")))
     return Content(
         f"Quadratic weighted kappa {measure(test, 'qwk')} on {eyes} eyes of patients the model"
-        f" never saw; it is least sensitive to stage {worst['stage']}: {worst['sensitivity']}.",
+        f" never saw; sensitivity is lowest for stage {worst['stage']},"
+        f" {worst['sensitivity'].split()[0]}.",
         [
             table(scores(test), "Quality with 95 % intervals, where known"),
             table(by_stage, "Stage by stage, each against all others"),
             table(operating(test), "Operating points for referable disease (stage 2 or higher)"),
             table(strata(evaluation), "The same eyes in parts"),
-            pictures,
+            Plots(pictures),
         ],
         tiles=[(label(name), *_tile(test, name)) for name in TILES],
     )

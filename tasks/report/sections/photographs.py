@@ -48,10 +48,10 @@ def content(shown: Shown, folder: Folder) -> Content:
                 *_aside(folder, rejects, ()),
             ],
         )
-    low = flagged_text(workspace, recipe)
     return Content(
-        f"{number(len(here))} photographs of {number(here['patient_id'].nunique())} patients; "
-        f"{number(len(rejects)) if len(rejects) else 'none'} set aside. {low}",
+        f"{number(len(here))} photographs of {number(here['patient_id'].nunique())} patients;"
+        f" {number(len(rejects)) if len(rejects) else 'none'} set aside,"
+        f" {number(int(quality['flagged'].sum()))} of low quality.",
         [
             Text("Both eyes of a patient are in the same split."),
             by_split(here),
@@ -67,7 +67,7 @@ def content(shown: Shown, folder: Folder) -> Content:
                 "Before and after preprocessing",
             ),
             Heading("Quality"),
-            Text(low),
+            Text(flagged_text(workspace, recipe)),
             *pairs(
                 folder,
                 "flagged",

@@ -37,8 +37,7 @@ def content(shown: Shown, folder: Folder) -> Content:
     near, far = rows[0], rows[-1]
     return Content(
         f"A neuron’s region has a median radius of {number(near['extent_px'])} px in"
-        f" {near['layer']} and of {number(far['extent_px'])} px in {far['layer']}."
-        f" {note(clusters)}",
+        f" {near['layer']} and of {number(far['extent_px'])} px in {far['layer']}.",
         [
             Text(
                 "How far the active region of a single neuron reaches: the radius of gyration of"
