@@ -19,6 +19,8 @@ from jaxtyping import Float, UInt8
 
 from dr_lib.maps import symmetry
 
+Pixels = UInt8[np.ndarray, "y x 3"]
+Map = Float[np.ndarray, "y x"]
 Palette = Literal["green-red", "blue-orange"]
 
 # (positive, negative) in RGB. Both pairs have about the same luminance contrast on the darkened
@@ -53,9 +55,7 @@ def robust_scale(values: Float[np.ndarray, "..."], percentile: float = 99.5) -> 
     return scale if scale > 0 else float(magnitude.max())
 
 
-def smooth(
-    attribution: Float[np.ndarray, "y x"], radius_px: float | int
-) -> Float[np.ndarray, "y x"]:
+def smooth(attribution: Map, radius_px: float | int) -> Map:
     """The map blurred by a Gaussian of σ = radius_px for the eye; what is not finite counts as 0.
 
     A single-pixel region of the stem would otherwise be lost when 256 px are shown at 200. For
@@ -72,7 +72,7 @@ def smooth(
 
 
 def ground(
-    fundus: UInt8[np.ndarray, "y x 3"], background: Literal["fundus", "gray"] = "fundus"
+    fundus: Pixels, background: Literal["fundus", "gray"] = "fundus"
 ) -> UInt8[np.ndarray, "y x"]:
     """What an overlay is drawn on: the darkened grey-scale fundus, or half-gray as the poster
     had it.
@@ -83,14 +83,14 @@ def ground(
 
 
 def overlay(
-    fundus: UInt8[np.ndarray, "y x 3"],
-    attribution: Float[np.ndarray, "y x"],
+    fundus: Pixels,
+    attribution: Map,
     *,
     scale: float | int | None = None,
     palette: Palette = "green-red",
     background: Literal["fundus", "gray"] = "fundus",
     radius_px: float | int = 1.2,
-) -> UInt8[np.ndarray, "y x 3"]:
+) -> Pixels:
     """The attribution in colour over the grey fundus; full strength from `scale` (default:
     `robust_scale`) upwards.
     """
@@ -102,11 +102,8 @@ def overlay(
 
 
 def signed_opacity(
-    attribution: Float[np.ndarray, "y x"],
-    *,
-    scale: float | int | None = None,
-    radius_px: float | int = 1.2,
-) -> Float[np.ndarray, "y x"]:
+    attribution: Map, *, scale: float | int | None = None, radius_px: float | int = 1.2
+) -> Map:
     """How strongly `overlay` covers each pixel, with the attribution's sign: 0 nothing, ±OPACITY
     from `scale` upwards.
     """
@@ -135,7 +132,7 @@ def recolouring(
 
 
 def fitted(
-    image: UInt8[np.ndarray, "y x 3"], size: int, fill: tuple[int, int, int] = (0, 0, 0)
+    image: Pixels, size: int, fill: tuple[int, int, int] = (0, 0, 0)
 ) -> UInt8[np.ndarray, "s s 3"]:
     """The picture within a square of `size`, its aspect kept, centred on `fill`."""
     height, width = image.shape[:2]
@@ -162,8 +159,8 @@ class Panel(NamedTuple):
 
 def figure_a(
     photo: UInt8[np.ndarray, "h w 3"] | None,
-    fundus: UInt8[np.ndarray, "y x 3"],
-    resultants: Mapping[str, Float[np.ndarray, "y x"] | None],
+    fundus: Pixels,
+    resultants: Mapping[str, Map | None],
     *,
     note: str = "",
     radius_px: float = 1.2,
@@ -183,9 +180,7 @@ def figure_a(
     return drawn
 
 
-def figure_b(
-    fundus: UInt8[np.ndarray, "y x 3"], maps: Mapping[str, Float[np.ndarray, "y x"]]
-) -> list[Panel]:
+def figure_b(fundus: Pixels, maps: Mapping[str, Map]) -> list[Panel]:
     """Fig (b): preprocessed · attribution toward one outcome · toward another, with the
     correlation of the two maps (`dr_lib.maps.symmetry`) where there is one. maps: two, by what
     is said under them.
@@ -196,9 +191,7 @@ def figure_b(
     return [Panel(fundus, "Preprocessed"), first, second._replace(note=note)]
 
 
-def signed_difference(
-    original: UInt8[np.ndarray, "y x 3"], changed: UInt8[np.ndarray, "y x 3"]
-) -> tuple[UInt8[np.ndarray, "y x 3"], float]:
+def signed_difference(original: Pixels, changed: Pixels) -> tuple[Pixels, float]:
     """(picture, gray levels at full colour): where the changed image is brighter (green) or darker
     (red), on half-gray.
 
@@ -212,7 +205,7 @@ def signed_difference(
     return overlay(original, change, scale=levels, background="gray", radius_px=0), levels
 
 
-def png(pixels: UInt8[np.ndarray, "y x 3"]) -> bytes:
+def png(pixels: Pixels) -> bytes:
     """The picture as a PNG file's bytes."""
     # Half the time of the default for a twentieth more bytes: a report draws hundreds.
     fast = [cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH]

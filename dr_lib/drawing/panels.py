@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from dr_lib.drawing.figures import HALF_GRAY, PALETTES, Panel, robust_scale
+from dr_lib.drawing.figures import HALF_GRAY, PALETTES, Panel, Pixels, robust_scale
 from dr_lib.drawing.plots import INK, MUTED, STAGE_NAMES
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def blank(width: int, height: int, colour) -> "Figure":
     return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=colour)
 
 
-def pixels(made: "Figure") -> UInt8[np.ndarray, "y x 3"]:
+def pixels(made: "Figure") -> Pixels:
     """The figure as it is drawn, pixel by pixel."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

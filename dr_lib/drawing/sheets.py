@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from dr_lib.drawing.figures import Panel, fitted, jpeg
+from dr_lib.drawing.figures import Panel, Pixels, fitted, jpeg
 from dr_lib.drawing.panels import OUTSIDE, Grid, pixels, placard, sheet
 
 DISC = (120, 220, 255)  # a line seen on retina and on black alike
@@ -27,7 +27,7 @@ class BeforeAfter:
 
     image_id: str
     photo: UInt8[np.ndarray, "h w 3"]
-    fundus: UInt8[np.ndarray, "y x 3"]
+    fundus: Pixels
     notes: tuple[str, ...] = ()
     disc: tuple[float, float, float] | None = None
 
@@ -56,7 +56,7 @@ class SetAside:
 
 
 def circled(
-    photo: UInt8[np.ndarray, "y x 3"], centre_y: float, centre_x: float, diameter: float
+    photo: Pixels, centre_y: float, centre_x: float, diameter: float
 ) -> UInt8[np.ndarray, "s s 3"]:
     """The photograph with its disc drawn (centre and diameter in pixels of `photo`), on a square
     that holds both.
@@ -76,7 +76,7 @@ def circled(
     return cv2.circle(canvas, centre, round(radius), DISC, max(2, side // 110), cv2.LINE_AA)
 
 
-def before_after_sheet(samples: Sequence[BeforeAfter]) -> UInt8[np.ndarray, "y x 3"]:
+def before_after_sheet(samples: Sequence[BeforeAfter]) -> Pixels:
     """A contact sheet of pairs: the photograph with its disc drawn, and the normalised fundus."""
     pairs = [
         [fitted(image, PAIR_PX, OUTSIDE) for image in (one.circled, one.fundus)] for one in samples
@@ -88,7 +88,7 @@ def before_after_sheet(samples: Sequence[BeforeAfter]) -> UInt8[np.ndarray, "y x
     return pixels(sheet(Grid(panels, columns=3, text_px=TEXT_PX)))
 
 
-def set_aside_sheet(photographs: Sequence[SetAside]) -> UInt8[np.ndarray, "y x 3"]:
+def set_aside_sheet(photographs: Sequence[SetAside]) -> Pixels:
     """A contact sheet of photographs set aside, each with its reason; a placard where nothing
     can be decoded.
     """
@@ -103,7 +103,7 @@ def set_aside_sheet(photographs: Sequence[SetAside]) -> UInt8[np.ndarray, "y x 3
     return pixels(sheet(Grid(panels, text_px=TEXT_PX)))
 
 
-def small_jpeg(picture: UInt8[np.ndarray, "y x 3"], most_bytes: int) -> bytes:
+def small_jpeg(picture: Pixels, most_bytes: int) -> bytes:
     """A JPEG of at most so many bytes, at the best quality that allows it: halved in size where
     even the worst does not.
     """

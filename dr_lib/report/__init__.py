@@ -120,23 +120,16 @@ def _lead(folder: Folder, lead: tuple[EyeEntry, str] | None) -> SimpleNamespace 
     if lead is None or any(panel.image is None for panel in figure_a(lead[0])):
         return None
     eye, key = lead
-    panels = figure_a(eye)
-    shown = []
-    for name, panel in zip(("photo", "fundus", "positive", "negative"), panels, strict=True):
-        words = {"caption": panel.caption, "note": panel.note}
-        alt = f"{panel.caption}: eye {eye.image_id}"
-        if name == "photo":
-            shown.append(folder.photo("lead-photo", figures.fitted(panel.image, 480), alt, **words))
-        else:
-            shown.append(
-                folder.picture(f"lead-{name}", panel.image, alt, signed=name != "fundus", **words)
-            )
     fitted = [
-        panel._replace(image=figures.fitted(panel.image, len(eye.fundus))) for panel in panels
+        panel._replace(image=figures.fitted(panel.image, len(eye.fundus)))
+        for panel in figure_a(eye)
     ]
-    files = folder.sheet("lead-figure-a", fitted, title(eye))
+    panels = dict(zip(("photo", "fundus", "positive", "negative"), fitted, strict=True))
+    pictures, files = folder.strip(
+        "lead", panels, title(eye), eye.image_id, signed=("positive", "negative")
+    )
     return SimpleNamespace(
-        eye=eye, key=key, panels=shown, files=files, toward=quantity(eye.layers[0].quantity)
+        eye=eye, key=key, panels=pictures, files=files, toward=quantity(eye.layers[0].quantity)
     )
 
 

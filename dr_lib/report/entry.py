@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from dr_lib.drawing.figures import Map, Pixels
 from dr_lib.report.section import Rows
 
 # Rows of tables bring NumPy's own scalars.
@@ -36,7 +37,7 @@ class OutcomeMap:
     """An outcome attributed to pixels: the map, F(x) and F(x'), and how exact it is."""
 
     quantity: str  # "stage0" … "stage4", "referable"
-    values: Float[np.ndarray, "y x"]
+    values: Map
     outcome: Number | None = None
     baseline_outcome: Number | None = None
     gap: Number | None = None  # Σ attributions − (F(x) − F(x'))
@@ -61,8 +62,8 @@ class LayerMaps:
 
     layer: str
     quantity: str = ""  # what they explain, such as "stage2"
-    positive: Float[np.ndarray, "y x"] | None = None
-    negative: Float[np.ndarray, "y x"] | None = None
+    positive: Map | None = None
+    negative: Map | None = None
     neurons: tuple[NeuronEntry, ...] = ()
 
 
@@ -74,7 +75,7 @@ class EyeEntry:
     stage: Integer | None  # as labelled
     predicted: Integer
     probabilities: Sequence[Number] | Float[np.ndarray, "stages"]
-    fundus: UInt8[np.ndarray, "y x 3"]
+    fundus: Pixels
     photo: UInt8[np.ndarray, "h w 3"] | None = None
     outcomes: tuple[OutcomeMap, ...] = ()
     layers: tuple[LayerMaps, ...] = ()

@@ -23,7 +23,7 @@ from jaxtyping import Float, UInt8
 
 from dr_lib import maps as heatmaps
 from dr_lib.drawing import figures
-from dr_lib.drawing.figures import Panel
+from dr_lib.drawing.figures import Map, Panel, Pixels
 from dr_lib.drawing.panels import Grid, pixels, sheet
 from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
 from dr_lib.report.section import Rows, table
@@ -76,7 +76,7 @@ def title(eye: EyeEntry) -> str:
     )
 
 
-def thumbnails(eye: EyeEntry) -> UInt8[np.ndarray, "y x 3"]:
+def thumbnails(eye: EyeEntry) -> Pixels:
     """Fig (a) small, four squares in a row; gray where there is no picture."""
     blank = np.full((THUMB_PX, THUMB_PX, 3), figures.HALF_GRAY, np.uint8)
     return np.hstack(
@@ -87,7 +87,7 @@ def thumbnails(eye: EyeEntry) -> UInt8[np.ndarray, "y x 3"]:
     )
 
 
-def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> UInt8[np.ndarray, "height width 3"]:
+def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> Pixels:
     """An eye's page as one picture: Fig (a), Fig (b) of the two outcomes, and each layer's
     strongest neurons.
     """
@@ -120,7 +120,7 @@ def _fitted(panels: Sequence[Panel], size: int) -> list[Panel]:
     ]
 
 
-def _neuron_picture(eye: EyeEntry, one: NeuronEntry) -> UInt8[np.ndarray, "y x 3"]:
+def _neuron_picture(eye: EyeEntry, one: NeuronEntry) -> Pixels:
     (top, left), (height, width) = one.origin, one.region.shape
     window = np.ascontiguousarray(eye.fundus[top : top + height, left : left + width])
     return figures.overlay(window, one.region, radius_px=_radius(one.region))
@@ -128,7 +128,7 @@ def _neuron_picture(eye: EyeEntry, one: NeuronEntry) -> UInt8[np.ndarray, "y x 3
 
 def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
     """What `eyes/<key>.js` tells the page."""
-    maps: dict[str, Float[np.ndarray, "y x"]] = {one.quantity: one.values for one in eye.outcomes}
+    maps: dict[str, Map] = {one.quantity: one.values for one in eye.outcomes}
     for one in eye.layers:
         maps |= {
             f"{one.layer}/{sign}": values
@@ -263,7 +263,7 @@ def _region(values: Float[np.ndarray, "wy wx"]) -> Float[np.ndarray, "side side"
     )
 
 
-def _strip(maps: Sequence[Float[np.ndarray, "y x"]]) -> str | None:
+def _strip(maps: Sequence[Map]) -> str | None:
     """Maps of one size, one below the other, as a grey picture's data URI; None without any."""
     if not maps:
         return None

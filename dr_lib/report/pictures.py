@@ -2,15 +2,15 @@
 needs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Shaped
 
-from dr_lib.drawing.figures import Panel, jpeg, png
+from dr_lib.drawing.figures import Panel, Pixels, jpeg, png
 from dr_lib.drawing.panels import Grid, hinton, sheet
-from dr_lib.drawing.plots import Plot, rendered
+from dr_lib.drawing.plots import Plot, rendered, svg
 
 Files = tuple[tuple[str, str], ...]  # a figure to take away, as (format, file)
 
@@ -43,29 +43,47 @@ class Folder:
         self.files[name] = content
         return name
 
-    def picture(self, name: str, pixels: UInt8[np.ndarray, "y x 3"], alt: str, **words) -> Picture:
+    def picture(self, name: str, pixels: Pixels, alt: str, **words) -> Picture:
         """A drawing that is part of a figure, kept as PNG: figures/<name>.png."""
         src = self.add(f"figures/{name}.png", png(pixels))
         return Picture(src, pixels.shape[1], pixels.shape[0], alt, **words)
 
-    def photo(self, name: str, pixels: UInt8[np.ndarray, "y x 3"], alt: str, **words) -> Picture:
+    def photo(self, name: str, pixels: Pixels, alt: str, **words) -> Picture:
         """A photograph, kept as JPEG: figures/<name>.jpg."""
         src = self.add(f"figures/{name}.jpg", jpeg(pixels))
         return Picture(src, pixels.shape[1], pixels.shape[0], alt, **words)
 
-    def figure(
-        self, name: str, pixels: UInt8[np.ndarray, "y x 3"], alt: str, *, caption: str, **words
-    ) -> Picture:
+    def figure(self, name: str, pixels: Pixels, alt: str, *, caption: str, **words) -> Picture:
         """A drawing that is a figure of its own: figures/<name>.png, and the same with its
         caption as SVG.
         """
-        drawn = rendered(sheet(Grid([Panel(pixels, caption, words.get("note", ""))])), themed=False)
-        files = ("PNG", f"figures/{name}.png"), ("SVG", self.add(f"figures/{name}.svg", drawn.svg))
+        drawn = svg(sheet(Grid([Panel(pixels, caption, words.get("note", ""))])), themed=False)
+        files = ("PNG", f"figures/{name}.png"), ("SVG", self.add(f"figures/{name}.svg", drawn))
         return self.picture(name, pixels, alt, caption=caption, files=files, **words)
 
-    def sheet(self, name: str, panels: Sequence[Panel], title: str) -> Files:
-        """Panels side by side with their captions and a title, to take away."""
-        return self._both(name, rendered(sheet(Grid(panels, title)), themed=False))
+    def strip(
+        self, place: str, panels: Mapping[str, Panel], title: str, of: str, *, signed: Sequence[str]
+    ) -> tuple[list[Picture], Files]:
+        """Panels of one size that are one figure, by their file's name: one by one, and side by
+        side to take away.
+
+        title: over all of them; of: what they show, such as an eye's name; signed: the names of
+        those that may be recoloured.
+        """
+        pictures = [
+            self.picture(
+                f"{place}-{name}",
+                panel.image,
+                f"{panel.caption}: eye {of}",
+                caption=panel.caption,
+                note=panel.note,
+                signed=name in signed,
+            )
+            for name, panel in panels.items()
+        ]
+        return pictures, self._both(
+            place, rendered(sheet(Grid(list(panels.values()), title)), themed=False)
+        )
 
     def hinton(
         self, name: str, values: Shaped[np.ndarray, "..."], alt: str, *, scale: float, **words

@@ -112,21 +112,6 @@ def percent(value: Real | None, digits: int = 0) -> str:
     )
 
 
-def duration(seconds: Real) -> str:
-    """Seconds as a person says them.
-
-    >>> duration(0.42), duration(75), duration(7260)
-    ('0.4 s', '1 min 15 s', '2 h 1 min')
-    """
-    if seconds < 59.5:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-
-
 def label(name: str) -> str:
     """A column or metric for people: known metrics by name, others with spaces and a capital.
 
@@ -164,19 +149,15 @@ def slugs(names: Iterable[str]) -> list[str]:
     >>> slugs(["10_left", "a/b", "a b", "../x", "A-B"])
     ['10_left', 'a-b', 'a-b-2', 'x', 'A-B-3']
     """
-    taken: dict[str, int] = {}
-    made = []
+    made: dict[str, str] = {}
     for name in names:
         base = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(name)).strip(".-") or "eye"
-        candidate, turn = base, taken.get(base.lower(), 0) + 1
-        while turn > 1 and f"{base}-{turn}".lower() in taken:
+        candidate, turn = base, 1
+        while candidate.lower() in made:
             turn += 1
-        taken[base.lower()] = turn
-        if turn > 1:
             candidate = f"{base}-{turn}"
-            taken[candidate.lower()] = 1
-        made.append(candidate)
-    return made
+        made[candidate.lower()] = candidate
+    return list(made.values())
 
 
 def finite(value: object) -> float | None:

@@ -110,4 +110,4 @@ def _roc(positive: np.ndarray, score: np.ndarray) -> plots.Plot | None:
         (f"{one.fixed} {one.target:.2f}", 1 - one.specificity, one.sensitivity)
         for one in operating_points(positive, score)
     ]
-    return plots.roc({"referable": (false_positive, sensitivity)}, points)
+    return plots.roc(false_positive, sensitivity, points)

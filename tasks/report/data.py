@@ -6,16 +6,18 @@ from typing import Any
 
 import pandas as pd
 
+from dr_lib.report import EyeEntry
 from storage import Workspace
 from tasks.access.contact_sheets import Photos
+from tasks.report.eyes import Explained, lead_eye
 from tasks.run.recipe import Recipe
 from tasks.run.settings import DataParams
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One explanation of a workspace. gallery: its explained eyes, as `dr_lib.report.render`
-    takes them.
+    """One explanation of a workspace. eyes: all of it; gallery: the explained ones, as
+    `dr_lib.report.render` takes them.
     """
 
     workspace: Workspace
@@ -24,11 +26,19 @@ class Shown:
     config: dict[str, Any]
     model_id: str
     explain_id: str
+    eyes: pd.DataFrame
     gallery: pd.DataFrame
 
     @functools.cached_property
     def photos(self) -> Photos:
         return Photos(self.workspace, self.data.photos)
+
+    @functools.cached_property
+    def lead(self) -> tuple[EyeEntry, str] | None:
+        """The eye of the opening figure with its key."""
+        return lead_eye(
+            Explained(self.workspace, self.explain_id, self.photos), self.eyes, self.gallery
+        )
 
     @functools.cached_property
     def runs(self) -> pd.DataFrame:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from dr_lib.report import Folder, Head, Section, render
 from storage import Workspace
@@ -17,7 +16,7 @@ from tasks.access.stores import explanation_store, whole
 from tasks.aggregate.step import explained_eyes, explained_rows
 from tasks.execution.waves import run_in_waves
 from tasks.report.data import Shown
-from tasks.report.eyes import Explained, Place, draw_shard, gallery_rows, lead_eye, shards_to_draw
+from tasks.report.eyes import Place, draw_shard, gallery_rows, shards_to_draw
 from tasks.report.sections import SECTIONS
 from tasks.run.recipe import Recipe
 from tasks.run.run_log import versions
@@ -58,7 +57,7 @@ def report(
     gallery = gallery_rows(
         workspace, explain_id, eyes, done, store.shard_images, recipe.attribution.quantities
     )
-    pages = _pages(Shown(workspace, recipe, data, config, model_id, explain_id, gallery), eyes)
+    pages = _pages(Shown(workspace, recipe, data, config, model_id, explain_id, eyes, gallery))
     for name, content in pages.items():
         workspace.files.write(
             f"{place.folder}/{name}", content.encode() if isinstance(content, str) else content
@@ -71,8 +70,8 @@ def report(
     return StageResult(STEP, len(done), drawn, index)
 
 
-def _pages(shown: Shown, eyes: pd.DataFrame) -> dict[str, bytes | str]:
-    """Every file of the report but those of its eyes, by name. eyes: all of the explanation."""
+def _pages(shown: Shown) -> dict[str, bytes | str]:
+    """Every file of the report but those of its eyes, by name."""
     folder = Folder()
     sections = [
         Section(name, title, content(shown, folder)) for name, (title, content) in SECTIONS.items()
@@ -85,8 +84,7 @@ def _pages(shown: Shown, eyes: pd.DataFrame) -> dict[str, bytes | str]:
         model_name=BACKBONES[shown.recipe.model.backbone],
         when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
-    lead = lead_eye(Explained(shown.workspace, shown.explain_id, shown.photos), eyes, shown.gallery)
-    return render(head, sections, folder, shown.gallery, lead)
+    return render(head, sections, folder, shown.gallery, shown.lead)
 
 
 def _pages_written(workspace: Workspace, folder: str) -> set[str]:

@@ -84,7 +84,16 @@ def early(tmp_path_factory) -> dict[str, Content]:
         workspace, explain_id, eyes, np.arange(EYES), SHARD_IMAGES, RECIPE.attribution.quantities
     )
     photos = tmp_path_factory.mktemp("photos")
-    shown = Shown(workspace, RECIPE, DataParams(str(photos)), CONFIG, MODEL_ID, explain_id, gallery)
+    shown = Shown(
+        workspace,
+        RECIPE,
+        DataParams(str(photos)),
+        CONFIG,
+        MODEL_ID,
+        explain_id,
+        eyes.assign(present=False),
+        gallery,
+    )
     folder = Folder()
     made = {name: content(shown, folder) for name, (_, content) in SECTIONS.items()}
     sections = [Section(name, title, made[name]) for name, (title, _) in SECTIONS.items()]
@@ -138,7 +147,10 @@ def test_the_model_is_told_by_its_measures_and_its_weakest_stage():
         "specificity 0.90",
         "specificity 0.95",
     ]
-    assert [row["measure"] for row in model.scores(test)][0] == "Quadratic weighted kappa"
+    shown = [row["measure"] for row in model.scores(test)]
+    assert shown[:2] == ["Quadratic weighted kappa", "Kappa of the expected stage"]
+    assert len(shown) == len(model.MAIN)
+    assert model.confusion(test).diagonal().tolist() == right
     both = pd.concat(
         [
             test.assign(stratum=name, source=None, images=40)

@@ -86,10 +86,9 @@ def full(words: str = "some words") -> dict:
     folder, fundus = Folder(), np.full((SIZE, SIZE, 3), 128, np.uint8)
     panels = [Panel(fundus, words), Panel(fundus, words, words)]
     before, after = (folder.photo(f"samples/{name}", fundus, words) for name in ("before", "after"))
-    whole = [
-        folder.picture("whole-fundus", fundus, words),
-        folder.picture("whole-map", fundus, words, signed=True),
-    ]
+    whole, files = folder.strip(
+        "whole", dict(zip(("fundus", "map"), panels, strict=True)), words, words, signed=("map",)
+    )
     picture = folder.figure(
         "groups/true-stage-4", fundus, words, caption=words, note=words, signed=True
     )
@@ -118,7 +117,7 @@ def full(words: str = "some words") -> dict:
         Links([("units/fc1-4.html", words, words)]),
         Grid([picture, folder.hinton("units/c-0.1", np.ones(6), words, scale=1.0, caption=words)]),
         Plots([curve], wide=True),
-        Strip(whole, words, words, folder.sheet("whole", panels, words)),
+        Strip(whole, words, words, files),
         Pairs([(before, after, words, (words,))]),
         Download(before.src, words),
         table(rows, words),
@@ -254,7 +253,7 @@ def test_every_picture_has_words_and_a_size_and_every_page_one_heading(files):
 
 
 def test_every_figure_is_there_as_png_and_as_svg(files):
-    for name in ("lead-figure-a", "groups/true-stage-4", "units/c-0.1", "whole", "bars"):
+    for name in ("lead", "groups/true-stage-4", "units/c-0.1", "whole", "bars"):
         assert files[f"figures/{name}.png"].startswith(b"\x89PNG")
         assert b"<svg" in files[f"figures/{name}.svg"]
 

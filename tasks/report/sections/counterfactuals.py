@@ -183,19 +183,10 @@ def strip(folder: Folder, name: str, one: Triptych) -> Strip:
             "light before, dark after",
         ),
     }
-    place = f"counterfactuals/{name}"
-    pictures = [
-        folder.picture(
-            f"{place}-{file}",
-            panel.image,
-            f"{panel.caption} of eye {one.image_id}",
-            caption=panel.caption,
-            note=panel.note,
-            signed=file == "difference",
-        )
-        for file, panel in panels.items()
-    ]
-    files = folder.sheet(place, list(panels.values()), f"{one.image_id}  ·  {one.words}")
+    title = f"{one.image_id}  ·  {one.words}"
+    pictures, files = folder.strip(
+        f"counterfactuals/{name}", panels, title, one.image_id, signed=("difference",)
+    )
     return Strip(pictures, one.image_id, one.words, files)
 
 

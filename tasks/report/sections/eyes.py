@@ -2,8 +2,9 @@
 
 from dr_lib.report import Folder
 from dr_lib.report.section import Content, Key, Missing, Text
-from dr_lib.report.words import duration, number, percent
+from dr_lib.report.words import number, percent
 from tasks.report.data import Shown
+from tasks.run.progress import duration
 
 
 def content(shown: Shown, folder: Folder) -> Content:

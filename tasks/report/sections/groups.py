@@ -61,23 +61,21 @@ def content(shown: Shown, folder: Folder) -> Content:
 def _maps(shown: Shown) -> list[tuple[str, int, np.ndarray]]:
     """Title, number of eyes and summed map of every group that is shown."""
     maps, found = open_group_maps(shown.workspace, shown.explain_id), []
-    for index in range(0 if maps is None else maps.sizes["group"]):
-        one = maps.isel(group=index)
-        name, source, quantity = (
-            str(one[key].item()) for key in ("group_name", "source", "quantity")
-        )
-        if source != "pixels":
-            continue
-        values, toward = (
-            (one["mean_positive"] + one["mean_negative"]).to_numpy(),
-            f"toward stage {quantity[-1]}",
-        )
-        if (name, quantity) in POSTER:
-            found.append(
-                (f"rightly predicted stage {name[-1]}, {toward}", int(one["images"]), values)
+    if maps is None:
+        return found
+    labels = zip(
+        *(maps[key].values.tolist() for key in ("group_name", "source", "quantity", "images")),
+        strict=True,
+    )
+    for index, (name, source, quantity, images) in enumerate(labels):
+        right, true = (name, quantity) in POSTER, name == f"stage={quantity[-1]}"
+        if source == "pixels" and (right or true):
+            one = maps.isel(group=index)
+            title = (
+                f"{'rightly predicted' if right else 'true'} stage {name[-1]}, toward stage"
+                f" {quantity[-1]}"
             )
-        if name == f"stage={quantity[-1]}":
-            found.append((f"true stage {name[-1]}, {toward}", int(one["images"]), values))
+            found.append((title, images, (one["mean_positive"] + one["mean_negative"]).to_numpy()))
     return found
 
 

@@ -263,6 +263,12 @@ def unit_page(folder: Folder, numbers: pd.Series, rows: pd.DataFrame, eyes: list
         pictures.append(
             folder.picture(f"{place}-region", drawn, alt, caption="Its region", signed=True)
         )
+    changed = [
+        (
+            "Eyes graded otherwise without it",
+            number(int((rows["predicted_before"] != rows["predicted_after"]).sum())),
+        )
+    ]
     words = (
         "The eyes with its largest attribution to the target stage, and the pixels that drive the"
         " unit there."
@@ -283,7 +289,13 @@ def unit_page(folder: Folder, numbers: pd.Series, rows: pd.DataFrame, eyes: list
                 "Which stages it argues for, and what is without it: means over the eyes of the"
                 " study",
             ),
-            Facts([(name, number(value)) for name, value in _facts(numbers, rows).items()]),
+            Facts(
+                [
+                    (label(name), number(value))
+                    for name, value in numbers.drop(["layer", "unit", "verdict"]).items()
+                ]
+                + changed
+            ),
             *strongest,
             Heading("Eye by eye"),
             table(every, "Eye by eye"),
@@ -312,16 +324,3 @@ def _lede(rows: pd.DataFrame) -> str:
     return words + (
         f" and against stage {worst} ({STAGE_NAMES[worst]})" if means[worst] < 0 else ""
     )
-
-
-def _facts(numbers: pd.Series, rows: pd.DataFrame) -> dict[str, object]:
-    changed = int((rows["predicted_before"] != rows["predicted_after"]).sum())
-    return {
-        "Eyes": len(rows),
-        "Eyes graded otherwise without it": changed,
-        "Activation moves by, share": float(numbers["moved_share"]),
-        "Correlation with the outcome": float(numbers["outcome_correlation"]),
-        "Variation of the average gradient": float(numbers["gradient_variation"]),
-        "R²": float(numbers["r2"]),
-        "Mean attribution": float(numbers["mean_attribution"]),
-    }

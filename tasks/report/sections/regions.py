@@ -11,14 +11,12 @@ import pandas as pd
 from dr_lib.drawing import plots
 from dr_lib.drawing.figures import HALF_GRAY, overlay
 from dr_lib.maps.region_clustering import patch
-from dr_lib.report import Folder
+from dr_lib.report import EyeEntry, Folder
 from dr_lib.report.pictures import Picture
 from dr_lib.report.section import Content, Grid, Heading, Key, Missing, Plots, Text, table
 from dr_lib.report.words import number, slugs
-from tasks.access.stores import whole
-from tasks.aggregate.step import explained_eyes, explained_rows
+from tasks.access.stores import fundus_store
 from tasks.report.data import Shown
-from tasks.report.eyes import Explained
 
 PATCHES_SHOWN, PATCH_PX = 10, 32
 ENLARGED, GAP_PX = 3, 4  # patches are drawn so many times their size, and so far apart
@@ -31,7 +29,6 @@ def content(shown: Shown, folder: Folder) -> Content:
     if not rows:
         words = "No region has been measured yet."
         return Content(words, [Missing(f"{words} That is done by", "dr aggregate CONFIG.toml")])
-    explained = Explained(workspace, explain_id, None)
     clusters = workspace.frame("region_clusters", explain_id=explain_id)
     channels = _channels(workspace.frame("units", explain_id=explain_id, study="lesions"))
     near, far = rows[0], rows[-1]
@@ -46,21 +43,21 @@ def content(shown: Shown, folder: Folder) -> Content:
             Plots([extents(folder, rows)], wide=True),
             table(rows, "Regions of neurons by layer"),
             Key(),
-            Grid(_examples(shown, explained, folder)),
+            Grid(examples(folder, shown.lead[0]) if shown.lead else []),
             *lesion_channels(channels),
-            *looks(folder, _patches(shown, explained, clusters), clusters),
+            *looks(folder, _patches(shown, clusters), clusters),
         ],
     )
 
 
 def extents(folder: Folder, rows: list[dict]) -> Picture:
     """The extents as a plot, the most local layer first."""
-    ends = [
-        np.array([float(row[name]) for row in rows])
-        for name in ("extent_5", "extent_px", "extent_95")
-    ]
-    drawn = plots.spreads(
-        [str(row["layer"]) for row in rows], *ends, x_label="Extent of a neuron’s region (px)"
+    middle, low, high = (
+        np.array([row[name] for row in rows]) for name in ("extent_px", "extent_5", "extent_95")
+    )
+    names = [row["layer"] for row in rows]
+    drawn = plots.bars(
+        names, middle, low, high, x_label="Extent of a neuron’s region (px)", dots=True
     )
     alt = "Radius of gyration of neurons' active regions by layer: median, and from 5 to 95 %"
     return folder.plot(
@@ -163,35 +160,27 @@ def _channels(units: pd.DataFrame) -> pd.DataFrame:
     return best[["layer", "best_lesion", *named]].rename(columns=named)
 
 
-def _examples(shown: Shown, explained: Explained, folder: Folder) -> list[Picture]:
-    """Each layer's strongest neuron in the explained eye of the highest predicted stage, laid on
-    the fundus.
-    """
-    store = explained.store
-    eyes = explained_eyes(shown.workspace, shown.model_id, store.image_ids)
-    rows = explained_rows(whole(store, "pixels/status"), eyes)
-    row = int(rows[eyes.iloc[rows]["predicted_stage"].to_numpy(int).argmax()])
-    image_id, position = eyes.iloc[row][["image_id", "position"]]
-    fundus = explained.fundi.read_rows([int(position)], ["pixels"])["pixels"][0]
+def examples(folder: Folder, eye: EyeEntry) -> list[Picture]:
+    """Each layer's strongest neuron in one eye, laid on the fundus."""
     pictures = []
-    for name, layer in zip(slugs(explained.layers), explained.layers, strict=True):
-        arrays = store.read_rows([row], [f"layers/{layer}/region", f"layers/{layer}/region_origin"])
-        window, (top, left) = (
-            arrays[f"layers/{layer}/{name}"][0, 0, 0] for name in ("region", "region_origin")
-        )
-        if not np.isfinite(window).all():
-            continue  # no neuron of that sign
-        values = np.zeros(fundus.shape[:2], np.float32)
-        values[top : top + window.shape[0], left : left + window.shape[1]] = window
-        alt = f"Active region of the strongest neuron of {layer} in eye {image_id}"
-        words = {"caption": layer, "note": f"strongest neuron, {image_id}", "signed": True}
-        pictures.append(folder.figure(f"layers/{name}", overlay(fundus, values), alt, **words))
+    for name, layer in zip(slugs(one.layer for one in eye.layers), eye.layers, strict=True):
+        for neuron in [one for one in layer.neurons if one.sign == "positive"][:1]:
+            (top, left), (height, width) = neuron.origin, neuron.region.shape
+            values = np.zeros(eye.fundus.shape[:2], np.float32)
+            values[top : top + height, left : left + width] = neuron.region
+            alt = f"Active region of the strongest neuron of {layer.layer} in eye {eye.image_id}"
+            words = {
+                "caption": layer.layer,
+                "note": f"strongest neuron, {eye.image_id}",
+                "signed": True,
+            }
+            pictures.append(
+                folder.figure(f"layers/{name}", overlay(eye.fundus, values), alt, **words)
+            )
     return pictures
 
 
-def _patches(
-    shown: Shown, explained: Explained, clusters: pd.DataFrame
-) -> dict[int, list[np.ndarray]]:
+def _patches(shown: Shown, clusters: pd.DataFrame) -> dict[int, list[np.ndarray]]:
     """By group the patches around its most typical regions; an eye shows at most one a group."""
     if clusters.empty:
         return {}
@@ -202,7 +191,9 @@ def _patches(
     regions = shown.workspace.frame("lesion_regions", explain_id=shown.explain_id, image_id=names)
     placed = typical.merge(regions[[*keys, "centroid_y_px", "centroid_x_px"]], on=keys)
     positions = shown.workspace.photos().set_index("image_id")["position"]
-    pixels = explained.fundi.read_rows(positions[names].to_numpy(), ["pixels"])["pixels"]
+    pixels = fundus_store(shown.workspace, shown.recipe.preprocess_id).read_rows(
+        positions[names].to_numpy(), ["pixels"]
+    )["pixels"]
     fundi, side = dict(zip(names, pixels, strict=True)), max(4, PATCH_PX * pixels.shape[1] // 256)
     return {
         int(group): [

@@ -9,10 +9,10 @@ import pandas as pd
 
 from dr_lib.report import Folder
 from dr_lib.report.section import Code, Content, Facts, Heading, Missing, Share, table
-from dr_lib.report.words import duration
 from storage.arrays.store import ShardedStore
 from tasks.access.stores import explanation_store, fundus_store
 from tasks.report.data import Shown
+from tasks.run.progress import duration
 from tasks.run.run_log import versions
 
 
