@@ -199,6 +199,11 @@ class Content:
     tiles: Sequence[tuple[str, str, str]] = ()
 
 
+def nothing(words: str, made_by: str = "", command: str = "") -> Content:
+    """What a section shows that has found nothing: why, and which command changes that."""
+    return Content(words, [Missing(f"{words} {made_by}".strip(), command)])
+
+
 @dataclass(frozen=True)
 class Section:
     """One part of the report, on a page of its own: `<id>.html`."""

@@ -2,13 +2,18 @@
 leaves alone what has not changed.
 """
 
+import functools
 import hashlib
 import json
+import pathlib
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
+import dr_lib.drawing
+import dr_lib.report
+import tasks.report.sections
 from dr_lib.report import Folder, Head, Section, render
 from storage import Workspace
 from storage.admin.catalog import refresh
@@ -98,7 +103,7 @@ def _pages_written(workspace: Workspace, folder: str) -> set[str]:
 
 def _fingerprint(workspace: Workspace, recipe: Recipe, config: dict[str, Any]) -> str:
     """Changes when anything shown may have: the tables' parts, the ledgers, the catalogue, the
-    settings.
+    settings, the code.
     """
     files = workspace.files
     explain_id = recipe.explain_id(workspace)
@@ -113,6 +118,18 @@ def _fingerprint(workspace: Workspace, recipe: Recipe, config: dict[str, Any]) -
         for name in names
         if "/tables/runs/" not in f"/{name}"
     ]
-    return hashlib.sha256(
-        json.dumps([explain_id, states, config, versions()], sort_keys=True, default=str).encode()
-    ).hexdigest()
+    told = [explain_id, states, config, versions(), _code()]
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@functools.cache
+def _code() -> str:
+    """Changes with the code and the templates that make the pages."""
+    places = (dr_lib.report, dr_lib.drawing, tasks.report.sections)
+    files = (
+        file
+        for place in places
+        for file in pathlib.Path(place.__file__).parent.rglob("*.*")
+        if file.suffix != ".pyc"
+    )
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()

@@ -96,3 +96,13 @@ def test_another_way_of_drawing_draws_every_eye_again(made, monkeypatch):
     monkeypatch.setattr(report_eyes, "drawing_digest", lambda: "other")
     assert drawing.drawing_digest() != "other"
     assert made(5).new_images == 5
+
+
+def test_pages_made_by_other_code_are_made_again_and_by_the_same_are_not(made, monkeypatch):
+    index = pathlib.Path(made(5).message)
+    index.write_text("old")
+    made(5)
+    assert index.read_text() == "old"
+    monkeypatch.setattr(stage, "_code", lambda: "other")
+    made(5)
+    assert index.read_text() != "old"

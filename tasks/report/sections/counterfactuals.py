@@ -13,7 +13,7 @@ from dr_lib.drawing.figures import Panel, signed_difference
 from dr_lib.drawing.panels import probability_bars
 from dr_lib.perturbation.counterfactual import CounterfactualParams
 from dr_lib.report import Folder
-from dr_lib.report.section import Content, Heading, Missing, Plots, Strip, Text, table
+from dr_lib.report.section import Content, Heading, Plots, Strip, Text, nothing, table
 from dr_lib.report.words import label, number, slugs
 from storage.arrays.store import ShardedStore
 from storage.contents.counterfactuals import counterfactuals_path
@@ -82,11 +82,9 @@ def content(shown: Shown, folder: Folder) -> Content:
     confused = f"of stage {stages['true_stage']} predicted as {stages['predicted_stage']}"
     if not ShardedStore.exists(workspace, path):
         if pair in workspace.parts("comparisons", explain_id):
-            words = f"No eye {confused}, so there is nothing to change."
-            return Content(words, [Missing(words)])
-        words = "No counterfactuals are made yet."
-        return Content(
-            words, [Missing(f"{words} They are made by", "dr counterfactuals CONFIG.toml")]
+            return nothing(f"No eye {confused}, so there is nothing to change.")
+        return nothing(
+            "No counterfactuals are made yet.", "They are made by", "dr counterfactuals CONFIG.toml"
         )
     store = ShardedStore.open(workspace, path)
     made, adversarial = (

@@ -1,7 +1,7 @@
 """The explained eyes: how many, how exact; the gallery below them shows each."""
 
 from dr_lib.report import Folder
-from dr_lib.report.section import Content, Key, Missing, Text
+from dr_lib.report.section import Content, Key, Text, nothing
 from dr_lib.report.words import number, percent
 from tasks.report.data import Shown
 from tasks.run.progress import duration
@@ -11,8 +11,7 @@ def content(shown: Shown, folder: Folder) -> Content:
     """Counts, and how far the attributions are from the outcome that they explain."""
     eyes, layers = shown.gallery, shown.recipe.attribution.layers
     if eyes.empty:
-        words = "No eye could be explained; what did not work is listed under “The run”."
-        return Content(words, [Missing(words)])
+        return nothing("No eye could be explained; what did not work is listed under “The run”.")
     known = eyes[eyes["stage"].notna()]
     right = f"{number(int((known['stage'] == known['predicted']).sum()))} of {number(len(known))}"
     photographs = int(shown.workspace.photos()["present"].sum())

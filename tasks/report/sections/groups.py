@@ -6,7 +6,7 @@ from dr_lib.drawing.figures import HALF_GRAY, overlay
 from dr_lib.maps import POSTER
 from dr_lib.report import Folder
 from dr_lib.report.pictures import Picture
-from dr_lib.report.section import Content, Grid, Heading, Key, Missing, Text, table
+from dr_lib.report.section import Content, Grid, Heading, Key, Text, nothing, table
 from dr_lib.report.words import number, signed, slugs
 from storage.contents.group_maps import open_group_maps
 from tasks.report.data import Shown
@@ -33,9 +33,10 @@ def content(shown: Shown, folder: Folder) -> Content:
         else stats
     )
     if not maps and stats.empty:
-        words = "No heat maps are summed yet."
-        return Content(
-            words, [Missing(f"{words} Groups of eyes are formed by", "dr aggregate CONFIG.toml")]
+        return nothing(
+            "No heat maps are summed yet.",
+            "Groups of eyes are formed by",
+            "dr aggregate CONFIG.toml",
         )
     alike = stats.loc[stats["source"] == "pixels", "symmetry_stage0_stage4"].dropna()
     opposed = (

@@ -18,10 +18,10 @@ from dr_lib.report.section import (
     Heading,
     Key,
     Links,
-    Missing,
     Plots,
     Subpage,
     Text,
+    nothing,
     table,
 )
 from dr_lib.report.words import label, number, percent, slugs
@@ -44,14 +44,9 @@ def content(shown: Shown, folder: Folder) -> Content:
     units = workspace.frame("units", explain_id=explain_id, study="linearity")
     if units.empty:
         if "linearity" in workspace.parts("units", explain_id):
-            return Content(
-                "No explained eye could be studied.",
-                [Missing("No explained eye could be studied.")],
-            )
+            return nothing("No explained eye could be studied.")
         words = "Units have not been followed along adversarial examples yet."
-        return Content(
-            words, [Missing(f"{words} The study is made by", "dr linearity CONFIG.toml")]
-        )
+        return nothing(words, "The study is made by", "dr linearity CONFIG.toml")
     # What the study of lesions adds to the table is empty in these rows.
     units = units.drop(
         columns=[

@@ -6,7 +6,7 @@ import pandas as pd
 
 from dr_lib.drawing import plots
 from dr_lib.report import Folder
-from dr_lib.report.section import Content, Missing, Plots, Text, table
+from dr_lib.report.section import Content, Plots, Text, nothing, table
 from dr_lib.report.words import number, with_interval
 from tasks.aggregate.localise import pixel_aucs
 from tasks.report.data import Shown
@@ -17,9 +17,8 @@ def content(shown: Shown, folder: Folder) -> Content:
     regions = shown.workspace.frame("lesion_regions", explain_id=shown.explain_id)
     scores = pixel_aucs(shown.workspace, shown.model_id, shown.explain_id)
     if regions.empty and scores.empty:
-        words = "No lesion regions are measured yet."
         made = "They are found, and compared with masks where there are any, by"
-        return Content(words, [Missing(f"{words} {made}", "dr aggregate CONFIG.toml")])
+        return nothing("No lesion regions are measured yet.", made, "dr aggregate CONFIG.toml")
     rows = table(by_source(regions), "Lesion regions", limit=60)
     if scores.empty:
         return Content(

@@ -13,7 +13,7 @@ from dr_lib.drawing.figures import HALF_GRAY, overlay
 from dr_lib.maps.region_clustering import patch
 from dr_lib.report import EyeEntry, Folder
 from dr_lib.report.pictures import Picture
-from dr_lib.report.section import Content, Grid, Heading, Key, Missing, Plots, Text, table
+from dr_lib.report.section import Content, Grid, Heading, Key, Plots, Text, nothing, table
 from dr_lib.report.words import number, slugs
 from tasks.access.stores import fundus_store
 from tasks.report.data import Shown
@@ -27,8 +27,9 @@ def content(shown: Shown, folder: Folder) -> Content:
     workspace, explain_id = shown.workspace, shown.explain_id
     rows = by_layer(workspace.frame("neurons", explain_id=explain_id))
     if not rows:
-        words = "No region has been measured yet."
-        return Content(words, [Missing(f"{words} That is done by", "dr aggregate CONFIG.toml")])
+        return nothing(
+            "No region has been measured yet.", "That is done by", "dr aggregate CONFIG.toml"
+        )
     clusters = workspace.frame("region_clusters", explain_id=explain_id)
     channels = _channels(workspace.frame("units", explain_id=explain_id, study="lesions"))
     near, far = rows[0], rows[-1]
