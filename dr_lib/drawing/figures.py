@@ -74,9 +74,8 @@ def smooth(attribution: Map, radius_px: float | int) -> Map:
 def ground(
     fundus: Pixels, background: Literal["fundus", "gray"] = "fundus"
 ) -> UInt8[np.ndarray, "y x"]:
-    """What an overlay is drawn on: the darkened grey-scale fundus, or half-gray as the poster
-    had it.
-    """
+    """What an overlay is drawn on: the darkened grey-scale fundus, or half-gray as the poster had
+    it."""
     if background == "gray":
         return np.full(fundus.shape[:2], HALF_GRAY, np.uint8)
     return np.rint(cv2.cvtColor(fundus, cv2.COLOR_RGB2GRAY) * DARKENED).astype(np.uint8)
@@ -92,8 +91,7 @@ def overlay(
     radius_px: float | int = 1.2,
 ) -> Pixels:
     """The attribution in colour over the grey fundus; full strength from `scale` (default:
-    `robust_scale`) upwards.
-    """
+    `robust_scale`) upwards."""
     base = ground(fundus, background)[..., None].astype(np.float32)
     opacity = signed_opacity(attribution, scale=scale, radius_px=radius_px)[..., None]
     positive, negative = (np.float32(colour) for colour in PALETTES[palette])
@@ -105,8 +103,7 @@ def signed_opacity(
     attribution: Map, *, scale: float | int | None = None, radius_px: float | int = 1.2
 ) -> Map:
     """How strongly `overlay` covers each pixel, with the attribution's sign: 0 nothing, ±OPACITY
-    from `scale` upwards.
-    """
+    from `scale` upwards."""
     values = smooth(attribution, radius_px)
     strength = np.clip(np.abs(values) / (robust_scale(values) if scale is None else scale), 0, 1)
     return (np.sign(values) * OPACITY * strength**GAMMA).astype(np.float32)
@@ -149,8 +146,7 @@ def fitted(
 
 class Panel(NamedTuple):
     """A picture of a figure, with the line under it and a second, quieter one; `image` is None
-    where there is none.
-    """
+    where there is none."""
 
     image: UInt8[np.ndarray, "h w 3"] | None
     caption: str = ""
@@ -169,8 +165,8 @@ def figure_a(
     negative.
 
     resultants: by sign, "positive" and "negative"; each is drawn on its own scale, in the colour of
-    each pixel's own sign. note: under both of them, such as the layer. A part that is None is a
-    panel without a picture.
+    each pixel's own sign.
+    note: under both of them, such as the layer. A part that is None is a panel without a picture.
     """
     drawn = [Panel(photo, "Original"), Panel(fundus, "Preprocessed")]
     for sign in ("positive", "negative"):
@@ -181,10 +177,9 @@ def figure_a(
 
 
 def figure_b(fundus: Pixels, maps: Mapping[str, Map]) -> list[Panel]:
-    """Fig (b): preprocessed · attribution toward one outcome · toward another, with the
-    correlation of the two maps (`dr_lib.maps.symmetry`) where there is one. maps: two, by what
-    is said under them.
-    """
+    """Fig (b): preprocessed · attribution toward one outcome · toward another, with the correlation
+    of the two maps
+    (`dr_lib.maps.symmetry`) where there is one. maps: two, by what is said under them."""
     correlation = symmetry(*maps.values())
     note = "" if np.isnan(correlation) else f"correlation {correlation:+.2f}".replace("-", "−")
     first, second = (Panel(overlay(fundus, values), name) for name, values in maps.items())
@@ -213,8 +208,7 @@ def png(pixels: Pixels) -> bytes:
 
 
 def jpeg(pixels: UInt8[np.ndarray, "y x *colour"], quality: int = 88) -> bytes:
-    """The picture, in colour or gray, as a JPEG file's bytes: for photographs, which lose
-    nothing to the eye by it.
-    """
+    """The picture, in colour or gray, as a JPEG file's bytes: for photographs, which lose nothing
+    to the eye by it."""
     written = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
     return cv2.imencode(".jpg", written, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()

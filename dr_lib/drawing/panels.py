@@ -26,9 +26,8 @@ WORDS, BEFORE = "#d6dce2", "#b0bac4"
 
 @dataclass(frozen=True)
 class Grid:
-    """Panels row by row under a title. Their pictures have the size of the first; those without
-    one are left out.
-    """
+    """Panels row by row under a title. Their pictures have the size of the first; those without one
+    are left out."""
 
     panels: Sequence[Panel]
     title: str = ""
@@ -37,9 +36,8 @@ class Grid:
 
 
 def sheet(*grids: Grid) -> "Figure":
-    """The grids, one below the other, on white paper; words that are too long end at their
-    panel's edge.
-    """
+    """The grids, one below the other, on white paper; words that are too long end at their panel's
+    edge."""
     placed, down, width = [], 0, 0
     for grid in grids:
         shown = [panel for panel in grid.panels if panel.image is not None]
@@ -79,9 +77,8 @@ def _cut(text: str, most: int) -> str:
 
 
 def _placed(placed: list, width: int, height: int) -> "Figure":
-    """Pictures and words at their pixels (left, top, picture or the words' greatest width,
-    words, their style).
-    """
+    """Pictures and words at their pixels (left, top, picture or the words' greatest width, words,
+    their style)."""
     from matplotlib.transforms import Bbox
 
     made = blank(width, height, "white")
@@ -160,8 +157,7 @@ def probability_bars(
     before: Float[np.ndarray, "stage"], after: Float[np.ndarray, "stage"], size: int = 256
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Each stage's probability before (light) and after (dark) as a pair of bars with their
-    numbers.
-    """
+    numbers."""
     made, text_px = blank(size, size, "white"), size / 20 * 72 / DPI
     axes = made.add_axes(
         (0.42, 0, 0.42, 1), frameon=False, xlim=(0, 1), ylim=(len(before) - 0.5, -0.5), xticks=[]

@@ -3,7 +3,8 @@
 Drawn with `matplotlib.figure.Figure` itself, never pyplot: no window, no current figure, no backend
 chosen for the process, and matplotlib is imported only when something is drawn. The SVG keeps its
 text as text and carries two inks in a stylesheet of its own, so that an <img> of it follows the
-reader's light or dark setting; the PNG is the light one. Same input, same bytes.
+reader's light or dark setting; the PNG is the light one.
+Same input, same bytes.
 """
 
 import io
@@ -102,8 +103,7 @@ def svg(made: "Figure", *, themed: bool = True) -> bytes:
 
 def _saved(made: "Figure", **settings) -> bytes:
     """The file's bytes. Fonts and the salt of SVG ids are settings of the process in matplotlib:
-    lent, then given back.
-    """
+    lent, then given back."""
     from matplotlib import rc_context
 
     file = io.BytesIO()
@@ -122,7 +122,8 @@ def learning_curves(history: pd.DataFrame) -> Plot:
     lines where the rate changes.
 
     history: one row a report; `step`, and any of: columns with "loss" in the name, `learning_rate`,
-    scores between −1 and 1 (qwk, auc, accuracy, score). Missing values are left out of their line.
+    scores between −1 and 1
+    (qwk, auc, accuracy, score). Missing values are left out of their line.
     """
     kinds = {"Loss": ("loss",), "Validation score": ("qwk", "auc", "accuracy", "score")}
     chosen = {
@@ -175,8 +176,7 @@ def scientific(axes: "Axes", which: Literal["x", "y"], powers: tuple[int, int]) 
 
 def confusion_matrix(counts: Shaped[np.ndarray, "true predicted"]) -> Plot:
     """Counts by true (rows) and predicted stage; the shade is the share of the row, so that rare
-    stages are seen.
-    """
+    stages are seen."""
     from matplotlib.colors import LinearSegmentedColormap
 
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -220,9 +220,8 @@ def reliability(
     observed: Float[np.ndarray, "bins"],
     counts: Shaped[np.ndarray, "bins"],
 ) -> Plot:
-    """Observed frequency against predicted probability by bin; a dot's area is its number of
-    eyes; empty bins are left out.
-    """
+    """Observed frequency against predicted probability by bin; a dot's area is its number of eyes;
+    empty bins are left out."""
     filled = (counts > 0) & np.isfinite(predicted) & np.isfinite(observed)
     made, axes = _unit_square("Predicted probability", "Observed frequency")
     area = 18 + 220 * counts[filled] / max(1, counts.max(initial=1))
@@ -238,8 +237,7 @@ def roc(
     operating_points: Sequence[tuple[str, float, float]] = (),
 ) -> Plot:
     """A receiver operating characteristic with numbered points (name, false-positive rate,
-    sensitivity) on it, whose names stand in the corner below the diagonal, where no curve comes.
-    """
+    sensitivity) on it, whose names stand in the corner below the diagonal, where no curve comes."""
     made, axes = _unit_square("False-positive rate (1 − specificity)", "Sensitivity")
     axes.plot(false_positive, sensitivity, linewidth=2)
     known = [(name, x, y) for name, x, y in operating_points if np.isfinite([x, y]).all()]
@@ -273,9 +271,8 @@ def bars(
     reference: float | None = None,
     dots: bool = False,
 ) -> Plot:
-    """One row a label: a bar, or a dot, with its value, an interval where both ends are known;
-    and a reference line.
-    """
+    """One row a label: a bar, or a dot, with its value, an interval where both ends are known; and
+    a reference line."""
     made, (axes,) = figure(5.6, 0.9 + 0.42 * max(1, len(labels)))
     places, tips = np.arange(len(labels)), np.asarray(values, float)
     if low is not None and high is not None:

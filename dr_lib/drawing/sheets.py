@@ -22,8 +22,7 @@ PAIR_PX, ASIDE_PX, TEXT_PX = 190, 280, 19
 @dataclass(frozen=True)
 class BeforeAfter:
     """A photograph beside what preprocessing made of it. `disc`: centre (y, x) and diameter, in
-    pixels of `photo`.
-    """
+    pixels of `photo`."""
 
     image_id: str
     photo: UInt8[np.ndarray, "h w 3"]
@@ -40,8 +39,7 @@ class BeforeAfter:
 @dataclass(frozen=True)
 class SetAside:
     """A photograph that could not be used, and why; `photo` is None where nothing can be
-    decoded.
-    """
+    decoded."""
 
     image_id: str
     reason: str  # in words
@@ -89,9 +87,8 @@ def before_after_sheet(samples: Sequence[BeforeAfter]) -> Pixels:
 
 
 def set_aside_sheet(photographs: Sequence[SetAside]) -> Pixels:
-    """A contact sheet of photographs set aside, each with its reason; a placard where nothing
-    can be decoded.
-    """
+    """A contact sheet of photographs set aside, each with its reason; a placard where nothing can
+    be decoded."""
     panels = [
         Panel(
             one.square(ASIDE_PX),
@@ -105,8 +102,7 @@ def set_aside_sheet(photographs: Sequence[SetAside]) -> Pixels:
 
 def small_jpeg(picture: Pixels, most_bytes: int) -> bytes:
     """A JPEG of at most so many bytes, at the best quality that allows it: halved in size where
-    even the worst does not.
-    """
+    even the worst does not."""
     for quality in (88, 80, 70, 60):
         if len(found := jpeg(picture, quality)) <= most_bytes:
             return found

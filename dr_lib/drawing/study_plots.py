@@ -1,6 +1,5 @@
-"""Plots of the two studies: paired differences between methods, and how far units stay linear.
-In the style of `plots`.
-"""
+"""Plots of the two studies: paired differences between methods, and how far units stay linear. In
+the style of `plots`."""
 
 from collections.abc import Mapping, Sequence
 

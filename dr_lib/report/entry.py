@@ -1,6 +1,5 @@
 """One explained eye as the report and `dr show` see it: numbers and arrays, whichever store they
-came from.
-"""
+came from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +17,8 @@ Number = float | int | np.floating | np.integer
 
 @dataclass(frozen=True)
 class NeuronEntry:
-    """One chosen neuron with its active region: a window of the fundus with its upper left
-    corner at `origin` (y, x).
-    """
+    """One chosen neuron with its active region: a window of the fundus with its upper left corner
+    at `origin` (y, x)."""
 
     sign: str  # "positive" or "negative"
     rank: Integer

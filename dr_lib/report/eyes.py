@@ -89,8 +89,7 @@ def thumbnails(eye: EyeEntry) -> Pixels:
 
 def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> Pixels:
     """An eye's page as one picture: Fig (a), Fig (b) of the two outcomes, and each layer's
-    strongest neurons.
-    """
+    strongest neurons."""
     grids = [Grid(_fitted(figure_a(eye), SHEET_PX), title(eye))]
     maps = {one.quantity: one.values for one in eye.outcomes}
     if set(compare) <= set(maps):
@@ -208,9 +207,8 @@ def _table(rows: Rows) -> dict[str, object]:
 
 
 def _correlations(outcomes: Sequence[OutcomeMap]) -> dict[str, str]:
-    """How alike any two maps are, "stage0|stage4" → text; both orders share an entry, the
-    earlier outcome first.
-    """
+    """How alike any two maps are, "stage0|stage4" → text; both orders share an entry, the earlier
+    outcome first."""
     return {
         f"{first.quantity}|{second.quantity}": signed(
             heatmaps.symmetry(first.values, second.values)

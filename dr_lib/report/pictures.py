@@ -1,6 +1,5 @@
 """The report's files as they are made: names to contents, and for every picture what its <img>
-needs.
-"""
+needs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +16,8 @@ Files = tuple[tuple[str, str], ...]  # a figure to take away, as (format, file)
 
 @dataclass(frozen=True)
 class Picture:
-    """One <img>: its file, size and words. `signed` pictures are drawn green-red on gray and may
-    be recoloured.
-    """
+    """One <img>: its file, size and words. `signed` pictures are drawn green-red on gray and may be
+    recoloured."""
 
     src: str
     width: int
@@ -54,9 +52,8 @@ class Folder:
         return Picture(src, pixels.shape[1], pixels.shape[0], alt, **words)
 
     def figure(self, name: str, pixels: Pixels, alt: str, *, caption: str, **words) -> Picture:
-        """A drawing that is a figure of its own: figures/<name>.png, and the same with its
-        caption as SVG.
-        """
+        """A drawing that is a figure of its own: figures/<name>.png, and the same with its caption
+        as SVG."""
         drawn = svg(sheet(Grid([Panel(pixels, caption, words.get("note", ""))])), themed=False)
         files = ("PNG", f"figures/{name}.png"), ("SVG", self.add(f"figures/{name}.svg", drawn))
         return self.picture(name, pixels, alt, caption=caption, files=files, **words)

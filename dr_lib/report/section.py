@@ -112,8 +112,7 @@ class Share(NamedTuple):
 
 class Whisker(NamedTuple):
     """A table's cell: a dot at `value` and a line from `low` to `high`, all of an axis from 0 to
-    1.
-    """
+    1."""
 
     low: float
     high: float
@@ -129,8 +128,7 @@ class Address(NamedTuple):
 
 class Table(NamedTuple):
     """Columns (name, is it numeric), rows of cells, and how many rows were left out; folded: it
-    opens on its caption.
-    """
+    opens on its caption."""
 
     caption: str
     columns: Sequence[tuple[str, bool]]
@@ -176,8 +174,7 @@ def records(rows: Rows) -> list[Mapping[str, object]]:
 @dataclass(frozen=True)
 class Subpage:
     """A page below a section's: its address within the report, what it is about, and its blocks;
-    None is no block.
-    """
+    None is no block."""
 
     page: str
     title: str

@@ -1,6 +1,5 @@
-"""How well the model does, read from its tables and drawn: what the report and Prefect's page
-show of it.
-"""
+"""How well the model does, read from its tables and drawn: what the report and Prefect's page show
+of it."""
 
 from typing import NamedTuple
 
@@ -26,9 +25,8 @@ class Drawn(NamedTuple):
 
 
 def graded_rows(workspace: Workspace, model_id: str) -> list[dict[str, object]]:
-    """The measures of the test split that have intervals, the main ones first: metric, value,
-    low, high.
-    """
+    """The measures of the test split that have intervals, the main ones first: metric, value, low,
+    high."""
     test = workspace.frame("evaluation", model_id=model_id, split="test", stratum="all")
     measured = test[test["low"].notna() | test["metric"].isin(MAIN)]
     order = {metric: place for place, metric in enumerate(MAIN)}
@@ -40,8 +38,7 @@ def graded_rows(workspace: Workspace, model_id: str) -> list[dict[str, object]]:
 
 def confusion(test: pd.DataFrame) -> np.ndarray:
     """Counts by true and predicted stage, from the rows of `evaluation` of one split and
-    stratum.
-    """
+    stratum."""
     cells = test.set_index("metric")["value"]
     return np.array(
         [
@@ -58,9 +55,8 @@ def graded_eyes(workspace: Workspace, model_id: str) -> pd.DataFrame:
 
 
 def model_plots(workspace: Workspace, model_id: str) -> list[Drawn]:
-    """The plots that there is data for: confusion, ROC with operating points, reliability,
-    learning curves.
-    """
+    """The plots that there is data for: confusion, ROC with operating points, reliability, learning
+    curves."""
     drawn = []
     test = workspace.frame("evaluation", model_id=model_id, split="test", stratum="all")
     if len(test):

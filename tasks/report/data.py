@@ -17,8 +17,7 @@ from tasks.run.settings import DataParams
 @dataclass(frozen=True)
 class Shown:
     """One explanation of a workspace. eyes: all of it; gallery: the explained ones, as
-    `dr_lib.report.render` takes them.
-    """
+    `dr_lib.report.render` takes them."""
 
     workspace: Workspace
     recipe: Recipe

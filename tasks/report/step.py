@@ -1,6 +1,5 @@
 """The report stage: draws the eyes on the workers, then gathers, renders and writes the pages;
-leaves alone what has not changed.
-"""
+leaves alone what has not changed."""
 
 import functools
 import hashlib
@@ -36,8 +35,7 @@ def report(
     session: Session, recipe: Recipe, data: DataParams, config: dict[str, Any]
 ) -> StageResult:
     """Writes report/<explain_id>/: the files of eyes that changed, the pages if anything did;
-    refreshes the SQL catalogue.
-    """
+    refreshes the SQL catalogue."""
     workspace = session.workspace
     model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
     place = Place(workspace.location, explain_id, data.photos)
@@ -103,8 +101,7 @@ def _pages_written(workspace: Workspace, folder: str) -> set[str]:
 
 def _fingerprint(workspace: Workspace, recipe: Recipe, config: dict[str, Any]) -> str:
     """Changes when anything shown may have: the tables' parts, the ledgers, the catalogue, the
-    settings, the code.
-    """
+    settings, the code."""
     files = workspace.files
     explain_id = recipe.explain_id(workspace)
     names = [

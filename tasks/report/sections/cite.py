@@ -37,9 +37,8 @@ EXAMPLE_QUERIES = (
 
 
 def content(shown: Shown, folder: Folder) -> Content:
-    """The ids and libraries to cite, and each table with its rows as CSV where it is small
-    enough to travel with the report.
-    """
+    """The ids and libraries to cite, and each table with its rows as CSV where it is small enough
+    to travel with the report."""
     ids = {
         "model_id": shown.model_id,
         "explain_id": shown.explain_id,

@@ -1,6 +1,5 @@
 """Counterfactuals: what had to change for another grade, beside adversarial examples of the same
-outcome.
-"""
+outcome."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -53,8 +52,7 @@ UNSHOWN = ["true_stage", "predicted_stage", "target_stage", "explain_id"]
 
 class Triptych(NamedTuple):
     """One counterfactual that reached its target: the fundus, what it became, and each stage's
-    probability before and after.
-    """
+    probability before and after."""
 
     image_id: str
     words: str
@@ -65,9 +63,8 @@ class Triptych(NamedTuple):
 
 
 def content(shown: Shown, folder: Folder) -> Content:
-    """The pair of stages that the configuration names: triptychs, summaries by method,
-    comparison, transfer.
-    """
+    """The pair of stages that the configuration names: triptychs, summaries by method, comparison,
+    transfer."""
     settings, workspace, explain_id = (
         shown.config["counterfactuals"],
         shown.workspace,
@@ -118,8 +115,7 @@ def content(shown: Shown, folder: Folder) -> Content:
 
 def finding(made: pd.DataFrame, adversarial: pd.DataFrame, confused: str, target: int) -> str:
     """How many eyes reached the target, and by what; what was not reached is counted here and
-    pictured nowhere.
-    """
+    pictured nowhere."""
     eyes = made["image_id"].nunique()
     reached = made.loc[made["reached"], "image_id"].nunique()
     attacked = adversarial.loc[adversarial["reached"], "image_id"].nunique()
@@ -189,9 +185,8 @@ def strip(folder: Folder, name: str, one: Triptych) -> Strip:
 
 
 def beside(folder: Folder, adversarial: pd.DataFrame, comparisons: pd.DataFrame) -> list:
-    """Adversarial examples by method, and the eyes that both kinds brought to the target
-    compared, in numbers and drawn.
-    """
+    """Adversarial examples by method, and the eyes that both kinds brought to the target compared,
+    in numbers and drawn."""
     if adversarial.empty:
         return []
     caption = (

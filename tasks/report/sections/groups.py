@@ -23,8 +23,7 @@ MEANS = [
 
 def content(shown: Shown, folder: Folder) -> Content:
     """The summed maps of the poster's groups and of each true stage, and means over all heat
-    maps.
-    """
+    maps."""
     maps, stats = _maps(shown), shown.workspace.frame("heatmap_stats", explain_id=shown.explain_id)
     means = stats.groupby(["source", "quantity"])
     rows = (

@@ -1,6 +1,5 @@
-"""Units along growing adversarial strength: verdicts, ranges, Hinton diagrams, and a page for
-each special unit.
-"""
+"""Units along growing adversarial strength: verdicts, ranges, Hinton diagrams, and a page for each
+special unit."""
 
 import numpy as np
 import pandas as pd
@@ -133,8 +132,7 @@ def flip_note(flips: pd.Series, target_stage: int) -> str:
 
 def by_layer(units: pd.DataFrame, up_to: dict[str, np.ndarray], flips: pd.Series) -> pd.DataFrame:
     """The verdicts' counts, and how many units are linear as far as where the median eye changes
-    its stage.
-    """
+    its stage."""
     counts, reached = (
         pd.crosstab(units["layer"], units["verdict"]).reset_index(),
         flips[np.isfinite(flips)],
@@ -186,9 +184,8 @@ def linear_range(
 
 
 def hintons(folder: Folder, rows: pd.DataFrame, flips: pd.Series, layer: str) -> list[Picture]:
-    """One eye's units at growing strength, from far below to far above what changes its stage;
-    the eye nearest the median.
-    """
+    """One eye's units at growing strength, from far below to far above what changes its stage; the
+    eye nearest the median."""
     middle = np.median(flips[np.isfinite(flips)]) if np.isfinite(flips).any() else np.inf
     image_id = (flips - middle).abs().fillna(0).idxmin()
     own = rows[(rows["image_id"] == image_id) & (rows["layer"] == layer)].sort_values("unit")
@@ -241,9 +238,8 @@ def _pages(shown: Shown, folder: Folder, units: pd.DataFrame, target_stage: int)
 
 
 def unit_page(folder: Folder, numbers: pd.Series, rows: pd.DataFrame, eyes: list[tuple]) -> Subpage:
-    """One special unit. rows: its effects, an eye a row; eyes: (image_id, words, fundus, region)
-    of where it is strongest.
-    """
+    """One special unit. rows: its effects, an eye a row; eyes: (image_id, words, fundus, region) of
+    where it is strongest."""
     layer, unit = numbers["layer"], numbers["unit"]
     (name,), pictures = slugs([f"{layer}-{unit}"]), []
     for slug, (image_id, note, fundus, region) in zip(

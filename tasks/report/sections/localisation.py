@@ -1,6 +1,5 @@
 """Localisation: how well maps find lesions, where there are masks, and the regions they consist
-of.
-"""
+of."""
 
 import pandas as pd
 
@@ -48,8 +47,7 @@ def content(shown: Shown, folder: Folder) -> Content:
 
 def by_source(regions: pd.DataFrame) -> pd.DataFrame:
     """How many regions each source has of each sign, how large they are and how far from the
-    centre.
-    """
+    centre."""
     named = {
         "regions": ("area_px", "size"),
         "median_area_px": ("area_px", "median"),

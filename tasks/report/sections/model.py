@@ -102,9 +102,8 @@ def stages(test: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def operating(test: pd.DataFrame) -> list[dict[str, object]]:
-    """One row an operating point: what is held, what is then reached, and from which probability
-    on an eye is called.
-    """
+    """One row an operating point: what is held, what is then reached, and from which probability on
+    an eye is called."""
     thresholds = test[test["metric"].str.startswith("threshold_at_")].set_index("metric")["value"]
     rows = []
     for metric, threshold in thresholds.items():
@@ -122,9 +121,8 @@ def operating(test: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def strata(evaluation: pd.DataFrame) -> list[dict[str, object]]:
-    """One row a stratum: its eyes, and the main measures with their intervals; further readings
-    of the model come last.
-    """
+    """One row a stratum: its eyes, and the main measures with their intervals; further readings of
+    the model come last."""
     rows = []
     of_model = evaluation[
         evaluation["source"].isna()

@@ -1,6 +1,5 @@
-"""The photographs: how many, before and after preprocessing, the flagged ones, and those set
-aside with their reasons.
-"""
+"""The photographs: how many, before and after preprocessing, the flagged ones, and those set aside
+with their reasons."""
 
 from collections.abc import Sequence
 

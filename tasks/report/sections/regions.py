@@ -1,6 +1,5 @@
-"""Regions: how far single neurons of each layer reach, and what groups of regions look like that
-no label made.
-"""
+"""Regions: how far single neurons of each layer reach, and what groups of regions look like that no
+label made."""
 
 from collections.abc import Sequence
 
@@ -87,8 +86,7 @@ def lesion_channels(channels: pd.DataFrame) -> list:
 
 def looks(folder: Folder, patches: dict[int, list[np.ndarray]], clusters: pd.DataFrame) -> list:
     """Each group of regions as a strip of patches, the most typical first; nothing without
-    groups.
-    """
+    groups."""
     pictures = []
     for group, cut in patches.items():
         every = clusters[clusters["cluster"] == group]
@@ -214,8 +212,7 @@ def _mixture(regions: pd.DataFrame) -> str:
 
 def note(clusters: pd.DataFrame) -> str:
     """How much a region's group says about its lesion type, where masks are: adjusted mutual
-    information, 0 for chance.
-    """
+    information, 0 for chance."""
     known = clusters[clusters["lesion"].notna()]
     if known["lesion"].nunique() < 2:
         return ""

@@ -1,6 +1,5 @@
 """The run: its steps and their pace, what failed, the ids that name its numbers, versions and
-settings.
-"""
+settings."""
 
 from collections.abc import Mapping
 from typing import Any
