@@ -207,6 +207,16 @@ def test_a_folder_is_no_drawer():
         assert len(list(folder.glob("*.py"))) - 1 <= MOST_MODULES_IN_A_FOLDER, folder
 
 
+def test_science_knows_no_drawing():
+    presentation = ("drawing", "report")
+    for path in (ROOT / "dr_lib").rglob("*.py"):
+        if path.relative_to(ROOT / "dr_lib").parts[0] not in presentation:
+            source = path.read_text()
+            assert not any(
+                f"dr_lib.{name}" in source or f"import {name}\n" in source for name in presentation
+            ), path
+
+
 def test_the_arrows_are_read_from_the_text():
     """The reader above sees imports inside functions and refuses relative ones."""
     assert imported_packages(

@@ -1,1 +1,2 @@
-"""Pictures and plots from arrays and numbers. The science never imports it."""
+"""Pictures for people: arrays and numbers in, pixels and files' bytes out. Nothing of the science
+imports this package."""

@@ -1,4 +1,4 @@
-"""Arrays in, 8-bit RGB pictures out: overlays, Fig (a), Fig (b), Hinton diagrams (METHOD §6).
+"""Arrays in, 8-bit RGB pictures out: overlays, and the panels of Fig (a) and Fig (b) (METHOD §6).
 
 Every drawing of an attribution keeps to three rules. Positive is green and negative is red (or blue
 and orange); the ground below is grey, so that colour always means attribution; a pixel without
@@ -10,15 +10,17 @@ twice.
 This module must not know where pictures are kept; `png` and `jpeg` end at bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, UInt8
 
 from dr_lib.maps import symmetry
 
+Pixels = UInt8[np.ndarray, "y x 3"]
+Map = Float[np.ndarray, "y x"]
 Palette = Literal["green-red", "blue-orange"]
 
 # (positive, negative) in RGB. Both pairs have about the same luminance contrast on the darkened
@@ -34,9 +36,6 @@ DARKENED = (
 OPACITY = 0.95  # of a pixel at or above the scale
 # Strength ∝ |value|^0.7: the eye finds a region's faint rim, while noise near 0 stays near 0.
 GAMMA = 0.7
-PAPER = (255, 255, 255)
-INK = (24, 32, 42)
-MUTED = (98, 108, 118)
 
 
 def robust_scale(values: Float[np.ndarray, "..."], percentile: float = 99.5) -> float:
@@ -56,9 +55,7 @@ def robust_scale(values: Float[np.ndarray, "..."], percentile: float = 99.5) -> 
     return scale if scale > 0 else float(magnitude.max())
 
 
-def smooth(
-    attribution: Float[np.ndarray, "y x"], radius_px: float | int
-) -> Float[np.ndarray, "y x"]:
+def smooth(attribution: Map, radius_px: float | int) -> Map:
     """The map blurred by a Gaussian of σ = radius_px for the eye; what is not finite counts as 0.
 
     A single-pixel region of the stem would otherwise be lost when 256 px are shown at 200. For
@@ -75,28 +72,26 @@ def smooth(
 
 
 def ground(
-    fundus: UInt8[np.ndarray, "y x 3"], background: Literal["fundus", "gray"] = "fundus"
+    fundus: Pixels, background: Literal["fundus", "gray"] = "fundus"
 ) -> UInt8[np.ndarray, "y x"]:
-    """What an overlay is drawn on: the darkened grey-scale fundus, or half-gray as the poster
-    had it.
-    """
+    """What an overlay is drawn on: the darkened grey-scale fundus, or half-gray as the poster had
+    it."""
     if background == "gray":
         return np.full(fundus.shape[:2], HALF_GRAY, np.uint8)
     return np.rint(cv2.cvtColor(fundus, cv2.COLOR_RGB2GRAY) * DARKENED).astype(np.uint8)
 
 
 def overlay(
-    fundus: UInt8[np.ndarray, "y x 3"],
-    attribution: Float[np.ndarray, "y x"],
+    fundus: Pixels,
+    attribution: Map,
     *,
     scale: float | int | None = None,
     palette: Palette = "green-red",
     background: Literal["fundus", "gray"] = "fundus",
     radius_px: float | int = 1.2,
-) -> UInt8[np.ndarray, "y x 3"]:
+) -> Pixels:
     """The attribution in colour over the grey fundus; full strength from `scale` (default:
-    `robust_scale`) upwards.
-    """
+    `robust_scale`) upwards."""
     base = ground(fundus, background)[..., None].astype(np.float32)
     opacity = signed_opacity(attribution, scale=scale, radius_px=radius_px)[..., None]
     positive, negative = (np.asarray(colour, np.float32) for colour in PALETTES[palette])
@@ -105,14 +100,10 @@ def overlay(
 
 
 def signed_opacity(
-    attribution: Float[np.ndarray, "y x"],
-    *,
-    scale: float | int | None = None,
-    radius_px: float | int = 1.2,
-) -> Float[np.ndarray, "y x"]:
+    attribution: Map, *, scale: float | int | None = None, radius_px: float | int = 1.2
+) -> Map:
     """How strongly `overlay` covers each pixel, with the attribution's sign: 0 nothing, ±OPACITY
-    from `scale` upwards.
-    """
+    from `scale` upwards."""
     values = smooth(attribution, radius_px)
     strength = np.clip(np.abs(values) / (robust_scale(values) if scale is None else scale), 0, 1)
     return (np.sign(values) * OPACITY * strength**GAMMA).astype(np.float32)
@@ -138,7 +129,7 @@ def recolouring(
 
 
 def fitted(
-    image: UInt8[np.ndarray, "y x 3"], size: int, fill: tuple[int, int, int] = (0, 0, 0)
+    image: Pixels, size: int, fill: tuple[int, int, int] = (0, 0, 0)
 ) -> UInt8[np.ndarray, "s s 3"]:
     """The picture within a square of `size`, its aspect kept, centred on `fill`."""
     height, width = image.shape[:2]
@@ -153,174 +144,73 @@ def fitted(
     return canvas
 
 
-class Caption(NamedTuple):
-    """A line under a panel, and a second, quieter one."""
+class Panel(NamedTuple):
+    """A picture of a figure, with the line under it and a second, quieter one; `image` is None
+    where there is none."""
 
-    text: str
+    image: UInt8[np.ndarray, "h w 3"] | None
+    caption: str = ""
     note: str = ""
 
 
-def write(
-    canvas: np.ndarray,
-    text: str,
-    left: int,
-    baseline: int,
-    *,
-    size: int,
-    colour=INK,
-    weight: int = 400,
-) -> None:
-    """Draws one line of text into the canvas, in the typeface that OpenCV carries (the same on
-    every machine).
-    """
-    cv2.putText(canvas, text, (left, baseline), colour, cv2.FontFace("sans"), size, weight)
-
-
-def panels(
-    images: Sequence[UInt8[np.ndarray, "_h _w 3"]],
-    captions: Sequence[Caption | str],
-    *,
-    title: str = "",
-    columns: int | None = None,
-    size: int = 256,
-    fill: tuple[int, int, int] = (0, 0, 0),
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The pictures in a grid on white paper, a caption under each, a title on top."""
-    if len(images) != len(captions):
-        raise ValueError(f"{len(images)} pictures need as many captions, not {len(captions)}")
-    columns = max(1, min(columns or len(images), len(images)))
-    rows = -(-len(images) // columns)
-    captions = [Caption(caption) if isinstance(caption, str) else caption for caption in captions]
-    text_px = max(11, size // 16)
-    gap, margin, head = max(6, size // 21), max(12, size // 10), (2 * text_px + 8 if title else 0)
-    foot = round(text_px * (3.2 if any(caption.note for caption in captions) else 1.9))
-    canvas = np.full(
-        (
-            2 * margin + head + rows * (size + foot),
-            2 * margin + columns * size + (columns - 1) * gap,
-            3,
-        ),
-        PAPER,
-        np.uint8,
-    )
-    if title:
-        write(canvas, title, margin, margin + text_px + 2, size=round(text_px * 1.2), weight=600)
-    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        top = margin + head + (place // columns) * (size + foot)
-        left = margin + (place % columns) * (size + gap)
-        canvas[top : top + size, left : left + size] = fitted(image, size, fill)
-        write(canvas, caption.text, left, top + size + round(text_px * 1.35), size=text_px)
-        if caption.note:
-            write(
-                canvas,
-                caption.note,
-                left,
-                top + size + round(text_px * 2.6),
-                size=round(text_px * 0.88),
-                colour=MUTED,
-            )
-    return canvas
-
-
 def figure_a(
-    photo: UInt8[np.ndarray, "h w 3"],
-    fundus: UInt8[np.ndarray, "y x 3"],
-    positive: Float[np.ndarray, "y x"],
-    negative: Float[np.ndarray, "y x"],
+    photo: UInt8[np.ndarray, "h w 3"] | None,
+    fundus: Pixels,
+    resultants: Mapping[str, Map | None],
     *,
-    title: str = "",
-    palette: Palette = "green-red",
-    size: int = 256,
-) -> UInt8[np.ndarray, "height width 3"]:
+    note: str = "",
+    radius_px: float = 1.2,
+) -> list[Panel]:
     """Fig (a): original · preprocessed · resultant of the most positive neurons · of the most
     negative.
 
-    Each resultant is drawn on its own scale, in the colour of each pixel's own sign.
+    resultants: by sign, "positive" and "negative"; each is drawn on its own scale, in the colour of
+    each pixel's own sign.
+    note: under both of them, such as the layer. A part that is None is a panel without a picture.
     """
-    images = [
-        photo,
-        fundus,
-        *(overlay(fundus, resultant, palette=palette) for resultant in (positive, negative)),
-    ]
-    return panels(
-        images,
-        ["Original", "Preprocessed", "Most positive neurons", "Most negative neurons"],
-        title=title,
-        size=size,
-    )
+    drawn = [Panel(photo, "Original"), Panel(fundus, "Preprocessed")]
+    for sign in ("positive", "negative"):
+        values = resultants.get(sign)
+        picture = None if values is None else overlay(fundus, values, radius_px=radius_px)
+        drawn.append(Panel(picture, f"Most {sign} neurons", note))
+    return drawn
 
 
-def figure_b(
-    fundus: UInt8[np.ndarray, "y x 3"],
-    first: Float[np.ndarray, "y x"],
-    second: Float[np.ndarray, "y x"],
-    *,
-    crop: float,
-    labels: tuple[str, str] = ("Toward stage 0", "Toward stage 4"),
-    title: str = "",
-    palette: Palette = "green-red",
-    size: int = 256,
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Fig (b): preprocessed · attribution toward one stage · toward another, with the
-    correlation of the two maps (`dr_lib.maps.symmetry`) where there is one.
+def figure_b(fundus: Pixels, maps: Mapping[str, Map], *, crop: float) -> list[Panel]:
+    """Fig (b): preprocessed · attribution toward one outcome · toward another, with the correlation
+    of the two maps (`dr_lib.maps.symmetry`) where there is one.
+
+    maps: two, by what is said under them. crop: the fundus' own, `PreprocessParams.crop`.
     """
-    images = [fundus, *(overlay(fundus, values, palette=palette) for values in (first, second))]
-    correlation = symmetry(first, second, crop=crop)
+    correlation = symmetry(*maps.values(), crop=crop)
     note = "" if np.isnan(correlation) else f"correlation {correlation:+.2f}".replace("-", "−")
-    captions = [Caption("Preprocessed"), Caption(labels[0]), Caption(labels[1], note)]
-    return panels(images, captions, title=title, size=size)
+    first, second = (Panel(overlay(fundus, values), name) for name, values in maps.items())
+    return [Panel(fundus, "Preprocessed"), first, second._replace(note=note)]
 
 
-def hinton(
-    values: Shaped[np.ndarray, "..."],
-    *,
-    scale: float | int | None = None,
-    cell_px: int = 24,
-    palette: Palette = "green-red",
-) -> UInt8[np.ndarray, "height width 3"]:
-    """A Hinton diagram: one square a unit, its area ∝ |value|, its colour the sign, on half-gray.
+def signed_difference(original: Pixels, changed: Pixels) -> tuple[Pixels, float]:
+    """(picture, gray levels at full colour): where the changed image is brighter (green) or darker
+    (red), on half-gray.
 
-    values: (rows, columns), or (units,), then laid out row by row in a square. The largest (or
-    `scale`) fills its cell but for a pixel's rim; a value that is not finite stays empty.
+    A pixel's change is the mean over its colours. Changes are of a level or two; full colour is at
+    the 99.5th percentile of those that are not 0, at least one level, so that a single strong pixel
+    hides nothing.
     """
-    (rows, columns), squares = hinton_squares(values, scale=scale, cell_px=cell_px)
-    canvas = np.full((rows * cell_px, columns * cell_px, 3), HALF_GRAY, np.uint8)
-    for top, left, side, positive in squares:
-        canvas[top : top + side, left : left + side] = PALETTES[palette][0 if positive else 1]
-    return canvas
+    change = changed.astype(np.float32).mean(axis=-1) - original.astype(np.float32).mean(axis=-1)
+    moved = change[change != 0]
+    levels = max(1.0, robust_scale(moved)) if moved.size else 1.0
+    return overlay(original, change, scale=levels, background="gray", radius_px=0), levels
 
 
-def hinton_squares(
-    values: Shaped[np.ndarray, "..."], *, scale: float | int | None = None, cell_px: int = 24
-) -> tuple[tuple[int, int], list[tuple[int, int, int, bool]]]:
-    """((rows, columns), [(top, left, side, is it positive)]) of a Hinton diagram, in pixels; see
-    `hinton`.
-    """
-    grid = np.asarray(values, np.float64)
-    if grid.ndim == 1:
-        columns = max(1, int(np.ceil(np.sqrt(grid.size))))
-        padded = np.full(-(-max(1, grid.size) // columns) * columns, np.nan)
-        padded[: grid.size] = grid
-        grid = padded.reshape(-1, columns)
-    largest = robust_scale(grid, 100.0) if scale is None else scale
-    squares = []
-    for (row, column), value in np.ndenumerate(grid):
-        if np.isfinite(value):
-            side = round((cell_px - 2) * min(1.0, float(np.sqrt(abs(value) / largest))))
-            inset = (cell_px - side) // 2
-            squares.append((row * cell_px + inset, column * cell_px + inset, side, bool(value > 0)))
-    return grid.shape, squares
-
-
-def png(pixels: UInt8[np.ndarray, "y x 3"]) -> bytes:
+def png(pixels: Pixels) -> bytes:
     """The picture as a PNG file's bytes."""
     # Half the time of the default for a twentieth more bytes: a report draws hundreds.
     fast = [cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH]
     return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), fast)[1].tobytes()
 
 
-def jpeg(pixels: UInt8[np.ndarray, "y x 3"], quality: int = 88) -> bytes:
-    """The picture as a JPEG file's bytes: for photographs, which lose nothing to the eye by it."""
-    return cv2.imencode(
-        ".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )[1].tobytes()
+def jpeg(pixels: UInt8[np.ndarray, "y x *colour"], quality: int = 88) -> bytes:
+    """The picture, in colour or gray, as a JPEG file's bytes: for photographs, which lose nothing
+    to the eye by it."""
+    written = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
+    return cv2.imencode(".jpg", written, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()

@@ -3,12 +3,13 @@
 Drawn with `matplotlib.figure.Figure` itself, never pyplot: no window, no current figure, no backend
 chosen for the process, and matplotlib is imported only when something is drawn. The SVG keeps its
 text as text and carries two inks in a stylesheet of its own, so that an <img> of it follows the
-reader's light or dark setting; the PNG is the light one. Same input, same bytes.
+reader's light or dark setting; the PNG is the light one.
+Same input, same bytes.
 """
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,17 +24,21 @@ STAGE_NAMES = ("none", "mild", "moderate", "severe", "proliferative")
 # and on near-black.
 STAGE_COLOURS = ("#5a8fd6", "#35a39a", "#c9a227", "#e2793b", "#cf4a68")
 ACCENT, SECOND = "#3f7fd0", "#e2793b"
+DOTTED, DASHED = (0, (2, 3)), (0, (3, 3))
 # Placeholders of the light drawing; the SVG gets the dark ones through its stylesheet.
 INK, MUTED, GRID, PAPER = "#16202a", "#64707c", "#d9dee3", "#fdfdfc"
 DARK = {INK: "#e8ecf0", MUTED: "#9aa6b2", GRID: "#333c45", PAPER: "#14191e"}
+COLOURS = (ACCENT, SECOND, STAGE_COLOURS[1], STAGE_COLOURS[4], STAGE_COLOURS[2], MUTED)
 NAMES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"}
 
 
 class Plot(NamedTuple):
-    """One plot in both formats."""
+    """One drawing in both formats, and its size in CSS pixels."""
 
     svg: bytes
     png: bytes
+    width: int
+    height: int
 
 
 def figure(
@@ -42,34 +47,49 @@ def figure(
     """An empty figure in the house style and its axes, row by row."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width_in, height_in), layout="constrained")
-    grid = made.subplots(len(row_heights), columns, squeeze=False, height_ratios=row_heights)
-    axes = grid.ravel().tolist()
+    made = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
+    axes = (
+        made.subplots(len(row_heights), columns, squeeze=False, height_ratios=row_heights)
+        .ravel()
+        .tolist()
+    )
     for one in axes:
-        one.set_facecolor("none")
-        for side, spine in one.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(GRID)
+        one.set(facecolor="none", axisbelow=True)
+        one.set_prop_cycle(color=COLOURS)
+        one.spines[["top", "right"]].set_visible(False)
+        one.spines[["left", "bottom"]].set_color(GRID)
         one.tick_params(colors=MUTED, labelsize=9, length=0, pad=5)
         one.grid(color=GRID, linewidth=0.7)
-        one.set_axisbelow(True)
-        one.xaxis.label.set(color=MUTED, size=9.5)
-        one.yaxis.label.set(color=MUTED, size=9.5)
-        one.title.set(color=INK, size=10.5)
+        for words, colour, size in (
+            (one.xaxis.label, MUTED, 9.5),
+            (one.yaxis.label, MUTED, 9.5),
+            (one.title, INK, 10.5),
+        ):
+            words.set(color=colour, size=size)
     return made, axes
 
 
-def rendered(made: "Figure") -> Plot:
-    """The figure's bytes. Fonts and the salt of SVG ids are settings of the process in
-    matplotlib: lent, then given back.
-    """
-    from matplotlib import rc_context
+def rendered(made: "Figure", *, themed: bool = True) -> Plot:
+    """The figure in both formats.
 
-    svg, png = io.BytesIO(), io.BytesIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "plots"}):
-        made.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-        made.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
-    text = svg.getvalue().decode()
+    themed: the SVG follows the reader's light or dark setting, without paper of its own; otherwise
+    both formats keep the figure's colours and, at its own resolution, its pixels.
+    """
+    dpi, css = (160, 96) if themed else (made.dpi, made.dpi)
+    width, height = (round(css * inches) for inches in made.get_size_inches())
+    return Plot(
+        svg(made, themed=themed),
+        _saved(made, format="png", dpi=dpi, metadata={"Software": None}),
+        width,
+        height,
+    )
+
+
+def svg(made: "Figure", *, themed: bool = True) -> bytes:
+    """The figure as SVG; see `rendered`."""
+    text = _saved(made, format="svg", transparent=themed, metadata={"Date": None}).decode()
+    if not themed:
+        return text.encode()
     for light, name in NAMES.items():
         text = text.replace(light, f"var({name})")
     light = ";".join(f"{name}:{colour}" for colour, name in NAMES.items())
@@ -77,10 +97,19 @@ def rendered(made: "Figure") -> Plot:
     family = (
         "text{font-family:Inter,system-ui,-apple-system,'Segoe UI',Roboto,sans-serif!important}"
     )
-    by_theme = f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
-    style = f"<style>{by_theme}{family}</style>"
-    head, body = text.split("<defs>", 1)
-    return Plot(f"{head}{style}<defs>{body}".encode(), png.getvalue())
+    style = f"<style>:root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{family}</style>"
+    return text.replace("<defs>", f"{style}<defs>", 1).encode()
+
+
+def _saved(made: "Figure", **settings) -> bytes:
+    """The file's bytes. Fonts and the salt of SVG ids are settings of the process in matplotlib:
+    lent, then given back."""
+    from matplotlib import rc_context
+
+    file = io.BytesIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "plots"}):
+        made.savefig(file, **settings)
+    return file.getvalue()
 
 
 def legend(axes: "Axes", **where) -> None:
@@ -88,123 +117,98 @@ def legend(axes: "Axes", **where) -> None:
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, handlelength=1.4, **where)
 
 
-def learning_curves(history: pd.DataFrame, *, x: str = "step") -> Plot:
+def learning_curves(history: pd.DataFrame) -> Plot:
     """Loss, the validation scores and the learning rate by mini-batch, one below the other; dotted
     lines where the rate changes.
 
-    history: one row a report; the column `x`, and any of: columns with "loss" in the name,
-    `learning_rate`, other numeric columns (scores between −1 and 1). Missing values are left out of
-    their line.
+    history: one row a report; `step`, and any of: columns with "loss" in the name, `learning_rate`,
+    scores between −1 and 1
+    (qwk, auc, accuracy, score). Missing values are left out of their line.
     """
-    numeric = [
-        name
-        for name in history.columns
-        if name != x and pd.api.types.is_numeric_dtype(history[name])
-    ]
-    losses = [name for name in numeric if "loss" in name]
-    scores = [
-        name
-        for name in numeric
-        if any(word in name for word in ("qwk", "kappa", "auc", "accuracy", "score"))
-    ]
-    groups = [
-        (names, label) for names, label in ((losses, "Loss"), (scores, "Validation score")) if names
-    ]
-    rate = history[[x, "learning_rate"]].dropna() if "learning_rate" in history else None
-    heights = [1.0] * max(1, len(groups)) + ([0.5] if rate is not None else [])
+    kinds = {"Loss": ("loss",), "Validation score": ("qwk", "auc", "accuracy", "score")}
+    chosen = {
+        label: [name for name in history if any(word in name for word in words)]
+        for label, words in kinds.items()
+    }
+    groups = [(label, names) for label, names in chosen.items() if names]
+    rate = history.reindex(columns=["step", "learning_rate"]).dropna()
+    heights = [1.0] * max(1, len(groups)) + [0.5] * (len(rate) > 0)
     made, axes = figure(4.6, 0.6 + 1.75 * sum(heights), heights)
-    for one, (names, label) in zip(axes, groups, strict=False):
-        for name, colour in zip(
-            names, (ACCENT, SECOND, STAGE_COLOURS[1], STAGE_COLOURS[4]), strict=False
-        ):
-            known = history[[x, name]].dropna()
-            line = known[name].to_numpy(float)
-            smooth = pd.Series(line).ewm(span=max(1, len(line) // 40)).mean()
+    for one, (label, names) in zip(axes, groups, strict=False):
+        for name in names:
+            known = history[["step", name]].dropna()
+            words = name.replace("qwk", "kappa").replace("_", " ")
+            style: dict[str, Any] = {"marker": "o" if len(known) <= 30 else None}
+            line = known[name]
             if (
                 len(line) >= 200
             ):  # a mini-batch's own loss is noise: its running mean in front, itself behind
-                one.plot(known[x], line, color=colour, linewidth=0.6, alpha=0.25)
-                one.plot(known[x], smooth, color=colour, linewidth=1.8, label=_line_name(name))
-            else:
-                few = "o" if len(line) <= 30 else None
-                one.plot(
-                    known[x],
-                    line,
-                    color=colour,
-                    linewidth=1.8,
-                    marker=few,
-                    markersize=3.5,
-                    label=_line_name(name),
-                )
-        alone = _line_name(names[0]).capitalize()
-        one.set(ylabel=label if len(names) > 1 else alone, xlim=(0, None))
-        one.set_ylim(min(0.0, *one.get_ylim()), None if names is losses else 1)
-        if rate is not None:
-            changes = rate[x][rate["learning_rate"].diff().fillna(0) != 0]
-            for step in changes if len(changes) < 10 else ():
-                one.axvline(step, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+                (behind,) = one.plot(known["step"], line, linewidth=0.6, alpha=0.25)
+                line = line.ewm(span=max(1, len(line) // 40)).mean()
+                style = {"color": behind.get_color()}
+            one.plot(known["step"], line, linewidth=1.8, markersize=3.5, label=words, **style)
+        one.set(ylabel=label if len(names) > 1 else words.capitalize(), xlim=(0, None))
+        one.set_ylim(min(0.0, *one.get_ylim()), None if label == "Loss" else 1)
+        changes = rate["step"][rate["learning_rate"].diff().fillna(0) != 0] if len(rate) else ()
+        for step in changes if len(changes) < 10 else ():
+            one.axvline(step, color=MUTED, linewidth=0.8, linestyle=DOTTED)
         if len(names) > 1:
-            legend(one, loc="upper right" if names is losses else "lower right")
-    if rate is not None:
-        axes[-1].plot(rate[x], rate["learning_rate"], color=MUTED, linewidth=1.6)
+            legend(one, loc="upper right" if label == "Loss" else "lower right")
+    if len(rate):
+        axes[-1].plot(rate["step"], rate["learning_rate"], color=MUTED, linewidth=1.6)
         axes[-1].set(ylabel="Learning\nrate", xlim=(0, None), ylim=(0, None))
-        axes[-1].ticklabel_format(axis="y", scilimits=(0, 0), useMathText=True)
-        axes[-1].yaxis.offsetText.set(color=MUTED, size=8.5)
+        scientific(axes[-1], "y", (0, 0))
     for one in axes[:-1]:
         one.tick_params(labelbottom=False)
     axes[-1].set(xlabel="Mini-batch")
     return rendered(made)
 
 
-def _line_name(column: str) -> str:
-    return column.replace("qwk", "kappa").replace("_", " ")
+def scientific(axes: "Axes", which: Literal["x", "y"], powers: tuple[int, int]) -> None:
+    """Writes the axis' numbers beyond these powers of ten with their power apart, small."""
+    axes.ticklabel_format(axis=which, scilimits=powers, useMathText=True)
+    getattr(axes, f"{which}axis").offsetText.set(color=MUTED, size=8)
 
 
-def confusion_matrix(
-    counts: Shaped[np.ndarray, "true predicted"], names: Sequence[str] = STAGE_NAMES
-) -> Plot:
+def confusion_matrix(counts: Shaped[np.ndarray, "true predicted"]) -> Plot:
     """Counts by true (rows) and predicted stage; the shade is the share of the row, so that rare
-    stages are seen.
-    """
+    stages are seen."""
+    from matplotlib.colors import LinearSegmentedColormap
+
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     made, (axes,) = figure(4.6, 4.0)
     axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    size = len(counts)
+    axes.spines[:].set_visible(False)
+    shades = LinearSegmentedColormap.from_list("share", [f"{ACCENT}14", ACCENT])
+    axes.pcolormesh(share, cmap=shades, vmin=0, vmax=1, edgecolors=PAPER, linewidth=3)
     for (row, column), count in np.ndenumerate(counts):
-        weight = float(share[row, column])
-        axes.add_patch(_tile(column, row, GRID, 0.35))
-        axes.add_patch(_tile(column, row, ACCENT, 0.12 + 0.88 * weight if count else 0.0))
-        colour = "#ffffff" if weight > 0.6 else INK if count else MUTED
+        colour = "#ffffff" if share[row, column] > 0.6 else INK if count else MUTED
         axes.text(
-            column, row, f"{int(count)}", ha="center", va="center", color=colour, fontsize=10.5
+            column + 0.5,
+            row + 0.5,
+            f"{int(count)}",
+            ha="center",
+            va="center",
+            color=colour,
+            fontsize=10.5,
         )
-    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
-    axes.set_xticks(
-        range(size),
-        [f"{stage} {name}" for stage, name in enumerate(names)],
-        rotation=30,
-        ha="right",
+    names, places = (
+        [f"{stage} {name}" for stage, name in enumerate(STAGE_NAMES)],
+        np.arange(len(counts)) + 0.5,
     )
-    axes.set_yticks(range(size), [f"{stage} {name}" for stage, name in enumerate(names)])
-    axes.set(xlabel="Predicted stage", ylabel="True stage")
+    axes.set_xticks(places, names, rotation=30, ha="right")
+    axes.set_yticks(places, names)
+    axes.set(xlabel="Predicted stage", ylabel="True stage", ylim=(len(counts), 0), aspect="equal")
     return rendered(made)
 
 
-def _tile(column: int, row: int, colour: str, alpha: float):
-    from matplotlib.patches import FancyBboxPatch
-
-    box = "round,pad=0,rounding_size=0.08"
-    return FancyBboxPatch(
-        (column - 0.46, row - 0.46),
-        0.92,
-        0.92,
-        boxstyle=box,
-        facecolor=colour,
-        edgecolor="none",
-        alpha=alpha,
-    )
+def _unit_square(x_label: str, y_label: str) -> "tuple[Figure, Axes]":
+    """Axes from 0 to 1 with their dashed diagonal."""
+    made, (axes,) = figure(4.2, 3.8)
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=DASHED)
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", xlabel=x_label, ylabel=y_label)
+    axes.set_prop_cycle(color=COLOURS)
+    return made, axes
 
 
 def reliability(
@@ -212,53 +216,31 @@ def reliability(
     observed: Float[np.ndarray, "bins"],
     counts: Shaped[np.ndarray, "bins"],
 ) -> Plot:
-    """Observed frequency against predicted probability by bin; a dot's area is its number of
-    eyes; empty bins are left out.
-    """
+    """Observed frequency against predicted probability by bin; a dot's area is its number of eyes;
+    empty bins are left out."""
     filled = (counts > 0) & np.isfinite(predicted) & np.isfinite(observed)
-    made, (axes,) = figure(4.2, 3.8)
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+    made, axes = _unit_square("Predicted probability", "Observed frequency")
     area = 18 + 220 * counts[filled] / max(1, counts.max(initial=1))
     axes.scatter(
-        predicted[filled],
-        observed[filled],
-        s=area,
-        color=ACCENT,
-        edgecolor=PAPER,
-        linewidth=1.2,
-        zorder=3,
-    )
-    axes.set(
-        xlim=(-0.03, 1.03),
-        ylim=(-0.03, 1.03),
-        aspect="equal",
-        xlabel="Predicted probability",
-        ylabel="Observed frequency",
+        predicted[filled], observed[filled], s=area, edgecolor=PAPER, linewidth=1.2, zorder=3
     )
     return rendered(made)
 
 
 def roc(
-    curves: Mapping[str, tuple[Float[np.ndarray, "points"], Float[np.ndarray, "points"]]],
+    false_positive: Float[np.ndarray, "points"],
+    sensitivity: Float[np.ndarray, "points"],
     operating_points: Sequence[tuple[str, float, float]] = (),
 ) -> Plot:
-    """Receiver operating characteristics: `curves` name → (false-positive rate, sensitivity),
-    and numbered points on them, whose names stand in the corner below the diagonal, where no
-    curve comes.
-    """
-    made, (axes,) = figure(4.2, 3.8)
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
-    for (name, (false_positive, sensitivity)), colour in zip(
-        curves.items(), (ACCENT, *STAGE_COLOURS[1:]), strict=False
-    ):
-        axes.plot(false_positive, sensitivity, color=colour, linewidth=2, label=name)
-    known = [(name, at) for name, *at in operating_points if np.isfinite(at).all()]
-    for place, (x, y) in {(round(x, 3), round(y, 3)): (x, y) for _, (x, y) in known}.items():
-        numbers = [
-            str(n)
-            for n, (_, at) in enumerate(known, 1)
-            if (round(at[0], 3), round(at[1], 3)) == place
-        ]
+    """A receiver operating characteristic with numbered points (name, false-positive rate,
+    sensitivity) on it, whose names stand in the corner below the diagonal, where no curve comes."""
+    made, axes = _unit_square("False-positive rate (1 − specificity)", "Sensitivity")
+    axes.plot(false_positive, sensitivity, linewidth=2)
+    known = [(name, x, y) for name, x, y in operating_points if np.isfinite([x, y]).all()]
+    at: dict[tuple[float, float], list[str]] = {}
+    for number, (_, x, y) in enumerate(known, 1):
+        at.setdefault((round(x, 3), round(y, 3)), []).append(str(number))
+    for (x, y), numbers in at.items():
         axes.plot(x, y, "o", color=SECOND, markeredgecolor=PAPER, markersize=11, zorder=4)
         axes.text(
             x,
@@ -270,70 +252,48 @@ def roc(
             va="center_baseline",
             zorder=5,
         )
-    if known:
-        words = "\n".join(f"{n}  {name}" for n, (name, _) in enumerate(known, 1))
-        axes.text(
-            0.99, 0.02, words, color=INK, fontsize=8.5, ha="right", va="bottom", linespacing=1.5
-        )
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    axes.set(xlabel="False-positive rate (1 − specificity)", ylabel="Sensitivity")
-    if len(curves) > (1 if known else 0):
-        legend(axes, loc="center right" if known else "lower right")
+    words = "\n".join(f"{number}  {name}" for number, (name, *_) in enumerate(known, 1))
+    axes.text(0.99, 0.02, words, color=INK, fontsize=8.5, ha="right", va="bottom", linespacing=1.5)
     return rendered(made)
 
 
 def bars(
     labels: Sequence[str],
-    values: Shaped[np.ndarray, "bars"],
-    low: Shaped[np.ndarray, "bars"] | None = None,
-    high: Shaped[np.ndarray, "bars"] | None = None,
+    values: Shaped[np.ndarray, "rows"],
+    low: Shaped[np.ndarray, "rows"] | None = None,
+    high: Shaped[np.ndarray, "rows"] | None = None,
     *,
     x_label: str = "",
     reference: float | None = None,
+    dots: bool = False,
 ) -> Plot:
-    """Horizontal bars with their values, intervals where both ends are known, and a reference
-    line (such as AUC 0.5).
-    """
+    """One row a label: a bar, or a dot, with its value, an interval where both ends are known; and
+    a reference line."""
     made, (axes,) = figure(5.6, 0.9 + 0.42 * max(1, len(labels)))
-    places = np.arange(len(labels))
-    axes.barh(places, values, height=0.62, color=ACCENT, alpha=0.85)
-    tips = np.asarray(values, float)
+    places, tips = np.arange(len(labels)), np.asarray(values, float)
     if low is not None and high is not None:
         known = np.isfinite(low) & np.isfinite(high)
-        axes.hlines(places[known], low[known], high[known], color=INK, linewidth=1.4)
+        style: dict[str, Any] = (
+            {"color": ACCENT, "linewidth": 6, "alpha": 0.35}
+            if dots
+            else {"color": INK, "linewidth": 1.4, "zorder": 3}
+        )
+        axes.hlines(places[known], low[known], high[known], **style)
         tips = np.fmax(tips, np.where(known, high, tips))
+    if dots:
+        axes.plot(values, places, "o", markersize=9, markeredgecolor=PAPER)
+    else:
+        axes.barh(places, values, height=0.62, alpha=0.85)
     room = float(np.nanmax(np.abs(tips), initial=0)) or 1.0
     for place, value, tip in zip(places, values, tips, strict=True):
         axes.text(
             max(tip, 0) + room * 0.02, place, f"{value:.3g}", va="center", fontsize=9, color=INK
         )
     if reference is not None:
-        axes.axvline(reference, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        axes.axvline(reference, color=MUTED, linewidth=1, linestyle=DASHED)
     axes.set_yticks(places, labels, color=INK)
-    axes.set(ylim=(len(labels) - 0.4, -0.6), xlabel=x_label)
-    axes.set_xlim(min(0.0, float(np.nanmin(values, initial=0)) * 1.1), room * 1.14)
-    axes.grid(axis="y", visible=False)
-    return rendered(made)
-
-
-def spreads(
-    labels: Sequence[str],
-    low: Shaped[np.ndarray, "rows"],
-    middle: Shaped[np.ndarray, "rows"],
-    high: Shaped[np.ndarray, "rows"],
-    *,
-    x_label: str = "",
-) -> Plot:
-    """One line a row from `low` to `high` with a dot and its value at `middle`."""
-    made, (axes,) = figure(5.6, 0.9 + 0.42 * max(1, len(labels)))
-    places = np.arange(len(labels))
-    axes.hlines(places, low, high, color=ACCENT, linewidth=6, alpha=0.35)
-    axes.plot(middle, places, "o", color=ACCENT, markersize=9, markeredgecolor=PAPER)
-    room = float(np.nanmax(high, initial=0)) or 1.0
-    for place, value, tip in zip(places, middle, high, strict=True):
-        axes.text(tip + room * 0.02, place, f"{value:.3g}", va="center", fontsize=9, color=INK)
-    axes.set_yticks(places, labels, color=INK)
-    axes.set(ylim=(len(labels) - 0.4, -0.6), xlim=(0, room * 1.14), xlabel=x_label)
+    lowest = min(0.0, float(np.nanmin(values, initial=0)) * 1.1)
+    axes.set(ylim=(len(labels) - 0.4, -0.6), xlim=(lowest, room * 1.14), xlabel=x_label)
     axes.grid(axis="y", visible=False)
     return rendered(made)
 
@@ -348,25 +308,13 @@ def linearity_scatter(
 ) -> Plot:
     """One dot a unit, its colour the verdict: who follows the straight line, who does not."""
     made, (axes,) = figure(5.2, 3.9)
-    names = sorted(set(verdicts), key=lambda name: (-list(verdicts).count(name), name))
-    for name, colour in zip(
-        names,
-        (ACCENT, SECOND, STAGE_COLOURS[1], STAGE_COLOURS[4], STAGE_COLOURS[2], MUTED),
-        strict=False,
-    ):
-        chosen = np.array([verdict == name for verdict in verdicts])
-        label = f"{name.replace('_', ' ')} ({int(chosen.sum())})"
+    for name, count in pd.Series(verdicts, dtype=str).value_counts().items():
+        chosen = np.array(verdicts) == name
+        label = f"{name.replace('_', ' ')} ({count})"
         axes.scatter(
-            x[chosen],
-            y[chosen],
-            s=26,
-            color=colour,
-            edgecolor=PAPER,
-            linewidth=0.6,
-            alpha=0.9,
-            label=label,
+            x[chosen], y[chosen], s=26, edgecolor=PAPER, linewidth=0.6, alpha=0.9, label=label
         )
     axes.set(xlabel=x_label, ylabel=y_label)
-    if names:
+    if len(verdicts):
         legend(axes, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
     return rendered(made)

@@ -1,6 +1,5 @@
-"""Plots of the two studies: paired differences between methods, and how far units stay linear.
-In the style of `plots`.
-"""
+"""Plots of the two studies: paired differences between methods, and how far units stay linear. In
+the style of `plots`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,20 +8,26 @@ import pandas as pd
 from jaxtyping import Shaped
 
 from dr_lib.drawing.plots import (
-    ACCENT,
+    DASHED,
     INK,
     MUTED,
     PAPER,
-    SECOND,
-    STAGE_COLOURS,
     Plot,
     figure,
     legend,
     rendered,
+    scientific,
 )
 
-COLOURS = (ACCENT, SECOND, STAGE_COLOURS[1], STAGE_COLOURS[4], STAGE_COLOURS[2], MUTED)
 COLUMNS = 4
+LEAST_PAIRS = 5  # a median of fewer says nothing, and its interval less
+
+
+def comparable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those rows of `dr_lib.perturbation.comparison.comparisons` that rest on enough pairs to be
+    drawn.
+    """
+    return rows[rows["pairs"] >= LEAST_PAIRS]
 
 
 def paired_differences(
@@ -33,9 +38,9 @@ def paired_differences(
 
     rows: those of `dr_lib.perturbation.comparison.comparisons`. labels: a measure's name for
     people; measures without one are left out. better: what lies left of the line of zero, such as
-    "smoother". Pairs without a common eye are left out.
+    "smoother". Comparisons of fewer than `LEAST_PAIRS` pairs are left out.
     """
-    rows = rows[rows["measure"].isin(list(labels)) & (rows["pairs"] > 0)]
+    rows = comparable(rows[rows["measure"].isin(list(labels))])
     measures = [name for name in labels if name in set(rows["measure"])]
     firsts, seconds = list(dict.fromkeys(rows["first"])), list(dict.fromkeys(rows["second"]))
     columns = max(1, min(COLUMNS, len(measures)))
@@ -45,24 +50,18 @@ def paired_differences(
     for one in axes[len(measures) :]:
         one.set_visible(False)
     for index, (one, measure) in enumerate(zip(axes, measures, strict=False)):
-        part = rows[rows["measure"] == measure]
         one.axvline(0, color=INK, linewidth=0.9)
-        for first, colour in zip(firsts, COLOURS, strict=False):
-            chosen = part[part["first"] == first].set_index("second").reindex(seconds)
-            places = np.arange(len(seconds)) + _offset(firsts.index(first), len(firsts))
-            middle, low, high = (
-                chosen[name].to_numpy(float) for name in ("median_difference", "low", "high")
+        for place, first in enumerate(firsts):
+            part = rows[(rows["measure"] == measure) & (rows["first"] == first)].dropna(
+                subset="median_difference"
             )
-            known = np.isfinite(middle)
-            one.hlines(places[known], low[known], high[known], color=colour, linewidth=1.8)
-            one.plot(
-                middle[known],
-                places[known],
-                "o",
-                color=colour,
-                markeredgecolor=PAPER,
-                markersize=5,
-                label=first.replace("_", ", "),
+            at = part["second"].map(seconds.index) + 0.7 * ((place + 0.5) / len(firsts) - 0.5)
+            name = first.replace("_", ", ")
+            (dots,) = one.plot(
+                part["median_difference"], at, "o", markeredgecolor=PAPER, markersize=5, label=name
+            )
+            one.hlines(
+                at, part["low"], part["high"], color=dots.get_color(), linewidth=1.8, zorder=1.5
             )
         one.set_yticks(
             range(len(seconds)),
@@ -72,8 +71,7 @@ def paired_differences(
         one.set_xlabel(
             f"\u2190 {better[measure]}" if better and measure in better else "", loc="left"
         )
-        one.ticklabel_format(axis="x", scilimits=(-2, 3), useMathText=True)
-        one.xaxis.offsetText.set(color=MUTED, size=8)
+        scientific(one, "x", (-2, 3))
         one.locator_params(axis="x", nbins=4)
         one.grid(axis="y", visible=False)
     if measures and len(firsts) > 1:
@@ -88,10 +86,6 @@ def paired_differences(
             labelcolor=INK,
         )
     return rendered(made)
-
-
-def _offset(index: int, count: int) -> float:
-    return 0.7 * ((index + 0.5) / count - 0.5)
 
 
 def linear_range(
@@ -111,17 +105,13 @@ def linear_range(
     if len(reached):
         low, middle, high = np.quantile(reached, [0.25, 0.5, 0.75])
         axes.axvspan(low, high, color=MUTED, alpha=0.18, linewidth=0)
-        axes.axvline(
-            middle, color=MUTED, linewidth=1, linestyle=(0, (3, 3)), label="the stage changes"
-        )
-    for (layer, values), colour in zip(up_to.items(), COLOURS, strict=False):
+        axes.axvline(middle, color=MUTED, linewidth=1, linestyle=DASHED, label="the stage changes")
+    for layer, values in up_to.items():
         share = [
             float(np.mean(np.nan_to_num(values, nan=-1.0) >= strength)) if len(values) else np.nan
             for strength in strengths
         ]
-        axes.plot(
-            strengths, share, color=colour, linewidth=1.9, marker="o", markersize=3.5, label=layer
-        )
+        axes.plot(strengths, share, linewidth=1.9, marker="o", markersize=3.5, label=layer)
     axes.set_xscale("log", base=2)
     axes.set(
         ylim=(-0.03, 1.03),

@@ -1,149 +1,144 @@
 """The report: a static folder that opens from disk or any web server.
 
-index.html shows the run; eyes.html every explained eye, filtered and in pages; eye.html#<key> one
-of them. `render` makes all that but the eyes' own files; those (two an eye) come from `eye_files`,
-eye by eye and wherever there is a core. Nothing is fetched from the network. This package must not
-know where the folder lies: the caller writes the files.
+index.html shows the run; each section has a page of its own; eyes.html holds every explained eye,
+filtered and in pages; eye.html#<key> is one of them. `render` makes all that but the eyes' own
+files; those (two an eye) come from `eye_files`, eye by eye and wherever there is a core. Nothing is
+fetched from the network. This package must not know where the folder lies: the caller writes the
+files.
 """
 
 import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from dr_lib.drawing import figures
 from dr_lib.drawing.plots import STAGE_COLOURS, STAGE_NAMES
-from dr_lib.report.data import (
-    BeforeAfter,
-    Citation,
-    CounterfactualSection,
-    DataSection,
-    EyeEntry,
-    GallerySection,
-    GroupMap,
-    GroupSection,
-    HintonEntry,
-    LayerMaps,
-    LinearitySection,
-    Localisation,
-    ModelSection,
-    NeuronEntry,
-    OutcomeMap,
-    ReportData,
-    RunSummary,
-    SetAside,
-    StageTime,
-    Triptych,
-    UnitEntry,
-    UnitEye,
-)
-from dr_lib.report.eyes import DRAWING_VERSION, STEPS, eye_files, eye_sheet
+from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
+from dr_lib.report.eyes import DRAWING_VERSION, STEPS, eye_files, eye_sheet, figure_a, title
 from dr_lib.report.gallery import chunk_names, gallery_files, ordered
-from dr_lib.report.glance import glance, lead_view
 from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Section
-from dr_lib.report.sections import SECTIONS
-from dr_lib.report.sections.model import model_plots
-from dr_lib.report.sections.photographs import before_after_sheet, set_aside_sheet
-from dr_lib.report.words import label, number, quantity, slugs, with_interval
+from dr_lib.report.words import number, quantity
 
 __all__ = [
     "DRAWING_VERSION",
-    "SECTIONS",
-    "BeforeAfter",
-    "Citation",
-    "CounterfactualSection",
-    "DataSection",
     "EyeEntry",
-    "GallerySection",
-    "GroupMap",
-    "GroupSection",
-    "HintonEntry",
+    "Folder",
+    "Head",
     "LayerMaps",
-    "LinearitySection",
-    "Localisation",
-    "ModelSection",
     "NeuronEntry",
     "OutcomeMap",
-    "ReportData",
-    "RunSummary",
     "Section",
-    "SetAside",
-    "StageTime",
-    "Triptych",
-    "UnitEntry",
-    "UnitEye",
-    "before_after_sheet",
     "eye_files",
     "eye_sheet",
-    "label",
-    "model_plots",
     "render",
-    "set_aside_sheet",
-    "slugs",
-    "with_interval",
 ]
 
 HERE = pathlib.Path(__file__).parent
 ASSETS = ("report.css", "report.js", "draw.js", "gallery.js", "eye.js")
 
 
-def render(report: ReportData) -> dict[str, bytes | str]:
+@dataclass(frozen=True)
+class Head:
+    """What ran, as every page names it."""
+
+    title: str = "Diabetic retinopathy, explained"
+    workspace: str = "WORKSPACE"
+    run_id: str = ""
+    model_id: str = ""
+    explain_id: str = ""
+    model_name: str = "The model"
+    when: str = ""
+
+
+def render(
+    head: Head,
+    sections: Sequence[Section],
+    folder: Folder,
+    gallery: pd.DataFrame | None = None,
+    lead: tuple[EyeEntry, str] | None = None,
+) -> dict[str, bytes | str]:
     """Every file of report/<explain_id>/ but those of `eye_files`, by its name relative to that
     folder; text as str (UTF-8).
 
-    Same data, same bytes. Names of files come from image ids, reduced to safe characters.
+    Same data, same bytes. folder: with the pictures of the sections. gallery: every explained eye,
+    columns key (the name of its files below eyes/, such as 00000/10_left), image_id, stage,
+    predicted, gap (relative), share (of the lesion map that lies in its regions), symmetry (stage 0
+    against 4), patient; any of the last four may be missing. lead: the eye of the opening figure,
+    with its key.
     """
-    folder = Folder()
     for name in ASSETS:
         folder.add(f"assets/{name}", (HERE / "assets" / name).read_text(encoding="utf-8"))
-    gallery = report.parts.get("eyes", GallerySection())
-    eyes = None if gallery.eyes is None or gallery.eyes.empty else ordered(gallery.eyes)
-    if eyes is not None:
-        for name, script in gallery_files(eyes).items():
-            folder.add(name, script)
-    count = 0 if eyes is None else len(eyes)
-    views = {
-        section.id: section.view(
-            folder, report.parts[section.id] if section.id in report.parts else section.nothing()
-        )
-        for section in SECTIONS
+    eyes = pd.DataFrame() if gallery is None or gallery.empty else ordered(gallery)
+    for name, script in gallery_files(eyes).items() if len(eyes) else ():
+        folder.add(name, script)
+    shared = {
+        "head": head,
+        "sections": sections,
+        "explained": len(eyes),
+        "chunks": chunk_names(len(eyes)),
     }
-    pages = [("index.html", "Overview"), ("eyes.html", "All eyes")]
-    pages += [(f"{one.page}.html", one.page_title) for one in SECTIONS if one.page_title]
-    shared: dict[str, object] = {
-        "report": report,
-        "root": "",
-        "pages": pages,
-        "views": views,
-        "sections": SECTIONS,
-        "explained": count,
-    }
-    shared |= {
-        "chunks": chunk_names(count),
-        "has": set() if eyes is None else set(eyes.columns[eyes.notna().any()]),
-    }
+    shared["has"] = {name for name in eyes if eyes[name].notna().any()}
     templates = _templates()
 
-    def page(name: str, template: str, **more: object) -> None:
+    def page(name: str, template: str, root: str = "", **more: object) -> None:
         folder.add(
-            name, templates.get_template(template).render(**(shared | {"here": name} | more))
+            name,
+            templates.get_template(template).render(shared | {"here": name, "root": root} | more),
         )
 
-    page("index.html", "index.html.j2", lead=lead_view(folder, report.lead), tiles=glance(report))
-    page("eyes.html", "gallery.html.j2")
+    page("index.html", "index.html.j2", lead=_lead(folder, lead))
     page("eye.html", "eye.html.j2")
-    for name, title in pages[2:]:
-        page(name, "sections.html.j2", title=title)
-    for unit in views["linearity"].pages:
-        page(unit.page, "unit.html.j2", unit=unit, root="../")
+    for section in sections:
+        template = "gallery.html.j2" if section.page == "eyes.html" else "section.html.j2"
+        page(
+            section.page,
+            template,
+            section=section,
+            lede=section.content.finding,
+            blocks=section.content.blocks,
+        )
+        for below in section.content.subpages:
+            page(
+                below.page,
+                "section.html.j2",
+                "../",
+                section=below,
+                lede=below.lede,
+                blocks=below.blocks,
+                above=section,
+            )
     return folder.files
+
+
+def _lead(folder: Folder, lead: tuple[EyeEntry, str] | None) -> SimpleNamespace | None:
+    """Fig (a) of the opening eye, panel by panel and as one file; None where it lacks a part."""
+    if lead is None or any(panel.image is None for panel in figure_a(lead[0])):
+        return None
+    eye, key = lead
+    fitted = [
+        panel._replace(image=figures.fitted(panel.image, len(eye.fundus)))
+        for panel in figure_a(eye)
+        if panel.image is not None
+    ]
+    panels = dict(zip(("photo", "fundus", "positive", "negative"), fitted, strict=True))
+    pictures, files = folder.strip(
+        "lead", panels, title(eye), eye.image_id, signed=("positive", "negative")
+    )
+    return SimpleNamespace(
+        eye=eye, key=key, panels=pictures, files=files, toward=quantity(eye.layers[0].quantity)
+    )
 
 
 def _templates():
     import jinja2
 
-    made: Any = jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -154,7 +149,8 @@ def _templates():
     rows = np.hstack([figures.recolouring(), np.zeros((3, 2))]).round(6).tolist() + [
         [0, 0, 0, 1, 0]
     ]
-    made.globals.update(
+    shared: Any = made.globals
+    shared.update(
         recolouring="  ".join(" ".join(f"{value:g}" for value in row) for row in rows),
         drawing={
             "palettes": figures.PALETTES,
@@ -165,5 +161,5 @@ def _templates():
         },
         stages=list(zip(range(len(STAGE_NAMES)), STAGE_NAMES, STAGE_COLOURS, strict=True)),
     )
-    made.filters.update(number=number, quantity=quantity)
+    made.filters.update(number=number, kind=lambda block: type(block).__name__.lower())
     return made

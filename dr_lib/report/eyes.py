@@ -20,15 +20,17 @@ from jaxtyping import Float, UInt8
 
 from dr_lib import maps as heatmaps
 from dr_lib.drawing import figures
-from dr_lib.report.data import EyeEntry, NeuronEntry, OutcomeMap
-from dr_lib.report.pictures import Table, table
-from dr_lib.report.words import number, percent, quantity, records, signed, stage_text
+from dr_lib.drawing.figures import Map, Panel, Pixels
+from dr_lib.drawing.panels import Grid, pixels, sheet
+from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
+from dr_lib.report.section import Rows, table
+from dr_lib.report.words import number, percent, quantity, signed, stage_text
 
 # Raise it with every change of what an eye's files or the report's pages show, wherever in the code
 # it is made: reports drawn with another version are drawn again. A hash of the code instead would
 # follow comments, and miss what other modules draw.
 DRAWING_VERSION = 1
-PHOTO_PX, THUMB_PX, NEURON_PX = 400, 120, 96
+SHEET_PX, PHOTO_PX, THUMB_PX, NEURON_PX = 256, 400, 120, 96
 STEPS = 127  # of opacity between nothing and ±OPACITY, on a byte around 128
 PHOTO_QUALITY, MAP_QUALITY, THUMB_QUALITY = 86, 84, 80
 
@@ -45,65 +47,69 @@ def eye_files(eye: EyeEntry, key: str) -> dict[str, bytes]:
     }
 
 
-def thumbnails(eye: EyeEntry) -> UInt8[np.ndarray, "y x 3"]:
-    """Fig (a) small, four squares in a row: photograph, fundus, positive and negative resultant;
-    grey where there is none.
-    """
-    blank = np.full((THUMB_PX, THUMB_PX, 3), figures.HALF_GRAY, np.uint8)
-    shown = [blank if eye.photo is None else eye.photo, eye.fundus]
-    for resultant in (
-        (eye.layers[0].positive, eye.layers[0].negative) if eye.layers else (None, None)
-    ):
-        shown.append(
-            blank if resultant is None else figures.overlay(eye.fundus, resultant, radius_px=1.6)
-        )
-    return np.hstack([figures.fitted(one, THUMB_PX) for one in shown])
+def figure_a(eye: EyeEntry, radius_px: float = 1.2) -> list[Panel]:
+    """Fig (a) of an eye, by its first layer."""
+    layer = eye.layers[0] if eye.layers else LayerMaps("")
+    resultants = {"positive": layer.positive, "negative": layer.negative}
+    return figures.figure_a(
+        eye.photo, eye.fundus, resultants, note=layer.layer, radius_px=radius_px
+    )
 
 
-def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> UInt8[np.ndarray, "height width 3"]:
-    """An eye's page as one picture: Fig (a), Fig (b) of the two outcomes, and each layer's
-    strongest neurons.
-    """
-    title = (
+def title(eye: EyeEntry) -> str:
+    """An eye in a line: its name, its stage, its grade."""
+    return (
         f"{eye.image_id}  ·  true stage {stage_text(eye.stage)}  ·  graded"
         f" {stage_text(eye.predicted)}"
     )
-    drawn = [] if eye.photo is None else [(eye.photo, "Original")]
-    drawn.append((eye.fundus, "Preprocessed"))
-    for sign in ("positive", "negative") if eye.layers else ():
-        drawn.append(
-            (figures.overlay(eye.fundus, getattr(eye.layers[0], sign)), f"Most {sign} neurons")
-        )
-    rows = [
-        figures.panels([image for image, _ in drawn], [words for _, words in drawn], title=title)
-    ]
-    maps = {one.quantity: one.values for one in eye.outcomes}
-    if set(compare) <= set(maps):
-        first, second = compare
-        labels = f"Toward {quantity(first)}", f"Toward {quantity(second)}"
-        rows.append(
-            figures.figure_b(eye.fundus, maps[first], maps[second], crop=eye.crop, labels=labels)
-        )
-    for layer in eye.layers:
-        neurons = _ranked(layer.neurons)
-        if neurons:
-            images = [_neuron_picture(eye, one) for one in neurons]
-            captions = [figures.Caption(_where(one), number(one.attribution, 2)) for one in neurons]
-            rows.append(
-                figures.panels(
-                    images, captions, title=f"Neurons of {layer.layer}", columns=10, size=NEURON_PX
-                )
-            )
-    width = max(row.shape[1] for row in rows)
-    return np.vstack(
+
+
+def thumbnails(eye: EyeEntry) -> Pixels:
+    """Fig (a) small, four squares in a row; gray where there is no picture."""
+    blank = np.full((THUMB_PX, THUMB_PX, 3), figures.HALF_GRAY, np.uint8)
+    return np.hstack(
         [
-            np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255)
-            for row in rows
+            blank if panel.image is None else figures.fitted(panel.image, THUMB_PX)
+            for panel in figure_a(eye, 1.6)
         ]
     )
 
 
-def _neuron_picture(eye: EyeEntry, one: NeuronEntry) -> UInt8[np.ndarray, "y x 3"]:
+def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> Pixels:
+    """An eye's page as one picture: Fig (a), Fig (b) of the two outcomes, and each layer's
+    strongest neurons."""
+    grids = [Grid(_fitted(figure_a(eye), SHEET_PX), title(eye))]
+    maps = {one.quantity: one.values for one in eye.outcomes}
+    if set(compare) <= set(maps):
+        panels = figures.figure_b(
+            eye.fundus,
+            {f"Toward {quantity(name)}": maps[name] for name in compare},
+            crop=eye.crop,
+        )
+        grids.append(Grid(_fitted(panels, SHEET_PX)))
+    for layer in eye.layers:
+        if neurons := _ranked(layer.neurons):
+            panels = [
+                Panel(_neuron_picture(eye, one), _where(one), number(one.attribution, 2))
+                for one in neurons
+            ]
+            grids.append(
+                Grid(
+                    _fitted(panels, NEURON_PX), f"Neurons of {layer.layer}", columns=10, text_px=11
+                )
+            )
+    return pixels(sheet(*grids))
+
+
+def _fitted(panels: Sequence[Panel], size: int) -> list[Panel]:
+    return [
+        panel._replace(image=figures.fitted(panel.image, size))
+        for panel in panels
+        if panel.image is not None
+    ]
+
+
+def _neuron_picture(eye: EyeEntry, one: NeuronEntry) -> Pixels:
     (top, left), (height, width) = one.origin, one.region.shape
     window = np.ascontiguousarray(eye.fundus[top : top + height, left : left + width])
     return figures.overlay(window, one.region, radius_px=_radius(one.region))
@@ -111,7 +117,7 @@ def _neuron_picture(eye: EyeEntry, one: NeuronEntry) -> UInt8[np.ndarray, "y x 3
 
 def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
     """What `eyes/<key>.js` tells the page."""
-    maps: dict[str, Float[np.ndarray, "y x"]] = {one.quantity: one.values for one in eye.outcomes}
+    maps: dict[str, Map] = {one.quantity: one.values for one in eye.outcomes}
     for one in eye.layers:
         maps |= {
             f"{one.layer}/{sign}": values
@@ -185,14 +191,14 @@ def _outcome_table(outcomes: Sequence[OutcomeMap]) -> list[dict[str, object]]:
     )
 
 
-def _table(rows) -> dict[str, object]:
-    shown = table(records(rows), limit=60) or Table((), ())
-    return {"columns": shown.columns, "rows": shown.rows}
+def _table(rows: Rows) -> dict[str, object]:
+    shown = table(rows, limit=60)
+    return {"columns": shown.columns if shown else [], "rows": shown.rows if shown else []}
 
 
 def _correlations(outcomes: Sequence[OutcomeMap], crop: float) -> dict[str, str]:
-    """How alike any two maps are, "stage0|stage4" → text; both orders share an entry, the
-    earlier outcome first.
+    """How alike any two maps are, "stage0|stage4" → text; both orders share an entry, the earlier
+    outcome first.
     """
     return {
         f"{first.quantity}|{second.quantity}": signed(
@@ -246,7 +252,7 @@ def _region(values: Float[np.ndarray, "wy wx"]) -> Float[np.ndarray, "side side"
     )
 
 
-def _strip(maps: Sequence[Float[np.ndarray, "y x"]]) -> str | None:
+def _strip(maps: Sequence[Map]) -> str | None:
     """Maps of one size, one below the other, as a grey picture's data URI; None without any."""
     if not maps:
         return None
@@ -255,11 +261,5 @@ def _strip(maps: Sequence[Float[np.ndarray, "y x"]]) -> str | None:
     )
 
 
-def _uri(pixels: UInt8[np.ndarray, "..."], quality: int) -> str:
-    grey = pixels.ndim == 2
-    encoded = (
-        cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
-        if grey
-        else figures.jpeg(pixels, quality)
-    )
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
+def _uri(picture: UInt8[np.ndarray, "..."], quality: int) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(figures.jpeg(picture, quality)).decode()}"

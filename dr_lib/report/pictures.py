@@ -1,26 +1,23 @@
 """The report's files as they are made: names to contents, and for every picture what its <img>
-needs.
-"""
+needs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Shaped
 
-from dr_lib.drawing.figures import Caption, hinton, jpeg, panels, png
-from dr_lib.drawing.plots import Plot
-from dr_lib.drawing.svg import hinton_svg, panels_svg
-from dr_lib.report.words import label, number, quantity
+from dr_lib.drawing.figures import Panel, Pixels, jpeg, png
+from dr_lib.drawing.panels import Grid, hinton, sheet
+from dr_lib.drawing.plots import Plot, rendered, svg
+
+Files = tuple[tuple[str, str], ...]  # a figure to take away, as (format, file)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One <img>: its file, size and words. `signed` pictures are drawn green-red on grey and may be
-    recoloured.
-
-    files: the same to take away, as (format, file).
-    """
+    """One <img>: its file, size and words. `signed` pictures are drawn green-red on gray and may be
+    recoloured."""
 
     src: str
     width: int
@@ -29,7 +26,7 @@ class Picture:
     caption: str = ""
     note: str = ""
     signed: bool = False
-    files: tuple[tuple[str, str], ...] = ()
+    files: Files = ()
 
 
 @dataclass
@@ -44,101 +41,66 @@ class Folder:
         self.files[name] = content
         return name
 
-    def picture(self, name: str, pixels: UInt8[np.ndarray, "y x 3"], alt: str, **words) -> Picture:
+    def picture(self, name: str, pixels: Pixels, alt: str, **words) -> Picture:
         """A drawing that is part of a figure, kept as PNG: figures/<name>.png."""
         src = self.add(f"figures/{name}.png", png(pixels))
         return Picture(src, pixels.shape[1], pixels.shape[0], alt, **words)
 
-    def figure(
-        self, name: str, pixels: UInt8[np.ndarray, "y x 3"], alt: str, *, caption: str, **words
-    ) -> Picture:
-        """A drawing that is a figure of its own: figures/<name>.png, and the same with its
-        caption as SVG.
-        """
-        made = self.picture(name, pixels, alt, caption=caption, **words)
-        drawn = panels_svg([pixels], [Caption(caption, words.get("note", ""))])
-        return replace(
-            made, files=(("PNG", made.src), ("SVG", self.add(f"figures/{name}.svg", drawn)))
-        )
-
-    def sheet(
-        self,
-        name: str,
-        images: Sequence[UInt8[np.ndarray, "_h _w 3"]],
-        captions: Sequence[str],
-        *,
-        title: str = "",
-    ) -> tuple[tuple[str, str], ...]:
-        """Pictures side by side with captions and a title, to take away: figures/<name>.png and
-        .svg, as (format, file).
-        """
-        drawn = (
-            png(panels(images, captions, title=title)),
-            panels_svg(images, captions, title=title),
-        )
-        return tuple(
-            (kind.upper(), self.add(f"figures/{name}.{kind}", content))
-            for kind, content in zip(("png", "svg"), drawn, strict=True)
-        )
-
-    def hinton(
-        self,
-        name: str,
-        values: Shaped[np.ndarray, "..."],
-        alt: str,
-        *,
-        scale: float | None = None,
-        **words,
-    ) -> Picture:
-        """A Hinton diagram: figures/<name>.png, and drawn as such in the SVG beside it."""
-        made = self.picture(name, hinton(values, scale=scale), alt, signed=True, **words)
-        drawn = self.add(f"figures/{name}.svg", hinton_svg(values, scale=scale))
-        return replace(made, files=(("PNG", made.src), ("SVG", drawn)))
-
-    def photo(self, name: str, pixels: UInt8[np.ndarray, "y x 3"], alt: str, **words) -> Picture:
+    def photo(self, name: str, pixels: Pixels, alt: str, **words) -> Picture:
         """A photograph, kept as JPEG: figures/<name>.jpg."""
         src = self.add(f"figures/{name}.jpg", jpeg(pixels))
         return Picture(src, pixels.shape[1], pixels.shape[0], alt, **words)
 
-    def plot(self, name: str, plot: Plot, alt: str, **words) -> Picture:
-        """A plot, shown as SVG, with the PNG beside it: figures/<name>.svg and .png."""
-        # The PNG header's own fields, at 160 dpi; CSS pixels are 96 to the inch.
-        width, height = (
-            round(int.from_bytes(plot.png[at : at + 4], "big") * 96 / 160) for at in (16, 20)
+    def figure(self, name: str, pixels: Pixels, alt: str, *, caption: str, **words) -> Picture:
+        """A drawing that is a figure of its own: figures/<name>.png, and the same with its caption
+        as SVG."""
+        drawn = svg(sheet(Grid([Panel(pixels, caption, words.get("note", ""))])), themed=False)
+        files = ("PNG", f"figures/{name}.png"), ("SVG", self.add(f"figures/{name}.svg", drawn))
+        return self.picture(name, pixels, alt, caption=caption, files=files, **words)
+
+    def strip(
+        self, place: str, panels: Mapping[str, Panel], title: str, of: str, *, signed: Sequence[str]
+    ) -> tuple[list[Picture], Files]:
+        """Panels of one size that are one figure, by their file's name: one by one, and side by
+        side to take away.
+
+        title: over all of them; of: what they show, such as an eye's name; signed: the names of
+        those that may be recoloured.
+        """
+        pictures = [
+            self.picture(
+                f"{place}-{name}",
+                panel.image,
+                f"{panel.caption}: eye {of}",
+                caption=panel.caption,
+                note=panel.note,
+                signed=name in signed,
+            )
+            for name, panel in panels.items()
+            if panel.image is not None
+        ]
+        return pictures, self._both(
+            place, rendered(sheet(Grid(list(panels.values()), title)), themed=False)
         )
-        src = self.add(f"figures/{name}.svg", plot.svg)
-        files = (("SVG", src), ("PNG", self.add(f"figures/{name}.png", plot.png)))
-        return Picture(src, width, height, alt, files=files, **words)
 
+    def hinton(
+        self, name: str, values: Shaped[np.ndarray, "..."], alt: str, *, scale: float, **words
+    ) -> Picture:
+        """A Hinton diagram, shown as PNG, which can be recoloured."""
+        drawn = rendered(hinton(values, scale=scale), themed=False)
+        files = self._both(name, drawn)
+        return Picture(
+            files[0][1], drawn.width, drawn.height, alt, signed=True, files=files, **words
+        )
 
-@dataclass(frozen=True)
-class Table:
-    """A table as text: columns (name, is it numeric), rows of cells, and how many rows were left
-    out.
-    """
+    def plot(self, name: str, drawn: Plot, alt: str, **words) -> Picture:
+        """A plot, shown as SVG, which follows the reader's light or dark setting."""
+        files = self._both(name, drawn)
+        return Picture(files[1][1], drawn.width, drawn.height, alt, files=files, **words)
 
-    columns: tuple[tuple[str, bool], ...]
-    rows: tuple[tuple[str, ...], ...]
-    left_out: int = 0
-
-
-def table(rows: Sequence[Mapping[str, object]], limit: int = 200) -> Table | None:
-    """The rows as text in the order of their columns, or None if there are none."""
-    if not rows:
-        return None
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    numeric = {name: all(_is_number(row.get(name)) for row in rows) for name in names}
-    cells = tuple(tuple(_cell(name, row.get(name)) for name in names) for row in rows[:limit])
-    return Table(
-        tuple((label(name), numeric[name]) for name in names), cells, max(0, len(rows) - limit)
-    )
-
-
-def _cell(name: str, value: object) -> str:
-    return quantity(value) if name == "quantity" and isinstance(value, str) else number(value)
-
-
-def _is_number(value: object) -> bool:
-    return value is None or (
-        isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    )
+    def _both(self, name: str, drawn: Plot) -> Files:
+        kinds = {"png": drawn.png, "svg": drawn.svg}
+        return tuple(
+            (kind.upper(), self.add(f"figures/{name}.{kind}", content))
+            for kind, content in kinds.items()
+        )

@@ -1,36 +1,214 @@
-"""What a section of the report is, so that adding one touches nothing that is there.
+"""What a section of the report is: a title, what the run found in a sentence, and blocks, one below
+the other.
 
-A new section is (1) a module in `dr_lib/report/sections` with a frozen dataclass of its numbers, a
-`view` and a `SECTION`; (2) its template `templates/section_<id>.html.j2`; (3) a line in `SECTIONS`;
-(4) a function in `tasks` that reads its numbers, named in `tasks.report.data.PARTS`. A section with
-a `page` of its own stands there, and the page is in the navigation.
+A block is drawn by the macro of its class's name, in small letters, in templates/blocks.html.j2.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from dr_lib.report.pictures import Folder
+import numpy as np
+import pandas as pd
+
+from dr_lib.report.pictures import Files, Picture
+from dr_lib.report.words import label, number, quantity
+
+Rows = pd.DataFrame | Sequence[Mapping[str, object]]
+
+
+class Heading(NamedTuple):
+    """A line over what follows."""
+
+    text: str
+
+
+class Text(NamedTuple):
+    """A paragraph."""
+
+    words: str
+
+
+class Missing(NamedTuple):
+    """Why there is nothing to see, and the command that changes that."""
+
+    words: str
+    command: str = ""
+
+
+class Key(NamedTuple):
+    """Which colour raises the outcome and which lowers it."""
+
+
+class Facts(NamedTuple):
+    """Names and their values; folded: the words on which they open."""
+
+    rows: Sequence[tuple[str, str]]
+    folded: str = ""
+
+
+class Bars(NamedTuple):
+    """Names, each with its number and a bar of that part of the largest, in percent."""
+
+    rows: Sequence[tuple[str, str, float]]
+
+
+class Code(NamedTuple):
+    """Text to copy, under a line; folded: it opens on that line."""
+
+    text: str
+    caption: str
+    folded: bool = False
+
+
+class Links(NamedTuple):
+    """Pages of this report: their address, what they are called, and a few words more."""
+
+    rows: Sequence[tuple[str, str, str]]
+
+
+class Grid(NamedTuple):
+    """Pictures that are figures of their own. kind: how large, a class of report.css."""
+
+    pictures: Sequence[Picture]
+    kind: str = "grid"
+
+
+class Plots(NamedTuple):
+    """Plots, side by side or, if wide, each in a line of its own."""
+
+    pictures: Sequence[Picture]
+    wide: bool = False
+
+
+class Strip(NamedTuple):
+    """Panels that are one figure, its name, a few words on it, and its files."""
+
+    panels: Sequence[Picture]
+    name: str
+    words: str
+    files: Files
+
+
+class Pairs(NamedTuple):
+    """Photographs before and after, each pair with its name and lines of words."""
+
+    pairs: Sequence[tuple[Picture, Picture, str, Sequence[str]]]
+
+
+class Download(NamedTuple):
+    """A file to take away."""
+
+    file: str
+    words: str
+
+
+class Share(NamedTuple):
+    """A table's cell: a bar of so many percent, and words."""
+
+    words: str
+    share: float
+
+
+class Whisker(NamedTuple):
+    """A table's cell: a dot at `value` and a line from `low` to `high`, all of an axis from 0 to
+    1."""
+
+    low: float
+    high: float
+    value: float
+
+
+class Address(NamedTuple):
+    """A table's cell: words that lead to a file."""
+
+    words: str
+    file: str
+
+
+class Table(NamedTuple):
+    """Columns (name, is it numeric), rows of cells, and how many rows were left out; folded: it
+    opens on its caption."""
+
+    caption: str
+    columns: Sequence[tuple[str, bool]]
+    rows: Sequence[Sequence[str | Share | Whisker | Address]]
+    left_out: int = 0
+    folded: bool = False
+
+
+def table(rows: Rows, caption: str = "", *, limit: int = 200, folded: bool = False) -> Table | None:
+    """The rows as text, their columns by name in their order; None if there are no rows."""
+    found = records(rows)
+    if not found:
+        return None
+    names = list(dict.fromkeys(name for row in found for name in row))
+    numeric = [all(_is_number(row.get(name)) for row in found) for name in names]
+    cells = [[_cell(name, row.get(name)) for name in names] for row in found[:limit]]
+    return Table(
+        caption,
+        list(zip(map(label, names), numeric, strict=True)),
+        cells,
+        max(0, len(found) - limit),
+        folded,
+    )
+
+
+def _cell(name: str, value: object):
+    if isinstance(value, (Share, Whisker, Address)):
+        return value
+    return quantity(value) if name == "quantity" and isinstance(value, str) else number(value)
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (
+        isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    )
+
+
+def records(rows: Rows) -> list[Mapping[str, object]]:
+    """The rows as mappings, whichever form they came in."""
+    return rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
+
+
+@dataclass(frozen=True)
+class Subpage:
+    """A page below a section's: its address within the report, what it is about, and its blocks;
+    None is no block."""
+
+    page: str
+    title: str
+    lede: str
+    blocks: Sequence[object] = ()
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a section found, in a sentence for the overview, and what its page shows; None is no
+    block.
+
+    tiles: numbers for the head of the overview, as (name, value, note).
+    """
+
+    finding: str
+    blocks: Sequence[object] = ()
+    subpages: Sequence[Subpage] = ()
+    tiles: Sequence[tuple[str, str, str]] = ()
+
+
+def nothing(words: str, made_by: str = "", command: str = "") -> Content:
+    """What a section shows that has found nothing: why, and which command changes that."""
+    return Content(words, [Missing(f"{words} {made_by}".strip(), command)])
 
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the report.
-
-    id: its anchor, its key in `ReportData.parts`, and the name of its template. nothing: makes the
-    part where none was given, usually the part's own dataclass: the template then says which
-    command fills it. view: (folder, part) → what the template sees as `view`; draws its pictures
-    into the folder. page: the page it stands on, `index` or a name of its own, such as `units`
-    (units.html). page_title: that page's name in the navigation; needed once a page.
-    """
+    """One part of the report, on a page of its own: `<id>.html`."""
 
     id: str
     title: str
-    nothing: Callable[[], Any]
-    view: Callable[[Folder, Any], Any]
-    page: str = "index"
-    page_title: str = ""
+    content: Content = field(default_factory=lambda: Content(""))
 
     @property
-    def template(self) -> str:
-        return f"section_{self.id}.html.j2"
+    def page(self) -> str:
+        return f"{self.id}.html"

@@ -2,22 +2,18 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dr_lib.drawing.plots import STAGE_NAMES
-from dr_lib.report.data import Integer, Number, Rows
 
 METRICS = {
-    "kappa": "Quadratic weighted kappa",
-    "quadratic_weighted_kappa": "Quadratic weighted kappa",
     "qwk": "Quadratic weighted kappa",
     "qwk_expected": "Kappa of the expected stage",
     "auc_referable": "AUC, referable",
-    "referable_auc": "AUC, referable",
     "auc_any": "AUC, any retinopathy",
     "sensitivity_referable": "Sensitivity, referable",
     "specificity_referable": "Specificity, referable",
@@ -29,6 +25,9 @@ METRICS = {
     "ssim": "SSIM",
     "linf": "L∞",
     "r2": "R²",
+    "high_frequency_energy": "High-frequency share",
+    "total_variation_after": "Total variation",
+    "feature_distance_after": "Distance to real eyes",
     "top1_share": "Share of the top 1 %",
     "symmetry_stage0_stage4": "Stage 0 against 4",
 }
@@ -92,7 +91,7 @@ def with_interval(value: object, low: object, high: object) -> str:
     return "–" if finite(value) is None else score(value) + between
 
 
-def signed(value: Number | None) -> str:
+def signed(value: float | None) -> str:
     """A correlation with its sign and two decimals.
 
     >>> signed(-0.987), signed(0.5), signed(None)
@@ -101,7 +100,7 @@ def signed(value: Number | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:+.2f}".replace("-", "−")
 
 
-def percent(value: Number | None, digits: int = 0) -> str:
+def percent(value: float | None, digits: int = 0) -> str:
     """A part of 1 as a percentage, or a dash.
 
     >>> percent(0.034, 1), percent(None)
@@ -114,25 +113,10 @@ def percent(value: Number | None, digits: int = 0) -> str:
     )
 
 
-def duration(seconds: Number) -> str:
-    """Seconds as a person says them.
-
-    >>> duration(0.42), duration(75), duration(7260)
-    ('0.4 s', '1 min 15 s', '2 h 1 min')
-    """
-    if seconds < 59.5:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-
-
 def label(name: str) -> str:
     """A column or metric for people: known metrics by name, others with spaces and a capital.
 
-    >>> label("kappa"), label("image_id"), label("sensitivity_stage3"), label("median_area_px")
+    >>> label("qwk"), label("image_id"), label("sensitivity_stage3"), label("median_area_px")
     ('Quadratic weighted kappa', 'Image id', 'Sensitivity, stage 3', 'Median area, px')
     """
     spaced = re.sub(r"_px$", ", px", re.sub(r"_stage(?=\d$)", ", stage ", str(name)))
@@ -140,7 +124,7 @@ def label(name: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def stage_text(stage: Integer | None) -> str:
+def stage_text(stage: int | np.integer | None) -> str:
     """A stage with its name.
 
     >>> stage_text(2), stage_text(None)
@@ -166,19 +150,15 @@ def slugs(names: Iterable[str]) -> list[str]:
     >>> slugs(["10_left", "a/b", "a b", "../x", "A-B"])
     ['10_left', 'a-b', 'a-b-2', 'x', 'A-B-3']
     """
-    taken: dict[str, int] = {}
-    made = []
+    made: dict[str, str] = {}
     for name in names:
         base = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(name)).strip(".-") or "eye"
-        candidate, turn = base, taken.get(base.lower(), 0) + 1
-        while turn > 1 and f"{base}-{turn}".lower() in taken:
+        candidate, turn = base, 1
+        while candidate.lower() in made:
             turn += 1
-        taken[base.lower()] = turn
-        if turn > 1:
             candidate = f"{base}-{turn}"
-            taken[candidate.lower()] = 1
-        made.append(candidate)
-    return made
+        made[candidate.lower()] = candidate
+    return list(made.values())
 
 
 def finite(value: object) -> float | None:
@@ -188,8 +168,3 @@ def finite(value: object) -> float | None:
     (1.0, None, None, None)
     """
     return float(value) if isinstance(value, Real) and math.isfinite(float(value)) else None
-
-
-def records(rows: Rows) -> list[Mapping[str, Any]]:
-    """The rows as mappings, whichever form they came in."""
-    return rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)

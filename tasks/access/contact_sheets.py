@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from dr_lib.drawing.sheets import BeforeAfter, SetAside
 from dr_lib.fundus.photo import UnreadablePhoto, decode
-from dr_lib.report import BeforeAfter, SetAside
+from dr_lib.report.words import label
 from storage import Workspace
 from storage.errors import StorageError
 from storage.photos.labels import ABOUT_LABELS_ONLY
@@ -117,7 +118,10 @@ def set_aside(workspace: Workspace, photos: Photos) -> tuple[SetAside, ...]:
     ]
     return tuple(
         SetAside(
-            one.name, one.reason, one.detail, photos.at(one.source) if one.reason in SEEN else None
+            one.name,
+            label(one.reason),
+            one.detail,
+            photos.at(one.source) if one.reason in SEEN else None,
         )
         for one in chosen.itertuples()
     )

@@ -1,6 +1,5 @@
-"""The explained eyes of the report: which there are, all that is shown of one, and the drawing
-of a shard's eyes on a worker.
-"""
+"""The explained eyes of the report: which there are, all that is shown of one, and the drawing of a
+shard's eyes on a worker."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,8 +48,7 @@ EYE_TABLES = (
 @dataclass(frozen=True)
 class Place:
     """Where a worker finds what it draws, and where the report lies. photos: the data folder, or
-    empty to leave photographs out.
-    """
+    empty to leave photographs out."""
 
     location: str
     explain_id: str
@@ -63,8 +61,7 @@ class Place:
 
 def key(row: int, image_id: str, shard_images: int) -> str:
     """An eye's name among the report's files: it stays the same as long as the image axis only
-    grows.
-    """
+    grows."""
     return f"{row // shard_images:05d}/{image_id}"
 
 
@@ -76,9 +73,8 @@ def gallery_rows(
     shard_images: int,
     quantities: Sequence[str],
 ) -> pd.DataFrame:
-    """The gallery's columns (`dr_lib.report.GallerySection`) of the explained eyes. done: their
-    rows in `eyes`.
-    """
+    """The gallery's columns (`dr_lib.report.render`) of the explained eyes. done: their rows in
+    `eyes`."""
     shown = eyes.iloc[done].set_index("image_id", drop=False)
     gallery = pd.DataFrame(
         {
@@ -116,9 +112,8 @@ def gallery_rows(
 def lead_eye(
     explained: "Explained", eyes: pd.DataFrame, gallery: pd.DataFrame
 ) -> tuple[EyeEntry, str] | None:
-    """The eye of the opening figure with its key: of the highest stage, rightly graded if there
-    is one; None without eyes.
-    """
+    """The eye of the opening figure with its key: of the highest stage, rightly graded if there is
+    one; None without eyes."""
     if gallery.empty:
         return None
     there = eyes.set_index("image_id")["present"].reindex(gallery["image_id"]).to_numpy()
@@ -151,8 +146,7 @@ class Explained:
         tables: Mapping[str, pd.DataFrame] | None = None,
     ) -> EyeEntry:
         """All that is shown of the eye in this row of the store. at: its place in `eyes`, where
-        that is a part of them.
-        """
+        that is a part of them."""
         eye = eyes.iloc[row if at is None else at]
         paths = [
             f"pixels/{name}"
@@ -234,9 +228,8 @@ def _neurons(arrays: dict[str, np.ndarray], place: str) -> tuple[NeuronEntry, ..
 def shards_to_draw(
     workspace: Workspace, place: Place, store: ShardedStore, eyes: pd.DataFrame
 ) -> list[tuple]:
-    """The jobs for `draw_shard`: of finished shards of which something shown has changed since
-    they were drawn.
-    """
+    """The jobs for `draw_shard`: of finished shards of which something shown has changed since they
+    were drawn."""
     made_from = span_digests(store)
     parts = {
         table: workspace.part_digests(table, place.explain_id) for _, table, _, _ in EYE_TABLES

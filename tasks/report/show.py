@@ -80,7 +80,7 @@ def _neurons(entry: EyeEntry) -> list[dict[str, Any]]:
             "layer": layer.layer,
             "sign": one.sign,
             "rank": one.rank,
-            "neuron": ", ".join(str(index) for index in one.neuron),
+            "neuron": ", ".join(map(str, one.neuron)),
             "attribution": one.attribution,
             "activation": one.activation,
             "at the baseline": one.baseline_activation,

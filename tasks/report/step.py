@@ -1,21 +1,23 @@
 """The report stage: draws the eyes on the workers, then gathers, renders and writes the pages;
-leaves alone what has not changed.
-"""
+leaves alone what has not changed."""
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from dr_lib.report import DRAWING_VERSION, render
+from dr_lib.network.model import backbone
+from dr_lib.report import DRAWING_VERSION, Folder, Head, Section, render
 from storage import Workspace
 from storage.admin.catalog import refresh
 from tasks.access.explained import explained_eyes, explained_rows
 from tasks.access.stores import explanation_store, whole
 from tasks.execution.waves import run_in_waves
-from tasks.report.data import Shown, gather
+from tasks.report.data import Shown
 from tasks.report.eyes import Place, draw_shard, gallery_rows, shards_to_draw
+from tasks.report.sections import SECTIONS
 from tasks.run.recipe import Recipe
 from tasks.run.run_log import versions
 from tasks.run.session import Session, StageResult
@@ -28,8 +30,7 @@ def report(
     session: Session, recipe: Recipe, data: DataParams, config: dict[str, Any]
 ) -> StageResult:
     """Writes report/<explain_id>/: the files of eyes that changed, the pages if anything did;
-    refreshes the SQL catalogue.
-    """
+    refreshes the SQL catalogue."""
     workspace = session.workspace
     model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
     place = Place(workspace.location, explain_id, data.photos)
@@ -54,9 +55,7 @@ def report(
     gallery = gallery_rows(
         workspace, explain_id, eyes, done, store.shard_images, recipe.attribution.quantities
     )
-    pages = render(
-        gather(Shown(workspace, recipe, data, config, model_id, explain_id), eyes, gallery)
-    )
+    pages = _pages(Shown(workspace, recipe, data, config, model_id, explain_id, eyes, gallery))
     for name, content in pages.items():
         page = content.encode() if isinstance(content, str) else content
         workspace.files.write(f"{place.folder}/{name}", page, flush=False)
@@ -67,6 +66,23 @@ def report(
         workspace.files.remove(name)
     workspace.files.write_json(f"{place.folder}/made-from.json", {"digest": shown_from})
     return StageResult(STEP, len(done), drawn, index)
+
+
+def _pages(shown: Shown) -> dict[str, bytes | str]:
+    """Every file of the report but those of its eyes, by name."""
+    folder = Folder()
+    sections = [
+        Section(name, title, content(shown, folder)) for name, (title, content) in SECTIONS.items()
+    ]
+    head = Head(
+        workspace=shown.workspace.location,
+        run_id=shown.run_id,
+        model_id=shown.model_id,
+        explain_id=shown.explain_id,
+        model_name=backbone(shown.recipe.model.backbone).title,
+        when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    )
+    return render(head, sections, folder, shown.gallery, shown.lead)
 
 
 def _pages_written(workspace: Workspace, folder: str) -> set[str]:

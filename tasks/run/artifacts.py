@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from dr_lib.drawing.sheets import small_jpeg
-from dr_lib.report import before_after_sheet, label, model_plots, set_aside_sheet, with_interval
+from dr_lib.drawing.sheets import before_after_sheet, set_aside_sheet, small_jpeg
+from dr_lib.report.words import label, with_interval
 from storage import Workspace
 from tasks.access.contact_sheets import Photos, flagged, flagged_text, samples, set_aside
-from tasks.access.model_quality import graded_rows, model_section
+from tasks.access.model_quality import graded_rows, model_plots
 from tasks.run.progress import duration, inside_run
 from tasks.run.recipe import Recipe
 from tasks.run.session import StageResult
@@ -153,7 +153,7 @@ def show_model(workspace: Workspace, model_id: str) -> None:
     """
     if not inside_run():
         return
-    for drawn in model_plots(model_section(workspace, model_id)):
+    for drawn in model_plots(workspace, model_id):
         show_picture(
             f"train-{drawn.name}",
             drawn.plot.png,

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.drawing.figures import jpeg
-from dr_lib.report import GallerySection, ReportData, render
+from dr_lib.report import Folder, Head, Section, render
 from tests import chromium
 
 FIRST_VIEW_S, FILTER_S = 2.0, 0.5
@@ -61,7 +61,7 @@ def write(folder: pathlib.Path, eyes: int) -> None:
         }
     )
     for name, content in render(
-        ReportData(parts={"eyes": GallerySection(rows, ("stem",))})
+        Head(), [Section("eyes", "Explained eyes")], Folder(), rows
     ).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)

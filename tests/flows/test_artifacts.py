@@ -23,7 +23,6 @@ from dr_lib.evaluation.metrics import evaluate
 from storage import open_workspace
 from storage.tables.schemas import SCHEMAS
 from tasks.access import model_quality as report_model
-from tasks.access.model_quality import model_section
 from tasks.run.artifacts import REJECTS_SHOWN, SHEET_BYTES, show_model, show_rejects
 from tasks.train.step import prediction_rows
 
@@ -118,24 +117,6 @@ def test_a_models_plots_and_measures_are_left_to_look_at(graded):
         "Accuracy",
     ]
     assert re.fullmatch(r"0\.\d{3} \(0\.\d{3} to \d\.\d{3}\)", table[0]["value (95 % interval)"])
-
-
-def test_the_models_section_tells_stages_operating_points_and_parts_apart(graded):
-    section = model_section(graded, MODEL)
-    right = [
-        int(np.sum((np.arange(EYES) % 5 == stage) & (np.arange(EYES) % 7 != 0)))
-        for stage in range(5)
-    ]
-    assert np.diag(section.confusion).tolist() == right
-    assert [row["sensitivity"].split()[0] for row in section.stages] == [
-        f"{count / 8:.3f}" for count in right
-    ]
-    assert [row["held"] for row in section.operating][:2] == [
-        "specificity 0.90",
-        "specificity 0.95",
-    ]
-    assert [row["part"] for row in section.strata] == ["all eyes", "of good quality"]
-    assert set(section.evaluation["metric"]) == set(report_model.MAIN)
 
 
 def test_rejects_are_a_table_of_their_step_and_a_long_one_is_cut_and_says_so(tmp_path):

@@ -233,7 +233,7 @@ def told_of(folder: pathlib.Path, image_id: str) -> dict:
 
 def test_the_report_is_whole(chain):
     folder = report_folder(chain)
-    assert "confusion.svg" in (folder / "index.html").read_text()
+    assert "confusion.svg" in (folder / "model.html").read_text()
     explained = set(chain["workspace"].frame("attributions")["image_id"])
     assert {path.stem for path in folder.glob("eyes/*/*.js")} == explained
     assert {path.stem for path in folder.glob("eyes/*/*.jpg")} == explained

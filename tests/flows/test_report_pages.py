@@ -8,6 +8,7 @@ import pathlib
 
 import pytest
 
+from tasks.report.sections import SECTIONS
 from tests import chromium
 
 pytestmark = pytest.mark.skipif(chromium.CHROMIUM is None, reason=chromium.MISSING)
@@ -201,10 +202,59 @@ def test_an_unknown_eye_is_answered_in_words_and_a_name_alone_is_found(page, fol
     )
 
 
+def every_page(page, folder) -> list[str]:
+    """The overview, every section, a page below one where there is any, and an eye."""
+    below = sorted(f"units/{one.name}" for one in folder.glob("units/*.html"))[:1]
+    return (
+        [one.name for one in sorted(folder.glob("*.html")) if one.name != "eye.html"]
+        + below
+        + [f"eye.html#{first_key(page, folder)}"]
+    )
+
+
+def test_the_overview_fits_two_windows_and_each_section_is_one_click_away(page, folder):
+    for width, height in ((1280, 900), (390, 844)):
+        page.resize(width, height)
+        page.open((folder / "index.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollHeight") <= 2.1 * height
+    links = page.evaluate(
+        "[...document.querySelectorAll('.findings a')].map((one) => one.getAttribute('href'))"
+    )
+    assert links == [f"{name}.html" for name in SECTIONS]
+    assert page.evaluate(
+        "[...document.querySelectorAll('.findings span')].every((one) =>"
+        " one.textContent.trim().endsWith('.'))"
+    )
+
+
+def test_a_section_is_printed_whole_and_dark_on_white(page, folder):
+    page.resize(1280, 900, dark=True)
+    page.open((folder / "run.html").as_uri())
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(
+        "document.querySelectorAll('details').length > 0 &&"
+        " !document.querySelector('details:not([open])')"
+    )
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate("!document.querySelector('details[open]')")
+    page._call(
+        "Emulation.setEmulatedMedia",
+        media="print",
+        features=[{"name": "prefers-color-scheme", "value": "dark"}],
+    )
+    red, *_ = page.evaluate("getComputedStyle(document.body).color.match(/[0-9]+/g).map(Number)")
+    assert red < 60
+    assert page.evaluate("getComputedStyle(document.querySelector('.site')).display") == "none"
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
+    )
+    page._call("Emulation.setEmulatedMedia", media="")
+
+
 def test_pages_fit_a_phone_and_follow_dark(page, folder):
-    key = first_key(page, folder)
+    names = every_page(page, folder)
     page.resize(390, 844, dark=True)
-    for name in ("index.html", "eyes.html", f"eye.html#{key}"):
+    for name in names:
         page.open(f"{folder.as_uri()}/{name}")
         page.wait_for(DRAWN if "#" in name else "document.readyState === 'complete'")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, (
@@ -217,8 +267,7 @@ def test_pages_fit_a_phone_and_follow_dark(page, folder):
 
 
 def test_every_control_has_a_name_and_every_picture_words(page, folder):
-    key = first_key(page, folder)
-    for name in ("index.html", "eyes.html", f"eye.html#{key}"):
+    for name in every_page(page, folder):
         page.open(f"{folder.as_uri()}/{name}")
         if "#" in name:
             page.wait_for(DRAWN)

@@ -9,7 +9,6 @@ import pytest
 
 from dr_lib.report import DRAWING_VERSION
 from storage import open_workspace
-from tasks.report import data as report_data
 from tasks.report import eyes as report_eyes
 from tasks.report import step as stage
 from tasks.report.step import report
@@ -38,7 +37,7 @@ def made(tmp_path, monkeypatch):
         return [result for _, result in pool.run(function, jobs)]
 
     monkeypatch.setattr(stage, "run_in_waves", in_this_process)
-    monkeypatch.setattr(report_data, "PARTS", {})
+    monkeypatch.setattr(stage, "SECTIONS", {})
     return run
 
 

@@ -99,22 +99,6 @@ def test_the_matrix_recolours_a_drawing_as_if_it_had_been_drawn_so():
     assert np.abs(recoloured - wanted).max() <= 0.5 * np.abs(matrix).sum(1).max() + 1
 
 
-def test_hinton_squares_have_an_area_in_proportion_and_the_signs_colour():
-    drawn = figures.hinton(np.array([[4.0, -1.0], [0.0, np.nan]]), cell_px=22)
-    full, quarter = drawn[:22, :22], drawn[:22, 22:]
-    green, red = figures.PALETTES["green-red"]
-    assert (full == green).all(-1).sum() == 20 * 20
-    assert (quarter == red).all(-1).sum() == 10 * 10
-    assert (drawn[22:] == figures.HALF_GRAY).all()
-    # Centred: as much rim on the left as on the right.
-    columns = np.flatnonzero((quarter == red).all(-1).any(0))
-    assert (columns[0], 21 - columns[-1]) == (6, 6)
-
-
-def test_a_row_of_units_becomes_a_square_diagram():
-    assert figures.hinton(np.ones(10), cell_px=8).shape == (3 * 8, 4 * 8, 3)
-
-
 def test_fitting_keeps_the_aspect_and_centres():
     wide = np.full((10, 40, 3), 255, np.uint8)
     fitted = figures.fitted(wide, 80)
@@ -123,41 +107,41 @@ def test_fitting_keeps_the_aspect_and_centres():
     assert (fitted[50:] == 0).all()
 
 
-def test_figure_a_holds_its_four_panels_unchanged():
+def test_figure_a_is_the_photograph_the_fundus_and_both_resultants_in_words_and_pixels():
     rng = np.random.default_rng(3)
     fundus = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     positive, negative = rng.normal(size=(2, 64, 64)).astype(np.float32)
-    drawn = figures.figure_a(
-        fundus[::-1].copy(), fundus, positive, negative, title="10_left", size=64
+    panels = figures.figure_a(
+        fundus[::-1], fundus, {"positive": positive, "negative": negative}, note="stem"
     )
-    strip = np.concatenate(
-        [fundus[::-1], fundus, figures.overlay(fundus, positive), figures.overlay(fundus, negative)]
-    )
-    for panel in np.split(strip, 4):
-        # Where it fits best it fits exactly (the search itself is in float32).
-        y, x = divmod(
-            int(cv2.matchTemplate(drawn, panel, cv2.TM_SQDIFF).argmin()), drawn.shape[1] - 63
-        )
-        np.testing.assert_array_equal(drawn[y : y + 64, x : x + 64], panel)
+    captions = ["Original", "Preprocessed", "Most positive neurons", "Most negative neurons"]
+    assert [panel.caption for panel in panels] == captions
+    assert [panel.note for panel in panels] == ["", "", "stem", "stem"]
+    wanted = [
+        fundus[::-1],
+        fundus,
+        figures.overlay(fundus, positive),
+        figures.overlay(fundus, negative),
+    ]
+    for panel, pixels in zip(panels, wanted, strict=True):
+        np.testing.assert_array_equal(panel.image, pixels)
+    missing = figures.figure_a(None, fundus, {"positive": positive})
+    assert [panel.image is None for panel in missing] == [True, False, False, True]
 
 
-def test_figure_b_has_three_panels_and_panels_wrap():
-    size = 64
-    three = figures.figure_b(
+def test_figure_b_compares_two_maps_and_says_how_alike_they_are():
+    fundus, values = (
         np.full((64, 64, 3), 128, np.uint8),
-        np.ones((64, 64)),
-        -np.ones((64, 64)),
-        size=size,
-        crop=0.1,
+        np.linspace(-1, 1, 4096, dtype=np.float32).reshape(64, 64),
     )
-    assert three.shape[1] > 3 * size
-    one, two = (
-        figures.panels([GRAY] * count, ["x"] * count, columns=3, size=size) for count in (3, 4)
-    )
-    assert one.shape[1] == two.shape[1]
-    assert two.shape[0] > one.shape[0] + size
-    with pytest.raises(ValueError, match="2 pictures need as many captions, not 1"):
-        figures.panels([GRAY, GRAY], ["x"])
+    panels = figures.figure_b(fundus, {"Toward stage 0": values, "Toward stage 4": -values})
+    assert [panel.caption for panel in panels] == [
+        "Preprocessed",
+        "Toward stage 0",
+        "Toward stage 4",
+    ]
+    assert panels[2].note == "correlation −1.00"
+    np.testing.assert_array_equal(panels[1].image, figures.overlay(fundus, values))
 
 
 def test_png_gives_back_every_pixel_and_jpeg_nearly():
@@ -170,3 +154,36 @@ def test_png_gives_back_every_pixel_and_jpeg_nearly():
     ]
     np.testing.assert_array_equal(read[0], picture)
     assert np.abs(read[1].astype(int) - picture).mean() < 4
+
+
+def test_brighter_is_green_darker_is_red_and_what_stays_is_gray():
+    plain = np.full((64, 64, 3), figures.HALF_GRAY, np.uint8)
+    changed = plain.copy()
+    changed[3, 4] += 4
+    changed[3, 5] -= 4
+    changed[9, 9] += np.uint8([4, 2, 0])  # the mean counts
+    picture, levels = figures.signed_difference(plain, changed)
+    assert levels == pytest.approx(4, abs=0.05)
+    for place, colour in (
+        ((3, 4), figures.PALETTES["green-red"][0]),
+        ((3, 5), figures.PALETTES["green-red"][1]),
+    ):
+        expected = figures.HALF_GRAY + figures.OPACITY * (np.array(colour) - figures.HALF_GRAY)
+        np.testing.assert_allclose(picture[place], expected, atol=1.5)
+    assert picture[0, 0].tolist() == [figures.HALF_GRAY] * 3
+    halfway = picture[9, 9].astype(int) - figures.HALF_GRAY
+    assert 0 < halfway[1] < picture[3, 4][1] - figures.HALF_GRAY
+
+
+def test_less_than_a_level_is_not_blown_up_to_full_colour_and_nothing_is_nothing():
+    plain = np.full((64, 64, 3), figures.HALF_GRAY, np.uint8)
+    assert figures.signed_difference(plain, plain)[1] == 1.0
+    assert (figures.signed_difference(plain, plain)[0] == figures.HALF_GRAY).all()
+    faint = plain.copy()
+    faint[..., 0] += 1  # a third of a level on the mean
+    picture, levels = figures.signed_difference(plain, faint)
+    assert levels == 1.0
+    assert (
+        abs(int(picture[0, 0][1]) - figures.HALF_GRAY)
+        < figures.OPACITY * (figures.PALETTES["green-red"][0][1] - figures.HALF_GRAY) / 2
+    )

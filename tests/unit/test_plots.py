@@ -43,8 +43,7 @@ DRAWN = {
         np.array([0.1, 0.9, np.nan]), np.array([0.2, 0.8, np.nan]), np.array([30, 4, 0])
     ),
     "roc": lambda: plots.roc(
-        {"referable": (np.array([0, 0.2, 1]), np.array([0, 0.9, 1]))},
-        [("sensitivity 0.9", 0.2, 0.9)],
+        np.array([0, 0.2, 1]), np.array([0, 0.9, 1]), [("sensitivity 0.9", 0.2, 0.9)]
     ),
     "bars": lambda: plots.bars(
         ["a", "b"],
@@ -52,6 +51,9 @@ DRAWN = {
         np.array([0.6, np.nan]),
         np.array([0.8, np.nan]),
         reference=0.5,
+    ),
+    "dots": lambda: plots.bars(
+        ["a", "b"], np.array([0.7, 0.6]), np.array([0.6, 0.5]), np.array([0.8, 0.7]), dots=True
     ),
     "scatter": lambda: plots.linearity_scatter(
         np.arange(3), np.arange(3), ["x", "x", "y"], x_label="slope", y_label="R²"
@@ -71,9 +73,9 @@ def test_both_formats_are_whole_alike_twice_and_leave_no_trace(name):
 
 def test_drawing_imports_no_pyplot_and_importing_imports_no_matplotlib():
     code = (
-        "import sys, dr_lib.report, dr_lib.drawing.plots; assert 'matplotlib' not in"
-        " sys.modules;import numpy; dr_lib.drawing.plots.bars(['a'], numpy.ones(1)); assert"
-        " 'matplotlib.pyplot' not in sys.modules"
+        "import sys, dr_lib.report, dr_lib.drawing.plots as plots; assert 'matplotlib' not in"
+        " sys.modules;import numpy; plots.bars(['a'], numpy.ones(1)); assert 'matplotlib.pyplot'"
+        " not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -116,13 +118,13 @@ def test_learning_curves_show_losses_and_scores_but_no_timings():
 
 
 def test_operating_points_are_numbered_and_named_and_those_in_one_place_share_a_mark():
-    curve = {"referable": (np.array([0, 0.2, 1.0]), np.array([0, 0.9, 1.0]))}
+    curve = np.array([0, 0.2, 1.0]), np.array([0, 0.9, 1.0])
     points = [
         ("specificity 0.90", 0.2, 0.9),
         ("specificity 0.95", np.nan, np.nan),
         ("sensitivity 0.90", 0.2, 0.9),
     ]
-    shown = texts(plots.roc(curve, points))
+    shown = texts(plots.roc(*curve, points))
     assert {"1·2", "1  specificity 0.90", "2  sensitivity 0.90"} <= set(shown)
     assert not any("0.95" in text for text in shown), "a point that is undefined has no mark"
 
@@ -135,8 +137,11 @@ def test_verdicts_are_counted_in_the_legend():
 def test_nothing_to_draw_is_still_a_plot(empty):
     none = np.array([])
     made = {
-        "roc": lambda: plots.roc({}),
+        "roc": lambda: plots.roc(none, none),
         "bars": lambda: plots.bars([], none),
+        "dots": lambda: plots.bars(
+            ["a", "b"], np.array([0.7, 0.6]), np.array([0.6, 0.5]), np.array([0.8, 0.7]), dots=True
+        ),
         "scatter": lambda: plots.linearity_scatter(none, none, [], x_label="x", y_label="y"),
         "reliability": lambda: plots.reliability(none, none, none),
     }[empty]()

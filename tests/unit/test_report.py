@@ -14,9 +14,32 @@ import pandas as pd
 import pytest
 
 from dr_lib import report
-from dr_lib.drawing import figures
+from dr_lib.drawing import figures, plots
+from dr_lib.drawing.figures import Panel
+from dr_lib.report import Folder, Section
 from dr_lib.report.eyes import STEPS, THUMB_PX
 from dr_lib.report.gallery import CHUNK_EYES, chunk_names, gallery_files, ordered
+from dr_lib.report.section import (
+    Address,
+    Bars,
+    Code,
+    Content,
+    Download,
+    Facts,
+    Grid,
+    Heading,
+    Key,
+    Links,
+    Missing,
+    Pairs,
+    Plots,
+    Share,
+    Strip,
+    Subpage,
+    Text,
+    Whisker,
+    table,
+)
 
 SIZE = 48
 EVIL = "<script>alert('x')</script>&\"../"
@@ -60,91 +83,63 @@ def gallery() -> pd.DataFrame:
     return eyes.assign(patient=["10", "2", "10"]).astype({"stage": "Int8", "predicted": "Int8"})
 
 
-def full() -> report.ReportData:
-    """A report with something in every section."""
-    fundus = np.full((SIZE, SIZE, 3), 128, np.uint8)
-    ends = np.linspace(0, 1, 5)
-    run = report.RunSummary(
-        title="A run",
-        workspace="workspaces/x",
-        model_id="0123456789ab",
-        explain_id="ba9876543210",
-        stages=(report.StageTime("attribute", 120.0, 30), report.StageTime("aggregate", 0.5)),
-        versions={"keras": "3.15.1"},
-        config={"training": {"batch_size": 16}},
-        failures=[{"what": "7_right", "reason": "its map is not finite"}],
+def full(words: str = "some words") -> dict:
+    """The arguments of a report with every kind of block."""
+    folder, fundus = Folder(), np.full((SIZE, SIZE, 3), 128, np.uint8)
+    panels = [Panel(fundus, words), Panel(fundus, words, words)]
+    before, after = (folder.photo(f"samples/{name}", fundus, words) for name in ("before", "after"))
+    whole, files = folder.strip(
+        "whole", dict(zip(("fundus", "map"), panels, strict=True)), words, words, signed=("map",)
     )
-    parts = {
-        "run": run,
-        "eyes": report.GallerySection(gallery(), ("stem",)),
-        "data": report.DataSection(
-            photographs=644,
-            patients=322,
-            split_stage=[
-                {"split": "test", "stage": 0, "count": 9},
-                {"split": "test", "stage": None, "count": 1},
-            ],
-            rejects=pd.DataFrame([{"image_id": "7_left", "reason": "empty", "detail": "0 bytes"}]),
-            quality=[{"measure": "diameter", "median": 900.0}],
-            samples=(report.BeforeAfter("10_left", fundus, fundus, ("stage 2",)),),
-            flagged=(
-                report.BeforeAfter(
-                    "10_right",
-                    fundus,
-                    fundus,
-                    ("score 0.11: dark", "redness 0.2"),
-                    (20.0, 24.0, 30.0),
-                ),
-            ),
-            flagged_text="1 of 644 eyes is flagged.",
-            set_aside=(
-                report.SetAside("7_left", "empty", "0 bytes"),
-                report.SetAside("8_left", "no_retina", "", fundus),
-            ),
-        ),
-        "model": report.ModelSection(
-            evaluation=pd.DataFrame(
-                [{"metric": "kappa", "value": 0.6839, "low": 0.59, "high": 0.76}]
-            ),
-            confusion=np.eye(5, dtype=int),
-            history=pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]}),
-            reliability=(ends, ends, np.ones(5, int)),
-            roc={"referable": (ends, ends**0.5)},
-            operating_points=(
-                ("specificity 0.90", 0.25, 0.5),
-                ("sensitivity 0.97", float("nan"), float("nan")),
-            ),
-            stages=[{"stage": "1 mild", "eyes": 41, "sensitivity": "0.123 (0.010 to 0.200)"}],
-            strata=[{"part": "of good quality", "kappa": "0.711"}],
-        ),
-        "groups": report.GroupSection(
-            (report.GroupMap("true stage 4", 3, np.ones((SIZE, SIZE))),),
-            [{"image_id": "10_left", "positive_share": 0.6}],
-        ),
-        "localisation": report.Localisation(
-            scores=[{"method": "stem", "value": 0.7, "low": 0.6, "high": None}]
-        ),
-        "counterfactuals": report.CounterfactualSection(
-            summary=[{"image_id": "10_left", "strength": 0.1}],
-            triptychs=(report.Triptych("10_left", fundus, fundus, reached=False),),
-            adversarial=[{"method": "FGSM", "total_variation": 0.09}],
-        ),
-        "linearity": report.LinearitySection(
-            verdicts={"linear": 3, "constant": 1},
-            units=[{"unit": 0, "gradient_change": 0.1, "r_squared": 0.9, "verdict": "linear"}],
-            hintons=(report.HintonEntry("c = 0.1", np.ones(6)),),
-            exceptions=[{"unit": 4, "verdict": "constant"}],
-        ),
-        "cite": report.Citation(
-            tables=[
-                {"name": "predictions", "path": "tables/predictions/", "rows": 3},
-                {"name": "neurons", "path": "tables/neurons"},
-            ],
-            csv={"predictions": b"image_id\n10_left\n"},
-            queries=(("How many?", "SELECT 1 < 2"),),
-        ),
+    picture = folder.figure(
+        "groups/true-stage-4", fundus, words, caption=words, note=words, signed=True
+    )
+    curve = folder.plot("bars", plots.bars([words], np.ones(1)), words, caption=words, note=words)
+    rows = [
+        {"image_id": words, "value": 0.5, "how": Share(words, 50.0)},
+        {"image_id": "7", "value": None, "how": "–"},
+    ]
+    cells = [
+        {
+            "quantity": "stage2",
+            "interval": Whisker(0.2, 0.4, 0.3),
+            "file": Address(words, folder.add("tables/x.csv", b"1")),
+        }
+    ]
+    blocks = [
+        Heading(words),
+        Text(words),
+        Missing(words, "dr ingest CONFIG.toml"),
+        Key(),
+        Facts([(words, words)]),
+        Facts([(words, words)], folded=words),
+        Bars([(words, "3", 50.0)]),
+        Code(words, words),
+        Code(words, words, folded=True),
+        Links([("units/fc1-4.html", words, words)]),
+        Grid([picture, folder.hinton("units/c-0.1", np.ones(6), words, scale=1.0, caption=words)]),
+        Plots([curve], wide=True),
+        Strip(whole, words, words, files),
+        Pairs([(before, after, words, (words,))]),
+        Download(before.src, words),
+        table(rows, words),
+        table(cells, words, folded=True),
+        table([], words),
+        None,
+    ]
+    below = Subpage("units/fc1-4.html", words, words, blocks[:2] + [blocks[10], blocks[12]])
+    sections = [
+        Section("data", "Data", Content(words, blocks, [below], [("Kappa", "0.684", words)])),
+        Section("eyes", "Explained eyes", Content("Three eyes explained.", [Key()])),
+    ]
+    head = report.Head(words, "workspaces/x", "", "0123456789ab", "ba9876543210")
+    return {
+        "head": head,
+        "sections": sections,
+        "folder": folder,
+        "gallery": gallery(),
+        "lead": (eye("10_left"), "0/10_left"),
     }
-    return report.ReportData(run, parts, (eye("10_left"), "0/10_left"))
 
 
 class Page(html.parser.HTMLParser):
@@ -184,7 +179,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def files():
-    return report.render(full())
+    return report.render(**full())
 
 
 def pages(files) -> dict[str, Page]:
@@ -221,7 +216,9 @@ def test_every_address_is_a_file_of_the_report_and_every_file_is_reached(files):
                 "eyes/"
             ):  # the eyes' own files are drawn apart
                 continue
-            target = path or name
+            target = (
+                posixpath.normpath(posixpath.join(posixpath.dirname(name), path)) if path else name
+            )
             assert target in files, f"{name} points at {address}"
             reached.add(target)
             if anchor and target != "eye.html":
@@ -258,45 +255,34 @@ def test_every_picture_has_words_and_a_size_and_every_page_one_heading(files):
 
 
 def test_every_figure_is_there_as_png_and_as_svg(files):
-    drawn = {name.removeprefix("figures/") for name in files if name.startswith("figures/")}
-    for name in (
-        "lead-figure-a",
-        "groups/true-stage-4",
-        "counterfactuals/10_left",
-        "units/c-0.1",
-        "confusion",
-        "linearity",
-        "roc",
-    ):
-        assert {f"{name}.png", f"{name}.svg"} <= drawn
+    for name in ("lead", "groups/true-stage-4", "units/c-0.1", "whole", "bars"):
         assert files[f"figures/{name}.png"].startswith(b"\x89PNG")
         assert b"<svg" in files[f"figures/{name}.svg"]
 
 
-def test_the_contents_name_every_section(files):
-    page = Page(files["index.html"])
-    sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
-    assert sections == [section.id for section in report.SECTIONS if section.page == "index"]
-    assert [
-        address[1:] for address in page.addresses if address.startswith("#") and address != "#main"
-    ] == sections
+def test_every_section_is_a_sentence_of_the_overview_and_one_click_from_every_page(files):
+    overview = Page(files["index.html"])
+    for words in ("some words", "Three eyes explained.", "0.684"):
+        assert words in overview.text
+    for name, page in pages(files).items():
+        root = "../" if "/" in name else ""
+        assert {f"{root}{target}" for target in ("index.html", "data.html", "eyes.html")} <= set(
+            page.addresses
+        ), name
 
 
-def test_numbers_appear_as_given(files):
-    text = Page(files["index.html"]).text
-    for words in (
-        "0.684",
-        "0.590 to 0.760",
-        "2 min",
-        "644 photographs of 322 patients; 1 set aside",
-        "its map is not finite",
-    ):
-        assert words in text
-    assert "SELECT 1 < 2" in text
-    assert "training.batch_size = 16" in text
-    assert "No label" in text
-    assert files["tables/predictions.csv"] == b"image_id\n10_left\n"
-    assert "too large" in text, "a table that is not enclosed says why"
+def test_a_block_that_is_nothing_leaves_nothing_and_a_cell_is_what_it_is(files):
+    page = Page(files["data.html"])
+    assert "None" not in page.text
+    assert "stage 2 (moderate)" in page.text, "a quantity is written out"
+    assert "left:20.0%;width:20.0%" in files["data.html"]
+    assert "tables/x.csv" in page.addresses
+    assert sum(tag == "details" for tag, _ in page.tags) == 3
+
+
+def test_a_long_table_says_how_much_is_left_out():
+    shown = table([{"n": number} for number in range(70)], "Numbers", limit=60)
+    assert (len(shown.rows), shown.left_out, shown.columns) == (60, 10, [("N", True)])
 
 
 def test_the_gallery_holds_every_eye_in_the_order_of_numbers_and_knows_the_other_eye(files):
@@ -411,71 +397,32 @@ def test_only_drawings_on_grey_are_recoloured(files):
 
 
 def test_names_from_outside_cannot_become_markup_or_paths():
-    data = full()
     eyes = gallery().assign(image_id=[EVIL, EVIL + "2", EVIL + "3"])
-    parts = data.parts | {
-        "data": dataclasses.replace(
-            data.parts["data"], rejects=[{"image_id": EVIL, "reason": EVIL, EVIL: EVIL}]
-        ),
-        "groups": report.GroupSection(
-            (report.GroupMap(EVIL, 1, np.ones((SIZE, SIZE)), note=EVIL),)
-        ),
-        "eyes": report.GallerySection(eyes, (EVIL,)),
-        "cite": report.Citation(text=EVIL, queries=((EVIL, EVIL),)),
-    }
-    run = dataclasses.replace(data.run, title=EVIL, workspace=EVIL, config=EVIL)
-    files = report.render(
-        dataclasses.replace(data, run=run, parts=parts, lead=(eye(EVIL, split=EVIL), "0/x"))
-    )
+    given = full(EVIL) | {"gallery": eyes, "lead": (eye(EVIL, split=EVIL), "0/x")}
+    files = report.render(**given)
     for name, page in pages(files).items():
         assert EVIL in "".join(page.words), name
         scripts = [attributes["src"] for tag, attributes in page.tags if tag == "script"]
-        assert all(script.startswith(("assets/", "gallery/")) for script in scripts)
-    assert EVIL not in files[
-        "figures/groups/" + next(n for n in files if n.startswith("figures/groups/")).split("/")[-1]
-    ].decode("latin1")
+        assert all(
+            script.removeprefix("../").startswith(("assets/", "gallery/")) for script in scripts
+        )
+    assert EVIL not in files["figures/groups/true-stage-4.svg"].decode("latin1")
     assert all(
         name == posixpath.normpath(name) and not name.startswith(("/", "..")) for name in files
     )
     assert not any(set(name) & set("<>'\"&\\ ") for name in files)
 
 
-def test_an_empty_report_says_for_every_section_which_command_fills_it():
-    files = report.render(report.ReportData())
+def test_an_empty_report_is_still_one():
+    empty = Section("eyes", "Explained eyes", Content("No eye is explained yet."))
+    files = report.render(report.Head(), [empty], Folder())
     assert {name for name in files if not name.startswith("assets/")} == {
         "index.html",
         "eyes.html",
         "eye.html",
     }
-    page = Page(files["index.html"])
-    for command in (
-        "run",
-        "ingest",
-        "train",
-        "attribute",
-        "aggregate",
-        "counterfactuals",
-        "linearity",
-    ):
-        assert f"dr {command} CONFIG.toml" in page.text
-    assert [tag for tag, _ in page.tags].count("section") == len(
-        [one for one in report.SECTIONS if one.page == "index"]
-    )
-
-
-def test_a_study_that_found_nothing_says_so_instead_of_asking_to_be_run():
-    note = "No eye of the true stage was taken for the predicted one."
-    parts = {
-        "model": report.ModelSection(note=note),
-        "localisation": report.Localisation(note=note),
-        "counterfactuals": report.CounterfactualSection(note=note),
-        "linearity": report.LinearitySection(note=note),
-        "eyes": report.GallerySection(note=note),
-    }
-    text = Page(report.render(report.ReportData(parts=parts))["index.html"]).text
-    assert text.count(note) == 5
-    for command in ("counterfactuals", "linearity", "train", "attribute"):
-        assert f"dr {command} CONFIG" not in text
+    assert "No eye is explained yet." in Page(files["index.html"]).text
+    assert "dr show WORKSPACE IMAGE_ID" in Page(files["eye.html"]).text
 
 
 def test_an_eye_with_failed_maps_is_still_shown():
@@ -518,7 +465,7 @@ def test_a_region_beyond_the_fundus_is_refused():
 
 
 def test_the_same_data_gives_the_same_bytes(files):
-    assert report.render(full()) == files
+    assert report.render(**full()) == files
     assert report.eye_files(eye("10_left"), "0/10_left") == report.eye_files(
         eye("10_left"), "0/10_left"
     )

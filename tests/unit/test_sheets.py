@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dr_lib.drawing import sheets
-from dr_lib.drawing.figures import INK
+from dr_lib.drawing.panels import OUTSIDE
 
 
 def circle_of(picture: np.ndarray) -> tuple[float, float, float]:
@@ -34,7 +34,7 @@ def test_a_circle_that_leaves_the_frame_is_drawn_whole_beyond_it():
     assert (frame[cv2.dilate(untouched.astype(np.uint8), np.ones((7, 7))) == 0] == 90).all(), (
         "the photograph is in its place"
     )
-    assert (drawn[0, 0] == sheets.OUTSIDE).all()
+    assert (drawn[0, 0] == OUTSIDE).all()
 
 
 @pytest.mark.parametrize("centre", [(-500.0, 20.0), (50.0, 900.0)])
@@ -44,30 +44,31 @@ def test_a_disc_far_from_the_photograph_shows_as_such(centre):
     assert (drawn == 90).all(axis=-1).sum() == 100 * 100
 
 
-def test_a_line_is_cut_where_it_would_leave_its_tile():
-    assert sheets.shortened("10_left", 300, 19) == "10_left"
-    cut = sheets.shortened("x" * 200, 150, 19)
-    assert cut.endswith("…")
-    assert sheets.text_width(cut, 19) <= 150 < sheets.text_width(cut[:-1] + "xx…", 19)
+def test_a_sheet_wraps_and_shows_each_pair_and_its_words():
+    fundus = np.full((10, 10, 3), (10, 200, 30), np.uint8)
+    pair = sheets.BeforeAfter(
+        "10_left",
+        np.zeros((20, 30, 3), np.uint8),
+        fundus,
+        ("score 0.11: dark", "redness"),
+        (9.0, 14.0, 12.0),
+    )
+    three, four = (sheets.before_after_sheet([pair] * count) for count in (3, 4))
+    assert three.shape[1] == four.shape[1] > 3 * 2 * sheets.PAIR_PX
+    assert four.shape[0] > three.shape[0] + sheets.PAIR_PX
+    assert (four == fundus[0, 0]).all(-1).sum() == 4 * sheets.PAIR_PX**2
+    assert (four == sheets.DISC).all(-1).any()
 
 
-def test_a_sheet_wraps_and_no_tile_writes_into_the_next():
-    gray = np.full((10, 10, 3), 128, np.uint8)
-    long = sheets.Tile((gray, gray), "W" * 100, ("W" * 100,))
-    short = sheets.Tile((gray, gray), "")
-    two = sheets.contact_sheet([long, short], columns=2, size=100)
-    three = sheets.contact_sheet([long, short, short], columns=2, size=100)
-    assert three.shape[1] == two.shape[1]
-    assert three.shape[0] > two.shape[0] + 100
-    right = two[:, two.shape[1] // 2 :]
-    assert not (right == INK).all(axis=-1).any(), "the left tile's words end before the right tile"
-
-
-def test_a_placard_says_something_about_any_words():
-    for words in ("No retina", "A reason that is longer than the square is wide", ""):
-        drawn = sheets.placard(words, 120)
-        assert drawn.shape == (120, 120, 3)
-        assert bool((drawn != sheets.OUTSIDE).any()) == bool(words)
+def test_what_is_set_aside_is_a_photograph_or_a_placard():
+    photo = np.full((30, 40, 3), (10, 200, 30), np.uint8)
+    shown = [
+        sheets.SetAside("7_left", "Empty file", "0 bytes, " * 20),
+        sheets.SetAside("8_left", "No retina", "", photo),
+    ]
+    drawn = sheets.set_aside_sheet(shown)
+    assert (drawn == photo[0, 0]).all(-1).sum() == sheets.ASIDE_PX * round(sheets.ASIDE_PX * 3 / 4)
+    assert (drawn == OUTSIDE).all(-1).sum() > sheets.ASIDE_PX**2 / 2
 
 
 def test_a_picture_is_made_as_small_as_asked_even_if_it_is_noise():

@@ -54,9 +54,13 @@ def test_every_measure_has_a_panel_and_every_method_its_name():
     )
 
 
-def test_pairs_without_a_common_eye_are_left_out():
-    found = texts(study_plots.paired_differences(compared(pairs=0), {"ssim": "SSIM"}))
+def test_comparisons_of_fewer_than_five_pairs_are_not_drawn():
+    rows = compared()
+    rows.loc[rows["measure"] == "ssim", "pairs"] = 4
+    found = texts(study_plots.paired_differences(rows, {"ssim": "SSIM", "l2": "L2"}))
+    assert "L2" in found
     assert "SSIM" not in found
+    assert "SSIM" not in texts(study_plots.paired_differences(compared(pairs=0), {"ssim": "SSIM"}))
 
 
 def test_a_layer_s_line_falls_where_its_units_cease_to_be_linear():

@@ -1,4 +1,4 @@
-// What every page shares: the switch of colours, data that arrive as scripts, the contents' place. Other scripts add to `report`.
+// What every page shares: the switch of colours, data that arrive as scripts, paper. Other scripts add to `report`.
 "use strict";
 const report = (() => {
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
@@ -44,22 +44,9 @@ const report = (() => {
   const stage = (number) => make("span", { class: "stage" }, ...(number === null ? ["not labelled"] : [
     make("i", { style: `background:${STAGES[number][1]}` }), `${number} ${STAGES[number][0]}`]));
 
-  // Contents: the section in view.
-  const links = all(".contents a");
-  if (links.length && "IntersectionObserver" in window) {
-    const seen = new Map();
-    const watch = new IntersectionObserver((entries) => {
-      for (const entry of entries) seen.set(entry.target.id, entry.isIntersecting);
-      const current = links.find((link) => seen.get(link.hash.slice(1)));
-      for (const link of links) {
-        if (link === current) link.setAttribute("aria-current", "true");
-        else link.removeAttribute("aria-current");
-      }
-    }, { rootMargin: "-15% 0px -70% 0px" });
-    for (const link of links) {
-      const section = document.getElementById(link.hash.slice(1));
-      if (section) watch.observe(section);
-    }
-  }
+  // On paper everything is open.
+  const folded = [];
+  window.addEventListener("beforeprint", () => { folded.push(...all("details:not([open])")); for (const each of folded) each.open = true; });
+  window.addEventListener("afterprint", () => { for (const each of folded.splice(0)) each.open = false; });
   return { all, one, make, load, palette, stage, STAGES };
 })();

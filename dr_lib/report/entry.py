@@ -1,0 +1,82 @@
+"""One explained eye as the report and `dr show` see it: numbers and arrays, whichever store they
+came from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from dr_lib.drawing.figures import Map, Pixels
+from dr_lib.report.section import Rows
+
+# Rows of tables bring NumPy's own scalars.
+Integer = int | np.integer
+Number = float | int | np.floating | np.integer
+
+
+@dataclass(frozen=True)
+class NeuronEntry:
+    """One chosen neuron with its active region: a window of the fundus with its upper left corner
+    at `origin` (y, x)."""
+
+    sign: str  # "positive" or "negative"
+    rank: Integer
+    neuron: tuple[Integer, ...]  # (y, x, channel), or (unit,)
+    attribution: Number
+    region: Float[np.ndarray, "wy wx"]
+    origin: tuple[Integer, Integer]
+    activation: Number | None = None
+    baseline_activation: Number | None = None
+
+
+@dataclass(frozen=True)
+class OutcomeMap:
+    """An outcome attributed to pixels: the map, F(x) and F(x'), and how exact it is."""
+
+    quantity: str  # "stage0" … "stage4", "referable"
+    values: Map
+    outcome: Number | None = None
+    baseline_outcome: Number | None = None
+    gap: Number | None = None  # Σ attributions − (F(x) − F(x'))
+    points: Number | None = None
+    converged: bool | np.bool_ | None = None
+
+    @property
+    def relative_gap(self) -> float | None:
+        """|gap| as a part of |F(x) − F(x')|; None where either is unknown or nothing changes."""
+        outcome, baseline, gap = self.outcome, self.baseline_outcome, self.gap
+        if outcome is None or baseline is None or gap is None:
+            return None
+        if not np.isfinite([outcome, baseline, gap]).all() or outcome == baseline:
+            return None
+        return float(abs(gap / (outcome - baseline)))
+
+
+@dataclass(frozen=True)
+class LayerMaps:
+    """A layer's two resultants, and its strongest neurons one by one."""
+
+    layer: str
+    quantity: str = ""  # what they explain, such as "stage2"
+    positive: Map | None = None
+    negative: Map | None = None
+    neurons: tuple[NeuronEntry, ...] = ()
+
+
+@dataclass(frozen=True)
+class EyeEntry:
+    """One explained eye."""
+
+    image_id: str
+    stage: Integer | None  # as labelled
+    predicted: Integer
+    probabilities: Sequence[Number] | Float[np.ndarray, "stages"]
+    fundus: Pixels
+    photo: UInt8[np.ndarray, "h w 3"] | None = None
+    outcomes: tuple[OutcomeMap, ...] = ()
+    layers: tuple[LayerMaps, ...] = ()
+    split: str = "test"
+    # Anything else about this eye, by caption.
+    tables: Mapping[str, Rows] = field(default_factory=dict)
+    crop: float = field(kw_only=True)  # of the fundus: `PreprocessParams.crop`

@@ -1,0 +1,38 @@
+"""The report's sections, in their order: each is one entry here and one module of this folder.
+
+A section's function takes what the report is about (`tasks.report.data.Shown`) and the folder that
+keeps its pictures; it returns a `dr_lib.report.section.Content`: a sentence for the overview and
+the blocks of its page. It reads tables and stores, and computes nothing that they do not hold.
+"""
+
+from collections.abc import Callable
+
+from dr_lib.report import Folder
+from dr_lib.report.section import Content
+from tasks.report.data import Shown
+from tasks.report.sections import (
+    cite,
+    counterfactuals,
+    eyes,
+    groups,
+    linearity,
+    localisation,
+    model,
+    photographs,
+    regions,
+    run,
+)
+
+# By its id, which is its page's name: the title, and what makes its content.
+SECTIONS: dict[str, tuple[str, Callable[[Shown, Folder], Content]]] = {
+    "run": ("The run", run.content),
+    "data": ("Data", photographs.content),
+    "model": ("Model", model.content),
+    "eyes": ("Explained eyes", eyes.content),
+    "groups": ("Groups", groups.content),
+    "regions": ("Regions", regions.content),
+    "localisation": ("Localisation", localisation.content),
+    "counterfactuals": ("Counterfactuals", counterfactuals.content),
+    "linearity": ("Linearity", linearity.content),
+    "cite": ("Cite and download", cite.content),
+}

@@ -1,0 +1,449 @@
+"""What each section of the report says and shows: of a workspace where later steps are still to
+come, and of given rows.
+"""
+
+import html.parser
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dr_lib.evaluation.metrics import evaluate
+from dr_lib.perturbation.comparison import MEASURES
+from dr_lib.report import Folder, Head, Section, render
+from dr_lib.report.section import Content, Missing, Strip, Table, Text
+from storage import open_workspace
+from tasks.report import step as stage
+from tasks.report.data import Shown
+from tasks.report.eyes import gallery_rows
+from tasks.report.sections import (
+    SECTIONS,
+    counterfactuals,
+    groups,
+    linearity,
+    model,
+    photographs,
+    regions,
+)
+from tasks.run.settings import DataParams
+from tests.flows.explained import MODEL_ID, RECIPE, SHARD_IMAGES, explain
+
+SIZE = 48
+FUNDUS = np.full((SIZE, SIZE, 3), 128, np.uint8)
+CONFIG = {
+    "counterfactuals": {"true_stage": 1, "predicted_stage": 0, "target_stage": 1},
+    "linearity": {"target_stage": 1},
+    "training": {"batch_size": 16},
+}
+EYES = 6
+
+
+class Page(html.parser.HTMLParser):
+    """A page's pictures, addresses and words."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.pictures, self.addresses, self.words = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.addresses += [attributes[name] for name in ("src", "href") if name in attributes]
+        if tag == "img":
+            self.pictures.append(attributes)
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+
+def page(folder: Folder, content: Content) -> Page:
+    """A section's page, with nothing else in its report."""
+    return Page(render(Head(), [Section("one", "One", content)], folder)["one.html"])
+
+
+@pytest.fixture(scope="module")
+def early(tmp_path_factory) -> dict[str, Content]:
+    """The sections of a workspace that is explained, but neither evaluated nor studied, nor are
+    its photographs at hand.
+    """
+    workspace = open_workspace(tmp_path_factory.mktemp("early") / "workspace")
+    explain(workspace, EYES)
+    workspace.files.write(
+        f"models/{MODEL_ID}/history.parquet", pd.DataFrame({"step": []}).to_parquet()
+    )
+    explain_id = RECIPE.explain_id(workspace)
+    eyes = stage.explained_eyes(
+        workspace, MODEL_ID, stage.explanation_store(workspace, explain_id).image_ids
+    )
+    gallery = gallery_rows(
+        workspace, explain_id, eyes, np.arange(EYES), SHARD_IMAGES, RECIPE.attribution.quantities
+    )
+    photos = tmp_path_factory.mktemp("photos")
+    shown = Shown(
+        workspace,
+        RECIPE,
+        DataParams(str(photos)),
+        CONFIG,
+        MODEL_ID,
+        explain_id,
+        eyes.assign(present=False),
+        gallery,
+    )
+    folder = Folder()
+    made = {name: content(shown, folder) for name, (_, content) in SECTIONS.items()}
+    sections = [Section(name, title, made[name]) for name, (title, _) in SECTIONS.items()]
+    return {"files": render(Head(), sections, folder, gallery), **made}
+
+
+def test_every_section_has_a_sentence_and_a_page_that_is_reached_in_one_click(early):
+    overview = Page(early["files"]["index.html"])
+    for name in SECTIONS:
+        assert early[name].finding in overview.text
+        assert f"{name}.html" in overview.addresses
+        assert f"{name}.html" in early["files"]
+
+
+def test_a_section_without_numbers_says_which_command_fills_it(early):
+    for name, command in {
+        "run": "run",
+        "counterfactuals": "counterfactuals",
+        "linearity": "linearity",
+    }.items():
+        (missing,) = (block for block in early[name].blocks if isinstance(block, Missing))
+        assert missing.command == f"dr {command} CONFIG.toml"
+    assert early["model"].finding == "No labelled eye is in the test split."
+
+
+def test_what_is_there_is_told_in_numbers(early):
+    assert early["data"].finding.startswith(
+        f"{EYES} photographs of {EYES // 2} patients; none set aside, 0 of low quality."
+    )
+    assert early["eyes"].finding.startswith(
+        f"{EYES} eyes explained; 5 of {EYES} with a label are graded right."
+    )
+    assert early["localisation"].finding.endswith("there are no lesion masks to compare them with.")
+    assert "px in stem" in early["regions"].finding
+    assert early["files"]["tables/predictions.csv"].startswith(b"image_id,")
+
+
+def test_the_model_is_told_by_its_measures_and_its_weakest_stage():
+    stages = np.arange(40) % 5
+    given = np.where(np.arange(40) % 7 == 0, (stages + 1) % 5, stages)
+    probabilities = np.where(np.arange(5) == given[:, None], 0.8, 0.05).astype(np.float32)
+    rows = evaluate(
+        stages, probabilities, bootstrap_patients=np.arange(40).astype(str), resamples=20
+    ).rows()
+    test = pd.DataFrame(rows)
+    right = [int(np.sum((stages == stage) & (given == stage))) for stage in range(5)]
+    assert [row["sensitivity"].split()[0] for row in model.stages(test)] == [
+        f"{count / 8:.3f}" for count in right
+    ]
+    assert [row["held"] for row in model.operating(test)][:2] == [
+        "specificity 0.90",
+        "specificity 0.95",
+    ]
+    shown = [row["measure"] for row in model.scores(test)]
+    assert shown[:2] == ["Quadratic weighted kappa", "Kappa of the expected stage"]
+    assert len(shown) == len(model.MAIN)
+    assert model.confusion(test).diagonal().tolist() == right
+    both = pd.concat(
+        [
+            test.assign(stratum=name, source=None, images=40)
+            for name in ("quality=good", "all", "reading=five")
+        ]
+    )
+    assert [row["part"] for row in model.strata(both)] == [
+        "all eyes",
+        "of good quality",
+        "reading: five",
+    ]
+
+
+def test_photographs_are_counted_by_split_and_stage_and_one_without_a_label_is_too():
+    rows = pd.DataFrame(
+        {"split": ["train", "train", "test"], "stage": pd.array([0, 0, None], "Int8")}
+    )
+    shown = photographs.by_split(rows)
+    assert [name for name, _ in shown.columns] == ["Split", "0 none", "No label", "All"]
+    assert shown.rows == [["train", "2", "0", "2"], ["test", "0", "1", "1"]]
+
+
+def test_a_groups_map_is_a_figure():
+    folder = Folder()
+    (picture,) = groups.drawn(folder, [("true stage 4, toward stage 4", 1, np.ones((SIZE, SIZE)))])
+    assert picture.signed
+    assert picture.note.startswith("1 eye ·")
+    assert {
+        "figures/groups/true-stage-4-toward-stage-4.png",
+        "figures/groups/true-stage-4-toward-stage-4.svg",
+    } == set(folder.files)
+
+
+# Counterfactuals
+
+
+def changed(**columns) -> pd.DataFrame:
+    """Two eyes by two methods: one eye reaches the target by one of them."""
+    rows = pd.DataFrame(
+        {
+            "image_id": ["10_left", "11_left"] * 2,
+            "method": ["proportional"] * 2 + ["constant"] * 2,
+            "reached": [True, False, False, False],
+        }
+    )
+    return rows.assign(**dict.fromkeys(counterfactuals.MEASURES, 0.5), **columns)
+
+
+def compared(pairs: int) -> pd.DataFrame:
+    one = {
+        "true_stage": 1,
+        "first": "proportional",
+        "second": "pgd_l2",
+        "pairs": pairs,
+        "median_difference": -0.02,
+    }
+    return pd.DataFrame(
+        [
+            {**one, "measure": measure, "low": -0.03, "high": 0.01, "p_value": 0.25}
+            for measure in MEASURES
+        ]
+    )
+
+
+def test_what_was_not_reached_is_counted():
+    attacked = changed(method="pgd_l2", reached=True)
+    said = counterfactuals.finding(changed(), attacked, "of stage 1 predicted as 0", 1)
+    assert (
+        said
+        == "Of 2 eyes of stage 1 predicted as 0, 1 reached stage 1 along their attribution and 2 by"
+        " an adversarial example."
+    )
+    rows = counterfactuals.by_method(changed()).set_index("method")
+    assert rows.loc["proportional", ["eyes", "reached", "l2"]].tolist() == [2, 1, 0.5]
+    assert np.isnan(rows.loc["constant", "l2"]), "no median of what was not reached"
+
+
+def test_only_what_reached_its_target_is_pictured(monkeypatch):
+    image_ids = ["10_left", "11_left"]
+    store = SimpleNamespace(
+        image_ids=image_ids,
+        read_rows=lambda rows, paths: {
+            path: np.zeros((1, 4, 4, 3) if "image" in path else (1,)) for path in paths
+        },
+    )
+    photos = pd.DataFrame({"image_id": image_ids, "position": [0, 1]})
+    shown = SimpleNamespace(
+        workspace=SimpleNamespace(photos=lambda: photos),
+        recipe=SimpleNamespace(preprocess_id="p"),
+        explain_id="e",
+    )
+    monkeypatch.setattr(
+        counterfactuals,
+        "fundus_store",
+        lambda *_: SimpleNamespace(
+            read_rows=lambda *_: {"pixels": np.zeros((1, 4, 4, 3), np.uint8)}
+        ),
+    )
+    pictured = [
+        (one.image_id, one.words) for one in counterfactuals._triptychs(shown, store, changed())
+    ]
+    assert pictured == [("10_left", "proportional, strength 0")]
+    every = counterfactuals._triptychs(shown, store, changed(reached=True))
+    assert [one.words.split(",")[0] for one in every] == [
+        "proportional",
+        "constant",
+    ] * 2, "the forms take turns"
+    assert counterfactuals._triptychs(shown, store, changed(reached=False)) == []
+
+
+def test_a_counterfactual_is_shown_with_its_signed_difference_and_its_probabilities():
+    folder = Folder()
+    before, after = np.array([0.9, 0.1, 0, 0, 0]), np.array([0.4, 0.6, 0, 0, 0])
+    one = counterfactuals.Triptych(
+        "10_left", "constant, strength 0.1", FUNDUS, FUNDUS // 2, before, after
+    )
+    strip = counterfactuals.strip(folder, "10_left-constant", one)
+    assert isinstance(strip, Strip)
+    for part in ("fundus", "changed", "difference", "probabilities"):
+        assert f"figures/counterfactuals/10_left-constant-{part}.png" in folder.files
+    assert {
+        "figures/counterfactuals/10_left-constant.png",
+        "figures/counterfactuals/10_left-constant.svg",
+    } <= set(folder.files)
+    assert [picture.caption for picture in strip.panels if picture.signed] == ["Difference"]
+
+
+def test_a_comparison_of_five_pairs_is_drawn_and_says_so_in_words_and_one_of_four_is_counted():
+    folder = Folder()
+    made = page(
+        folder,
+        Content(
+            "", counterfactuals.beside(folder, counterfactuals.by_method(changed()), compared(5))
+        ),
+    )
+    assert {"figures/comparison.svg", "figures/comparison.png"} <= set(folder.files)
+    assert any("SSIM −0.02" in picture["alt"] for picture in made.pictures)
+    assert "True stage" not in made.text, "what is the same in every row is not a column"
+    for pairs in (4, 0):
+        few = counterfactuals.beside(
+            Folder(), counterfactuals.by_method(changed()), compared(pairs)
+        )
+        (said,) = (block.words for block in few if isinstance(block, Text))
+        assert (
+            said
+            == "1 pair of methods has fewer than 5 eyes that both brought to the target, too few to"
+            " compare."
+        )
+        assert sum(isinstance(block, Table) for block in few) == 1
+        assert not any(hasattr(block, "pictures") for block in few)
+
+
+def test_the_transfer_is_a_table():
+    rows = pd.DataFrame([{"method": "pgd_l2", "eyes": 7, "transferred": 3, "share": 0.4286}])
+    folder = Folder()
+    assert "0.429" in page(folder, Content("", counterfactuals.transferred(rows))).text
+    assert counterfactuals.transferred(rows[:0]) == []
+
+
+# Units
+
+UNITS = pd.DataFrame(
+    {
+        "layer": "fc1",
+        "unit": range(4),
+        "verdict": ["linear", "linear", "linear", "constant"],
+        "linear_up_to": [0.25, 0.5, np.nan, 0.5],
+        **dict.fromkeys(
+            ("gradient_variation", "r2", "moved_share", "outcome_correlation", "mean_attribution"),
+            0.25,
+        ),
+    }
+)
+FLIPS = pd.Series({"10_left": 0.25, "11_left": np.inf})
+
+
+def test_how_far_units_are_linear_is_told_in_words():
+    folder = Folder()
+    up_to = {"fc1": UNITS["linear_up_to"].to_numpy()}
+    picture = linearity.linear_range(folder, up_to, np.array([0.5, 0.0, 0.25]), FLIPS)
+    assert (
+        picture.alt == "Units linear up to 0.25: fc1 75 %"
+    )  # of four units three are linear where the median eye changes
+    rows = linearity.by_layer(UNITS, up_to, FLIPS)
+    assert rows.to_dict("records") == [
+        {"layer": "fc1", "constant": 1, "linear": 3, "linear_up_to_the_flip": 3}
+    ]
+    assert (
+        "1 change to stage 1, the median one at strength 0.25 (of 256 gray levels 32)"
+        in linearity.flip_note(FLIPS, 1)
+    )
+    assert linearity.flip_note(FLIPS[1:], 1) == "None of 1 eye changes to stage 1 at any strength."
+    assert linearity.scatter(folder, UNITS).alt == "Units by verdict: 3 linear, 1 constant"
+
+
+def test_a_layers_hinton_diagrams_are_one_eyes_on_one_scale():
+    rows = pd.DataFrame(
+        [
+            {
+                "image_id": name,
+                "layer": "fc1",
+                "unit": unit,
+                "strength": strength,
+                "attribution": strength * (unit - 1),
+            }
+            for name in ("10_left", "11_left")
+            for strength in (0.0, 0.5, 1.0)
+            for unit in range(4)
+        ]
+    ).assign(predicted_stage=1, outcome=0.5)
+    folder = Folder()
+    pictures = linearity.hintons(folder, rows, FLIPS, "fc1")
+    assert [picture.caption for picture in pictures] == [
+        f"fc1, 10_left, strength {c}" for c in ("0", "0.5", "1")
+    ]
+    assert all(picture.signed for picture in pictures)
+    assert len(set(folder.files.values())) == 6, "twice the attribution is another picture"
+
+
+def test_a_special_unit_has_a_page_of_its_own():
+    stages = {
+        f"{kind}_stage{stage}": [0.25 - 0.1 * stage]
+        for stage in range(5)
+        for kind in ("attribution", "effect")
+    }
+    rows = pd.DataFrame(
+        {"image_id": ["10_left"], "predicted_before": [0], "predicted_after": [1], **stages}
+    )
+    folder = Folder()
+    eyes = [("10_left", "graded 0", FUNDUS, np.eye(SIZE, dtype=np.float32))]
+    below = linearity.unit_page(folder, UNITS.iloc[3], rows, eyes)
+    section = Section("linearity", "Linearity", Content("", [], [below]))
+    made = Page(render(Head(), [section], folder)["units/fc1-3.html"])
+    for words in (
+        "fc1, unit 3",
+        "constant: it argues for stage 0 (none)",
+        "Eyes graded otherwise without it",
+        "0.25",
+        "−0.15",
+    ):
+        assert words in made.text
+    sources = [picture["src"] for picture in made.pictures]
+    assert sources == [
+        "../figures/units/fc1-3-10_left-fundus.png",
+        "../figures/units/fc1-3-10_left-region.png",
+    ]
+    assert {"../assets/report.css", "../linearity.html", "../index.html"} <= set(made.addresses)
+
+
+# Regions
+
+
+def test_extents_come_most_local_first_and_are_drawn():
+    neurons = pd.DataFrame(
+        {
+            "layer": ["fc1", "stem", "stem"],
+            "region_extent_px": [40.0, 4.0, 5.0],
+            "region_top1_share": 0.5,
+        }
+    )
+    rows = regions.by_layer(neurons)
+    assert [(row["layer"], row["neurons"], row["extent_px"]) for row in rows] == [
+        ("stem", 2, 4.5),
+        ("fc1", 1, 40.0),
+    ]
+    folder = Folder()
+    regions.extents(folder, rows)
+    assert "figures/neurons-by-layer.svg" in folder.files
+
+
+def test_groups_of_regions_are_strips_of_patches_with_their_lesions_in_words():
+    clusters = pd.DataFrame({"cluster": [0, 0, 1], "lesion": ["haemorrhage", "none", "none"]})
+    folder, patch = Folder(), np.full((32, 32, 3), 90, np.uint8)
+    made = page(folder, Content("", regions.looks(folder, {0: [patch] * 2, 1: [patch]}, clusters)))
+    for words in (
+        "Group 0: 2 regions",
+        "Group 1: 1 region",
+        "50% haemorrhage",
+        "of their information",
+    ):
+        assert words in made.text
+    assert {"figures/looks/0.png", "figures/looks/1.svg"} <= set(folder.files)
+    assert regions.looks(folder, {}, clusters[:0]) == []
+    channels = pd.DataFrame(
+        [{"layer": "stem", "best_lesion": "haemorrhage", "channel": 17, "auc": 0.81}]
+    )
+    assert "0.81" in page(Folder(), Content("", regions.lesion_channels(channels))).text
+    assert regions.lesion_channels(channels[:0]) == []
+
+
+def test_a_strip_is_patches_enlarged_with_gaps():
+    drawn = regions.strip([np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)])
+    assert drawn.shape == (24, 24 + 4 + 24, 3)
+    assert (drawn[:, :24] == 0).all()
+    assert (drawn[:, 24:28] == 128).all()
+    assert (drawn[:, 28:] == 255).all()
