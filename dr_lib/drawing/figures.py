@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from dr_lib.maps import symmetry
+from dr_lib.vocabulary import HALF_GRAY
 
 Pixels = UInt8[np.ndarray, "y x 3"]
 Map = Float[np.ndarray, "y x"]
@@ -29,7 +30,6 @@ PALETTES: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "green-red": ((64, 224, 100), (244, 66, 62)),
     "blue-orange": ((70, 160, 255), (255, 154, 30)),
 }
-HALF_GRAY = 128
 DARKENED = (
     0.55  # of the fundus' luminance: dark enough for the colours, light enough to find the vessels
 )

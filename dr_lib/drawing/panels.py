@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from dr_lib.drawing.figures import HALF_GRAY, PALETTES, Panel, Pixels, robust_scale
-from dr_lib.drawing.plots import INK, MUTED, STAGE_NAMES
+from dr_lib.drawing.figures import PALETTES, Panel, Pixels, robust_scale
+from dr_lib.drawing.plots import INK, MUTED
+from dr_lib.vocabulary import HALF_GRAY, STAGE_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

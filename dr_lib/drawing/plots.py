@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
+from dr_lib.vocabulary import STAGE_NAMES
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STAGE_NAMES = ("none", "mild", "moderate", "severe", "proliferative")
 # Ordered from cool to hot, told apart in the common colour-vision deficiencies, legible on white
 # and on near-black.
 STAGE_COLOURS = ("#5a8fd6", "#35a39a", "#c9a227", "#e2793b", "#cf4a68")

@@ -8,7 +8,7 @@ from numbers import Integral, Real
 import numpy as np
 import pandas as pd
 
-from dr_lib.drawing.plots import STAGE_NAMES
+from dr_lib.vocabulary import STAGE_NAMES
 
 METRICS = {
     "qwk": "Quadratic weighted kappa",

@@ -6,7 +6,6 @@ import pandas as pd
 
 from dr_lib.drawing import plots, study_plots
 from dr_lib.drawing.figures import overlay, robust_scale
-from dr_lib.drawing.plots import STAGE_NAMES
 from dr_lib.linearity.verdicts import flip_strengths
 from dr_lib.report import Folder
 from dr_lib.report.pictures import Picture
@@ -25,6 +24,7 @@ from dr_lib.report.section import (
     table,
 )
 from dr_lib.report.words import label, number, percent, slugs
+from dr_lib.vocabulary import STAGE_NAMES
 from storage.contents.unit_maps import open_unit_maps
 from tasks.access.stores import fundus_store
 from tasks.report.data import Shown

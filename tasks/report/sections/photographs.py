@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dr_lib.drawing.figures import fitted
-from dr_lib.drawing.plots import STAGE_NAMES
 from dr_lib.drawing.sheets import BeforeAfter, SetAside, before_after_sheet, set_aside_sheet
 from dr_lib.report import Folder
 from dr_lib.report.section import (
@@ -22,6 +21,7 @@ from dr_lib.report.section import (
     table,
 )
 from dr_lib.report.words import label, number, slugs
+from dr_lib.vocabulary import STAGE_NAMES
 from tasks.access.contact_sheets import flagged, flagged_text, samples, set_aside
 from tasks.access.quality import eye_quality
 from tasks.report.data import Shown

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.drawing import plots
-from dr_lib.drawing.figures import HALF_GRAY, overlay
+from dr_lib.drawing.figures import overlay
 from dr_lib.maps.region_clustering import patch
 from dr_lib.report import EyeEntry, Folder
 from dr_lib.report.pictures import Picture
 from dr_lib.report.section import Content, Grid, Heading, Key, Plots, Text, nothing, table
 from dr_lib.report.words import number, slugs
+from dr_lib.vocabulary import HALF_GRAY
 from tasks.access.stores import fundus_store
 from tasks.report.data import Shown
 
