@@ -10,6 +10,8 @@ from flows.registry import STEPS
 from storage.tables.schemas import markdown
 
 ROOT = pathlib.Path(__file__).parent.parent
+GENERATED = {"tables.md", "questions.md"}
+COLUMNS = 120
 
 
 def test_the_page_of_tables_is_made_from_the_schemas():
@@ -34,6 +36,18 @@ def test_pages_link_to_what_exists_and_name_commands_that_do(page):
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
     named = set(re.findall(r"(?:^|[`\s])dr ([a-z][a-z-]+)\b", text, re.MULTILINE))
     assert named <= commands, named - commands
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_pages_name_files_that_exist_and_can_be_read_in_a_terminal(page):
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:flows|tasks|dr_lib|storage|tests|deployments)/[\w./-]+)`", text)
+    assert all((ROOT / path).exists() for path in named), named
+    if page.name in GENERATED:
+        return
+    prose = [line for part in text.split("```")[::2] for line in part.splitlines()]
+    wide = [line for line in prose if len(line) > COLUMNS and not line.startswith("|")]
+    assert not wide, wide
 
 
 def test_what_the_container_and_the_work_pool_start_is_there():

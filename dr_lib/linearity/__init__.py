@@ -1,11 +1,10 @@
-"""Are a layer's units and the outcome related linearly? Adversarial strength grows, units are
-watched (METHOD §8).
+"""Are a layer's units and the outcome related linearly (METHOD §8)?
 
-Examples are made with the gradient at exponentially growing strength; at each, the outcome is
-attributed to the layer's units on the line from the original's baseline h(x') to the example's
-activation. The poster's finding to be tested: the average gradient stays almost unchanged, so the
-attribution grows only through the activation difference. The cut model, the gradient and the engine
-that averages gradients are given; `cut_layers` makes the first of a Keras model.
+Adversarial examples are made with the gradient at exponentially growing strength. At each strength
+the outcome is attributed to the layer's units on the line from the baseline h(x') to the example's
+activation. The poster's finding, which is tested here: the average gradient stays almost unchanged,
+so the attribution grows only through the activation difference. The caller gives the model above
+the layer, the gradient, and the engine that averages gradients.
 """
 
 from dr_lib.linearity.effects import (

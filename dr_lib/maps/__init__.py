@@ -1,8 +1,7 @@
-"""Attribution maps turned into rows: regions, statistics of a map, sums over groups, a neuron's
-extent.
+"""Attribution maps turned into rows: regions, statistics of a map, sums over groups, the extent of
+a neuron's region.
 
-Maps come in as arrays and rows go out as dictionaries named like the tables' columns; no model, no
-file.
+Takes arrays and returns rows that are named like the tables' columns. Knows no model and no file.
 """
 
 from dr_lib.maps.groups import POSTER, GroupHeatmaps, group_names

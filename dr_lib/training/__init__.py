@@ -1,9 +1,9 @@
 """Training with balanced mini-batches (METHOD §3): resumable to the bit, one mini-batch after
 another.
 
-Everything random about step s is a pure function of (seed, s): which eyes, how each is turned, and
-nothing else is kept between steps but the weights, the optimiser and the dropout's counter. So a
-checkpoint is small to describe, and a killed run goes on as if nothing had happened.
+Which eyes are in mini-batch s, and how each is turned, is a pure function of (seed, s). Between
+mini-batches only the weights, the optimiser's state and the dropout's counter are kept. So a
+checkpoint needs nothing else, and a killed run continues to the same bits.
 """
 
 from dr_lib.training.augment import AugmentParams, augmented

@@ -1,3 +1,1 @@
-"""The user's photographs and labels as they come: folders, archives, label files. Reads, never
-writes.
-"""
+"""The user's photographs and labels, read from folders, archives and label files; never written."""
