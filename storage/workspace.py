@@ -34,11 +34,7 @@ def open_workspace(location: str | Path) -> "Workspace":
     if not text.strip():
         raise Refused("the workspace needs a folder or a URL such as s3://bucket/prefix")
     if is_url(text):
-        _refuse(
-            text.partition("://")[2],
-            URL_PATTERN,
-            "fsspec would take that for a pattern or a chain of URLs",
-        )
+        _refuse(text, URL_PATTERN, "fsspec would take that for a pattern or a chain of URLs")
         return Workspace(text.rstrip("/"))
     path = Path(text).expanduser().resolve()
     _refuse(str(path), UNREADABLE_PATH, "DuckDB or Parquet would misread it")

@@ -4,10 +4,10 @@ tables, no arrays.
 
 from typing import TYPE_CHECKING
 
+from storage.admin.learned_labels import RETRAIN, label_changes
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import attributions_path, load_runs
 from storage.contents.fundus import fundus_ids, fundus_path
-from storage.contents.learned_labels import RETRAIN, label_changes
 from storage.errors import NotThere
 from storage.tables.parts import partitions, parts
 from storage.tables.schemas import PARTITION, SCHEMAS

@@ -7,7 +7,7 @@ from dr_lib.drawing.plots import STAGE_NAMES
 from dr_lib.evaluation.metrics import REFERABLE, operating_points, reliability
 from dr_lib.report import ModelSection, with_interval
 from storage import Workspace
-from storage.contents.learned_labels import RETRAIN, label_changes
+from storage.admin.learned_labels import RETRAIN, label_changes
 from storage.contents.models import load_history
 from tasks.access.present import predictions_here
 

@@ -24,8 +24,8 @@ from dr_lib.network.model import STAGES, build, probabilities
 from dr_lib.training import StepReport, TrainingDiverged, TrainingParams, write_weights
 from dr_lib.training import train as fit
 from storage import Workspace
+from storage.admin.learned_labels import RETRAIN, label_changes, learned_from
 from storage.arrays.row_copy import RowCopy
-from storage.contents.learned_labels import RETRAIN, label_changes, learned_from
 from storage.contents.models import save_model
 from storage.errors import writing
 from storage.files.scratch import remove_scratch, scratch_folder

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
+from storage.admin.learned_labels import LabelChanges, label_changes, learned_from
 from storage.admin.status import describe
-from storage.contents.learned_labels import LabelChanges, label_changes, learned_from
 from storage.contents.models import save_model
 from tests.storage.test_models_store import HISTORY, weights_file
 from tests.storage.test_tables import example, photos
