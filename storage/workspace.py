@@ -39,11 +39,7 @@ def open_workspace(location: str | Path, *, must_exist: bool = False) -> "Worksp
         raise Refused("the workspace needs a folder or a URL such as s3://bucket/prefix")
     if is_url(text):
         ask_directly()  # an object store may be on this machine
-        _refuse(
-            text.partition("://")[2],
-            URL_PATTERN,
-            "fsspec would take that for a pattern or a chain of URLs",
-        )
+        _refuse(text, URL_PATTERN, "fsspec would take that for a pattern or a chain of URLs")
         text = text.rstrip("/")
     else:
         text = str(Path(text).expanduser().resolve())

@@ -52,6 +52,7 @@ def half(file, **arrays):
 savez = checkpoint.np.savez
 class Os:
     path, fsync, replace = os.path, staticmethod(os.fsync), staticmethod(os.replace)
+    open, close, O_RDONLY = staticmethod(os.open), staticmethod(os.close), os.O_RDONLY
 
 def train(kind, number):
     backend.configure(deterministic=True)
