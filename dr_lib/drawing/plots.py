@@ -98,7 +98,8 @@ def svg(made: "Figure", *, themed: bool = True) -> bytes:
     family = (
         "text{font-family:Inter,system-ui,-apple-system,'Segoe UI',Roboto,sans-serif!important}"
     )
-    style = f"<style>:root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{family}</style>"
+    by_theme = f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    style = f"<style>{by_theme}{family}</style>"
     return text.replace("<defs>", f"{style}<defs>", 1).encode()
 
 

@@ -25,8 +25,8 @@ MASK_COLOURS: dict[str, tuple[int, int, int]] = {
 SEVERE_PER_QUADRANT = 5
 """Haemorrhages in each of the four quadrants that make an eye severe.
 
-The scale says more than 20 in each; it counts over the whole retina, of which one 45° photograph shows about a
-quarter.
+The scale says more than 20 in each; it counts over the whole retina, of which one 45° photograph
+shows about a quarter.
 """
 
 

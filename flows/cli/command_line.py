@@ -119,7 +119,7 @@ def _lost_server(error: BaseException | None) -> bool:
 def _exit_code(error: Exception) -> int | None:
     from dr_lib.network.backend import BackendError
     from flows.config import ConfigError
-    from flows.service.server import ServerError
+    from flows.service.server_end import ServerError
     from storage.errors import StorageError
     from tasks.run.errors import UserError
 

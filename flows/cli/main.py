@@ -18,7 +18,6 @@ import typer
 from flows.cli.command_line import (
     Config,
     DaskAddress,
-    Location,
     RetrySetAside,
     Settings,
     fail,
@@ -27,6 +26,7 @@ from flows.cli.command_line import (
     with_options,
 )
 from flows.cli.operation import doctor, serve, watch
+from flows.cli.results import gc, show, sql, status, verify
 from flows.cli.terminal import accept_any_encoding
 from flows.registry import STEPS
 
@@ -178,182 +178,10 @@ def plan(
         raise fail(refusal, 1)
 
 
+for _command in (status, verify, gc, sql, show):
+    app.command(rich_help_panel="Results")(one_line_errors(_command))
 for _command in (serve, watch, doctor):
     app.command(rich_help_panel="Operation")(one_line_errors(_command))
-
-
-@app.command(rich_help_panel="Results")
-@one_line_errors
-def status(workspace: Location) -> None:
-    """Shows what a workspace holds, how far each stage is, and what failed."""
-    from flows.cli.printing import print_rows
-    from storage import open_workspace
-    from storage.admin.status import describe
-
-    print_rows(describe(open_workspace(workspace, must_exist=True)), title=workspace)
-
-
-@app.command(rich_help_panel="Results")
-@one_line_errors
-def verify(
-    workspace: Location,
-    repair: Annotated[
-        bool,
-        typer.Option(
-            "--repair", help="Unmark what is broken, so that the next run makes it again."
-        ),
-    ] = False,
-    config: Annotated[
-        pathlib.Path | None,
-        typer.Option(
-            "--config",
-            metavar="CONFIG.toml",
-            help="With --repair: run the pipeline at once, which makes just that again.",
-        ),
-    ] = None,
-) -> None:
-    """Reads every shard and table and lists what is torn, missing or untrue. Exit code 1 if
-    anything is.
-    """
-    from flows.cli.printing import print_rows
-    from storage import open_workspace
-    from storage.admin.verify import verify as check
-
-    opened = open_workspace(workspace, must_exist=True)
-    if repair:
-        with opened.lock("run"):  # what a run under way has not finished is not broken
-            problems = check(opened, repair=True)
-    else:
-        problems = check(opened)
-    if not problems:
-        typer.echo("every shard and table is whole")
-        return
-    print_rows(problems, title="Problems")
-    lost = sum(problem["repair"] == "no" for problem in problems)
-    if not repair:
-        raise fail(
-            f"{len(problems)} problems; mend them with dr verify {workspace} --repair and run the"
-            " pipeline again",
-            1,
-        )
-    if config and lost < len(problems):
-        run_flow("run", config, [f"workspace={workspace}"])
-    else:
-        typer.echo("unmarked what can be made again; run the pipeline to do so", err=True)
-    if lost:
-        raise fail(f"{lost} problems cannot be mended by running again; see the table", 1)
-
-
-@app.command(rich_help_panel="Results")
-@one_line_errors
-def gc(
-    workspace: Location,
-    delete: Annotated[
-        list[str] | None,
-        typer.Option("--delete", metavar="ID", help="Removes this one; may be given many times."),
-    ] = None,
-    delete_old: Annotated[
-        bool, typer.Option("--delete-old", help="Removes everything that is old or unfinished.")
-    ] = False,
-    keep: Annotated[
-        int, typer.Option("--keep", min=1, help="How many of the newest explanations are not old.")
-    ] = 1,
-) -> None:
-    """Lists explanations, models and fundi, what needs them and which are old; removes them only
-    when told.
-
-    Example: dr gc workspaces/demo --delete-old --keep 2
-    """
-    from flows.cli.printing import print_rows
-    from storage import open_workspace
-    from storage.admin.gc import collect, listing
-
-    opened = open_workspace(workspace, must_exist=True)
-    if not (delete or delete_old):
-        print_rows(listing(opened, keep=keep), title=workspace)
-        return
-    gone = collect(opened, delete or (), old=delete_old, keep=keep)
-    print_rows(gone, title="Removed")
-    typer.echo(f"{sum(row['bytes'] for row in gone) / 2**20:,.1f} MiB freed", err=True)
-
-
-@app.command(rich_help_panel="Results")
-@one_line_errors
-def sql(
-    workspace: Location,
-    query: Annotated[
-        str,
-        typer.Argument(
-            metavar="QUERY",
-            help='DuckDB SQL over the tables, such as "from latest_predictions limit 5".',
-        ),
-    ],
-    output: Annotated[str, typer.Option("--format", help="table, csv or json")] = "table",
-) -> None:
-    """Answers a query over the workspace's tables; as CSV when the output is piped.
-
-    Example: dr sql workspaces/demo "select stage, count(*) from photos group by stage order by
-    stage"
-    """
-    from flows.cli.printing import print_frame
-    from storage import open_workspace
-    from storage.admin.catalog import query as ask
-
-    if output not in ("table", "csv", "json"):
-        raise fail("--format is table, csv or json", 2)
-    found = ask(open_workspace(workspace, must_exist=True), query)
-    print_frame(found, output if sys.stdout.isatty() or output != "table" else "csv")
-
-
-@app.command(rich_help_panel="Results")
-@one_line_errors
-def show(
-    workspace: Location,
-    image_id: Annotated[str, typer.Argument(metavar="IMAGE_ID", help="Such as 10_left.")],
-    picture: Annotated[
-        pathlib.Path | None,
-        typer.Option(
-            "--png", metavar="FILE", help="Where the picture goes (default: IMAGE_ID.png)."
-        ),
-    ] = None,
-    photos: Annotated[
-        str,
-        typer.Option(
-            "--photos", metavar="FOLDER", help="The data folder, to show the photograph itself too."
-        ),
-    ] = "",
-    compare: Annotated[
-        str,
-        typer.Option(
-            "--compare",
-            metavar="A,B",
-            help="The two outcomes of Fig (b), such as stage0,referable.",
-        ),
-    ] = "stage0,stage4",
-) -> None:
-    """Prints one eye's numbers and neurons, and writes its figures (a) and (b) and its neurons'
-    regions as one PNG.
-
-    Example: dr show workspaces/demo 10_left --photos workspaces/demo-photos --compare stage0,stage2
-    """
-    from flows.cli.printing import print_rows
-    from flows.service.server import be_quiet
-    from storage import open_workspace
-
-    be_quiet()
-    from tasks.report.show import show_image
-
-    outcomes = tuple(name.strip() for name in compare.split(","))
-    if len(outcomes) != 2:
-        raise fail(
-            f"--compare {compare}: give two outcomes with a comma between, such as stage0,stage4", 2
-        )
-    target = picture or pathlib.Path(f"{image_id}.png")
-    opened = open_workspace(workspace, must_exist=True)
-    numbers, neurons, path = show_image(opened, image_id, target, photos=photos, compare=outcomes)
-    print_rows(numbers, title=image_id)
-    print_rows(neurons, title="Strongest neurons")
-    typer.echo(f"picture: {path}", err=True)
 
 
 @app.command(rich_help_panel="Data")

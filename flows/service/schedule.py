@@ -23,7 +23,7 @@ from flows.pipeline import FLOWS
 from flows.registry import PIPELINE, STEPS, flow_name
 from flows.service.messages import tags_of, workspace_name
 from flows.service.report_pages import report_pages
-from flows.service.server import ServerError
+from flows.service.server_end import ServerError
 from flows.service.watch import watch
 from tasks.run.progress import at_once
 from tasks.run.settings import ScheduleParams

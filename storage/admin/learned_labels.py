@@ -39,8 +39,9 @@ class LabelChanges:
 
     def __str__(self) -> str:
         """
-        >>> str(LabelChanges(corrected=9, moved=0, tested=1, removed=0, new=3, of=40))
-        '12 of 40 labels differ from those the model learned from (9 corrected, 3 new; 1 of them now tests it)'
+            >>> str(LabelChanges(corrected=9, moved=0, tested=1, removed=0, new=3, of=40))
+            '12 of 40 labels differ from those the model learned from (9 corrected, 3 new;
+        1 of them now tests it)'
         """
         kinds = {
             "corrected": self.corrected,

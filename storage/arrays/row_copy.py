@@ -39,8 +39,9 @@ class RowCopy:
         self._locks = [threading.Lock() for _ in self._spans]
         self._copied = [False] * len(self._spans)
         fits = shutil.disk_usage(folder).free > store.images * spec.row_bytes + SPARE_BYTES
-        # Closed in `close`.
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0) if fits else None  # noqa: SIM115
+        self._file = None
+        if fits:
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - see `close`
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """The values of these rows in this order, (len(rows), …). Raises ValueError for a row

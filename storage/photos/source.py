@@ -8,8 +8,6 @@ its name (`train.zip/train/10_left.jpeg`). No path leads outside, but for links 
 git-annex, DVC or Hugging Face to which the folder belongs, and an archive that is a link itself.
 """
 
-import os
-from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,18 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from storage.errors import NotThere, Refused
 from storage.files.files import is_url
 from storage.files.text import decoded
-from storage.photos.archive import Archive, archive_stem, ignored, is_archive, unzipped
-from storage.photos.fingerprints import file_stamp
+from storage.photos.archive import is_archive, unzipped
 from storage.photos.labels import (
     EXPECTED,
     LABEL_FILES,
     MAX_LABEL_BYTES,
-    MAX_PHOTO_BYTES,
-    PHOTO_SUFFIXES,
-    Label,
     LabelFile,
-    Problem,
-    canonical_id,
     disagreement,
     first_line,
     label_name,
@@ -36,49 +28,21 @@ from storage.photos.labels import (
     merged,
     read_labels,
 )
+from storage.photos.listing import FileEntry, Listing, split_of
+from storage.photos.types import (
+    MAX_PHOTO_BYTES,
+    PHOTO_SUFFIXES,
+    Label,
+    Photograph,
+    Problem,
+    canonical_id,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_DEPTH = 3  # train/, and train/train/ as some unpackers leave it
 OTHER_ARCHIVES = (".7z", ".rar", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 OTHER_TABLES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".csv.zip", ".csv.gz", ".json")
-WAY_OUT = (
-    "put the files themselves here (cp -rL follows links), or set data.photos to a folder that"
-    " holds both"
-)
-FETCH_IT = "fetch it (git annex get, dvc pull) or copy it again"
-START_BYTES = 1024  # of two photographs hardly ever the same
-
-
-class Photograph(NamedTuple):
-    """One photograph: its id, "train" or "test" by its folder (or its label), its path, its size
-    in bytes, its stamp.
-    """
-
-    image_id: str
-    split_hint: str
-    path: str
-    bytes: int
-    stamp: str
-
-
-class _Entry(NamedTuple):
-    path: str
-    bytes: int = 0
-    stamp: str = ""
-    fault: tuple[str, str] | None = None
-
-    @property
-    def name(self) -> str:
-        return self.path.rpartition("/")[2]
-
-    @property
-    def order(self) -> tuple[bool, str]:
-        """Of two files with one id the first counts: that in train/ or test/ before Kaggle's
-        sample/ of the same eyes.
-        """
-        return not _split_of(self.path.rpartition("/")[0]), self.path
 
 
 class _Scan(NamedTuple):
@@ -113,13 +77,7 @@ class PhotoSource:
             )
         if not self.root.is_dir() and not is_archive(self.root.name):
             raise Refused(f"{self.root} is neither a folder nor a .zip file")
-        self._archives: dict[str, Archive] = {}
-        # Where git-annex, DVC and Hugging Face keep the files that a checkout's links lead to.
-        folders = (self.root, *self.root.parents)
-        self._stores = [folder / name for folder in folders for name in (".git", ".dvc")]
-        self._stores += [
-            folder.parent / "blobs" for folder in folders if folder.name == "snapshots"
-        ]
+        self._files = Listing(self.root)
 
     def __reduce__(self):
         return PhotoSource, (str(self.root),)
@@ -161,27 +119,12 @@ class PhotoSource:
         """The bytes of a photograph. Raises OSError where it cannot be read, ValueError for a
         path that leads outside.
         """
-        archive, inner = self._locate(path)
-        if archive is not None:
-            return archive.read(inner)
-        return self._inside(path).read_bytes()
-
-    def _inside(self, path: str) -> Path:
-        """Where a file lies, links followed. Raises ValueError for a path that leads outside."""
-        found = (self.root / path).resolve()
-        if ".." in path.split("/") or not self._holds(found):
-            raise Refused(f"{path} leads outside {self.root}")
-        return found
-
-    def _holds(self, path: Path) -> bool:
-        return any(path.is_relative_to(folder) for folder in (self.root, *self._stores))
-
-    # Finding
+        return self._files.read(path)
 
     @cached_property
     def _scan(self) -> _Scan:
         problems: list[Problem] = []
-        entries = sorted(self._entries(problems), key=lambda entry: entry.order)
+        entries = sorted(self._files.entries(problems), key=lambda entry: entry.order)
         files = self._label_files(entries)
         problems += [problem for file in files for problem in file.problems]
         labels = merged(files)
@@ -194,138 +137,7 @@ class PhotoSource:
         problems.sort(key=lambda problem: (problem.source or "", problem.reason))
         return _Scan(kept, labels, problems, contradiction, unlabelled)
 
-    def _entries(self, problems: list[Problem]) -> Iterator[_Entry]:
-        if self.root.is_file():
-            yield from self._archive_entries("", self._archive(""), problems, raise_errors=True)
-            return
-        every = list(self._folder_entries(self.root, "", 0))
-        # An archive may be a link: nothing is read but what its own directory lists.
-        packed = [
-            entry
-            for entry in every
-            if is_archive(entry.name) and (self.root / entry.path).is_file()
-        ]
-        paths = {entry.path for entry in packed}
-        plain = [entry for entry in every if entry.path not in paths]
-        unpacked = _unpacked(plain, packed)
-        cut = set()
-        for archive in sorted(packed):
-            there = unpacked[_unpacked_folder(archive.path)]
-            for entry in self._archive_entries(
-                f"{archive.path}/", self._archive(archive.path), problems
-            ):
-                twin = there.get(_twin_name(entry))
-                # Of what was unpacked the folder's file counts, unless the unpacking ended in the
-                # middle of it.
-                if twin is None or twin.fault:
-                    yield entry
-                elif self._cut_short(twin, entry):
-                    cut.add(twin.path)
-                    yield entry
-        yield from (entry for entry in plain if entry.path not in cut)
-
-    def _cut_short(self, twin: _Entry, entry: _Entry) -> bool:
-        """Whether a file is the beginning, but not the whole, of an archive's entry."""
-        if entry.fault or not twin.bytes < entry.bytes <= MAX_PHOTO_BYTES:
-            return False
-        archive, inner = self._locate(entry.path)
-        try:
-            for size in (START_BYTES, twin.bytes):
-                with self._inside(twin.path).open("rb") as file:
-                    start = file.read(size)
-                if archive is None or archive.read(inner, len(start)) != start:
-                    return False
-        except OSError:
-            return False
-        return True
-
-    def _folder_entries(self, folder: Path, prefix: str, depth: int) -> Iterator[_Entry]:
-        try:
-            listed = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            yield _Entry(
-                prefix.rstrip("/"),
-                fault=("unreadable", f"the folder cannot be listed: {error.strerror}"),
-            )
-            return
-        for entry in listed:
-            path = prefix + entry.name
-            if ignored(entry.name):
-                continue
-            if (shown := os.fsencode(path).decode(errors="backslashreplace")) != path:
-                yield _Entry(shown, fault=("wrong_name", "its name is not in UTF-8: rename it"))
-                continue
-            if entry.is_symlink() and (fault := self._link_fault(Path(entry.path))):
-                yield _Entry(path, fault=fault)
-            elif entry.is_dir():
-                if depth < MAX_DEPTH:
-                    yield from self._folder_entries(Path(entry.path), path + "/", depth + 1)
-                if canonical_id(entry.name) and entry.name.lower().endswith(PHOTO_SUFFIXES):
-                    yield _Entry(path, fault=("not_a_file", "a folder with a photograph's name"))
-            elif not entry.is_file():
-                yield _Entry(path, fault=("not_a_file", "a device, pipe or socket"))
-            else:
-                yield _file_entry(entry, path)
-
-    def _link_fault(self, path: Path) -> tuple[str, str] | None:
-        target = path.resolve()
-        if not self._holds(target):
-            return (
-                "outside_folder",
-                f"a link that leads outside the data folder, to {target}: {WAY_OUT}",
-            )
-        if not target.exists():
-            return "broken_link", f"a link to {target.name}, which is not there: {FETCH_IT}"
-        # A link to a folder above would have the walk go round in circles.
-        return ("outside_folder", "a link to a folder") if target.is_dir() else None
-
-    def _archive_entries(
-        self, prefix: str, archive: Archive, problems: list[Problem], raise_errors: bool = False
-    ) -> Iterator[_Entry]:
-        try:
-            entries = archive.entries()
-        except OSError as error:
-            if raise_errors:
-                raise Refused(str(error)) from None
-            problems.append(Problem(prefix.rstrip("/"), None, "bad_archive", str(error)))
-            return
-        inner = next(
-            (name for name in (e.name.rpartition("/")[2] for e in entries) if is_archive(name)),
-            None,
-        )
-        # As Kaggle's command-line tool delivers everything.
-        if inner and (raise_errors or not (archive.path.parent / inner).exists()):
-            archive_name = prefix.rstrip("/") or self.root.name
-            advice = (
-                f"{archive_name} holds {inner}, which cannot be read inside it: unpack"
-                f" {archive_name} and set data.photos to that folder"
-            )
-            if raise_errors:
-                raise Refused(advice)
-            problems.append(Problem(archive_name, None, "nested_archive", advice))
-        for entry in entries:
-            if not any(ignored(part) for part in entry.name.split("/")):
-                yield _Entry(prefix + entry.name, *entry[1:])
-
-    def _archive(self, name: str) -> Archive:
-        if name not in self._archives:
-            self._archives[name] = Archive(self.root / name if name else self.root)
-        return self._archives[name]
-
-    def _locate(self, path: str) -> tuple[Archive | None, str]:
-        """The archive that a path lies in and the name inside it; (None, path) for a plain file."""
-        if self.root.is_file():
-            return self._archive(""), path
-        parts = path.split("/")
-        for depth, part in enumerate(parts[:-1], 1):
-            outer = "/".join(parts[:depth])
-            if is_archive(part) and (self.root / outer).is_file():
-                return self._archive(outer), "/".join(parts[depth:])
-        return None, path
-
-    # Judging
-
-    def _label_files(self, entries: list[_Entry]) -> list[LabelFile]:
+    def _label_files(self, entries: list[FileEntry]) -> list[LabelFile]:
         files = []
         for entry in entries:
             if name := label_name(entry.name):
@@ -341,7 +153,7 @@ class PhotoSource:
                 files.append(LabelFile(entry.path, name, labels, problems))
         return files
 
-    def _table(self, entry: _Entry) -> bytes:
+    def _table(self, entry: FileEntry) -> bytes:
         """The bytes of a table, unpacked. Raises OSError where there is none."""
         if entry.fault:
             raise OSError(entry.fault[1])
@@ -366,7 +178,7 @@ class PhotoSource:
 
     def _unlabelled(
         self,
-        entries: list[_Entry],
+        entries: list[FileEntry],
         files: list[LabelFile],
         labels: list[Label],
         photographs: list[Photograph],
@@ -404,7 +216,7 @@ class PhotoSource:
             " training.model_id needs none"
         )
 
-    def _begins(self, entry: _Entry) -> str:
+    def _begins(self, entry: FileEntry) -> str:
         try:
             line = first_line(decoded(self._table(entry)))
         except (OSError, UnicodeDecodeError):
@@ -412,7 +224,7 @@ class PhotoSource:
         return f" (its first line is {line!r})" if line.isprintable() else ""
 
     def _photographs(
-        self, entries: list[_Entry], labels: list[Label], problems: list[Problem]
+        self, entries: list[FileEntry], labels: list[Label], problems: list[Problem]
     ) -> list[Photograph]:
         hints = {label.image_id: label.split_hint for label in labels}
         found: dict[str, Photograph] = {}
@@ -451,56 +263,9 @@ class PhotoSource:
                 detail = f"{found[image_id].path} has the same id and comes first"
                 problems.append(Problem(entry.path, image_id, "duplicate_id", detail))
             else:
-                hint = _split_of(folder) or hints.get(image_id, "train")
+                hint = split_of(folder) or hints.get(image_id, "train")
                 found[image_id] = Photograph(image_id, hint, entry.path, entry.bytes, entry.stamp)
         return list(found.values())
-
-
-def _file_entry(entry: os.DirEntry, path: str) -> _Entry:
-    try:
-        status = entry.stat()
-    except OSError as error:  # taken away while the folder was listed
-        return _Entry(path, fault=("unreadable", error.strerror or str(error)))
-    fault = None if os.access(entry.path, os.R_OK) else ("unreadable", "no permission to read it")
-    return _Entry(path, status.st_size, file_stamp(status), fault)
-
-
-def _unpacked_folder(archive: str) -> str:
-    """Where an archive's files lie once it is unpacked beside itself, in lower case:
-    `data/train` for `data/Train.zip.001`.
-    """
-    folder, slash, name = archive.lower().rpartition("/")
-    return folder + slash + archive_stem(name)
-
-
-def _unpacked(plain: Sequence[_Entry], packed: Sequence[_Entry]) -> dict[str, dict[str, _Entry]]:
-    """For each archive's folder the files in it, however deep, by name: one archive lists
-    `train/1.jpeg`, another `1.jpeg`.
-    """
-    unpacked: dict[str, dict[str, _Entry]] = {
-        _unpacked_folder(archive.path): {} for archive in packed
-    }
-    for entry in plain if packed else ():
-        parts = entry.path.lower().split("/")
-        for depth in range(1, len(parts)):
-            # 7-Zip unpacks train.zip.001 into a folder train.zip.
-            folder = unpacked.get(_unpacked_folder("/".join(parts[:depth])))
-            if folder is not None:
-                folder[_twin_name(entry)] = entry
-    return unpacked
-
-
-def _twin_name(entry: _Entry) -> str:
-    return canonical_id(entry.name) or entry.name.lower()
-
-
-def _split_of(folder: str) -> str:
-    """`test` for test/ and test.zip/test/, `train` for train/; empty elsewhere."""
-    for part in reversed(folder.lower().split("/")):
-        stem = archive_stem(part)
-        if stem in ("train", "test"):
-            return stem
-    return ""
 
 
 def _natural(photo: Photograph) -> tuple:

@@ -15,7 +15,8 @@ import pandas as pd
 
 from dr_lib.fundus.photo import UnreadablePhoto, inspect
 from storage.photos.fingerprints import wait_until_settled
-from storage.photos.source import Photograph, PhotoSource
+from storage.photos.source import PhotoSource
+from storage.photos.types import Photograph
 from tasks.run.progress import progress
 
 BATCH = (

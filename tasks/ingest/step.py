@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from dr_lib.training.splits import KAGGLE_USAGE, patient_of, split_of, split_of_usage
-from storage.photos.source import Photograph
+from storage.photos.types import Photograph
 from tasks.access.data_folder import labelled_source
 from tasks.access.rejects import check_label_fraction, check_reject_fraction, replace_rejects
 from tasks.ingest.inspection import Finding, inspected, remembered

@@ -26,7 +26,8 @@ from prefect.settings import (
 
 import flows.service.server
 from flows.service import network
-from flows.service.server import ServerError, given_server, history, prefect_server
+from flows.service.server import given_server, history, prefect_server
+from flows.service.server_end import ServerError
 from tasks.run.settings import ScheduleParams
 
 # Answers as Prefect's server does when asked how it is, and says who it is.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from storage.files.files import is_url
-from storage.photos import labels
+from storage.photos import types
 from storage.photos.source import PhotoSource
 
 JPEG = b"\xff\xd8 not decoded here \xff\xd9"
@@ -307,9 +307,9 @@ def test_a_file_too_large_for_a_photograph_is_not_read(tmp_path, monkeypatch):
         tmp_path, {"train/10_left.jpeg": JPEG, "trainLabels.csv": csv("10_left,0", "11_left,0")}
     )
     with (folder / "train/11_left.jpeg").open("wb") as file:
-        file.truncate(labels.MAX_PHOTO_BYTES + 1)  # a hole in the disk, as cheap as it is long
+        file.truncate(types.MAX_PHOTO_BYTES + 1)  # a hole in the disk, as cheap as it is long
     with (folder / "train.zip.001").open("wb") as file:
-        file.truncate(labels.MAX_PHOTO_BYTES + 1)  # what is no photograph may be large
+        file.truncate(types.MAX_PHOTO_BYTES + 1)  # what is no photograph may be large
     source = PhotoSource(folder)
     assert reasons(source) == {"train/11_left.jpeg": "too_large", "train.zip.001": "bad_archive"}
     assert (

@@ -7,7 +7,7 @@ from dr_lib.drawing import plots
 from dr_lib.report import Folder
 from dr_lib.report.section import Content, Plots, Text, nothing, table
 from dr_lib.report.words import number, with_interval
-from tasks.aggregate.localise import pixel_aucs
+from tasks.access.map_scores import pixel_aucs
 from tasks.report.data import Shown
 
 
