@@ -1,7 +1,7 @@
-"""The Prefect flows: one a stage, and `run`, which is all of them in order.
+"""The Prefect flows: one a step, and `run`, which is all of them in order.
 
 A flow takes the configuration's file and settings laid over it, so a person can start it from
-Prefect's page with other settings. Its run is named by workspace and stage; its closing state says
+Prefect's page with other settings. Its run is named by workspace and step; its closing state says
 in words what was done, or what to do.
 """
 
@@ -20,12 +20,12 @@ from flows.config import ConfigError, PipelineConfig, check_inputs, load_config
 from flows.registry import PIPELINE, STEPS, flow_name
 from flows.service.backlog import skip_missed
 from flows.service.messages import closing_words, readable, tags_of, workspace_name
-from flows.steps import run_stage
+from flows.steps import run_step
 from storage.errors import after_failure
 from tasks.attribute.planning import check_run
 from tasks.run.artifacts import show_summary
 from tasks.run.progress import alive
-from tasks.run.session import StageResult, open_session
+from tasks.run.session import StepResult, open_session
 
 _running: ContextVar[PipelineConfig | None] = ContextVar("running", default=None)
 
@@ -45,7 +45,7 @@ def _configured(config_file: str, settings: list[str] | None) -> Generator[Pipel
     try:
         with tags(
             *tags_of(config.workspace)
-        ):  # the stages' runs would have none of a deployment's tags
+        ):  # the steps' runs would have none of a deployment's tags
             yield config
     finally:
         _running.reset(token)
@@ -73,7 +73,7 @@ def _run_name(name: str) -> Callable[[], str]:
     return named
 
 
-def _told(work: Callable[[], list[StageResult]]) -> State:
+def _told(work: Callable[[], list[StepResult]]) -> State:
     """The closing state of a flow: its message is what a person reads first on the run's page.
 
     A failure is raised, not returned: Prefect tries again only what was raised, and puts its words
@@ -98,7 +98,7 @@ def _no_second_try() -> None:
 
 
 def _flow(name: str, description: str) -> Callable[[Callable], Flow]:
-    # A run under `dr serve` is tried again by schedule.retries; a stage is, and not the whole: the
+    # A run under `dr serve` is tried again by schedule.retries; a step is, and not the whole: the
     # pipeline's 0 stands for itself.
     retries = 0 if name == "run" else None
     return flow(
@@ -111,8 +111,8 @@ def _flow(name: str, description: str) -> Callable[[Callable], Flow]:
 
 
 def _stage_flow(name: str) -> Flow:
-    def stage(config_file: str, settings: list[str] | None = None):
-        """One stage.
+    def step(config_file: str, settings: list[str] | None = None):
+        """One step.
 
         Args:
             config_file: The pipeline's configuration, a TOML file on the machine that runs it.
@@ -120,20 +120,20 @@ def _stage_flow(name: str) -> Flow:
             entry.
         """
 
-        def work() -> list[StageResult]:
+        def work() -> list[StepResult]:
             with (
                 _configured(config_file, settings) as config,
                 open_session(config.workspace, config.dask) as session,
             ):
-                return [run_stage(name, session, config)]
+                return [run_step(name, session, config)]
 
         return _told(work)
 
-    stage.__name__ = stage.__qualname__ = name
-    return _flow(name, STEPS[name])(stage)
+    step.__name__ = step.__qualname__ = name
+    return _flow(name, STEPS[name])(step)
 
 
-# By these names a deployment finds its flow: a name here is the name of its stage.
+# By these names a deployment finds its flow: a name here is the name of its step.
 ingest = _stage_flow("ingest")
 preprocess = _stage_flow("preprocess")
 train = _stage_flow("train")
@@ -142,19 +142,19 @@ aggregate = _stage_flow("aggregate")
 counterfactuals = _stage_flow("counterfactuals")
 linearity = _stage_flow("linearity")
 report = _stage_flow("report")
-STAGE_FLOWS = {name: globals()[name] for name in STEPS}
+STEP_FLOWS = {name: globals()[name] for name in STEPS}
 
 
 @_flow("run", PIPELINE)
 def run(config_file: str, settings: list[str] | None = None):
-    """Runs every stage in order over one session; a stage with nothing to do ends at once.
+    """Runs every step in order over one session; a step with nothing to do ends at once.
 
     Args:
         config_file: The pipeline's configuration, a TOML file on the machine that runs it.
         settings: Settings laid over it for this run alone, such as data.limit=100, one an entry.
     """
 
-    def work() -> list[StageResult]:
+    def work() -> list[StepResult]:
         with (
             skip_missed(),
             _configured(config_file, settings) as config,
@@ -165,7 +165,7 @@ def run(config_file: str, settings: list[str] | None = None):
                 config.workspace, config.data.photos, config.recipe, config.storage, config.dask
             )
             results = [
-                result for stage in STAGE_FLOWS.values() for result in stage(config_file, settings)
+                result for step in STEP_FLOWS.values() for result in step(config_file, settings)
             ]
             show_summary(results)
             return results
@@ -173,4 +173,4 @@ def run(config_file: str, settings: list[str] | None = None):
     return _told(work)
 
 
-FLOWS = {**STAGE_FLOWS, "run": run}
+FLOWS = {**STEP_FLOWS, "run": run}

@@ -1,4 +1,4 @@
-"""The stages in their order, each with the sentence its command's help shows. Cheap to import."""
+"""The steps in their order, each with the sentence its command's help shows. Cheap to import."""
 
 STEPS = {
     "ingest": (
@@ -21,13 +21,13 @@ STEPS = {
     "report": "Writes the pages people look at.",
 }
 PIPELINE = (
-    "The whole pipeline, from photographs to report: every stage in order. What is done already is"
+    "The whole pipeline, from photographs to report: every step in order. What is done already is"
     " not done again."
 )
 
 
 def flow_name(name: str) -> str:
-    """What Prefect calls the flow of a stage, or of the whole pipeline (`run`); a server may hold
+    """What Prefect calls the flow of a step, or of the whole pipeline (`run`); a server may hold
     other people's flows too.
 
     >>> flow_name("run"), flow_name("train")

@@ -1,4 +1,4 @@
-"""What each stage calls, and the row in `runs` that every stage run leaves, whatever happens to
+"""What each step calls, and the row in `runs` that every step run leaves, whatever happens to
 it.
 """
 
@@ -25,12 +25,12 @@ from tasks.report.step import report
 from tasks.run.artifacts import show_report, show_result
 from tasks.run.progress import begin, say
 from tasks.run.run_log import record_run
-from tasks.run.session import Session, StageResult
+from tasks.run.session import Session, StepResult
 from tasks.train.step import train
 
-Stage = Callable[[Session, PipelineConfig], StageResult]
+Step = Callable[[Session, PipelineConfig], StepResult]
 
-STAGE_FUNCTIONS: dict[str, Stage] = {
+STEP_FUNCTIONS: dict[str, Step] = {
     "ingest": lambda session, c: ingest(
         session, c.data, labels_needed=not c.recipe.trains_none(session.workspace)
     ),
@@ -54,8 +54,8 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
 }
 
 
-def run_stage(name: str, session: Session, config: PipelineConfig) -> StageResult:
-    """Runs one stage and leaves a row in `runs`, whatever happens, and its result on Prefect's
+def run_step(name: str, session: Session, config: PipelineConfig) -> StepResult:
+    """Runs one step and leaves a row in `runs`, whatever happens, and its result on Prefect's
     page.
     """
     begin(name, f"{STEPS[name]} Workspace: {config.workspace}")
@@ -68,7 +68,7 @@ def run_stage(name: str, session: Session, config: PipelineConfig) -> StageResul
     }
     try:
         require_inputs(name, session.workspace, config.recipe)
-        result = STAGE_FUNCTIONS[name](session, config)
+        result = STEP_FUNCTIONS[name](session, config)
     except BaseException as error:
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         with after_failure():

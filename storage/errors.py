@@ -16,7 +16,7 @@ class StorageError(Exception):
 
 
 class NotThere(StorageError, FileNotFoundError):
-    """Something that an earlier stage makes has not been made yet, or the data folder is absent."""
+    """Something that an earlier step makes has not been made yet, or the data folder is absent."""
 
 
 class Refused(StorageError, ValueError):

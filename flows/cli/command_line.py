@@ -3,6 +3,7 @@ from a terminal.
 """
 
 import functools
+import inspect
 import pathlib
 import sys
 from collections.abc import Callable
@@ -64,7 +65,12 @@ def fail(message: str, code: int) -> typer.Exit:
 
 
 def one_line_errors(command: Callable) -> Callable:
-    """The command, with every error a person can mend told in one line instead of a stack trace."""
+    """The command, with every error a person can mend told in one line instead of a stack trace.
+
+    Its help is its docstring, whose paragraphs the terminal wraps anew.
+    """
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    command.__doc__ = "\n\n".join(" ".join(text.split()) for text in paragraphs)
 
     @functools.wraps(command)
     def run(*args, **kwargs):

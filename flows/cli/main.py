@@ -77,9 +77,9 @@ def _add_stage_command(name: str, help_text: str) -> None:
     ) -> None:
         run_flow(name, config, with_options(settings, dask_address, retry_set_aside))
 
-    stage = retrying if name in ("preprocess", "attribute") else plain
-    app.command(name, help=help_text, rich_help_panel="One stage of the pipeline")(
-        one_line_errors(stage)
+    step = retrying if name in ("preprocess", "attribute") else plain
+    app.command(name, help=help_text, rich_help_panel="One step of the pipeline")(
+        one_line_errors(step)
     )
 
 

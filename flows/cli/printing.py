@@ -41,13 +41,13 @@ def print_frame(frame: Any, style: str) -> None:
 
 
 def print_summary(results: Sequence[Any]) -> None:
-    """Prints what each stage did: images in all, new ones, seconds, and its own closing words."""
+    """Prints what each step did: images in all, new ones, seconds, and its own closing words."""
     from tasks.run.progress import duration
 
     print_rows(
         [
             {
-                "stage": result.stage,
+                "step": result.step,
                 "images": result.images,
                 "new": result.new_images,
                 "time": duration(result.seconds),
@@ -63,7 +63,7 @@ def print_summary(results: Sequence[Any]) -> None:
         title="Done",
     )
     for result in results:
-        if result.stage == "report":
+        if result.step == "report":
             print(f"\nReport: {result.message}")  # on a line of its own, which a terminal can open
 
 

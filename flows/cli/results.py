@@ -10,7 +10,7 @@ from flows.cli.command_line import Location, fail, run_flow
 
 
 def status(workspace: Location) -> None:
-    """Shows what a workspace holds, how far each stage is, and what failed."""
+    """Shows what a workspace holds, how far each step is, and what failed."""
     from flows.cli.printing import print_rows
     from storage import open_workspace
     from storage.admin.status import describe

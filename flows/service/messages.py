@@ -8,7 +8,7 @@ from dr_lib.network.backend import BackendError
 from flows.config import ConfigError
 from storage.errors import StorageError
 from tasks.run.errors import UserError
-from tasks.run.session import StageResult
+from tasks.run.session import StepResult
 
 
 def workspace_name(location: str) -> str:
@@ -27,12 +27,12 @@ def tags_of(location: str) -> list[str]:
     return ["dr", workspace_name(location)]
 
 
-def closing_words(results: Sequence[StageResult]) -> str:
+def closing_words(results: Sequence[StepResult]) -> str:
     """What a run did, in a line.
 
     >>> one, two = (
-    ...     StageResult("ingest", 9, 9, "9 photographs"),
-    ...     StageResult("train", 9, 0, "model a"),
+    ...     StepResult("ingest", 9, 9, "9 photographs"),
+    ...     StepResult("train", 9, 0, "model a"),
     ... )
     >>> closing_words([one]), closing_words([one, two]), closing_words([two, two])
     ('9 photographs', 'new work in ingest; train: model a', 'nothing new; train: model a')
@@ -40,9 +40,9 @@ def closing_words(results: Sequence[StageResult]) -> str:
     *_, last = results
     if len(results) == 1:
         return last.message
-    busy = [result.stage for result in results if result.new_images]
+    busy = [result.step for result in results if result.new_images]
     return (
-        f"{'new work in ' + ', '.join(busy) if busy else 'nothing new'}; {last.stage}:"
+        f"{'new work in ' + ', '.join(busy) if busy else 'nothing new'}; {last.step}:"
         f" {last.message}"
     )
 

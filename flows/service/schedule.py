@@ -53,7 +53,7 @@ def serve_deployments(
     say: Callable[[str], None],
     page: str,
 ) -> None:
-    """Serves the whole pipeline on its schedule, and every stage by hand, until interrupted.
+    """Serves the whole pipeline on its schedule, and every step by hand, until interrupted.
 
     page: the API's address, for the person at the terminal. Raises ConfigError for a cron that
     Prefect cannot read.
@@ -61,7 +61,7 @@ def serve_deployments(
     deployments = deployments_of(config_file, settings, config)
     schedule = config.schedule
     heard = watch(schedule, notify)
-    # For the processes of the runs: a stage that failed is tried again.
+    # For the processes of the runs: a step that failed is tried again.
     os.environ.setdefault("PREFECT_FLOWS_DEFAULT_RETRIES", str(schedule.retries))
     os.environ.setdefault(
         "PREFECT_FLOWS_DEFAULT_RETRY_DELAY_SECONDS", str(60 * schedule.retry_minutes)
@@ -94,7 +94,7 @@ def serve_deployments(
 def deployments_of(
     config_file: pathlib.Path, settings: list[str], config: PipelineConfig
 ) -> list[RunnerDeployment]:
-    """The whole pipeline with its schedule, then a deployment for each stage: `demo`,
+    """The whole pipeline with its schedule, then a deployment for each step: `demo`,
     `demo-1-ingest`, `demo-2-preprocess`, …
 
     Prefect's page sorts by these names and prints the flow's small beside them.
@@ -103,9 +103,9 @@ def deployments_of(
     parameters = {"config_file": str(find_config(config_file).resolve()), "settings": settings}
 
     def deployment(
-        stage: str, suffix: str, schedule: Schedule | None, description: str
+        step: str, suffix: str, schedule: Schedule | None, description: str
     ) -> RunnerDeployment:
-        made = FLOWS[stage].to_deployment(
+        made = FLOWS[step].to_deployment(
             name=name + suffix,
             schedule=schedule,
             parameters=parameters,
@@ -122,8 +122,8 @@ def deployments_of(
     return [
         deployment("run", "", cron_schedule(config.schedule), PIPELINE),
         *(
-            deployment(stage, f"-{place}-{stage}", None, f"One stage alone. {sentence}")
-            for place, (stage, sentence) in enumerate(STEPS.items(), 1)
+            deployment(step, f"-{place}-{step}", None, f"One step alone. {sentence}")
+            for place, (step, sentence) in enumerate(STEPS.items(), 1)
         ),
     ]
 

@@ -34,7 +34,7 @@ ENDS = {
 BAD_ENDS = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut")}
 OURS = {"prefect.resource.id": ["prefect.tag.dr"], "prefect.resource.role": "tag"}
 ANY_RUN = {"prefect.resource.id": "prefect.flow-run.*"}
-# A stage inside the whole pipeline, `demo: 3 of 8, train`, fails the pipeline too: that is told
+# A step inside the whole pipeline, `demo: 3 of 8, train`, fails the pipeline too: that is told
 # once.
 WHOLE_RUN = {**ANY_RUN, "prefect.resource.name": "!*: ? of ?, *"}
 DEAD_MESSAGE = (

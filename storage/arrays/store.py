@@ -82,7 +82,7 @@ class ShardedStore:
         """The store at `path`. Raises FileNotFoundError."""
         nodes = metadata.committed(files, path)
         if nodes is None:
-            raise NotThere(f"{files.url(path)} is not there: run the stage that makes it")
+            raise NotThere(f"{files.url(path)} is not there: run the step that makes it")
         return cls(files, path, nodes[""]["attributes"]["shard_images"], nodes)
 
     @staticmethod

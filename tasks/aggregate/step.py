@@ -39,13 +39,13 @@ from tasks.access.stores import (
 from tasks.execution.waves import run_in_waves
 from tasks.run.progress import progress
 from tasks.run.recipe import Recipe
-from tasks.run.session import Session, StageResult
+from tasks.run.session import Session, StepResult
 
 STEP = "aggregate"
 SHARD_TABLES = ("attributions", "neurons", "lesion_regions", "heatmap_stats")
 
 
-def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StageResult:
+def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StepResult:
     """Writes the tables of the explanation for every finished shard whose rows are missing or
     out of date.
     """
@@ -111,7 +111,7 @@ def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StageR
     regions, neurons = (
         workspace.count(table, explain_id=explain_id) for table in ("lesion_regions", "neurons")
     )
-    return StageResult(
+    return StepResult(
         STEP,
         sum(span.images for span in spans),
         new,

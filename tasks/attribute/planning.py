@@ -41,7 +41,7 @@ def plan(
     measure: bool | None = None,
     seconds: float | None = None,
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """A row a stage — images, images still to do, shards, MB to write, memory, passes, time and
+    """A row a step — images, images still to do, shards, MB to write, memory, passes, time and
     where the numbers are from — and, where the run cannot fit, the line that says so and by how
     much.
 
@@ -218,15 +218,15 @@ def _specs(workspace: Workspace, recipe: Recipe) -> list[ArraySpec]:
 
 def _paced(
     workspace: Workspace,
-    stage: str,
+    step: str,
     to_do: int,
     images: int,
     shard_images: int,
     image_bytes: int = 0,
     workers: int = 1,
 ) -> Estimate:
-    """A stage by the pace of its last run that had work."""
-    pace = seconds_per_image(workspace, stage)
+    """A step by the pace of its last run that had work."""
+    pace = seconds_per_image(workspace, step)
     shards = len(spans(to_do, shard_images)) if image_bytes else 0
     memory = min(workers, shards) * (WORKER_BASE_BYTES // 2 + 2 * image_bytes * shard_images)
     seconds = None if pace is None else pace * to_do
@@ -242,13 +242,13 @@ def _paced(
     )
 
 
-def _row(stage: str, images: int, found: Estimate) -> dict[str, Any]:
+def _row(step: str, images: int, found: Estimate) -> dict[str, Any]:
     if not found.images:
         time = "nothing to do"
     else:
         time = "unknown before a first run" if found.seconds is None else duration(found.seconds)
     return {
-        "stage": stage,
+        "step": step,
         "images": images,
         "to do": found.images,
         "shards": found.shards or "",
@@ -271,9 +271,9 @@ def _training_seconds(workspace: Workspace, recipe: Recipe) -> float | None:
     return pace[-1] * recipe.training.steps if pace else None
 
 
-def seconds_per_image(workspace: Workspace, stage: str) -> float | None:
-    """From the last run of the stage that had work, or None."""
-    runs = workspace.frame("runs", stage=stage, state="completed")
+def seconds_per_image(workspace: Workspace, step: str) -> float | None:
+    """From the last run of the step that had work, or None."""
+    runs = workspace.frame("runs", stage=step, state="completed")
     runs = runs[runs["new_images"] > 0].sort_values("started")
     return float(runs.iloc[-1]["seconds"] / runs.iloc[-1]["new_images"]) if len(runs) else None
 

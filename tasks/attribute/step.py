@@ -25,13 +25,13 @@ from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import loaded_model
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
-from tasks.run.session import Session, StageResult
+from tasks.run.session import Session, StepResult
 from tasks.run.settings import StorageParams
 
 STEP = "attribute"
 
 
-def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StageResult:
+def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepResult:
     """Explains the chosen images that have no explanation yet (or whose photograph changed).
 
     Raises UserError, before anything is written, for a run that fits neither the disk nor the
@@ -127,7 +127,7 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> Stage
     eyes = (
         f"{len(store.image_ids):,} eyes{gone_words(workspace, store.image_ids)}; {_summary(store)}"
     )
-    return StageResult(
+    return StepResult(
         STEP, len(store.image_ids), new, f"explanation {explain_id} of model {model_id}: {eyes}"
     )
 

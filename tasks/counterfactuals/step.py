@@ -36,7 +36,7 @@ from tasks.counterfactuals.tables import (
 from tasks.execution.waves import run_in_waves
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe, settings_of
-from tasks.run.session import Session, StageResult
+from tasks.run.session import Session, StepResult
 from tasks.run.settings import StorageParams
 
 STEP = "counterfactuals"
@@ -52,7 +52,7 @@ def counterfactuals(
     params: CounterfactualParams,
     adversarial: AdversarialParams,
     storage: StorageParams,
-) -> StageResult:
+) -> StepResult:
     """Makes what is missing for every eye of the true stage that the model took for the
     predicted one.
     """
@@ -69,7 +69,7 @@ def counterfactuals(
         for table, part in [*parts, *((table, params.pair) for table in PAIR_TABLES)]:
             if not workspace.has_part(table, explain_id, part):
                 workspace.write_table(table, [], partition=explain_id, part=part)
-        return StageResult(STEP, 0, 0, f"no eye {confusion}: nothing to change")
+        return StepResult(STEP, 0, 0, f"no eye {confusion}: nothing to change")
     shard_eyes = min(SHARD_EYES, storage.shard_images)
     specs = change_specs(METHODS, ADVERSARIAL_METHODS, recipe.preprocess.size)
     store = ShardedStore.create_or_open(
@@ -89,7 +89,7 @@ def counterfactuals(
     write_pair_tables(workspace, store, place, science, adversarial, second)
     count = int(eyes["sha256"].notna().sum())
     absent = gone_words(workspace, eyes.index[eyes["sha256"].notna()])
-    return StageResult(
+    return StepResult(
         STEP,
         count,
         new,

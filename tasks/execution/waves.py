@@ -35,14 +35,14 @@ def _may_pass(task: Any, run: Any, state: Any) -> bool:
 
 @task(
     name="wave",
-    task_run_name="{stage}: wave {number} of {count}, {images}",
+    task_run_name="{step}: wave {number} of {count}, {images}",
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=1,
     retry_delay_seconds=TRIES_AGAIN_S,
     retry_condition_fn=_may_pass,
 )
-def run_wave(stage: str, number: int, count: int, images: str, work: Callable[[], int]) -> int:
+def run_wave(step: str, number: int, count: int, images: str, work: Callable[[], int]) -> int:
     """Runs one wave's shards; returns how many finished. Its name and state are what Prefect's page
     shows.
 
@@ -93,7 +93,7 @@ class _Stream:
 
 def run_in_waves(
     pool: Pool,
-    stage: str,
+    step: str,
     function: Callable[..., Any],
     jobs: Sequence[tuple],
     *,
@@ -121,7 +121,7 @@ def run_in_waves(
     waves = [range(start, min(start + size, len(jobs))) for start in range(0, len(jobs), size)]
 
     with (
-        progress(stage, sum(map(images_of, jobs))) as advance,
+        progress(step, sum(map(images_of, jobs))) as advance,
         contextlib.closing(_Stream(pool, function, jobs)) as stream,
     ):
 
@@ -170,17 +170,17 @@ def run_in_waves(
                 if table and done:
                     create_table_artifact(
                         table(done),
-                        key=artifact_key(stage, "waves"),
+                        key=artifact_key(step, "waves"),
                         description=f"wave {number} of {len(waves)}",
                     )
                 return len(wave)
 
             images = sum(images_of(jobs[index]) for index in wave)
-            run_wave(stage, number, len(waves), f"{images:,} image{'s' * (images != 1)}", work)
+            run_wave(step, number, len(waves), f"{images:,} image{'s' * (images != 1)}", work)
     failures = [result for _, result in sorted(results.items()) if isinstance(result, Failure)]
     if failures:
         raise UserError(
-            f"{stage}: {len(failures)} of {len(jobs)} shards failed and the others are done; "
+            f"{step}: {len(failures)} of {len(jobs)} shards failed and the others are done; "
             f"the first said: {failures[0].reason}; {failures[0].remedy}"
         )
     return [results[index] for index in range(len(jobs))]

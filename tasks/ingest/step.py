@@ -17,14 +17,14 @@ from tasks.access.rejects import check_label_fraction, check_reject_fraction, re
 from tasks.ingest.inspection import Finding, inspected, remembered
 from tasks.run.artifacts import show_rejects
 from tasks.run.errors import UserError
-from tasks.run.session import Session, StageResult
+from tasks.run.session import Session, StepResult
 from tasks.run.settings import DataParams
 
 STEP = "ingest"
 REJECT_COLUMNS = ["image_id", "source", "step", "reason", "detail", "bytes", "stamp", "sha256"]
 
 
-def ingest(session: Session, data: DataParams, labels_needed: bool = True) -> StageResult:
+def ingest(session: Session, data: DataParams, labels_needed: bool = True) -> StepResult:
     """Brings the catalogue up to the data folder.
 
     Raises UserError if too many photographs or labels had to be set aside, and, before any
@@ -62,7 +62,7 @@ def ingest(session: Session, data: DataParams, labels_needed: bool = True) -> St
         for reason, count in collections.Counter(row["reason"] for row in rejects).most_common()
     )
     patients = frame.loc[frame["present"], "patient_id"].nunique()
-    return StageResult(
+    return StepResult(
         STEP,
         present,
         new,

@@ -23,13 +23,13 @@ from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import fundi, stage_outcomes
 from tasks.linearity.special_units import study_engine, study_special_units
 from tasks.run.recipe import Recipe
-from tasks.run.session import Session, StageResult
+from tasks.run.session import Session, StepResult
 
 STEP = "linearity"
 EYES_PER_JOB = 4
 
 
-def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> StageResult:
+def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> StepResult:
     """Studies explained eyes that the model does not already take for the target stage; then
     gives each unit its verdict.
     """
@@ -74,7 +74,7 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Stag
         verdicts = verdicts.assign(**others | {"study": STEP})
         workspace.write_table("units", verdicts, partition=explain_id, part=STEP, digest=digest)
     study_special_units(session, place, eyes, params, digest)
-    return StageResult(STEP, len(eyes), new, _summary(workspace, explain_id))
+    return StepResult(STEP, len(eyes), new, _summary(workspace, explain_id))
 
 
 def _study(

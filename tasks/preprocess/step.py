@@ -17,7 +17,7 @@ from tasks.execution.waves import run_in_waves
 from tasks.preprocess.shard import MEASURES, new_rows, preprocess_shard, try_photographs
 from tasks.run.artifacts import show_photographs, show_rejects
 from tasks.run.recipe import Recipe
-from tasks.run.session import Session, StageResult
+from tasks.run.session import Session, StepResult
 from tasks.run.settings import DataParams, StorageParams
 
 STEP = "preprocess"
@@ -25,7 +25,7 @@ STEP = "preprocess"
 
 def preprocess(
     session: Session, recipe: Recipe, data: DataParams, storage: StorageParams
-) -> StageResult:
+) -> StepResult:
     """Makes the fundi that are missing or whose photograph changed, and lists what could not be
     used in `rejects`.
     """
@@ -98,7 +98,7 @@ def preprocess(
         f"{done:,} fundi, {flagged:,} flagged for low quality, {len(rejects):,} photographs set"
         " aside" + (f" ({reasons})" if reasons else "")
     )
-    return StageResult(STEP, done, new, message)
+    return StepResult(STEP, done, new, message)
 
 
 def _rejects(store: ShardedStore, present: set[str]) -> pd.DataFrame:

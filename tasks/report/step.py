@@ -20,7 +20,7 @@ from tasks.report.eyes import Place, draw_shard, gallery_rows, shards_to_draw
 from tasks.report.sections import SECTIONS
 from tasks.run.recipe import Recipe
 from tasks.run.run_log import versions
-from tasks.run.session import Session, StageResult
+from tasks.run.session import Session, StepResult
 from tasks.run.settings import DataParams
 
 STEP = "report"
@@ -28,7 +28,7 @@ STEP = "report"
 
 def report(
     session: Session, recipe: Recipe, data: DataParams, config: dict[str, Any]
-) -> StageResult:
+) -> StepResult:
     """Writes report/<explain_id>/: the files of eyes that changed, the pages if anything did;
     refreshes the SQL catalogue."""
     workspace = session.workspace
@@ -51,7 +51,7 @@ def report(
     if (workspace.files.read_json(f"{place.folder}/made-from.json") or {}).get(
         "digest"
     ) == shown_from:
-        return StageResult(STEP, len(done), drawn, index)
+        return StepResult(STEP, len(done), drawn, index)
     gallery = gallery_rows(
         workspace, explain_id, eyes, done, store.shard_images, recipe.attribution.quantities
     )
@@ -65,7 +65,7 @@ def report(
     }:
         workspace.files.remove(name)
     workspace.files.write_json(f"{place.folder}/made-from.json", {"digest": shown_from})
-    return StageResult(STEP, len(done), drawn, index)
+    return StepResult(STEP, len(done), drawn, index)
 
 
 def _pages(shown: Shown) -> dict[str, bytes | str]:

@@ -2,7 +2,7 @@
 
 A picture travels inside a markdown artifact, as a data URI. Prefect's image artifact would show it
 too, but prints its whole address under it, which here is the picture itself. Pictures are kept in
-Prefect's database, so they are small, and a stage leaves them only when it had work to do. Outside
+Prefect's database, so they are small, and a step leaves them only when it had work to do. Outside
 a run nothing is left anywhere.
 """
 
@@ -22,7 +22,7 @@ from tasks.access.contact_sheets import Photos, flagged, flagged_text, samples, 
 from tasks.access.model_quality import graded_rows, model_plots
 from tasks.run.progress import duration, inside_run
 from tasks.run.recipe import Recipe
-from tasks.run.session import StageResult
+from tasks.run.session import StepResult
 from tasks.run.settings import DataParams
 
 SHEET_BYTES = 200_000
@@ -43,24 +43,24 @@ def show_picture(
     create_markdown_artifact(f"{text}\n\n![{title}]({uri})".strip(), key=key, description=title)
 
 
-def show_result(workspace: Workspace, result: StageResult) -> None:
-    """What a stage did, in words, and where its results are."""
+def show_result(workspace: Workspace, result: StepResult) -> None:
+    """What a step did, in words, and where its results are."""
     if inside_run():
         text = (
-            f"**{result.stage}**: {result.message}\n\n{result.images:,} images,"
+            f"**{result.step}**: {result.message}\n\n{result.images:,} images,"
             f" {result.new_images:,} of them new, in {duration(result.seconds)}; workspace"
             f" `{workspace.location}`"
         )
         create_markdown_artifact(
-            text, key=f"{result.stage}-result", description=f"{result.stage}: {result.message}"
+            text, key=f"{result.step}-result", description=f"{result.step}: {result.message}"
         )
 
 
-def show_summary(results: Sequence[StageResult]) -> None:
-    """A table of all stages of a run: what each did and how long it took."""
+def show_summary(results: Sequence[StepResult]) -> None:
+    """A table of all steps of a run: what each did and how long it took."""
     rows = [
         {
-            "stage": one.stage,
+            "step": one.step,
             "images": one.images,
             "new": one.new_images,
             "time": duration(one.seconds),
@@ -68,7 +68,7 @@ def show_summary(results: Sequence[StageResult]) -> None:
         }
         for one in results
     ]
-    create_table_artifact(rows, key="pipeline-summary", description="What each stage did")
+    create_table_artifact(rows, key="pipeline-summary", description="What each step did")
 
 
 def show_report(workspace: Workspace, index: str) -> None:

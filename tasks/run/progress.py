@@ -1,4 +1,4 @@
-"""How far a stage is: one bar on the terminal, one progress artifact in Prefect, each with the
+"""How far a step is: one bar on the terminal, one progress artifact in Prefect, each with the
 time left.
 """
 
@@ -38,10 +38,10 @@ def say(message: str) -> None:
         get_run_logger().info(message)
 
 
-def begin(stage: str, sentence: str) -> None:
-    """Opens a stage's log in Prefect: a page without a line looks like a run that hangs."""
+def begin(step: str, sentence: str) -> None:
+    """Opens a step's log in Prefect: a page without a line looks like a run that hangs."""
     if inside_run():
-        get_run_logger().info("%s: %s", stage, sentence)
+        get_run_logger().info("%s: %s", step, sentence)
         alive()
 
 
@@ -78,14 +78,14 @@ def at_once(answer: Coroutine[Any, Any, Answer] | Answer) -> Answer:
 
 
 @contextlib.contextmanager
-def progress(stage: str, total: int, unit: str = "images") -> Generator[Callable[..., None]]:
+def progress(step: str, total: int, unit: str = "images") -> Generator[Callable[..., None]]:
     """Yields `advance(count, note="", earlier=False)`; shows count of total, the rate and the time
     left.
 
     On a terminal that is a bar; in a file or a pipe it is a line every half minute. What an
     `earlier` run did counts as done but not in the rate: the time left would be far too short.
     """
-    meter = _Meter(stage, total, unit)
+    meter = _Meter(step, total, unit)
     if not sys.stderr.isatty():
         yield meter.advance_in_lines
         meter.finish()
@@ -99,7 +99,7 @@ def progress(stage: str, total: int, unit: str = "images") -> Generator[Callable
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=_console, transient=True) as bar:
-        task = bar.add_task(stage, total=total, rate="", note="")
+        task = bar.add_task(step, total=total, rate="", note="")
 
         def advance(count: int, note: str = "", earlier: bool = False) -> None:
             meter.advance(count, earlier)
@@ -121,13 +121,13 @@ def artifact_key(*words: str) -> str:
 
 
 class _Meter:
-    def __init__(self, stage: str, total: int, unit: str):
-        self.stage, self.total, self.unit = stage, total, unit
+    def __init__(self, step: str, total: int, unit: str):
+        self.step, self.total, self.unit = step, total, unit
         self.done = self.done_earlier = 0
         self.started = self.last_line = self.last_artifact = self.last_sign = time.monotonic()
         self.artifact: UUID | None = None
         if inside_run():
-            key, text = artifact_key(stage, "progress"), f"{stage}: 0 of {total} {unit}"
+            key, text = artifact_key(step, "progress"), f"{step}: 0 of {total} {unit}"
             self.artifact = at_once(create_progress_artifact(0.0, key=key, description=text))
             alive()
 
@@ -163,7 +163,7 @@ class _Meter:
             / max(self.done - self.done_earlier, 1)
         )
         return (
-            f"{self.stage}: {self.done:,} of {self.total:,} {self.unit}, {self.rate_text()}, about"
+            f"{self.step}: {self.done:,} of {self.total:,} {self.unit}, {self.rate_text()}, about"
             f" {duration(left)} left"
         )
 

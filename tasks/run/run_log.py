@@ -1,4 +1,4 @@
-"""The table `runs`: one row a stage run, so that what was done, when and with which versions can
+"""The table `runs`: one row a step run, so that what was done, when and with which versions can
 be asked.
 """
 
@@ -20,9 +20,9 @@ def versions() -> dict[str, str]:
 
 
 def record_run(workspace: Workspace, row: dict[str, Any]) -> float:
-    """Adds a stage run to the table and returns its seconds, from `started` until now.
+    """Adds a step run to the table and returns its seconds, from `started` until now.
 
-    `row` holds run_id, stage, state, started, message and, if known, image counts.
+    `row` holds run_id, stage (the step), state, started, message and, if known, image counts.
     """
     finished = datetime.now(UTC)
     full = {

@@ -1,4 +1,4 @@
-"""What one run holds while it works: the workspace, its lock, and the workers. Stages of one run
+"""What one run holds while it works: the workspace, its lock, and the workers. Steps of one run
 share them.
 """
 
@@ -25,16 +25,16 @@ class Session:
 
 
 @dataclass(frozen=True)
-class StageResult:
-    """What a stage did. images: how many it is about; new_images: how many had work done now."""
+class StepResult:
+    """What a step did. images: how many it is about; new_images: how many had work done now."""
 
-    stage: str
+    step: str
     images: int
     new_images: int
     message: str
     seconds: float = 0.0
 
-    def and_then(self, more: str) -> "StageResult":
+    def and_then(self, more: str) -> "StepResult":
         """The same with more to say at the end; nothing changes where there is nothing."""
         return dataclasses.replace(self, message=f"{self.message}; {more}") if more else self
 

@@ -38,7 +38,7 @@ def mark_dead_run(workspace: Workspace) -> None:
 
 
 def mark_crashed(client: SyncPrefectClient, run_id: UUID, message: str) -> int:
-    """Marks a run and the stages under it Crashed where Prefect takes them to be running;
+    """Marks a run and the steps under it Crashed where Prefect takes them to be running;
     returns how many it marked.
     """
     try:

@@ -42,7 +42,7 @@ from tasks.run.artifacts import show_model
 from tasks.run.errors import UserError
 from tasks.run.progress import progress, say
 from tasks.run.recipe import Recipe, settings_of
-from tasks.run.session import Session, StageResult
+from tasks.run.session import Session, StepResult
 from tasks.train.ensembles import POSES_TABLE, in_words, reading_rows
 from tasks.train.model_record import provenance, record_metrics, training_provenance
 
@@ -50,7 +50,7 @@ STEP = "train"
 PREDICTION_BATCH = 16
 
 
-def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StageResult:
+def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StepResult:
     """Trains a model unless these settings already have one; then predicts and grades every eye
     not yet predicted.
     """
@@ -85,7 +85,7 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StageResu
     if trained or new:
         show_model(workspace, model_id)
     here = int(eyes["present"].sum())
-    return StageResult(STEP, here, trained or new, f"model {model_id}: {graded}").and_then(
+    return StepResult(STEP, here, trained or new, f"model {model_id}: {graded}").and_then(
         labels_differ(workspace, recipe, model_id)
     )
 

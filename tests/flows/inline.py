@@ -21,7 +21,7 @@ from tasks.preprocess import step as preprocessing
 from tasks.preprocess.step import preprocess
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
-from tasks.run.session import Session, StageResult
+from tasks.run.session import Session, StepResult
 from tasks.run.settings import DaskParams, DataParams, StorageParams
 
 
@@ -74,7 +74,7 @@ def run_here(patch: pytest.MonkeyPatch, *stages: ModuleType) -> None:
 
 def ingest_and_preprocess(
     patch: pytest.MonkeyPatch, workspace: Path, *, size: int = 64, **data: Any
-) -> tuple[Session, tuple[StageResult, StageResult]]:
+) -> tuple[Session, tuple[StepResult, StepResult]]:
     """Both stages in this process, without a Prefect server; fundi of `size` px. `data` are the
     settings of `[data]`.
     """

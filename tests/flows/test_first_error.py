@@ -79,9 +79,9 @@ def test_a_stage_that_fails_on_a_full_disk_says_why_and_not_that_it_could_not_be
         monkeypatch.setattr("storage.files.files.write_whole", full_disk)
         raise first
 
-    monkeypatch.setitem(stages.STAGE_FUNCTIONS, "ingest", fail)
+    monkeypatch.setitem(stages.STEP_FUNCTIONS, "ingest", fail)
     with pytest.raises(type(first), match="the first"):
-        stages.run_stage("ingest", session, load_config(tiny_config(tmp_path)))
+        stages.run_step("ingest", session, load_config(tiny_config(tmp_path)))
     assert session.workspace.count("runs") == 0
 
 

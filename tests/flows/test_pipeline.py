@@ -23,8 +23,8 @@ from tests.flows.conftest import snapshot
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
-def by_stage(results):
-    return {result.stage: result for result in results}
+def by_step(results):
+    return {result.step: result for result in results}
 
 
 def test_every_stage_ran_in_order_and_says_what_it_did(chain):
@@ -39,7 +39,7 @@ def test_every_stage_ran_in_order_and_says_what_it_did(chain):
         "linearity",
         "report",
     ]
-    assert [result.stage for result in first] == stages
+    assert [result.step for result in first] == stages
     assert all(result.message for result in first)
 
 
@@ -49,12 +49,12 @@ def test_nothing_new_is_no_work_and_changes_no_byte(chain):
 
 
 def test_two_more_eyes_are_two_eyes_work(chain):
-    third = by_stage(chain["runs"][2])
+    third = by_step(chain["runs"][2])
     assert third["ingest"].new_images == 2
     assert third["preprocess"].new_images == 2
     assert (
         third["train"].message.split(":")[0]
-        == by_stage(chain["runs"][0])["train"].message.split(":")[0]
+        == by_step(chain["runs"][0])["train"].message.split(":")[0]
     ), "the same model"
     predictions = chain["workspace"].frame("predictions")
     assert len(predictions) == 39, "one eye was spoilt in the fourth run"
@@ -222,7 +222,7 @@ def test_the_workspace_verifies(chain):
 
 
 def report_folder(chain) -> pathlib.Path:
-    return pathlib.Path(by_stage(chain["runs"][4])["report"].message).parent
+    return pathlib.Path(by_step(chain["runs"][4])["report"].message).parent
 
 
 def told_of(folder: pathlib.Path, image_id: str) -> dict:
@@ -256,8 +256,8 @@ def test_the_report_is_whole(chain):
 
 def test_the_report_draws_eyes_that_are_new_or_changed_and_no_others(chain):
     """In the fourth run one photograph is gone, which its eye's figure shows."""
-    drawn = [by_stage(run)["report"].new_images for run in chain["runs"]]
-    assert drawn[0] == by_stage(chain["runs"][0])["report"].images == 5
+    drawn = [by_step(run)["report"].new_images for run in chain["runs"]]
+    assert drawn[0] == by_step(chain["runs"][0])["report"].images == 5
     assert drawn[1] == drawn[4] == 0
     assert drawn[3] >= 1
 
@@ -357,7 +357,7 @@ def test_maps_of_eyes_with_masks_are_judged_beside_their_rivals(chain):
     assert auc["images"].nunique() == 1, "every map is judged on the same eyes"
     share = rows[(rows["metric"] == "energy") & (rows["lesion"] == "any")]
     assert share["chance"].nunique() == 1
-    assert "best map" in by_stage(chain["runs"][4])["aggregate"].message
+    assert "best map" in by_step(chain["runs"][4])["aggregate"].message
 
 
 def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, tmp_path):

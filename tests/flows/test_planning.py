@@ -77,7 +77,7 @@ def planned(prepared, **options):
 
 
 def row_of(rows, stage):
-    return next(row for row in rows if row["stage"] == stage)
+    return next(row for row in rows if row["step"] == stage)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_plan_by_a_given_rate_counts_what_is_to_do_and_writes_nothing(prepared
     before = tree_bytes(pathlib.Path(prepared[2].location))
     rows, refusal = planned(prepared, measure=False, seconds=90.0)
     assert refusal is None
-    assert [row["stage"] for row in rows] == ["ingest", "preprocess", "train", "attribute"]
+    assert [row["step"] for row in rows] == ["ingest", "preprocess", "train", "attribute"]
     row = row_of(rows, "attribute")
     assert (row["images"], row["to do"], row["shards"]) == (IMAGES, IMAGES, 3)
     assert (row["time"], row["by"]) == ("9 min 0 s", "the given rate")  # 4 + 2 images of one worker
