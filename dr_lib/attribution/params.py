@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dr_lib.attribution.quadrature import quadrature
-from dr_lib.attribution.quantities import stage_head
+from dr_lib.attribution.quantities import stage_quantities
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class AttributionParams:
             self.layers
         ):
             raise ValueError("quantities and layers must each be named once")
-        stage_head(self.quantities)
+        stage_quantities(self.quantities)
         if self.layer_quantity != "predicted":
-            stage_head((self.layer_quantity,))
+            stage_quantities((self.layer_quantity,))
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance must be at least 0 and below 1, not {self.tolerance}")
         if not 0 <= self.residual_tolerance <= 100:

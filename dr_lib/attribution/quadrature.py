@@ -14,18 +14,29 @@ RULES: tuple[str, ...] = get_args(Rule)
 def quadrature(
     rule: str, points: int
 ) -> tuple[Float64[np.ndarray, "points"], Float64[np.ndarray, "points"]]:
-    """Nodes in [0, 1] in rising order and their weights; the weights sum to 1.
+    """A quadrature rule on [0, 1].
 
     ReLU networks are only piecewise smooth along the line, so no rule gains from its order of
     accuracy. A flat baseline ties every max-pool window at alpha 0: prefer rules without a node
     there (midpoint, gauss_legendre).
 
+    Parameters
+    ----------
+    rule: "left", "right", "midpoint", "trapezoid" or "gauss_legendre".
+    points: how many nodes; at least 1, of a trapezoid 2.
+
+    Returns
+    -------
+    alphas, weights: float64 (points,) each: nodes in [0, 1] in rising order; weights that sum to 1.
+
+    Raises
+    ------
+    ValueError: for an unknown rule or too few points.
+
     >>> quadrature("midpoint", 2)
     (array([0.25, 0.75]), array([0.5, 0.5]))
     >>> quadrature("trapezoid", 3)
     (array([0. , 0.5, 1. ]), array([0.25, 0.5 , 0.25]))
-
-    Raises ValueError for an unknown rule, no points, or a trapezoid of one point.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")

@@ -37,7 +37,7 @@ def bin_of(top: Float64[np.ndarray, "eye"], bins: int) -> Int64[np.ndarray, "eye
     return np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
-class MetricSums:
+class BootstrapMetrics:
     """What the resamples share: each eye's cell in every table that a metric sums over."""
 
     def __init__(
@@ -147,7 +147,7 @@ def kappa_of(confusion: Float64[np.ndarray, "resample 5 5"]) -> np.ndarray:
 
 def patient_intervals(
     values: dict[str, float],
-    sums: MetricSums,
+    sums: BootstrapMetrics,
     patients: Shaped[np.ndarray, "eye"],
     resamples: int,
     seed: int,

@@ -20,7 +20,7 @@ from dr_lib.evaluation.bootstrap_metrics import (
     ROUNDING,
     SENSITIVITY_TARGETS,
     SPECIFICITY_TARGETS,
-    MetricSums,
+    BootstrapMetrics,
     bin_of,
     operating_metric,
     patient_intervals,
@@ -134,7 +134,7 @@ def evaluate(
     _check(stages, probabilities)
     stages = stages.astype(np.int64)
     probabilities = probabilities.astype(np.float64)
-    sums = MetricSums(stages, probabilities, predicted)
+    sums = BootstrapMetrics(stages, probabilities, predicted)
     referable = probabilities[:, REFERABLE:].sum(axis=1)
     confusion = _confusion(stages, sums.predicted)
     sensitivity, specificity = rates_of(confusion[np.newaxis].astype(float))

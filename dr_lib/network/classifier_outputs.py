@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import keras
 
 
-class StageOutcomes:
+class ClassifierOutputs:
     """`predict(images)`, `gradient(images, stage)` and `features(images)` of a classifier of
     five stages.
     """

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from dr_lib.training.schedule import LastStair, StepwiseRate, learning_rate_schedule
+from dr_lib.training.schedule import FinalDecay, StepwiseRate, learning_rate_schedule
 
 # METHOD §3: eyes of stages 0 … 4 in every sixteen, that is 50, 6.25, 12.5, 6.25 and 25 %.
 SIXTEEN = 16
@@ -24,7 +24,7 @@ class TrainingParams:
 
     `composition`: eyes of each stage in every 16; `batch_size` is a multiple of 16. `schedule`:
     (mini-batches, learning rate) steps; their sum is the length of the run. `warmup_steps` first
-    mini-batches rise to it; `last_stair` "cosine" lets its last step fall to 0 instead of holding
+    mini-batches rise to it; `final_decay` "cosine" lets its last step fall to 0 instead of holding
     it (`dr_lib.training.schedule`). `loss`: "ordinal" charges a grade by how many stages it is off,
     too, `ordinal_weight` times (`dr_lib.training.losses`). `optimizer`: Adam by default, whose
     customary rates METHOD's are; "sgd" has momentum 0.9. (Adam at 0.001 brought the loss of 430
@@ -52,7 +52,7 @@ class TrainingParams:
     composition: tuple[int, int, int, int, int] = (8, 1, 2, 1, 4)
     schedule: tuple[tuple[int, float], ...] = ((550, 1e-3), (350, 2e-4), (495, 5e-5))
     warmup_steps: int = 0
-    last_stair: LastStair = "flat"
+    final_decay: FinalDecay = "flat"
     augment: bool = True
     seed: int = 0
     loss: Loss = "crossentropy"
@@ -88,7 +88,7 @@ class TrainingParams:
             ("optimizer", Optimizer),
             ("batch_norm", BatchNorm),
             ("best_by", Measure),
-            ("last_stair", LastStair),
+            ("final_decay", FinalDecay),
         ):
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(
@@ -123,7 +123,7 @@ class TrainingParams:
     def rate(self) -> StepwiseRate:
         """The learning rate of each mini-batch."""
         return learning_rate_schedule(
-            self.schedule, warmup_steps=self.warmup_steps, last_stair=self.last_stair
+            self.schedule, warmup_steps=self.warmup_steps, final_decay=self.final_decay
         )
 
     @property
@@ -133,9 +133,9 @@ class TrainingParams:
 
 
 # Settings younger than the first models, with the value that changes nothing.
-LATER = {
+DEFAULTS_BEFORE_ADDED = {
     "warmup_steps": 0,
-    "last_stair": "flat",
+    "final_decay": "flat",
     "loss": "crossentropy",
     "ordinal_weight": 1.0,
     "weight_decay": 0.0,
@@ -158,5 +158,6 @@ def outcome_settings(params: TrainingParams) -> dict[str, Any]:
     return {
         name: value
         for name, value in settings.items()
-        if name not in OUTCOME_FREE and not (name in LATER and value == LATER[name])
+        if name not in OUTCOME_FREE
+        and not (name in DEFAULTS_BEFORE_ADDED and value == DEFAULTS_BEFORE_ADDED[name])
     }

@@ -19,7 +19,7 @@ from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
 from tasks.access.stores import explanation_store
 from tasks.execution.waves import run_in_waves
-from tasks.execution.worker import fundi, stage_outcomes
+from tasks.execution.worker import fundi, classifier_outputs
 from tasks.linearity.special_units import study_engine, study_special_units
 from tasks.run.recipe import Recipe
 from tasks.run.session import Session, StageResult
@@ -87,7 +87,7 @@ def _study(
     location, preprocess_id, model_id, explain_id = place
     x = scaled(fundi(location, preprocess_id, positions))
     layers, average_gradient = study_engine(location, model_id, params)
-    gradient = stage_outcomes(location, model_id, params.batch_size).gradient
+    gradient = classifier_outputs(location, model_id, params.batch_size).gradient
     baseline = np.zeros(x.shape[1:], np.float32)
     rows = linearity_study(
         image_ids, x, baseline, gradient, layers, params, average_gradient=average_gradient

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dr_lib.maps import POSTER
-from dr_lib.network.model import backbone
+from dr_lib.network.model import BACKBONES
 from dr_lib.report import (
     Citation,
     CounterfactualSection,
@@ -117,7 +117,7 @@ def _run(shown: Shown, gallery: pd.DataFrame) -> RunSummary:
         model_id=shown.model_id,
         preprocess_id=shown.recipe.preprocess_id,
         explain_id=shown.explain_id,
-        model_name=backbone(shown.recipe.model.backbone).title,
+        model_name=BACKBONES[shown.recipe.model.backbone].title,
         when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         stages=tuple(
             StageTime(row.stage, float(row.seconds), int(row.new_images))
