@@ -12,6 +12,7 @@ import math
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 
+from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
 from dr_lib.vocabulary import REFERABLE, STAGE_COUNT
 
 ECE_BINS = 15
@@ -152,27 +153,22 @@ def patient_intervals(
     resamples: int,
     seed: int,
 ) -> dict[str, tuple[float, float]]:
-    """The 2.5th and 97.5th percentile of each metric over resampled patients, leaving out
-    resamples that leave it undefined.
+    """The 95 % interval of each metric over resampled patients; NaN where `values` has the metric
+    as undefined.
     """
-    _, patient = np.unique(patients, return_inverse=True)
-    count = int(patient.max()) + 1
-    draws = np.random.default_rng(seed)
-    drawn: dict[str, list[np.ndarray]] = {name: [] for name in values}
-    for start in range(0, resamples, CHUNK):
-        times = draws.multinomial(
-            count, np.full(count, 1 / count), size=min(CHUNK, resamples - start)
+    bootstrap = PatientBootstrap(patients, seed)
+    parts = [
+        sums.metrics(bootstrap.weights(min(CHUNK, resamples - start)))
+        for start in range(0, resamples, CHUNK)
+    ]
+    return {
+        name: (
+            (math.nan, math.nan)
+            if math.isnan(value)
+            else interval_95(np.concatenate([part[name] for part in parts]))
         )
-        for name, metric in sums.metrics(times[:, patient].astype(np.float64)).items():
-            drawn[name].append(metric)
-    result = {}
-    for name, parts in drawn.items():
-        sample = np.concatenate(parts)
-        sample = sample[np.isfinite(sample)]
-        undefined = not len(sample) or math.isnan(values[name])
-        low, high = (math.nan, math.nan) if undefined else np.percentile(sample, [2.5, 97.5])
-        result[name] = (float(low), float(high))
-    return result
+        for name, value in values.items()
+    }
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

@@ -94,19 +94,18 @@ class TrainingParams:
                 raise ValueError(
                     f"{name} must be {' or '.join(get_args(kind))}, not {getattr(self, name)!r}"
                 )
-        for name in ("label_smoothing", "average_decay"):
+        for name in ("label_smoothing", "average_decay", "weight_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} must be at least 0 and below 1, not {getattr(self, name)}"
                 )
-        if self.clip_norm < 0 or not math.isfinite(self.clip_norm):
-            raise ValueError(f"clip_norm must be 0 (no limit) or more, not {self.clip_norm}")
-        if self.ordinal_weight < 0 or not math.isfinite(self.ordinal_weight):
-            raise ValueError(f"ordinal_weight must be 0 or more, not {self.ordinal_weight}")
-        if not 0 <= self.weight_decay < 1:
-            raise ValueError(
-                f"weight_decay must be at least 0 and below 1, not {self.weight_decay}"
-            )
+        for name, allowed in (
+            ("clip_norm", "0 (no limit) or more"),
+            ("ordinal_weight", "0 or more"),
+        ):
+            value = getattr(self, name)
+            if value < 0 or not math.isfinite(value):
+                raise ValueError(f"{name} must be {allowed}, not {value}")
         if self.weight_decay and self.optimizer != "adamw":
             raise ValueError(f'weight_decay needs optimizer = "adamw", not {self.optimizer!r}')
         for name, least in (
@@ -132,7 +131,7 @@ class TrainingParams:
         return self.rate.steps
 
 
-# Settings younger than the first models, with the value that changes nothing.
+# Settings that the first models did not have, with the value that changes nothing.
 DEFAULTS_BEFORE_ADDED = {
     "warmup_steps": 0,
     "final_decay": "flat",
@@ -143,21 +142,24 @@ DEFAULTS_BEFORE_ADDED = {
     "average_decay": 0.0,
     "best_by": "qwk",
 }
+# What a renamed setting is called in ids, so that models keep theirs.
+NAMES_IN_IDS = {"final_decay": "last_stair"}
 
 
 def outcome_settings(params: TrainingParams) -> dict[str, Any]:
     """The settings that decide a run's outcome, by name: what ids are made of.
 
-    A younger setting at the value that changes nothing is left out, so that models trained before
-    it existed keep their id. `params` may be a section of the configuration, which has more fields:
+    A later setting at the value that changes nothing is left out, so that models trained before it
+    existed keep their id. `params` may be a section of the configuration, which has more fields:
     they are left out, too.
     """
     settings = {
-        field.name: getattr(params, field.name) for field in dataclasses.fields(TrainingParams)
+        field.name: getattr(params, field.name)
+        for field in dataclasses.fields(TrainingParams)
+        if field.name not in OUTCOME_FREE
     }
     return {
-        name: value
+        NAMES_IN_IDS.get(name, name): value
         for name, value in settings.items()
-        if name not in OUTCOME_FREE
-        and not (name in DEFAULTS_BEFORE_ADDED and value == DEFAULTS_BEFORE_ADDED[name])
+        if name not in DEFAULTS_BEFORE_ADDED or value != DEFAULTS_BEFORE_ADDED[name]
     }
