@@ -188,6 +188,8 @@ class Partition:
             for direction, k, between, middle in movable:
                 before, now, after = direction.chosen[k - 1 : k + 2]
                 candidates = between[(between > before) & (between < after)]
+                if not len(candidates):
+                    continue
                 left = direction.residuals_between(*exact, k - 1, before, candidates)
                 right = direction.residuals_between(*exact, k, candidates, after)
                 residuals = direction.residuals
@@ -199,7 +201,9 @@ class Partition:
                     + OFF_CENTRE / self.tolerance * np.abs(self.places[candidates] - middle)
                 )
                 best, current = int(losses.argmin()), int(np.searchsorted(candidates, now))
-                if losses[best] < losses[current] - 1e-9:
+                # A committed neighbour may end at this very place: any other is then better.
+                taken = current == len(candidates)
+                if taken or losses[best] < losses[current] - 1e-9:
                     direction.chosen[k], total, moved = candidates[best], totals[best], True
                     residuals[k - 1], residuals[k] = left[best], right[best]
             if not moved:

@@ -272,8 +272,8 @@ def saturated(net):
 
 
 def by_hand(refinement, outputs, slopes):
-    """Runs a refinement on scalar functions of alpha in float64: the result, all places where the outputs
-    became known, and for every gradient (a backward pass) its place, its constant (output,) and its
+    """Runs a refinement on scalar functions of alpha in float64: the result, all places where the
+    outputs became known, and for every gradient (a backward pass) its place, its cotangent (output,) and its
     final weight (basis, output).
     """
     places, asked, cotangents, weights, values = [], [], [], {}, None
@@ -356,7 +356,7 @@ def test_every_intervals_residual_is_what_it_says(logit_line, names):
             continue
         vector = cotangents[direction]
         for (start, stop), tag, residual in zip(edges, tags, result.residuals[own], strict=True):
-            # The quantities's derivative integrated by brute force along the known outputs, joined by
+            # The quantities' derivative integrated by brute force along the known outputs, joined by
             # straight lines.
             known = places[(places >= start) & (places <= stop)]
             fine = np.linspace(start, stop, 4001)
@@ -408,9 +408,8 @@ def test_weights_add_up_to_the_gap_also_where_few_gradients_wait_for_theirs(
         weight @ slopes(place) for weight, place in zip(weights, asked, strict=True)
     )
     np.testing.assert_allclose(total - change, result.residuals.sum(axis=0), atol=1e-9)
-    if (
-        names[0] == "logit0"
-    ):  # the quantities's derivative is constant, so weights are the intervals' widths
+    if names[0] == "logit0":
+        # The quantities' derivative is constant, so weights are the intervals' widths.
         for direction in (0, 1):
             widths = dict(
                 zip(
