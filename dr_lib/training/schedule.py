@@ -1,5 +1,5 @@
-"""The learning rate as a staircase over mini-batches (METHOD §3), its start and its last stair
-smoothed if asked for.
+"""The learning rate in steps over mini-batches (METHOD §3), its start and its last step smoothed
+if asked for.
 """
 
 import bisect
@@ -16,8 +16,8 @@ class StepwiseRate:
     """The learning rate of each mini-batch, counted from 0: `rates[i]` before mini-batch `ends[i]`,
     the last one after.
 
-    The first `warmup_steps` rise linearly to their stair's rate. With `final_decay` "cosine" the
-    last stair falls along half a cosine to 0, which it would reach one mini-batch after the run's
+    The first `warmup_steps` rise linearly to their step's rate. With `final_decay` "cosine" the
+    last step falls along half a cosine to 0, which it would reach one mini-batch after the run's
     end.
 
     A plain callable and no keras schedule: the rate then depends on the step alone, not on an
@@ -31,16 +31,16 @@ class StepwiseRate:
 
     @property
     def steps(self) -> int:
-        """How many mini-batches the whole staircase has."""
+        """How many mini-batches the whole schedule has."""
         return self.ends[-1]
 
     def __call__(self, step: int) -> float:
-        stair = min(bisect.bisect_right(self.ends, step), len(self.rates) - 1)
-        rate = self.rates[stair]
+        part = min(bisect.bisect_right(self.ends, step), len(self.rates) - 1)
+        rate = self.rates[part]
         if step < self.warmup_steps:
             rate *= (step + 1) / (self.warmup_steps + 1)
-        if self.final_decay == "cosine" and stair == len(self.rates) - 1:
-            start = (0, *self.ends)[stair]
+        if self.final_decay == "cosine" and part == len(self.rates) - 1:
+            start = (0, *self.ends)[part]
             rate *= (1 + math.cos(math.pi * min((step - start) / (self.steps - start), 1))) / 2
         return rate
 
@@ -51,11 +51,18 @@ def learning_rate_schedule(
     warmup_steps: int = 0,
     final_decay: FinalDecay = "flat",
 ) -> StepwiseRate:
-    """The staircase of ((mini-batches, rate), …): each rate holds for its own number of
-    mini-batches.
+    """The learning rate of each mini-batch, counted from 0 (METHOD §3).
 
-    Raises ValueError for a staircase without stairs, a stair without length or rate, a warm-up
-    longer than the run.
+    Parameters
+    ----------
+    schedule: ((mini-batches, rate), …): each rate holds for its own number of mini-batches.
+    warmup_steps: the first mini-batches, over which the rate rises linearly.
+    final_decay: "cosine" lets the last rate fall to 0.
+
+    Raises
+    ------
+    ValueError: for a schedule without steps, a step without length or rate, or a warm-up longer
+        than the run.
 
     >>> rate = learning_rate_schedule(((550, 1e-3), (350, 2e-4), (495, 5e-5)))
     >>> rate(0), rate(549), rate(550), rate(899), rate(900), rate.steps

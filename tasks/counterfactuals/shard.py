@@ -18,7 +18,7 @@ from storage.arrays.store import ShardedStore, Span
 from storage.contents.counterfactuals import counterfactuals_path
 from storage.contents.explanations import MAP_BITS
 from tasks.access.stores import blank, blank_row, explanation_store
-from tasks.execution.worker import fundi, logits_evaluator, classifier_outputs
+from tasks.execution.worker import classifier_outputs, fundi, logits_evaluator
 
 
 class Place(NamedTuple):
@@ -110,9 +110,9 @@ def _change(
     def attributed(images: np.ndarray, **points) -> np.ndarray:
         # Summed over the colours and rounded like the stored maps, so that it makes no difference
         # which of them is taken.
-        values = integrated_gradients(logits, images, baseline, quantities=quantities, **points).values.reshape(
-            images.shape
-        )
+        values = integrated_gradients(
+            logits, images, baseline, quantities=quantities, **points
+        ).values.reshape(images.shape)
         return round_mantissa(values.sum(axis=-1, keepdims=True), MAP_BITS)
 
     stored = (

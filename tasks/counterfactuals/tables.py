@@ -21,7 +21,7 @@ from storage.ids import content_id
 from tasks.access.stores import span_digests
 from tasks.counterfactuals.shard import Place
 from tasks.execution.waves import run_in_waves
-from tasks.execution.worker import fundi, classifier_outputs
+from tasks.execution.worker import classifier_outputs, fundi
 from tasks.run.session import Session
 
 CHANGE_TABLES = ("counterfactuals", "adversarials")
@@ -155,7 +155,9 @@ class _Judge:
             self.outcomes.features(x), self.real, self.own
         )
         self.second = second
-        self.other = classifier_outputs(place.location, second, batch_size).predict if second else None
+        self.other = (
+            classifier_outputs(place.location, second, batch_size).predict if second else None
+        )
         self.other_before = None if self.other is None else self.other(x)
 
     def judged(self, found: StrengthResult, target: int) -> list[dict]:

@@ -19,7 +19,7 @@ from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
 from tasks.access.stores import explanation_store
 from tasks.execution.waves import run_in_waves
-from tasks.execution.worker import fundi, classifier_outputs
+from tasks.execution.worker import classifier_outputs, fundi
 from tasks.linearity.special_units import study_engine, study_special_units
 from tasks.run.recipe import Recipe
 from tasks.run.session import Session, StageResult

@@ -31,7 +31,7 @@ from tasks.access.stores import whole
 from tasks.attribute.step import attribute
 from tasks.counterfactuals.step import counterfactuals
 from tasks.counterfactuals.tables import CHANGE_TABLES, PAIR_TABLES
-from tasks.execution.worker import fundi, classifier_outputs
+from tasks.execution.worker import classifier_outputs, fundi
 from tasks.run.errors import UserError
 from tasks.run.session import Session
 from tests.flows.explainable import image_ids, prepare, write_config
