@@ -194,10 +194,10 @@ class Partition:
                 right = direction.residuals_between(*exact, k, candidates, after)
                 residuals = direction.residuals
                 totals = total - residuals[k - 1] - residuals[k] + left + right
-                own = OWN_RESIDUAL * ((np.abs(left) + np.abs(right)) / limits).mean(axis=-1)
+                sizes = OWN_RESIDUAL * ((np.abs(left) + np.abs(right)) / limits).mean(axis=-1)
                 losses = (
                     (np.abs(totals) / self.allowed).max(axis=-1)
-                    + own
+                    + sizes
                     + OFF_CENTRE / self.tolerance * np.abs(self.places[candidates] - middle)
                 )
                 best, current = int(losses.argmin()), int(np.searchsorted(candidates, now))

@@ -88,8 +88,8 @@ def averaged_probabilities(
     # held-out eyes would fill eight.
     for start in range(0, len(pixels), FUNDI_AT_ONCE):
         few = pixels[start : start + FUNDI_AT_ONCE]
-        found = predict(np.concatenate([posed(few, number) for number in numbers]))
-        mean[start : start + len(few)] = found.reshape(poses, len(few), STAGE_COUNT).mean(
+        grades = predict(np.concatenate([posed(few, number) for number in numbers]))
+        mean[start : start + len(few)] = grades.reshape(poses, len(few), STAGE_COUNT).mean(
             axis=0, dtype=np.float64
         )
     return mean

@@ -33,13 +33,17 @@ BACKBONES: dict[str, Backbone] = {"inception_v3": INCEPTION_V3, "small": SMALL}
 class ModelParams:
     """The architecture and where the trunk's weights come from.
 
-    `backbone_weights`: "imagenet" (keras downloads them once), "none" (random) or the path of a
-    weights-only file of `keras.applications.InceptionV3(include_top=False)`. The small trunk has no
-    trained weights anywhere: it accepts "imagenet" and "none" and starts random with either.
-    `dropout` stands before the first dense layer: a few thousand balanced examples against half a
-    million dense weights overfit without it. `mixed_precision` stores weights in float32 and
-    computes in the named type; leave it off on a CPU, and for explanations, whose per-pixel
-    gradients of about 1e-6 it would round away.
+    backbone: an entry of `BACKBONES`.
+    backbone_weights: "imagenet" (Keras downloads them once), "none" (random) or the path of a
+        weights-only file of `keras.applications.InceptionV3(include_top=False)`. The small trunk
+        has no trained weights anywhere: it starts random with either word.
+    dense: units of each dense layer.
+    input_size: the side of a fundus in px.
+    dropout: before the first dense layer: a few thousand balanced examples against half a million
+        dense weights overfit without it.
+    mixed_precision: stores weights in float32 and computes in the named type; leave it off on a
+        CPU, and for explanations, whose per-pixel gradients of about 1e-6 it would round away.
+    seed: of the random weights and of the dropout.
     """
 
     backbone: str = "inception_v3"

@@ -22,30 +22,37 @@ Measure = Literal["qwk", "qwk_expected", "auc"]
 class TrainingParams:
     """How a model is trained; the defaults are METHOD §3's recipe, the rest is reasoned here.
 
-    `composition`: eyes of each stage in every 16; `batch_size` is a multiple of 16. `schedule`:
-    (mini-batches, learning rate) steps; their sum is the length of the run. `warmup_steps` first
-    mini-batches rise to it; `final_decay` "cosine" lets its last step fall to 0 instead of holding
-    it (`dr_lib.training.schedule`). `loss`: "ordinal" charges a grade by how many stages it is off,
-    too, `ordinal_weight` times (`dr_lib.training.losses`). `optimizer`: Adam by default, whose
-    customary rates METHOD's are; "sgd" has momentum 0.9. (Adam at 0.001 brought the loss of 430
-    real eyes at 144 px from 1.4 to 0.9 in 120 mini-batches, AUC for referable disease on unseen
-    eyes 0.70.) "adamw" shrinks every kernel by `weight_decay` times the learning rate a mini-batch.
-    `batch_norm`: "adapt" normalises each batch by itself and lets the running statistics follow, in
-    layers whose weights stay, too; "frozen" keeps the trunk's statistics. A fundus with its tone
-    removed looks unlike the trunk's photographs: with statistics of 640 fundi instead of its own,
-    the untrained trunk's pooled features tell referable eyes with AUC 0.63 instead of 0.53.
-    `freeze_backbone_steps`: for so many first mini-batches only the dense layers learn: their
-    random start would otherwise send large, meaningless gradients into the trunk. `freeze_below`:
-    the weights of this layer, such as mixed2, and of all below it stay as they are for the whole
-    run, and their backward pass is saved. `label_smoothing`: the share of a label spread over the
-    five stages; graders disagree on a fellow stage often. `clip_norm`: the largest length of a
-    step's gradient (0: no limit). `average_decay`: with 0.99 about the last hundred mini-batches'
-    mean weights are validated and kept instead of the raw ones (0: the raw ones,
-    `dr_lib.training.averaging`). `validate_every`, `checkpoint_every`: mini-batches between;
-    `keep_best`: end with the weights of the best validation instead of the last ones, `best_by` the
-    kappa of the likeliest stage, that of the expected stage, or the mean AUC of any and of
-    referable disease, which needs no threshold and so is the steadiest on few eyes. `prefetch`:
-    batches prepared ahead in a background thread.
+    batch_size: a multiple of 16. composition: eyes of each stage in every 16.
+    schedule: (mini-batches, learning rate) steps; their sum is the length of the run.
+    warmup_steps: first mini-batches over which the rate rises (`dr_lib.training.schedule`).
+    final_decay: "cosine" lets the schedule's last step fall to 0; "flat" holds it.
+    augment: turn, mirror, zoom and tone the fundi (`dr_lib.training.augment`).
+    loss: "ordinal" charges a grade by how many stages it is off, too, `ordinal_weight` times
+        (`dr_lib.training.losses`).
+    optimizer: Adam by default, whose customary rates METHOD's are; "sgd" has momentum 0.9. (Adam at
+        0.001 brought the loss of 430 real eyes at 144 px from 1.4 to 0.9 in 120 mini-batches, AUC
+        for referable disease on unseen eyes 0.70.) "adamw" shrinks every kernel by `weight_decay`
+        times the learning rate a mini-batch.
+    batch_norm: "adapt" normalises each batch by itself and lets the running statistics follow, in
+        layers whose weights stay, too; "frozen" keeps the trunk's statistics. A fundus with its
+        tone removed looks unlike the trunk's photographs: with statistics of 640 fundi instead of
+        its own, the untrained trunk's pooled features tell referable eyes with AUC 0.63 instead of
+        0.53.
+    freeze_backbone_steps: for so many first mini-batches only the dense layers learn: their random
+        start would otherwise send large, meaningless gradients into the trunk.
+    freeze_below: the weights of this layer, such as mixed2, and of all below it stay as they are
+        for the whole run, and their backward pass is saved.
+    label_smoothing: the share of a label spread over the five stages; graders disagree on a fellow
+        stage often.
+    clip_norm: the largest length of a mini-batch's gradient (0: no limit).
+    average_decay: with 0.99 about the last hundred mini-batches' mean weights are validated and
+        kept instead of the raw ones (0: the raw ones, `dr_lib.training.averaging`).
+    validate_every, checkpoint_every: mini-batches between.
+    keep_best: end with the weights of the best validation instead of the last ones. best_by: the
+        kappa of the likeliest stage ("qwk"), that of the expected stage ("qwk_expected"), or the
+        mean AUC of any and of referable disease ("auc"), which needs no threshold and so is the
+        steadiest on few eyes.
+    prefetch: batches prepared ahead in background threads.
     """
 
     batch_size: int = 16

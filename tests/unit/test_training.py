@@ -68,7 +68,7 @@ def test_a_schedule_without_steps_or_rates_is_refused(wrong):
         learning_rate_schedule(wrong)
 
 
-def test_the_first_mini_batches_rise_and_the_last_stair_falls_along_half_a_cosine():
+def test_the_first_mini_batches_rise_and_the_last_step_falls_along_half_a_cosine():
     rate = learning_rate_schedule(((10, 1e-3), (6, 6e-4)), warmup_steps=4, final_decay="cosine")
     assert [rate(step) for step in range(6)] == pytest.approx(
         [2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3], rel=1e-12
