@@ -7,6 +7,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float64
 
+from dr_lib.attribution.quadrature import neighbour_pairs
+
 
 class Direction:
     """The partition of one direction.
@@ -105,23 +107,15 @@ class Direction:
         self, integral: np.ndarray, tags: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Weights these tags (a mask) for good: their gradients' numbers, and what each counts in
-        the maps and in the maps' change when of every two neighbours one is left out.
-
-        The other takes over the interval of the one that is left out; which of the two alternates
-        from pair to pair.
+        the maps and in the maps' change when of every two neighbours one is left out and the other
+        takes over its interval.
         """
         jacobians = np.diff(integral[self.chosen], axis=0)
         weights = np.einsum("kqo,kob->kbq", jacobians, self.inverses)
         contrasts = np.zeros_like(weights)
-        first, pairs = 0, 0
-        while first + 1 < len(tags):
-            if not (tags[first] and tags[first + 1]):
-                first += 1
-                continue
-            kept, dropped = (first, first + 1) if pairs % 2 == 0 else (first + 1, first)
+        for kept, dropped in neighbour_pairs(tags):
             contrasts[dropped] = weights[dropped]
             contrasts[kept] = -(jacobians[dropped] @ self.inverses[kept]).T
-            first, pairs = first + 2, pairs + 1
         self.bounds[tags] = self.edges[tags]
         self.fixed[tags] = (self.residuals + np.diff(self.known[self.chosen], axis=0))[tags]
         self.committed |= tags

@@ -2,10 +2,11 @@
 of half as many points.
 """
 
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 Rule = Literal["left", "right", "midpoint", "trapezoid", "gauss_legendre"]
 RULES: tuple[str, ...] = get_args(Rule)
@@ -60,16 +61,27 @@ def halving(weights: Float64[np.ndarray, "points"]) -> Float64[np.ndarray, "poin
     """Factors that turn weighted gradients into the difference between this rule and one of half as
     many points.
 
-    Of every two neighbours one is left out and the other takes over its weight; which of the two
-    alternates from pair to pair, so that the coarse rule leans to neither end. A last node without
+    Of every two neighbours one is left out and the other takes over its weight. A last node without
     a neighbour stays as it is.
 
     >>> halving(np.full(4, 0.25))
     array([-1.,  1.,  1., -1.])
     """
     factors = np.zeros(len(weights))
-    for pair, first in enumerate(range(0, len(weights) - 1, 2)):
-        kept, dropped = (first, first + 1) if pair % 2 == 0 else (first + 1, first)
+    for kept, dropped in neighbour_pairs(np.ones(len(weights), bool)):
         factors[kept] = -weights[dropped] / weights[kept]
         factors[dropped] = 1
     return factors
+
+
+def neighbour_pairs(chosen: Bool[np.ndarray, "points"]) -> Iterator[tuple[int, int]]:
+    """(kept, dropped) of every two neighbours that are both chosen; which of the two is dropped
+    alternates from pair to pair, so that the coarse rule leans to neither end.
+    """
+    first, pairs = 0, 0
+    while first + 1 < len(chosen):
+        if chosen[first] and chosen[first + 1]:
+            yield (first, first + 1) if pairs % 2 == 0 else (first + 1, first)
+            first, pairs = first + 2, pairs + 1
+        else:
+            first += 1

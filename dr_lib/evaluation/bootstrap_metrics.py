@@ -55,13 +55,7 @@ class BootstrapMetrics:
 
     def metrics(self, weights: Float64[np.ndarray, "resample eye"]) -> dict[str, np.ndarray]:
         """Every metric of every resample: name → (resample,)."""
-        cells = (
-            weights @ np.eye(STAGE_COUNT * STAGE_COUNT)[self.stages * STAGE_COUNT + self.predicted]
-        )
-        confusion = cells.reshape(-1, STAGE_COUNT, STAGE_COUNT)
-        expected = (
-            weights @ np.eye(STAGE_COUNT * STAGE_COUNT)[self.stages * STAGE_COUNT + self.expected]
-        ).reshape(-1, STAGE_COUNT, STAGE_COUNT)
+        confusion = self._confusion(weights, self.predicted)
         sensitivity, specificity = rates_of(confusion)
         excess = (self.top - (self.stages == self.likeliest))[:, np.newaxis] * np.eye(ECE_BINS)[
             bin_of(self.top, ECE_BINS)
@@ -69,7 +63,7 @@ class BootstrapMetrics:
         total = weights.sum(axis=1)
         result = {
             "qwk": kappa_of(confusion),
-            "qwk_expected": kappa_of(expected),
+            "qwk_expected": kappa_of(self._confusion(weights, self.expected)),
             "accuracy": _ratio(np.trace(confusion, axis1=1, axis2=2), total),
             "auc_any": self.any.auc(*self.any.curve(weights)),
             "ece": _ratio(abs(weights @ excess).sum(axis=1), total),
@@ -82,6 +76,11 @@ class BootstrapMetrics:
         return result | {
             f"specificity_stage{stage}": specificity[:, stage] for stage in range(STAGE_COUNT)
         }
+
+    def _confusion(self, weights: np.ndarray, called: np.ndarray) -> np.ndarray:
+        """The weight of each true and called stage: (resample, 5, 5)."""
+        cells = np.eye(STAGE_COUNT * STAGE_COUNT)[self.stages * STAGE_COUNT + called]
+        return (weights @ cells).reshape(-1, STAGE_COUNT, STAGE_COUNT)
 
 
 class _Ranked:

@@ -45,8 +45,8 @@ def local_contrast(pixels: UInt8[np.ndarray, "y x 3"]) -> Float32[np.ndarray, "y
 class Rivals:
     """The gradient maps of one model and quantity; keeps its compiled functions, so reuse it.
 
-    quantity: as `stage_quantities` names it. layers: where Grad-CAM looks; each must be a full cut with
-    positions.
+    quantity: as `stage_quantities` names it. layers: where Grad-CAM looks; each must be a full cut
+    with positions.
     """
 
     def __init__(self, model: "keras.Model", quantity: str, layers: Sequence[str]) -> None:
@@ -89,7 +89,7 @@ class Rivals:
 
 
 def _gradient_of(network: "keras.Model", quantities: QuantityMap) -> Callable:
-    """(1, …) -> the gradient of the quantities's one quantity by the network's input."""
+    """(1, …) -> the gradient of the only quantity by the network's input."""
     probability, logit = (
         weights.T.astype(np.float32)
         for weights in (quantities.probability_weights, quantities.logit_weights)

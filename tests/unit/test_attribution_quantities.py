@@ -1,4 +1,4 @@
-"""Quantities as a quantities over logits: derivatives, exact mean derivatives, and how many backward
+"""Quantities as functions of logits: derivatives, exact mean derivatives, and how many backward
 passes are needed.
 """
 
