@@ -273,8 +273,8 @@ def saturated(net):
 
 def by_hand(refinement, outputs, slopes):
     """Runs a refinement on scalar functions of alpha in float64: the result, all places where the
-    outputs became known, and for every gradient (a backward pass) its place, its cotangent (output,) and its
-    final weight (basis, output).
+    outputs became known, and for every gradient (a backward pass) its place, its
+    cotangent (output,) and its final weight (basis, output).
     """
     places, asked, cotangents, weights, values = [], [], [], {}, None
     while True:
@@ -356,8 +356,8 @@ def test_every_intervals_residual_is_what_it_says(logit_line, names):
             continue
         vector = cotangents[direction]
         for (start, stop), tag, residual in zip(edges, tags, result.residuals[own], strict=True):
-            # The quantities' derivative integrated by brute force along the known outputs, joined by
-            # straight lines.
+            # The quantities' derivative integrated by brute force along the known outputs, joined
+            # by straight lines.
             known = places[(places >= start) & (places <= stop)]
             fine = np.linspace(start, stop, 4001)
             u = np.stack(

@@ -119,6 +119,12 @@ def test_ids_of_models_older_than_a_setting_stay():
     }
 
 
+def test_a_renamed_setting_keeps_its_name_in_ids():
+    settings = outcome_settings(TrainingParams(final_decay="cosine"))
+    assert settings["last_stair"] == "cosine"
+    assert "final_decay" not in settings
+
+
 def test_every_later_setting_is_listed_with_its_default():
     fields = {field.name: field.default for field in dataclasses.fields(TrainingParams)}
     assert {name: fields[name] for name in DEFAULTS_BEFORE_ADDED} == DEFAULTS_BEFORE_ADDED
