@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     import keras
 
 KNOWN = POINTWISE | MERGES | {"Conv2D", "MaxPooling2D", "AveragePooling2D"}
-Span = tuple[
-    tuple[int, int], tuple[int, int]
-]  # (first, end) per axis (y, x), from the place of unit (0, 0)
+# (first, end) per axis (y, x), from the place of unit (0, 0).
+Span = tuple[tuple[int, int], tuple[int, int]]
 
 
 def cone(lower: "keras.Model") -> Callable[[Any], Any] | None:
@@ -31,10 +30,10 @@ def cone(lower: "keras.Model") -> Callable[[Any], Any] | None:
     """
     from keras import ops
 
-    found = cone_spans(lower)
-    if found is None:
+    known_spans = cone_spans(lower)
+    if known_spans is None:
         return None
-    spans = found
+    spans = known_spans
     steps = [call for call in calls(lower) if call[1]]
 
     def unit(x: Any) -> Any:
@@ -42,8 +41,8 @@ def cone(lower: "keras.Model") -> Callable[[Any], Any] | None:
         for layer, sources, outputs in steps:
             span = spans[id(outputs[0])]
             seen = [
-                _cropped(tensors[id(one)], spans[id(one)], _reach(layer, one, span))
-                for one in sources
+                _cropped(tensors[id(source)], spans[id(source)], _reach(layer, source, span))
+                for source in sources
             ]
             tensors[id(outputs[0])] = _applied(layer, seen)
         return ops.squeeze(tensors[id(lower.outputs[0])], (1, 2))
@@ -85,8 +84,8 @@ def _reach(layer: Any, source: Any, span: Span) -> Span:
     return rows, columns
 
 
-def _hull(one: Span, other: Span) -> Span:
-    rows, columns = ((min(a, c), max(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
+def _hull(first: Span, second: Span) -> Span:
+    rows, columns = ((min(a, c), max(b, d)) for (a, b), (c, d) in zip(first, second, strict=True))
     return rows, columns
 
 

@@ -1,9 +1,9 @@
 """Compiled, fixed-shape evaluation of a function at points of many straight lines, in batches that
 stay full.
 
-A `Line` is one straight line from a baseline to an input together with a plan: a coroutine that
-asks for values or gradients at places on the line and is told scalars only. Plans of many lines run
-side by side; whenever a batch is to be run it is filled with rows of any of them, so a line that is
+A `Path` is one straight line from a baseline to an input together with a refinement: a coroutine
+that requests values or gradients at places on the line and receives scalars only. The refinements
+of many paths run side by side; every batch is filled with rows of any of them, so a path that is
 done makes room for the next. This module must not know quadrature, images or networks.
 """
 
@@ -18,15 +18,17 @@ from dr_lib.network import backend
 
 
 @dataclass(frozen=True)
-class Ask:
-    """Places on a line. Without cotangents: the function's values there. With: gradients.
+class Request:
+    """Asks for the function's values at places on the path or, with cotangents, for gradients.
 
-    With `contrast` gradients are added to the line's sums at once and forgotten: `cotangents`
+    alphas (rows,): the places, 0 … 1 from baseline to input.
+
+    With `contrast` gradients are added to the path's sums at once and forgotten: `cotangents`
     (rows, basis, output) carry the quadrature weights, and `contrast` (rows,) are the factors with
     which the same gradients enter the second sum. Without it they are kept, numbered row by row and
-    within a row in their order, until a `Settle` names them; rows of one ask have equally many,
-    those of another may have fewer. `targets` (rows, basis) say to which of the line's quantities
-    each gradient is added, −1 for none; without them a row has one for each.
+    within a row in their order, until a `Commit` names them; rows of one request have equally
+    many, those of another may have fewer. `targets` (rows, basis) say to which of the path's
+    quantities each gradient is added, −1 for none; without them a row has one for each.
     """
 
     alphas: np.ndarray
@@ -36,9 +38,9 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Settle:
-    """Kept gradients to be added to both sums and forgotten: what each counts in them, (node,
-    basis).
+class Commit:
+    """Kept gradients, by their numbers `nodes` (node,), to be added to both sums and forgotten;
+    weights, contrasts (node, basis): what each counts in the two sums.
     """
 
     nodes: np.ndarray
@@ -47,42 +49,41 @@ class Settle:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a plan learns: outputs (rows, output) and, after gradients, their products with input
-    − baseline (rows, basis).
+class Values:
+    """The answer to a `Request`: outputs (rows, output) and, after gradients, their products with
+    input − baseline (rows, basis).
     """
 
     outputs: np.ndarray
     slopes: np.ndarray  # without gradients: (rows, 0)
 
 
-# Started, and resumed after a Settle, by `next`: only an Ask is answered.
-Plan = Generator[Ask | Settle, Told, Any]
+# Started, and resumed after a Commit, by `next`: only a Request is answered.
+Refinement = Generator[Request | Commit, Values, Any]
 
 
 @dataclass
-class Line:
-    """One straight line, its plan, and after the run: `sum`, `contrast_sum` (basis, …) float32
-    and the plan's `result`.
+class Path:
+    """One straight line, its refinement, and after the run: `sum`, `contrast_sum` (basis, …)
+    float32 and the refinement's `result`.
     """
 
     key: Any
     baseline: np.ndarray
     difference: np.ndarray
-    plan: Plan
+    refinement: Refinement
     basis: int
     extras: tuple[np.ndarray, ...] = ()
     contrasted: bool = True
     result: Any = None
     sum: np.ndarray = field(init=False)
     contrast_sum: np.ndarray = field(init=False)  # only if `contrasted`
-    _kept: list[Any] = field(
-        default_factory=list, repr=False
-    )  # gradients; None where one isn't there yet, or no more
-    _ask: Ask | None = field(default=None, repr=False)
-    _told: Told | None = field(default=None, repr=False)
+    # Gradients; None where one isn't there yet, or no more.
+    _kept: list[Any] = field(default_factory=list, repr=False)
+    _request: Request | None = field(default=None, repr=False)
+    _values_so_far: Values | None = field(default=None, repr=False)
     _missing: int = field(default=0, repr=False)
-    _first: int = field(default=0, repr=False)  # number of the first kept gradient of this ask
+    _first: int = field(default=0, repr=False)  # number of the first kept gradient of this request
     _exact_difference: np.ndarray = field(init=False, repr=False)
 
     def start(self) -> None:
@@ -94,80 +95,70 @@ class Line:
 
     @property
     def done(self) -> bool:
-        return self._ask is None
+        return self._request is None
 
     @property
-    def ask(self) -> Ask:
-        """What the plan waits for, until it has ended."""
-        assert self._ask is not None
-        return self._ask
+    def request(self) -> Request:
+        """What the refinement waits for, until it has ended."""
+        assert self._request is not None
+        return self._request
 
     def point(self, row: int) -> np.ndarray:
-        return self.baseline + np.float32(self.ask.alphas[row]) * self.difference
+        return self.baseline + np.float32(self.request.alphas[row]) * self.difference
 
     def take(self, row: int, outputs: np.ndarray, gradients: np.ndarray | None) -> None:
-        """Note one row's outcome; `gradients` (basis, …) are added to the sums, or kept if their
-        weights are still open.
+        """Takes in one row: its outputs (output,), and its gradients (basis, …), which are added to
+        the sums, or kept if their weights are still open.
         """
-        ask, told = self.ask, self._told
-        if told is None:
-            shapes = (
-                (len(ask.alphas), len(outputs)),
-                (
-                    len(ask.alphas),
-                    0 if gradients is None else len(gradients),
-                ),
-            )
-            told = self._told = Told(*(np.zeros(shape, np.float64) for shape in shapes))
+        request, values = self.request, self._values_so_far
+        if values is None:
+            rows, basis = len(request.alphas), 0 if gradients is None else len(gradients)
+            shapes = ((rows, len(outputs)), (rows, basis))
+            values = self._values_so_far = Values(*map(np.zeros, shapes))
         # Infinities become NaN here: one network gone wrong then spoils its own image silently
         # instead of warning on every sum.
-        told.outputs[row] = np.where(np.isfinite(outputs), outputs, np.nan)
+        values.outputs[row] = np.where(np.isfinite(outputs), outputs, np.nan)
         if gradients is not None:
             # float64: terms of both signs nearly cancel, and a residual is the small difference of
             # two such sums.
-            told.slopes[row] = (
+            values.slopes[row] = (
                 gradients.reshape(len(gradients), -1).astype(np.float64) @ self._exact_difference
             )
-            if ask.targets is not None:
-                for target, gradient in zip(ask.targets[row], gradients, strict=True):
+            if request.targets is not None:
+                for target, gradient in zip(request.targets[row], gradients, strict=True):
                     if target >= 0:
                         self.sum[target] += gradient
-            elif ask.contrast is None:
+            elif request.contrast is None:
                 first = self._first + row * len(gradients)
-                # Copies: views of one array would all have to be settled before any of its memory
-                # is free.
-                self._kept[first : first + len(gradients)] = [
-                    gradient.copy() for gradient in gradients
-                ]
+                # Copies: views of one array would all have to be committed before any of its
+                # memory is free.
+                self._kept[first : first + len(gradients)] = map(np.copy, gradients)
             else:
                 self.sum += gradients
-                if self.contrasted and ask.contrast[row]:
-                    self.contrast_sum += np.float32(ask.contrast[row]) * gradients
+                if self.contrasted and request.contrast[row]:
+                    self.contrast_sum += np.float32(request.contrast[row]) * gradients
         self._missing -= 1
         if self._missing == 0:
-            self._advance(told)
+            self._advance(values)
 
-    def _advance(self, told: Told | None) -> None:
-        self._told = None
+    def _advance(self, values: Values | None) -> None:
+        self._values_so_far = None
         try:
-            message = next(self.plan) if told is None else self.plan.send(told)
-            while isinstance(message, Settle):
-                self._settle(message)
-                message = next(self.plan)
-            self._ask, self._missing = message, len(message.alphas)
-            if (
-                message.cotangents is not None
-                and message.contrast is None
-                and message.targets is None
-            ):
+            message = next(self.refinement) if values is None else self.refinement.send(values)
+            while isinstance(message, Commit):
+                self._commit(message)
+                message = next(self.refinement)
+            self._request, self._missing = message, len(message.alphas)
+            kept = message.contrast is None and message.targets is None
+            if message.cotangents is not None and kept:
                 self._first = len(self._kept)
                 self._kept += [None] * (self._missing * message.cotangents.shape[1])
         except StopIteration as stop:
-            self._ask, self.result = None, stop.value
+            self._request, self.result = None, stop.value
 
-    def _settle(self, settle: Settle) -> None:
+    def _commit(self, commit: Commit) -> None:
         for node, weights, contrasts in zip(
-            settle.nodes, settle.weights, settle.contrasts, strict=True
+            commit.nodes, commit.weights, commit.contrasts, strict=True
         ):
             gradient, self._kept[node] = self._kept[node], None
             for number in np.flatnonzero(weights):
@@ -177,9 +168,13 @@ class Line:
 
 
 class Evaluator:
-    """Runs lines through one function; keeps its compiled forms, so reuse it for the same function.
+    """Runs paths through one function; keeps its compiled forms, so reuse it for the same function.
 
+    Parameters
+    ----------
     function: (n, …) float32 tensor and one (n, …) tensor per extra -> (n,) or (n, output).
+    batch_size: rows of one call; halved for good whenever memory runs out.
+
     `forward_rows` and `gradient_rows` count the rows asked for, `backward_passes` the gradients in
     them, `calls` the batches.
     """
@@ -188,9 +183,8 @@ class Evaluator:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self.batch_size = batch_size
-        self.squeezed: bool | None = (
-            None  # whether the function answers (n,): known after the first call
-        )
+        # Whether the function answers (n,): known after the first call.
+        self.squeezed: bool | None = None
         self._outputs: int | None = None
         self.forward_rows = self.gradient_rows = self.backward_passes = self.calls = 0
 
@@ -227,23 +221,23 @@ class Evaluator:
             self._outputs = self._run([x, *extras], None)[0].shape[1]
         return self._outputs
 
-    def run(self, lines: Iterable[Line]) -> Iterator[Line]:
-        """Each line when its plan has ended; lines are drawn only as batches have room, so
+    def run(self, paths: Iterable[Path]) -> Iterator[Path]:
+        """Each path when its refinement has ended; paths are drawn only as batches have room, so
         memory is that of a batch.
         """
-        # Rows by how many gradients they ask for, 0 for a forward pass: each number is a compiled
+        # Rows by how many gradients they request, 0 for a forward pass: each number is a compiled
         # function of its own.
         waiting: dict[int, deque] = {0: deque()}
-        source = iter(lines)
+        source = iter(paths)
         exhausted = False
 
-        def enlist(line: Line) -> Iterator[Line]:
-            if line.done:
-                yield line
+        def enlist(path: Path) -> Iterator[Path]:
+            if path.done:
+                yield path
             else:
-                width = 0 if line.ask.cotangents is None else line.ask.cotangents.shape[1]
+                width = 0 if path.request.cotangents is None else path.request.cotangents.shape[1]
                 waiting.setdefault(width, deque()).extend(
-                    (line, row) for row in range(line._missing)
+                    (path, row) for row in range(path._missing)
                 )
 
         while True:
@@ -257,12 +251,12 @@ class Evaluator:
                 ),
             )
             if len(waiting[width]) < self.batch_size and not exhausted:
-                line = next(source, None)
-                if line is None:
+                path = next(source, None)
+                if path is None:
                     exhausted = True
                 else:
-                    line.start()
-                    yield from enlist(line)
+                    path.start()
+                    yield from enlist(path)
                 continue
             # Only when nothing can fill a batch any more is a short one run.
             width = width if waiting[width] else 0
@@ -275,15 +269,15 @@ class Evaluator:
                 waiting[0].popleft()
                 for _ in range(min(self.batch_size - len(rows), len(waiting[0])))
             ]
-            for line in self._run_rows(rows, width > 0):
-                yield from enlist(line)
+            for path in self._run_rows(rows, width > 0):
+                yield from enlist(path)
 
-    def _run_rows(self, rows: list[tuple[Line, int]], with_gradients: bool) -> list[Line]:
-        x = np.stack([line.point(row) for line, row in rows])
-        extras = [np.stack(parts) for parts in zip(*[line.extras for line, _ in rows], strict=True)]
+    def _run_rows(self, rows: list[tuple[Path, int]], with_gradients: bool) -> list[Path]:
+        x = np.stack([path.point(row) for path, row in rows])
+        extras = [np.stack(parts) for parts in zip(*[path.extras for path, _ in rows], strict=True)]
         cotangents = None
         if with_gradients:
-            asked = [line.ask.cotangents for line, _ in rows]
+            asked = [path.request.cotangents for path, _ in rows]
             shape = next(c for c in asked if c is not None).shape[1:]
             # A forward row in a gradient batch has cotangent 0: its gradient is 0 and thrown away.
             parts = [
@@ -293,19 +287,18 @@ class Evaluator:
             cotangents = np.stack(parts).astype(np.float32)
         outputs, gradients = self._run([x, *extras], cotangents)
         advanced = []
-        for place, (line, row) in enumerate(rows):
-            own = (
-                [g[place] for g in gradients]
-                if with_gradients and line.ask.cotangents is not None
-                else None
-            )
-            self.gradient_rows += own is not None
-            self.backward_passes += len(own or ())
-            self.forward_rows += own is None
-            last = line._missing == 1
-            line.take(row, outputs[place], None if own is None else np.stack(own))
+        for place, (path, row) in enumerate(rows):
+            row_gradients = None
+            if path.request.cotangents is not None:
+                row_gradients = np.stack([gradient[place] for gradient in gradients])
+                self.gradient_rows += 1
+                self.backward_passes += len(row_gradients)
+            else:
+                self.forward_rows += 1
+            last = path._missing == 1
+            path.take(row, outputs[place], row_gradients)
             if last:
-                advanced.append(line)
+                advanced.append(path)
         return advanced
 
     def _run(
@@ -320,8 +313,9 @@ class Evaluator:
         while start < rows:
             stop = min(start + self.batch_size, rows)
             try:
-                own = None if cotangents is None else cotangents[start:stop]
-                parts.append(self._run_batch([array[start:stop] for array in arrays], own))
+                batch = [array[start:stop] for array in arrays]
+                asked = None if cotangents is None else cotangents[start:stop]
+                parts.append(self._run_batch(batch, asked))
             except Exception as error:
                 if self.batch_size == 1 or not backend.is_out_of_memory(error):
                     raise
@@ -340,16 +334,13 @@ class Evaluator:
         """One call, padded with copies of the last row so that one compiled shape serves all."""
         self.calls += 1
         rows = len(arrays[0])
-        x, *extras = [_padded(np.asarray(array), self.batch_size) for array in arrays]
-        if cotangents is None:
-            return (
-                np.asarray(self._values(backend.tensor(x), *map(backend.tensor, extras)))[:rows],
-                [],
-            )
-        tensors = [
-            backend.tensor(array) for array in (x, _padded(cotangents, self.batch_size), *extras)
+        x, *extras = [
+            backend.tensor(_padded(np.asarray(array), self.batch_size)) for array in arrays
         ]
-        outputs, gradients = self._products(*tensors)
+        if cotangents is None:
+            return np.asarray(self._values(x, *extras))[:rows], []
+        padded = backend.tensor(_padded(cotangents, self.batch_size))
+        outputs, gradients = self._products(x, padded, *extras)
         return np.asarray(outputs)[:rows], [np.asarray(gradient)[:rows] for gradient in gradients]
 
 

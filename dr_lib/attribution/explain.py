@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import UInt8
 
 from dr_lib.attribution.evaluator import Evaluator
-from dr_lib.attribution.integrated import OneAttribution, attributions, plan_maker
+from dr_lib.attribution.integrated import ImageAttribution, attributions, refinement_maker
 from dr_lib.attribution.neurons import (
     NeuronEngine,
     flat_activations,
@@ -25,7 +24,7 @@ from dr_lib.attribution.neurons import (
     weighted_sums,
 )
 from dr_lib.attribution.params import AttributionParams
-from dr_lib.attribution.quantities import Head, identity_head, stage_head
+from dr_lib.attribution.quantities import QuantityMap, identity_quantities, stage_quantities
 from dr_lib.attribution.receptive import window_side
 from dr_lib.maps.lesion_map import LesionMapper
 from dr_lib.network import backend
@@ -43,12 +42,6 @@ LARGEST_BATCH_ELSEWHERE = 32
 # Points that adapt start at this part of `neuron_points`, which is then the most that a neuron
 # takes.
 NEURON_START = 4
-
-# A shard of images is one call; compiling Inception V3 anew for each would take longer than
-# explaining a few eyes. The entry goes when its model does.
-_EXPLAINERS: "WeakKeyDictionary[keras.Model, dict[AttributionParams, Explainer]]" = (
-    WeakKeyDictionary()
-)
 
 
 @dataclass(frozen=True)
@@ -79,44 +72,25 @@ def layer_shapes(model: "keras.Model", params: AttributionParams) -> dict[str, L
     return shapes
 
 
-def explain_images(
-    model: "keras.Model",
-    pixels: UInt8[np.ndarray, "image y x 3"],
-    params: AttributionParams,
-    on_image: Callable[[str, int], None] | None = None,
-) -> dict[str, np.ndarray]:
-    """Every array of DESIGN §2's table but `image_id`, keyed by its path in the store; the image
-    axis comes first.
-
-    An image whose outcome or maps are not finite is marked in `pixels/failed` and its numbers are
-    NaN (neurons −1); the others are not touched by it. Where fewer than `neurons` units have a
-    sign, the rest is −1 and NaN. on_image(part, index) is called whenever a part ("pixels" or a
-    layer's name) of an image is done.
-
-    Calls with the same model and parameters share an `Explainer`, which compiles only once.
-    """
-    explainers = _EXPLAINERS.setdefault(model, {})
-    if params not in explainers:
-        explainers[params] = Explainer(model, params)
-    return explainers[params].explain(pixels, on_image)
-
-
 class Explainer:
     """Explains any number of batches with one model; `seconds` adds up the time spent in each
-    part.
+    part. Compiling a network takes longer than explaining a few eyes: keep it for the same model
+    and parameters.
     """
 
     def __init__(self, model: "keras.Model", params: AttributionParams) -> None:
         self.params = params
-        self.quantities = stage_head(params.quantities, int(model.outputs[0].shape[-1]))
+        self.quantities = stage_quantities(params.quantities, int(model.outputs[0].shape[-1]))
         self.stages = int(model.outputs[0].shape[-1])
         batch = params.batch_size or suggested_batch_size(model)
         self.logits = logits_model(model)
         self.pixels = Evaluator(_inference(self.logits), batch)
         tolerance = params.tolerance or None
         shared = (params.max_points, params.floor, params.residual_tolerance or None)
-        self.pixel_plan = plan_maker(params.points, params.rule, tolerance, *shared)
-        self.layer_plan = plan_maker(params.layer_points, params.rule, tolerance, *shared)
+        self.pixel_refinement = refinement_maker(params.points, params.rule, tolerance, *shared)
+        self.layer_refinement = refinement_maker(
+            params.layer_points, params.rule, tolerance, *shared
+        )
         self.layers = {name: _Layer(self, name, batch) for name in params.layers}
         how = {"poses": params.lesion_poses, "points": params.lesion_points, "batch_size": batch}
         self.lesions = LesionMapper(self.logits, **how) if params.lesion_poses else None
@@ -127,16 +101,23 @@ class Explainer:
         pixels: UInt8[np.ndarray, "image y x 3"],
         on_image: Callable[[str, int], None] | None = None,
     ) -> dict[str, np.ndarray]:
-        """See `explain_images`."""
+        """Every array of DESIGN §2's table but `image_id`, keyed by its path in the store; the
+        image axis comes first.
+
+        An image whose outcome or maps are not finite is marked in `pixels/failed` and its numbers
+        are NaN (neurons −1); the others are not touched by it. Where fewer than `neurons` units
+        have a sign, the rest is −1 and NaN. on_image(part, index) is called whenever a part
+        ("pixels" or a layer's name) of an image is done.
+        """
         x = scaled(pixels)
-        tell = on_image or (lambda part, index: None)
-        arrays = self._explain_pixels(x, tell)
+        report_progress = on_image or (lambda part, index: None)
+        arrays = self._explain_pixels(x, report_progress)
         failed = np.zeros(len(x), bool)
         failed |= ~np.isfinite(arrays["pixels/attribution"]).all(axis=(1, 2, 3))
-        heads = self._layer_heads(x)
+        quantities = self._layer_quantities(x)
         for name, layer in self.layers.items():
             started = time.perf_counter()
-            parts = layer.explain(x, heads, tell)
+            parts = layer.explain(x, quantities, report_progress)
             arrays |= {f"layers/{name}/{key}": value for key, value in parts.items()}
             failed |= ~np.isfinite(parts["gap"]) | ~np.isfinite(parts["resultant"]).all(
                 axis=(1, 2, 3)
@@ -157,42 +138,38 @@ class Explainer:
         return arrays
 
     def _explain_pixels(
-        self, x: np.ndarray, tell: Callable[[str, int], None]
+        self, x: np.ndarray, report_progress: Callable[[str, int], None]
     ) -> dict[str, np.ndarray]:
         started = time.perf_counter()
         n, q = len(x), len(self.params.quantities)
         arrays = {"pixels/attribution": np.full((n, q, *x.shape[1:3]), np.nan, np.float32)}
         for key in ("outcome", "baseline_outcome", "gap", "map_error"):
             arrays[f"pixels/{key}"] = np.full((n, q), np.nan, np.float32)
-        arrays["pixels/points"], arrays["pixels/converged"] = (
-            np.zeros((n, q), np.int32),
-            np.zeros((n, q), bool),
-        )
+        arrays["pixels/points"] = np.zeros((n, q), np.int32)
+        arrays["pixels/converged"] = np.zeros((n, q), bool)
         baseline = np.zeros(x.shape[1:], np.float32)  # half-gray carries no information (METHOD §4)
-        for one in attributions(self.pixels, self.quantities, x, baseline, self.pixel_plan):
-            arrays["pixels/attribution"][one.index] = one.values.sum(axis=-1)
-            found: dict[str, Any] = {
-                "outcome": one.plan.outcome,
-                "baseline_outcome": one.plan.baseline_outcome,
-                "gap": one.gap,
+        for image in attributions(self.pixels, self.quantities, x, baseline, self.pixel_refinement):
+            numbers: dict[str, Any] = {
+                "attribution": image.values.sum(axis=-1),
+                "outcome": image.refinement.outcome,
+                "baseline_outcome": image.refinement.baseline_outcome,
+                "gap": image.gap,
+                "map_error": image.map_error,
+                "points": image.refinement.gradients,
+                "converged": image.refinement.converged,
             }
-            found |= {
-                "map_error": one.map_error,
-                "points": one.plan.gradients,
-                "converged": one.plan.converged,
-            }
-            for key, value in found.items():
-                arrays[f"pixels/{key}"][one.index] = value
-            tell("pixels", one.index)
+            for key, value in numbers.items():
+                arrays[f"pixels/{key}"][image.index] = value
+            report_progress("pixels", image.index)
         self._add_seconds("pixels", started)
         return arrays
 
-    def _layer_heads(self, x: np.ndarray) -> list[Head]:
+    def _layer_quantities(self, x: np.ndarray) -> list[QuantityMap]:
         """Each image's outcome for the layers."""
         if self.params.layer_quantity != "predicted":
-            return [stage_head((self.params.layer_quantity,), self.stages)] * len(x)
+            return [stage_quantities((self.params.layer_quantity,), self.stages)] * len(x)
         predicted = np.nan_to_num(self.pixels.values(x)).argmax(axis=1)
-        return [stage_head((f"stage{stage}",), self.stages) for stage in predicted]
+        return [stage_quantities((f"stage{stage}",), self.stages) for stage in predicted]
 
     def _add_seconds(self, part: str, started: float) -> None:
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
@@ -203,7 +180,7 @@ class _Layer:
 
     def __init__(self, explainer: Explainer, name: str, batch: int) -> None:
         self.name, self.params = name, explainer.params
-        self.plan = explainer.layer_plan
+        self.refinement = explainer.layer_refinement
         self.lower, upper = split_at(explainer.logits, name)
         self.units = tuple(int(n) for n in self.lower.outputs[0].shape[1:])
         self.activations = Evaluator(flat_activations(self.lower), batch)
@@ -212,35 +189,44 @@ class _Layer:
         self.neurons = NeuronEngine(self.lower, batch)
 
     def explain(
-        self, x: np.ndarray, heads: list[Head], tell: Callable[[str, int], None]
+        self,
+        x: np.ndarray,
+        quantities: list[QuantityMap],
+        report_progress: Callable[[str, int], None],
     ) -> dict[str, np.ndarray]:
         n, k, baseline = len(x), self.params.neurons, np.zeros(x.shape[1:], np.float32)
         h0 = self.activations.values(baseline[None]).reshape(self.units)
         h = self.activations.values(x).reshape(n, *self.units)
-        found = {
+        arrays = {
             "neuron": np.full((n, 2, k, len(self.units)), -1, np.int16),
             "channel_attribution": np.full((n, self.units[-1]), np.nan, np.float32),
             "gap": np.full(n, np.nan, np.float32),
             "points": np.zeros(n, np.int32),
         }
         for key in ("neuron_attribution", "activation", "baseline_activation"):
-            found[key] = np.full((n, 2, k), np.nan, np.float32)
+            arrays[key] = np.full((n, 2, k), np.nan, np.float32)
         weights = np.zeros((n, 2, int(np.prod(self.units))), np.float32)
-        for one in attributions(self.upper, heads, h, h0, self.plan):
-            self._choose(one, h[one.index], h0, found, weights[one.index])
-        found |= self._regions(x, baseline, found["neuron"])
-        found["resultant"] = self._resultants(x, baseline, weights, tell)
-        return found
+        for image in attributions(self.upper, quantities, h, h0, self.refinement):
+            self._choose(image, h[image.index], h0, arrays, weights[image.index])
+        arrays |= self._regions(x, baseline, arrays["neuron"])
+        arrays["resultant"] = self._resultants(x, baseline, weights, report_progress)
+        return arrays
 
     def _choose(
-        self, one: OneAttribution, h: np.ndarray, h0: np.ndarray, found: dict, weights: np.ndarray
+        self,
+        attribution: ImageAttribution,
+        h: np.ndarray,
+        h0: np.ndarray,
+        arrays: dict[str, np.ndarray],
+        weights: np.ndarray,
     ) -> None:
-        """Note the strongest neurons of one image, and every weight of its resultant."""
-        image, values = one.index, one.values[0]
-        found["gap"][image], found["points"][image] = one.gap[0], one.plan.gradients
+        """Writes down the strongest neurons of one image, and every weight of its resultant."""
+        image, values = attribution.index, attribution.values[0]
+        arrays["gap"][image] = attribution.gap[0]
+        arrays["points"][image] = attribution.refinement.gradients
         if not np.isfinite(values).all():
             return
-        found["channel_attribution"][image] = values.reshape(-1, self.units[-1]).sum(
+        arrays["channel_attribution"][image] = values.reshape(-1, self.units[-1]).sum(
             axis=0, dtype=np.float64
         )
         many = strongest_neurons(values, max(self.params.neurons, self.params.resultant_neurons))
@@ -249,13 +235,13 @@ class _Layer:
             weights[sign, np.ravel_multi_index(summed, self.units)] = values[summed]
             kept = neurons[: self.params.neurons]
             index = tuple(kept.T)
-            found["neuron"][image, sign, : len(kept)] = kept
+            arrays["neuron"][image, sign, : len(kept)] = kept
             for key, array in (
                 ("neuron_attribution", values),
                 ("activation", h),
                 ("baseline_activation", h0),
             ):
-                found[key][image, sign, : len(kept)] = array[index]
+                arrays[key][image, sign, : len(kept)] = array[index]
 
     def _regions(
         self, x: np.ndarray, baseline: np.ndarray, neurons: np.ndarray
@@ -282,14 +268,14 @@ class _Layer:
         return {"region": values, "region_origin": origin, "neuron_gap": gap}
 
     def _resultants(
-        self, x: np.ndarray, baseline: np.ndarray, weights: np.ndarray, tell: Callable
+        self, x: np.ndarray, baseline: np.ndarray, weights: np.ndarray, report_progress: Callable
     ) -> np.ndarray:
         maps = np.full((len(x), 2, *x.shape[1:3]), np.nan, np.float32)
-        for one in attributions(
-            self.sums, identity_head(2), x, baseline, self.plan, extras=(weights,)
+        for image in attributions(
+            self.sums, identity_quantities(2), x, baseline, self.refinement, extras=(weights,)
         ):
-            maps[one.index] = one.values.sum(axis=-1)
-            tell(self.name, one.index)
+            maps[image.index] = image.values.sum(axis=-1)
+            report_progress(self.name, image.index)
         return maps
 
 

@@ -2,16 +2,16 @@
 promised gap (METHOD §4).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Shaped
 
-from dr_lib.attribution.evaluator import Evaluator, Line
+from dr_lib.attribution.evaluator import Evaluator, Path, Refinement
 from dr_lib.attribution.quadrature import quadrature
-from dr_lib.attribution.quantities import Head, identity_head
-from dr_lib.attribution.refinement import PlanResult, adaptive_plan, fixed_plan
+from dr_lib.attribution.quantities import QuantityMap, identity_quantities
+from dr_lib.attribution.refinement import RefinementResult, adaptive_refinement, fixed_refinement
 
 DEFAULT_TOLERANCE = 0.05
 # Below this difference a quantity is judged against the floor instead: a stage whose probability
@@ -25,15 +25,16 @@ class Attribution:
     answers (n,).
 
     values: the attributions, in the quantity's units; they sum to outcome − baseline_outcome but
-    for `gap`. outcome, baseline_outcome: F(x) and F(x'). gap: sum of values − (F(x) − F(x')).
+        for `gap`.
+    outcome, baseline_outcome: F(x) and F(x').
+    gap: sum of values − (F(x) − F(x')).
     map_error: the relative L1 change of the map when every second of the (final) points is left out
-    and its neighbour
-        takes over its weight, that is n against n/2 points; NaN for a single point.
-    residual: sum over intervals of the absolute residual (adaptive), or |gap| (fixed rule). points:
-    gradients spent on the image. converged: whether |gap| ≤ tolerance · max(|F(x) − F(x')|, floor)
-    and, when points adapt, the root sum of squares of
-        the intervals' residuals is at most `residual_tolerance` of the way F travels along the
-        line, up and down.
+        and its neighbour takes over its weight, that is n against n/2 points; NaN for one point.
+    residual: sum over intervals of the absolute residual (adaptive), or |gap| (fixed rule).
+    points: gradients spent on the image.
+    converged: whether |gap| ≤ tolerance · max(|F(x) − F(x')|, floor) and, when points adapt, the
+        root sum of squares of the intervals' residuals is at most `residual_tolerance` of the way
+        that F travels along the line, up and down.
     """
 
     values: Float32[np.ndarray, "image *shape"]
@@ -47,14 +48,14 @@ class Attribution:
 
 
 @dataclass(frozen=True)
-class OneAttribution:
+class ImageAttribution:
     """One image's maps (quantity, …) and numbers (quantity,), with the intervals behind them."""
 
     index: int
     values: np.ndarray
     gap: np.ndarray
     map_error: np.ndarray
-    plan: PlanResult
+    refinement: RefinementResult
 
 
 def integrated_gradients(
@@ -68,29 +69,39 @@ def integrated_gradients(
     max_points: int = 256,
     batch_size: int = 16,
     multiply_by_inputs: bool = True,
-    head: Head | None = None,
+    quantities: QuantityMap | None = None,
     floor: float = FLOOR,
     residual_tolerance: float | None = None,
 ) -> Attribution:
     """Integrated gradients of each quantity at each input: IG_i = (x_i − x'_i) · ∫ ∂F/∂x_i along
-    the straight line.
+    the straight line (Sundararajan et al. 2017; METHOD §4).
 
+    Parameters
+    ----------
     function: differentiable, (n, …) float32 tensor -> (n,) or (n, q) tensor; rows must not
-    influence each other. A
-        Keras model is one. An `Evaluator` made of it keeps its compiled form from call to call.
-    inputs: (n, …). baselines: (n, …), or (…) for all. points, rule: of the fixed rule; with a
-    tolerance, `points` is the number to start with, at first midpoints. tolerance: refine until
-    |gap| ≤ tolerance · max(|F(x) − F(x')|, floor) for every quantity of an image, or
-        `max_points` gradients are spent. Each image is refined by itself, whatever shares its
-        batch.
-    multiply_by_inputs: False gives the average gradients alone. residual_tolerance: residuals of
-    both signs cancel in a gap; this bounds their root sum of squares (None: as
-        `tolerance`). The larger, the fewer passes and the coarser the map: at 100 the gap alone is
-        promised.
-    head: the quantities as a known function of what `function` answers; without it they are the
-    answer itself.
+        influence each other. A Keras model is one. An `Evaluator` made of it keeps its compiled
+        form from call to call.
+    inputs: (n, …). baselines: (n, …), or (…) for all.
+    points, rule: of the fixed rule; with a tolerance, `points` is the number to start with, at
+        first midpoints.
+    tolerance: refine until |gap| ≤ tolerance · max(|F(x) − F(x')|, floor) for every quantity of an
+        image, or `max_points` gradients are spent. Each image is refined by itself, whatever shares
+        its batch.
+    batch_size: rows of one call of `function`.
+    multiply_by_inputs: False gives the average gradients alone.
+    quantities: known functions of what `function` answers; without them, the answer itself.
+    floor: a quantity that changes by less is judged as if it changed by this much.
+    residual_tolerance: residuals of both signs cancel in a gap; this bounds their root sum of
+        squares (None: as `tolerance`). The larger, the fewer passes and the coarser the map: at 100
+        the gap alone is promised.
 
-    Raises ValueError for shapes that don't match and for impossible numbers.
+    Returns
+    -------
+    Attribution: maps (n, …) or (n, q, …) float32, and their numbers (n,) or (n, q).
+
+    Raises
+    ------
+    ValueError: for shapes that don't match and for impossible numbers.
 
     >>> from keras import ops
     >>> x = np.array([[3.0, 1.0]], np.float32)
@@ -100,33 +111,42 @@ def integrated_gradients(
     """
     inputs, baselines = _checked(inputs, baselines)
     evaluator = function if isinstance(function, Evaluator) else Evaluator(function, batch_size)
-    make_plan = plan_maker(points, rule, tolerance, max_points, floor, residual_tolerance)
+    make_refinement = refinement_maker(
+        points, rule, tolerance, max_points, floor, residual_tolerance
+    )
     if len(inputs) == 0:
         raise ValueError("there are no inputs to attribute")
-    if head is None:
-        head = identity_head(evaluator.outputs_of(inputs[:1]))
+    if quantities is None:
+        quantities = identity_quantities(evaluator.outputs_of(inputs[:1]))
     done = attributions(
-        evaluator, head, inputs, baselines, make_plan, multiply_by_inputs=multiply_by_inputs
+        evaluator,
+        quantities,
+        inputs,
+        baselines,
+        make_refinement,
+        multiply_by_inputs=multiply_by_inputs,
     )
-    return _stacked(sorted(done, key=lambda one: one.index), squeezed=bool(evaluator.squeezed))
+    return _stacked(sorted(done, key=lambda image: image.index), squeezed=bool(evaluator.squeezed))
 
 
-def plan_maker(
+def refinement_maker(
     points: int,
     rule: str,
     tolerance: float | None,
     max_points: int,
     floor: float = FLOOR,
     residual_tolerance: float | None = None,
-) -> Callable:
-    """A function from a head to a fresh plan; refuses impossible numbers before any work is
-    done.
+) -> Callable[[QuantityMap], Refinement]:
+    """A function from quantities to a fresh refinement; refuses impossible numbers before any work
+    is done.
     """
     alphas, weights = quadrature(rule, points)
     if not floor > 0:
         raise ValueError(f"floor must be above 0, not {floor}")
     if tolerance is None:
-        return lambda head: fixed_plan(head, alphas, weights, DEFAULT_TOLERANCE, floor)
+        return lambda quantities: fixed_refinement(
+            quantities, alphas, weights, DEFAULT_TOLERANCE, floor
+        )
     if not tolerance > 0:
         raise ValueError(f"tolerance must be above 0, not {tolerance}")
     if residual_tolerance is not None and not residual_tolerance > 0:
@@ -138,84 +158,84 @@ def plan_maker(
         )
     if max_points < points:
         raise ValueError(f"max_points ({max_points}) must be at least points ({points})")
-    return lambda head: adaptive_plan(
-        head, points, tolerance, floor, max_points, residual_tolerance
+    return lambda quantities: adaptive_refinement(
+        quantities, points, tolerance, floor, max_points, residual_tolerance
     )
 
 
 def attributions(
     evaluator: Evaluator,
-    heads: Head | Sequence[Head],
+    quantities: QuantityMap | Sequence[QuantityMap],
     inputs: np.ndarray,
     baselines: np.ndarray,
-    make_plan: Callable,
+    make_refinement: Callable[[QuantityMap], Refinement],
     *,
     extras: tuple[np.ndarray, ...] = (),
     multiply_by_inputs: bool = True,
-) -> Iterator[OneAttribution]:
+) -> Iterator[ImageAttribution]:
     """Each image's attribution as soon as it is done, in the order in which they are done; nothing
     is kept.
 
-    heads: one for all images, or one for each, all needing equally many backward passes.
+    quantities: one for all images, or one for each, all needing equally many backward passes.
     """
-    heads = [heads] * len(inputs) if isinstance(heads, Head) else heads
+    quantities = [quantities] * len(inputs) if isinstance(quantities, QuantityMap) else quantities
 
-    def lines() -> Iterator[Line]:
+    def paths() -> Iterator[Path]:
         for index, (x, baseline) in enumerate(
             zip(inputs, np.broadcast_to(baselines, inputs.shape), strict=True)
         ):
-            own = tuple(extra[index] for extra in extras)
-            yield Line(
+            yield Path(
                 index,
                 baseline,
                 x - baseline,
-                make_plan(heads[index]),
-                len(heads[index].basis().logit_weights),
-                own,
+                make_refinement(quantities[index]),
+                len(quantities[index].basis().logit_weights),
+                tuple(extra[index] for extra in extras),
             )
 
-    for line in evaluator.run(lines()):
-        yield _finished(line, heads[line.key], multiply_by_inputs)
+    for path in evaluator.run(paths()):
+        yield _finished(path, quantities[path.key], multiply_by_inputs)
 
 
-def _finished(line: Line, head: Head, multiply_by_inputs: bool) -> OneAttribution:
-    mix = head.mix().astype(np.float32)
+def _finished(path: Path, quantities: QuantityMap, multiply_by_inputs: bool) -> ImageAttribution:
+    mix = quantities.mix().astype(np.float32)
     gradients, contrast = (
-        np.tensordot(mix, part, axes=1) for part in (line.sum, line.contrast_sum)
+        np.tensordot(mix, part, axes=1) for part in (path.sum, path.contrast_sum)
     )
-    maps = gradients * line.difference
+    maps = gradients * path.difference
     axes = tuple(range(1, maps.ndim))
     size, change = (
         np.abs(maps).sum(axis=axes, dtype=np.float64),
-        np.abs(contrast * line.difference).sum(axis=axes, dtype=np.float64),
+        np.abs(contrast * path.difference).sum(axis=axes, dtype=np.float64),
     )
     with np.errstate(invalid="ignore", divide="ignore"):
         map_error = np.where(size > 0, change / size, np.where(change > 0, np.inf, 0.0))
-    if line.result.gradients < 2:
+    if path.result.gradients < 2:
         map_error = np.full_like(size, np.nan)
     gap = maps.sum(axis=axes, dtype=np.float64) - (
-        line.result.outcome - line.result.baseline_outcome
+        path.result.outcome - path.result.baseline_outcome
     )
-    return OneAttribution(
-        line.key, maps if multiply_by_inputs else gradients, gap, map_error, line.result
+    return ImageAttribution(
+        path.key, maps if multiply_by_inputs else gradients, gap, map_error, path.result
     )
 
 
-def _stacked(results: list[OneAttribution], squeezed: bool) -> Attribution:
-    def stack(part: Callable[[OneAttribution], np.ndarray], dtype: type) -> np.ndarray:
-        array = np.stack([part(one) for one in results]).astype(dtype, copy=False)
+def _stacked(images: list[ImageAttribution], squeezed: bool) -> Attribution:
+    def stack(parts: Iterable[np.ndarray], dtype: type) -> np.ndarray:
+        array = np.stack(list(parts)).astype(dtype, copy=False)
         return array[:, 0] if squeezed and array.shape[1] == 1 else array
 
-    quantities = len(results[0].gap)
+    results = [image.refinement for image in images]
+    quantities = len(images[0].gap)
     return Attribution(
-        values=stack(lambda one: one.values, np.float32),
-        outcome=stack(lambda one: one.plan.outcome, np.float64),
-        baseline_outcome=stack(lambda one: one.plan.baseline_outcome, np.float64),
-        gap=stack(lambda one: one.gap, np.float64),
-        map_error=stack(lambda one: one.map_error, np.float64),
-        residual=stack(lambda one: np.abs(one.plan.residuals).sum(axis=0), np.float64),
-        points=stack(lambda one: np.full(quantities, one.plan.gradients), np.int32),
-        converged=stack(lambda one: one.plan.converged, bool),
+        values=stack((image.values for image in images), np.float32),
+        outcome=stack((result.outcome for result in results), np.float64),
+        baseline_outcome=stack((result.baseline_outcome for result in results), np.float64),
+        gap=stack((image.gap for image in images), np.float64),
+        map_error=stack((image.map_error for image in images), np.float64),
+        residual=stack((np.abs(r.residuals).sum(axis=0) for r in results), np.float64),
+        points=stack((np.full(quantities, r.gradients) for r in results), np.int32),
+        converged=stack((result.converged for result in results), bool),
     )
 
 

@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64, Integer
 
 from dr_lib.attribution.cone import cone
-from dr_lib.attribution.evaluator import Evaluator, Line
-from dr_lib.attribution.integrated import plan_maker
+from dr_lib.attribution.evaluator import Evaluator, Path
+from dr_lib.attribution.integrated import refinement_maker
 from dr_lib.attribution.quadrature import quadrature
-from dr_lib.attribution.quantities import identity_head
+from dr_lib.attribution.quantities import identity_quantities
 from dr_lib.attribution.receptive import receptive_field, window_origin, window_side
-from dr_lib.attribution.refinement import live_plan
+from dr_lib.attribution.refinement import live_refinement
 from dr_lib.network.graph import rebuilt, rectified
 
 if TYPE_CHECKING:
@@ -48,15 +48,20 @@ class Regions:
 def strongest_neurons(
     values: Float[np.ndarray, "*axes"], k: int
 ) -> tuple[Int64[np.ndarray, "positive ndim"], Int64[np.ndarray, "negative ndim"]]:
-    """Indices of the k largest positive and the k most negative entries, strongest first; ties by
-    lowest flat index.
+    """Indices of the k largest positive and the k most negative entries, strongest first (METHOD
+    §5.2).
 
-    Fewer than k rows where fewer entries have that sign; an entry that is 0 has none.
+    Returns
+    -------
+    positive, negative: int64 (at most k, ndim), ties by lowest flat index. Fewer than k rows where
+        fewer entries have that sign; an entry that is 0 has none.
+
+    Raises
+    ------
+    ValueError: for values that are not finite: their order would mean nothing.
 
     >>> strongest_neurons(np.array([[0.0, 2.0], [-1.0, 2.0]]), 2)
     (array([[0, 1], [1, 1]]), array([[1, 0]]))
-
-    Raises ValueError for values that are not finite: their order would mean nothing.
     """
     flat = np.asarray(values).ravel()
     if not np.isfinite(flat).all():
@@ -138,7 +143,7 @@ class NeuronEngine:
                 f"a neuron of this layer is an index into {self.unit_shape}; not all of the given"
                 " ones are"
             )
-        make_plan = plan_maker(points, rule, tolerance, max_points)
+        make_refinement = refinement_maker(points, rule, tolerance, max_points)
         nodes = quadrature(rule, points)
         n, k = indices.shape[:2]
         window = inputs.shape[1:] if self.whole else (self.side, self.side, *inputs.shape[3:])
@@ -149,7 +154,7 @@ class NeuronEngine:
         adapts = tolerance is not None
         shared = min(k, SHARED_NEURONS if adapts else SUMMED_NEURONS) if self.whole else 1
 
-        def lines(evaluator: Evaluator) -> Iterator[Line]:
+        def paths(evaluator: Evaluator) -> Iterator[Path]:
             for image, first in np.ndindex(n, -(-k // shared) if k else 0):
                 ranks = np.arange(first * shared, min((first + 1) * shared, k))
                 view = self._view(indices[image, ranks])
@@ -161,33 +166,33 @@ class NeuronEngine:
                 places = np.pad(view.places.astype(np.int32), (0, shared - len(ranks)), mode="edge")
                 x, baseline = inputs[image][view.pixels], baselines[image][view.pixels]
                 if adapts:
-                    plan = make_plan(identity_head(shared))
+                    refinement = make_refinement(identity_quantities(shared))
                 else:
                     # On its own window a neuron would pay a forward pass of its own for every point
                     # to find it awake, as 89 to 99 % of the strongest neurons' are.
-                    plan = live_plan(
+                    refinement = live_refinement(
                         len(ranks),
                         min(shared, SHARED_NEURONS),
                         *nodes,
                         rectified=self.rectified and self.whole,
                     )
-                yield Line(
+                yield Path(
                     (image, ranks, view.laid),
                     baseline,
                     x - baseline,
-                    plan,
+                    refinement,
                     shared,
                     (places,),
                     contrasted=False,
                 )
 
         for evaluator in filter(None, (self.evaluator, self.inner)):
-            for line in evaluator.run(lines(evaluator)):
-                image, ranks, laid = line.key
-                maps = (line.sum * line.difference)[: len(ranks)]
-                for rank, one in zip(ranks, maps, strict=True):
-                    values[image, rank][laid] = one
-                change = (line.result.outcome - line.result.baseline_outcome)[: len(ranks)]
+            for path in evaluator.run(paths(evaluator)):
+                image, ranks, laid = path.key
+                maps = (path.sum * path.difference)[: len(ranks)]
+                for rank, region in zip(ranks, maps, strict=True):
+                    values[image, rank][laid] = region
+                change = (path.result.outcome - path.result.baseline_outcome)[: len(ranks)]
                 gap[image, ranks] = (
                     maps.sum(axis=tuple(range(1, maps.ndim)), dtype=np.float64) - change
                 )
@@ -249,21 +254,32 @@ def neuron_regions(
     batch_size: int = 16,
 ) -> Regions:
     """The active region of each neuron: IG with F = h_j(x), on the window that holds the neuron's
-    receptive field.
+    receptive field (METHOD §5.3).
 
-    lower: the model below the layer (`split_at`). neurons: for each input an index array (k, 3) of
-    (y, x, channel), or (k, 1) for a layer without positions; k is the same for all. Exact on
-    windows: the numbers are those of the whole image. Where a unit sees the whole image the window
-    is the image, and the neurons of an image share forward passes. An input that is no image (y, x,
-    channel), such as a vector, is seen whole by every neuron: its region is the whole input.
+    Exact on windows: the numbers are those of the whole image. Where a unit sees the whole image
+    the window is the image, and the neurons of an image share forward passes. An input that is no
+    image (y, x, channel), such as a vector, is seen whole by every neuron: its region is the whole
+    input.
 
-    Raises ValueError for indices outside the layer and for impossible numbers.
+    Parameters
+    ----------
+    lower: the model below the layer (`split_at`).
+    inputs: (n, H, W, C). baselines: the same, or (H, W, C) for all.
+    neurons: for each input an index array (k, 3) of (y, x, channel), or (k, 1) for a layer without
+        positions; k is the same for all.
+    points, rule, tolerance, max_points: as in `integrated_gradients`, of a single neuron.
+
+    Returns
+    -------
+    Regions: (n, k, …); in the activation's units.
+
+    Raises
+    ------
+    ValueError: for indices outside the layer and for impossible numbers.
     """
-    inputs, baselines = np.asarray(inputs, np.float32), np.asarray(baselines, np.float32)
-    engine = NeuronEngine(lower, batch_size)
-    return engine.regions(
-        inputs,
-        baselines,
+    return NeuronEngine(lower, batch_size).regions(
+        np.asarray(inputs, np.float32),
+        np.asarray(baselines, np.float32),
         neurons,
         points=points,
         rule=rule,
@@ -275,10 +291,16 @@ def neuron_regions(
 def resultant(
     regions: Regions, weights: Float[np.ndarray, "image rank"], shape: tuple[int, ...]
 ) -> Float32[np.ndarray, "image *input"]:
-    """The weighted sum of each image's regions, laid where they belong in an image of `shape`
-    (height, width).
+    """The weighted sum of each image's regions, laid where they belong in an image (METHOD §5.4).
 
-    For regions of other inputs `shape` is the input's own, such as (features,).
+    Parameters
+    ----------
+    weights: (n, k), one of each region. shape: height and width of the image in px; for regions of
+        other inputs the input's own, such as (features,).
+
+    Returns
+    -------
+    float32 (n, height, width, channel).
     """
     n, k, *window = regions.values.shape
     total = np.zeros((n, *shape, *window[len(shape) :]), np.float32)
@@ -289,7 +311,7 @@ def resultant(
     return total
 
 
-def weighted_sums(lower: "keras.Model") -> Any:
+def weighted_sums(lower: "keras.Model") -> Callable[..., Any]:
     """The function whose IG is a resultant: (n, …) and weights (n, sums, units) -> (n, sums),
     Σ_j weight_j · h_j(x).
     """
@@ -297,33 +319,30 @@ def weighted_sums(lower: "keras.Model") -> Any:
     def sums(x: Any, weights: Any) -> Any:
         from keras import ops
 
-        h = lower(x, training=False)
-        return ops.einsum("nsu,nu->ns", weights, ops.reshape(h, (h.shape[0], -1)))
+        return ops.einsum("nsu,nu->ns", weights, _flat(lower(x, training=False)))
 
     return sums
 
 
-def flat_activations(lower: "keras.Model") -> Any:
+def flat_activations(lower: "keras.Model") -> Callable[..., Any]:
     """The function (n, …) -> (n, units): a network's activations, flat as an `Evaluator` wants
     them.
     """
-
-    def flat(x: Any) -> Any:
-        from keras import ops
-
-        h = lower(x, training=False)
-        return ops.reshape(h, (h.shape[0], -1))
-
-    return flat
+    return lambda x: _flat(lower(x, training=False))
 
 
-def _picked(network: Callable[[Any], Any]) -> Any:
+def _picked(network: Callable[[Any], Any]) -> Callable[..., Any]:
     """(n, …) and flat unit numbers (n, k) -> those units' activations (n, k)."""
 
     def picked(x: Any, units: Any) -> Any:
         from keras import ops
 
-        h = network(x)
-        return ops.take_along_axis(ops.reshape(h, (h.shape[0], -1)), units, axis=1)
+        return ops.take_along_axis(_flat(network(x)), units, axis=1)
 
     return picked
+
+
+def _flat(activations: Any) -> Any:
+    from keras import ops
+
+    return ops.reshape(activations, (activations.shape[0], -1))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dr_lib.attribution.quadrature import quadrature
-from dr_lib.attribution.quantities import stage_head
+from dr_lib.attribution.quantities import stage_quantities
 
 
 @dataclass(frozen=True)
@@ -11,20 +11,28 @@ class AttributionParams:
     """What is attributed, to which layers, and how exactly.
 
     quantities: outcomes attributed to pixels: "stage0" … "stage4", "referable" (stages 2 + 3 + 4),
-    "logit3", "logodds3:0". layers: where the network is cut; each must be a full cut.
+        "logit3", "logodds3:0".
+    layers: where the network is cut; each must be a full cut.
     layer_quantity: the outcome attributed to the layers: "predicted" (each image's most probable
-    stage) or a quantity. neurons: regions kept one by one, of each sign. resultant_neurons: neurons
-    in the weighted sum, of each sign. tolerance: points adapt until |gap| ≤ tolerance · max(|F(x) −
-    F(x')|, floor); 0 takes exactly `points` points of `rule`. residual_tolerance: residuals along
-    the line that cancel in the gap are bounded, too, by this (0: as tolerance); the larger, the
-    fewer passes and the coarser the map. 100 promises the gap alone. floor: a probability that
-    changes by less is judged as if it changed by this much: the map of a stage that hardly moves
-    would otherwise cost more than all others. points, max_points: gradients on pixels to start with
-    and at most. layer_points: the same start for outcome → layer and for the resultant.
+        stage) or a quantity.
+    neurons: regions kept one by one, of each sign.
+    resultant_neurons: neurons in the weighted sum, of each sign.
+    rule: of fixed points; points that adapt start as midpoints.
+    tolerance: points adapt until |gap| ≤ tolerance · max(|F(x) − F(x')|, floor); 0 takes exactly
+        `points` points of `rule`.
+    residual_tolerance: residuals along the line that cancel in the gap are bounded, too, by this
+        (0: as tolerance); the larger, the fewer passes and the coarser the map. 100 promises the
+        gap alone.
+    floor: a probability that changes by less is judged as if it changed by this much: the map of a
+        stage that hardly moves would otherwise cost more than all others.
+    points, max_points: gradients on pixels to start with and at most.
+    layer_points: the same start for outcome → layer and for the resultant.
     neuron_points: points of a single neuron's region, by `rule`; with a tolerance the most, a
-    quarter to start with. lesion_poses, lesion_points: of the lesion map: over how many poses of
-    the disc it is averaged (1, 2, 4 or 8; 0: no such map), and how many points each takes.
-    batch_size: images in one pass; 0 chooses by free memory, at most 16.
+        quarter to start with.
+    lesion_poses: over how many poses of the disc the lesion map is averaged (1, 2, 4 or 8; 0: no
+        such map). lesion_points: how many points each pose takes.
+    batch_size: images in one pass; 0 chooses by free memory: at most 4 on processors and 32
+        elsewhere.
     """
 
     quantities: tuple[str, ...] = ("stage0", "stage1", "stage2", "stage3", "stage4", "referable")
@@ -51,9 +59,9 @@ class AttributionParams:
             self.layers
         ):
             raise ValueError("quantities and layers must each be named once")
-        stage_head(self.quantities)
+        stage_quantities(self.quantities)
         if self.layer_quantity != "predicted":
-            stage_head((self.layer_quantity,))
+            stage_quantities((self.layer_quantity,))
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance must be at least 0 and below 1, not {self.tolerance}")
         if not 0 <= self.residual_tolerance <= 100:

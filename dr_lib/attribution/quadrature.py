@@ -2,10 +2,11 @@
 of half as many points.
 """
 
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 Rule = Literal["left", "right", "midpoint", "trapezoid", "gauss_legendre"]
 RULES: tuple[str, ...] = get_args(Rule)
@@ -14,18 +15,29 @@ RULES: tuple[str, ...] = get_args(Rule)
 def quadrature(
     rule: str, points: int
 ) -> tuple[Float64[np.ndarray, "points"], Float64[np.ndarray, "points"]]:
-    """Nodes in [0, 1] in rising order and their weights; the weights sum to 1.
+    """A quadrature rule on [0, 1].
 
     ReLU networks are only piecewise smooth along the line, so no rule gains from its order of
     accuracy. A flat baseline ties every max-pool window at alpha 0: prefer rules without a node
     there (midpoint, gauss_legendre).
 
+    Parameters
+    ----------
+    rule: "left", "right", "midpoint", "trapezoid" or "gauss_legendre".
+    points: how many nodes; at least 1, of a trapezoid 2.
+
+    Returns
+    -------
+    alphas, weights: float64 (points,) each: nodes in [0, 1] in rising order; weights that sum to 1.
+
+    Raises
+    ------
+    ValueError: for an unknown rule or too few points.
+
     >>> quadrature("midpoint", 2)
     (array([0.25, 0.75]), array([0.5, 0.5]))
     >>> quadrature("trapezoid", 3)
     (array([0. , 0.5, 1. ]), array([0.25, 0.5 , 0.25]))
-
-    Raises ValueError for an unknown rule, no points, or a trapezoid of one point.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
@@ -49,16 +61,27 @@ def halving(weights: Float64[np.ndarray, "points"]) -> Float64[np.ndarray, "poin
     """Factors that turn weighted gradients into the difference between this rule and one of half as
     many points.
 
-    Of every two neighbours one is left out and the other takes over its weight; which of the two
-    alternates from pair to pair, so that the coarse rule leans to neither end. A last node without
+    Of every two neighbours one is left out and the other takes over its weight. A last node without
     a neighbour stays as it is.
 
     >>> halving(np.full(4, 0.25))
     array([-1.,  1.,  1., -1.])
     """
     factors = np.zeros(len(weights))
-    for pair, first in enumerate(range(0, len(weights) - 1, 2)):
-        kept, dropped = (first, first + 1) if pair % 2 == 0 else (first + 1, first)
+    for kept, dropped in neighbour_pairs(np.ones(len(weights), bool)):
         factors[kept] = -weights[dropped] / weights[kept]
         factors[dropped] = 1
     return factors
+
+
+def neighbour_pairs(chosen: Bool[np.ndarray, "points"]) -> Iterator[tuple[int, int]]:
+    """(kept, dropped) of every two neighbours that are both chosen; which of the two is dropped
+    alternates from pair to pair, so that the coarse rule leans to neither end.
+    """
+    first, pairs = 0, 0
+    while first + 1 < len(chosen):
+        if chosen[first] and chosen[first + 1]:
+            yield (first, first + 1) if pairs % 2 == 0 else (first + 1, first)
+            first, pairs = first + 2, pairs + 1
+        else:
+            first += 1

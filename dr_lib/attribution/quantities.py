@@ -1,10 +1,10 @@
-"""Quantities of interest as a small known function ("head") of a few numbers the network computes.
+"""Quantities of interest as small known functions of a few numbers that the network computes.
 
 Splitting a quantity into a network with a handful of outputs and a closed form on top buys two
-things. The head's derivative can be integrated over a whole interval instead of being sampled at
-one point, which is what a saturated softmax needs. And linear dependence between quantities becomes
-visible: five stages need four backward passes. This module is plain NumPy and must not know
-networks or images.
+things. The derivative of the closed form can be integrated over a whole interval instead of being
+sampled at one point, which is what a saturated softmax needs. And linear dependence between
+quantities becomes visible: five stages need four backward passes. This module is plain NumPy and
+must not know networks or images.
 """
 
 import re
@@ -16,14 +16,14 @@ from jaxtyping import Float, Float64
 
 from dr_lib.vocabulary import STAGE_COUNT
 
-# Gauss–Legendre nodes for the head's derivative between two known points: a softmax whose logits
+# Gauss–Legendre nodes for the derivative between two known points: a softmax whose logits
 # move by 30 within one interval is integrated to 1e-6 (tests), and nothing but a few exponentials
 # is evaluated.
-HEAD_NODES = 48
+INNER_NODES = 48
 
 
 @dataclass(frozen=True)
-class Head:
+class QuantityMap:
     """`quantity = probability_weights @ softmax(u) + logit_weights @ u`, one row a quantity, u
     the network's outputs.
     """
@@ -36,11 +36,9 @@ class Head:
         u = np.asarray(u, np.float64)
         return softmax(u) @ self.probability_weights.T + u @ self.logit_weights.T
 
-    def basis(self) -> "Head":
-        """The smallest head whose gradients generate all of this head's: some of its own
-        quantities, in order.
-        """
-        return Head(
+    def basis(self) -> "QuantityMap":
+        """The fewest of these quantities, in order, whose gradients generate those of all."""
+        return QuantityMap(
             self.probability_weights[self._independent], self.logit_weights[self._independent]
         )
 
@@ -54,9 +52,9 @@ class Head:
         # to 0.
         return np.where(np.abs(mix - np.round(mix)) < 1e-9, np.round(mix), mix) + 0.0
 
-    def carrier(self) -> Float64[np.ndarray, "quantity output"] | None:
+    def constant_cotangents(self) -> Float64[np.ndarray, "quantity output"] | None:
         """As many rows as this basis has quantities, whose combinations hold its derivative
-        wherever it is taken.
+        wherever it is taken: cotangents that are the same at every point.
 
         Gradients of these instead of the quantities' own leave the weights open until all points
         are known. None where the derivative turns through more directions than there are quantities
@@ -72,7 +70,7 @@ class Head:
     def mean_jacobian(
         self, start: Float[np.ndarray, "*rows output"], stop: Float[np.ndarray, "*rows output"]
     ) -> Float64[np.ndarray, "*rows quantity output"]:
-        """The head's derivative averaged along the straight line from `start` to `stop` in the
+        """The quantities' derivative averaged along the straight line from `start` to `stop` in the
         space of outputs.
 
         Its product with (stop − start) is exactly `values(stop) − values(start)` as far as the
@@ -82,11 +80,8 @@ class Head:
             return np.broadcast_to(
                 self.logit_weights, (*np.shape(start)[:-1], *self.logit_weights.shape)
             )
-        nodes, weights = np.polynomial.legendre.leggauss(HEAD_NODES)
-        start, stop = (
-            np.asarray(start, np.float64)[..., None, :],
-            np.asarray(stop, np.float64)[..., None, :],
-        )
+        nodes, weights = np.polynomial.legendre.leggauss(INNER_NODES)
+        start, stop = (np.asarray(u, np.float64)[..., None, :] for u in (start, stop))
         p = softmax(start + (stop - start) * ((nodes + 1) / 2)[:, None])
         w = weights / 2
         mean = np.einsum("k,...ki->...i", w, p)
@@ -107,22 +102,27 @@ class Head:
         return _independent_rows(self._gradient_rows) or [0]
 
 
-def identity_head(outputs: int) -> Head:
-    """The head of a network whose outputs are the quantities themselves."""
-    return Head(np.zeros((outputs, outputs)), np.eye(outputs))
+def identity_quantities(outputs: int) -> QuantityMap:
+    """The quantities of a network whose outputs are the quantities themselves."""
+    return QuantityMap(np.zeros((outputs, outputs)), np.eye(outputs))
 
 
-def stage_head(quantities: tuple[str, ...], stages: int = STAGE_COUNT) -> Head:
-    """The head over the stages' logits for named quantities.
+def stage_quantities(quantities: tuple[str, ...], stages: int = STAGE_COUNT) -> QuantityMap:
+    """Named quantities as functions of the stages' logits.
 
-    "stage3" is the probability of stage 3, "referable" that of stages 2 and above, "logit3" the
-    logit of stage 3, "logodds3:0" the log-odds of stage 3 against stage 0.
+    Parameters
+    ----------
+    quantities: "stage3" is the probability of stage 3, "referable" that of stages 2 and above,
+        "logit3" the logit of stage 3, "logodds3:0" the log-odds of stage 3 against stage 0.
+    stages: the number of logits.
 
-    >>> stage_head(("stage0", "stage1", "stage2", "stage3", "stage4", "referable")).mix()[-2:]
+    Raises
+    ------
+    ValueError: for a name of no such form.
+
+    >>> stage_quantities(("stage0", "stage1", "stage2", "stage3", "stage4", "referable")).mix()[-2:]
     array([[-1., -1., -1., -1.],
            [-1., -1.,  0.,  0.]])
-
-    Raises ValueError for a name of no such form.
     """
     probability, logit = np.zeros((len(quantities), stages)), np.zeros((len(quantities), stages))
     for row, name in enumerate(quantities):
@@ -130,9 +130,7 @@ def stage_head(quantities: tuple[str, ...], stages: int = STAGE_COUNT) -> Head:
             probability[row, 2:] = 1
             continue
         match = re.fullmatch(r"(stage|logit|logodds)(\d)(?::(\d))?", name)
-        numbers = (
-            [int(number) for number in match.groups()[1:] if number is not None] if match else []
-        )
+        numbers = [int(number) for number in match.groups()[1:] if number] if match else []
         if not match or len(numbers) != 1 + (match[1] == "logodds") or max(numbers) >= stages:
             raise ValueError(
                 f'a quantity is "stage0" … "stage{stages - 1}", "referable", "logit3" or'
@@ -141,7 +139,7 @@ def stage_head(quantities: tuple[str, ...], stages: int = STAGE_COUNT) -> Head:
         (probability if match[1] == "stage" else logit)[row, numbers[0]] = 1
         if match[1] == "logodds":
             logit[row, numbers[1]] -= 1
-    return Head(probability, logit)
+    return QuantityMap(probability, logit)
 
 
 def _independent_rows(rows: np.ndarray) -> list[int]:
@@ -154,8 +152,7 @@ def _independent_rows(rows: np.ndarray) -> list[int]:
 
 
 def softmax(u: np.ndarray) -> np.ndarray:
-    with np.errstate(
-        invalid="ignore"
-    ):  # a network gone wrong answers inf or NaN; the image is marked, not raised
+    # A network gone wrong answers inf or NaN: the image is then marked, and nothing is raised.
+    with np.errstate(invalid="ignore"):
         p = np.exp(u - u.max(axis=-1, keepdims=True))
         return p / p.sum(axis=-1, keepdims=True)

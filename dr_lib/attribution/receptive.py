@@ -29,8 +29,14 @@ POINTWISE = frozenset(
         "Dropout",
         "ELU",
         "GaussianDropout",
+        "GaussianNoise",
+        "Identity",
+        "LeakyReLU",
+        "PReLU",
+        "ReLU",
+        "Rescaling",
+        "SpatialDropout2D",
     }
-    | {"GaussianNoise", "Identity", "LeakyReLU", "PReLU", "ReLU", "Rescaling", "SpatialDropout2D"}
 )
 MERGES = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"})
 

@@ -1,7 +1,7 @@
-"""How the points on one line are chosen: a fixed rule, or a partition refined where its own
-residuals are largest.
+"""How the points on one path are chosen: a fixed rule, or a partition refined where its own
+residuals are largest (METHOD §4).
 
-A plan is a coroutine over scalars (see `evaluator`): pure NumPy, no framework, no maps. The
+A refinement is a coroutine over scalars (see `evaluator`): pure NumPy, no framework, no maps. The
 interval's residual, what it contributes as sampled less the known difference of the quantity, is
 known exactly and costs a forward pass, shared by all quantities.
 """
@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from dr_lib.attribution.evaluator import Ask, Plan, Settle
+from dr_lib.attribution.evaluator import Commit, Refinement, Request
 from dr_lib.attribution.partition import Partition
 from dr_lib.attribution.quadrature import halving
-from dr_lib.attribution.quantities import Head
+from dr_lib.attribution.quantities import QuantityMap
 
 # Points of one line whose gradients wait for their final weights: 150 MB for five stages of a 256
 # px image. Beyond, those with the smallest residuals are weighted for good, so that memory doesn't
@@ -23,9 +23,9 @@ OPEN_POINTS = 48
 
 
 @dataclass(frozen=True)
-class PlanResult:
-    """What a plan found: F at both ends and, per interval, its edges, its tag, its direction and
-    each quantity's residual.
+class RefinementResult:
+    """What a refinement found: F at both ends and, per interval, each quantity's residual, the
+    interval's edges, its tag and the number of its direction.
 
     gradients: backward passes over as many as all quantities of one point take. The intervals of
     every direction are a partition of the line. A fixed rule has no intervals of its own: there it
@@ -36,67 +36,66 @@ class PlanResult:
     baseline_outcome: Float64[np.ndarray, "quantity"]
     gradients: int
     converged: np.ndarray
-    edges: Float64[np.ndarray, "interval 2"]
-    tags: Float64[np.ndarray, "tag"]
     residuals: Float64[np.ndarray, "interval quantity"]
+    edges: Float64[np.ndarray, "interval 2"] = field(default_factory=lambda: np.array([[0.0, 1.0]]))
+    tags: Float64[np.ndarray, "tag"] = field(default_factory=lambda: np.zeros(0))
     directions: Int64[np.ndarray, "tag"] = field(default_factory=lambda: np.zeros(0, int))
 
 
-def fixed_plan(
-    head: Head, alphas: np.ndarray, weights: np.ndarray, tolerance: float, floor: float
-) -> Plan:
+def fixed_refinement(
+    quantities: QuantityMap, alphas: np.ndarray, weights: np.ndarray, tolerance: float, floor: float
+) -> Refinement:
     """One gradient at every node of a rule, and the two ends; the only residual is that of the
     whole line.
     """
-    basis, mix, carrier = head.basis(), head.mix(), head.basis().carrier()
-    start, stop = head.values((yield Ask(np.array([0.0, 1.0]))).outputs)
+    basis, mix = quantities.basis(), quantities.mix()
+    constant = basis.constant_cotangents()
+    start, stop = quantities.values((yield Request(np.array([0.0, 1.0]))).outputs)
     factors, total = halving(weights), 0.0
-    if carrier is None:
-        here = (yield Ask(alphas)).outputs
+    if constant is None:
+        here = (yield Request(alphas)).outputs
         jacobians = weights[:, None, None] * basis.mean_jacobian(here, here)
-        total = (yield Ask(alphas, jacobians, factors)).slopes.sum(axis=0)
-    elif not head.probability_weights.any():
+        total = (yield Request(alphas, jacobians, factors)).slopes.sum(axis=0)
+    elif not quantities.probability_weights.any():
         total = (
-            yield Ask(alphas, weights[:, None, None] * basis.logit_weights, factors)
+            yield Request(alphas, weights[:, None, None] * basis.logit_weights, factors)
         ).slopes.sum(axis=0)
     else:
-        # The head's derivative is known only after the pass: keep a few gradients rather than pass
-        # twice.
+        # The quantities' derivative is known only after the pass: keep a few gradients rather than
+        # pass twice.
         for first in range(0, len(alphas), OPEN_POINTS):
             rows = slice(first, first + OPEN_POINTS)
-            told = yield Ask(alphas[rows], np.repeat(carrier[None], len(alphas[rows]), axis=0))
+            cotangents = np.repeat(constant[None], len(alphas[rows]), axis=0)
+            values = yield Request(alphas[rows], cotangents)
             jacobians = (
                 weights[rows, None, None]
-                * basis.mean_jacobian(told.outputs, told.outputs)
-                @ np.linalg.pinv(carrier)
+                * basis.mean_jacobian(values.outputs, values.outputs)
+                @ np.linalg.pinv(constant)
             )
-            total += np.einsum("kqb,kb->q", jacobians, told.slopes)
-            each = np.moveaxis(jacobians, 1, 2).reshape(
-                -1, len(basis.logit_weights)
-            )  # a row for every gradient
-            nodes = first * len(carrier) + np.arange(len(each))
-            yield Settle(nodes, each, np.repeat(factors[rows], len(carrier))[:, None] * each)
+            total += np.einsum("kqb,kb->q", jacobians, values.slopes)
+            # A row for every gradient.
+            each = np.moveaxis(jacobians, 1, 2).reshape(-1, len(basis.logit_weights))
+            nodes = first * len(constant) + np.arange(len(each))
+            yield Commit(nodes, each, np.repeat(factors[rows], len(constant))[:, None] * each)
     residual = mix @ total - (stop - start)
     converged = np.abs(residual) <= tolerance * np.maximum(np.abs(stop - start), floor)
-    return PlanResult(
-        stop, start, len(alphas), converged, np.array([[0.0, 1.0]]), np.zeros(0), residual[None]
-    )
+    return RefinementResult(stop, start, len(alphas), converged, residual[None])
 
 
-def live_plan(
+def live_refinement(
     neurons: int, together: int, alphas: np.ndarray, weights: np.ndarray, rectified: bool
-) -> Plan:
+) -> Refinement:
     """A fixed rule for the first `neurons` outputs, each a quantity, `together` of them to a pass.
 
     rectified: an output that is 0 has gradient 0. Then a forward pass at every node comes first,
     and at each only what is not 0 there is passed back: exact, and cheaper where most neurons sleep
     along most of the line.
     """
-    ends = (yield Ask(np.array([0.0, 1.0]))).outputs
+    ends = (yield Request(np.array([0.0, 1.0]))).outputs
     start, stop = ends[:, :neurons]
     live = np.ones((len(alphas), neurons), bool)
     if rectified:
-        live = (yield Ask(alphas)).outputs[:, :neurons] != 0
+        live = (yield Request(alphas)).outputs[:, :neurons] != 0
     rows, targets = [], []
     for point, awake in enumerate(live):
         for group in (
@@ -111,28 +110,20 @@ def live_plan(
     if rows:
         targets = np.array(targets)
         one_hot = (targets[..., None] == np.arange(ends.shape[1])) * weights[rows, None, None]
-        told = yield Ask(alphas[rows], one_hot, targets=targets)
-        np.add.at(total, targets[targets >= 0], told.slopes[targets >= 0])
+        values = yield Request(alphas[rows], one_hot, targets=targets)
+        np.add.at(total, targets[targets >= 0], values.slopes[targets >= 0])
     residual = total - (stop - start)
-    return PlanResult(
-        stop,
-        start,
-        int(live.sum()),
-        np.ones(neurons, bool),
-        np.array([[0.0, 1.0]]),
-        np.zeros(0),
-        residual[None],
-    )
+    return RefinementResult(stop, start, int(live.sum()), np.ones(neurons, bool), residual[None])
 
 
-def adaptive_plan(
-    head: Head,
+def adaptive_refinement(
+    quantities: QuantityMap,
     points: int,
     tolerance: float,
     floor: float,
     max_points: int,
     residual_tolerance: float | None = None,
-) -> Plan:
+) -> Refinement:
     """Equal intervals with their centres as tags; then the worst are cut until every quantity's gap
     holds.
 
@@ -142,12 +133,12 @@ def adaptive_plan(
     once, so none is run twice; beyond `OPEN_POINTS` the best are weighted for good, pair by pair.
     """
     edges = np.linspace(0, 1, points + 1)
-    outputs = (yield Ask(edges)).outputs
-    start, stop = head.values(outputs[[0, -1]])
+    outputs = (yield Request(edges)).outputs
+    start, stop = quantities.values(outputs[[0, -1]])
     allowed = tolerance * np.maximum(np.abs(stop - start), floor)
     partition = Partition(
-        head.basis(),
-        head.mix(),
+        quantities.basis(),
+        quantities.mix(),
         tolerance,
         residual_tolerance or tolerance,
         allowed,
@@ -157,43 +148,39 @@ def adaptive_plan(
     tags = (edges[:-1] + edges[1:]) / 2
     # All directions at once: they share the forward pass. Later each asks alone, where it needs
     # more.
-    carriers = np.concatenate(
-        [partition.carriers(number, tags) for number in range(len(partition.directions))], axis=1
-    )
-    owners = [np.full(points, number) for number in range(len(partition.directions))]
+    numbers = np.arange(len(partition.directions))
+    owners = np.tile(numbers, (points, 1))
+    cotangents = np.concatenate([partition.cotangents(n, tags) for n in numbers], axis=1)
     while True:
-        told = yield Ask(tags, carriers)
-        partition.learn_tags(owners, tags, carriers, told.outputs, told.slopes)
+        values = yield Request(tags, cotangents)
+        partition.learn_tags(owners, tags, cotangents, values.outputs, values.slopes)
         partition.place_borders()
         met = partition.met()
         if met.all() or not partition.finite:
             break
         if partition.open_nodes > OPEN_POINTS * partition.width:
-            yield Settle(*partition.settle(OPEN_POINTS * partition.width))
+            yield partition.commit(OPEN_POINTS * partition.width)
         wanted, places = partition.split(
             met, (max_points * partition.width - partition.nodes) // partition.each
         )
         if not wanted:
             break
         if len(places):
-            partition.learn_values(places, (yield Ask(places)).outputs)
-        tags, owners = (
-            np.array([one.tag for one in wanted]),
-            [np.array([one.direction for one in wanted])],
+            partition.learn_values(places, (yield Request(places)).outputs)
+        tags = np.array([new.tag for new in wanted])
+        owners = np.array([[new.direction] for new in wanted])
+        cotangents = np.concatenate(
+            [partition.cotangents(new.direction, tags[k : k + 1]) for k, new in enumerate(wanted)]
         )
-        carriers = np.concatenate(
-            [partition.carriers(one.direction, tags[k : k + 1]) for k, one in enumerate(wanted)]
-        )
-    yield Settle(*partition.settle(0))
-    return PlanResult(
+    yield partition.commit(0)
+    directions = partition.directions
+    return RefinementResult(
         stop,
         start,
         -(-partition.nodes // partition.width),
         met,
-        np.concatenate([one.edges for one in partition.directions]),
-        np.concatenate([one.tags for one in partition.directions]),
         partition.residuals,
-        np.concatenate(
-            [np.full(len(one.tags), number) for number, one in enumerate(partition.directions)]
-        ),
+        np.concatenate([direction.edges for direction in directions]),
+        np.concatenate([direction.tags for direction in directions]),
+        np.repeat(numbers, [len(direction.tags) for direction in directions]),
     )

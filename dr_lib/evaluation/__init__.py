@@ -1,1 +1,5 @@
-"""How good the grades are: measures with intervals, grades of several poses and both eyes."""
+"""How good grades are: metrics with intervals over patients, and the ways to decide a stage."""
+
+from dr_lib.evaluation.metrics import Evaluation, evaluate
+
+__all__ = ["Evaluation", "evaluate"]

@@ -12,6 +12,7 @@ import math
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 
+from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
 from dr_lib.vocabulary import REFERABLE, STAGE_COUNT
 
 ECE_BINS = 15
@@ -37,7 +38,7 @@ def bin_of(top: Float64[np.ndarray, "eye"], bins: int) -> Int64[np.ndarray, "eye
     return np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
-class MetricSums:
+class BootstrapMetrics:
     """What the resamples share: each eye's cell in every table that a metric sums over."""
 
     def __init__(
@@ -54,13 +55,7 @@ class MetricSums:
 
     def metrics(self, weights: Float64[np.ndarray, "resample eye"]) -> dict[str, np.ndarray]:
         """Every metric of every resample: name → (resample,)."""
-        cells = (
-            weights @ np.eye(STAGE_COUNT * STAGE_COUNT)[self.stages * STAGE_COUNT + self.predicted]
-        )
-        confusion = cells.reshape(-1, STAGE_COUNT, STAGE_COUNT)
-        expected = (
-            weights @ np.eye(STAGE_COUNT * STAGE_COUNT)[self.stages * STAGE_COUNT + self.expected]
-        ).reshape(-1, STAGE_COUNT, STAGE_COUNT)
+        confusion = self._confusion(weights, self.predicted)
         sensitivity, specificity = rates_of(confusion)
         excess = (self.top - (self.stages == self.likeliest))[:, np.newaxis] * np.eye(ECE_BINS)[
             bin_of(self.top, ECE_BINS)
@@ -68,7 +63,7 @@ class MetricSums:
         total = weights.sum(axis=1)
         result = {
             "qwk": kappa_of(confusion),
-            "qwk_expected": kappa_of(expected),
+            "qwk_expected": kappa_of(self._confusion(weights, self.expected)),
             "accuracy": _ratio(np.trace(confusion, axis1=1, axis2=2), total),
             "auc_any": self.any.auc(*self.any.curve(weights)),
             "ece": _ratio(abs(weights @ excess).sum(axis=1), total),
@@ -81,6 +76,11 @@ class MetricSums:
         return result | {
             f"specificity_stage{stage}": specificity[:, stage] for stage in range(STAGE_COUNT)
         }
+
+    def _confusion(self, weights: np.ndarray, called: np.ndarray) -> np.ndarray:
+        """The weight of each true and called stage: (resample, 5, 5)."""
+        cells = np.eye(STAGE_COUNT * STAGE_COUNT)[self.stages * STAGE_COUNT + called]
+        return (weights @ cells).reshape(-1, STAGE_COUNT, STAGE_COUNT)
 
 
 class _Ranked:
@@ -147,32 +147,27 @@ def kappa_of(confusion: Float64[np.ndarray, "resample 5 5"]) -> np.ndarray:
 
 def patient_intervals(
     values: dict[str, float],
-    sums: MetricSums,
+    sums: BootstrapMetrics,
     patients: Shaped[np.ndarray, "eye"],
     resamples: int,
     seed: int,
 ) -> dict[str, tuple[float, float]]:
-    """The 2.5th and 97.5th percentile of each metric over resampled patients, leaving out
-    resamples that leave it undefined.
+    """The 95 % interval of each metric over resampled patients; NaN where `values` has the metric
+    as undefined.
     """
-    _, patient = np.unique(patients, return_inverse=True)
-    count = int(patient.max()) + 1
-    draws = np.random.default_rng(seed)
-    drawn: dict[str, list[np.ndarray]] = {name: [] for name in values}
-    for start in range(0, resamples, CHUNK):
-        times = draws.multinomial(
-            count, np.full(count, 1 / count), size=min(CHUNK, resamples - start)
+    bootstrap = PatientBootstrap(patients, seed)
+    parts = [
+        sums.metrics(bootstrap.weights(min(CHUNK, resamples - start)))
+        for start in range(0, resamples, CHUNK)
+    ]
+    return {
+        name: (
+            (math.nan, math.nan)
+            if math.isnan(value)
+            else interval_95(np.concatenate([part[name] for part in parts]))
         )
-        for name, metric in sums.metrics(times[:, patient].astype(np.float64)).items():
-            drawn[name].append(metric)
-    result = {}
-    for name, parts in drawn.items():
-        sample = np.concatenate(parts)
-        sample = sample[np.isfinite(sample)]
-        undefined = not len(sample) or math.isnan(values[name])
-        low, high = (math.nan, math.nan) if undefined else np.percentile(sample, [2.5, 97.5])
-        result[name] = (float(low), float(high))
-    return result
+        for name, value in values.items()
+    }
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, Integer, Shaped, UIn
 
 from dr_lib.evaluation.bootstrap_metrics import ROUNDING, kappa_of
 from dr_lib.evaluation.metrics import ranking
+from dr_lib.evaluation.patient_bootstrap import PatientBootstrap
 from dr_lib.vocabulary import STAGE_COUNT
 
 Poses = Literal[1, 2, 4, 8]
@@ -87,8 +88,8 @@ def averaged_probabilities(
     # held-out eyes would fill eight.
     for start in range(0, len(pixels), FUNDI_AT_ONCE):
         few = pixels[start : start + FUNDI_AT_ONCE]
-        found = predict(np.concatenate([posed(few, number) for number in numbers]))
-        mean[start : start + len(few)] = found.reshape(poses, len(few), STAGE_COUNT).mean(
+        grades = predict(np.concatenate([posed(few, number) for number in numbers]))
+        mean[start : start + len(few)] = grades.reshape(poses, len(few), STAGE_COUNT).mean(
             axis=0, dtype=np.float64
         )
     return mean
@@ -178,16 +179,11 @@ def kappa_thresholds(
     places = np.append((places[1:] + places[:-1]) / 2, places[-1] + 1e-6)
     below = (expected[:, np.newaxis] < places).astype(np.float64)
     of_stage = np.eye(5)[stages]
-    _, patient = np.unique(patients, return_inverse=True)
-    count = int(patient.max()) + 1
-    times = np.random.default_rng(seed).multinomial(
-        count, np.full(count, 1 / count), size=RESAMPLES
-    )
-    found = []
-    for weights in times[:, patient].astype(np.float64):
+    best = []
+    for weights in PatientBootstrap(patients, seed).weights(RESAMPLES):
         weighted = weights[:, np.newaxis] * of_stage
-        found.append(places[_best_cuts(weighted.T @ below, weighted.sum(axis=0))])
-    return np.mean(found, axis=0)
+        best.append(places[_best_cuts(weighted.T @ below, weighted.sum(axis=0))])
+    return np.mean(best, axis=0)
 
 
 def _best_cuts(

@@ -20,7 +20,7 @@ from dr_lib.evaluation.bootstrap_metrics import (
     ROUNDING,
     SENSITIVITY_TARGETS,
     SPECIFICITY_TARGETS,
-    MetricSums,
+    BootstrapMetrics,
     bin_of,
     operating_metric,
     patient_intervals,
@@ -123,18 +123,28 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
-    """Every measure of the grades; with each eye's patient in `bootstrap_patients`, 95 % intervals
-    too.
+    """Every measure of the grades of a set of eyes.
 
-    `stages`: (n,) true stages 0 … 4. `probabilities`: (n, 5), rows adding up to 1. The predicted
-    stage is the likeliest, or what another rule made of the probabilities, given as `predicted`;
-    `qwk_expected` uses the expected stage, rounded. Raises ValueError for stages or probabilities
-    that are neither.
+    Parameters
+    ----------
+    stages: (n,) the true stages 0 … 4.
+    probabilities: (n, 5), rows adding up to 1. `qwk_expected` uses their expected stage, rounded.
+    predicted: (n,) stages that another rule made of the probabilities; without it the likeliest.
+    bootstrap_patients: (n,) whose eye each is; adds 95 % intervals over `resamples` of patients.
+    seed: of the resamples.
+
+    Returns
+    -------
+    Evaluation: values without unit, 0 … 1 (kappas −1 … 1); NaN where the data leave one undefined.
+
+    Raises
+    ------
+    ValueError: for stages outside 0 … 4, or rows that do not add up to 1.
     """
     _check(stages, probabilities)
     stages = stages.astype(np.int64)
     probabilities = probabilities.astype(np.float64)
-    sums = MetricSums(stages, probabilities, predicted)
+    sums = BootstrapMetrics(stages, probabilities, predicted)
     referable = probabilities[:, REFERABLE:].sum(axis=1)
     confusion = _confusion(stages, sums.predicted)
     sensitivity, specificity = rates_of(confusion[np.newaxis].astype(float))
@@ -162,10 +172,10 @@ def ranking(stages: Integer[np.ndarray, "eye"], probabilities: Float[np.ndarray,
     """The mean AUC of any and of referable disease: how well eyes are ordered, whatever the
     thresholds; NaN without both sides.
     """
-    found = probabilities.astype(np.float64)
+    exact = probabilities.astype(np.float64)
     return (
-        _auc(stages >= 1, 1 - found[:, 0])
-        + _auc(stages >= REFERABLE, found[:, REFERABLE:].sum(axis=1))
+        _auc(stages >= 1, 1 - exact[:, 0])
+        + _auc(stages >= REFERABLE, exact[:, REFERABLE:].sum(axis=1))
     ) / 2
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32, Float64, Int
 
-from dr_lib.attribution import integrated_gradients, stage_head
+from dr_lib.attribution import integrated_gradients, stage_quantities
 from dr_lib.attribution.evaluator import Evaluator
 from dr_lib.attribution.quantities import softmax
 from dr_lib.linearity.params import LinearityParams
@@ -56,10 +56,10 @@ def unit_effects(
     """
     flat = activations.ndim == 2
     evaluator = upper_evaluator(upper, UNITS_AT_ONCE if flat else params.batch_size)
-    head = stage_head(tuple(f"stage{stage}" for stage in range(STAGE_COUNT)))
+    quantities = stage_quantities(tuple(f"stage{stage}" for stage in range(STAGE_COUNT)))
     points = params.points if flat else params.conv_points
     maps = integrated_gradients(
-        evaluator, activations, baseline, points=points, head=head
+        evaluator, activations, baseline, points=points, quantities=quantities
     ).values.astype(np.float64)
     space = tuple(range(2, maps.ndim - 1))
     argues = maps.sum(axis=space)  # (image, stage, unit)
@@ -131,12 +131,14 @@ def unit_region(
 
     `sums` evaluates `dr_lib.attribution.neurons.weighted_sums` of the network below the layer.
     """
-    from dr_lib.attribution.integrated import attributions, plan_maker
-    from dr_lib.attribution.quantities import identity_head
+    from dr_lib.attribution.integrated import attributions, refinement_maker
+    from dr_lib.attribution.quantities import identity_quantities
 
     weights = np.zeros(tuple(unit_shape), np.float32)
     weights[..., unit] = 1 / np.prod(unit_shape[:-1], initial=1)
-    plan = plan_maker(params.region_points, "midpoint", None, params.region_points)
+    refinement = refinement_maker(params.region_points, "midpoint", None, params.region_points)
     extras = (weights.reshape(1, 1, -1),)
-    (one,) = attributions(sums, identity_head(1), image[None], baseline, plan, extras=extras)
+    (one,) = attributions(
+        sums, identity_quantities(1), image[None], baseline, refinement, extras=extras
+    )
     return one.values[0].sum(axis=-1)

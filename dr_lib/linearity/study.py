@@ -103,7 +103,7 @@ def engine_average_gradient(params: LinearityParams) -> AverageGradient:
     form between the points, so that a saturated outcome does not show up as a gradient that varies.
     Each upper model is compiled once.
     """
-    from dr_lib.attribution import integrated_gradients, stage_head
+    from dr_lib.attribution import integrated_gradients, stage_quantities
 
     evaluators: dict[
         int, tuple[Model, Any]
@@ -123,7 +123,7 @@ def engine_average_gradient(params: LinearityParams) -> AverageGradient:
             points=params.points if flat else params.conv_points,
             rule="midpoint",
             multiply_by_inputs=False,
-            head=stage_head((f"stage{stage}",), STAGE_COUNT),
+            quantities=stage_quantities((f"stage{stage}",), STAGE_COUNT),
         ).values
         return values.reshape(
             inputs.shape

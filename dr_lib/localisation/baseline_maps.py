@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from dr_lib.attribution.quantities import Head, stage_head
+from dr_lib.attribution.quantities import QuantityMap, stage_quantities
 from dr_lib.attribution.receptive import enlarged, receptive_field
 from dr_lib.fundus.anatomy import anatomy
 from dr_lib.network import backend
@@ -45,14 +45,14 @@ def local_contrast(pixels: UInt8[np.ndarray, "y x 3"]) -> Float32[np.ndarray, "y
 class Rivals:
     """The gradient maps of one model and quantity; keeps its compiled functions, so reuse it.
 
-    quantity: as `stage_head` names it. layers: where Grad-CAM looks; each must be a full cut with
-    positions.
+    quantity: as `stage_quantities` names it. layers: where Grad-CAM looks; each must be a full cut
+    with positions.
     """
 
     def __init__(self, model: "keras.Model", quantity: str, layers: Sequence[str]) -> None:
         logits = logits_model(model)
-        head = stage_head((quantity,), int(model.outputs[0].shape[-1]))
-        self._gradient = _gradient_of(logits, head)
+        quantities = stage_quantities((quantity,), int(model.outputs[0].shape[-1]))
+        self._gradient = _gradient_of(logits, quantities)
         self._cams = {}
         for name in layers:
             lower, upper = split_at(logits, name)
@@ -61,7 +61,7 @@ class Rivals:
                     f"layer {name!r} has no positions, so Grad-CAM has nothing to show there"
                 )
             below = backend.compiled(lambda x, net=lower: net(x, training=False))
-            self._cams[name] = (below, _gradient_of(upper, head), receptive_field(lower))
+            self._cams[name] = (below, _gradient_of(upper, quantities), receptive_field(lower))
 
     def maps(
         self, pixels: UInt8[np.ndarray, "y x 3"], *, crop: float
@@ -94,10 +94,11 @@ class Rivals:
         return np.asarray(gradient(backend.tensor(x[None])))[0]
 
 
-def _gradient_of(network: "keras.Model", head: Head) -> Callable:
-    """(1, …) -> the gradient of the head's one quantity by the network's input."""
+def _gradient_of(network: "keras.Model", quantities: QuantityMap) -> Callable:
+    """(1, …) -> the gradient of the only quantity by the network's input."""
     probability, logit = (
-        weights.T.astype(np.float32) for weights in (head.probability_weights, head.logit_weights)
+        weights.T.astype(np.float32)
+        for weights in (quantities.probability_weights, quantities.logit_weights)
     )
 
     def outcome(x: object) -> object:

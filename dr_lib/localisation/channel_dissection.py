@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
+from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
+
 
 @dataclass(frozen=True)
 class LesionUnitParams:
@@ -134,14 +136,9 @@ def unit_rows(
     The best type is the one whose mean AUC is furthest from 0.5. Being the best of several flatters
     it, so `lesion_auc_held_out` chooses it on every second patient and measures it on the others.
     """
-    _, patient = np.unique(patients, return_inverse=True)
-    number = int(patient.max(initial=-1)) + 1
-    draws = np.random.default_rng(0).multinomial(
-        number, np.full(number, 1 / max(number, 1)), size=params.resamples
-    )
-    means = _means(
-        against_rest, draws[:, patient].astype(np.float64)
-    )  # (resample, channel, lesion)
+    bootstrap = PatientBootstrap(patients, seed=0)
+    patient = bootstrap.patient
+    means = _means(against_rest, bootstrap.weights(params.resamples))  # (resample, channel, lesion)
     whole, apart = (
         _means(part, np.ones((1, len(patient))))[0] for part in (against_rest, against_others)
     )
@@ -160,19 +157,13 @@ def unit_rows(
         }
         best = _furthest(values)
         if best is not None:
-            drawn = means[:, channel, best]
-            drawn = drawn[np.isfinite(drawn)]
+            low, high = interval_95(means[:, channel, best])
             first = _furthest(choosing[channel])
             row |= {
                 "best_lesion": kinds[best],
                 "lesion_auc": float(values[best]),
-                **dict(
-                    zip(
-                        ("lesion_auc_low", "lesion_auc_high"),
-                        map(float, np.percentile(drawn, [2.5, 97.5])),
-                        strict=True,
-                    )
-                ),
+                "lesion_auc_low": low,
+                "lesion_auc_high": high,
                 "lesion_auc_held_out": (
                     float("nan") if first is None else float(measuring[channel, first])
                 ),

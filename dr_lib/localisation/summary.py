@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
 from dr_lib.localisation.params import LocalisationParams
 from dr_lib.localisation.scores import Score
 
@@ -63,13 +64,9 @@ def interval(
     >>> interval(np.array([0.5, 0.5, 0.5]), ["a", "a", "b"], 100, 0)
     (0.5, 0.5)
     """
-    _, patient = np.unique(np.asarray(patients), return_inverse=True)
-    count = int(patient.max()) + 1
-    if count < MINIMUM_FOR_INTERVAL:
+    bootstrap = PatientBootstrap(np.asarray(patients), seed)
+    if bootstrap.patients < MINIMUM_FOR_INTERVAL:
         return float("nan"), float("nan")
-    times = np.random.default_rng(seed).multinomial(
-        count, np.full(count, 1 / count), size=resamples
-    )
+    times, patient = bootstrap.draw(resamples), bootstrap.patient
     sums, eyes = np.bincount(patient, weights=values), np.bincount(patient)
-    low, high = np.percentile((times @ sums) / (times @ eyes), [2.5, 97.5])
-    return float(low), float(high)
+    return interval_95((times @ sums) / (times @ eyes))

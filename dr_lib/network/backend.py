@@ -44,9 +44,8 @@ for _name in _FORGOTTEN:
 if not os.environ.get("KERAS_BACKEND"):  # empty counts as unset, and then keras.json would choose
     os.environ["KERAS_BACKEND"] = BACKENDS[0]
 
-Function = Callable[
-    [Any], Any
-]  # (n, …) tensor -> (n,) or (n, q) tensor, made of Keras' or the backend's operations
+# (n, …) tensor -> (n,) or (n, q) tensor, made of Keras' or the backend's operations.
+Function = Callable[[Any], Any]
 
 
 class BackendError(RuntimeError):
@@ -151,8 +150,8 @@ def _muted_start() -> Generator[None]:
 
 def device() -> str:
     """What the framework computes on, in words: the accelerators by number and kind, or "CPU"."""
-    found = accelerators()
-    return f"{len(found)} GPU" if found else "CPU"
+    numbers = accelerators()
+    return f"{len(numbers)} GPU" if numbers else "CPU"
 
 
 def accelerators() -> list[int]:
@@ -170,9 +169,8 @@ def accelerators() -> list[int]:
         ]
     import jax
 
-    found = [one for one in jax.local_devices() if one.platform != "cpu"]
     chosen = jax.config.jax_default_device
-    return [number for number, one in enumerate(found) if chosen in (None, one)]
+    return [number for number, gpu in enumerate(_jax_gpus()) if chosen in (None, gpu)]
 
 
 def use_accelerator(number: int) -> None:
@@ -194,9 +192,13 @@ def use_accelerator(number: int) -> None:
         return
     import jax
 
-    jax.config.update(
-        "jax_default_device", [one for one in jax.local_devices() if one.platform != "cpu"][number]
-    )
+    jax.config.update("jax_default_device", _jax_gpus()[number])
+
+
+def _jax_gpus() -> list[Any]:
+    import jax
+
+    return [device for device in jax.local_devices() if device.platform != "cpu"]
 
 
 def compiled(function: Callable) -> Callable:
@@ -303,8 +305,7 @@ def _cgroup_free_bytes(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
     """
     try:
         limit, used = (
-            (root / "memory.max").read_text().strip(),
-            (root / "memory.current").read_text().strip(),
+            (root / name).read_text().strip() for name in ("memory.max", "memory.current")
         )
         return [] if limit == "max" else [max(int(limit) - int(used), 0)]
     except (OSError, ValueError):

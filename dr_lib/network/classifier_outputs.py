@@ -1,4 +1,4 @@
-"""A model's stages as functions of scaled images: their probabilities, the gradient of a stage's
+"""A classifier as functions of scaled images: the stages' probabilities, the gradient of a stage's
 log-probability, and the features behind them.
 
 Each runs one compiled function of a fixed shape, the last batch padded, so that searches which
@@ -6,7 +6,9 @@ shrink their set of eyes step by step never compile again. The log-probability i
 logits: where softmax has saturated, the probability itself has no gradient left.
 """
 
-from typing import TYPE_CHECKING
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     import keras
 
 
-class StageOutcomes:
+class ClassifierOutputs:
     """`predict(images)`, `gradient(images, stage)` and `features(images)` of a classifier of
     five stages.
     """
@@ -27,7 +29,7 @@ class StageOutcomes:
         from keras import ops
 
         self.batch_size = batch_size
-        self._stages = int(model.outputs[0].shape[-1])
+        self._model, self._stages = model, int(model.outputs[0].shape[-1])
         logits = logits_model(model)
 
         def log_probabilities(x: object) -> object:
@@ -37,17 +39,12 @@ class StageOutcomes:
         self._slopes = backend.compiled(
             lambda x, cotangent: backend.vjp(log_probabilities, x, cotangent)[1]
         )
-        self._model, self._features = model, None
 
     def predict(
         self, images: Float[np.ndarray, "image y x 3"]
     ) -> Float32[np.ndarray, "image stage"]:
         """The stages' probabilities of scaled images."""
-        found = [
-            np.asarray(self._values(backend.tensor(batch)))[:count]
-            for batch, count in self._batches(images)
-        ]
-        return np.exp(np.concatenate(found)) if found else np.empty((0, self._stages), np.float32)
+        return np.exp(self._in_batches(self._values, images, (self._stages,)))
 
     def gradient(
         self, images: Float[np.ndarray, "image y x 3"], stage: int
@@ -56,11 +53,7 @@ class StageOutcomes:
         cotangent = np.zeros((self.batch_size, self._stages), np.float32)
         cotangent[:, stage] = 1
         towards = backend.tensor(cotangent)
-        found = [
-            np.asarray(self._slopes(backend.tensor(batch), towards))[:count]
-            for batch, count in self._batches(images)
-        ]
-        return np.concatenate(found) if found else np.empty(images.shape, np.float32)
+        return self._in_batches(lambda x: self._slopes(x, towards), images, images.shape[1:])
 
     def features(
         self, images: Float[np.ndarray, "image y x 3"]
@@ -68,19 +61,23 @@ class StageOutcomes:
         """The activations of the layer `pooled`: the space in which the model tells images
         apart.
         """
-        if self._features is None:
-            below, _ = split_at(self._model, "pooled")
-            self._features = backend.compiled(lambda x: below(x, training=False))
-            self._width = int(below.outputs[0].shape[-1])
-        found = [
-            np.asarray(self._features(backend.tensor(batch)))[:count]
-            for batch, count in self._batches(images)
-        ]
-        return np.concatenate(found) if found else np.empty((0, self._width), np.float32)
+        function, width = self._below_pooled
+        return self._in_batches(function, images, (width,))
 
-    def _batches(self, images: np.ndarray):
+    @functools.cached_property
+    def _below_pooled(self) -> tuple[Callable, int]:
+        below, _ = split_at(self._model, "pooled")
+        compiled = backend.compiled(lambda x: below(x, training=False))
+        return compiled, int(below.outputs[0].shape[-1])
+
+    def _in_batches(
+        self, function: Callable[[Any], Any], images: np.ndarray, shape: tuple[int, ...]
+    ) -> np.ndarray:
+        """The function's answers, each of this shape, for any number of images."""
+        answers = [np.empty((0, *shape), np.float32)]
         for start in range(0, len(images), self.batch_size):
-            piece = images[start : start + self.batch_size].astype(np.float32)
+            piece = images[start : start + self.batch_size]
             batch = np.zeros((self.batch_size, *images.shape[1:]), np.float32)
             batch[: len(piece)] = piece
-            yield batch, len(piece)
+            answers.append(np.asarray(function(backend.tensor(batch)))[: len(piece)])
+        return np.concatenate(answers)

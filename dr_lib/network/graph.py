@@ -58,19 +58,17 @@ def rectified(model: "keras.Model") -> bool:
 
     layers = keras.layers
     passing = (
+        layers.AveragePooling2D,
         layers.Concatenate,
         layers.Dropout,
-        layers.MaxPooling2D,
-        layers.AveragePooling2D,
-        layers.Identity,
-    )
-    passing += (
+        layers.Flatten,
         layers.GlobalAveragePooling2D,
         layers.GlobalMaxPooling2D,
-        layers.Flatten,
+        layers.Identity,
+        layers.MaxPooling2D,
         layers.Reshape,
     )
-    found: dict[int, bool] = {}
+    rectified_tensors: dict[int, bool] = {}
     for layer, sources, outputs in calls(model):
         if isinstance(layer, layers.ReLU):
             dead = not layer.negative_slope and not layer.threshold
@@ -79,10 +77,10 @@ def rectified(model: "keras.Model") -> bool:
             dead |= (
                 isinstance(layer, passing)
                 and bool(sources)
-                and all(found[id(source)] for source in sources)
+                and all(rectified_tensors[id(source)] for source in sources)
             )
-        found |= dict.fromkeys(map(id, outputs), dead)
-    return found[id(model.outputs[0])]
+        rectified_tensors |= dict.fromkeys(map(id, outputs), dead)
+    return rectified_tensors[id(model.outputs[0])]
 
 
 def rebuilt(model: "keras.Model", size: int) -> "keras.Model":

@@ -9,12 +9,21 @@ if TYPE_CHECKING:
 
 
 def split_at(model: "keras.Model", layer_name: str) -> tuple["keras.Model", "keras.Model"]:
-    """(lower, upper): two models that share the given one's layers, with upper(lower(x)) =
-    model(x).
+    """The model below and the model above a layer (METHOD §5.1).
 
-    The layer must cut the network in two: every way from the input to the output leads through it.
-    Raises ValueError if it does not (naming the layers that go round it), is the model's input or
-    output, is called more than once, or does not exist.
+    Parameters
+    ----------
+    layer_name: a layer that cuts the network in two: every way from the input to the output leads
+        through it.
+
+    Returns
+    -------
+    lower, upper: two models that share the given one's layers, with upper(lower(x)) = model(x).
+
+    Raises
+    ------
+    ValueError: if the layer does not cut the network (naming the layers that go round it), is the
+        model's input or output, is called more than once, or does not exist.
     """
     import keras
 

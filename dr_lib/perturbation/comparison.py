@@ -10,18 +10,18 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
+
 # Strengths are not among them: a factor of a pixel's own offset and a radius have no common unit.
 MEASURES = (
-    *(
-        "l0_share",
-        "l1",
-        "l2",
-        "linf",
-        "ssim",
-        "total_variation_after",
-        "high_frequency_energy",
-        "feature_distance_after",
-    ),
+    "l0_share",
+    "l1",
+    "l2",
+    "linf",
+    "ssim",
+    "total_variation_after",
+    "high_frequency_energy",
+    "feature_distance_after",
 )
 
 
@@ -62,10 +62,10 @@ def paired_comparison(
             ),
             **dict.fromkeys(("share_lower", "p_value"), np.nan),
         }
-    _, patient = np.unique(
-        [image_id.rpartition("_")[0] or image_id for image_id in pairs.index], return_inverse=True
-    )
-    low, high = _interval(difference, patient, resamples, seed)
+    patients = [image_id.rpartition("_")[0] or image_id for image_id in pairs.index]
+    bootstrap = PatientBootstrap(np.array(patients), seed, one_by_one=True)
+    weights = bootstrap.weights(resamples).astype(int)
+    low, high = interval_95(np.array([np.median(np.repeat(difference, w)) for w in weights]))
     return {
         **answer,
         "median_first": float(np.median(a)),
@@ -127,20 +127,3 @@ def transfer(rows: pd.DataFrame) -> dict[str, float | int]:
             (asked["second_probability_after"] - asked["second_probability_before"]).mean()
         ),
     }
-
-
-def _interval(
-    values: np.ndarray, patient: np.ndarray, resamples: int, seed: int
-) -> tuple[float, float]:
-    members = [values[patient == p] for p in range(patient.max() + 1)]
-    generator = np.random.default_rng(seed)
-    medians = [
-        np.median(
-            np.concatenate(
-                [members[p] for p in generator.integers(len(members), size=len(members))]
-            )
-        )
-        for _ in range(resamples)
-    ]
-    low, high = np.quantile(medians, (0.025, 0.975))
-    return float(low), float(high)

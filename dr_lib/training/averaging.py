@@ -49,9 +49,9 @@ class AveragedWeights:
     @contextlib.contextmanager
     def inside(self, model: "keras.Model") -> Generator[None]:
         """The model has the mean weights within, its own again afterwards."""
-        own = model.get_weights()
+        raw = model.get_weights()
         model.set_weights(self.arrays)
         try:
             yield
         finally:
-            model.set_weights(own)
+            model.set_weights(raw)

@@ -17,8 +17,13 @@ class BalancedBatches:
     again, then the deck is shuffled anew. Batch `step` is a pure function of (stages, seed, step),
     so that a restarted run needs no memory of the decks, and any batch can be asked for by itself.
 
-    `stages`: (n,) integers 0 … 4, the stage of each eye. Raises ValueError, naming them, when the
-    composition asks for stages of which there is no eye.
+    Parameters
+    ----------
+    stages: (n,) integers 0 … 4, the stage of each eye.
+
+    Raises
+    ------
+    ValueError: naming the stages that the composition asks for and of which there is no eye.
 
     >>> batches = BalancedBatches(
     ...     np.repeat(np.arange(5), 20), TrainingParams(schedule=((3, 1e-3),))

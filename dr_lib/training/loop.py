@@ -16,14 +16,13 @@ import numpy as np
 from jaxtyping import Float32, Integer
 
 from dr_lib.evaluation.metrics import Evaluation, evaluate
-from dr_lib.network.layers import split_at
 from dr_lib.network.model import probabilities, scaled
 from dr_lib.training.augment import augmented
 from dr_lib.training.averaging import AveragedWeights
 from dr_lib.training.batches import BalancedBatches
 from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from dr_lib.training.feed import Feed, feed_workers
-from dr_lib.training.losses import loss_of
+from dr_lib.training.optimizer import compile_phase, optimizer_of
 from dr_lib.training.params import TrainingParams, outcome_settings
 from dr_lib.vocabulary import STAGE_COUNT
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     import keras
 
 Fetch = Callable[[np.ndarray], np.ndarray]
-HEAD = ("pooled", "dropout", "fc", "stage")
 # What a checkpoint tells beside its arrays, by the run's own names.
 STATE = ("step", "best_score", "best_qwk", "best_step", "rows")
 
@@ -101,21 +99,25 @@ def train(
     checkpoint_dir: pathlib.Path | None = None,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> History:
-    """Train `model` in place on balanced mini-batches; return its history.
+    """Train `model` in place on balanced mini-batches (METHOD §3).
 
-    `fetch(indices)` returns the pixels (n, size, size, 3) uint8 of training eyes,
-    `validation_fetch` those of validation eyes; indices count within `stages` and
-    `validation_stages`. `fetch` is called in background threads, at the same time as
-    `validation_fetch` in this one. With validation and `keep_best` the model ends with the weights
-    of the best one.
+    Parameters
+    ----------
+    model: from `fundus` (n, size, size, 3) to `stage` (n, 5). With validation and `keep_best` it
+        ends with the weights of the best validation.
+    fetch: indices -> the pixels (n, size, size, 3) uint8 of these training eyes; called in
+        background threads, at the same time as `validation_fetch` in this one.
+    stages: (eye,) 0 … 4, of the training eyes.
+    validation_fetch, validation_stages: the same of validation eyes.
+    checkpoint_dir: where a later call with the same model, stages and settings goes on after a
+        kill. On a CPU with deterministic operations the final weights are those of an undisturbed
+        run, bit for bit. Other settings keep their own checkpoints, in a folder of their own.
+    on_step: called after every mini-batch.
 
-    With a `checkpoint_dir` a later call with the same model, stages and settings goes on where the
-    last checkpoint was written. On a CPU with deterministic operations the final weights are those
-    of an undisturbed run, bit for bit. Other settings keep their own checkpoints, in a folder of
-    their own.
-
-    Raises ValueError naming the stages that have no training eye, and TrainingDiverged when the
-    loss is not finite.
+    Raises
+    ------
+    ValueError: naming the stages that have no training eye.
+    TrainingDiverged: when the loss is not finite.
     """
     batches = BalancedBatches(stages, params)
     run = _Run(model, params, batches, stages, checkpoint_dir)
@@ -138,28 +140,16 @@ def train(
             times.append((step_s, waited_s))
             graded = None
             if (
-                validation_fetch is not None
+                validation_fetch
                 and validation_stages is not None
                 and run.due(params.validate_every)
             ):
                 graded = run.validate(validation_fetch, validation_stages)
-            run.note(loss, graded, step_s, waited_s)
+            report = run.note(loss, graded, step_s, waited_s)
             if graded is not None or run.due(params.checkpoint_every):
                 run.save()
-            kappa = None if graded is None else graded.qwk
             if on_step is not None:
-                on_step(
-                    StepReport(
-                        run.step,
-                        params.steps,
-                        loss,
-                        run.rate(run.step - 1),
-                        kappa,
-                        run.best_qwk,
-                        step_s,
-                        waited_s,
-                    )
-                )
+                on_step(report)
             begin, waited = time.perf_counter(), feed.waited_s
     run.choose()
     settled = times[1:]
@@ -195,7 +185,7 @@ class _Run:
         self.best_weights: list[np.ndarray] | None = None
         self.rows: list[dict[str, Any]] = []
         self.folder = None if folder is None else folder / _fingerprint(model, params, stages)
-        self.optimizer = _optimizer(model, params, self.rate(0))
+        self.optimizer = optimizer_of(model, params, self.rate(0))
         self.average = (
             AveragedWeights(model, params.average_decay) if params.average_decay else None
         )
@@ -207,7 +197,7 @@ class _Run:
         """
         phase = "head" if self.step < self.params.freeze_backbone_steps else "all"
         if phase != self.phase:
-            _compile(self.model, self.optimizer, self.params, phase)
+            compile_phase(self.model, self.optimizer, self.params, phase)
             self.phase = phase
         self.optimizer.learning_rate = self.rate(self.step)
         # Keras reports a running mean of the loss over calls unless it is told to forget.
@@ -234,39 +224,41 @@ class _Run:
                 )
                 for start in range(0, len(stages), size)
             ]
-        found = np.concatenate(parts)
-        if not np.isfinite(found).all():
+        grades = np.concatenate(parts)
+        if not np.isfinite(grades).all():
             raise TrainingDiverged(self.step, self.saved_step)
-        return evaluate(stages, found)
+        return evaluate(stages, grades)
 
     def due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.params.steps
 
-    def note(self, loss: float, graded: Evaluation | None, step_s: float, waited_s: float) -> None:
-        """Write down a mini-batch and whether its weights are the best so far (the earlier of
+    def note(
+        self, loss: float, graded: Evaluation | None, step_s: float, waited_s: float
+    ) -> StepReport:
+        """Writes down a mini-batch and whether its weights are the best so far (the earlier of
         two equals).
         """
         rate = self.rate(self.step - 1)
+        kappa = None if graded is None else graded.qwk
         score = None if graded is None else _score(graded, self.params)
         self.rows.append(
             {
                 "step": self.step,
                 "loss": loss,
                 "learning_rate": rate,
-                "validation_qwk": None if graded is None else graded.qwk,
+                "validation_qwk": kappa,
                 "validation_score": score,
                 "step_s": step_s,
                 "waited_s": waited_s,
             }
         )
-        if (
-            graded is not None
-            and score is not None
-            and math.isfinite(score)
-            and (self.best_score is None or score > self.best_score)
-        ):
-            self.best_score, self.best_qwk, self.best_step = score, graded.qwk, self.step
+        better = self.best_score is None or (score is not None and score > self.best_score)
+        if score is not None and math.isfinite(score) and better:
+            self.best_score, self.best_qwk, self.best_step = score, kappa, self.step
             self.best_weights = self._kept_weights()
+        return StepReport(
+            self.step, self.params.steps, loss, rate, kappa, self.best_qwk, step_s, waited_s
+        )
 
     def save(self) -> None:
         """Write the checkpoint; a best one first, under a name of its own, so that a kill in
@@ -290,23 +282,23 @@ class _Run:
 
     def restore(self) -> None:
         """Go back to the last checkpoint, if there is one."""
-        found = None if self.folder is None else read_checkpoint(self.folder / "checkpoint.npz")
-        if found is None:
+        saved = None if self.folder is None else read_checkpoint(self.folder / "checkpoint.npz")
+        if saved is None:
             return
         variables, averages = self._variables(), self._averages()
         if [tuple(v.shape) for v in (*variables, *averages)] != [
-            array.shape for array in found.arrays
+            array.shape for array in saved.arrays
         ]:
             raise ValueError(
                 f"{self.folder} holds a checkpoint of another architecture: remove it to start"
                 " afresh"
             )
-        for variable, array in zip(variables, found.arrays[: len(variables)], strict=True):
+        for variable, array in zip(variables, saved.arrays[: len(variables)], strict=True):
             variable.assign(array)
-        for mean, array in zip(averages, found.arrays[len(variables) :], strict=True):
+        for mean, array in zip(averages, saved.arrays[len(variables) :], strict=True):
             mean[...] = array
         for name in STATE:
-            setattr(self, name, found.state[name])
+            setattr(self, name, saved.state[name])
         self.resumed_step = self.saved_step = self.step
         best = read_checkpoint(self._best_file(self.best_step)) if self.best_step else None
         self.best_weights = None if best is None else best.arrays
@@ -335,60 +327,6 @@ class _Run:
     def _variables(self) -> list[Any]:
         # `variables`, unlike `weights`, includes the dropout's random counters.
         return [*self.model.variables, *self.optimizer.variables]
-
-
-def _optimizer(model: "keras.Model", params: TrainingParams, rate: float) -> Any:
-    """An optimiser that knows every weight, also those that a first phase leaves alone."""
-    import keras
-
-    clip = params.clip_norm or None
-    if params.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(rate, global_clipnorm=clip)
-    elif params.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(
-            rate, weight_decay=params.weight_decay, global_clipnorm=clip
-        )
-        # Offsets and normalisation set a level, not a complexity: pulled to 0 they would only shift
-        # what layers see.
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    else:
-        optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, global_clipnorm=clip)
-    if any(layer.compute_dtype == "float16" for layer in model.layers):
-        # float16 gradients below 6e-8 would vanish: they are scaled up before and down after.
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    _set_trainable(model, params, "all")
-    optimizer.build(model.trainable_variables)
-    return optimizer
-
-
-def _compile(model: "keras.Model", optimizer: Any, params: TrainingParams, phase: str) -> None:
-    import keras
-
-    _set_trainable(model, params, phase)
-    # Measured on CPU: TensorFlow's XLA takes half as long again as its plain kernels. Other
-    # backends need compilation.
-    jit = False if keras.backend.backend() == "tensorflow" else "auto"
-    model.compile(optimizer, loss_of(params), jit_compile=jit, auto_scale_loss=False)
-
-
-def _set_trainable(model: "keras.Model", params: TrainingParams, phase: str) -> None:
-    """Which weights learn. With "adapt" normalisation takes each batch's own statistics also
-    where no weight learns.
-    """
-    import keras
-
-    kept = set(split_at(model, params.freeze_below)[0].layers) if params.freeze_below else set()
-    for layer in model.layers:
-        learns = layer not in kept and (phase == "all" or layer.name.startswith(HEAD))
-        if isinstance(layer, keras.layers.BatchNormalization):
-            # Keras ties the statistics to `layer.trainable`: scale and offset are held one by one,
-            # or released again.
-            layer.trainable = params.batch_norm == "adapt"
-            for variable in (layer.gamma, layer.beta):
-                if variable is not None:
-                    variable.trainable = layer.trainable and learns
-        else:
-            layer.trainable = learns
 
 
 def _smoothed(smoothing: float) -> Float32[np.ndarray, "stage 5"]:

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from dr_lib.training.schedule import LastStair, StepwiseRate, learning_rate_schedule
+from dr_lib.training.schedule import FinalDecay, StepwiseRate, learning_rate_schedule
 
 # METHOD §3: eyes of stages 0 … 4 in every sixteen, that is 50, 6.25, 12.5, 6.25 and 25 %.
 SIXTEEN = 16
@@ -22,37 +22,44 @@ Measure = Literal["qwk", "qwk_expected", "auc"]
 class TrainingParams:
     """How a model is trained; the defaults are METHOD §3's recipe, the rest is reasoned here.
 
-    `composition`: eyes of each stage in every 16; `batch_size` is a multiple of 16. `schedule`:
-    (mini-batches, learning rate) steps; their sum is the length of the run. `warmup_steps` first
-    mini-batches rise to it; `last_stair` "cosine" lets its last step fall to 0 instead of holding
-    it (`dr_lib.training.schedule`). `loss`: "ordinal" charges a grade by how many stages it is off,
-    too, `ordinal_weight` times (`dr_lib.training.losses`). `optimizer`: Adam by default, whose
-    customary rates METHOD's are; "sgd" has momentum 0.9. (Adam at 0.001 brought the loss of 430
-    real eyes at 144 px from 1.4 to 0.9 in 120 mini-batches, AUC for referable disease on unseen
-    eyes 0.70.) "adamw" shrinks every kernel by `weight_decay` times the learning rate a mini-batch.
-    `batch_norm`: "adapt" normalises each batch by itself and lets the running statistics follow, in
-    layers whose weights stay, too; "frozen" keeps the trunk's statistics. A fundus with its tone
-    removed looks unlike the trunk's photographs: with statistics of 640 fundi instead of its own,
-    the untrained trunk's pooled features tell referable eyes with AUC 0.63 instead of 0.53.
-    `freeze_backbone_steps`: for so many first mini-batches only the dense layers learn: their
-    random start would otherwise send large, meaningless gradients into the trunk. `freeze_below`:
-    the weights of this layer, such as mixed2, and of all below it stay as they are for the whole
-    run, and their backward pass is saved. `label_smoothing`: the share of a label spread over the
-    five stages; graders disagree on a fellow stage often. `clip_norm`: the largest length of a
-    step's gradient (0: no limit). `average_decay`: with 0.99 about the last hundred mini-batches'
-    mean weights are validated and kept instead of the raw ones (0: the raw ones,
-    `dr_lib.training.averaging`). `validate_every`, `checkpoint_every`: mini-batches between;
-    `keep_best`: end with the weights of the best validation instead of the last ones, `best_by` the
-    kappa of the likeliest stage, that of the expected stage, or the mean AUC of any and of
-    referable disease, which needs no threshold and so is the steadiest on few eyes. `prefetch`:
-    batches prepared ahead in a background thread.
+    batch_size: a multiple of 16. composition: eyes of each stage in every 16.
+    schedule: (mini-batches, learning rate) steps; their sum is the length of the run.
+    warmup_steps: first mini-batches over which the rate rises (`dr_lib.training.schedule`).
+    final_decay: "cosine" lets the schedule's last step fall to 0; "flat" holds it.
+    augment: turn, mirror, zoom and tone the fundi (`dr_lib.training.augment`).
+    loss: "ordinal" charges a grade by how many stages it is off, too, `ordinal_weight` times
+        (`dr_lib.training.losses`).
+    optimizer: Adam by default, whose customary rates METHOD's are; "sgd" has momentum 0.9. (Adam at
+        0.001 brought the loss of 430 real eyes at 144 px from 1.4 to 0.9 in 120 mini-batches, AUC
+        for referable disease on unseen eyes 0.70.) "adamw" shrinks every kernel by `weight_decay`
+        times the learning rate a mini-batch.
+    batch_norm: "adapt" normalises each batch by itself and lets the running statistics follow, in
+        layers whose weights stay, too; "frozen" keeps the trunk's statistics. A fundus with its
+        tone removed looks unlike the trunk's photographs: with statistics of 640 fundi instead of
+        its own, the untrained trunk's pooled features tell referable eyes with AUC 0.63 instead of
+        0.53.
+    freeze_backbone_steps: for so many first mini-batches only the dense layers learn: their random
+        start would otherwise send large, meaningless gradients into the trunk.
+    freeze_below: the weights of this layer, such as mixed2, and of all below it stay as they are
+        for the whole run, and their backward pass is saved.
+    label_smoothing: the share of a label spread over the five stages; graders disagree on a fellow
+        stage often.
+    clip_norm: the largest length of a mini-batch's gradient (0: no limit).
+    average_decay: with 0.99 about the last hundred mini-batches' mean weights are validated and
+        kept instead of the raw ones (0: the raw ones, `dr_lib.training.averaging`).
+    validate_every, checkpoint_every: mini-batches between.
+    keep_best: end with the weights of the best validation instead of the last ones. best_by: the
+        kappa of the likeliest stage ("qwk"), that of the expected stage ("qwk_expected"), or the
+        mean AUC of any and of referable disease ("auc"), which needs no threshold and so is the
+        steadiest on few eyes.
+    prefetch: batches prepared ahead in background threads.
     """
 
     batch_size: int = 16
     composition: tuple[int, int, int, int, int] = (8, 1, 2, 1, 4)
     schedule: tuple[tuple[int, float], ...] = ((550, 1e-3), (350, 2e-4), (495, 5e-5))
     warmup_steps: int = 0
-    last_stair: LastStair = "flat"
+    final_decay: FinalDecay = "flat"
     augment: bool = True
     seed: int = 0
     loss: Loss = "crossentropy"
@@ -88,25 +95,24 @@ class TrainingParams:
             ("optimizer", Optimizer),
             ("batch_norm", BatchNorm),
             ("best_by", Measure),
-            ("last_stair", LastStair),
+            ("final_decay", FinalDecay),
         ):
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(
                     f"{name} must be {' or '.join(get_args(kind))}, not {getattr(self, name)!r}"
                 )
-        for name in ("label_smoothing", "average_decay"):
+        for name in ("label_smoothing", "average_decay", "weight_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} must be at least 0 and below 1, not {getattr(self, name)}"
                 )
-        if self.clip_norm < 0 or not math.isfinite(self.clip_norm):
-            raise ValueError(f"clip_norm must be 0 (no limit) or more, not {self.clip_norm}")
-        if self.ordinal_weight < 0 or not math.isfinite(self.ordinal_weight):
-            raise ValueError(f"ordinal_weight must be 0 or more, not {self.ordinal_weight}")
-        if not 0 <= self.weight_decay < 1:
-            raise ValueError(
-                f"weight_decay must be at least 0 and below 1, not {self.weight_decay}"
-            )
+        for name, allowed in (
+            ("clip_norm", "0 (no limit) or more"),
+            ("ordinal_weight", "0 or more"),
+        ):
+            value = getattr(self, name)
+            if value < 0 or not math.isfinite(value):
+                raise ValueError(f"{name} must be {allowed}, not {value}")
         if self.weight_decay and self.optimizer != "adamw":
             raise ValueError(f'weight_decay needs optimizer = "adamw", not {self.optimizer!r}')
         for name, least in (
@@ -123,7 +129,7 @@ class TrainingParams:
     def rate(self) -> StepwiseRate:
         """The learning rate of each mini-batch."""
         return learning_rate_schedule(
-            self.schedule, warmup_steps=self.warmup_steps, last_stair=self.last_stair
+            self.schedule, warmup_steps=self.warmup_steps, final_decay=self.final_decay
         )
 
     @property
@@ -132,10 +138,10 @@ class TrainingParams:
         return self.rate.steps
 
 
-# Settings younger than the first models, with the value that changes nothing.
-LATER = {
+# Settings that the first models did not have, with the value that changes nothing.
+DEFAULTS_BEFORE_ADDED = {
     "warmup_steps": 0,
-    "last_stair": "flat",
+    "final_decay": "flat",
     "loss": "crossentropy",
     "ordinal_weight": 1.0,
     "weight_decay": 0.0,
@@ -143,20 +149,24 @@ LATER = {
     "average_decay": 0.0,
     "best_by": "qwk",
 }
+# What a renamed setting is called in ids, so that models keep theirs.
+NAMES_IN_IDS = {"final_decay": "last_stair"}
 
 
 def outcome_settings(params: TrainingParams) -> dict[str, Any]:
     """The settings that decide a run's outcome, by name: what ids are made of.
 
-    A younger setting at the value that changes nothing is left out, so that models trained before
-    it existed keep their id. `params` may be a section of the configuration, which has more fields:
+    A later setting at the value that changes nothing is left out, so that models trained before it
+    existed keep their id. `params` may be a section of the configuration, which has more fields:
     they are left out, too.
     """
     settings = {
-        field.name: getattr(params, field.name) for field in dataclasses.fields(TrainingParams)
+        field.name: getattr(params, field.name)
+        for field in dataclasses.fields(TrainingParams)
+        if field.name not in OUTCOME_FREE
     }
     return {
-        name: value
+        NAMES_IN_IDS.get(name, name): value
         for name, value in settings.items()
-        if name not in OUTCOME_FREE and not (name in LATER and value == LATER[name])
+        if name not in DEFAULTS_BEFORE_ADDED or value != DEFAULTS_BEFORE_ADDED[name]
     }

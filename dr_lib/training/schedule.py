@@ -1,5 +1,5 @@
-"""The learning rate as a staircase over mini-batches (METHOD §3), its start and its last stair
-smoothed if asked for.
+"""The learning rate in steps over mini-batches (METHOD §3), its start and its last step smoothed
+if asked for.
 """
 
 import bisect
@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-LastStair = Literal["flat", "cosine"]
+FinalDecay = Literal["flat", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class StepwiseRate:
     """The learning rate of each mini-batch, counted from 0: `rates[i]` before mini-batch `ends[i]`,
     the last one after.
 
-    The first `warmup_steps` rise linearly to their stair's rate. With `last_stair` "cosine" the
-    last stair falls along half a cosine to 0, which it would reach one mini-batch after the run's
+    The first `warmup_steps` rise linearly to their step's rate. With `final_decay` "cosine" the
+    last step falls along half a cosine to 0, which it would reach one mini-batch after the run's
     end.
 
     A plain callable and no keras schedule: the rate then depends on the step alone, not on an
@@ -27,20 +27,20 @@ class StepwiseRate:
     ends: tuple[int, ...]
     rates: tuple[float, ...]
     warmup_steps: int = 0
-    last_stair: LastStair = "flat"
+    final_decay: FinalDecay = "flat"
 
     @property
     def steps(self) -> int:
-        """How many mini-batches the whole staircase has."""
+        """How many mini-batches the whole schedule has."""
         return self.ends[-1]
 
     def __call__(self, step: int) -> float:
-        stair = min(bisect.bisect_right(self.ends, step), len(self.rates) - 1)
-        rate = self.rates[stair]
+        part = min(bisect.bisect_right(self.ends, step), len(self.rates) - 1)
+        rate = self.rates[part]
         if step < self.warmup_steps:
             rate *= (step + 1) / (self.warmup_steps + 1)
-        if self.last_stair == "cosine" and stair == len(self.rates) - 1:
-            start = (0, *self.ends)[stair]
+        if self.final_decay == "cosine" and part == len(self.rates) - 1:
+            start = (0, *self.ends)[part]
             rate *= (1 + math.cos(math.pi * min((step - start) / (self.steps - start), 1))) / 2
         return rate
 
@@ -49,18 +49,25 @@ def learning_rate_schedule(
     schedule: tuple[tuple[int, float], ...],
     *,
     warmup_steps: int = 0,
-    last_stair: LastStair = "flat",
+    final_decay: FinalDecay = "flat",
 ) -> StepwiseRate:
-    """The staircase of ((mini-batches, rate), …): each rate holds for its own number of
-    mini-batches.
+    """The learning rate of each mini-batch, counted from 0 (METHOD §3).
 
-    Raises ValueError for a staircase without stairs, a stair without length or rate, a warm-up
-    longer than the run.
+    Parameters
+    ----------
+    schedule: ((mini-batches, rate), …): each rate holds for its own number of mini-batches.
+    warmup_steps: the first mini-batches, over which the rate rises linearly.
+    final_decay: "cosine" lets the last rate fall to 0.
+
+    Raises
+    ------
+    ValueError: for a schedule without steps, a step without length or rate, or a warm-up longer
+        than the run.
 
     >>> rate = learning_rate_schedule(((550, 1e-3), (350, 2e-4), (495, 5e-5)))
     >>> rate(0), rate(549), rate(550), rate(899), rate(900), rate.steps
     (0.001, 0.001, 0.0002, 0.0002, 5e-05, 1395)
-    >>> smooth = learning_rate_schedule(((4, 0.4), (4, 0.2)), warmup_steps=3, last_stair="cosine")
+    >>> smooth = learning_rate_schedule(((4, 0.4), (4, 0.2)), warmup_steps=3, final_decay="cosine")
     >>> [round(smooth(step), 4) for step in range(9)]
     [0.1, 0.2, 0.3, 0.4, 0.2, 0.1707, 0.1, 0.0293, 0.0]
     """
@@ -84,5 +91,5 @@ def learning_rate_schedule(
         tuple(itertools.accumulate(counts)),
         tuple(float(rate) for rate in rates),
         warmup_steps,
-        last_stair,
+        final_decay,
     )

@@ -6,7 +6,6 @@ stage agrees with kappa 0.85, so that an eye in training would give away its fel
 """
 
 import hashlib
-from collections.abc import Iterable
 from typing import Literal
 
 Split = Literal["train", "validation", "test"]
@@ -66,22 +65,3 @@ def patient_of(image_id: str) -> str:
     if not underscore or not patient or eye not in ("left", "right"):
         raise ValueError(f"a photograph's id ends in _left or _right, not {image_id!r}")
     return patient
-
-
-def splits_of(
-    image_ids: Iterable[str],
-    *,
-    seed: int = 0,
-    validation_fraction: float = 0.15,
-    test_fraction: float = 0.2,
-) -> list[Split]:
-    """The split of each photograph, by its patient."""
-    return [
-        split_of(
-            patient_of(image_id),
-            seed=seed,
-            validation_fraction=validation_fraction,
-            test_fraction=test_fraction,
-        )
-        for image_id in image_ids
-    ]

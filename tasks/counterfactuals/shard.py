@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from dr_lib.attribution import AttributionParams, integrated_gradients, stage_head
+from dr_lib.attribution import AttributionParams, integrated_gradients, stage_quantities
 from dr_lib.fundus.anatomy import visible_disc
 from dr_lib.network.model import scaled
 from dr_lib.perturbation.adversarial import AdversarialParams, smallest_epsilon
@@ -19,7 +19,7 @@ from storage.arrays.store import ShardedStore, Span
 from storage.contents.counterfactuals import counterfactuals_path
 from storage.contents.explanations import MAP_BITS
 from tasks.access.stores import blank, blank_row, crop_of, explanation_store, fundus_store
-from tasks.execution.worker import fundi, logits_evaluator, stage_outcomes
+from tasks.execution.worker import classifier_outputs, fundi, logits_evaluator
 
 
 class Place(NamedTuple):
@@ -103,19 +103,19 @@ def _change(
     be made.
     """
     x = scaled(fundi(place.location, place.fundus_id, eyes["position"].to_numpy(np.int64)))
-    outcomes = stage_outcomes(place.location, place.model_id, params.batch_size)
+    outcomes = classifier_outputs(place.location, place.model_id, params.batch_size)
     logits = logits_evaluator(place.location, place.model_id, params.batch_size)
     baseline = np.zeros(x.shape[1:], np.float32)
     crop = crop_of(fundus_store(open_workspace(place.location), place.fundus_id))
     inside = visible_disc(x.shape[1], crop=crop)
-    head = stage_head((f"stage{params.target_stage}",))
+    quantities = stage_quantities((f"stage{params.target_stage}",))
 
     def attributed(images: np.ndarray, **points) -> np.ndarray:
         # Summed over the colours and rounded like the stored maps, so that it makes no difference
         # which of them is taken.
-        values = integrated_gradients(logits, images, baseline, head=head, **points).values.reshape(
-            images.shape
-        )
+        values = integrated_gradients(
+            logits, images, baseline, quantities=quantities, **points
+        ).values.reshape(images.shape)
         return round_mantissa(values.sum(axis=-1, keepdims=True), MAP_BITS)
 
     stored = (

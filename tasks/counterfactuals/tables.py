@@ -21,7 +21,7 @@ from storage.ids import content_id
 from tasks.access.stores import span_digests
 from tasks.counterfactuals.shard import Place
 from tasks.execution.waves import run_in_waves
-from tasks.execution.worker import fundi, stage_outcomes
+from tasks.execution.worker import classifier_outputs, fundi
 from tasks.run.session import Session
 
 CHANGE_TABLES = ("counterfactuals", "adversarials")
@@ -147,7 +147,7 @@ class _Judge:
     def __init__(
         self, place: Place, ids: list[str], x: np.ndarray, reference, batch_size: int, second: str
     ):
-        self.outcomes = stage_outcomes(place.location, place.model_id, batch_size)
+        self.outcomes = classifier_outputs(place.location, place.model_id, batch_size)
         self.real = reference_features(place, reference, batch_size)
         places = {image_id: index for index, (image_id, _) in enumerate(reference)}
         self.own = np.array([places.get(image_id, -1) for image_id in ids])
@@ -155,7 +155,9 @@ class _Judge:
             self.outcomes.features(x), self.real, self.own
         )
         self.second = second
-        self.other = stage_outcomes(place.location, second, batch_size).predict if second else None
+        self.other = (
+            classifier_outputs(place.location, second, batch_size).predict if second else None
+        )
         self.other_before = None if self.other is None else self.other(x)
 
     def judged(self, found: StrengthResult, target: int) -> list[dict]:
@@ -196,7 +198,7 @@ def reference_features(
     """Features of the real eyes that changed ones are compared with, (eye, feature); kept, since
     every shard needs them.
     """
-    outcomes = stage_outcomes(place.location, place.model_id, batch_size)
+    outcomes = classifier_outputs(place.location, place.model_id, batch_size)
     positions = np.array([position for _, position in reference], np.int64)
     return outcomes.features(scaled(fundi(place.location, place.fundus_id, positions)))
 

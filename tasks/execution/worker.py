@@ -13,7 +13,7 @@ from dr_lib.attribution.evaluator import Evaluator
 from dr_lib.attribution.explain import Explainer
 from dr_lib.localisation.baseline_maps import Rivals
 from dr_lib.network import backend
-from dr_lib.network.classifier_outputs import StageOutcomes
+from dr_lib.network.classifier_outputs import ClassifierOutputs
 from dr_lib.network.layers import logits_model
 from dr_lib.network.model import ModelParams, build
 from storage import open_workspace
@@ -52,9 +52,9 @@ def explainer(location: str, model_id: str, params: AttributionParams) -> Explai
 
 
 @functools.lru_cache(maxsize=2)
-def stage_outcomes(location: str, model_id: str, batch_size: int) -> StageOutcomes:
+def classifier_outputs(location: str, model_id: str, batch_size: int) -> ClassifierOutputs:
     """A model's probabilities and their gradients; kept for the same reason."""
-    return StageOutcomes(loaded_model(location, model_id), batch_size)
+    return ClassifierOutputs(loaded_model(location, model_id), batch_size)
 
 
 @functools.lru_cache(maxsize=2)

@@ -20,7 +20,7 @@ from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
 from tasks.access.stores import crop_of, crop_settings, explanation_store, fundus_store
 from tasks.execution.waves import run_in_waves
-from tasks.execution.worker import fundi, stage_outcomes
+from tasks.execution.worker import classifier_outputs, fundi
 from tasks.linearity.special_units import study_engine, study_special_units
 from tasks.run.recipe import Recipe
 from tasks.run.session import Session, StepResult
@@ -89,7 +89,7 @@ def _study(
     location, preprocess_id, model_id, explain_id = place
     x = scaled(fundi(location, preprocess_id, positions))
     layers, average_gradient = study_engine(location, model_id, params)
-    gradient = stage_outcomes(location, model_id, params.batch_size).gradient
+    gradient = classifier_outputs(location, model_id, params.batch_size).gradient
     baseline = np.zeros(x.shape[1:], np.float32)
     workspace = open_workspace(location)
     inside = visible_disc(x.shape[1], crop=crop_of(fundus_store(workspace, preprocess_id)))

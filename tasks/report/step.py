@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dr_lib.network.model import backbone
+from dr_lib.network.model import BACKBONES
 from dr_lib.report import DRAWING_VERSION, Folder, Head, Section, render
 from storage import Workspace
 from storage.admin.catalog import refresh
@@ -79,7 +79,7 @@ def _pages(shown: Shown) -> dict[str, bytes | str]:
         run_id=shown.run_id,
         model_id=shown.model_id,
         explain_id=shown.explain_id,
-        model_name=backbone(shown.recipe.model.backbone).title,
+        model_name=BACKBONES[shown.recipe.model.backbone].title,
         when=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
     return render(head, sections, folder, shown.gallery, shown.lead)

@@ -5,8 +5,8 @@ An id is the hash of the settings that decide a result, so a changed setting is 
 old one, and results of two settings never mix. Defaults are part of it: where a default is changed,
 what was made with the old one keeps its own id. A setting that is younger than the first models is
 left out where it has the value that changes nothing, which is written down beside it once and for
-all (`dr_lib.training.params.LATER`) and is not "the default": leaving out whatever is default would
-let models trained with two defaults share an id.
+all (`dr_lib.training.params.DEFAULTS_BEFORE_ADDED`) and is not "the default": leaving out whatever
+is default would let models trained with two defaults share an id.
 """
 
 import dataclasses

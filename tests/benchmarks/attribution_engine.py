@@ -15,15 +15,15 @@ from dr_lib.attribution import (
     integrated_gradients,
     quadrature,
     split_at,
-    stage_head,
+    stage_quantities,
     strongest_neurons,
 )
 from dr_lib.attribution.cone import cone_spans
 from dr_lib.attribution.evaluator import Evaluator
 from dr_lib.attribution.explain import Explainer, suggested_batch_size
-from dr_lib.attribution.integrated import attributions, plan_maker
+from dr_lib.attribution.integrated import attributions, refinement_maker
 from dr_lib.attribution.neurons import NeuronEngine
-from dr_lib.attribution.quantities import identity_head
+from dr_lib.attribution.quantities import identity_quantities
 from dr_lib.network import backend
 from dr_lib.network.graph import rebuilt
 from dr_lib.network.layers import logits_model
@@ -119,8 +119,10 @@ class Side:
         h = np.concatenate([np.asarray(lower(one[None], training=False)) for one in x])
         h0 = np.asarray(lower(np.zeros_like(x[:1]), training=False))[0]
         chosen = []
-        for one in attributions(above, identity_head(5), h, h0, plan_maker(8, "midpoint", None, 8)):
-            found = strongest_neurons(one.values[int(np.argmax(one.plan.outcome))], count)[0]
+        for one in attributions(
+            above, identity_quantities(5), h, h0, refinement_maker(8, "midpoint", None, 8)
+        ):
+            found = strongest_neurons(one.values[int(np.argmax(one.refinement.outcome))], count)[0]
             chosen.append((one.index, found))
         ranks = min(len(found) for _, found in chosen)
         if ranks == 0:
@@ -158,11 +160,11 @@ class Side:
         settings, which keep residuals from cancelling and start from enough points for a good map;
         or, like the rivals, with the gap as the only promise.
         """
-        head = stage_head(quantities)
+        quantities = stage_quantities(quantities)
         x, p = scaled(pixels), self.params
         if gap_alone:
             p = dataclasses.replace(p, points=GAP_ALONE_POINTS, residual_tolerance=100.0)
-        self._warm(x[:1], head)
+        self._warm(x[:1], quantities)
 
         def spent() -> np.ndarray:
             e = self.pixels
@@ -183,7 +185,7 @@ class Side:
             points=p.points,
             tolerance=p.tolerance,
             max_points=max_points or p.max_points,
-            head=head,
+            quantities=quantities,
             floor=p.floor,
             residual_tolerance=p.residual_tolerance or None,
         )
@@ -241,10 +243,10 @@ class Side:
         list(
             attributions(
                 self.probability,
-                identity_head(1),
+                identity_quantities(1),
                 x,
                 zeros,
-                plan_maker(1, rule, None, 1),
+                refinement_maker(1, rule, None, 1),
                 extras=(once[:1],),
             )
         )
@@ -254,14 +256,14 @@ class Side:
         relative = np.zeros(len(points))
         for one in attributions(
             self.probability,
-            identity_head(1),
+            identity_quantities(1),
             each,
             zeros,
-            lambda head: plan_maker(next(numbers), rule, None, 1)(head),
+            lambda quantities: refinement_maker(next(numbers), rule, None, 1)(quantities),
             extras=(once,),
         ):
             maps[one.index] = one.values[0]
-            change = one.plan.outcome - one.plan.baseline_outcome
+            change = one.refinement.outcome - one.refinement.baseline_outcome
             relative[one.index] = (np.abs(one.gap) / np.maximum(np.abs(change), self.params.floor))[
                 0
             ]
@@ -284,9 +286,13 @@ class Side:
 
         def work(points: int) -> np.ndarray:
             h0, h = np.asarray(below(backend.tensor(np.concatenate([np.zeros_like(x), x]))))
-            plan = plan_maker(points, "midpoint", None, points)
+            refinement = refinement_maker(points, "midpoint", None, points)
             return next(
-                iter(attributions(above, identity_head(1), h[None], h0, plan, extras=(once,)))
+                iter(
+                    attributions(
+                        above, identity_quantities(1), h[None], h0, refinement, extras=(once,)
+                    )
+                )
             ).values[0]
 
         work(1)
@@ -358,7 +364,9 @@ class Side:
         x, zeros = scaled(pixels), np.zeros(pixels.shape[1:], np.float32)
         before = attribution_sides.peak_memory_bytes()
         if kind == "pixels":
-            integrated_gradients(self.pixels, x, zeros, points=points, head=stage_head(STAGES))
+            integrated_gradients(
+                self.pixels, x, zeros, points=points, quantities=stage_quantities(STAGES)
+            )
         else:
             lower, _ = split_at(self.model, layer)
             size = int(lower.outputs[0].shape[1])
@@ -368,16 +376,16 @@ class Side:
 
     # Parts
 
-    def _warm(self, x: np.ndarray, head: Any) -> None:
+    def _warm(self, x: np.ndarray, quantities: Any) -> None:
         """Compiles what asks for all gradients of a point, and for a single one."""
-        for own in (head, stage_head(STAGES[:1])):
+        for own in (quantities, stage_quantities(STAGES[:1])):
             list(
                 attributions(
                     self.pixels,
                     own,
                     x,
                     np.zeros(x.shape[1:], np.float32),
-                    plan_maker(1, "midpoint", None, 1),
+                    refinement_maker(1, "midpoint", None, 1),
                 )
             )
 
@@ -411,13 +419,13 @@ class Side:
                 for a in (points, direction, np.zeros((self.batch, 5), np.float32))
             ]
             slope, logits = (np.asarray(a, np.float64) for a in self._slopes(*tensors))
-            p = stage_head(STAGES).values(logits)
+            p = stage_quantities(STAGES).values(logits)
             slope = p * (slope - (p * slope).sum(axis=1, keepdims=True))
             found.append(slope[: len(alphas) - start])
         return np.concatenate(found) if found else np.zeros((0, 5))
 
     def _stages(self, x: np.ndarray) -> np.ndarray:
-        return stage_head(STAGES).values(self.pixels.values(x))
+        return stage_quantities(STAGES).values(self.pixels.values(x))
 
 
 def _weighted(network: Any) -> Any:

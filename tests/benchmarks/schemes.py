@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dr_lib.attribution import partition, quadrature, stage_head
-from dr_lib.attribution import refinement as plans
-from dr_lib.attribution.evaluator import Ask, Plan, Settle, Told
-from dr_lib.attribution.quantities import Head
+from dr_lib.attribution import partition, quadrature, stage_quantities
+from dr_lib.attribution.evaluator import Commit, Refinement, Request, Values
+from dr_lib.attribution.quantities import QuantityMap
+from dr_lib.attribution.refinement import RefinementResult, adaptive_refinement
 from dr_lib.network import backend
 from dr_lib.network.layers import logits_model
 
@@ -66,44 +66,52 @@ class Curve:
             ).astype(np.float32)
         return total
 
-    def reference(self, head: Head) -> np.ndarray:
-        jacobians = head.mean_jacobian(self.edges[:-1], self.edges[1:]) / len(self.slopes)
+    def reference(self, quantities: QuantityMap) -> np.ndarray:
+        jacobians = quantities.mean_jacobian(self.edges[:-1], self.edges[1:]) / len(self.slopes)
         return self.map(jacobians, np.arange(len(self.slopes)))
 
 
-# Schemes: plans as in the engine, from (head, points, tolerance, floor, most)
+# Schemes: refinements as in the engine, from (quantities, points, tolerance, floor, most)
 
 
-def ours(head: Head, points: int, tolerance: float, floor: float, most: int) -> Plan:
-    return plans.adaptive_plan(head, points, tolerance, floor, most)
+def ours(
+    quantities: QuantityMap, points: int, tolerance: float, floor: float, most: int
+) -> Refinement:
+    return adaptive_refinement(quantities, points, tolerance, floor, most)
 
 
-def gap_alone(head: Head, points: int, tolerance: float, floor: float, most: int) -> Plan:
+def gap_alone(
+    quantities: QuantityMap, points: int, tolerance: float, floor: float, most: int
+) -> Refinement:
     """As ours, from a quarter of the points and with nothing but the gap promised."""
-    return plans.adaptive_plan(
-        head, max(points // 4, 1), tolerance, floor, most, residual_tolerance=100.0
+    return adaptive_refinement(
+        quantities, max(points // 4, 1), tolerance, floor, most, residual_tolerance=100.0
     )
 
 
-def thirds(head: Head, points: int, tolerance: float, floor: float, most: int) -> Plan:
+def thirds(
+    quantities: QuantityMap, points: int, tolerance: float, floor: float, most: int
+) -> Refinement:
     """As ours, but borders stay in the middle between neighbouring tags."""
     kept, partition.SWEEPS = partition.SWEEPS, 0
     try:
-        return (yield from plans.adaptive_plan(head, points, tolerance, floor, most))
+        return (yield from adaptive_refinement(quantities, points, tolerance, floor, most))
     finally:
         partition.SWEEPS = kept
 
 
-def centred(parts: int, graded: bool = False) -> Callable[..., Plan]:
+def centred(parts: int, graded: bool = False) -> Callable[..., Refinement]:
     """Centres of intervals; the worst eighth is cut in 2 (its gradient is lost) or 3 parts (its
     gradient is run again).
     """
 
-    def plan(head: Head, points: int, tolerance: float, floor: float, most: int) -> Plan:
-        basis, mix = head.basis(), head.mix()
+    def refinement(
+        quantities: QuantityMap, points: int, tolerance: float, floor: float, most: int
+    ) -> Refinement:
+        basis, mix = quantities.basis(), quantities.mix()
         edges = np.linspace(0, 1, points + 1) ** (1.5 if graded else 1)
-        outputs = (yield Ask(edges)).outputs
-        slopes, spent, told = {}, 0, None
+        outputs = (yield Request(edges)).outputs
+        slopes, spent, values = {}, 0, None
         while True:
             tags = (edges[:-1] + edges[1:]) / 2
             new = np.array(
@@ -114,10 +122,10 @@ def centred(parts: int, graded: bool = False) -> Callable[..., Plan]:
                 ]
             )
             identity = np.repeat(np.eye(outputs.shape[1])[None], len(new), axis=0)
-            told = yield Ask(new, identity)
+            values = yield Request(new, identity)
             widths = dict(zip(tags, np.diff(edges), strict=True))
             slopes |= {
-                tag: (widths[tag], slope) for tag, slope in zip(new, told.slopes, strict=True)
+                tag: (widths[tag], slope) for tag, slope in zip(new, values.slopes, strict=True)
             }
             spent += len(new)
             jacobians = np.diff(edges)[:, None, None] * basis.mean_jacobian(
@@ -125,9 +133,9 @@ def centred(parts: int, graded: bool = False) -> Callable[..., Plan]:
             )
             sampled = np.einsum("kqo,ko->kq", jacobians, np.stack([slopes[tag][1] for tag in tags]))
             residuals = (sampled - np.diff(basis.values(outputs), axis=0)) @ mix.T
-            start, stop = head.values(outputs[[0, -1]])
+            start, stop = quantities.values(outputs[[0, -1]])
             allowed = tolerance * np.maximum(np.abs(stop - start), floor)
-            travelled = tolerance * np.abs(np.diff(head.values(outputs), axis=0)).sum(axis=0)
+            travelled = tolerance * np.abs(np.diff(quantities.values(outputs), axis=0)).sum(axis=0)
             met = np.abs(residuals.sum(axis=0)) <= allowed
             met &= np.linalg.norm(residuals, axis=0) <= np.maximum(travelled, allowed)
             count = min(max(len(tags) // 8, 1), (most - spent) // parts)
@@ -137,28 +145,30 @@ def centred(parts: int, graded: bool = False) -> Callable[..., Plan]:
             new = np.concatenate(
                 [edges[worst] + np.diff(edges)[worst] * part / parts for part in range(1, parts)]
             )
-            values = (yield Ask(new)).outputs
+            values = (yield Request(new)).outputs
             order = np.argsort(np.concatenate([edges, new]))
             edges, outputs = (
                 np.concatenate([edges, new])[order],
                 np.concatenate([outputs, values])[order],
             )
-        yield Settle(np.arange(len(tags)), jacobians, np.zeros_like(jacobians))
-        return plans.PlanResult(
-            stop, start, spent, met, np.stack([edges[:-1], edges[1:]], axis=1), tags, residuals
+        yield Commit(np.arange(len(tags)), jacobians, np.zeros_like(jacobians))
+        return RefinementResult(
+            stop, start, spent, met, residuals, np.stack([edges[:-1], edges[1:]], axis=1), tags
         )
 
-    return plan
+    return refinement
 
 
-def probed(head: Head, points: int, tolerance: float, floor: float, most: int) -> Plan:
+def probed(
+    quantities: QuantityMap, points: int, tolerance: float, floor: float, most: int
+) -> Refinement:
     """Four forward cells an interval first; each tag is the cell most like its interval; all
     gradients at once, twice as many from scratch if the gap does not hold.
     """
-    spent, basis, mix = 0, head.basis(), head.mix()
+    spent, basis, mix = 0, quantities.basis(), quantities.mix()
     while True:
         edges = np.linspace(0, 1, 4 * points + 1)
-        outputs = (yield Ask(edges)).outputs
+        outputs = (yield Request(edges)).outputs
         borders = outputs[::4]
         jacobians = (
             basis.mean_jacobian(outputs[:-1], outputs[1:])
@@ -167,7 +177,7 @@ def probed(head: Head, points: int, tolerance: float, floor: float, most: int) -
             / points
         )
         changes = (np.diff(outputs, axis=0) * 4 * points).reshape(points, 4, -1)
-        start, stop = head.values(outputs[[0, -1]])
+        start, stop = quantities.values(outputs[[0, -1]])
         allowed = tolerance * np.maximum(np.abs(stop - start), floor)
         predicted = (
             np.einsum("kqo,kco->kcq", jacobians, changes)
@@ -175,22 +185,23 @@ def probed(head: Head, points: int, tolerance: float, floor: float, most: int) -
         ) @ mix.T
         best = (np.abs(predicted) / allowed).sum(axis=2).argmin(axis=1)
         tags = (np.arange(points) * 4 + best + 0.5) / (4 * points)
-        told = yield Ask(tags, np.repeat(np.eye(outputs.shape[1])[None], points, axis=0))
+        values = yield Request(tags, np.repeat(np.eye(outputs.shape[1])[None], points, axis=0))
         spent += points
         residuals = (
-            np.einsum("kqo,ko->kq", jacobians, told.slopes) - np.diff(basis.values(borders), axis=0)
+            np.einsum("kqo,ko->kq", jacobians, values.slopes)
+            - np.diff(basis.values(borders), axis=0)
         ) @ mix.T
         met = np.abs(residuals.sum(axis=0)) <= allowed
         if met.all() or spent + 2 * points > most:
             break
         points *= 2
-    yield Settle(np.arange(points), jacobians, np.zeros_like(jacobians))
-    return plans.PlanResult(
-        stop, start, spent, met, np.stack([edges[:-4:4], edges[4::4]], axis=1), tags, residuals
+    yield Commit(np.arange(points), jacobians, np.zeros_like(jacobians))
+    return RefinementResult(
+        stop, start, spent, met, residuals, np.stack([edges[:-4:4], edges[4::4]], axis=1), tags
     )
 
 
-SCHEMES: dict[str, Callable[..., Plan]] = {
+SCHEMES: dict[str, Callable[..., Refinement]] = {
     "ours: thirds, gradients kept, borders chosen": ours,
     "ours, the gap as the only promise": gap_alone,
     "thirds, gradients kept, borders in the middle": thirds,
@@ -201,33 +212,35 @@ SCHEMES: dict[str, Callable[..., Plan]] = {
 }
 
 
-def run(curve: Curve, plan: Plan, head: Head, floor: float) -> tuple[int, int, bool, float]:
+def run(
+    curve: Curve, refinement: Refinement, quantities: QuantityMap, floor: float
+) -> tuple[int, int, bool, float]:
     """Passes, gradients, whether every gap holds, and the median map error against all samples
     (NaN without maps).
     """
-    passes, gradients, width, told = 0, 0, 0, None
-    carriers, weights, cells = [], {}, []
+    passes, gradients, width, values = 0, 0, 0, None
+    cotangents, weights, cells = [], {}, []
     try:
         while True:
-            message = plan.send(told)
-            told = None
-            if isinstance(message, Settle):
+            message = refinement.send(values)
+            values = None
+            if isinstance(message, Commit):
                 weights |= dict(zip(message.nodes.tolist(), message.weights, strict=True))
                 continue
             outputs = curve.outputs(message.alphas)
             passes += len(message.alphas)
             if message.cotangents is None:
-                told = Told(outputs, np.zeros((len(outputs), 0)))
+                values = Values(outputs, np.zeros((len(outputs), 0)))
                 continue
             backward = message.cotangents.shape[1]
             width = width or backward  # of the first points, sampled in all directions
             gradients += len(message.alphas) * backward / width
             # Schemes that ask for all five outputs could do with a backward pass for each quantity
             # of the basis.
-            passes += len(message.alphas) * min(backward, len(head.basis().logit_weights))
-            carriers += list(message.cotangents.reshape(-1, message.cotangents.shape[2]))
+            passes += len(message.alphas) * min(backward, len(quantities.basis().logit_weights))
+            cotangents += list(message.cotangents.reshape(-1, message.cotangents.shape[2]))
             cells += np.repeat(curve.cell(message.alphas), backward).tolist()
-            told = Told(
+            values = Values(
                 outputs,
                 np.einsum(
                     "kbo,ko->kb", message.cotangents, curve.slopes[curve.cell(message.alphas)]
@@ -237,43 +250,50 @@ def run(curve: Curve, plan: Plan, head: Head, floor: float) -> tuple[int, int, b
         result = stop.value
     error = np.nan
     if curve.maps is not None and len(weights) == len(
-        carriers
+        cotangents
     ):  # schemes that run points again leave numbers behind
         matrices = np.stack(
-            [np.outer(head.mix() @ weights[node], carriers[node]) for node in range(len(carriers))]
+            [
+                np.outer(quantities.mix() @ weights[node], cotangents[node])
+                for node in range(len(cotangents))
+            ]
         )
-        error = map_error(curve, head, matrices, np.array(cells))
+        error = map_error(curve, quantities, matrices, np.array(cells))
     elif curve.maps is not None:
-        jacobians = np.stack([head.mix() @ weights[node] for node in sorted(weights)])
-        error = map_error(curve, head, jacobians, curve.cell(result.tags))
+        jacobians = np.stack([quantities.mix() @ weights[node] for node in sorted(weights)])
+        error = map_error(curve, quantities, jacobians, curve.cell(result.tags))
     change = np.maximum(np.abs(result.outcome - result.baseline_outcome), floor)
     holds = bool((np.abs(result.residuals.sum(axis=0)) <= TOLERANCE * change).all())
     return passes, round(gradients), holds, error
 
 
-def map_error(curve: Curve, head: Head, weights: np.ndarray, cells: np.ndarray) -> float:
-    exact = curve.reference(head)
+def map_error(
+    curve: Curve, quantities: QuantityMap, weights: np.ndarray, cells: np.ndarray
+) -> float:
+    exact = curve.reference(quantities)
     return float(
         np.median(np.abs(curve.map(weights, cells) - exact).sum(axis=1) / np.abs(exact).sum(axis=1))
     )
 
 
-def fixed(curve: Curve, rule: str, head: Head, floor: float) -> tuple[dict[str, int | None], float]:
+def fixed(
+    curve: Curve, rule: str, quantities: QuantityMap, floor: float
+) -> tuple[dict[str, int | None], float]:
     """Passes by three readings of "points enough" (None: more than the ladder holds), and the
     map error at 128 points.
     """
-    start, stop = head.values(curve.edges[[0, -1]])
+    start, stop = quantities.values(curve.edges[[0, -1]])
     allowed = TOLERANCE * np.maximum(np.abs(stop - start), floor)
     holds = []
     for points in LADDER:
         alphas, weights = quadrature(rule, points)
         u = curve.outputs(alphas)
-        jacobians = weights[:, None, None] * head.mean_jacobian(u, u)
+        jacobians = weights[:, None, None] * quantities.mean_jacobian(u, u)
         gap = np.einsum("kqo,ko->q", jacobians, curve.slopes[curve.cell(alphas)]) - (stop - start)
         holds.append(np.abs(gap) <= allowed)
         if points == 128:
             error = (
-                map_error(curve, head, jacobians, curve.cell(alphas))
+                map_error(curve, quantities, jacobians, curve.cell(alphas))
                 if curve.maps is not None
                 else np.nan
             )
@@ -401,14 +421,16 @@ def main() -> None:
         f" {sorted(cells)} samples a line"
     )
     for kind, (prefix, floor) in KINDS.items():
-        head = stage_head(tuple(f"{prefix}{stage}" for stage in range(5)))
+        quantities = stage_quantities(tuple(f"{prefix}{stage}" for stage in range(5)))
         print(
             f"\n{kind}: five outcomes at a {TOLERANCE:.0%} gap, from {options.points} points;"
             " passes (gradients) of each eye"
         )
         for name, scheme in SCHEMES.items():
             found = [
-                run(c, scheme(head, options.points, TOLERANCE, floor, MOST), head, floor)
+                run(
+                    c, scheme(quantities, options.points, TOLERANCE, floor, MOST), quantities, floor
+                )
                 for c in curves.values()
             ]
             _line(
@@ -419,7 +441,7 @@ def main() -> None:
                 [e for *_, e in found],
             )
         for rule in ("midpoint", "gauss_legendre"):
-            each = [fixed(curve, rule, head, floor) for curve in curves.values()]
+            each = [fixed(curve, rule, quantities, floor) for curve in curves.values()]
             for reading in each[0][0]:
                 passes = [readings[reading] for readings, _ in each]
                 cells = [str(p) if p else f"> {2 * 5 * LADDER[-1]}" for p in passes]

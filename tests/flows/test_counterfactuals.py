@@ -31,7 +31,7 @@ from tasks.access.stores import whole
 from tasks.attribute.step import attribute
 from tasks.counterfactuals.step import counterfactuals
 from tasks.counterfactuals.tables import CHANGE_TABLES, PAIR_TABLES
-from tasks.execution.worker import fundi, stage_outcomes
+from tasks.execution.worker import classifier_outputs, fundi
 from tasks.run.errors import UserError
 from tasks.run.session import Session
 from tests.flows.explainable import image_ids, prepare, write_config
@@ -101,7 +101,9 @@ def grade(config, workspace) -> int:
     model_id = config.recipe.model_id(workspace)
     photos = workspace.photos()
     pixels = fundi(workspace.location, config.recipe.preprocess_id, np.arange(len(photos)))
-    found = stage_outcomes(workspace.location, model_id, 4).predict(scaled(pixels)).argmax(axis=1)
+    found = (
+        classifier_outputs(workspace.location, model_id, 4).predict(scaled(pixels)).argmax(axis=1)
+    )
     assert len(set(found.tolist())) == 1, "an untrained model says the same of all noise"
     predicted = int(found[0])
     frame = workspace.frame("predictions", model_id=model_id).drop(columns="model_id")
@@ -187,8 +189,10 @@ def test_what_is_stored_is_what_the_models_say(prepared):
     result = run(prepared, second_model=second)
     assert (result.images, result.new_images) == (IMAGES - 1, IMAGES - 1)
     store, target = store_of(prepared), params.target_stage
-    model = stage_outcomes(workspace.location, config.recipe.model_id(workspace), params.batch_size)
-    other = stage_outcomes(workspace.location, second, params.batch_size)
+    model = classifier_outputs(
+        workspace.location, config.recipe.model_id(workspace), params.batch_size
+    )
+    other = classifier_outputs(workspace.location, second, params.batch_size)
     x = scaled(fundi(workspace.location, config.recipe.preprocess_id, np.arange(IMAGES - 1)))
     real = model.features(x)  # the missed eyes are all there are of the target stage
     reached = 0

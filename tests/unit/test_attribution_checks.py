@@ -10,15 +10,15 @@ import pytest
 from keras import ops
 from scipy.stats import spearmanr
 
-from dr_lib.attribution import (
+from dr_lib.attribution import integrated_gradients
+from dr_lib.attribution.evaluator import Evaluator
+from tests.unit.attribution_checks import (
     agreement,
     chance_agreement,
     completeness,
     insertion_deletion,
-    integrated_gradients,
     randomisation,
 )
-from dr_lib.attribution.evaluator import Evaluator
 
 WEIGHTS = np.array([1.0, -2.0, 4.0, 3.0])
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from keras import ops
 
-from dr_lib.attribution import integrated_gradients, quadrature, stage_head
-from dr_lib.attribution.evaluator import Evaluator, Line, Settle, Told
-from dr_lib.attribution.integrated import attributions, plan_maker
+from dr_lib.attribution import integrated_gradients, quadrature, stage_quantities
+from dr_lib.attribution.evaluator import Commit, Evaluator, Path, Values
+from dr_lib.attribution.integrated import attributions, refinement_maker
 from dr_lib.attribution.quadrature import RULES
-from dr_lib.attribution.quantities import identity_head
-from dr_lib.attribution.refinement import adaptive_plan
+from dr_lib.attribution.quantities import identity_quantities
+from dr_lib.attribution.refinement import adaptive_refinement
 
 # float32 arithmetic: sums of a few hundred numbers near 1 are good to a few 1e-7.
 SINGLE = 2e-6
@@ -89,12 +89,17 @@ def test_softmax_head_on_a_linear_net_is_exact_with_two_points_however_saturated
     # closed form.
     weights = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32) * 8
     x = np.ones((1, 3), np.float32)
-    head = stage_head(tuple(f"stage{s}" for s in range(5)))
+    quantities = stage_quantities(tuple(f"stage{s}" for s in range(5)))
     found = integrated_gradients(
-        lambda x: x @ weights, x, np.zeros(3, np.float32), points=2, tolerance=0.01, head=head
+        lambda x: x @ weights,
+        x,
+        np.zeros(3, np.float32),
+        points=2,
+        tolerance=0.01,
+        quantities=quantities,
     )
     fine = np.linspace(0, 1, 200_001)
-    p = head.values(fine[:, None] * (x @ weights))
+    p = quantities.values(fine[:, None] * (x @ weights))
     mean = np.trapezoid(p, fine, axis=0)
     second = np.trapezoid(p[:, :, None] * p[:, None, :], fine, axis=0)
     np.testing.assert_allclose(found.values[0], (np.diag(mean) - second) @ weights.T, atol=1e-5)
@@ -266,38 +271,38 @@ def saturated(net):
     return lambda x: features(x, training=False) @ kernel + bias
 
 
-def by_hand(plan, outputs, slopes):
-    """Runs a plan on scalar functions of alpha in float64: the result, all places where the outputs
-    became known, and for every gradient (a backward pass) its place, its carrier (output,) and its
-    final weight (basis, output).
+def by_hand(refinement, outputs, slopes):
+    """Runs a refinement on scalar functions of alpha in float64: the result, all places where the
+    outputs became known, and for every gradient (a backward pass) its place, its
+    cotangent (output,) and its final weight (basis, output).
     """
-    places, asked, carriers, weights, told = [], [], [], {}, None
+    places, asked, cotangents, weights, values = [], [], [], {}, None
     while True:
         try:
-            message = plan.send(told)
+            message = refinement.send(values)
         except StopIteration as stop:
             return (
                 stop.value,
                 np.unique(places),
                 asked,
-                carriers,
-                [weights[node] for node in range(len(carriers))],
+                cotangents,
+                [weights[node] for node in range(len(cotangents))],
             )
-        if isinstance(message, Settle):
+        if isinstance(message, Commit):
             for node, weight in zip(message.nodes.tolist(), message.weights, strict=True):
                 assert node not in weights  # each gradient is weighted once
-                weights[node] = np.outer(weight, carriers[node])
-            told = None
+                weights[node] = np.outer(weight, cotangents[node])
+            values = None
             continue
         places += message.alphas.tolist()
         slope = np.zeros((len(message.alphas), 0))
         if message.cotangents is not None:
             asked += np.repeat(message.alphas, message.cotangents.shape[1]).tolist()
-            carriers += list(message.cotangents.reshape(-1, message.cotangents.shape[2]))
+            cotangents += list(message.cotangents.reshape(-1, message.cotangents.shape[2]))
             slope = np.einsum(
                 "kbo,ko->kb", message.cotangents, np.stack([slopes(a) for a in message.alphas])
             )
-        told = Told(np.stack([outputs(a) for a in message.alphas]), slope)
+        values = Values(np.stack([outputs(a) for a in message.alphas]), slope)
 
 
 @pytest.fixture(scope="module")
@@ -326,16 +331,16 @@ def logit_line(net, images):
 )
 def test_every_intervals_residual_is_what_it_says(logit_line, names):
     outputs, slopes = logit_line
-    head = stage_head(names)
-    result, places, asked, carriers, weights = by_hand(
-        adaptive_plan(head, 6, 1e-2, 1e-3, 200), outputs, slopes
+    quantities = stage_quantities(names)
+    result, places, asked, cotangents, weights = by_hand(
+        adaptive_refinement(quantities, 6, 1e-2, 1e-3, 200), outputs, slopes
     )
     width = asked.count(asked[0])  # the first point is sampled in all directions
     assert result.gradients == -(-len(weights) // width)
     assert len(result.tags) > 6 or len(names) < 3
     projected = (
-        len(head.basis().logit_weights) < np.linalg.matrix_rank(carriers[:width])
-        or head.basis().carrier() is None
+        len(quantities.basis().logit_weights) < np.linalg.matrix_rank(cotangents[:width])
+        or quantities.basis().constant_cotangents() is None
     )
     for direction in np.unique(result.directions):
         own = result.directions == direction
@@ -347,18 +352,18 @@ def test_every_intervals_residual_is_what_it_says(logit_line, names):
         assert ((edges[:, 0] <= tags) & (tags <= edges[:, 1])).all()
         if projected:
             # one gradient stands for a derivative of more directions: no closed form without its
-            # carrier
+            # constant
             continue
-        vector = carriers[direction]
+        vector = cotangents[direction]
         for (start, stop), tag, residual in zip(edges, tags, result.residuals[own], strict=True):
-            # The head's derivative integrated by brute force along the known outputs, joined by
-            # straight lines.
+            # The quantities' derivative integrated by brute force along the known outputs, joined
+            # by straight lines.
             known = places[(places >= start) & (places <= stop)]
             fine = np.linspace(start, stop, 4001)
             u = np.stack(
                 [np.interp(fine, known, [outputs(a)[o] for a in known]) for o in range(5)], axis=1
             )
-            along = head.mean_jacobian(u, u) @ vector
+            along = quantities.mean_jacobian(u, u) @ vector
             middles = (along[1:] + along[:-1]) / 2
             expected = np.trapezoid(along, fine, axis=0) * (vector @ slopes(tag)) - (
                 np.diff(u @ vector) @ middles
@@ -375,7 +380,9 @@ def test_a_direction_that_counts_for_little_gets_few_gradients():
     def slopes(alpha):
         return np.array([18 * np.cos(9 * alpha), -18 * np.cos(9 * alpha), -1, 0, 0])
 
-    result, *_ = by_hand(adaptive_plan(stage_head(STAGES), 6, 1e-3, 0.05, 200), outputs, slopes)
+    result, *_ = by_hand(
+        adaptive_refinement(stage_quantities(STAGES), 6, 1e-3, 0.05, 200), outputs, slopes
+    )
     assert result.converged.all()
     counts = np.bincount(result.directions)
     assert counts[0] > 12
@@ -389,19 +396,20 @@ def test_weights_add_up_to_the_gap_also_where_few_gradients_wait_for_theirs(
 ):
     monkeypatch.setattr("dr_lib.attribution.refinement.OPEN_POINTS", open_points)
     outputs, slopes = logit_line
-    head = stage_head(names)
-    result, _, asked, _, weights = by_hand(adaptive_plan(head, 6, 1e-2, 1e-3, 400), outputs, slopes)
+    quantities = stage_quantities(names)
+    result, _, asked, _, weights = by_hand(
+        adaptive_refinement(quantities, 6, 1e-2, 1e-3, 400), outputs, slopes
+    )
     assert result.converged.all()
     assert set(asked) == set(result.tags)
-    change = head.values(outputs(1)) - head.values(outputs(0))
+    change = quantities.values(outputs(1)) - quantities.values(outputs(0))
     np.testing.assert_allclose(change, result.outcome - result.baseline_outcome, atol=1e-12)
-    total = head.mix() @ sum(
+    total = quantities.mix() @ sum(
         weight @ slopes(place) for weight, place in zip(weights, asked, strict=True)
     )
     np.testing.assert_allclose(total - change, result.residuals.sum(axis=0), atol=1e-9)
-    if (
-        names[0] == "logit0"
-    ):  # the head's derivative is constant, so weights are the intervals' widths
+    if names[0] == "logit0":
+        # The quantities' derivative is constant, so weights are the intervals' widths.
         for direction in (0, 1):
             widths = dict(
                 zip(
@@ -412,14 +420,20 @@ def test_weights_add_up_to_the_gap_also_where_few_gradients_wait_for_theirs(
             )
             total = sum(weight for weight, place in zip(weights, asked, strict=True))
             assert sum(widths.values()) == pytest.approx(1, abs=1e-12)
-        np.testing.assert_allclose(total, head.logit_weights, atol=1e-12)
+        np.testing.assert_allclose(total, quantities.logit_weights, atol=1e-12)
 
 
 def test_the_promised_gap_holds_or_is_said_not_to(saturated, images):
-    zeros, head = np.zeros((8, 8, 2), np.float32), stage_head((*STAGES, "referable"))
+    zeros, quantities = np.zeros((8, 8, 2), np.float32), stage_quantities((*STAGES, "referable"))
     for tolerance, most in ((0.05, 400), (0.01, 400), (1e-6, 20)):
         found = integrated_gradients(
-            saturated, images, zeros, points=8, tolerance=tolerance, max_points=most, head=head
+            saturated,
+            images,
+            zeros,
+            points=8,
+            tolerance=tolerance,
+            max_points=most,
+            quantities=quantities,
         )
         allowed = tolerance * np.maximum(np.abs(found.outcome - found.baseline_outcome), 1e-3)
         assert (np.abs(found.gap) <= allowed + 1e-6)[found.converged].all()
@@ -432,12 +446,12 @@ def test_the_promised_gap_holds_or_is_said_not_to(saturated, images):
 
 
 def test_adapting_reaches_the_map_of_many_points_with_few(saturated, images):
-    zeros, head = np.zeros((8, 8, 2), np.float32), stage_head(STAGES)
+    zeros, quantities = np.zeros((8, 8, 2), np.float32), stage_quantities(STAGES)
     exact = integrated_gradients(
-        saturated, images, zeros, points=2000, head=head, batch_size=64
+        saturated, images, zeros, points=2000, quantities=quantities, batch_size=64
     ).values
     found = integrated_gradients(
-        saturated, images, zeros, points=16, tolerance=0.02, head=head, floor=0.05
+        saturated, images, zeros, points=16, tolerance=0.02, quantities=quantities, floor=0.05
     )
     error = np.abs(found.values - exact).sum(axis=(2, 3, 4)) / np.abs(exact).sum(axis=(2, 3, 4))
     moved = (
@@ -455,7 +469,7 @@ def test_stage_maps_sum_to_zero_and_referable_is_three_of_them(saturated, images
         np.zeros((8, 8, 2), np.float32),
         points=8,
         tolerance=0.05,
-        head=stage_head((*STAGES, "referable")),
+        quantities=stage_quantities((*STAGES, "referable")),
     )
     largest = np.abs(found.values).max()
     assert np.abs(found.values[:, :5].sum(axis=1)).max() < 1e-6 * largest
@@ -465,11 +479,17 @@ def test_stage_maps_sum_to_zero_and_referable_is_three_of_them(saturated, images
 
 
 def test_neither_batch_size_nor_order_nor_company_changes_an_image(saturated, images):
-    zeros, head = np.zeros((8, 8, 2), np.float32), stage_head(STAGES)
+    zeros, quantities = np.zeros((8, 8, 2), np.float32), stage_quantities(STAGES)
 
     def run(x, batch_size):
         return integrated_gradients(
-            saturated, x, zeros, points=8, tolerance=0.02, batch_size=batch_size, head=head
+            saturated,
+            x,
+            zeros,
+            points=8,
+            tolerance=0.02,
+            batch_size=batch_size,
+            quantities=quantities,
         )
 
     whole, backwards, alone = run(images, 16), run(images[::-1], 16), run(images[1:2], 16)
@@ -500,11 +520,11 @@ def test_the_number_of_passes_is_what_the_rule_needs():
 def test_five_probabilities_by_a_fixed_rule_need_no_forwards_but_the_ends(
     saturated, images, monkeypatch
 ):
-    zeros, head = np.zeros((8, 8, 2), np.float32), stage_head(STAGES)
-    at_once = integrated_gradients(saturated, images, zeros, points=15, head=head)
+    zeros, quantities = np.zeros((8, 8, 2), np.float32), stage_quantities(STAGES)
+    at_once = integrated_gradients(saturated, images, zeros, points=15, quantities=quantities)
     monkeypatch.setattr("dr_lib.attribution.refinement.OPEN_POINTS", 4)
     evaluator = Evaluator(saturated, 8)
-    found = integrated_gradients(evaluator, images, zeros, points=15, head=head)
+    found = integrated_gradients(evaluator, images, zeros, points=15, quantities=quantities)
     assert (evaluator.forward_rows, evaluator.gradient_rows) == (3 * 2, 3 * 15)
     largest = np.abs(found.values).max()
     np.testing.assert_allclose(
@@ -516,11 +536,11 @@ def test_five_probabilities_by_a_fixed_rule_need_no_forwards_but_the_ends(
 def test_an_adaptive_image_costs_its_points_their_borders_and_the_ends_and_no_gradient_twice(
     saturated, images
 ):
-    zeros, head = np.zeros((8, 8, 2), np.float32), stage_head(STAGES)
+    zeros, quantities = np.zeros((8, 8, 2), np.float32), stage_quantities(STAGES)
     for image in images:
         evaluator = Evaluator(saturated, 4)
         found = integrated_gradients(
-            evaluator, image[None], zeros, points=6, tolerance=0.01, head=head
+            evaluator, image[None], zeros, points=6, tolerance=0.01, quantities=quantities
         )
         single = (
             evaluator.gradient_rows - 6
@@ -536,28 +556,32 @@ def test_few_gradients_wait_for_their_weights_however_many_there_are(
     saturated, images, monkeypatch
 ):
     monkeypatch.setattr("dr_lib.attribution.refinement.OPEN_POINTS", 10)
-    evaluator, waiting, settle = Evaluator(saturated, 4), [], Line._settle
+    evaluator, waiting, commit = Evaluator(saturated, 4), [], Path._commit
 
     def counted(line, message):
         waiting.append(sum(kept is not None for kept in line._kept))
-        settle(line, message)
+        commit(line, message)
 
-    monkeypatch.setattr(Line, "_settle", counted)
-    made = plan_maker(6, "midpoint", 1e-4, 90)
+    monkeypatch.setattr(Path, "_commit", counted)
+    made = refinement_maker(6, "midpoint", 1e-4, 90)
     (one,) = attributions(
-        evaluator, stage_head(STAGES), images[:1], np.zeros((8, 8, 2), np.float32), made
+        evaluator, stage_quantities(STAGES), images[:1], np.zeros((8, 8, 2), np.float32), made
     )
-    assert one.plan.gradients > 40
-    assert max(waiting) < 4 * (10 + one.plan.gradients / 3)  # four backward passes a point
-    np.testing.assert_allclose(one.gap, one.plan.residuals.sum(axis=0), atol=2e-5)
+    assert one.refinement.gradients > 40
+    assert max(waiting) < 4 * (10 + one.refinement.gradients / 3)  # four backward passes a point
+    np.testing.assert_allclose(one.gap, one.refinement.residuals.sum(axis=0), atol=2e-5)
 
 
 def test_forwards_ride_in_the_spare_rows_of_the_last_gradient_batch():
     evaluator = Evaluator(lambda x: ops.stack([three_terms(x)], axis=1), 8)
-    made = plan_maker(4, "midpoint", None, 4)
+    made = refinement_maker(4, "midpoint", None, 4)
     list(
         attributions(
-            evaluator, identity_head(1), np.ones((2, 3), np.float32), np.zeros(3, np.float32), made
+            evaluator,
+            identity_quantities(1),
+            np.ones((2, 3), np.float32),
+            np.zeros(3, np.float32),
+            made,
         )
     )
     assert evaluator.calls == 2  # four forwards; then eight gradients
@@ -633,13 +657,13 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 def test_an_image_that_is_not_finite_is_nan_and_leaves_the_others_alone(saturated, images):
     spoilt = images.copy()
     spoilt[1, 0, 0, 0] = np.nan
-    zeros, head = np.zeros((8, 8, 2), np.float32), stage_head(STAGES)
+    zeros, quantities = np.zeros((8, 8, 2), np.float32), stage_quantities(STAGES)
     for tolerance in (None, 0.05):
         found = integrated_gradients(
-            saturated, spoilt, zeros, points=8, tolerance=tolerance, head=head
+            saturated, spoilt, zeros, points=8, tolerance=tolerance, quantities=quantities
         )
         good = integrated_gradients(
-            saturated, images, zeros, points=8, tolerance=tolerance, head=head
+            saturated, images, zeros, points=8, tolerance=tolerance, quantities=quantities
         )
         assert np.isnan(found.gap[1]).all()
         assert not found.converged[1].any()

@@ -21,9 +21,9 @@ from dr_lib.attribution import (
     window_side,
 )
 from dr_lib.attribution.evaluator import Evaluator
-from dr_lib.attribution.integrated import attributions, plan_maker
+from dr_lib.attribution.integrated import attributions, refinement_maker
 from dr_lib.attribution.neurons import NeuronEngine, weighted_sums
-from dr_lib.attribution.quantities import identity_head
+from dr_lib.attribution.quantities import identity_quantities
 from dr_lib.attribution.receptive import window_origin
 from dr_lib.network.graph import rectified
 from dr_lib.network.model import ModelParams, build
@@ -280,9 +280,11 @@ def test_the_weighted_sum_of_regions_is_one_attribution_of_the_weighted_sum(stri
     for image, sign in np.ndindex(3, 2):
         dense[(image, sign, *EDGES.T)] = weights[image, sign]
     evaluator = Evaluator(weighted_sums(lower), 8)
-    plan = plan_maker(16, "midpoint", None, 16)
+    refinement = refinement_maker(16, "midpoint", None, 16)
     extras = (dense.reshape(3, 2, -1),)
-    found = list(attributions(evaluator, identity_head(2), images, zeros, plan, extras=extras))
+    found = list(
+        attributions(evaluator, identity_quantities(2), images, zeros, refinement, extras=extras)
+    )
     assert evaluator.gradient_rows == 3 * 16  # both sums of an image share their passes
     for one in found:
         for sign in (0, 1):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from dr_lib.evaluation.bootstrap_metrics import MetricSums, patient_intervals
+from dr_lib.evaluation.bootstrap_metrics import BootstrapMetrics, patient_intervals
 from dr_lib.evaluation.metrics import (
     evaluate,
     expected_calibration_error,
@@ -119,7 +119,7 @@ def test_weighted_sums_equal_scikit_learns(weights):
     stages, grades = random_grades(300)
     grades = np.round(grades, 2)  # ties
     grades[:, 0] += 1 - grades.sum(axis=1)
-    sums = MetricSums(stages, grades)
+    sums = BootstrapMetrics(stages, grades)
     weight = (
         np.ones(300)
         if weights == "ones"
@@ -244,7 +244,7 @@ def test_what_is_no_grade_is_refused(stages, grades, message):
 
 def test_a_thousand_resamples_of_ten_thousand_eyes_stay_affordable():
     stages, grades = random_grades(10_000)
-    sums = MetricSums(stages, grades)
+    sums = BootstrapMetrics(stages, grades)
     begin = time.perf_counter()
     patient_intervals(
         dict.fromkeys(sums.metrics(np.ones((1, 10_000))), 0.0), sums, np.arange(10_000) // 2, 100, 0

@@ -2,8 +2,6 @@
 engine's parts.
 """
 
-import gc
-
 import numpy as np
 import pytest
 
@@ -184,7 +182,7 @@ def test_the_resultant_is_the_weighted_sum_of_the_regions_when_no_more_neurons_a
         tolerance=0.0,
         layer_points=64,
     )
-    arrays = explain.explain_images(model, pixels[:1], params)
+    arrays = explain.Explainer(model, params).explain(pixels[:1])
     lower, _ = split_at(model, "stem")
     x, zeros = scaled(pixels[:1]), np.zeros((SIZE, SIZE, 3), np.float32)
     for sign in (0, 1):
@@ -234,7 +232,7 @@ def test_fewer_neurons_than_asked_for_are_padded(model, pixels):
         neurons=64,
         neuron_points=2,
     )
-    found = explain.explain_images(model, pixels[:1], params)
+    found = explain.Explainer(model, params).explain(pixels[:1])
     neuron, value = found["layers/fc2/neuron"][0, ..., 0], found["layers/fc2/neuron_attribution"][0]
     missing = neuron < 0
     assert missing.any()
@@ -247,19 +245,6 @@ def test_fewer_neurons_than_asked_for_are_padded(model, pixels):
     assert (value[0][~missing[0]] > 0).all()
     assert (value[1][~missing[1]] < 0).all()
     assert not found["pixels/failed"].any()
-
-
-def test_calls_with_one_model_compile_once_and_let_the_model_go(pixels):
-    model = build(ModelParams(backbone="small", input_size=SIZE))
-    params = AttributionParams(quantities=("stage0",), layers=(), points=2, batch_size=1)
-    explain.explain_images(model, pixels[:1], params)
-    first = explain._EXPLAINERS[model][params]
-    explain.explain_images(model, pixels[:1], params)
-    assert explain._EXPLAINERS[model] == {params: first}
-    before = len(explain._EXPLAINERS)
-    del model, first
-    gc.collect()
-    assert len(explain._EXPLAINERS) == before - 1
 
 
 def test_a_layer_that_is_no_cut_is_refused_before_any_work(model):

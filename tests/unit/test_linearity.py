@@ -278,13 +278,13 @@ def test_on_a_real_network_attributions_are_complete_and_gradients_are_those_of_
     model's own outcome.
     """
     from dr_lib.attribution import split_at
-    from dr_lib.network.classifier_outputs import StageOutcomes
+    from dr_lib.network.classifier_outputs import ClassifierOutputs
 
     images = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 32, 32, 3)).astype(np.float32)
     params = LinearityParams(smallest_strength=0.05, strengths=2, batch_size=4)
     layers = {name: split_at(network, name) for name in ("fc1", "fc2")}
     blank = np.zeros((32, 32, 3), np.float32)
-    outcomes, inside = StageOutcomes(network, 4), visible_disc(32, crop=0.1)
+    outcomes, inside = ClassifierOutputs(network, 4), visible_disc(32, crop=0.1)
     rows = linearity_study(
         ["1_left", "1_right"], images, blank, outcomes.gradient, layers, params, inside=inside
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dr_lib.training.splits import SPLITS, patient_of, split_of, split_of_usage, splits_of
+from dr_lib.training.splits import SPLITS, patient_of, split_of, split_of_usage
 
 LABELS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "labels"
 FRACTIONS = {"validation_fraction": 0.15, "test_fraction": 0.2}
@@ -16,6 +16,10 @@ FRACTIONS = {"validation_fraction": 0.15, "test_fraction": 0.2}
 
 def both_eyes(patients):
     return [f"{patient}_{eye}" for patient in patients for eye in ("left", "right")]
+
+
+def splits_of(image_ids, **settings):
+    return [split_of(patient_of(image_id), **settings) for image_id in image_ids]
 
 
 def assert_no_patient_crosses(image_ids, splits):

@@ -27,7 +27,7 @@ from dr_lib.training import (
     write_checkpoint,
 )
 from dr_lib.training.losses import loss_of
-from dr_lib.training.params import LATER
+from dr_lib.training.params import DEFAULTS_BEFORE_ADDED
 
 POSTER = (8, 1, 2, 1, 4)
 
@@ -68,8 +68,8 @@ def test_a_schedule_without_steps_or_rates_is_refused(wrong):
         learning_rate_schedule(wrong)
 
 
-def test_the_first_mini_batches_rise_and_the_last_stair_falls_along_half_a_cosine():
-    rate = learning_rate_schedule(((10, 1e-3), (6, 6e-4)), warmup_steps=4, last_stair="cosine")
+def test_the_first_mini_batches_rise_and_the_last_step_falls_along_half_a_cosine():
+    rate = learning_rate_schedule(((10, 1e-3), (6, 6e-4)), warmup_steps=4, final_decay="cosine")
     assert [rate(step) for step in range(6)] == pytest.approx(
         [2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3], rel=1e-12
     )
@@ -119,9 +119,15 @@ def test_ids_of_models_older_than_a_setting_stay():
     }
 
 
+def test_a_renamed_setting_keeps_its_name_in_ids():
+    settings = outcome_settings(TrainingParams(final_decay="cosine"))
+    assert settings["last_stair"] == "cosine"
+    assert "final_decay" not in settings
+
+
 def test_every_later_setting_is_listed_with_its_default():
     fields = {field.name: field.default for field in dataclasses.fields(TrainingParams)}
-    assert {name: fields[name] for name in LATER} == LATER
+    assert {name: fields[name] for name in DEFAULTS_BEFORE_ADDED} == DEFAULTS_BEFORE_ADDED
 
 
 # --- the mini-batches

@@ -89,7 +89,7 @@ STRONGER = {
     "freeze_below": "stem",
     "average_decay": 0.9,
     "warmup_steps": 2,
-    "last_stair": "cosine",
+    "final_decay": "cosine",
     "best_by": "auc",
 }
 

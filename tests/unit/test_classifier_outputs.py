@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from dr_lib.network.classifier_outputs import StageOutcomes
+from dr_lib.network.classifier_outputs import ClassifierOutputs
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_features_are_the_pooled_layers_activations():
     pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(5, activation="softmax", name="stage")(pooled))
     x = np.random.default_rng(2).normal(size=(3, 4, 4, 3)).astype(np.float32)
-    outcomes = StageOutcomes(model, batch_size=2)
+    outcomes = ClassifierOutputs(model, batch_size=2)
     np.testing.assert_allclose(outcomes.features(x), x.mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
     assert outcomes.features(x[:0]).shape == (0, 3)
 
@@ -43,7 +43,7 @@ def test_features_are_the_pooled_layers_activations():
 def test_probabilities_are_the_softmax_whatever_the_number_of_images(linear, count):
     model, weights = linear
     x = images(count)
-    found = StageOutcomes(model, batch_size=4).predict(x)
+    found = ClassifierOutputs(model, batch_size=4).predict(x)
     # float32 exp and log: a few units in the last place
     np.testing.assert_allclose(found, softmax(x.reshape(count, 12) @ weights), rtol=2e-6)
 
@@ -55,7 +55,7 @@ def test_the_gradient_of_a_log_probability_is_its_weights_minus_their_mean(linea
     p = softmax(x.reshape(7, 12) @ weights)
     expected = (weights[:, 3] - p @ weights.T).reshape(7, 2, 2, 3)
     np.testing.assert_allclose(
-        StageOutcomes(model, batch_size=4).gradient(x, 3), expected, rtol=1e-5, atol=1e-6
+        ClassifierOutputs(model, batch_size=4).gradient(x, 3), expected, rtol=1e-5, atol=1e-6
     )
 
 
@@ -64,7 +64,7 @@ def test_a_saturated_stage_still_has_a_gradient(linear):
     x = 200 * images(
         3
     )  # logits of hundreds: the probability of the least likely stage is exactly 0 in float32
-    outcomes = StageOutcomes(model, batch_size=4)
+    outcomes = ClassifierOutputs(model, batch_size=4)
     p = outcomes.predict(x)
     stage = int(p[0].argmin())
     assert p[0, stage] == 0.0

@@ -1,11 +1,11 @@
-"""Quantities as a head over logits: derivatives, exact mean derivatives, and how many backward
+"""Quantities as functions of logits: derivatives, exact mean derivatives, and how many backward
 passes are needed.
 """
 
 import numpy as np
 import pytest
 
-from dr_lib.attribution.quantities import identity_head, stage_head
+from dr_lib.attribution.quantities import identity_quantities, stage_quantities
 from storage.contents.explanations import unit_of
 from storage.tables.ranges import outside
 from storage.tables.schemas import SCHEMAS
@@ -24,7 +24,7 @@ def softmax(u):
 
 def test_named_quantities_are_probabilities_logits_and_log_odds(logits):
     u = logits[0]
-    values = stage_head(("stage3", "referable", "logit1", "logodds4:0")).values(u)
+    values = stage_quantities(("stage3", "referable", "logit1", "logodds4:0")).values(u)
     p = softmax(u)
     np.testing.assert_allclose(
         values,
@@ -35,7 +35,7 @@ def test_named_quantities_are_probabilities_logits_and_log_odds(logits):
 
 @pytest.mark.parametrize("name", [*STAGES, "referable", "logit3", "logodds3:0"])
 def test_a_quantity_has_the_unit_and_lies_in_the_range_that_are_declared_for_it(name, logits):
-    values = stage_head((name,)).values(logits).ravel()
+    values = stage_quantities((name,)).values(logits).ravel()
     assert (unit_of(name) == "probability") == (not outside("[0, 1]", values))
     for column in ("outcome", "baseline_outcome"):
         assert not outside(
@@ -44,14 +44,18 @@ def test_a_quantity_has_the_unit_and_lies_in_the_range_that_are_declared_for_it(
 
 
 def test_probabilities_of_huge_logits_stay_finite():
-    assert stage_head(STAGES).values(np.array([[1e4, 0, 0, 0, -1e4]])).tolist() == [[1, 0, 0, 0, 0]]
+    assert stage_quantities(STAGES).values(np.array([[1e4, 0, 0, 0, -1e4]])).tolist() == [
+        [1, 0, 0, 0, 0]
+    ]
 
 
 def test_mean_jacobian_times_the_step_is_the_change_of_the_quantities(logits):
     start, stop = logits
-    head = stage_head((*STAGES, "referable", "logodds4:0"))
-    change = np.einsum("kqu,ku->kq", head.mean_jacobian(start, stop), stop - start)
-    np.testing.assert_allclose(change, head.values(stop) - head.values(start), atol=1e-6)
+    quantities = stage_quantities((*STAGES, "referable", "logodds4:0"))
+    change = np.einsum("kqu,ku->kq", quantities.mean_jacobian(start, stop), stop - start)
+    np.testing.assert_allclose(
+        change, quantities.values(stop) - quantities.values(start), atol=1e-6
+    )
 
 
 def test_mean_jacobian_stays_exact_when_logits_move_by_thirty():
@@ -59,23 +63,25 @@ def test_mean_jacobian_stays_exact_when_logits_move_by_thirty():
         np.array([[7.5, 0, 0, 0, -7.5]]),
         np.array([[-7.5, 0, 0, 0, 7.5]]),
     )  # stage 4 against 0: from −15 to 15
-    head = stage_head(STAGES)
-    change = np.einsum("kqu,ku->kq", head.mean_jacobian(start, stop), stop - start)
-    np.testing.assert_allclose(change, head.values(stop) - head.values(start), atol=1e-6)
+    quantities = stage_quantities(STAGES)
+    change = np.einsum("kqu,ku->kq", quantities.mean_jacobian(start, stop), stop - start)
+    np.testing.assert_allclose(
+        change, quantities.values(stop) - quantities.values(start), atol=1e-6
+    )
 
 
 def test_mean_jacobian_at_a_point_is_the_softmax_derivative(logits):
     u = logits[0, :1]
     p = softmax(u)[0]
     np.testing.assert_allclose(
-        stage_head(STAGES).mean_jacobian(u, u)[0], np.diag(p) - np.outer(p, p), atol=1e-14
+        stage_quantities(STAGES).mean_jacobian(u, u)[0], np.diag(p) - np.outer(p, p), atol=1e-14
     )
 
 
 def test_five_stages_and_referable_need_four_backward_passes_and_the_fifth_is_minus_their_sum():
-    head = stage_head((*STAGES, "referable"))
-    assert len(head.basis().probability_weights) == 4
-    assert head.mix().tolist() == [*np.eye(4).tolist(), [-1, -1, -1, -1], [-1, -1, 0, 0]]
+    quantities = stage_quantities((*STAGES, "referable"))
+    assert len(quantities.basis().probability_weights) == 4
+    assert quantities.mix().tolist() == [*np.eye(4).tolist(), [-1, -1, -1, -1], [-1, -1, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -89,10 +95,10 @@ def test_five_stages_and_referable_need_four_backward_passes_and_the_fifth_is_mi
     ],
 )
 def test_the_number_of_backward_passes_is_the_rank_of_the_quantities(quantities, passes):
-    head = stage_head(quantities)
-    assert len(head.basis().probability_weights) == passes
+    quantities = stage_quantities(quantities)
+    assert len(quantities.basis().probability_weights) == passes
     np.testing.assert_allclose(
-        head.mix() @ head.basis()._gradient_rows, head._gradient_rows, atol=1e-12
+        quantities.mix() @ quantities.basis()._gradient_rows, quantities._gradient_rows, atol=1e-12
     )
 
 
@@ -107,24 +113,24 @@ def test_the_number_of_backward_passes_is_the_rank_of_the_quantities(quantities,
     + [(("logit2",), True), (("logit0", "logodds3:0"), True), ((*STAGES, "logit1"), True)],
 )
 def test_a_carrier_holds_the_derivative_wherever_it_is_taken(logits, quantities, carried):
-    basis = stage_head(quantities).basis()
-    carrier = basis.carrier()
-    assert (carrier is not None) == carried
+    basis = stage_quantities(quantities).basis()
+    constant = basis.constant_cotangents()
+    assert (constant is not None) == carried
     if carried:
         jacobians = basis.mean_jacobian(*logits)
-        assert carrier.shape == jacobians.shape[1:]
+        assert constant.shape == jacobians.shape[1:]
         np.testing.assert_allclose(
-            jacobians @ np.linalg.pinv(carrier) @ carrier, jacobians, atol=1e-12
+            jacobians @ np.linalg.pinv(constant) @ constant, jacobians, atol=1e-12
         )
 
 
 def test_identity_head_is_the_answer_itself(logits):
-    head = identity_head(5)
-    np.testing.assert_array_equal(head.values(logits), logits)
-    assert head.mix().tolist() == np.eye(5).tolist()
+    quantities = identity_quantities(5)
+    np.testing.assert_array_equal(quantities.values(logits), logits)
+    assert quantities.mix().tolist() == np.eye(5).tolist()
 
 
 @pytest.mark.parametrize("name", ["stage5", "stage", "severe", "logodds3", "stage3:0", "logit", ""])
 def test_unknown_quantities_are_refused(name):
     with pytest.raises(ValueError, match="a quantity is"):
-        stage_head((name,))
+        stage_quantities((name,))
