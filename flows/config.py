@@ -136,9 +136,10 @@ class PipelineConfig:
         )
 
 
-# Fields of a section that follow from another setting and so are no keys of the file.
-DERIVED_KEYS: dict[tuple[str, ...], str] = {
-    ("model", "input_size"): "it follows preprocess.size; set that instead"
+# Keys that no file may set: one that follows from another setting, and a former name.
+REFUSED_KEYS: dict[tuple[str, ...], str] = {
+    ("model", "input_size"): "it follows preprocess.size; set that instead",
+    ("training", "last_stair"): "it is called training.final_decay now",
 }
 
 
@@ -238,8 +239,8 @@ def _unknown_keys(tables: dict[str, Any], section: type[Any], place: tuple[str, 
     problems = []
     for key, value in tables.items():
         name = ".".join((*place, key))
-        if (*place, key) in DERIVED_KEYS:
-            problems.append(f"{name} cannot be set: {DERIVED_KEYS[(*place, key)]}")
+        if (*place, key) in REFUSED_KEYS:
+            problems.append(f"{name} cannot be set: {REFUSED_KEYS[(*place, key)]}")
         elif key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             problems.append(
