@@ -13,6 +13,7 @@ os.environ.setdefault(
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import absl.logging
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("dr_lib", "beartype.beartype")
@@ -22,14 +23,12 @@ install_import_hook("dr_lib", "beartype.beartype")
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
-def pytest_xdist_make_scheduler(config, log):
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
     """What shares an expensive fixture runs in one process: the tests of a file, and the two
     files about the chain.
     """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByFile(LoadScopeScheduling):
-        def _split_scope(self, nodeid):
-            return nodeid.split("::")[0].replace("test_report_pages", "test_pipeline")
-
-    return ByFile(config, log)
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            file = item.nodeid.split("::")[0].replace("test_report_pages", "test_pipeline")
+            item.add_marker(pytest.mark.xdist_group(file))

@@ -21,6 +21,7 @@ from typing import Literal
 
 import psutil
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from dr_lib.network import backend
 from storage import Workspace
@@ -55,16 +56,20 @@ class Finding:
 
 
 def python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
-    """Python 3.11, for which the versions in constraints.txt were chosen."""
-    found = ".".join(map(str, version))
-    if version[:2] == (3, 11):
-        return Finding("Python", "ok", found)
-    return Finding(
-        "Python",
-        "mend",
-        found,
-        "make the environment with Python 3.11: make setup PYTHON=python3.11",
+    """A Python that the project was made for, and the versions in constraints.txt were chosen
+    for.
+    """
+    found, asked = (
+        ".".join(map(str, version)),
+        importlib.metadata.metadata(PROJECT)["Requires-Python"],
     )
+    if found in SpecifierSet(asked):
+        return Finding("Python", "ok", found)
+    remedy = (
+        f"make the environment again with Python {asked}: rm -r .venv && make setup"
+        " PYTHON=python3.12"
+    )
+    return Finding("Python", "mend", found, remedy)
 
 
 def packages(

@@ -33,7 +33,10 @@ def installed(**versions):
     ("finding", "verdict", "found", "remedy"),
     [
         (lambda: machine.python((3, 11, 4)), "ok", "3.11.4", ""),
-        (lambda: machine.python((3, 13, 0)), "mend", "3.13.0", "python3.11"),
+        (lambda: machine.python((3, 12, 1)), "ok", "3.12.1", ""),
+        (lambda: machine.python((3, 13, 0)), "ok", "3.13.0", ""),
+        (lambda: machine.python((3, 10, 13)), "mend", "3.10.13", "PYTHON=python3.12"),
+        (lambda: machine.python((3, 14, 0)), "mend", "3.14.0", ">=3.11"),
         (
             lambda: machine.packages(["zarr>=3.1.6,<3.2"], installed(zarr="3.1.7")),
             "ok",
