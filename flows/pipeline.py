@@ -6,9 +6,13 @@ in words what was done, or what to do.
 """
 
 import contextlib
+import dataclasses
+import hashlib
+import json
+import uuid
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
-from uuid import UUID
+from datetime import UTC, datetime
 
 from prefect import Flow, flow, tags
 from prefect.client.orchestration import get_client
@@ -16,16 +20,17 @@ from prefect.client.schemas.objects import FlowRunPolicy
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
-from flows.config import ConfigError, PipelineConfig, check_inputs, load_config
+from flows.config import ConfigError, PipelineConfig, as_tables, check_inputs, load_config
 from flows.registry import PIPELINE, STEPS, flow_name
 from flows.service.backlog import skip_missed
 from flows.service.messages import closing_words, readable, tags_of, workspace_name
-from flows.steps import run_step
 from storage.errors import after_failure
+from tasks.access.inputs import require_inputs
 from tasks.attribute.planning import check_run
-from tasks.run.artifacts import show_summary
-from tasks.run.progress import alive
-from tasks.run.session import StepResult, open_session
+from tasks.run.artifacts import show_report, show_result, show_summary
+from tasks.run.progress import alive, begin, say
+from tasks.run.run_log import record_run
+from tasks.run.session import Session, StepResult, open_session
 
 _running: ContextVar[PipelineConfig | None] = ContextVar("running", default=None)
 
@@ -94,7 +99,7 @@ def _told(work: Callable[[], list[StepResult]]) -> State:
 def _no_second_try() -> None:
     """What a person has to mend would only fail again, and keep the next run waiting until then."""
     with get_client(sync_client=True) as client:
-        client.update_flow_run(UUID(flow_run.id), empirical_policy=FlowRunPolicy(retries=0))
+        client.update_flow_run(uuid.UUID(flow_run.id), empirical_policy=FlowRunPolicy(retries=0))
 
 
 def _flow(name: str, description: str) -> Callable[[Callable], Flow]:
@@ -110,7 +115,48 @@ def _flow(name: str, description: str) -> Callable[[Callable], Flow]:
     )
 
 
-def _stage_flow(name: str) -> Flow:
+def run_step(name: str, session: Session, config: PipelineConfig) -> StepResult:
+    """Runs one step and leaves a row in `runs`, whatever happens, and its result on Prefect's
+    page.
+    """
+    begin(name, f"{STEPS[name].sentence} Workspace: {config.workspace}")
+    tables = as_tables(config)
+    row = {
+        "run_id": uuid.uuid4().hex[:12],
+        "stage": name,
+        "started": datetime.now(UTC),
+        "config_sha256": hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest(),
+    }
+    try:
+        require_inputs(name, session.workspace, config.recipe)
+        result = STEPS[name].run(session, config)
+    except BaseException as error:
+        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        with after_failure():
+            record_run(
+                session.workspace,
+                {**row, "state": state, "message": f"{type(error).__name__}: {error}"},
+            )
+        raise
+    seconds = record_run(
+        session.workspace,
+        {
+            **row,
+            "state": "completed",
+            "message": result.message,
+            "images": result.images,
+            "new_images": result.new_images,
+        },
+    )
+    result = dataclasses.replace(result, seconds=seconds)
+    show_result(session.workspace, result)
+    if name == "report":
+        show_report(session.workspace, result.message)
+    say(f"{name}: {result.message}")
+    return result
+
+
+def _step_flow(name: str) -> Flow:
     def step(config_file: str, settings: list[str] | None = None):
         """One step.
 
@@ -130,19 +176,12 @@ def _stage_flow(name: str) -> Flow:
         return _told(work)
 
     step.__name__ = step.__qualname__ = name
-    return _flow(name, STEPS[name])(step)
+    return _flow(name, STEPS[name].sentence)(step)
 
 
-# By these names a deployment finds its flow: a name here is the name of its step.
-ingest = _stage_flow("ingest")
-preprocess = _stage_flow("preprocess")
-train = _stage_flow("train")
-attribute = _stage_flow("attribute")
-aggregate = _stage_flow("aggregate")
-counterfactuals = _stage_flow("counterfactuals")
-linearity = _stage_flow("linearity")
-report = _stage_flow("report")
-STEP_FLOWS = {name: globals()[name] for name in STEPS}
+STEP_FLOWS = {name: _step_flow(name) for name in STEPS}
+# By these names a deployment finds its flow, such as flows.pipeline.attribute.
+globals().update(STEP_FLOWS)
 
 
 @_flow("run", PIPELINE)

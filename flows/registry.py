@@ -1,24 +1,117 @@
-"""The steps in their order, each with the sentence its command's help shows. Cheap to import."""
+"""The eight steps in their order: each one's name, the sentence its help shows, and its function.
 
-STEPS = {
-    "ingest": (
+Adding a step is one entry here and one folder in `tasks/`; commands, flows and deployments follow.
+Cheap to import: what a step needs is imported when it runs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flows.config import PipelineConfig
+    from tasks.run.session import Session, StepResult
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the pipeline."""
+
+    sentence: str
+    run: "Callable[[Session, PipelineConfig], StepResult]"
+
+
+def _ingest(session: "Session", config: "PipelineConfig") -> "StepResult":
+    from tasks.ingest.step import ingest
+
+    labels_needed = not config.recipe.trains_none(session.workspace)
+    return ingest(session, config.data, labels_needed=labels_needed)
+
+
+def _preprocess(session: "Session", config: "PipelineConfig") -> "StepResult":
+    from tasks.preprocess.step import preprocess
+
+    return preprocess(session, config.recipe, config.data, config.storage)
+
+
+def _train(session: "Session", config: "PipelineConfig") -> "StepResult":
+    from flows.config import as_tables
+    from tasks.train.step import train
+
+    return train(session, config.recipe, as_tables(config))
+
+
+def _attribute(session: "Session", config: "PipelineConfig") -> "StepResult":
+    from tasks.attribute.step import attribute
+
+    return attribute(session, config.recipe, config.storage)
+
+
+def _aggregate(session: "Session", config: "PipelineConfig") -> "StepResult":
+    from tasks.aggregate.lesion_study import lesion_study
+    from tasks.aggregate.localise import localise
+    from tasks.aggregate.step import aggregate
+
+    recipe, photos, masks = config.recipe, config.data.photos, config.localisation
+    return (
+        aggregate(session, recipe, config.heatmaps)
+        .and_then(localise(session, recipe, photos, masks))
+        .and_then(
+            lesion_study(session, recipe, photos, masks, config.appearance, config.lesion_units)
+        )
+    )
+
+
+def _counterfactuals(session: "Session", config: "PipelineConfig") -> "StepResult":
+    from tasks.counterfactuals.step import counterfactuals
+
+    return counterfactuals(
+        session, config.recipe, config.counterfactuals, config.adversarials, config.storage
+    )
+
+
+def _linearity(session: "Session", config: "PipelineConfig") -> "StepResult":
+    from tasks.linearity.step import linearity
+
+    return linearity(session, config.recipe, config.linearity)
+
+
+def _report(session: "Session", config: "PipelineConfig") -> "StepResult":
+    from flows.config import as_tables
+    from tasks.report.step import report
+
+    return report(session, config.recipe, config.data, as_tables(config))
+
+
+STEPS: dict[str, Step] = {
+    "ingest": Step(
         "Finds the photographs and their labels, and sets aside what cannot be used, with the"
-        " reason."
+        " reason.",
+        _ingest,
     ),
-    "preprocess": "Turns photographs into normalised fundi of one size and tone.",
-    "train": "Trains the five-stage classifier with balanced mini-batches and grades it.",
-    "attribute": (
+    "preprocess": Step(
+        "Turns photographs into normalised fundi of one size and tone.", _preprocess
+    ),
+    "train": Step(
+        "Trains the five-stage classifier with balanced mini-batches and grades it.", _train
+    ),
+    "attribute": Step(
         "Explains the chosen images with integrated gradients: outcome to neurons, neurons to"
-        " pixels."
+        " pixels.",
+        _attribute,
     ),
-    "aggregate": "Turns attributions into tables: regions, statistics, group heat maps.",
-    "counterfactuals": (
-        "Makes counterfactuals and adversarial examples of missed eyes, and compares them."
+    "aggregate": Step(
+        "Turns attributions into tables: regions, statistics, group heat maps.", _aggregate
     ),
-    "linearity": (
-        "Studies how a layer's units and the outcome move together along adversarial examples."
+    "counterfactuals": Step(
+        "Makes counterfactuals and adversarial examples of missed eyes, and compares them.",
+        _counterfactuals,
     ),
-    "report": "Writes the pages people look at.",
+    "linearity": Step(
+        "Studies how a layer's units and the outcome move together along adversarial examples.",
+        _linearity,
+    ),
+    "report": Step("Writes the pages people look at.", _report),
 }
 PIPELINE = (
     "The whole pipeline, from photographs to report: every step in order. What is done already is"

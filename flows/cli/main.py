@@ -65,7 +65,7 @@ def run(
     run_flow("run", config, with_options(settings, dask_address, retry_set_aside))
 
 
-def _add_stage_command(name: str, help_text: str) -> None:
+def _add_step_command(name: str, help_text: str) -> None:
     def plain(config: Config, settings: Settings = None, dask_address: DaskAddress = "") -> None:
         run_flow(name, config, with_options(settings, dask_address))
 
@@ -83,8 +83,8 @@ def _add_stage_command(name: str, help_text: str) -> None:
     )
 
 
-for _name, _help in STEPS.items():
-    _add_stage_command(_name, _help)
+for _name, _step in STEPS.items():
+    _add_step_command(_name, _step.sentence)
 
 
 @app.command("import-model", rich_help_panel="Pipeline")

@@ -122,8 +122,8 @@ def deployments_of(
     return [
         deployment("run", "", cron_schedule(config.schedule), PIPELINE),
         *(
-            deployment(step, f"-{place}-{step}", None, f"One step alone. {sentence}")
-            for place, (step, sentence) in enumerate(STEPS.items(), 1)
+            deployment(step, f"-{place}-{step}", None, f"One step alone. {entry.sentence}")
+            for place, (step, entry) in enumerate(STEPS.items(), 1)
         ),
     ]
 

@@ -3,7 +3,7 @@ search that made each.
 
 A pair of stages has a store of its own (`1-0-1`: of true stage 1, predicted as 0, to be 1), so that
 one pair's results never push out another's. A method has a group of its own, whether it has been
-asked for or not: a method added later needs no other store.
+asked for or not.
 """
 
 from collections.abc import Sequence

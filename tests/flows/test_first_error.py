@@ -10,9 +10,10 @@ import httpx
 import pytest
 import typer
 
-from flows import steps as stages
+from flows import pipeline
 from flows.cli.command_line import one_line_errors
 from flows.config import load_config
+from flows.registry import STEPS, Step
 from storage import open_workspace
 from storage.errors import CannotWrite, after_failure
 from storage.files.files import Files
@@ -79,9 +80,9 @@ def test_a_stage_that_fails_on_a_full_disk_says_why_and_not_that_it_could_not_be
         monkeypatch.setattr("storage.files.files.write_whole", full_disk)
         raise first
 
-    monkeypatch.setitem(stages.STEP_FUNCTIONS, "ingest", fail)
+    monkeypatch.setitem(STEPS, "ingest", Step("", fail))
     with pytest.raises(type(first), match="the first"):
-        stages.run_step("ingest", session, load_config(tiny_config(tmp_path)))
+        pipeline.run_step("ingest", session, load_config(tiny_config(tmp_path)))
     assert session.workspace.count("runs") == 0
 
 
@@ -89,7 +90,7 @@ def test_an_attribution_whose_record_cannot_be_written_says_what_failed_before(
     tmp_path, monkeypatch
 ):
     class Store:
-        ws = open_workspace(tmp_path / "workspace")
+        files = open_workspace(tmp_path / "workspace").files
 
     written = []
     planned = Estimate.__new__(Estimate)
