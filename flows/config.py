@@ -267,7 +267,13 @@ def _readable(error: ErrorDetails) -> str:
     if error["type"] == "json_invalid":  # which JSON made of TOML's values is only here
         return "a path or name in it is not in UTF-8; rename that folder or file"
     if error["type"] in ("value_error", "assertion_error"):
-        return message if message.startswith(place) else f"{place}: {message}"
+        if message.startswith(place):
+            return message
+        section = next(
+            (one for one in dataclasses.fields(PipelineConfig) if one.name == place), None
+        )
+        keys = {one.name for one in dataclasses.fields(section.type)} if section else set()
+        return f"{place}{'.' if message.split(' ')[0] in keys else ': '}{message}"
     return (
         f"{place} = {json.dumps(error['input'], default=str)}: {message[:1].lower()}{message[1:]}"
     )

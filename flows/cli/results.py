@@ -1,4 +1,4 @@
-"""The commands that read a workspace: what is in it, whether it is whole, its tables and its eyes."""
+"""The commands that read a workspace: what it holds, whether it is whole, its tables, its eyes."""
 
 import pathlib
 import sys

@@ -346,7 +346,8 @@ def _wait_until_healthy(server: subprocess.Popen, address: str, output: IO[bytes
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise ServerError(
-                f"the Prefect server ended at once with code {server.returncode}: {cause_of_end(output)}"
+                f"the Prefect server ended at once with code {server.returncode}:"
+                f" {cause_of_end(output)}"
             )
         if _answers(address):
             return

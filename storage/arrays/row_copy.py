@@ -41,7 +41,8 @@ class RowCopy:
         fits = shutil.disk_usage(folder).free > store.images * spec.row_bytes + SPARE_BYTES
         self._file = None
         if fits:
-            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - see `close`
+            # Closed in `close`.
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """The values of these rows in this order, (len(rows), …). Raises ValueError for a row
