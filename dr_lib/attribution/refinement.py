@@ -148,7 +148,7 @@ def adaptive_refinement(
     tags = (edges[:-1] + edges[1:]) / 2
     # All directions at once: they share the forward pass. Later each asks alone, where it needs
     # more.
-    numbers = np.arange(len(partition.directions))
+    numbers = range(len(partition.directions))
     owners = np.tile(numbers, (points, 1))
     cotangents = np.concatenate([partition.cotangents(n, tags) for n in numbers], axis=1)
     while True:
