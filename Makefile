@@ -23,7 +23,7 @@ setup: .venv/.installed
 	touch $@
 
 demo: setup
-	$(BIN)/dr synthesise workspaces/demo-photos --count 480 --seed 7 --balanced
+	$(BIN)/dr synthesise workspaces/demo-photos --count 400 --seed 7 --balanced --largest-px 1000
 	$(BIN)/dr run deployments/demo.toml
 
 lint: setup

@@ -269,10 +269,10 @@ def _readable(error: ErrorDetails) -> str:
     if error["type"] in ("value_error", "assertion_error"):
         if message.startswith(place):
             return message
-        section = next(
-            (one for one in dataclasses.fields(PipelineConfig) if one.name == place), None
+        section: Any = next(
+            (one.type for one in dataclasses.fields(PipelineConfig) if one.name == place), None
         )
-        keys = {one.name for one in dataclasses.fields(section.type)} if section else set()
+        keys = {one.name for one in dataclasses.fields(section)} if section else set()
         return f"{place}{'.' if message.split(' ')[0] in keys else ': '}{message}"
     return (
         f"{place} = {json.dumps(error['input'], default=str)}: {message[:1].lower()}{message[1:]}"

@@ -38,7 +38,7 @@ app = typer.Typer(
     help=(
         "Explains diabetic-retinopathy models over whole data sets: from photographs to"
         " attributions, tables and a report.\n\nStart with [bold]dr synthesise"
-        " workspaces/demo-photos --count 480 --balanced[/] and [bold]dr run demo[/]; for your own"
+        " workspaces/demo-photos --count 400 --balanced[/] and [bold]dr run demo[/]; for your own"
         " photographs, [bold]dr run kaggle --set data.photos=FOLDER[/]. A configuration of your own"
         " starts as a copy of one in deployments/. Every command can be stopped with Ctrl-C and run"
         " again: it goes on where it stopped."
