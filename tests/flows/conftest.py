@@ -13,6 +13,7 @@ import pytest
 from dr_lib.synthetic import SynthesisParams
 from storage import open_workspace
 from tasks.ingest.synthesise import synthesise
+from tests.flows.kills import TINY_BLOCKS
 
 EYES = 40
 
@@ -139,6 +140,12 @@ def snapshot(folder: pathlib.Path) -> dict[str, str]:
         for name, path in files.items()
         if not name.startswith(told)
     }
+
+
+@pytest.fixture
+def tiny_trunk(monkeypatch):
+    """The small trunk as runs that are killed have it."""
+    monkeypatch.setattr("dr_lib.network.model.SMALL_BLOCKS", TINY_BLOCKS)
 
 
 @pytest.fixture
