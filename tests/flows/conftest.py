@@ -41,8 +41,12 @@ points = 4
 layer_points = 4
 neuron_points = 4
 max_points = 8
+lesion_poses = 1
+lesion_points = 1
 batch_size = 4
 limit = 5
+[heatmaps]
+max_regions = 3
 [counterfactuals]
 bisections = 2
 limit = 2
@@ -79,7 +83,7 @@ def drawn_photos(tmp_path_factory) -> pathlib.Path:
     synthesise(
         folder,
         EYES,
-        SynthesisParams(seed=5, balanced=True, smallest_px=400, largest_px=600),
+        SynthesisParams(seed=5, balanced=True, smallest_px=200, largest_px=300),
         workers=2,
     )
     return folder
