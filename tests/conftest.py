@@ -11,6 +11,7 @@ os.environ.setdefault(
     "TF_ENABLE_ONEDNN_OPTS", "1"
 )  # as dr_lib.network.backend does, which a test may import after TensorFlow
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 import absl.logging
 import pytest

@@ -13,6 +13,7 @@ import pytest
 from dr_lib.synthetic import SynthesisParams
 from storage import open_workspace
 from tasks.ingest.synthesise import synthesise
+from tests.flows.kills import TINY_BLOCKS
 
 EYES = 40
 
@@ -40,8 +41,12 @@ points = 4
 layer_points = 4
 neuron_points = 4
 max_points = 8
+lesion_poses = 1
+lesion_points = 1
 batch_size = 4
 limit = 5
+[heatmaps]
+max_regions = 3
 [counterfactuals]
 bisections = 2
 limit = 2
@@ -78,7 +83,7 @@ def drawn_photos(tmp_path_factory) -> pathlib.Path:
     synthesise(
         folder,
         EYES,
-        SynthesisParams(seed=5, balanced=True, smallest_px=400, largest_px=600),
+        SynthesisParams(seed=5, balanced=True, smallest_px=200, largest_px=300),
         workers=2,
     )
     return folder
@@ -139,6 +144,12 @@ def snapshot(folder: pathlib.Path) -> dict[str, str]:
         for name, path in files.items()
         if not name.startswith(told)
     }
+
+
+@pytest.fixture
+def tiny_trunk(monkeypatch):
+    """The small trunk as runs that are killed have it."""
+    monkeypatch.setattr("dr_lib.network.model.SMALL_BLOCKS", TINY_BLOCKS)
 
 
 @pytest.fixture

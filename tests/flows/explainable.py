@@ -39,9 +39,15 @@ points = 4
 layer_points = 4
 neuron_points = 4
 max_points = 8
+lesion_poses = 1
+lesion_points = 1
 batch_size = 4
 [heatmaps]
 max_regions = 3
+[lesion_units]
+layers = ["stem"]
+[linearity]
+layers = ["fc1", "fc2"]
 [storage]
 shard_images = {shard_images}
 [dask]

@@ -23,8 +23,21 @@ from typing import IO
 import numpy as np
 import psutil
 
+import dr_lib.network.model
+
 ROOT = pathlib.Path(__file__).parents[2]
 PATIENCE_S = 300
+TINY_BLOCKS = (8,)
+# What a worker would import.
+PRELOAD = (
+    "keras",
+    "distributed",
+    "flows.pipeline",
+    "skimage.feature",
+    "skimage.measure",
+    "skimage.metrics",
+    "sklearn.metrics",
+)
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -164,6 +177,18 @@ class Server:
         return True
 
 
+def shrink_trunk() -> None:
+    """Leaves the small trunk of this process one block of few filters: what a worker takes to
+    start is tracing layer by layer.
+    """
+    dr_lib.network.model.SMALL_BLOCKS = TINY_BLOCKS
+
+
+def dask_setup(worker: object) -> None:
+    """Dask calls this in every worker as it starts."""
+    shrink_trunk()
+
+
 def wait_until(condition: Callable[[], object]) -> None:
     """Waits for something that always comes; the limit is far away, so that only a hang meets
     it.
@@ -261,9 +286,8 @@ def _serve() -> None:
     import flows.pipeline
     import flows.service.server  # noqa: F401
 
-    multiprocessing.set_forkserver_preload(
-        ["keras", "tasks.attribute.shard", "tasks.aggregate.step", "distributed"]
-    )
+    shrink_trunk()
+    multiprocessing.set_forkserver_preload(list(PRELOAD))
     forkserver.ensure_running()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a killed run
     print(forkserver._forkserver._forkserver_pid, flush=True)
@@ -293,6 +317,7 @@ def _run(code_file: pathlib.Path, commands: list[list[str]]) -> None:
         # The parent's fork server is already there; a child may use it but must not wait for it.
         forkserver._forkserver.ensure_running = lambda: None
         dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+        dask.config.set({"distributed.worker.preload": ["tests.flows.kills"]})
         status = 0
         for command in commands:
             sys.argv = ["dr", *command]

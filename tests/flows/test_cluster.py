@@ -32,6 +32,7 @@ from tasks.run.errors import UserError
 from tasks.run.settings import DaskParams
 from tests.flows import faults
 from tests.flows.conftest import TINY
+from tests.flows.kills import TINY_BLOCKS
 from tests.storage.test_lock import start_holder
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -138,7 +139,11 @@ def chain(tmp_path_factory, drawn_photos, bucket, prefect_server):
         },
     ]
     environment = {**os.environ, **faults.environment(deaths, root / "read")}
-    with contextlib.ExitStack() as stack:
+    environment["DASK_DISTRIBUTED__WORKER__PRELOAD"] = json.dumps(
+        [faults.HERE, "tests.flows.kills"]
+    )
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dr_lib.network.model.SMALL_BLOCKS", TINY_BLOCKS)
         _, file, address = stack.enter_context(dask_scheduler(root))
         for _ in range(2):
             stack.enter_context(dask_worker(file, root, env=environment))
@@ -155,7 +160,11 @@ def chain(tmp_path_factory, drawn_photos, bucket, prefect_server):
             f"attribution.limit={EXPLAINED}",
             f"storage.shard_images={SHARD}",
         ]
-        settings += ["attribution.layers=['fc1']", "linearity.layers=['fc1']"]
+        settings += [
+            "attribution.layers=['fc1']",
+            "linearity.layers=['fc1']",
+            "lesion_units.layers=['stem']",
+        ]
         runs = [[FLOWS[stage](str(config), settings)[0] for stage in STAGES]]
         hashes = objects(location)
         runs.append([FLOWS[stage](str(config), settings)[0] for stage in STAGES])

@@ -368,7 +368,7 @@ def test_the_searchs_settings_decide_and_the_other_model_does_not():
 
 
 def test_killed_and_started_again_both_studies_end_with_the_bytes_of_an_undisturbed_run(
-    template, tmp_path
+    tiny_trunk, tmp_path
 ):
     """kill -9 of the run's process group and of workers, at seeded random progress; `killed_run`
     sees that nothing is done twice.

@@ -108,6 +108,8 @@ def service(tmp_path_factory, drawn_photos, heard):
         str(config),
         "--set",
         "attribution.limit=4",
+        "--set",
+        "dask.workers=1",
         "--notify",
         heard[0],
     ]
@@ -169,7 +171,10 @@ def test_the_pipeline_and_every_stage_can_be_started_from_the_page(service, clie
     assert [(one.schedule.cron, one.schedule.timezone) for one in whole.schedules] == [
         ("* * * * *", "UTC")
     ]
-    assert whole.parameters == {"config_file": str(service[0]), "settings": ["attribution.limit=4"]}
+    assert whole.parameters == {
+        "config_file": str(service[0]),
+        "settings": ["attribution.limit=4", "dask.workers=1"],
+    }
     assert {"dr", "eyes"} == set(whole.tags)
     form = whole.parameter_openapi_schema["properties"]
     assert "laid over it for this run alone" in form["settings"]["description"]
