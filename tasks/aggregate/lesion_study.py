@@ -8,6 +8,7 @@ regions are grouped all the same.
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from tasks.aggregate.localise import masks_folder, read_mask
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import fundi, loaded_model
 from tasks.run.recipe import Recipe
+from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
 
 EYES_PER_JOB = 8
@@ -108,13 +110,15 @@ def _judge_channels(
     )
     if workspace.has_part("units", explain_id, "lesions", digest=digest):
         return len(eyes)
-    place = (workspace.location, recipe.preprocess_id, recipe.model_id(workspace), str(folder))
+    ids = recipe.resolve(workspace)
     jobs = [
-        (place, eyes[start : start + EYES_PER_JOB], recipe.preprocess, params)
+        DissectionJob(
+            ids, str(folder), eyes[start : start + EYES_PER_JOB], recipe.preprocess, params
+        )
         for start in range(0, len(eyes), EYES_PER_JOB)
     ]
     found = run_in_waves(
-        session.pool, "lesion units", _agreements, jobs, images_of=lambda job: len(job[1])
+        session.pool, "lesion units", _agreements, jobs, images_of=lambda job: len(job.eyes)
     )
     rows = []
     for layer in params.layers:
@@ -128,28 +132,37 @@ def _judge_channels(
     return len(eyes)
 
 
-def _agreements(
-    place: tuple[str, str, str, str],
-    eyes: list[dict[str, Any]],
-    preprocess: PreprocessParams,
-    params: LesionUnitParams,
-) -> dict[str, list[tuple]]:
+@dataclass(frozen=True)
+class DissectionJob:
+    """Some eyes whose channels are compared with lesion types."""
+
+    ids: ResolvedIds
+    folder: str
+    eyes: list[dict[str, Any]]
+    preprocess: PreprocessParams
+    params: LesionUnitParams
+
+
+def _agreements(job: DissectionJob) -> dict[str, list[tuple]]:
     """Runs on a worker: for each layer (patient, AUCs against the rest, against other lesions)
     of every eye with a lesion.
     """
-    location, preprocess_id, model_id, folder = place
+    location, preprocess_id = job.ids.location, job.ids.preprocess_id
+    model_id, folder = job.ids.model_id, job.folder
     model = loaded_model(location, model_id)
     store = fundus_store(open_workspace(location), preprocess_id)
-    rows = np.array([eye["position"] for eye in eyes], np.int64)
+    rows = np.array([eye["position"] for eye in job.eyes], np.int64)
     geometry = store.read_rows(rows, GEOMETRY)
     pixels = fundi(location, preprocess_id, rows)
     x = scaled(pixels)
     masks = [
-        _masks(folder, eye, [geometry[name][index] for name in GEOMETRY], pixels[index], preprocess)
-        for index, eye in enumerate(eyes)
+        _masks(
+            folder, eye, [geometry[name][index] for name in GEOMETRY], pixels[index], job.preprocess
+        )
+        for index, eye in enumerate(job.eyes)
     ]
-    found: dict[str, list[tuple]] = {layer: [] for layer in params.layers}
-    for layer in params.layers:
+    found: dict[str, list[tuple]] = {layer: [] for layer in job.params.layers}
+    for layer in job.params.layers:
         lower, _ = split_at(model, layer)
         if len(lower.outputs[0].shape) != 4:
             continue  # a dense unit has no place
@@ -157,7 +170,7 @@ def _agreements(
         start = np.asarray(lower(np.zeros((1, *x.shape[1:]), np.float32), training=False))[0]
         top, left = (field.offset[axis] + (field.size[axis] - 1) / 2 for axis in (0, 1))
         cells = unit_cells(x.shape[1], start.shape[:2], field.stride, (top, left))
-        for index, (eye, lesions) in enumerate(zip(eyes, masks, strict=True)):
+        for index, (eye, lesions) in enumerate(zip(job.eyes, masks, strict=True)):
             if lesions is None or not lesions.kinds:
                 continue
             maps = np.asarray(lower(x[index : index + 1], training=False))[0] - start
@@ -213,14 +226,14 @@ def _group_regions(
     digest = content_id(made_from)
     if workspace.has_part("region_clusters", explain_id, "clusters", digest=digest):
         return
-    place = (workspace.location, recipe.preprocess_id, explain_id, str(folder))
+    ids = recipe.resolve(workspace)
     jobs = [
-        (place, part, some.to_dict("records"), recipe.preprocess, params)
+        RegionsJob(ids, str(folder), part, some.to_dict("records"), recipe.preprocess, params)
         for part, some in parts.items()
         if len(some)
     ]
     found = run_in_waves(
-        session.pool, "appearance", _described, jobs, images_of=lambda job: len(job[2])
+        session.pool, "appearance", _described, jobs, images_of=lambda job: len(job.eyes)
     )
     rows = [row for part, _ in found for row in part]
     groups = cluster(
@@ -235,28 +248,35 @@ def _group_regions(
     )
 
 
-def _described(
-    place: tuple[str, str, str, str],
-    part: str,
-    eyes: list[dict[str, Any]],
-    preprocess: PreprocessParams,
-    params: AppearanceParams,
-) -> tuple[list[dict[str, Any]], np.ndarray]:
+@dataclass(frozen=True)
+class RegionsJob:
+    """The regions of one shard's eyes, to be grouped by what they look like."""
+
+    ids: ResolvedIds
+    folder: str
+    part: str
+    eyes: list[dict[str, Any]]
+    preprocess: PreprocessParams
+    params: AppearanceParams
+
+
+def _described(job: RegionsJob) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Runs on a worker: the regions of a shard's eyes (as rows without a group) and their
     features.
     """
-    location, preprocess_id, explain_id, folder = place
+    location, preprocess_id = job.ids.location, job.ids.preprocess_id
+    explain_id, folder = job.ids.explain_id, job.folder
     workspace = open_workspace(location)
-    regions = workspace.part("lesion_regions", explain_id, part)
-    regions = regions[(regions["source"] == params.source) & (regions["sign"] == "positive")]
+    regions = workspace.part("lesion_regions", explain_id, job.part)
+    regions = regions[(regions["source"] == job.params.source) & (regions["sign"] == "positive")]
     by_eye = {name: some.to_dict("records") for name, some in regions.groupby("image_id")}
     store = fundus_store(workspace, preprocess_id)
-    arrays = store.read_rows([eye["position"] for eye in eyes], ["pixels", *GEOMETRY])
+    arrays = store.read_rows([eye["position"] for eye in job.eyes], ["pixels", *GEOMETRY])
     rows, features = [], []
-    for index, eye in enumerate(eyes):
+    for index, eye in enumerate(job.eyes):
         mine, pixels = by_eye.get(eye["image_id"], []), arrays["pixels"][index]
         masks = (
-            _masks(folder, eye, [arrays[name][index] for name in GEOMETRY], pixels, preprocess)
+            _masks(folder, eye, [arrays[name][index] for name in GEOMETRY], pixels, job.preprocess)
             if eye["mask"]
             else None
         )

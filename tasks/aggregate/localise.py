@@ -8,6 +8,7 @@ under the stratum "masks". Where there are no masks there is nothing to do, and 
 import dataclasses
 import os
 import pathlib
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -25,7 +26,7 @@ from dr_lib.localisation import (
     smoothed,
 )
 from dr_lib.network.model import layer_names
-from storage import Workspace, open_workspace
+from storage import Workspace
 from storage.arrays.store import Span
 from storage.contents.models import load_record
 from storage.files.files import is_url
@@ -44,6 +45,7 @@ from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import model_params, rivals
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
+from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
 
 STEP = "localise"
@@ -76,7 +78,8 @@ def localise(session: Session, recipe: Recipe, photos: str, params: Localisation
     if folder is None:
         return ""
     workspace = session.workspace
-    model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
+    ids = recipe.resolve(workspace)
+    model_id, explain_id = ids.model_id, ids.explain_id
     store = explanation_store(workspace, explain_id)
     made_from = span_digests(store)
     spans = [span for span in store.spans() if span.index in made_from]
@@ -85,10 +88,9 @@ def localise(session: Session, recipe: Recipe, photos: str, params: Localisation
     how = dataclasses.asdict(params) | crop_settings(recipe.preprocess)
     digest = content_id({"shards": made_from, "eyes": as_text(eyes), "how": how})
     if not workspace.has_part("evaluation", model_id, part, digest=digest):
-        place = (workspace.location, explain_id, recipe.preprocess_id, model_id, str(folder))
         settings = (recipe.preprocess, recipe.engine, params)
         jobs = [
-            (place, span, eyes.iloc[span.rows], *settings)
+            JudgeJob(ids, str(folder), span, eyes.iloc[span.rows], *settings)
             for span in spans
             if eyes.iloc[span.rows]["mask"].ne("").any()
         ]
@@ -97,7 +99,7 @@ def localise(session: Session, recipe: Recipe, photos: str, params: Localisation
             STEP,
             judge_shard,
             jobs,
-            images_of=lambda job: int(job[2]["mask"].ne("").sum()),
+            images_of=lambda job: int(job.eyes["mask"].ne("").sum()),
         )
         judged = [eye for found, _ in results for eye in found]
         problems = [problem for _, found in results for problem in found]
@@ -143,58 +145,63 @@ def masked_eyes(
     return eyes.reset_index(names="image_id")
 
 
-def judge_shard(
-    place: tuple[str, str, str, str, str],
-    span: Span,
-    eyes: pd.DataFrame,
-    preprocess: PreprocessParams,
-    explained: AttributionParams,
-    params: LocalisationParams,
-) -> tuple[list[dict[str, Any]], list[str]]:
+@dataclass(frozen=True)
+class JudgeJob:
+    """One shard of explained eyes with lesion masks."""
+
+    ids: ResolvedIds
+    folder: str
+    span: Span
+    eyes: pd.DataFrame
+    preprocess: PreprocessParams
+    explained: AttributionParams
+    params: LocalisationParams
+
+
+def judge_shard(job: JudgeJob) -> tuple[list[dict[str, Any]], list[str]]:
     """Runs on a worker: (one entry an eye with split, patient and each map's scores; problems
     with masks, in words).
     """
-    location, explain_id, preprocess_id, model_id, folder = place
-    workspace = open_workspace(location)
+    workspace, ids = job.ids.workspace, job.ids
     paths = [
         "pixels/status",
         "pixels/attribution",
-        *(f"layers/{layer}/resultant" for layer in explained.layers),
+        *(f"layers/{layer}/resultant" for layer in job.explained.layers),
     ]
-    paths += ["lesion/map"] if explained.lesion_poses else []
-    arrays = explanation_store(workspace, explain_id).read(span, paths)
-    fundi = fundus_store(workspace, preprocess_id).read_rows(
-        eyes["position"].to_numpy(), ["pixels", *GEOMETRY]
+    paths += ["lesion/map"] if job.explained.lesion_poses else []
+    arrays = explanation_store(workspace, ids.explain_id).read(job.span, paths)
+    fundi = fundus_store(workspace, ids.preprocess_id).read_rows(
+        job.eyes["position"].to_numpy(), ["pixels", *GEOMETRY]
     )
-    known = layer_names(model_params(load_record(workspace.files, model_id)))
-    cams = tuple(name for name in params.rival_layers if name in known)
+    known = layer_names(model_params(load_record(workspace.files, ids.model_id)))
+    cams = tuple(name for name in job.params.rival_layers if name in known)
     judged, problems = [], []
-    for row in explained_rows(arrays["pixels/status"], eyes):
-        eye = eyes.iloc[row]
+    for row in explained_rows(arrays["pixels/status"], job.eyes):
+        eye = job.eyes.iloc[row]
         if not eye["mask"]:
             continue
         y, x, diameter = (float(fundi[name][row]) for name in GEOMETRY)
         shape = (int(eye["height_px"]), int(eye["width_px"]))
         try:
             masks = lesion_masks(
-                read_mask(folder, eye["image_id"]),
+                read_mask(job.folder, eye["image_id"]),
                 Disc(y, x, diameter),
                 shape,
                 fundi["pixels"][row],
-                preprocess,
+                job.preprocess,
             )
         except UnusableMask as problem:
             problems.append(f"{eye['image_id']}: {problem}")
             continue
-        maps = _judged_maps(maps_of(arrays, row, int(eye["predicted_stage"]), explained))
-        if params.rivals and masks.kinds:
-            found = rivals(location, model_id, RIVAL_QUANTITY, cams).maps(
-                fundi["pixels"][row], crop=preprocess.crop
+        maps = _judged_maps(maps_of(arrays, row, int(eye["predicted_stage"]), job.explained))
+        if job.params.rivals and masks.kinds:
+            found = rivals(ids.location, ids.model_id, RIVAL_QUANTITY, cams).maps(
+                fundi["pixels"][row], crop=job.preprocess.crop
             )
             maps |= {(name, None): values for name, values in found.items()}
-        judge = Judge(masks, params)
+        judge = Judge(masks, job.params)
         scores = {
-            name: judge.scores(smoothed(values, params.smoothing_px))
+            name: judge.scores(smoothed(values, job.params.smoothing_px))
             for name, values in maps.items()
             if masks.kinds
         }

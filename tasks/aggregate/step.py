@@ -6,6 +6,7 @@ the groups are summed again only when some shard has changed.
 """
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ import pandas as pd
 from dr_lib.attribution import AttributionParams
 from dr_lib.maps import GroupHeatmaps, HeatmapParams, group_names, image_rows, region_measures
 from dr_lib.vocabulary import SIGNS
-from storage import open_workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import FAILED
 from storage.contents.group_maps import write_group_maps
@@ -39,6 +39,7 @@ from tasks.access.stores import (
 from tasks.execution.waves import run_in_waves
 from tasks.run.progress import progress
 from tasks.run.recipe import Recipe
+from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session, StepResult
 
 STEP = "aggregate"
@@ -50,9 +51,10 @@ def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StepRe
     out of date.
     """
     workspace = session.workspace
-    explain_id = recipe.explain_id(workspace)
+    ids = recipe.resolve(workspace)
+    explain_id = ids.explain_id
     store = explanation_store(workspace, explain_id)
-    eyes = explained_eyes(workspace, recipe.model_id(workspace), store.image_ids)
+    eyes = explained_eyes(workspace, ids.model_id, store.image_ids)
     made_from = span_digests(store)
     spans = [span for span in store.spans() if span.index in made_from]
     # With the columns: rows that an older version wrote without the newer ones are made again.
@@ -75,10 +77,9 @@ def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StepRe
             if not workspace.has_part(table, explain_id, span.part, digest=digests[span.index])
         )
         if missing:
-            place = (workspace.location, explain_id, recipe.preprocess_id)
             jobs.append(
-                (
-                    place,
+                AggregateJob(
+                    ids,
                     span,
                     eyes.iloc[span.rows],
                     digests[span.index],
@@ -89,7 +90,7 @@ def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StepRe
             )
     new = sum(
         run_in_waves(
-            session.pool, STEP, _aggregate_shard, jobs, images_of=lambda job: job[1].images
+            session.pool, STEP, _aggregate_shard, jobs, images_of=lambda job: job.span.images
         )
     )
     digest = content_id({"shards": digests})
@@ -163,53 +164,58 @@ def _summed(
     return sums or GroupHeatmaps(1)
 
 
-def _aggregate_shard(
-    place: tuple[str, str, str],
-    span: Span,
-    eyes: pd.DataFrame,
-    digest: str,
-    params: HeatmapParams,
-    missing: tuple[str, ...],
-    explained: AttributionParams,
-) -> int:
+@dataclass(frozen=True)
+class AggregateJob:
+    """One shard whose rows are missing or out of date. digest: what the rows are made from."""
+
+    ids: ResolvedIds
+    span: Span
+    eyes: pd.DataFrame
+    digest: str
+    params: HeatmapParams
+    missing: tuple[str, ...]
+    explained: AttributionParams
+
+
+def _aggregate_shard(job: AggregateJob) -> int:
     """Runs on a worker: writes the shard's rows of every table that lacks them; returns how many
     images they are about.
     """
-    location, explain_id, preprocess_id = place
-    workspace = open_workspace(location)
+    workspace = job.ids.workspace
+    explain_id, preprocess_id = job.ids.explain_id, job.ids.preprocess_id
     store = explanation_store(workspace, explain_id)
-    arrays = store.read(span)
+    arrays = store.read(job.span)
     size = arrays["pixels/attribution"].shape[-1]
     rows: dict[str, list[dict[str, Any]]] = {table: [] for table in SHARD_TABLES}
     fundi = fundus_store(workspace, preprocess_id)
     pixels, crop = (
-        fundi.read_rows(eyes["position"].to_numpy(), ["pixels"])["pixels"],
+        fundi.read_rows(job.eyes["position"].to_numpy(), ["pixels"])["pixels"],
         crop_of(fundi),
     )
-    for row in explained_rows(arrays["pixels/status"], eyes):
-        eye = eyes.iloc[row]
+    for row in explained_rows(arrays["pixels/status"], job.eyes):
+        eye = job.eyes.iloc[row]
         image_id = eye["image_id"]
-        maps = maps_of(arrays, row, int(eye["predicted_stage"]), explained)
-        converged = converged_of(arrays, row, explained)
+        maps = maps_of(arrays, row, int(eye["predicted_stage"]), job.explained)
+        converged = converged_of(arrays, row, job.explained)
         regions, stats = image_rows(
-            image_id, eye["eye"], pixels[row], maps, params, converged, crop=crop
+            image_id, eye["eye"], pixels[row], maps, job.params, converged, crop=crop
         )
         rows["lesion_regions"] += regions
         rows["heatmap_stats"] += stats
-        rows["attributions"] += _attribution_rows(image_id, arrays, row, explained.quantities)
-        for layer in explained.layers:
+        rows["attributions"] += _attribution_rows(image_id, arrays, row, job.explained.quantities)
+        for layer in job.explained.layers:
             rows["neurons"] += _neuron_rows(image_id, layer, arrays, row, size)
-    reasons = shard_record(store, span).get("failed", {})
-    for row in rows_with_status(FAILED, arrays["pixels/status"], eyes):
-        image_id = eyes.iloc[row]["image_id"]
+    reasons = shard_record(store, job.span).get("failed", {})
+    for row in rows_with_status(FAILED, arrays["pixels/status"], job.eyes):
+        image_id = job.eyes.iloc[row]["image_id"]
         rows["attributions"] += _failed_rows(
-            image_id, explained.quantities, reasons.get(image_id, "it could not be explained")
+            image_id, job.explained.quantities, reasons.get(image_id, "it could not be explained")
         )
-    for table in missing:
+    for table in job.missing:
         workspace.write_table(
-            table, rows[table], partition=explain_id, part=span.part, digest=digest
+            table, rows[table], partition=explain_id, part=job.span.part, digest=job.digest
         )
-    return span.images
+    return job.span.images
 
 
 MEASURES = (

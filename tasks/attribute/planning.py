@@ -180,8 +180,8 @@ def _to_explain(
         to_do = [True] * (min(found, limit) if limit else found)
     else:
         chosen = chosen_images(_explainable(workspace, recipe, catalogue), recipe.selection)
-        hopeless = catalogue["position"].isin(_hopeless(workspace, recipe))
-        digests = catalogue.set_index("image_id")["sha256"].where(~hopeless.to_numpy(), "")
+        unusable = catalogue["position"].isin(_unusable(workspace, recipe))
+        digests = catalogue.set_index("image_id")["sha256"].where(~unusable.to_numpy(), "")
         every = list(dict.fromkeys([*known, *chosen["image_id"]]))
         to_do = [stored.get(image_id) != digests.get(image_id) for image_id in every]
     sizes = [sum(to_do[span.rows]) for span in spans(len(to_do), storage.shard_images)]
@@ -191,11 +191,11 @@ def _to_explain(
 def _explainable(workspace: Workspace, recipe: Recipe, catalogue: Any) -> Any:
     """The photographs present, and of those preprocessed already only the usable ones."""
     return catalogue[
-        catalogue["present"] & ~catalogue["position"].isin(_hopeless(workspace, recipe))
+        catalogue["present"] & ~catalogue["position"].isin(_unusable(workspace, recipe))
     ]
 
 
-def _hopeless(workspace: Workspace, recipe: Recipe) -> np.ndarray:
+def _unusable(workspace: Workspace, recipe: Recipe) -> np.ndarray:
     """Positions of the photographs that were preprocessed and cannot be used."""
     try:
         status = whole(fundus_store(workspace, recipe.preprocess_id), "status")

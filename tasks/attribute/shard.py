@@ -12,78 +12,85 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from dr_lib.attribution import AttributionParams
-from storage import open_workspace
 from storage.arrays.store import Span
 from storage.contents.explanations import DONE, FAILED
 from tasks.access.stores import blank, blank_row, explanation_store, shard_record
 from tasks.execution.worker import explainer, fundi
+from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.run_log import versions
 
 NOT_FINITE = "its results are not finite"
 
 
-class Place(NamedTuple):
-    """Where a shard's fundi and model are, and where its results go."""
+@dataclass(frozen=True)
+class ExplainJob:
+    """One shard to explain, as `explain_shard` takes it.
 
-    location: str
-    fundus_id: str
-    model_id: str
-    explain_id: str
+    positions: each image's row in the fundus store. kept: rows that are done and stay. unusable:
+    positions that have no fundus any more, or that killed their worker, with the reason.
+    """
+
+    ids: ResolvedIds
+    params: AttributionParams
+    span: Span
+    positions: np.ndarray
+    digests: Sequence[str]
+    kept: np.ndarray
+    unusable: Mapping[int, str]
+
+    @property
+    def new_images(self) -> int:
+        return int((~self.kept).sum())
 
 
-def try_images(rows: Sequence[int], place: Place, params: AttributionParams) -> None:
+def try_images(rows: Sequence[int], ids: ResolvedIds, params: AttributionParams) -> None:
     """The work without its result: run on a worker to find which image kills it. Without rows: of
     an image of noise.
     """
-    pixels = fundi(place.location, place.fundus_id, np.asarray(rows or [0]))
+    pixels = fundi(ids.location, ids.preprocess_id, np.asarray(rows or [0]))
     if not rows:
         pixels = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
-    explainer(place.location, place.model_id, params).explain(pixels)
+    explainer(ids.location, ids.model_id, params).explain(pixels)
 
 
-def explain_shard(
-    place: Place,
-    params: AttributionParams,
-    span: Span,
-    positions: np.ndarray,
-    digests: Sequence[str],
-    kept: np.ndarray,
-    hopeless: Mapping[int, str],
-) -> dict[str, Any]:
+def explain_shard(job: ExplainJob) -> dict[str, Any]:
     """Explains, writes and marks one shard; rows to keep are copied from the old one. Returns what
     that took.
-
-    positions: each image's row in the fundus store. hopeless: positions that have no fundus any
-    more, or that killed their worker, with the reason.
     """
-    store = explanation_store(open_workspace(place.location), place.explain_id)
+    ids, span, positions, kept = job.ids, job.span, job.positions, job.kept
+    store = explanation_store(ids.workspace, ids.explain_id)
     started = time.monotonic()
     entry = store.ledger.entry(span.index)
-    if entry and store.done_rows(span, digests).all():
+    if entry and store.done_rows(span, job.digests).all():
         # Finished by a worker that died before it could say so: Dask gives the job to another,
         # which need not do it again.
-        return _told(entry, int((~kept).sum()))
-    wanted = ~kept & ~np.isin(positions, list(hopeless))
+        return _told(entry, job.new_images)
+    wanted = ~kept & ~np.isin(positions, list(job.unusable))
     arrays = store.read(span) if kept.any() else blank(store, span)
     before = shard_record(store, span).get("failed", {}) if kept.any() else {}
-    ids = store.image_ids[span.rows]
-    failed = {ids[row]: before[ids[row]] for row in np.flatnonzero(kept) if ids[row] in before}
-    failed |= {ids[row]: hopeless[int(positions[row])] for row in np.flatnonzero(~kept & ~wanted)}
+    names = store.image_ids[span.rows]
+    failed = {
+        names[row]: before[names[row]] for row in np.flatnonzero(kept) if names[row] in before
+    }
+    failed |= {
+        names[row]: job.unusable[int(positions[row])] for row in np.flatnonzero(~kept & ~wanted)
+    }
     if wanted.any():
         rows = np.flatnonzero(wanted)
-        engine = explainer(place.location, place.model_id, params)
-        found = engine.explain(fundi(place.location, place.fundus_id, positions[rows]))
+        engine = explainer(ids.location, ids.model_id, job.params)
+        found = engine.explain(fundi(ids.location, ids.preprocess_id, positions[rows]))
         not_finite = rows[found.pop("pixels/failed").astype(bool)]
         for path, values in found.items():
             arrays[path][rows] = values
         arrays["pixels/status"][rows] = DONE
-        failed |= {ids[row]: NOT_FINITE for row in not_finite}
-    aside = np.isin(ids, list(failed))
+        failed |= {names[row]: NOT_FINITE for row in not_finite}
+    aside = np.isin(names, list(failed))
     for row in np.flatnonzero(aside & ~kept):
         blank_row(store, arrays, row)
     arrays["pixels/status"][aside] = FAILED
@@ -94,11 +101,11 @@ def explain_shard(
         **explain_measures(arrays, ~aside, wanted),
         "peak_memory_bytes": peak_memory_bytes(),
         "worker": f"{platform.node()}:{os.getpid()}",
-        "model_id": place.model_id,
+        "model_id": ids.model_id,
         "versions": versions(),
     }
-    entry = store.write_shard(span, arrays, digests=list(digests), record=record)
-    return _told(entry, int((~kept).sum()))
+    entry = store.write_shard(span, arrays, digests=list(job.digests), record=record)
+    return _told(entry, job.new_images)
 
 
 def _told(entry: Mapping[str, Any], new_images: int) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from tasks.access.present import gone_words
 from tasks.access.stores import explanation_store, set_aside, stored_digests, whole
 from tasks.attribute.calibration import specs_of
 from tasks.attribute.estimate import Estimate, bound, check_room, estimate, known_rates
-from tasks.attribute.shard import Place, explain_shard, try_images
-from tasks.execution.pool import Failure, alone, culprits
+from tasks.attribute.shard import ExplainJob, explain_shard, try_images
+from tasks.execution.pool import Failure, killing_items, run_singly
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import loaded_model
 from tasks.run.errors import UserError
@@ -38,7 +38,8 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
     memory.
     """
     workspace, selection, engine = session.workspace, recipe.selection, recipe.engine
-    model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
+    ids = recipe.resolve(workspace)
+    model_id, explain_id = ids.model_id, ids.explain_id
     photos = workspace.photos()
     usable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
     here = photos.iloc[usable]
@@ -89,28 +90,28 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
     store.extend(new_ids)
     digests = by_id.loc[store.image_ids, "digest"].tolist()
     positions = by_id.loc[store.image_ids, "position"].to_numpy()
-    place = Place(workspace.location, recipe.preprocess_id, model_id, explain_id)
     jobs = []
     for span in store.pending(digests):
         kept = store.done_rows(span, digests[span.rows])
         gone = set(positions[span.rows].tolist()) - set(usable.tolist())
-        hopeless = dict.fromkeys(gone, "its photograph was replaced by one that cannot be used")
-        jobs.append((place, engine, span, positions[span.rows], digests[span.rows], kept, hopeless))
+        unusable = dict.fromkeys(gone, "its photograph was replaced by one that cannot be used")
+        jobs.append(
+            ExplainJob(ids, engine, span, positions[span.rows], digests[span.rows], kept, unusable)
+        )
 
-    def rescue(job: tuple, failure: Failure) -> Any:
+    def rescue(job: ExplainJob, failure: Failure) -> Any:
         if not failure.killed:
             return failure
-        *same, rows, shard_digests, kept, hopeless = job
         tried = [
             int(row)
-            for row, keep in zip(rows, kept, strict=True)
-            if not keep and row not in hopeless
+            for row, keep in zip(job.positions, job.kept, strict=True)
+            if not keep and row not in job.unusable
         ]
-        found = culprits(session.pool, try_images, tried, place, engine)
+        found = killing_items(session.pool, try_images, tried, ids, engine)
         if isinstance(found, Failure):
             return found
-        again = (*same, rows, shard_digests, kept, {**hopeless, **found})
-        return alone(session.pool, explain_shard, *again)
+        again = dataclasses.replace(job, unusable={**job.unusable, **found})
+        return run_singly(session.pool, explain_shard, again)
 
     with _noted(store, explain_id, planned) as note:
         done = run_in_waves(
@@ -118,7 +119,7 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
             STEP,
             explain_shard,
             jobs,
-            images_of=lambda job: sum(not keep for keep in job[5]),
+            images_of=lambda job: job.new_images,
             rescue=rescue,
             table=_wave_table,
         )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -20,54 +20,62 @@ from storage.contents.counterfactuals import counterfactuals_path
 from storage.contents.explanations import MAP_BITS
 from tasks.access.stores import blank, blank_row, crop_of, explanation_store, fundus_store
 from tasks.execution.worker import classifier_outputs, fundi, logits_evaluator
+from tasks.run.resolved_ids import ResolvedIds
 
 
-class Place(NamedTuple):
-    """Where the fundi, the model and the maps are, and where the changed images of a pair of
-    stages go.
-    """
+@dataclass(frozen=True)
+class PairIds(ResolvedIds):
+    """What a pair of stages is about: the resolved ids, and the pair's own name such as 1-0-1."""
 
-    location: str
-    fundus_id: str
-    model_id: str
-    explain_id: str
     pair: str
 
 
-def change_shard(
-    place: Place,
-    span: Span,
-    eyes: pd.DataFrame,
-    digests: Sequence[str],
-    kept: Sequence[bool] | np.ndarray,
-    quantity: int | None,
-    params: CounterfactualParams,
-    adversarial: AdversarialParams,
-    engine: AttributionParams,
-) -> int:
+@dataclass(frozen=True)
+class ChangeJob:
+    """One shard of eyes to change, as `change_shard` takes it."""
+
+    ids: PairIds
+    span: Span
+    eyes: pd.DataFrame
+    digests: Sequence[str]
+    kept: np.ndarray
+    quantity: int | None
+    params: CounterfactualParams
+    adversarial: AdversarialParams
+    engine: AttributionParams
+
+
+def change_shard(job: ChangeJob) -> int:
     """Changes, writes and marks one shard of eyes; rows to keep are copied from the old one.
     Returns how many were changed.
 
     eyes: position, sha256 (missing: the eye does not qualify) and explained_row of every image of
     the shard. quantity: the target stage's place among the stored maps.
     """
-    workspace = open_workspace(place.location)
-    store = ShardedStore.open(workspace.files, counterfactuals_path(place.explain_id, place.pair))
+    workspace = open_workspace(job.ids.location)
+    store = ShardedStore.open(
+        workspace.files, counterfactuals_path(job.ids.explain_id, job.ids.pair)
+    )
     started = time.monotonic()
-    kept = np.asarray(kept, bool)
-    arrays = store.read(span) if kept.any() else blank(store, span)
-    for row in np.flatnonzero(~kept):
+    arrays = store.read(job.span) if job.kept.any() else blank(store, job.span)
+    for row in np.flatnonzero(~job.kept):
         blank_row(store, arrays, row)
-    rows = np.flatnonzero(eyes["sha256"].notna().to_numpy() & ~kept)
+    rows = np.flatnonzero(job.eyes["sha256"].notna().to_numpy() & ~job.kept)
     record = {"images": len(rows)}
     if len(rows):
         record |= _change(
-            place, eyes.iloc[rows], quantity, params, adversarial, engine, _setter(arrays, rows)
+            job.ids,
+            job.eyes.iloc[rows],
+            job.quantity,
+            job.params,
+            job.adversarial,
+            job.engine,
+            _setter(arrays, rows),
         )
     store.write_shard(
-        span,
+        job.span,
         arrays,
-        digests=list(digests),
+        digests=list(job.digests),
         record={**record, "seconds": round(time.monotonic() - started, 3)},
     )
     return len(rows)
@@ -91,7 +99,7 @@ def _setter(
 
 
 def _change(
-    place: Place,
+    ids: PairIds,
     eyes: pd.DataFrame,
     quantity: int | None,
     params: CounterfactualParams,
@@ -102,11 +110,11 @@ def _change(
     """All methods on some eyes; returns of how many the map was stored and of how many it had to
     be made.
     """
-    x = scaled(fundi(place.location, place.fundus_id, eyes["position"].to_numpy(np.int64)))
-    outcomes = classifier_outputs(place.location, place.model_id, params.batch_size)
-    logits = logits_evaluator(place.location, place.model_id, params.batch_size)
+    x = scaled(fundi(ids.location, ids.preprocess_id, eyes["position"].to_numpy(np.int64)))
+    outcomes = classifier_outputs(ids.location, ids.model_id, params.batch_size)
+    logits = logits_evaluator(ids.location, ids.model_id, params.batch_size)
     baseline = np.zeros(x.shape[1:], np.float32)
-    crop = crop_of(fundus_store(open_workspace(place.location), place.fundus_id))
+    crop = crop_of(fundus_store(open_workspace(ids.location), ids.preprocess_id))
     inside = visible_disc(x.shape[1], crop=crop)
     quantities = stage_quantities((f"stage{params.target_stage}",))
 
@@ -124,7 +132,7 @@ def _change(
     maps = np.empty((*x.shape[:3], 1), np.float32)
     have, lack = np.flatnonzero(stored >= 0), np.flatnonzero(stored < 0)
     if len(have):
-        explained = explanation_store(open_workspace(place.location), place.explain_id)
+        explained = explanation_store(open_workspace(ids.location), ids.explain_id)
         maps[have, ..., 0] = explained.read_rows(stored[have], ["pixels/attribution"])[
             "pixels/attribution"
         ][:, quantity]

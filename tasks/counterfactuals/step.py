@@ -25,7 +25,7 @@ from storage.ids import content_id
 from tasks.access.images import usable_rows
 from tasks.access.present import gone_words
 from tasks.access.stores import crop_settings, explanation_store, stored_digests, whole
-from tasks.counterfactuals.shard import Place, change_shard
+from tasks.counterfactuals.shard import ChangeJob, PairIds, change_shard
 from tasks.counterfactuals.tables import (
     CHANGE_TABLES,
     PAIR_TABLES,
@@ -82,25 +82,25 @@ def counterfactuals(
     # row.
     eyes = missed.set_index("image_id").reindex(store.image_ids)
     eyes["explained_row"] = _explained_rows(workspace, explain_id, eyes["sha256"])
-    place = Place(workspace.location, recipe.preprocess_id, model_id, explain_id, params.pair)
-    new = _search(session, store, place, eyes, science, adversarial, recipe)
+    ids = PairIds(workspace.location, recipe.preprocess_id, model_id, explain_id, params.pair)
+    new = _search(session, store, ids, eyes, science, adversarial, recipe)
     reference = graded[graded["stage"] == params.target_stage].head(REFERENCE_EYES)
-    tabulate(session, store, place, eyes, reference, science, adversarial, second)
-    write_pair_tables(workspace, store, place, science, adversarial, second)
+    tabulate(session, store, ids, eyes, reference, science, adversarial, second)
+    write_pair_tables(workspace, store, ids, science, adversarial, second)
     count = int(eyes["sha256"].notna().sum())
     absent = gone_words(workspace, eyes.index[eyes["sha256"].notna()])
     return StepResult(
         STEP,
         count,
         new,
-        f"{count:,} eyes {confusion}{absent}; {summary(workspace, place, store, science)}",
+        f"{count:,} eyes {confusion}{absent}; {summary(workspace, ids, store, science)}",
     )
 
 
 def _search(
     session: Session,
     store: ShardedStore,
-    place: Place,
+    ids: PairIds,
     eyes: pd.DataFrame,
     params: CounterfactualParams,
     adversarial: AdversarialParams,
@@ -124,8 +124,8 @@ def _search(
     for span in store.pending(digests):
         kept = store.done_rows(span, digests[span.rows])
         jobs.append(
-            (
-                place,
+            ChangeJob(
+                ids,
                 span,
                 eyes.iloc[span.rows],
                 digests[span.rows],
@@ -137,8 +137,8 @@ def _search(
             )
         )
 
-    def new_eyes(job: tuple) -> int:
-        return int((job[2]["sha256"].notna().to_numpy() & ~job[4]).sum())
+    def new_eyes(job: ChangeJob) -> int:
+        return int((job.eyes["sha256"].notna().to_numpy() & ~job.kept).sum())
 
     return sum(run_in_waves(session.pool, STEP, change_shard, jobs, images_of=new_eyes))
 

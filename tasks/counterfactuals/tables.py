@@ -4,6 +4,7 @@ comparisons, transfers.
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from storage.arrays.store import ShardedStore, Span
 from storage.contents.counterfactuals import NUMBERS, counterfactuals_path
 from storage.ids import content_id
 from tasks.access.stores import span_digests
-from tasks.counterfactuals.shard import Place
+from tasks.counterfactuals.shard import PairIds
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import classifier_outputs, fundi
 from tasks.run.session import Session
@@ -37,7 +38,7 @@ SECOND = (
 def tabulate(
     session: Session,
     store: ShardedStore,
-    place: Place,
+    pair_ids: PairIds,
     eyes: pd.DataFrame,
     reference: pd.DataFrame,
     params: CounterfactualParams,
@@ -59,17 +60,17 @@ def tabulate(
     jobs = []
     for span in store.spans():
         digest = content_id({"shard": made_from[span.index], "settings": settings})
-        part = f"{place.pair}-{span.part}"
+        part = f"{pair_ids.pair}-{span.part}"
         if not all(
-            workspace.has_part(table, place.explain_id, part, digest=digest)
+            workspace.has_part(table, pair_ids.explain_id, part, digest=digest)
             for table in CHANGE_TABLES
         ):
             known = tuple(
                 zip(reference["image_id"], reference["position"].astype(int), strict=True)
             )
             jobs.append(
-                (
-                    place,
+                TabulateJob(
+                    pair_ids,
                     span,
                     eyes.iloc[span.rows],
                     part,
@@ -85,47 +86,60 @@ def tabulate(
         "counterfactuals' tables",
         _tabulate_shard,
         jobs,
-        images_of=lambda job: job[1].images,
+        images_of=lambda job: job.span.images,
     )
 
 
-def _tabulate_shard(
-    place: Place,
-    span: Span,
-    eyes: pd.DataFrame,
-    part: str,
-    digest: str,
-    reference: Sequence[tuple[str, int]],
-    params: CounterfactualParams,
-    adversarial: AdversarialParams,
-    second: str,
-) -> int:
+@dataclass(frozen=True)
+class TabulateJob:
+    """One shard of changed images whose rows are missing or out of date."""
+
+    ids: PairIds
+    span: Span
+    eyes: pd.DataFrame
+    part: str
+    digest: str
+    reference: Sequence[tuple[str, int]]
+    params: CounterfactualParams
+    adversarial: AdversarialParams
+    second: str
+
+
+def _tabulate_shard(job: TabulateJob) -> int:
     """Runs on a worker: the rows of one shard of both tables."""
-    workspace = open_workspace(place.location)
-    store = ShardedStore.open(workspace.files, counterfactuals_path(place.explain_id, place.pair))
-    chosen = np.flatnonzero(eyes["sha256"].notna())
-    tables = dict(zip(CHANGE_TABLES, (params.methods, adversarial.methods), strict=True))
+    workspace = open_workspace(job.ids.location)
+    store = ShardedStore.open(
+        workspace.files, counterfactuals_path(job.ids.explain_id, job.ids.pair)
+    )
+    chosen = np.flatnonzero(job.eyes["sha256"].notna())
+    tables = dict(zip(CHANGE_TABLES, (job.params.methods, job.adversarial.methods), strict=True))
     rows: dict[str, list[dict]] = {table: [] for table in tables}
     if len(chosen):
         x = scaled(
-            fundi(place.location, place.fundus_id, eyes["position"].to_numpy(np.int64)[chosen])
+            fundi(
+                job.ids.location,
+                job.ids.preprocess_id,
+                job.eyes["position"].to_numpy(np.int64)[chosen],
+            )
         )
-        ids = [str(image_id) for image_id in eyes.index[chosen]]
-        judge = _Judge(place, ids, x, reference, params.batch_size, second)
-        before = store.read(span, ["original/probability"])["original/probability"][chosen]
+        ids = [str(image_id) for image_id in job.eyes.index[chosen]]
+        judge = _Judge(job.ids, ids, x, job.reference, job.params.batch_size, job.second)
+        before = store.read(job.span, ["original/probability"])["original/probability"][chosen]
         for table, methods in tables.items():
             for method in methods:
-                found = _read(store, span, method, chosen, before)
-                made = result_rows(ids, method, params.target_stage, x, found)
+                found = _read(store, job.span, method, chosen, before)
+                made = result_rows(ids, method, job.params.target_stage, x, found)
                 rows[table] += [
                     one | more
                     for one, more in zip(
-                        made, judge.judged(found, params.target_stage), strict=True
+                        made, judge.judged(found, job.params.target_stage), strict=True
                     )
                 ]
     for table, found in rows.items():
-        workspace.write_table(table, found, partition=place.explain_id, part=part, digest=digest)
-    return span.images
+        workspace.write_table(
+            table, found, partition=job.ids.explain_id, part=job.part, digest=job.digest
+        )
+    return job.span.images
 
 
 def _read(
@@ -145,10 +159,16 @@ class _Judge:
     """
 
     def __init__(
-        self, place: Place, ids: list[str], x: np.ndarray, reference, batch_size: int, second: str
+        self,
+        pair_ids: PairIds,
+        ids: list[str],
+        x: np.ndarray,
+        reference,
+        batch_size: int,
+        second: str,
     ):
-        self.outcomes = classifier_outputs(place.location, place.model_id, batch_size)
-        self.real = reference_features(place, reference, batch_size)
+        self.outcomes = classifier_outputs(pair_ids.location, pair_ids.model_id, batch_size)
+        self.real = reference_features(pair_ids, reference, batch_size)
         places = {image_id: index for index, (image_id, _) in enumerate(reference)}
         self.own = np.array([places.get(image_id, -1) for image_id in ids])
         self.before, self.typical = feature_distances(
@@ -156,7 +176,7 @@ class _Judge:
         )
         self.second = second
         self.other = (
-            classifier_outputs(place.location, second, batch_size).predict if second else None
+            classifier_outputs(pair_ids.location, second, batch_size).predict if second else None
         )
         self.other_before = None if self.other is None else self.other(x)
 
@@ -193,22 +213,22 @@ def _second(before: np.ndarray, after: np.ndarray, target: int) -> dict[str, flo
 
 @functools.lru_cache(maxsize=2)
 def reference_features(
-    place: Place, reference: tuple[tuple[str, int], ...], batch_size: int
+    pair_ids: PairIds, reference: tuple[tuple[str, int], ...], batch_size: int
 ) -> np.ndarray:
     """Features of the real eyes that changed ones are compared with, (eye, feature); kept, since
     every shard needs them.
     """
-    outcomes = classifier_outputs(place.location, place.model_id, batch_size)
+    outcomes = classifier_outputs(pair_ids.location, pair_ids.model_id, batch_size)
     positions = np.array([position for _, position in reference], np.int64)
-    return outcomes.features(scaled(fundi(place.location, place.fundus_id, positions)))
+    return outcomes.features(scaled(fundi(pair_ids.location, pair_ids.preprocess_id, positions)))
 
 
 def pair_rows(
-    workspace: Workspace, place: Place, store: ShardedStore, params: CounterfactualParams
+    workspace: Workspace, pair_ids: PairIds, store: ShardedStore, params: CounterfactualParams
 ) -> dict[str, pd.DataFrame]:
     """The rows of a pair of stages in both tables."""
     ids = set(store.image_ids)
-    frames = {name: workspace.frame(name, explain_id=place.explain_id) for name in CHANGE_TABLES}
+    frames = {name: workspace.frame(name, explain_id=pair_ids.explain_id) for name in CHANGE_TABLES}
     return {
         name: frame[(frame["target_stage"] == params.target_stage) & frame["image_id"].isin(ids)]
         for name, frame in frames.items()
@@ -218,25 +238,25 @@ def pair_rows(
 def write_pair_tables(
     workspace: Workspace,
     store: ShardedStore,
-    place: Place,
+    pair_ids: PairIds,
     params: CounterfactualParams,
     adversarial: AdversarialParams,
     second: str,
 ) -> None:
     """Compares the methods over all eyes and counts transfers, unless no row has changed."""
     parts = {
-        table: {name: digest for name, digest in found.items() if name.startswith(place.pair)}
+        table: {name: digest for name, digest in found.items() if name.startswith(pair_ids.pair)}
         for table, found in (
-            (table, workspace.part_digests(table, place.explain_id)) for table in CHANGE_TABLES
+            (table, workspace.part_digests(table, pair_ids.explain_id)) for table in CHANGE_TABLES
         )
     }
     digest = content_id(parts)
     if all(
-        workspace.has_part(table, place.explain_id, place.pair, digest=digest)
+        workspace.has_part(table, pair_ids.explain_id, pair_ids.pair, digest=digest)
         for table in PAIR_TABLES
     ):
         return
-    rows = pd.concat(pair_rows(workspace, place, store, params).values(), ignore_index=True)
+    rows = pd.concat(pair_rows(workspace, pair_ids, store, params).values(), ignore_index=True)
     stages = {
         name: getattr(params, name) for name in ("true_stage", "predicted_stage", "target_stage")
     }
@@ -253,18 +273,18 @@ def write_pair_tables(
     for table, some in found.items():
         made = [stages | one for one in some]
         workspace.write_table(
-            table, made, partition=place.explain_id, part=place.pair, digest=digest
+            table, made, partition=pair_ids.explain_id, part=pair_ids.pair, digest=digest
         )
 
 
 def summary(
-    workspace: Workspace, place: Place, store: ShardedStore, params: CounterfactualParams
+    workspace: Workspace, pair_ids: PairIds, store: ShardedStore, params: CounterfactualParams
 ) -> str:
     """How many eyes each method brought to the target, and how strongly, for the run's last
     words.
     """
     parts = []
-    for frame in pair_rows(workspace, place, store, params).values():
+    for frame in pair_rows(workspace, pair_ids, store, params).values():
         for method, rows in frame.groupby("method", sort=True):
             reached = rows[rows["reached"]]
             strength = (

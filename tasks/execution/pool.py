@@ -57,6 +57,11 @@ class Failure:
     remedy: str = field(default=f"mend that and {AGAIN}", compare=False)
 
 
+def arguments(job: Any) -> tuple:
+    """What a job's function is called with: a tuple's items, or any other object as it is."""
+    return job if isinstance(job, tuple) else (job,)
+
+
 class Pool:
     """A Dask client that starts on first use, so that a run with nothing to do starts no
     cluster.
@@ -172,20 +177,18 @@ class Pool:
         self.workers = len(client.scheduler_info(n_workers=-1)["workers"])
         return client
 
-    def run(
-        self, function: Callable[..., Any], jobs: Iterable[tuple]
-    ) -> Generator[tuple[tuple, Any]]:
-        """Yields (job, result or Failure) as jobs finish; each job is the tuple of `function`'s
-        arguments.
+    def run(self, function: Callable[..., Any], jobs: Iterable[Any]) -> Generator[tuple[Any, Any]]:
+        """Yields (job, result or Failure) as jobs finish. A job is what `function` takes: one
+        object, or a tuple of its arguments.
         """
         waiting = iter(jobs)
         client = self.connect()
-        running: dict[Any, tuple] = {}
+        running: dict[Any, Any] = {}
 
         def submit_next() -> None:
             job = next(waiting, None)
             if job is not None:
-                running[client.submit(function, *job, pure=False)] = job
+                running[client.submit(function, *arguments(job), pure=False)] = job
 
         try:
             for _ in range(2 * self.workers):
@@ -274,7 +277,7 @@ def _may_pass(error: BaseException) -> bool:
     )
 
 
-def culprits(
+def killing_items(
     pool: Pool, trial: Callable[..., Any], rows: list, *fixed: Any
 ) -> dict[Any, str] | Failure:
     """Which rows kill a worker, found by halving: {row: reason}. `trial(rows, *fixed)` does the
@@ -285,14 +288,14 @@ def culprits(
     Failure where workers die of `trial([], *fixed)` already, which works on nothing of the data
     set: then no row is to blame.
     """
-    control = alone(pool, trial, [], *fixed)
+    control = run_singly(pool, trial, [], *fixed)
     if isinstance(control, Failure) and control.killed:
         return Failure("worker processes die, whatever they work on", remedy=control.remedy)
     found: dict[Any, str] = {}
     groups = [rows] if rows else []
     while groups:
         group = groups.pop()
-        result = alone(pool, trial, group, *fixed)
+        result = run_singly(pool, trial, group, *fixed)
         if isinstance(result, Failure) and result.killed:
             if len(group) == 1:
                 found[group[0]] = result.reason
@@ -301,7 +304,7 @@ def culprits(
     return found
 
 
-def alone(pool: Pool, function: Callable[..., Any], *job: Any) -> Any:
+def run_singly(pool: Pool, function: Callable[..., Any], *job: Any) -> Any:
     """The result (or Failure) of one job."""
     ((_, result),) = pool.run(function, [job])
     return result

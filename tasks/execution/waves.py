@@ -56,11 +56,11 @@ class _Stream:
     last shard of a wave.
     """
 
-    def __init__(self, pool: Pool, function: Callable[..., Any], jobs: Sequence[tuple]) -> None:
+    def __init__(self, pool: Pool, function: Callable[..., Any], jobs: Sequence[Any]) -> None:
         self._pool, self._function, self._jobs = pool, function, jobs
         self._numbers = {id(job): number for number, job in enumerate(jobs)}
         self._waiting = deque(range(len(jobs)))
-        self._results: Generator[tuple[tuple, Any]] | None = None
+        self._results: Generator[tuple[Any, Any]] | None = None
         self._held = False
 
     def next(self) -> tuple[int, Any] | None:
@@ -86,7 +86,7 @@ class _Stream:
         if self._results:
             self._results.close()
 
-    def _given(self) -> Iterator[tuple]:
+    def _given(self) -> Iterator[Any]:
         while self._waiting and not self._held:
             yield self._jobs[self._waiting.popleft()]
 
@@ -95,14 +95,14 @@ def run_in_waves(
     pool: Pool,
     step: str,
     function: Callable[..., Any],
-    jobs: Sequence[tuple],
+    jobs: Sequence[Any],
     *,
-    images_of: Callable[[tuple], int],
-    rescue: Callable[[tuple, Failure], Any] | None = None,
+    images_of: Callable[[Any], int],
+    rescue: Callable[[Any, Failure], Any] | None = None,
     table: Callable[[list[Any]], list[dict[str, Any]]] | None = None,
 ) -> list[Any]:
-    """Every job's result, in the jobs' order; jobs are argument tuples for `function`, run on the
-    pool's workers.
+    """Every job's result, in the jobs' order; a job is what `function` takes (`Pool.run`), and runs
+    on one of the pool's workers.
 
     A job that fails goes to `rescue(job, failure)` at its wave's end; that may do it another way
     and return its result. What it cannot rescue and may pass (a lost connection, a time-out) is

@@ -4,6 +4,7 @@ beside the explanation.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,10 @@ from storage.contents.unit_maps import write_unit_maps
 from storage.ids import content_id
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import fundi, loaded_model
+from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
 
 TABLE = "unit_effects"
-
-Place = tuple[str, str, str, str]  # location, preprocess_id, model_id, explain_id
 
 
 @functools.lru_cache(maxsize=1)
@@ -43,12 +43,12 @@ def study_engine(
 
 
 def study_special_units(
-    session: Session, place: Place, eyes: pd.DataFrame, params: LinearityParams, made_from: str
+    session: Session, ids: ResolvedIds, eyes: pd.DataFrame, params: LinearityParams, made_from: str
 ) -> None:
     """Looks at the special units of every layer, unless just these have been looked at; eyes:
     those of the study.
     """
-    workspace, explain_id = session.workspace, place[3]
+    workspace, explain_id = session.workspace, ids.explain_id
     units = workspace.frame("units", explain_id=explain_id, study="linearity")
     chosen = special_units(units, params)
     digest = content_id({"made_from": made_from, "units": chosen})
@@ -57,17 +57,17 @@ def study_special_units(
     # Eyes with a gradient that was not finite have no rows in the study.
     studied = set(workspace.frame("linearity", explain_id=explain_id)["image_id"])
     eyes = eyes[eyes["image_id"].isin(studied)]
-    ids, positions = eyes["image_id"].tolist(), eyes["position"].to_numpy(np.int64)
+    names, positions = eyes["image_id"].tolist(), eyes["position"].to_numpy(np.int64)
     verdicts = {
         layer: dict(zip(part["unit"], part["verdict"], strict=True))
         for layer, part in units.groupby("layer")
     }
     jobs = [
-        (place, layer, found, verdicts[layer], ids, positions, params)
+        SpecialUnitsJob(ids, layer, found, verdicts[layer], names, positions, params)
         for layer, found in chosen.items()
     ]
     done = run_in_waves(
-        session.pool, "special units", _look_at, jobs, images_of=lambda job: len(job[2])
+        session.pool, "special units", _look_at, jobs, images_of=lambda job: len(job.units)
     )
     keys = [key for one in done for key in one["keys"]]
     # The regions first: the table's digest is what says that both are there.
@@ -81,35 +81,43 @@ def study_special_units(
     workspace.write_table(TABLE, rows, partition=explain_id, part=TABLE, digest=digest)
 
 
-def _look_at(
-    place: Place,
-    layer: str,
-    units: Sequence[int],
-    verdicts: Mapping[int, str],
-    image_ids: Sequence[str],
-    positions: np.ndarray,
-    params: LinearityParams,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SpecialUnitsJob:
+    """One layer's constant and reversed units."""
+
+    ids: ResolvedIds
+    layer: str
+    units: Sequence[int]
+    verdicts: Mapping[int, str]
+    image_ids: Sequence[str]
+    positions: np.ndarray
+    params: LinearityParams
+
+
+def _look_at(job: SpecialUnitsJob) -> dict[str, Any]:
     """Runs on a worker: the rows of one layer's special units, and their regions on the eyes
     where they are strongest.
     """
-    location, preprocess_id, model_id, _ = place
-    layers, _ = study_engine(location, model_id, params)
-    lower, upper = layers[layer]
-    x = scaled(fundi(location, preprocess_id, positions))
+    location, preprocess_id = job.ids.location, job.ids.preprocess_id
+    model_id = job.ids.model_id
+    layers, _ = study_engine(location, model_id, job.params)
+    lower, upper = layers[job.layer]
+    x = scaled(fundi(location, preprocess_id, job.positions))
     baseline = np.zeros(x.shape[1:], np.float32)
-    below = Evaluator(flat_activations(lower), params.batch_size)
+    below = Evaluator(flat_activations(lower), job.params.batch_size)
     shape = tuple(int(size) for size in lower.outputs[0].shape[1:])
     activations, start = (
         below.values(x).reshape(len(x), *shape),
         below.values(baseline[None]).reshape(shape),
     )
-    rows = unit_effects(image_ids, layer, upper, activations, start, units, verdicts, params)
-    sums = Evaluator(weighted_sums(lower), params.batch_size)
+    rows = unit_effects(
+        job.image_ids, job.layer, upper, activations, start, job.units, job.verdicts, job.params
+    )
+    sums = Evaluator(weighted_sums(lower), job.params.batch_size)
     keys, regions = [], []
     for row in rows:
-        if row["rank"] < params.special_eyes:
-            keys.append((layer, row["unit"], row["image_id"]))
-            image = x[image_ids.index(row["image_id"])]
-            regions.append(unit_region(sums, image, baseline, shape, row["unit"], params))
+        if row["rank"] < job.params.special_eyes:
+            keys.append((job.layer, row["unit"], row["image_id"]))
+            image = x[job.image_ids.index(row["image_id"])]
+            regions.append(unit_region(sums, image, baseline, shape, row["unit"], job.params))
     return {"rows": rows, "keys": keys, "regions": np.stack(regions)}

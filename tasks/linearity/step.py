@@ -7,6 +7,7 @@ by one.
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import classifier_outputs, fundi
 from tasks.linearity.special_units import study_engine, study_special_units
 from tasks.run.recipe import Recipe
+from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session, StepResult
 
 STEP = "linearity"
@@ -34,7 +36,8 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Step
     gives each unit its verdict.
     """
     workspace = session.workspace
-    model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
+    ids = recipe.resolve(workspace)
+    model_id, explain_id = ids.model_id, ids.explain_id
     eyes = explained_eyes(workspace, model_id, explanation_store(workspace, explain_id).image_ids)
     eyes = eyes[eyes["predicted_stage"].notna() & (eyes["predicted_stage"] != params.target_stage)]
     eyes = eyes.join(workspace.photos().set_index("image_id")["sha256"], on="image_id")
@@ -43,7 +46,6 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Step
     )  # which eyes there are is said by the eyes
     settings |= crop_settings(recipe.preprocess)
     eyes = eyes.head(params.limit) if params.limit else eyes
-    place = (workspace.location, recipe.preprocess_id, model_id, explain_id)
     jobs, parts = [], {}
     for start in range(0, len(eyes), EYES_PER_JOB):
         group = eyes.iloc[start : start + EYES_PER_JOB]
@@ -53,8 +55,8 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Step
         )
         if not workspace.has_part(STEP, explain_id, part, digest=parts[part]):
             jobs.append(
-                (
-                    place,
+                StudyJob(
+                    ids,
                     group["image_id"].tolist(),
                     group["position"].to_numpy(np.int64),
                     part,
@@ -62,7 +64,9 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Step
                     params,
                 )
             )
-    new = sum(run_in_waves(session.pool, STEP, _study, jobs, images_of=lambda job: len(job[1])))
+    new = sum(
+        run_in_waves(session.pool, STEP, _study, jobs, images_of=lambda job: len(job.image_ids))
+    )
     for part in set(workspace.parts(STEP, explain_id)) - set(parts):
         workspace.remove_part(STEP, explain_id, part)
     digest = content_id({"parts": parts, "linearity": settings})
@@ -73,30 +77,36 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Step
         )  # the other study's
         verdicts = verdicts.assign(**others | {"study": STEP})
         workspace.write_table("units", verdicts, partition=explain_id, part=STEP, digest=digest)
-    study_special_units(session, place, eyes, params, digest)
+    study_special_units(session, ids, eyes, params, digest)
     return StepResult(STEP, len(eyes), new, _summary(workspace, explain_id))
 
 
-def _study(
-    place: tuple[str, str, str, str],
-    image_ids: Sequence[str],
-    positions: np.ndarray,
-    part: str,
-    digest: str,
-    params: LinearityParams,
-) -> int:
+@dataclass(frozen=True)
+class StudyJob:
+    """A few eyes whose units are studied."""
+
+    ids: ResolvedIds
+    image_ids: Sequence[str]
+    positions: np.ndarray
+    part: str
+    digest: str
+    params: LinearityParams
+
+
+def _study(job: StudyJob) -> int:
     """Runs on a worker: the rows of a few eyes."""
-    location, preprocess_id, model_id, explain_id = place
-    x = scaled(fundi(location, preprocess_id, positions))
-    layers, average_gradient = study_engine(location, model_id, params)
-    gradient = classifier_outputs(location, model_id, params.batch_size).gradient
+    location, preprocess_id = job.ids.location, job.ids.preprocess_id
+    model_id, explain_id = job.ids.model_id, job.ids.explain_id
+    x = scaled(fundi(location, preprocess_id, job.positions))
+    layers, average_gradient = study_engine(location, model_id, job.params)
+    gradient = classifier_outputs(location, model_id, job.params.batch_size).gradient
     baseline = np.zeros(x.shape[1:], np.float32)
     workspace = open_workspace(location)
     inside = visible_disc(x.shape[1], crop=crop_of(fundus_store(workspace, preprocess_id)))
     settings = {"inside": inside, "average_gradient": average_gradient}
-    rows = linearity_study(image_ids, x, baseline, gradient, layers, params, **settings)
-    workspace.write_table(STEP, rows, partition=explain_id, part=part, digest=digest)
-    return len(image_ids)
+    rows = linearity_study(job.image_ids, x, baseline, gradient, layers, job.params, **settings)
+    workspace.write_table(STEP, rows, partition=explain_id, part=job.part, digest=job.digest)
+    return len(job.image_ids)
 
 
 def _summary(workspace: Workspace, explain_id: str) -> str:

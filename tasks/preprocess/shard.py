@@ -9,7 +9,8 @@ import contextlib
 import dataclasses
 import errno
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -30,14 +31,41 @@ MEASURES = {
 GEOMETRY = ("diameter", "centre_y", "centre_x", "confidence", "reduction")
 # What reading a file may say of the machine instead of the file.
 SHORTAGES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-# A photograph of a shard: its id, its path in the source, its digest (empty: nothing to make),
-# whether its row is kept.
-Photograph = tuple[str, str, str, bool]
 
 
-def new_rows(photographs: Sequence[Photograph]) -> int:
-    """How many of a shard's photographs have to be worked on."""
-    return sum(bool(sha256) and not keep for _, _, sha256, keep in photographs)
+class ShardPhotograph(NamedTuple):
+    """A photograph of a shard. source: its path. sha256: empty where there is nothing to make."""
+
+    image_id: str
+    source: str
+    sha256: str
+    kept: bool
+
+    @property
+    def pending(self) -> bool:
+        """Whether it has to be worked on."""
+        return bool(self.sha256) and not self.kept
+
+
+@dataclasses.dataclass(frozen=True)
+class PreprocessJob:
+    """One shard to make, as `preprocess_shard` takes it.
+
+    location: the workspace. path: the store in it. source: the data folder. fatal: photographs that
+    killed their worker, by path, with the reason.
+    """
+
+    location: str
+    path: str
+    source: str
+    params: PreprocessParams
+    span: Span
+    photographs: Sequence[ShardPhotograph]
+    fatal: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def new_images(self) -> int:
+        return sum(photograph.pending for photograph in self.photographs)
 
 
 def try_photographs(names: Sequence[str], source: str, params: PreprocessParams) -> None:
@@ -58,23 +86,16 @@ def try_photographs(names: Sequence[str], source: str, params: PreprocessParams)
             normalise(cv2.imencode(".jpg", disc)[1].tobytes(), params)
 
 
-def preprocess_shard(
-    location: str,
-    path: str,
-    source: str,
-    params: PreprocessParams,
-    span: Span,
-    photographs: Sequence[Photograph],
-    fatal: dict[str, str] | None = None,
-) -> int:
+def preprocess_shard(job: PreprocessJob) -> int:
     """Runs on a worker: makes, writes and marks one shard; rows to keep are copied from the old
     one. Returns new rows.
     """
     _one_opencv_thread()
-    store = ShardedStore.open(open_workspace(location).files, path)
-    photos = PhotoSource(source)
-    digests = [sha256 for _, _, sha256, _ in photographs]
-    kept = [keep for *_, keep in photographs]
+    store = ShardedStore.open(open_workspace(job.location).files, job.path)
+    span, photographs = job.span, job.photographs
+    photos = PhotoSource(job.source)
+    digests = [photograph.sha256 for photograph in photographs]
+    kept = [photograph.kept for photograph in photographs]
     arrays = store.read(span) if any(kept) else blank(store, span)
     rejects = {}
     for row, (image_id, name, sha256, keep) in enumerate(photographs):
@@ -84,9 +105,9 @@ def preprocess_shard(
         if not sha256:
             continue  # gone before anything was made of it
         try:
-            if fatal and name in fatal:
-                raise UnreadablePhoto("kills_worker", fatal[name])
-            fundus = normalise(photos.read(name), params)
+            if name in job.fatal:
+                raise UnreadablePhoto("kills_worker", job.fatal[name])
+            fundus = normalise(photos.read(name), job.params)
         except UnusablePhoto as error:
             rejects[image_id] = {"source": name, "reason": error.reason, "detail": error.detail}
             arrays["status"][row] = REJECTED
@@ -110,10 +131,10 @@ def preprocess_shard(
             arrays[measure][row] = fundus.quality[measure]
     # What an earlier call set aside in this shard and is not looked at again keeps its reason.
     earlier = shard_record(store, span).get("rejects", {}) if any(kept) else {}
-    kept_ids = {image_id for image_id, *_, keep in photographs if keep}
+    kept_ids = {photograph.image_id for photograph in photographs if photograph.kept}
     rejects |= {image_id: reject for image_id, reject in earlier.items() if image_id in kept_ids}
     store.write_shard(span, arrays, digests=digests, record={"rejects": rejects})
-    return new_rows(photographs)
+    return job.new_images
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 """
 
 import collections
+import dataclasses
 from typing import Any
 
 import pandas as pd
@@ -12,9 +13,15 @@ from storage.contents.fundus import DONE, fundus_path, fundus_specs
 from tasks.access.quality import write_quality
 from tasks.access.rejects import check_reject_fraction, replace_rejects
 from tasks.access.stores import set_aside, stored_digests, whole
-from tasks.execution.pool import Failure, alone, culprits
+from tasks.execution.pool import Failure, killing_items, run_singly
 from tasks.execution.waves import run_in_waves
-from tasks.preprocess.shard import MEASURES, new_rows, preprocess_shard, try_photographs
+from tasks.preprocess.shard import (
+    MEASURES,
+    PreprocessJob,
+    ShardPhotograph,
+    preprocess_shard,
+    try_photographs,
+)
 from tasks.run.artifacts import show_photographs, show_rejects
 from tasks.run.recipe import Recipe
 from tasks.run.session import Session, StepResult
@@ -56,20 +63,22 @@ def preprocess(
     for span in pending:
         rows = photos.iloc[span.rows]
         kept = store.done_rows(span, digests[span.rows])
-        photographs = list(
-            zip(rows["image_id"], rows["source"], digests[span.rows], kept, strict=True)
-        )
-        jobs.append((workspace.location, path, data.photos, params, span, photographs))
+        photographs = [
+            ShardPhotograph(*given)
+            for given in zip(
+                rows["image_id"], rows["source"], digests[span.rows], kept.tolist(), strict=True
+            )
+        ]
+        jobs.append(PreprocessJob(workspace.location, path, data.photos, params, span, photographs))
 
-    def rescue(job: tuple, failure: Failure) -> Any:
+    def rescue(job: PreprocessJob, failure: Failure) -> Any:
         if not failure.killed:
             return failure
-        *_, photographs = job
-        names = [name for _, name, sha256, keep in photographs if sha256 and not keep]
-        found = culprits(session.pool, try_photographs, names, data.photos, params)
+        names = [photograph.source for photograph in job.photographs if photograph.pending]
+        found = killing_items(session.pool, try_photographs, names, data.photos, params)
         if isinstance(found, Failure):
             return found
-        return alone(session.pool, preprocess_shard, *job, found)
+        return run_singly(session.pool, preprocess_shard, dataclasses.replace(job, fatal=found))
 
     new = sum(
         run_in_waves(
@@ -77,7 +86,7 @@ def preprocess(
             STEP,
             preprocess_shard,
             jobs,
-            images_of=lambda job: new_rows(job[5]),
+            images_of=lambda job: job.new_images,
             rescue=rescue,
         )
     )

@@ -225,9 +225,19 @@ def _neurons(arrays: dict[str, np.ndarray], place: str) -> tuple[NeuronEntry, ..
 # Drawing, shard by shard
 
 
+@dataclass(frozen=True)
+class DrawJob:
+    """One shard of eyes to draw. state: what they are drawn from."""
+
+    place: Place
+    span: Span
+    eyes: pd.DataFrame
+    state: str
+
+
 def shards_to_draw(
     workspace: Workspace, place: Place, store: ShardedStore, eyes: pd.DataFrame
-) -> list[tuple]:
+) -> list[DrawJob]:
     """The jobs for `draw_shard`: of finished shards of which something shown has changed since they
     were drawn."""
     made_from = span_digests(store)
@@ -251,7 +261,7 @@ def shards_to_draw(
         if (workspace.files.read_json(f"{place.folder}/eyes/{span.index:05d}/{MADE}") or {}).get(
             "shard"
         ) != state:
-            jobs.append((place, span, shown, state))
+            jobs.append(DrawJob(place, span, shown, state))
     return jobs
 
 
@@ -260,35 +270,39 @@ def _drawing() -> list[Any]:
     return [DRAWING_VERSION, EYE_TABLES]
 
 
-def draw_shard(place: Place, span: Span, eyes: pd.DataFrame, state: str) -> int:
+def draw_shard(job: DrawJob) -> int:
     """Runs on a worker: draws those of the shard's eyes that are not drawn as they are now; returns
     how many.
 
     What was drawn is noted last: after a kill in between, eyes are drawn again with the same bytes.
     """
-    workspace = open_workspace(place.location)
+    workspace = open_workspace(job.place.location)
     explained = Explained(
-        workspace, place.explain_id, Photos(workspace, place.photos) if place.photos else None
+        workspace,
+        job.place.explain_id,
+        Photos(workspace, job.place.photos) if job.place.photos else None,
     )
-    folder = f"{place.folder}/eyes/{span.index:05d}"
+    folder = f"{job.place.folder}/job.eyes/{job.span.index:05d}"
     before = (workspace.files.read_json(f"{folder}/{MADE}") or {}).get("eyes", {})
     stored = stored_digests(explained.store)
-    tables = _tables_of(workspace, place.explain_id, eyes["image_id"].tolist())
+    tables = _tables_of(workspace, job.place.explain_id, job.eyes["image_id"].tolist())
     made, drawn, files = {}, 0, []
-    for at in explained_rows(explained.store.read(span, ["pixels/status"])["pixels/status"], eyes):
-        name = eyes.iloc[at]["image_id"]
+    for at in explained_rows(
+        explained.store.read(job.span, ["pixels/status"])["pixels/status"], job.eyes
+    ):
+        name = job.eyes.iloc[at]["image_id"]
         mine = {caption: rows[name] for caption, rows in tables.items() if name in rows}
         about = {
-            "eye": as_text(eyes.iloc[[at]]),
+            "eye": as_text(job.eyes.iloc[[at]]),
             "tables": {caption: as_text(rows) for caption, rows in mine.items()},
         }
         made[name] = content_id(_drawing(), stored[name], about)
         if before.get(name) == made[name]:
             continue
-        entry = explained.entry(eyes, span.start + int(at), int(at), mine)
-        for file, content in eye_files(entry, f"{span.index:05d}/{name}").items():
-            workspace.files.write(f"{place.folder}/{file}", content, flush=False)
-            files.append(f"{place.folder}/{file}")
+        entry = explained.entry(job.eyes, job.span.start + int(at), int(at), mine)
+        for file, content in eye_files(entry, f"{job.span.index:05d}/{name}").items():
+            workspace.files.write(f"{job.place.folder}/{file}", content, flush=False)
+            files.append(f"{job.place.folder}/{file}")
         drawn += 1
     workspace.files.flush(files)
     for gone in (
@@ -297,7 +311,7 @@ def draw_shard(place: Place, span: Span, eyes: pd.DataFrame, state: str) -> int:
         - {f"{name}.{kind}" for name in made for kind in ("js", "jpg")}
     ):
         workspace.files.remove(f"{folder}/{gone}")
-    workspace.files.write_json(f"{folder}/{MADE}", {"shard": state, "eyes": made})
+    workspace.files.write_json(f"{folder}/{MADE}", {"shard": job.state, "eyes": made})
     return drawn
 
 

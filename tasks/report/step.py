@@ -44,7 +44,7 @@ def report(
     )
     jobs = shards_to_draw(workspace, place, store, eyes)
     drawn = sum(
-        run_in_waves(session.pool, STEP, draw_shard, jobs, images_of=lambda job: job[1].images)
+        run_in_waves(session.pool, STEP, draw_shard, jobs, images_of=lambda job: job.span.images)
     )
     shown_from = _fingerprint(workspace, recipe, config)
     done = np.asarray(explained_rows(whole(store, "pixels/status"), eyes))

@@ -24,6 +24,7 @@ from dr_lib.training import TrainingParams, outcome_settings
 from storage import Workspace
 from storage.ids import content_id
 from tasks.run.errors import UserError
+from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.settings import AttributionSelection, FlaggedChoice, TrainingPolicy
 
 
@@ -191,6 +192,15 @@ class Recipe:
                 " same configuration first"
             )
         return model_id
+
+    def resolve(self, workspace: Workspace) -> ResolvedIds:
+        """All ids of these settings in a workspace. Raises UserError if there is no model yet."""
+        return ResolvedIds(
+            workspace.location,
+            self.preprocess_id,
+            self.model_id(workspace),
+            self.explain_id(workspace),
+        )
 
     def explain_id(self, workspace: Workspace) -> str:
         """The id of the explanation by that model; it may not have been made yet."""

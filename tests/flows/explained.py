@@ -20,8 +20,9 @@ from storage.ids import digest_bytes
 from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
 from tasks.access.stores import blank
-from tasks.aggregate.step import _aggregate_shard
+from tasks.aggregate.step import AggregateJob, _aggregate_shard
 from tasks.run.recipe import Recipe
+from tasks.run.resolved_ids import ResolvedIds
 
 SIZE, SHARD_IMAGES, NEURONS = 64, 4, 2
 MODEL_ID = "0123456789ab"
@@ -104,16 +105,20 @@ def explain(workspace: Workspace, count: int) -> None:
             store.write_shard(span, arrays, digests=digests[span.rows])
             if store is maps:
                 eyes = explained_eyes(workspace, MODEL_ID, ids).iloc[span.rows]
-                place = (workspace.location, explain_id, RECIPE.preprocess_id)
+                resolved = ResolvedIds(
+                    workspace.location, RECIPE.preprocess_id, MODEL_ID, explain_id
+                )
                 tables = ("attributions", "neurons", "lesion_regions", "heatmap_stats")
                 _aggregate_shard(
-                    place,
-                    span,
-                    eyes,
-                    span.part,
-                    HeatmapParams(max_regions=3),
-                    tables,
-                    RECIPE.attribution,
+                    AggregateJob(
+                        resolved,
+                        span,
+                        eyes,
+                        span.part,
+                        HeatmapParams(max_regions=3),
+                        tables,
+                        RECIPE.attribution,
+                    )
                 )
 
 

@@ -15,7 +15,7 @@ from dr_lib.fundus import PreprocessParams
 from dr_lib.network.model import ModelParams
 from dr_lib.training import TrainingParams
 from storage import open_workspace
-from tasks.execution.pool import Failure, failure
+from tasks.execution.pool import Failure, arguments, failure
 from tasks.ingest.step import ingest
 from tasks.preprocess import step as preprocessing
 from tasks.preprocess.step import preprocess
@@ -34,7 +34,7 @@ class InlinePool:
 
     def __init__(self, params: DaskParams | None = None):
         self.params, self.workers = params or DaskParams(workers=2), 2
-        self.jobs: list[tuple] = []
+        self.jobs: list[tuple[str, Any]] = []
 
     def connect(self) -> None:
         """There is nothing to connect to."""
@@ -42,13 +42,11 @@ class InlinePool:
     def close(self) -> None:
         """There is nothing to close."""
 
-    def run(
-        self, function: Callable[..., Any], jobs: Iterable[tuple]
-    ) -> Iterator[tuple[tuple, Any]]:
+    def run(self, function: Callable[..., Any], jobs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         for job in jobs:
             self.jobs.append((function.__name__, job))
             try:
-                result = function(*job)
+                result = function(*arguments(job))
             except WorkerDied:
                 result = failure(KilledWorker(function.__name__, None, 2))
             except Exception as error:

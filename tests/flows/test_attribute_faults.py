@@ -130,7 +130,7 @@ def store_of(workspace) -> ShardedStore:
 
 def worked(pool: InlinePool) -> list[int]:
     """Which shards were explained."""
-    return [job[2].index for name, job in pool.jobs if name == "explain_shard"]
+    return [job.span.index for name, job in pool.jobs if name == "explain_shard"]
 
 
 def test_killed_twenty_times_the_run_ends_with_the_bytes_of_an_undisturbed_one(
@@ -496,7 +496,7 @@ def test_a_shard_whose_worker_died_just_after_marking_it_is_not_explained_again(
         tasks.attribute.shard, "explainer", None
     )  # whoever asks for the engine fails
     told = [
-        tasks.attribute.shard.explain_shard(*job)
+        tasks.attribute.shard.explain_shard(job)
         for name, job in pool.jobs
         if name == "explain_shard"
     ]

@@ -157,7 +157,7 @@ def store_of(prepared) -> ShardedStore:
 
 
 def worked(pool) -> list[tuple[str, int]]:
-    return [(name, job[1].index) for name, job in pool.jobs]
+    return [(name, job.span.index) for name, job in pool.jobs]
 
 
 def results(workspace: pathlib.Path, *without: str) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from storage.errors import CannotWrite
-from tasks.execution.pool import Failure, Pool, culprits, failure
+from tasks.execution.pool import Failure, Pool, failure, killing_items
 from tasks.run.errors import UserError
 from tasks.run.settings import DaskParams
 
@@ -66,11 +66,11 @@ def test_a_worker_that_dies_costs_a_retry(pool, tmp_path):
 
 def test_what_kills_workers_is_found_by_halving(pool):
     rows = list(range(7))
-    assert set(culprits(pool, die_on, rows, [4])) == {4}
+    assert set(killing_items(pool, die_on, rows, [4])) == {4}
 
 
 def test_where_workers_die_of_nothing_too_no_row_is_to_blame(pool):
-    found = culprits(pool, die_always, [1, 2])
+    found = killing_items(pool, die_always, [1, 2])
     assert found == Failure("worker processes die, whatever they work on")
     assert "lack of memory: give dask.workers" in found.remedy
 

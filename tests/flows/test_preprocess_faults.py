@@ -53,7 +53,7 @@ class Here:
         """There is nothing to connect to."""
 
     def run(self, function, jobs):
-        return ((job, function(*job)) for job in jobs)
+        return ((job, function(*arguments(job))) for job in jobs)
 
 
 def draw(folder: pathlib.Path, eyes: int = PHOTOGRAPHS) -> list[str]:

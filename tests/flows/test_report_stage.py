@@ -85,9 +85,9 @@ def test_an_eye_that_is_explained_no_more_leaves_the_report(made, tmp_path):
     eyes = stage.explained_eyes(workspace, "0123456789ab", store.image_ids).assign(present=True)
     place = report_eyes.Place(workspace.location, RECIPE.explain_id(workspace), "")
     jobs = report_eyes.shards_to_draw(workspace, place, store, eyes)
-    assert [job[1].index for job in jobs] == [0]
+    assert [job.span.index for job in jobs] == [0]
     for job in jobs:
-        report_eyes.draw_shard(*job)
+        report_eyes.draw_shard(job)
     assert "eyes/00000/1_right.js" not in files(first)
     assert "eyes/00000/1_left.js" in files(first)
 
