@@ -153,7 +153,11 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     best = auc.groupby("map").idxmax()
     rows = {}
     for name, place in best.items():
-        one = every[(every["map"] == name) & (every["sigma_px"] == place[1])].set_index("metric")
+        one = (
+            every[(every["map"] == name) & (every["sigma_px"] == place[1])]
+            .set_index("metric")
+            .reindex(SHOWN)
+        )
         words = {
             m: (
                 f"{one['value'][m]:.3f} ({one['low'][m]:.3f}–{one['high'][m]:.3f})"

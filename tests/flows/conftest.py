@@ -2,18 +2,25 @@
 slow part of small tests.
 """
 
+import contextlib
 import hashlib
+import multiprocessing
 import pathlib
 import shutil
+from collections.abc import Iterator
+from multiprocessing import forkserver
 
 import cv2
+import dask
 import numpy as np
 import pytest
 
 from dr_lib.synthetic import SynthesisParams
 from storage import open_workspace
+from tasks.execution.pool import ONE_THREAD, Pool
 from tasks.ingest.synthesise import synthesise
-from tests.flows.kills import TINY_BLOCKS
+from tasks.run.settings import DaskParams
+from tests.flows.kills import PRELOAD, TINY_BLOCKS
 
 EYES = 40
 
@@ -75,6 +82,35 @@ def prefect_server(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def warm_start() -> dict[str, str]:
+    """Settings of Dask with which workers are forks of one process that has imported everything:
+    importing takes seconds each.
+
+    Workers that start by themselves, as they do for users, are those of test_pool.py,
+    test_preprocess_faults.py and test_cluster.py.
+    """
+    import distributed  # noqa: F401 - first, or its own defaults would go with these settings
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ONE_THREAD.items():
+            patch.setenv(name, value)
+        multiprocessing.set_forkserver_preload(list(PRELOAD))
+        forkserver.ensure_running()
+    return {"distributed.worker.multiprocessing-method": "forkserver"}
+
+
+@pytest.fixture(scope="session")
+def dask_address(warm_start) -> Iterator[str]:
+    """Where two workers stay from run to run with what they have compiled, as on a cluster; runs
+    of their own start new ones.
+    """
+    with contextlib.closing(Pool(DaskParams(workers=2))) as pool:
+        with dask.config.set(warm_start):
+            client = pool.connect()
+        yield client.scheduler.address
+
+
+@pytest.fixture(scope="session")
 def drawn_photos(tmp_path_factory) -> pathlib.Path:
     """Synthetic photographs in Kaggle's layout, every stage equally often. Not to be written to:
     copy it.
@@ -90,7 +126,7 @@ def drawn_photos(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def chain(tmp_path_factory, drawn_photos, prefect_server):
+def chain(tmp_path_factory, drawn_photos, prefect_server, dask_address):
     """Five runs in one workspace: the first; nothing new; two more eyes and three bad inputs; an
     explained eye deleted and another replaced by what cannot be graded; nothing new.
     """
@@ -103,7 +139,8 @@ def chain(tmp_path_factory, drawn_photos, prefect_server):
     for path in held_back:
         path.rename(root / path.name)
     config = root / "tiny.toml"
-    config.write_text(TINY.format(photos=photos, workspace=root / "workspace"))
+    own = TINY.format(photos=photos, workspace=root / "workspace")
+    config.write_text(own.replace("workers = 2", f'address = "{dask_address}"'))
 
     first = FLOWS["run"](str(config))
     untouched = snapshot(root / "workspace")

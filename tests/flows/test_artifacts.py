@@ -139,7 +139,9 @@ def test_rejects_are_a_table_of_their_step_and_a_long_one_is_cut_and_says_so(tmp
     )
 
 
-def test_preprocessing_leaves_its_sheets_when_it_had_work(tmp_path, drawn_photos, tiny_config):
+def test_preprocessing_leaves_its_sheets_when_it_had_work(
+    tmp_path, drawn_photos, tiny_config, dask_address
+):
     from flows.pipeline import FLOWS
 
     photos = tmp_path / "photos"
@@ -153,7 +155,9 @@ def test_preprocessing_leaves_its_sheets_when_it_had_work(tmp_path, drawn_photos
     FLOWS["ingest"](config)
 
     def preprocess():
-        FLOWS["preprocess"](config, ["preprocess.quality_threshold=1.0"])
+        FLOWS["preprocess"](
+            config, ["preprocess.quality_threshold=1.0", f"dask.address={dask_address}"]
+        )
 
     sheets = {"preprocess-samples", "preprocess-flagged", "preprocess-set-aside"}
     left = left_by(preprocess)

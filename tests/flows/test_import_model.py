@@ -195,11 +195,11 @@ def test_the_command_says_which_model_and_refuses_in_one_line(take_in, trained_e
 
 
 def test_eyes_preprocessed_already_are_graded_by_it_and_nothing_is_trained(
-    prefect_server, drawn_photos, tmp_path, trained_elsewhere, take_in
+    prefect_server, dask_address, drawn_photos, tmp_path, trained_elsewhere, take_in
 ):
     from flows.pipeline import FLOWS
 
-    settings = [f"data.photos={drawn_photos}"]
+    settings = [f"data.photos={drawn_photos}", f"dask.address={dask_address}"]
     for stage in ("ingest", "preprocess"):
         FLOWS[stage](str(take_in.config), settings)
     workspace, _, (model_id, ready) = take_in(trained_elsewhere, settings)
