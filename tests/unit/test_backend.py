@@ -90,7 +90,7 @@ def test_threads_below_one_are_refused():
 )
 def test_threads_are_set_before_the_start_and_a_late_change_is_answered_with_false():
     script = """
-from dr_lib import backend
+from dr_lib.network import backend
 import sys
 assert "tensorflow" not in sys.modules, "importing the module must import no framework"
 assert backend.configure(1, deterministic=True)

@@ -80,7 +80,7 @@ def test_what_a_user_told_keras_and_tensorflow_elsewhere_changes_no_result(tmp_p
 def test_a_keras_json_that_keras_cannot_read_is_one_line(tmp_path, content):
     (tmp_path / "keras.json").write_text(content, encoding="utf-8")
     program = (
-        "from dr_lib import backend\ntry:\n    backend.name()\nexcept backend.BackendError as"
+        "from dr_lib.network import backend\ntry:\n    backend.name()\nexcept backend.BackendError as"
         " error:\n    print(error)"
     )
     done = process(program, KERAS_HOME=str(tmp_path))

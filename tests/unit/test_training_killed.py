@@ -23,7 +23,7 @@ KILLER = """
 import io, os, pathlib, signal, sys
 sys.path.insert(0, {here!r})
 import test_training_run as t
-from dr_lib import backend
+from dr_lib.network import backend
 from dr_lib.training import checkpoint
 
 def die():
