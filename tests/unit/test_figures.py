@@ -134,7 +134,9 @@ def test_figure_b_compares_two_maps_and_says_how_alike_they_are():
         np.full((64, 64, 3), 128, np.uint8),
         np.linspace(-1, 1, 4096, dtype=np.float32).reshape(64, 64),
     )
-    panels = figures.figure_b(fundus, {"Toward stage 0": values, "Toward stage 4": -values})
+    panels = figures.figure_b(
+        fundus, {"Toward stage 0": values, "Toward stage 4": -values}, crop=0.1
+    )
     assert [panel.caption for panel in panels] == [
         "Preprocessed",
         "Toward stage 0",
