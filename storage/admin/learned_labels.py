@@ -39,9 +39,8 @@ class LabelChanges:
 
     def __str__(self) -> str:
         """
-            >>> str(LabelChanges(corrected=9, moved=0, tested=1, removed=0, new=3, of=40))
-            '12 of 40 labels differ from those the model learned from (9 corrected, 3 new;
-        1 of them now tests it)'
+        >>> str(LabelChanges(corrected=9, moved=0, tested=0, removed=0, new=0, of=40))
+        '9 of 40 labels differ from those the model learned from (9 corrected)'
         """
         kinds = {
             "corrected": self.corrected,

@@ -30,6 +30,7 @@ from tasks.access.stores import blank
 from tasks.aggregate import lesion_study
 from tasks.aggregate import step as stage
 from tasks.aggregate.localise import read_mask
+from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
 from tests.flows.inline import InlinePool
 
@@ -44,6 +45,7 @@ PARAMS = AttributionParams(
 RECIPE = types.SimpleNamespace(
     explain_id=lambda ws: "e" * 12,
     model_id=lambda ws: "m" * 12,
+    resolve=lambda ws: ResolvedIds(ws.location, "p" * 12, "m" * 12, "e" * 12),
     preprocess_id="p" * 12,
     attribution=PARAMS,
     preprocess=PreprocessParams(size=SIZE),

@@ -192,5 +192,5 @@ def test_what_is_not_there_yet_is_said_with_the_command_that_makes_it(ws):
     save_record(ws.files, "aaaaaaaaaaaa", {})
     with pytest.raises(NotThere, match="no attributions for aaaaaaaaaaaa: run dr attribute"):
         ws.attributions()
-    with pytest.raises(NotThere, match="is not there: run the stage that makes it"):
+    with pytest.raises(NotThere, match="is not there: run the step that makes it"):
         ShardedStore.open(ws.files, "fundus/x.zarr")
