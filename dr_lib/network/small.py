@@ -1,16 +1,15 @@
 """The small trunk: learns a few hundred eyes in a minute on two cores."""
 
+import functools
 from typing import Any
 
 import numpy as np
 
 from dr_lib.network.backbone import NORM_MOMENTUM, Backbone, next_seed
 
-BLOCKS = (24, 32, 48)  # filters of the concatenation blocks
-
 
 def _trunk(
-    input_size: int, weights: str, policy: str, seeds: np.random.Generator
+    blocks: tuple[int, ...], input_size: int, weights: str, policy: str, seeds: np.random.Generator
 ) -> tuple[Any, Any]:
     """Input and pooled features of a light trunk that learns a few hundred eyes in a minute on two
     cores.
@@ -52,7 +51,7 @@ def _trunk(
     x = convolution(inputs, 16, 3, 2, "conv1")
     x = convolution(x, 24, 3, 2, "conv2")
     x = convolution(x, 32, 3, 1, "conv3", relu="stem")
-    for number, filters in enumerate(BLOCKS):
+    for number, filters in enumerate(blocks):
         x = block(x, filters, f"mixed{number}")
     # A lesion a few pixels wide vanishes in an average over the eye: keep each channel's strongest
     # answer too.
@@ -61,4 +60,9 @@ def _trunk(
     return inputs, keras.layers.Concatenate(name="pooled", dtype=policy)([average, strongest])
 
 
-SMALL = Backbone("A small network", 32, len(BLOCKS), _trunk)
+def small_trunk(blocks: tuple[int, ...] = (24, 32, 48)) -> Backbone:
+    """The small trunk. blocks: filters of each concatenation block."""
+    return Backbone("A small network", 32, len(blocks), functools.partial(_trunk, blocks))
+
+
+SMALL = small_trunk()

@@ -306,7 +306,7 @@ def killing_items(
 
 def run_singly(pool: Pool, function: Callable[..., Any], *job: Any) -> Any:
     """The result (or Failure) of one job."""
-    ((_, result),) = pool.run(function, [job])
+    ((_, result),) = pool.run(function, [job if len(job) > 1 else job[0]])
     return result
 
 

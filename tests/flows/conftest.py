@@ -15,6 +15,8 @@ import dask
 import numpy as np
 import pytest
 
+from dr_lib.network.model import BACKBONES
+from dr_lib.network.small import small_trunk
 from dr_lib.synthetic import SynthesisParams
 from storage import open_workspace
 from tasks.execution.pool import ONE_THREAD, Pool
@@ -186,7 +188,7 @@ def snapshot(folder: pathlib.Path) -> dict[str, str]:
 @pytest.fixture
 def tiny_trunk(monkeypatch):
     """The small trunk as runs that are killed have it."""
-    monkeypatch.setattr("dr_lib.network.model.SMALL_BLOCKS", TINY_BLOCKS)
+    monkeypatch.setitem(BACKBONES, "small", small_trunk(TINY_BLOCKS))
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from typing import IO
 import numpy as np
 import psutil
 
-import dr_lib.network.model
+from dr_lib.network.model import BACKBONES
+from dr_lib.network.small import small_trunk
 
 ROOT = pathlib.Path(__file__).parents[2]
 PATIENCE_S = 300
@@ -181,7 +182,7 @@ def shrink_trunk() -> None:
     """Leaves the small trunk of this process one block of few filters: what a worker takes to
     start is tracing layer by layer.
     """
-    dr_lib.network.model.SMALL_BLOCKS = TINY_BLOCKS
+    BACKBONES["small"] = small_trunk(TINY_BLOCKS)
 
 
 def dask_setup(worker: object) -> None:

@@ -22,6 +22,8 @@ import dr_lib.network.backend
 import dr_lib.network.model
 import flows.service.server
 import tasks.attribute.step
+from dr_lib.network.model import BACKBONES
+from dr_lib.network.small import small_trunk
 from flows.cli.main import app
 from tasks.attribute.step import attribute
 from tasks.run.session import Session
@@ -46,7 +48,7 @@ def explained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks")
     config_file = write_config(folder, size=32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dr_lib.network.model, "SMALL_BLOCKS", TINY_BLOCKS)
+        patch.setitem(BACKBONES, "small", small_trunk(TINY_BLOCKS))
         patch.setattr(dr_lib.network.backend, "compiled", as_it_is)
         config, workspace = prepare(config_file, image_ids(5))  # one of each stage
         run_here(patch, tasks.attribute.step)
@@ -152,7 +154,7 @@ def test_localisation(benchmark, tmp_path, drawn_photos, monkeypatch):
     def small(backbone, weights, dense, size):
         return dr_lib.network.model.ModelParams("small", weights, dense, size)
 
-    monkeypatch.setattr("dr_lib.network.model.SMALL_BLOCKS", (8, 8, 8))  # Grad-CAM looks at mixed2
+    monkeypatch.setitem(BACKBONES, "small", small_trunk((8, 8, 8)))  # Grad-CAM looks at mixed2
     weights = tmp_path / "small.weights.h5"
     dr_lib.network.model.build(small("", "none", (8,), 32)).save_weights(weights)
     places = (

@@ -20,6 +20,8 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from dr_lib.network.model import BACKBONES
+from dr_lib.network.small import small_trunk
 from flows.cli.main import app
 from storage import open_workspace
 from storage.admin.verify import verify
@@ -143,7 +145,7 @@ def chain(tmp_path_factory, drawn_photos, bucket, prefect_server):
         [faults.HERE, "tests.flows.kills"]
     )
     with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dr_lib.network.model.SMALL_BLOCKS", TINY_BLOCKS)
+        patch.setitem(BACKBONES, "small", small_trunk(TINY_BLOCKS))
         _, file, address = stack.enter_context(dask_scheduler(root))
         for _ in range(2):
             stack.enter_context(dask_worker(file, root, env=environment))
