@@ -21,6 +21,7 @@ from flows.config import load_config
 from storage import open_workspace
 from storage.admin.verify import verify
 from storage.contents.fundus import DONE, REJECTED
+from tasks.execution.pool import arguments
 from tasks.ingest.step import ingest
 from tasks.preprocess.step import preprocess
 from tasks.run.errors import UserError
