@@ -91,7 +91,7 @@ def with_interval(value: object, low: object, high: object) -> str:
     return "–" if finite(value) is None else score(value) + between
 
 
-def signed(value: float | None) -> str:
+def signed(value: float | np.floating | None) -> str:
     """A correlation with its sign and two decimals.
 
     >>> signed(-0.987), signed(0.5), signed(None)
@@ -100,7 +100,7 @@ def signed(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:+.2f}".replace("-", "−")
 
 
-def percent(value: float | None, digits: int = 0) -> str:
+def percent(value: float | np.floating | None, digits: int = 0) -> str:
     """A part of 1 as a percentage, or a dash.
 
     >>> percent(0.034, 1), percent(None)
