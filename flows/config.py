@@ -10,11 +10,11 @@ import json
 import os
 import pathlib
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.evaluation.grading import GradingParams
@@ -259,7 +259,7 @@ def _listing(known: dict[str, Any]) -> str:
     return f"; known here: {', '.join(sorted(known))}"
 
 
-def _readable(error: ErrorDetails) -> str:
+def _readable(error: Mapping[str, Any]) -> str:
     place = ".".join(str(part) for part in error["loc"])
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":

@@ -282,7 +282,7 @@ def draw_shard(job: DrawJob) -> int:
         job.place.explain_id,
         Photos(workspace, job.place.photos) if job.place.photos else None,
     )
-    folder = f"{job.place.folder}/job.eyes/{job.span.index:05d}"
+    folder = f"{job.place.folder}/eyes/{job.span.index:05d}"
     before = (workspace.files.read_json(f"{folder}/{MADE}") or {}).get("eyes", {})
     stored = stored_digests(explained.store)
     tables = _tables_of(workspace, job.place.explain_id, job.eyes["image_id"].tolist())

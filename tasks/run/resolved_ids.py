@@ -1,4 +1,4 @@
-"""What a configuration means in a workspace, resolved once a step: which fundi, model, explanation."""
+"""Which fundi, model and explanation a configuration means in a workspace, resolved once a step."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from storage import Workspace, open_workspace
 
 @dataclass(frozen=True)
 class ResolvedIds:
-    """Where a step works, and the ids of what it works on. Small, so it travels to workers as it is.
+    """Where a step works, and the ids of what it works on. Travels to workers as it is.
 
     location: the workspace's folder or URL. The ids are content hashes (`storage.ids`).
     """

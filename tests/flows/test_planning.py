@@ -281,6 +281,8 @@ def test_what_was_set_aside_is_planned_where_it_is_to_be_tried_again(tmp_path, p
     (tmp_path / "photos" / "test").mkdir(parents=True)
     for name in image_ids(IMAGES):
         (tmp_path / "photos" / "test" / f"{name}.jpeg").write_bytes(name.encode())
+    rows = "".join(f"{name},0\n" for name in image_ids(IMAGES))
+    (tmp_path / "photos" / "testLabels.csv").write_text(f"image,level\n{rows}")
     config, workspace = prepare(config_file, image_ids(IMAGES))
     fundi = fundus_store(workspace, config.recipe.preprocess_id)
     (span,) = fundi.spans()
