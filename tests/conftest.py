@@ -14,7 +14,6 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 import absl.logging
-import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("dr_lib", "beartype.beartype")
@@ -22,14 +21,3 @@ install_import_hook("dr_lib", "beartype.beartype")
 # TensorFlow's log handler closes the stream it holds when logging is set up anew, as Prefect does;
 # made under pytest, that would be pytest's own.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    """What shares an expensive fixture runs in one process: the tests of a file, and the two
-    files about the chain.
-    """
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            file = item.nodeid.split("::")[0].replace("test_report_pages", "test_pipeline")
-            item.add_marker(pytest.mark.xdist_group(file))
