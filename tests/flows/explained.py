@@ -9,6 +9,7 @@ import pandas as pd
 
 from dr_lib.attribution.params import AttributionParams
 from dr_lib.fundus import PreprocessParams
+from dr_lib.fundus.quality import MEASURES
 from dr_lib.maps import HeatmapParams
 from dr_lib.network.model import ModelParams
 from dr_lib.training.params import TrainingParams
@@ -85,7 +86,7 @@ def explain(workspace: Workspace, count: int) -> None:
     )
     path, made_how = fundus_path(RECIPE.preprocess_id), {"preprocess": RECIPE.preprocess_settings}
     fundi = ShardedStore.create_or_open(
-        workspace.files, path, fundus_specs(SIZE), SHARD_IMAGES, made_how
+        workspace.files, path, fundus_specs(SIZE, MEASURES), SHARD_IMAGES, made_how
     )
     specs = explanation_specs(RECIPE.attribution.quantities, SIZE, LAYERS, NEURONS, lesions=True)
     maps = ShardedStore.create_or_open(
