@@ -364,13 +364,14 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
     from dr_lib.localisation import LocalisationParams
     from flows.config import load_config
     from storage.arrays.store import Span
-    from tasks.aggregate.localise import judge_shard, masked_eyes, masks_folder
+    from tasks.aggregate.localise import JudgeJob, judge_shard, masked_eyes, masks_folder
     from tasks.run.errors import UserError
 
     folder = tmp_path / "masks"
     shutil.copytree(chain["photos"] / "masks", folder)
     workspace, recipe = chain["workspace"], load_config(chain["config"]).recipe
-    model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
+    ids = recipe.resolve(workspace)
+    model_id = ids.model_id
     names = workspace.attributions()["image_id"].values.tolist()
     reshaped, broken = [name for name in names if name != chain["spoilt"]][:2]
     cv2.imwrite(
@@ -378,18 +379,19 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
     )
     (folder / f"{broken}.png").write_bytes(b"no picture")
     eyes = masked_eyes(workspace, model_id, names, folder)
-    place = (workspace.location, explain_id, recipe.preprocess_id, model_id, str(folder))
     judged, problems = [], []
     for start in range(0, len(names), 4):
         span = Span(start // 4, start, min(start + 4, len(names)))
-        found = judge_shard(
-            place,
+        job = JudgeJob(
+            ids,
+            str(folder),
             span,
             eyes.iloc[span.rows],
             recipe.preprocess,
             recipe.engine,
             LocalisationParams(rivals=False),
         )
+        found = judge_shard(job)
         judged += found[0]
         problems += found[1]
     assert sorted(problem.split(":")[0] for problem in problems) == sorted([reshaped, broken])
