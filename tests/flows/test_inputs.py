@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from flows.registry import STAGES
+from flows.registry import STEPS
 from storage import open_workspace
 from storage.arrays.ledger import ledger_folder
 from storage.arrays.store import ShardedStore
@@ -51,7 +51,7 @@ def asked(message: str) -> list[str]:
     return [name for part in message.split("run `dr ")[1:] for name in [part.partition("`")[0]]]
 
 
-@pytest.mark.parametrize("step", [step for step in STAGES if step != "ingest"])
+@pytest.mark.parametrize("step", [step for step in STEPS if step != "ingest"])
 def test_a_step_on_a_workspace_that_is_not_there_names_every_command_before_it(
     trained, tmp_path, step
 ):
@@ -70,7 +70,7 @@ def test_a_step_on_a_workspace_that_is_not_there_names_every_command_before_it(
 
 
 def test_every_step_but_the_first_has_an_input():
-    assert set(LAST_NEEDED) | {"ingest"} == set(STAGES)
+    assert set(LAST_NEEDED) | {"ingest"} == set(STEPS)
     assert set(LAST_NEEDED.values()) == set(CHAIN)
 
 
