@@ -2,22 +2,31 @@
 are gone.
 """
 
+import types
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from dr_lib.report import Folder
 from flows.config import PipelineConfig, load_config
 from storage import Workspace
 from storage.contents.models import save_model
-from tasks.access.model_quality import model_section
 from tasks.access.present import gone_words, predictions_here
 from tasks.access.quality import GOOD
+from tasks.report.sections import model
 from tasks.run.session import Session
 from tasks.train import step
 from tests.flows.explainable import prepare, write_config
 from tests.flows.inline import InlinePool
 
 EYES = 20
+
+
+def told(workspace: Workspace, model_id: str) -> str:
+    """What the report's section of the model says."""
+    shown = types.SimpleNamespace(workspace=workspace, model_id=model_id)
+    return model.content(shown, Folder()).finding
 
 
 def labelled(workspace: Workspace) -> pd.DataFrame:
@@ -79,7 +88,7 @@ def test_corrected_labels_are_told_with_what_to_do_and_the_model_is_kept(kept):
         == f"{first}; 14 of 14 labels differ from those the model learned from (14 corrected): it"
         " is kept; train one that learns from today's with --set training.on_new_data=retrain"
     )
-    assert "14 of 14 labels differ" in model_section(workspace, first.split()[1].rstrip(":")).note
+    assert "14 of 14 labels differ" in told(workspace, first.split()[1].rstrip(":"))
 
 
 def test_retrain_takes_corrected_labels_for_new_data(kept):
@@ -153,8 +162,7 @@ def test_grades_rest_on_photographs_that_are_there(graded, monkeypatch):
     assert len(workspace.frame("predictions")) == EYES, (
         "what was explained of them still finds its grade"
     )
-    section = model_section(workspace, model_id)
-    assert (section.eyes, section.note) == (0, "No labelled eye is in the test split.")
+    assert told(workspace, model_id) == "No labelled eye is in the test split."
     assert grade(file, workspace, monkeypatch, []).startswith("on 6 test eyes kappa"), "back again"
 
 
