@@ -23,7 +23,7 @@ from tests.flows.inline import InlinePool
 EYES = 20
 
 
-def told(workspace: Workspace, model_id: str) -> str:
+def section_says(workspace: Workspace, model_id: str) -> str:
     """What the report's section of the model says."""
     shown = types.SimpleNamespace(workspace=workspace, model_id=model_id)
     return model.content(shown, Folder()).finding
@@ -88,7 +88,7 @@ def test_corrected_labels_are_told_with_what_to_do_and_the_model_is_kept(kept):
         == f"{first}; 14 of 14 labels differ from those the model learned from (14 corrected): it"
         " is kept; train one that learns from today's with --set training.on_new_data=retrain"
     )
-    assert "14 of 14 labels differ" in told(workspace, first.split()[1].rstrip(":"))
+    assert "14 of 14 labels differ" in section_says(workspace, first.split()[1].rstrip(":"))
 
 
 def test_retrain_takes_corrected_labels_for_new_data(kept):
@@ -162,7 +162,7 @@ def test_grades_rest_on_photographs_that_are_there(graded, monkeypatch):
     assert len(workspace.frame("predictions")) == EYES, (
         "what was explained of them still finds its grade"
     )
-    assert told(workspace, model_id) == "No labelled eye is in the test split."
+    assert section_says(workspace, model_id) == "No labelled eye is in the test split."
     assert grade(file, workspace, monkeypatch, []).startswith("on 6 test eyes kappa"), "back again"
 
 
