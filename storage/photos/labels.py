@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
+from dr_lib.vocabulary import STAGES
 from storage.files.text import decoded
 from storage.photos.types import (
     Label,
@@ -195,7 +196,7 @@ def _label(row: dict[str, str], at: str, split_hint: str) -> Label | Problem:
         stage = float(level.replace(",", "."))  # a spreadsheet's 0,0 is 0.0
     except ValueError:
         return Problem(at, image_id, "malformed_row", f"level {level[:20]!r} is not a number")
-    if stage not in range(5):
+    if stage not in STAGES:
         return Problem(
             at, image_id, "stage_out_of_range", f"level {level[:20]!r} is not one of 0, 1, 2, 3, 4"
         )

@@ -8,6 +8,7 @@ import pandas as pd
 
 from dr_lib.drawing import plots
 from dr_lib.evaluation.metrics import REFERABLE, operating_points, reliability
+from dr_lib.vocabulary import STAGES
 from storage import Workspace
 from storage.contents.models import load_history
 from tasks.access.present import predictions_here
@@ -43,8 +44,8 @@ def confusion(test: pd.DataFrame) -> np.ndarray:
     cells = test.set_index("metric")["value"]
     return np.array(
         [
-            [int(cells[f"confusion_true{true}_predicted{predicted}"]) for predicted in range(5)]
-            for true in range(5)
+            [int(cells[f"confusion_true{true}_predicted{predicted}"]) for predicted in STAGES]
+            for true in STAGES
         ]
     )
 
@@ -78,7 +79,7 @@ def model_plots(workspace: Workspace, model_id: str) -> list[Drawn]:
             alt = "Receiver operating characteristic of referable disease"
             drawn.append(Drawn("roc", roc, "ROC and operating points", alt))
         bins = reliability(
-            stages, eyes[[f"probability_stage{stage}" for stage in range(5)]].to_numpy(np.float32)
+            stages, eyes[[f"probability_stage{stage}" for stage in STAGES]].to_numpy(np.float32)
         )
         alt = "Reliability of the likeliest stage: observed frequency against predicted probability"
         note = (

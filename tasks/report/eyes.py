@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.report import DRAWING_VERSION, EyeEntry, LayerMaps, NeuronEntry, OutcomeMap, eye_files
-from dr_lib.vocabulary import SIGNS
+from dr_lib.vocabulary import SIGNS, STAGES
 from storage import Workspace, open_workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import load_record
@@ -25,7 +25,6 @@ from tasks.access.stores import (
     stored_digests,
 )
 
-STAGES = 5
 MADE = "made.json"  # beside a shard's eyes: what each was drawn from
 # Rows about one eye that its page shows as tables: caption, table, columns, and how many rows at
 # most, the first of which order.
@@ -169,7 +168,7 @@ class Explained:
             image_id=eye["image_id"],
             stage=None if pd.isna(eye["stage"]) else int(eye["stage"]),
             predicted=predicted,
-            probabilities=[float(eye[f"probability_stage{stage}"]) for stage in range(STAGES)],
+            probabilities=[float(eye[f"probability_stage{stage}"]) for stage in STAGES],
             fundus=self.fundi.read_rows([int(eye["position"])], ["pixels"])["pixels"][0],
             photo=self.photos.get(eye["image_id"]) if self.photos else None,
             outcomes=tuple(
