@@ -10,7 +10,7 @@ itself), `camera` (what a camera makes of it), `eye` (one call that joins them).
 """
 
 from dr_lib.synthetic.eye import SyntheticEye, draw, jpeg_bytes
-from dr_lib.synthetic.lesions import MASK_COLOURS, Lesion, grade
+from dr_lib.synthetic.lesions import MASK_COLOURS, Lesion
 from dr_lib.synthetic.params import SynthesisParams
 from dr_lib.synthetic.planning import KAGGLE_COUNTS, EyePlan, plan, stage_counts
 
@@ -22,7 +22,6 @@ __all__ = [
     "SynthesisParams",
     "SyntheticEye",
     "draw",
-    "grade",
     "jpeg_bytes",
     "plan",
     "stage_counts",

@@ -35,13 +35,13 @@ class Landmarks:
         """The distance of points from the disc's centre."""
         return np.hypot(x - self.disc_x, y - self.disc_y)
 
-    def from_fovea(self, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
+    def from_fovea(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """The distance of points from the fovea."""
         return np.hypot(x - self.fovea_x, y - self.fovea_y)
 
     @property
     def disc_to_fovea(self) -> float:
-        return float(self.from_fovea(self.disc_x, self.disc_y))
+        return float(np.hypot(self.disc_x - self.fovea_x, self.disc_y - self.fovea_y))
 
     def in_disc(self, x: float, y: float) -> np.ndarray:
         """The point [x, y] that lies so many disc radii from the disc's centre."""

@@ -21,10 +21,11 @@ _PALETTE = np.array([MASK_COLOURS.get(kind, (0, 0, 0)) for kind in LABELS], np.u
 class SyntheticEye:
     """A drawn eye.
 
-    photo: (H, W, 3) uint8 RGB.  mask: (H, W, 3) uint8 RGB, `MASK_COLOURS` upon black, only inside
-    the visible retina. stage: 0 to 4, what `grade(lesions)` gives.  quality: the camera's JPEG
-    quality. retina_y_px, retina_x_px, retina_diameter_px: where the retina's disc truly is, even
-    where the frame cuts it.
+    photo: RGB. mask: RGB, `MASK_COLOURS` upon black, only inside the visible retina.
+    stage: 0 to 4, as the lesions make it.
+    camera: its make. quality: its JPEG quality, 1 to 100.
+    retina_y_px, retina_x_px, retina_diameter_px: where the retina's disc truly is, even where the
+        frame cuts it.
     """
 
     photo: UInt8[np.ndarray, "height width 3"]

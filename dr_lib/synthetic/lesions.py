@@ -1,5 +1,9 @@
-"""Lesions: their records, the clinical scale that grades an eye by them, and where they lie in
-an eye of a given stage.
+"""Lesions: their records, and which an eye of a given stage has, and where.
+
+Stages follow the international clinical scale (Wilkinson et al., Ophthalmology 110 (2003)
+1677–1682): 0 no lesion; 1 microaneurysms only; 2 more than that; 3 at least `SEVERE_PER_QUADRANT`
+haemorrhages in each of the four quadrants; 4 new vessels or a preretinal haemorrhage, whatever else
+there is.
 """
 
 from collections.abc import Sequence
@@ -54,29 +58,6 @@ class Spot:
     x: float
     y: float
     radius: float
-
-
-def grade(lesions: Sequence[Lesion]) -> int:
-    """The stage, 0 to 4, by the international clinical scale.
-
-    0 no lesion; 1 microaneurysms only; 2 more than that; 3 at least `SEVERE_PER_QUADRANT`
-    haemorrhages in each of the four quadrants; 4 new vessels or a preretinal haemorrhage, whatever
-    else there is.
-
-    Source: Wilkinson et al., Ophthalmology 110 (2003) 1677–1682.
-    """
-    kinds = {lesion.kind for lesion in lesions}
-    if kinds & {"new_vessels", "preretinal_haemorrhage"}:
-        return 4
-    by_quadrant = [
-        sum(lesion.kind == "haemorrhage" and lesion.quadrant == name for lesion in lesions)
-        for name in QUADRANTS
-    ]
-    if min(by_quadrant) >= SEVERE_PER_QUADRANT:
-        return 3
-    if kinds - {"microaneurysm"}:
-        return 2
-    return 1 if kinds else 0
 
 
 def quadrant_of(x: float, y: float, marks: Landmarks) -> Quadrant:

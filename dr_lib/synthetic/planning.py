@@ -34,10 +34,6 @@ class EyePlan:
         """
         return f"{self.patient}_{self.eye}"
 
-    @property
-    def patient_id(self) -> str:
-        return str(self.patient)
-
 
 def stage_counts(count: int, weights: Sequence[int]) -> tuple[int, ...]:
     """How many of `count` eyes get each stage: the shares of `weights`, rounded by largest

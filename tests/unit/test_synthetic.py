@@ -4,6 +4,7 @@ Kaggle's in their frequencies.
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 
 import cv2
@@ -18,12 +19,12 @@ from dr_lib.synthetic import (
     SynthesisParams,
     SyntheticEye,
     draw,
-    grade,
     jpeg_bytes,
     plan,
     stage_counts,
 )
 from dr_lib.synthetic.camera import CAMERAS, choose_camera, frame
+from dr_lib.synthetic.lesions import SEVERE_PER_QUADRANT
 from dr_lib.synthetic.params import stream
 from dr_lib.vocabulary import QUADRANTS
 
@@ -41,6 +42,29 @@ EYES = [
 @cache
 def drawn(eye: EyePlan) -> SyntheticEye:
     return draw(eye, PARAMS)
+
+
+def grade(lesions: Sequence[Lesion]) -> int:
+    """The stage, 0 to 4, by the international clinical scale.
+
+    0 no lesion; 1 microaneurysms only; 2 more than that; 3 at least `SEVERE_PER_QUADRANT`
+    haemorrhages in each of the four quadrants; 4 new vessels or a preretinal haemorrhage, whatever
+    else there is.
+
+    Source: Wilkinson et al., Ophthalmology 110 (2003) 1677–1682.
+    """
+    kinds = {lesion.kind for lesion in lesions}
+    if kinds & {"new_vessels", "preretinal_haemorrhage"}:
+        return 4
+    by_quadrant = [
+        sum(lesion.kind == "haemorrhage" and lesion.quadrant == name for lesion in lesions)
+        for name in QUADRANTS
+    ]
+    if min(by_quadrant) >= SEVERE_PER_QUADRANT:
+        return 3
+    if kinds - {"microaneurysm"}:
+        return 2
+    return 1 if kinds else 0
 
 
 def lesion(kind: str, quadrant: str = "superior_nasal") -> Lesion:
