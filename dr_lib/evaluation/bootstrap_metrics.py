@@ -40,9 +40,9 @@ def operating_metric(fixed: str, target: float) -> str:
     return f"{OTHER_SIDE[fixed]}_at_{fixed}_{target:.2f}"
 
 
-def bin_of(top: Float64[np.ndarray, "eye"], bins: int) -> Int64[np.ndarray, "eye"]:
-    """The bin of each top probability among equal ones, closed on the right."""
-    return np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
+def bin_of(top: Float64[np.ndarray, "eye"]) -> Int64[np.ndarray, "eye"]:
+    """The bin, of `ECE_BINS` equal ones closed on the right, of each largest probability."""
+    return np.clip(np.ceil(top * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
 
 
 class BootstrapMetrics:
@@ -71,7 +71,7 @@ class BootstrapMetrics:
         confusion = self._confusion(weights, self.predicted)
         # How much too sure each eye's grade is, in the column of its bin.
         too_sure = self.top - (self.stages == self.likeliest)
-        excess = too_sure[:, np.newaxis] * np.eye(ECE_BINS)[bin_of(self.top, ECE_BINS)]
+        excess = too_sure[:, np.newaxis] * np.eye(ECE_BINS)[bin_of(self.top)]
         total = weights.sum(axis=1)
         sensitivity, specificity = rates_of(confusion)
         curve = self.referable.curve(weights)

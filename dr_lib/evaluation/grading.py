@@ -1,5 +1,5 @@
-"""Ensembles and other decisions of the same network: many poses of a fundus, both eyes of a patient,
-thresholds chosen on validation.
+"""Ensembles and other decisions of the same network: many poses of a fundus, both eyes of a
+patient, thresholds chosen on validation.
 
 Attribution explains the network's own probabilities, so nothing here changes those: these grades
 are measured beside the network's. How much the fellow eye counts, and where a stage ends and the
@@ -235,13 +235,6 @@ def _best_cuts(
 def _kappas(below: np.ndarray, total: np.ndarray, cuts: Int64[np.ndarray, "try 4"]) -> np.ndarray:
     """Kappa of each row of four places; −infinity where it is undefined."""
     inner = np.moveaxis(below[:, cuts], 1, 0)
-    grown = np.concatenate(
-        [
-            np.zeros_like(inner[:, :, :1]),
-            inner,
-            np.broadcast_to(total[:, np.newaxis], (len(cuts), 5, 1)),
-        ],
-        2,
-    )
-    kappas = kappa_of(np.diff(grown, axis=2))
+    whole = np.broadcast_to(total[:, np.newaxis], (len(cuts), 5, 1))
+    kappas = kappa_of(np.diff(inner, axis=2, prepend=0, append=whole))
     return np.where(np.isfinite(kappas), kappas, -np.inf)

@@ -188,11 +188,10 @@ def quadratic_weighted_kappa(
 
 
 def reliability(
-    stages: Integer[np.ndarray, "eye"],
-    probabilities: Float[np.ndarray, "eye 5"],
-    bins: int = ECE_BINS,
+    stages: Integer[np.ndarray, "eye"], probabilities: Float[np.ndarray, "eye 5"]
 ) -> tuple[Float64[np.ndarray, "bin"], Float64[np.ndarray, "bin"], Int64[np.ndarray, "bin"]]:
-    """How sure and how right the grades are, in equal bins of the largest probability.
+    """How sure and how right the grades are, in `ECE_BINS` equal bins of the largest
+    probability.
 
     Returns
     -------
@@ -202,23 +201,22 @@ def reliability(
     """
     top = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == stages
-    place = bin_of(top, bins)
-    count = np.bincount(place, minlength=bins)
+    bins = bin_of(top)
+    count = np.bincount(bins, minlength=ECE_BINS)
     filled = np.where(count, count, np.nan)
-    return np.bincount(place, top, bins) / filled, np.bincount(place, right, bins) / filled, count
+    confidence, accuracy = (np.bincount(bins, x, ECE_BINS) / filled for x in (top, right))
+    return confidence, accuracy, count
 
 
 def expected_calibration_error(
-    stages: Integer[np.ndarray, "eye"],
-    probabilities: Float[np.ndarray, "eye 5"],
-    bins: int = ECE_BINS,
+    stages: Integer[np.ndarray, "eye"], probabilities: Float[np.ndarray, "eye 5"]
 ) -> float:
     """The mean distance between how sure the grades are and how often they are right, over equal
     bins; NaN without eyes.
     """
     if not len(stages):
         return math.nan
-    confidence, accuracy, count = reliability(stages, probabilities, bins)
+    confidence, accuracy, count = reliability(stages, probabilities)
     filled = count > 0
     return float((count[filled] * abs(confidence - accuracy)[filled]).sum() / count.sum())
 
