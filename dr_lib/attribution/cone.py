@@ -10,40 +10,43 @@ edge keep their window (`receptive.window_origin`).
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dr_lib.attribution.receptive import MERGES, POINTWISE, receptive_field, sliding
+from dr_lib.attribution.receptive import (
+    MERGES,
+    POINTWISE,
+    Span,
+    reach,
+    receptive_field,
+    unit_spans,
+)
 from dr_lib.network.graph import called, calls
 
 if TYPE_CHECKING:
     import keras
 
 KNOWN = POINTWISE | MERGES | {"Conv2D", "MaxPooling2D", "AveragePooling2D"}
-# (first, end) per axis (y, x), from the place of unit (0, 0).
-Span = tuple[tuple[int, int], tuple[int, int]]
 
 
 def cone(lower: "keras.Model") -> Callable[[Any], Any] | None:
     """The function (n, size_y, size_x, channel) -> (n, unit channel) from receptive fields to the
-    one unit each shows.
+    unit that each shows.
 
     It shares the model's weights. None for a network with a layer that is not known here, and for
     units without a place.
     """
     from keras import ops
 
-    known_spans = cone_spans(lower)
-    if known_spans is None:
+    spans = cone_spans(lower)
+    if spans is None:
         return None
-    spans = known_spans
     steps = [call for call in calls(lower) if call[1]]
 
     def unit(x: Any) -> Any:
         tensors = {id(lower.inputs[0]): x}
         for layer, sources, outputs in steps:
-            span = spans[id(outputs[0])]
-            seen = [
-                _cropped(tensors[id(source)], spans[id(source)], _reach(layer, source, span))
-                for source in sources
-            ]
+            seen = []
+            for source in sources:
+                wanted = reach(layer, source, spans[id(outputs[0])])
+                seen.append(_cropped(tensors[id(source)], spans[id(source)], wanted))
             tensors[id(outputs[0])] = _applied(layer, seen)
         return ops.squeeze(tensors[id(lower.outputs[0])], (1, 2))
 
@@ -54,42 +57,15 @@ def cone_spans(lower: "keras.Model") -> dict[int, Span] | None:
     """For every tensor of the model, by its id, the places that unit (0, 0) is computed from.
     None where `cone` is.
     """
-    if receptive_field(lower).whole:
+    layers = [layer for layer, sources, _ in calls(lower) if sources]
+    known = all(type(layer).__name__ in KNOWN for layer in layers)
+    if not known or any(layer.compute_dtype != "float32" for layer in layers):
         return None
-    steps = [call for call in calls(lower) if call[1]]
-    if any(
-        type(layer).__name__ not in KNOWN or layer.compute_dtype != "float32"
-        for layer, _, _ in steps
-    ):
-        return None
-    spans: dict[int, Span] = {id(lower.outputs[0]): ((0, 1), (0, 1))}
-    for layer, sources, outputs in reversed(steps):
-        for source in sources:
-            reach, before = _reach(layer, source, spans[id(outputs[0])]), spans.get(id(source))
-            spans[id(source)] = reach if before is None else _hull(before, reach)
-    return spans
-
-
-def _reach(layer: Any, source: Any, span: Span) -> Span:
-    """The places of a layer's input that the places of its output in `span` are computed from,
-    padding included.
-    """
-    slides = sliding(layer, source)
-    if slides is None:
-        return span
-    rows, columns = (
-        (first * stride - pad, (end - 1) * stride - pad + kernel)
-        for (first, end), kernel, stride, pad in zip(span, *slides, strict=True)
-    )
-    return rows, columns
-
-
-def _hull(first: Span, second: Span) -> Span:
-    rows, columns = ((min(a, c), max(b, d)) for (a, b), (c, d) in zip(first, second, strict=True))
-    return rows, columns
+    return None if receptive_field(lower).whole else unit_spans(lower)
 
 
 def _cropped(tensor: Any, there: Span, wanted: Span) -> Any:
+    """The `wanted` places of a tensor that holds the places `there`."""
     rows, columns = (
         slice(first - start, end - start)
         for (first, end), (start, _) in zip(wanted, there, strict=True)
@@ -103,9 +79,13 @@ def _applied(layer: Any, inputs: list[Any]) -> Any:
 
     kind = type(layer).__name__
     if kind == "Conv2D":
-        how = {"strides": list(layer.strides), "dilation_rate": list(layer.dilation_rate)}
         answer = ops.conv(
-            inputs[0], layer.kernel, padding="valid", data_format="channels_last", **how
+            inputs[0],
+            layer.kernel,
+            strides=list(layer.strides),
+            padding="valid",
+            data_format="channels_last",
+            dilation_rate=list(layer.dilation_rate),
         )
         return layer.activation(answer + layer.bias if layer.use_bias else answer)
     if kind in ("MaxPooling2D", "AveragePooling2D"):

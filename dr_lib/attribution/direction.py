@@ -1,5 +1,5 @@
-"""One direction in the space of outputs and its partition of the line: tags, what was sampled
-there, and the borders between them. Pure NumPy on scalars.
+"""A direction in the space of outputs and its partition of the line: tags, what was sampled there,
+and the borders between them. Pure NumPy on scalars.
 """
 
 from itertools import pairwise
@@ -11,11 +11,16 @@ from dr_lib.attribution.quadrature import neighbour_pairs
 
 
 class Direction:
-    """The partition of one direction.
+    """The partition of a direction.
 
+    `known` holds, for every known place, how much of each quantity's change up to there belongs to
+    this direction.
+
+    Parameters
+    ----------
     vector: the direction, of unit length; None where every tag has cotangents of its own, which
-    then stand for all directions together. `known` holds, for every known place, how much of each
-    quantity's change up to there belongs to this direction.
+        then stand for all directions together.
+    outputs, passes, quantities: how many outputs there are, gradients a tag, and quantities.
     """
 
     def __init__(

@@ -1,12 +1,13 @@
-"""The complete explanation of a batch of fundus images, as the arrays of one store (DESIGN §2,
+"""The complete explanation of a batch of fundus images, as the arrays of a store (DESIGN §2,
 `attributions.zarr`).
 
-Per image: every outcome on pixels, and the lesion map; per layer one outcome on the layer's units,
+Per image: every outcome on pixels, and the lesion map; per layer an outcome on the layer's units,
 the strongest neurons of each sign, their active regions, and the resultant of many more. This
 module puts the engine's parts together and names their results; it must not know how or where
 arrays are kept.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from dr_lib.attribution.evaluator import Evaluator
+from dr_lib.attribution.evaluator import Evaluator, Refinement
 from dr_lib.attribution.integrated import ImageAttribution, attributions, refinement_maker
 from dr_lib.attribution.neurons import (
     NeuronEngine,
@@ -42,92 +43,102 @@ LARGEST_BATCH_ELSEWHERE = 32
 # Points that adapt start at this part of `neuron_points`, which is then the most that a neuron
 # takes.
 NEURON_START = 4
+# The arrays of `pixels/`, in their order, and their types.
+PIXEL_ARRAYS = {
+    "attribution": np.float32,
+    "outcome": np.float32,
+    "baseline_outcome": np.float32,
+    "gap": np.float32,
+    "map_error": np.float32,
+    "points": np.int32,
+    "converged": np.bool_,
+}
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """A layer's units, (y, x, channel) or (unit,), and the side of the window a neuron's region
-    is kept on.
+    """A layer's units, (y, x, channel) or (unit,), and the side in px of the window a neuron's
+    region is kept on.
     """
 
     unit_shape: tuple[int, ...]
     window: int
 
-    @property
-    def channels(self) -> int:
-        return self.unit_shape[-1]
-
 
 def layer_shapes(model: "keras.Model", params: AttributionParams) -> dict[str, LayerShape]:
     """The shapes of every layer to be explained, from the model's structure alone.
 
-    Raises ValueError for a layer that is missing or does not cut the network in two.
+    Raises
+    ------
+    ValueError: for a layer that is missing or does not cut the network in two.
     """
     shapes = {}
     for name in params.layers:
         lower, _ = split_at(model, name)
-        shapes[name] = LayerShape(
-            tuple(lower.outputs[0].shape[1:]), window_side(lower, int(lower.inputs[0].shape[1]))
-        )
+        side = window_side(lower, int(lower.inputs[0].shape[1]))
+        shapes[name] = LayerShape(tuple(lower.outputs[0].shape[1:]), side)
     return shapes
 
 
 class Explainer:
-    """Explains any number of batches with one model; `seconds` adds up the time spent in each
-    part. Compiling a network takes longer than explaining a few eyes: keep it for the same model
-    and parameters.
+    """Explains any number of batches with one model. Compiling a network takes longer than
+    explaining a few eyes: keep it for the same model and parameters.
+
+    `seconds` adds up the time spent on each part: "pixels", each layer's name, "lesion".
     """
 
     def __init__(self, model: "keras.Model", params: AttributionParams) -> None:
         self.params = params
-        self.quantities = stage_quantities(params.quantities, int(model.outputs[0].shape[-1]))
         self.stages = int(model.outputs[0].shape[-1])
+        self.quantities = stage_quantities(params.quantities, self.stages)
         batch = params.batch_size or suggested_batch_size(model)
-        self.logits = logits_model(model)
-        self.pixels = Evaluator(_inference(self.logits), batch)
-        tolerance = params.tolerance or None
-        shared = (params.max_points, params.floor, params.residual_tolerance or None)
-        self.pixel_refinement = refinement_maker(params.points, params.rule, tolerance, *shared)
-        self.layer_refinement = refinement_maker(
-            params.layer_points, params.rule, tolerance, *shared
-        )
-        self.layers = {name: _Layer(self, name, batch) for name in params.layers}
+        logits = logits_model(model)
+        self.pixels = Evaluator(_inference(logits), batch)
+
+        def refinement_from(points: int) -> Callable[[QuantityMap], Refinement]:
+            return refinement_maker(
+                points,
+                params.rule,
+                params.tolerance or None,
+                params.max_points,
+                params.floor,
+                params.residual_tolerance or None,
+            )
+
+        self.pixel_refinement = refinement_from(params.points)
+        refinement = refinement_from(params.layer_points)
+        self.layers = {
+            name: _Layer(logits, name, params, refinement, batch) for name in params.layers
+        }
         how = {"poses": params.lesion_poses, "points": params.lesion_points, "batch_size": batch}
-        self.lesions = LesionMapper(self.logits, **how) if params.lesion_poses else None
+        self.lesions = LesionMapper(logits, **how) if params.lesion_poses else None
         self.seconds: dict[str, float] = {}
 
-    def explain(
-        self,
-        pixels: UInt8[np.ndarray, "image y x 3"],
-        on_image: Callable[[str, int], None] | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Every array of DESIGN §2's table but `image_id`, keyed by its path in the store; the
-        image axis comes first.
+    def explain(self, pixels: UInt8[np.ndarray, "image y x 3"]) -> dict[str, np.ndarray]:
+        """Every array of DESIGN §2's table but `image_id`.
 
-        An image whose outcome or maps are not finite is marked in `pixels/failed` and its numbers
-        are NaN (neurons −1); the others are not touched by it. Where fewer than `neurons` units
-        have a sign, the rest is −1 and NaN. on_image(part, index) is called whenever a part
-        ("pixels" or a layer's name) of an image is done.
+        Parameters
+        ----------
+        pixels: (n, size, size, 3) fundi, at least 1.
+
+        Returns
+        -------
+        arrays by their paths in the store, the image axis first. An image whose outcome or maps
+            are not finite is marked in `pixels/failed` and its numbers are NaN (neurons −1); the
+            others are not touched by it. Where fewer than `neurons` units have a sign, the rest is
+            −1 and NaN.
         """
         x = scaled(pixels)
-        report_progress = on_image or (lambda part, index: None)
-        arrays = self._explain_pixels(x, report_progress)
-        failed = np.zeros(len(x), bool)
-        failed |= ~np.isfinite(arrays["pixels/attribution"]).all(axis=(1, 2, 3))
+        arrays = self._timed("pixels", self._explain_pixels, x)
+        failed = ~_finite(arrays["pixels/attribution"])
         quantities = self._layer_quantities(x)
         for name, layer in self.layers.items():
-            started = time.perf_counter()
-            parts = layer.explain(x, quantities, report_progress)
+            parts = self._timed(name, layer.explain, x, quantities)
             arrays |= {f"layers/{name}/{key}": value for key, value in parts.items()}
-            failed |= ~np.isfinite(parts["gap"]) | ~np.isfinite(parts["resultant"]).all(
-                axis=(1, 2, 3)
-            )
-            self._add_seconds(name, started)
+            failed |= ~(np.isfinite(parts["gap"]) & _finite(parts["resultant"]))
         if self.lesions:
-            started = time.perf_counter()
-            arrays["lesion/map"] = self.lesions.maps(pixels)
-            failed |= ~np.isfinite(arrays["lesion/map"]).all(axis=(1, 2))
-            self._add_seconds("lesion", started)
+            arrays["lesion/map"] = self._timed("lesion", self.lesions.maps, pixels)
+            failed |= ~_finite(arrays["lesion/map"])
         for path, array in arrays.items():
             if array.dtype.kind == "f":
                 array[failed] = np.nan
@@ -137,32 +148,24 @@ class Explainer:
         arrays["pixels/failed"] = failed
         return arrays
 
-    def _explain_pixels(
-        self, x: np.ndarray, report_progress: Callable[[str, int], None]
-    ) -> dict[str, np.ndarray]:
+    def _timed(self, part: str, function: Callable, *arguments: object) -> Any:
         started = time.perf_counter()
-        n, q = len(x), len(self.params.quantities)
-        arrays = {"pixels/attribution": np.full((n, q, *x.shape[1:3]), np.nan, np.float32)}
-        for key in ("outcome", "baseline_outcome", "gap", "map_error"):
-            arrays[f"pixels/{key}"] = np.full((n, q), np.nan, np.float32)
-        arrays["pixels/points"] = np.zeros((n, q), np.int32)
-        arrays["pixels/converged"] = np.zeros((n, q), bool)
+        result = function(*arguments)
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
+        return result
+
+    def _explain_pixels(self, x: np.ndarray) -> dict[str, np.ndarray]:
         baseline = np.zeros(x.shape[1:], np.float32)  # half-gray carries no information (METHOD §4)
+        shapes = {"attribution": x.shape[1:3]}
+        arrays = {
+            key: np.empty((len(x), len(self.params.quantities), *shapes.get(key, ())), dtype)
+            for key, dtype in PIXEL_ARRAYS.items()
+        }
         for image in attributions(self.pixels, self.quantities, x, baseline, self.pixel_refinement):
-            numbers: dict[str, Any] = {
-                "attribution": image.values.sum(axis=-1),
-                "outcome": image.refinement.outcome,
-                "baseline_outcome": image.refinement.baseline_outcome,
-                "gap": image.gap,
-                "map_error": image.map_error,
-                "points": image.refinement.gradients,
-                "converged": image.refinement.converged,
-            }
-            for key, value in numbers.items():
-                arrays[f"pixels/{key}"][image.index] = value
-            report_progress("pixels", image.index)
-        self._add_seconds("pixels", started)
-        return arrays
+            numbers = {"attribution": image.values.sum(axis=-1)} | image.numbers()
+            for key, array in arrays.items():
+                array[image.index] = numbers[key]
+        return {f"pixels/{key}": array for key, array in arrays.items()}
 
     def _layer_quantities(self, x: np.ndarray) -> list[QuantityMap]:
         """Each image's outcome for the layers."""
@@ -171,29 +174,30 @@ class Explainer:
         predicted = np.nan_to_num(self.pixels.values(x)).argmax(axis=1)
         return [stage_quantities((f"stage{stage}",), self.stages) for stage in predicted]
 
-    def _add_seconds(self, part: str, started: float) -> None:
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
-
 
 class _Layer:
-    """One cut of the network: outcome → units, units → pixels, many units → pixels."""
+    """A layer at which the network is cut: outcome → units, units → pixels, many units →
+    pixels.
+    """
 
-    def __init__(self, explainer: Explainer, name: str, batch: int) -> None:
-        self.name, self.params = name, explainer.params
-        self.refinement = explainer.layer_refinement
-        self.lower, upper = split_at(explainer.logits, name)
-        self.units = tuple(int(n) for n in self.lower.outputs[0].shape[1:])
-        self.activations = Evaluator(flat_activations(self.lower), batch)
-        self.upper = Evaluator(_inference(upper), batch)
-        self.sums = Evaluator(weighted_sums(self.lower), batch)
-        self.neurons = NeuronEngine(self.lower, batch)
-
-    def explain(
+    def __init__(
         self,
-        x: np.ndarray,
-        quantities: list[QuantityMap],
-        report_progress: Callable[[str, int], None],
-    ) -> dict[str, np.ndarray]:
+        logits: "keras.Model",
+        name: str,
+        params: AttributionParams,
+        refinement: Callable[[QuantityMap], Refinement],
+        batch: int,
+    ) -> None:
+        self.params, self.refinement = params, refinement
+        lower, upper = split_at(logits, name)
+        self.units = tuple(int(n) for n in lower.outputs[0].shape[1:])
+        self.activations = Evaluator(flat_activations(lower), batch)
+        self.upper = Evaluator(_inference(upper), batch)
+        self.sums = Evaluator(weighted_sums(lower), batch)
+        self.neurons = NeuronEngine(lower, batch)
+
+    def explain(self, x: np.ndarray, quantities: list[QuantityMap]) -> dict[str, np.ndarray]:
+        """The arrays of `layers/<name>/`."""
         n, k, baseline = len(x), self.params.neurons, np.zeros(x.shape[1:], np.float32)
         h0 = self.activations.values(baseline[None]).reshape(self.units)
         h = self.activations.values(x).reshape(n, *self.units)
@@ -209,7 +213,12 @@ class _Layer:
         for image in attributions(self.upper, quantities, h, h0, self.refinement):
             self._choose(image, h[image.index], h0, arrays, weights[image.index])
         arrays |= self._regions(x, baseline, arrays["neuron"])
-        arrays["resultant"] = self._resultants(x, baseline, weights, report_progress)
+        arrays["resultant"] = np.empty((n, 2, *x.shape[1:3]), np.float32)
+        both_signs = identity_quantities(2)
+        for image in attributions(
+            self.sums, both_signs, x, baseline, self.refinement, extras=(weights,)
+        ):
+            arrays["resultant"][image.index] = image.values.sum(axis=-1)
         return arrays
 
     def _choose(
@@ -220,28 +229,24 @@ class _Layer:
         arrays: dict[str, np.ndarray],
         weights: np.ndarray,
     ) -> None:
-        """Writes down the strongest neurons of one image, and every weight of its resultant."""
+        """Writes down the strongest neurons of an image, and every weight of its resultant."""
         image, values = attribution.index, attribution.values[0]
         arrays["gap"][image] = attribution.gap[0]
         arrays["points"][image] = attribution.refinement.gradients
         if not np.isfinite(values).all():
             return
-        arrays["channel_attribution"][image] = values.reshape(-1, self.units[-1]).sum(
-            axis=0, dtype=np.float64
-        )
-        many = strongest_neurons(values, max(self.params.neurons, self.params.resultant_neurons))
-        for sign, neurons in enumerate(many):
-            summed = tuple(neurons[: self.params.resultant_neurons].T)
+        of_channel = values.reshape(-1, self.units[-1])
+        arrays["channel_attribution"][image] = of_channel.sum(axis=0, dtype=np.float64)
+        count, summed_count = self.params.neurons, self.params.resultant_neurons
+        for sign, neurons in enumerate(strongest_neurons(values, max(count, summed_count))):
+            summed = tuple(neurons[:summed_count].T)
             weights[sign, np.ravel_multi_index(summed, self.units)] = values[summed]
-            kept = neurons[: self.params.neurons]
-            index = tuple(kept.T)
-            arrays["neuron"][image, sign, : len(kept)] = kept
-            for key, array in (
-                ("neuron_attribution", values),
-                ("activation", h),
-                ("baseline_activation", h0),
-            ):
-                arrays[key][image, sign, : len(kept)] = array[index]
+            kept = neurons[:count]
+            row = image, sign, slice(len(kept))
+            arrays["neuron"][row] = kept
+            arrays["neuron_attribution"][row] = values[tuple(kept.T)]
+            arrays["activation"][row] = h[tuple(kept.T)]
+            arrays["baseline_activation"][row] = h0[tuple(kept.T)]
 
     def _regions(
         self, x: np.ndarray, baseline: np.ndarray, neurons: np.ndarray
@@ -250,33 +255,20 @@ class _Layer:
         missing = neurons[..., 0] < 0
         indices = np.where(missing[..., None], 0, neurons).reshape(n, 2 * k, axes)
         most, tolerance = self.params.neuron_points, self.params.tolerance or None
-        points = most if tolerance is None else -(-most // NEURON_START)
         regions = self.neurons.regions(
             x,
             baseline,
             list(indices),
-            points=points,
+            points=most if tolerance is None else -(-most // NEURON_START),
             rule=self.params.rule,
             tolerance=tolerance,
             max_points=most,
         )
-        side = regions.values.shape[2:4]
-        values = regions.values.sum(axis=-1).reshape(n, 2, k, *side)
+        values = regions.values.sum(axis=-1).reshape(n, 2, k, *regions.values.shape[2:4])
         gap = regions.gap.reshape(n, 2, k).astype(np.float32)
         origin = regions.origin.reshape(n, 2, k, 2).astype(np.int16)
         values[missing], gap[missing], origin[missing] = np.nan, np.nan, -1
         return {"region": values, "region_origin": origin, "neuron_gap": gap}
-
-    def _resultants(
-        self, x: np.ndarray, baseline: np.ndarray, weights: np.ndarray, report_progress: Callable
-    ) -> np.ndarray:
-        maps = np.full((len(x), 2, *x.shape[1:3]), np.nan, np.float32)
-        for image in attributions(
-            self.sums, identity_quantities(2), x, baseline, self.refinement, extras=(weights,)
-        ):
-            maps[image.index] = image.values.sum(axis=-1)
-            report_progress(self.name, image.index)
-        return maps
 
 
 def suggested_batch_size(model: "keras.Model", free_bytes: int | None = None) -> int:
@@ -289,17 +281,19 @@ def suggested_batch_size(model: "keras.Model", free_bytes: int | None = None) ->
     """
     free = backend.free_memory_bytes() if free_bytes is None else free_bytes
     numbers = sum(
-        int(np.prod([n or 1 for n in out.shape[1:]]))
+        math.prod(size or 1 for size in tensor.shape[1:])
         for _, _, outputs in calls(model)
-        for out in outputs
+        for tensor in outputs
     )
-    rows = free / 4 / (numbers * 4 * 2)
-    batch = 1
     largest = LARGEST_BATCH.get(backend.device(), LARGEST_BATCH_ELSEWHERE)
-    while batch * 2 <= min(rows, largest):
-        batch *= 2
-    return batch
+    rows = min(free / 4 / (numbers * 4 * 2), largest)
+    return 2 ** max(int(rows).bit_length() - 1, 0)
 
 
 def _inference(network: "keras.Model") -> Callable:
     return lambda x: network(x, training=False)
+
+
+def _finite(maps: np.ndarray) -> np.ndarray:
+    """Whether all of an image's numbers are finite: (image,)."""
+    return np.all(np.isfinite(maps), axis=tuple(range(1, maps.ndim)))

@@ -2,7 +2,7 @@
 promised gap (METHOD §4).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,8 @@ FLOOR = 1e-3
 
 @dataclass(frozen=True)
 class Attribution:
-    """Maps and their own account of how exact they are; without a quantity axis where the function
-    answers (n,).
+    """Attribution maps, and numbers that say how exact they are. The quantity axis is missing where
+    the function answers (n,).
 
     values: the attributions, in the quantity's units; they sum to outcome − baseline_outcome but
         for `gap`.
@@ -49,13 +49,28 @@ class Attribution:
 
 @dataclass(frozen=True)
 class ImageAttribution:
-    """One image's maps (quantity, …) and numbers (quantity,), with the intervals behind them."""
+    """An image's maps (quantity, …) and their numbers (quantity,), with the intervals behind
+    them.
+    """
 
     index: int
     values: np.ndarray
     gap: np.ndarray
     map_error: np.ndarray
     refinement: RefinementResult
+
+    def numbers(self) -> dict[str, np.ndarray]:
+        """The image's part of every field of `Attribution` but the maps: (quantity,) each."""
+        result = self.refinement
+        return {
+            "outcome": result.outcome,
+            "baseline_outcome": result.baseline_outcome,
+            "gap": self.gap,
+            "map_error": self.map_error,
+            "residual": np.abs(result.residuals).sum(axis=0),
+            "points": np.full(len(self.gap), result.gradients, np.int32),
+            "converged": result.converged,
+        }
 
 
 def integrated_gradients(
@@ -84,9 +99,9 @@ def integrated_gradients(
     inputs: (n, …). baselines: (n, …), or (…) for all.
     points, rule: of the fixed rule; with a tolerance, `points` is the number to start with, at
         first midpoints.
-    tolerance: refine until |gap| ≤ tolerance · max(|F(x) − F(x')|, floor) for every quantity of an
-        image, or `max_points` gradients are spent. Each image is refined by itself, whatever shares
-        its batch.
+    tolerance: None for a fixed rule; otherwise refine until |gap| ≤ tolerance · max(|F(x) − F(x')|,
+        floor) for every quantity of an image, or `max_points` gradients are spent. Each image is
+        refined by itself, whatever shares its batch.
     batch_size: rows of one call of `function`.
     multiply_by_inputs: False gives the average gradients alone.
     quantities: known functions of what `function` answers; without them, the answer itself.
@@ -97,11 +112,12 @@ def integrated_gradients(
 
     Returns
     -------
-    Attribution: maps (n, …) or (n, q, …) float32, and their numbers (n,) or (n, q).
+    Attribution: maps (n, …) or (n, q, …) float32, in the quantity's units, and their numbers (n,)
+        or (n, q).
 
     Raises
     ------
-    ValueError: for shapes that don't match and for impossible numbers.
+    ValueError: for no inputs, for shapes that don't match and for impossible settings.
 
     >>> from keras import ops
     >>> x = np.array([[3.0, 1.0]], np.float32)
@@ -118,7 +134,7 @@ def integrated_gradients(
         raise ValueError("there are no inputs to attribute")
     if quantities is None:
         quantities = identity_quantities(evaluator.outputs_of(inputs[:1]))
-    done = attributions(
+    maps = attributions(
         evaluator,
         quantities,
         inputs,
@@ -126,7 +142,12 @@ def integrated_gradients(
         make_refinement,
         multiply_by_inputs=multiply_by_inputs,
     )
-    return _stacked(sorted(done, key=lambda image: image.index), squeezed=bool(evaluator.squeezed))
+    images = sorted(maps, key=lambda image: image.index)
+    rows = [{"values": image.values} | image.numbers() for image in images]
+    fields = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    if evaluator.squeezed and len(images[0].gap) == 1:
+        fields = {name: array[:, 0] for name, array in fields.items()}
+    return Attribution(**fields)
 
 
 def refinement_maker(
@@ -137,8 +158,12 @@ def refinement_maker(
     floor: float = FLOOR,
     residual_tolerance: float | None = None,
 ) -> Callable[[QuantityMap], Refinement]:
-    """A function from quantities to a fresh refinement; refuses impossible numbers before any work
-    is done.
+    """A function from quantities to a fresh refinement, with the settings of
+    `integrated_gradients`.
+
+    Raises
+    ------
+    ValueError: for impossible settings, before any work is done.
     """
     alphas, weights = quadrature(rule, points)
     if not floor > 0:
@@ -176,66 +201,47 @@ def attributions(
     """Each image's attribution as soon as it is done, in the order in which they are done; nothing
     is kept.
 
-    quantities: one for all images, or one for each, all needing equally many backward passes.
+    Parameters
+    ----------
+    quantities: for all images, or a sequence with those of each, all needing equally many backward
+        passes.
+    inputs: (n, …) float32. baselines: (n, …), or (…) for all.
+    extras: further arguments of the evaluator's function, (n, …) each.
     """
     quantities = [quantities] * len(inputs) if isinstance(quantities, QuantityMap) else quantities
-
-    def paths() -> Iterator[Path]:
-        for index, (x, baseline) in enumerate(
-            zip(inputs, np.broadcast_to(baselines, inputs.shape), strict=True)
-        ):
-            yield Path(
-                index,
-                baseline,
-                x - baseline,
-                make_refinement(quantities[index]),
-                len(quantities[index].basis().logit_weights),
-                tuple(extra[index] for extra in extras),
-            )
-
-    for path in evaluator.run(paths()):
-        yield _finished(path, quantities[path.key], multiply_by_inputs)
-
-
-def _finished(path: Path, quantities: QuantityMap, multiply_by_inputs: bool) -> ImageAttribution:
-    mix = quantities.mix().astype(np.float32)
-    gradients, contrast = (
-        np.tensordot(mix, part, axes=1) for part in (path.sum, path.contrast_sum)
+    baselines = np.broadcast_to(baselines, inputs.shape)
+    paths = (
+        Path(
+            index,
+            baselines[index],
+            x - baselines[index],
+            make_refinement(quantities[index]),
+            len(quantities[index].basis().logit_weights),
+            tuple(extra[index] for extra in extras),
+        )
+        for index, x in enumerate(inputs)
     )
+    for path in evaluator.run(paths):
+        yield _mapped(path, quantities[path.key], multiply_by_inputs)
+
+
+def _mapped(path: Path, quantities: QuantityMap, multiply_by_inputs: bool) -> ImageAttribution:
+    """The maps of a path that has ended: its sums of gradients, mixed into those of all quantities
+    and multiplied by input − baseline.
+    """
+    mix, result = quantities.mix().astype(np.float32), path.result
+    gradients = np.tensordot(mix, path.sum, axes=1)
     maps = gradients * path.difference
     axes = tuple(range(1, maps.ndim))
-    size, change = (
-        np.abs(maps).sum(axis=axes, dtype=np.float64),
-        np.abs(contrast * path.difference).sum(axis=axes, dtype=np.float64),
-    )
+    changed = np.tensordot(mix, path.contrast_sum, axes=1) * path.difference
+    size, change = (np.abs(m).sum(axis=axes, dtype=np.float64) for m in (maps, changed))
     with np.errstate(invalid="ignore", divide="ignore"):
         map_error = np.where(size > 0, change / size, np.where(change > 0, np.inf, 0.0))
-    if path.result.gradients < 2:
+    if result.gradients < 2:
         map_error = np.full_like(size, np.nan)
-    gap = maps.sum(axis=axes, dtype=np.float64) - (
-        path.result.outcome - path.result.baseline_outcome
-    )
+    gap = maps.sum(axis=axes, dtype=np.float64) - (result.outcome - result.baseline_outcome)
     return ImageAttribution(
-        path.key, maps if multiply_by_inputs else gradients, gap, map_error, path.result
-    )
-
-
-def _stacked(images: list[ImageAttribution], squeezed: bool) -> Attribution:
-    def stack(parts: Iterable[np.ndarray], dtype: type) -> np.ndarray:
-        array = np.stack(list(parts)).astype(dtype, copy=False)
-        return array[:, 0] if squeezed and array.shape[1] == 1 else array
-
-    results = [image.refinement for image in images]
-    quantities = len(images[0].gap)
-    return Attribution(
-        values=stack((image.values for image in images), np.float32),
-        outcome=stack((result.outcome for result in results), np.float64),
-        baseline_outcome=stack((result.baseline_outcome for result in results), np.float64),
-        gap=stack((image.gap for image in images), np.float64),
-        map_error=stack((image.map_error for image in images), np.float64),
-        residual=stack((np.abs(r.residuals).sum(axis=0) for r in results), np.float64),
-        points=stack((np.full(quantities, r.gradients) for r in results), np.int32),
-        converged=stack((result.converged for result in results), bool),
+        path.key, maps if multiply_by_inputs else gradients, gap, map_error, result
     )
 
 

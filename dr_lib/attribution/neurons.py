@@ -91,30 +91,26 @@ class NeuronEngine:
 
     `evaluator` runs the network on the whole image or on windows. Neurons whose receptive field
     lies within the image are computed from that alone, by `inner`, where the network allows it
-    (`cone`). `windows=False` runs every neuron on the whole image: the same numbers, for checking.
+    (`cone`).
     """
 
-    def __init__(self, lower: "keras.Model", batch_size: int = 16, windows: bool = True) -> None:
-        self.lower = lower
+    def __init__(self, lower: "keras.Model", batch_size: int = 16) -> None:
         self.field = receptive_field(lower)
-        self.input_size = int(lower.inputs[0].shape[1])
-        square = (
-            len(lower.inputs[0].shape) == 4 and lower.inputs[0].shape[1] == lower.inputs[0].shape[2]
-        )
-        self.side = window_side(lower, self.input_size) if square and windows else self.input_size
-        self.whole = self.side == self.input_size
         self.unit_shape = tuple(int(n) for n in lower.outputs[0].shape[1:])
+        _, self.input_size, *rest = lower.inputs[0].shape
+        square = len(rest) == 2 and rest[0] == self.input_size
+        self.side = window_side(lower, self.input_size) if square else self.input_size
+        self.whole = self.side == self.input_size
+        self.rectified = rectified(lower)
         network = lower if self.whole else rebuilt(lower, self.side)
         self._window_units = tuple(int(n) for n in network.outputs[0].shape[1:])
-        self.rectified = rectified(lower)
         # As many windows as hold about as many pixels as a batch of images, so that small layers
         # fill the cores too.
         together = 1 if self.whole else min((self.input_size // self.side) ** 2, WINDOWS_TOGETHER)
-        self.evaluator = Evaluator(
-            _picked(lambda x: network(x, training=False)), batch_size * together
-        )
+        batch_size *= together
+        self.evaluator = Evaluator(_picked(lambda x: network(x, training=False)), batch_size)
         unit = None if self.whole else cone(lower)
-        self.inner = None if unit is None else Evaluator(_picked(unit), batch_size * together)
+        self.inner = None if unit is None else Evaluator(_picked(unit), batch_size)
 
     def regions(
         self,
@@ -128,21 +124,7 @@ class NeuronEngine:
         max_points: int = 256,
     ) -> Regions:
         """See `neuron_regions`."""
-        ranks = {len(index) for index in neurons}
-        if len(neurons) != len(inputs) or len(ranks) != 1:
-            raise ValueError(
-                "neurons must hold one index array for each input, all of the same length"
-            )
-        indices = np.stack(neurons).astype(np.int64)
-        if (
-            indices.shape[-1] != len(self.unit_shape)
-            or (indices < 0).any()
-            or (indices >= self.unit_shape).any()
-        ):
-            raise ValueError(
-                f"a neuron of this layer is an index into {self.unit_shape}; not all of the given"
-                " ones are"
-            )
+        indices = self._checked(neurons, len(inputs))
         make_refinement = refinement_maker(points, rule, tolerance, max_points)
         nodes = quadrature(rule, points)
         n, k = indices.shape[:2]
@@ -163,26 +145,23 @@ class NeuronEngine:
                 origin[image, ranks] = view.origin
                 # The last group of an image may be short; the copies keep the compiled shape and
                 # are dropped below.
-                places = np.pad(view.places.astype(np.int32), (0, shared - len(ranks)), mode="edge")
+                units = np.pad(view.units.astype(np.int32), (0, shared - len(ranks)), mode="edge")
                 x, baseline = inputs[image][view.pixels], baselines[image][view.pixels]
                 if adapts:
                     refinement = make_refinement(identity_quantities(shared))
                 else:
                     # On its own window a neuron would pay a forward pass of its own for every point
                     # to find it awake, as 89 to 99 % of the strongest neurons' are.
-                    refinement = live_refinement(
-                        len(ranks),
-                        min(shared, SHARED_NEURONS),
-                        *nodes,
-                        rectified=self.rectified and self.whole,
-                    )
+                    skips = self.rectified and self.whole
+                    together = min(shared, SHARED_NEURONS)
+                    refinement = live_refinement(len(ranks), together, *nodes, rectified=skips)
                 yield Path(
                     (image, ranks, view.laid),
                     baseline,
                     x - baseline,
                     refinement,
                     shared,
-                    (places,),
+                    (units,),
                     contrasted=False,
                 )
 
@@ -193,50 +172,58 @@ class NeuronEngine:
                 for rank, region in zip(ranks, maps, strict=True):
                     values[image, rank][laid] = region
                 change = (path.result.outcome - path.result.baseline_outcome)[: len(ranks)]
-                gap[image, ranks] = (
-                    maps.sum(axis=tuple(range(1, maps.ndim)), dtype=np.float64) - change
-                )
+                axes = tuple(range(1, maps.ndim))
+                gap[image, ranks] = maps.sum(axis=axes, dtype=np.float64) - change
         return Regions(values, origin, gap)
 
-    def _view(self, units: np.ndarray) -> "_View":
-        everything = ()
-        if self.whole:
-            return _View(
-                self.evaluator,
-                everything,
-                np.ravel_multi_index(tuple(units.T), self.unit_shape),
-                everything,
-                0,
+    def _checked(self, neurons: Sequence[np.ndarray], images: int) -> np.ndarray:
+        """The neurons' indices (image, rank, axis); ValueError if they are none of this layer."""
+        if len(neurons) != images or len({len(index) for index in neurons}) != 1:
+            raise ValueError(
+                "neurons must hold one index array for each input, all of the same length"
             )
+        indices = np.stack(neurons).astype(np.int64)
+        axes = len(self.unit_shape)
+        if indices.shape[-1] != axes or not ((indices >= 0) & (indices < self.unit_shape)).all():
+            raise ValueError(
+                f"a neuron of this layer is an index into {self.unit_shape}; not all of the given"
+                " ones are"
+            )
+        return indices
+
+    def _view(self, units: np.ndarray) -> "_View":
+        """How these units (unit, axis) of an image, which share passes, are computed."""
+        if self.whole:
+            numbers = np.ravel_multi_index(tuple(units.T), self.unit_shape)
+            return _View(self.evaluator, (), numbers, (), 0)
         ((y, x, channel),) = units.tolist()
         top, left = origin = window_origin(self.field, self.side, self.input_size, (y, x))
         rows, columns = seen = self.field.pixels((y, x))
-        if (
-            self.inner
-            and min(rows.start, columns.start) >= 0
-            and max(rows.stop, columns.stop) <= self.input_size
-        ):
-            laid = (
-                slice(rows.start - top, rows.stop - top),
-                slice(columns.start - left, columns.stop - left),
-            )
+        inside = min(rows.start, columns.start) >= 0
+        if self.inner and inside and max(rows.stop, columns.stop) <= self.input_size:
+            laid = np.s_[
+                rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+            ]
             return _View(self.inner, seen, np.array([channel]), laid, origin)
-        place = (y - top // self.field.stride[0], x - left // self.field.stride[1], channel)
         window = np.s_[top : top + self.side, left : left + self.side]
-        places = np.ravel_multi_index(tuple([axis] for axis in place), self._window_units)
-        return _View(self.evaluator, window, places, everything, origin)
+        place = y - top // self.field.stride[0], x - left // self.field.stride[1], channel
+        number = np.ravel_multi_index(place, self._window_units)
+        return _View(self.evaluator, window, np.array([number]), (), origin)
 
 
 @dataclass(frozen=True)
 class _View:
-    """How units that share passes are computed: by `evaluator` from `pixels` of the image (rows,
-    columns; empty: all), at the flat `places` of its network's units. Their maps are `laid` on the
-    region, whose first pixel is the image's `origin`.
+    """How units that share passes are computed.
+
+    evaluator: runs the network on `pixels` of the image (rows, columns; empty: all).
+    units: their flat numbers among that network's units.
+    laid: where their maps lie in the region (rows, columns; empty: everywhere).
+    origin: the region's first pixel (y, x) in the image.
     """
 
     evaluator: Evaluator
     pixels: tuple[slice, ...]
-    places: np.ndarray
+    units: np.ndarray
     laid: tuple[slice, ...]
     origin: tuple[int, int] | int
 
@@ -305,15 +292,15 @@ def resultant(
     n, k, *window = regions.values.shape
     total = np.zeros((n, *shape, *window[len(shape) :]), np.float32)
     for image, rank in np.ndindex(n, k):
-        place = zip(regions.origin[image, rank], window, strict=False)
-        laid = tuple(slice(first, first + side) for first, side in place)
+        axes = zip(regions.origin[image, rank], window, strict=False)
+        laid = tuple(slice(first, first + side) for first, side in axes)
         total[image][laid] += np.float32(weights[image, rank]) * regions.values[image, rank]
     return total
 
 
 def weighted_sums(lower: "keras.Model") -> Callable[..., Any]:
-    """The function whose IG is a resultant: (n, …) and weights (n, sums, units) -> (n, sums),
-    Σ_j weight_j · h_j(x).
+    """The function whose integrated gradients are a resultant: (n, …) and weights (n, sums, units)
+    -> (n, sums), Σ_j weight_j · h_j(x).
     """
 
     def sums(x: Any, weights: Any) -> Any:

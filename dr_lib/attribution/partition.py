@@ -4,11 +4,11 @@ each tag stands for its own interval (METHOD §4).
 The integral over an interval is taken as J · ∇u(tag), where u are the network's outputs and J is
 the derivative of the quantities by u, integrated over the interval along the known outputs: a
 Riemann sum whose tags need not be centres. Every direction in the space of outputs has a partition
-of its own, since some count for little: where three stages hardly move, one direction of four
-decides and gets the tags. A border may lie anywhere between its two tags, so it moves to where both
-neighbours' residuals (what the interval contributes as sampled, less the known change of the
-quantity) are small. Weights are widths: positive, and 1 in sum. Pure NumPy on scalars; no maps, no
-network.
+of its own, because directions differ in what they count: where three stages hardly move, a single
+direction of four decides and gets the tags. A border may lie anywhere between its two tags, so it
+moves to where both neighbours' residuals (what the interval contributes as sampled, less the known
+change of the quantity) are small. Weights are widths: positive, and 1 in sum. Pure NumPy on
+scalars; no maps, no network.
 """
 
 from dataclasses import dataclass
@@ -32,23 +32,25 @@ NARROWEST = 1e-5
 
 @dataclass(frozen=True)
 class Wanted:
-    """A gradient to be taken: the number of the direction whose partition it is for, and its
-    place.
-    """
+    """A gradient to be taken, at `tag`, for the partition of the direction of this number."""
 
     direction: int
     tag: float
 
 
 class Partition:
-    """Places on [0, 1] where the outputs are known, and a partition for each direction; quantities
-    are those of `mix`.
+    """Places on [0, 1] where the outputs are known, and a partition for each direction.
 
-    allowed (quantity,): what the gap may be, and `tolerance` the same relative to F(x) − F(x');
-    these place the borders. residual_tolerance: only for `met`, what the root sum of squares of the
-    residuals may be, relative to the way that a quantity travels along the line, up and down: the
-    gap that they would give if their signs were random. A gap that holds without it may do so
-    because large residuals of both signs cancel.
+    Parameters
+    ----------
+    basis, mix: the quantities (`QuantityMap.basis`, `QuantityMap.mix`).
+    tolerance, allowed: what the gap may be, relative to F(x) − F(x'), and (quantity,) in the
+        quantity's units; these place the borders.
+    residual_tolerance: only for `met`: what the root sum of squares of the residuals may be,
+        relative to the way that a quantity travels along the line, up and down. That is the gap
+        which they would give if their signs were random; without this bound a gap may hold because
+        large residuals of both signs cancel.
+    places, outputs: (place,) and (place, output), where the outputs are known to begin with.
     """
 
     def __init__(
@@ -138,11 +140,14 @@ class Partition:
         outputs: np.ndarray,
         slopes: np.ndarray,
     ) -> None:
-        """Gradients of `cotangents` (tag, pass, output) and their products with input − baseline
-        `slopes` (tag, pass), numbered in this order.
+        """Takes in new tags, where gradients were taken; these are numbered in this order.
 
-        owners (tag, group): a tag's passes fall into equal groups, each for the direction of this
-        number.
+        Parameters
+        ----------
+        owners: (tag, group) a tag's passes fall into equal groups, each for the direction of this
+            number.
+        tags: (tag,) places. cotangents: (tag, pass, output) what the gradients are of.
+        outputs: (tag, output). slopes: (tag, pass) the gradients' products with input − baseline.
         """
         self.learn_values(tags, outputs)
         nodes = self.nodes + np.arange(slopes.size).reshape(slopes.shape)

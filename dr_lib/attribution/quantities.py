@@ -1,8 +1,8 @@
 """Quantities of interest as small known functions of a few numbers that the network computes.
 
-Splitting a quantity into a network with a handful of outputs and a closed form on top buys two
-things. The derivative of the closed form can be integrated over a whole interval instead of being
-sampled at one point, which is what a saturated softmax needs. And linear dependence between
+Splitting a quantity into a network with a handful of outputs and a closed form on top has two
+advantages. The derivative of the closed form can be integrated over a whole interval instead of
+being sampled at one point, which is what a saturated softmax needs. And linear dependence between
 quantities becomes visible: five stages need four backward passes. This module is plain NumPy and
 must not know networks or images.
 """

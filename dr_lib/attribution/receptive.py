@@ -1,11 +1,12 @@
-"""Which input pixels a layer's unit depends on, and the smallest window of the image that shows it
-the same world.
+"""Which input pixels a layer's unit depends on, and the smallest window of the image on which the
+unit has the same value.
 
-A unit of an early layer sees a few dozen pixels. Run on a window that contains its whole cone,
+A unit of an early layer sees a few dozen pixels, its cone. The window contains the whole cone,
 starts at a multiple of the layer's total stride, and ends at the image's edge wherever the cone
-does, the layers below compute that unit from the same numbers in the same places, padding included.
-The window's side differs from the image's by a multiple of the stride, so that every layer's "same"
-padding, which depends on a size modulo a stride, is split as in the whole image.
+does. Run on the window, the layers below compute the unit from the same numbers in the same places,
+padding included. The window's side differs from the image's by a multiple of the stride, so
+that every layer's "same" padding, which depends on a size modulo a stride, is split as in the whole
+image.
 """
 
 from dataclasses import dataclass
@@ -41,6 +42,12 @@ POINTWISE = frozenset(
 MERGES = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"})
 
 
+# Something for each axis, (y, x).
+Axes = tuple[int, ...]
+# (first, end) per axis, of places.
+Span = tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True)
 class ReceptiveField:
     """Unit (i, j) sees pixels from `offset + i · stride`, `size` of them, per axis (y, x), before
@@ -51,74 +58,109 @@ class ReceptiveField:
     own.
     """
 
-    size: tuple[int, ...]
+    size: Axes
     stride: tuple[int, int]
-    offset: tuple[int, int]
+    offset: Axes
     whole: bool = False
 
-    def pixels(self, unit: tuple[int, int]) -> tuple[slice, slice]:
+    def pixels(self, unit: Axes) -> tuple[slice, ...]:
         """Rows and columns that a unit (y, x) sees; they may begin before the image and end
         after it.
         """
-        starts = [
-            offset + place * stride
-            for offset, place, stride in zip(self.offset, unit, self.stride, strict=True)
-        ]
-        rows, columns = (
-            slice(start, start + size) for start, size in zip(starts, self.size, strict=True)
-        )
-        return rows, columns
+        axes = zip(self.offset, unit, self.stride, self.size, strict=True)
+        starts = ((offset + place * stride, size) for offset, place, stride, size in axes)
+        return tuple(slice(start, start + size) for start, size in starts)
 
 
 def receptive_field(lower: "keras.Model") -> ReceptiveField:
     """The receptive field of the model's output units, derived from its layers.
 
     A layer whose reach is unknown counts as seeing everything: never wrong, only slow.
-    Raises ValueError where branches of different strides meet.
+
+    Raises
+    ------
+    ValueError: where branches of different strides meet.
     """
-    everything = ReceptiveField(tuple(lower.inputs[0].shape[1:3]), (1, 1), (0, 0), whole=True)
+    source = lower.inputs[0]
+    stride = _stride(lower)
+    if stride is None:
+        return ReceptiveField(tuple(source.shape[1:3]), (1, 1), (0, 0), whole=True)
+    span = unit_spans(lower)[id(source)]
+    size = tuple(end - first for first, end in span)
+    return ReceptiveField(size, stride, tuple(first for first, _ in span))
+
+
+def unit_spans(lower: "keras.Model") -> dict[int, Span]:
+    """For every tensor of a model whose layers are all known here, by the tensor's id: the places
+    that unit (0, 0) is computed from, padding included.
+    """
+    spans: dict[int, Span] = {id(lower.outputs[0]): ((0, 1), (0, 1))}
+    for layer, sources, outputs in reversed(list(calls(lower))):
+        for source in sources:
+            seen = reach(layer, source, spans[id(outputs[0])])
+            # Another layer may look at the same tensor: the places of both.
+            both = zip(spans.get(id(source), seen), seen, strict=True)
+            spans[id(source)] = tuple((min(a, c), max(b, d)) for (a, b), (c, d) in both)
+    return spans
+
+
+def reach(layer: Any, source: Any, span: Span) -> Span:
+    """The places of a layer's input that the places of its output in `span` are computed from,
+    padding included.
+    """
+    slides = sliding(layer, source)
+    assert slides is not None
+    return tuple(
+        (first * stride - pad, (end - 1) * stride - pad + kernel)
+        for (first, end), kernel, stride, pad in zip(span, *slides, strict=True)
+    )
+
+
+def _stride(lower: "keras.Model") -> tuple[int, int] | None:
+    """Pixels from a unit's receptive field to its neighbour's, per axis; None where units see
+    everything.
+    """
     if len(lower.inputs[0].shape) != 4:
-        return everything
-    fields: dict[int, ReceptiveField] = {}
+        return None
+    strides: dict[int, tuple[int, int]] = {id(lower.inputs[0]): (1, 1)}
     for layer, sources, outputs in calls(lower):
         if not sources:
-            fields[id(outputs[0])] = ReceptiveField((1, 1), (1, 1), (0, 0))
             continue
-        seen = [fields[id(source)] for source in sources]
-        fields[id(outputs[0])] = _through(layer, seen, sources[0]) or everything
-    return fields[id(lower.outputs[0])]
+        slides = sliding(layer, sources[0])
+        if slides is None:
+            return None
+        (y, x), *others = {strides[id(source)] for source in sources}
+        if others:
+            raise ValueError(
+                "branches of different strides meet in one layer: its units see no regular grid of"
+                " windows"
+            )
+        step_y, step_x = slides[1]
+        strides[id(outputs[0])] = (y * step_y, x * step_x)
+    return strides[id(lower.outputs[0])]
 
 
 def window_side(lower: "keras.Model", input_size: int) -> int:
     """The side of the square window on which every output unit is computed exactly; `input_size`
-    for the whole image.
+    for the whole image. Both in px.
     """
     field = receptive_field(lower)
-    if field.whole:
+    if field.whole or len(set(field.stride)) > 1:
         return input_size
     # Whatever the unit, its cone starts `offset mod stride` after the last multiple of the stride.
-    needed = max(
-        offset % stride + size
-        for offset, stride, size in zip(field.offset, field.stride, field.size, strict=True)
-    )
-    stride = max(field.stride)
-    if field.stride[0] != field.stride[1]:
-        return input_size
-    side = needed + (input_size - needed) % stride
-    return min(side, input_size)
+    axes = zip(field.offset, field.stride, field.size, strict=True)
+    needed = max(offset % stride + size for offset, stride, size in axes)
+    return min(needed + (input_size - needed) % field.stride[0], input_size)
 
 
-def window_origin(
-    field: ReceptiveField, side: int, input_size: int, unit: tuple[int, int]
-) -> tuple[int, int]:
+def window_origin(field: ReceptiveField, side: int, input_size: int, unit: Axes) -> tuple[int, int]:
     """The window's upper left pixel for a unit (y, x): the last aligned start before its cone,
     clamped to the image.
     """
-
-    firsts = [
+    firsts = (
         seen.start - seen.start % stride
         for seen, stride in zip(field.pixels(unit), field.stride, strict=True)
-    ]
+    )
     top, left = (min(max(first, 0), input_size - side) for first in firsts)
     return top, left
 
@@ -152,74 +194,30 @@ def enlarged(
     )
 
 
-def _through(layer: Any, seen: list[ReceptiveField], source: Any) -> ReceptiveField | None:
-    """The field after one layer; None for a layer that sees everything, or that is unknown here."""
-    if any(field.whole for field in seen):
-        return None
-    kind = type(layer).__name__
-    if kind in POINTWISE:
-        return seen[0]
-    if kind == "BatchNormalization" and layer.axis not in (-1, 3):
-        return None
-    if kind in MERGES:
-        return _union(seen) if kind != "Concatenate" or layer.axis in (-1, 3) else None
-    if kind == "ZeroPadding2D":
-        (top, _), (left, _) = layer.padding
-        return _slid(seen[0], (1, 1), (1, 1), (top, left))
-    slides = sliding(layer, source)
-    return slides and _slid(seen[0], *slides)
-
-
-def sliding(
-    layer: Any, source: Any
-) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None:
-    """Kernel (its holes included), strides and padding before the first position of a layer that
-    slides over `source`, per axis.
+def sliding(layer: Any, source: Any) -> tuple[Axes, Axes, Axes] | None:
+    """Kernel (its holes included), strides and padding before the first position, per axis, of a
+    layer that slides over `source`; None for a layer that sees everything, or that is unknown here.
     """
     kind = type(layer).__name__
+    if kind in POINTWISE | MERGES:
+        by_channel = getattr(layer, "axis", -1) in (-1, 3)
+        return ((1, 1), (1, 1), (0, 0)) if by_channel else None
+    if kind == "ZeroPadding2D":
+        (top, _), (left, _) = layer.padding
+        return (1, 1), (1, 1), (top, left)
     if kind in ("Conv2D", "DepthwiseConv2D", "SeparableConv2D"):
-        ky, kx = (
-            (k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)
-        )
+        holes = zip(layer.kernel_size, layer.dilation_rate, strict=True)
+        kernel = tuple((size - 1) * dilation + 1 for size, dilation in holes)
     elif kind in ("MaxPooling2D", "AveragePooling2D"):
-        ky, kx = layer.pool_size
+        kernel = tuple(layer.pool_size)
     else:
         return None
     if layer.data_format != "channels_last":
         return None
-    (height, width), (sy, sx) = source.shape[1:3], layer.strides
-    pads = (
-        (_same_padding(height, ky, sy), _same_padding(width, kx, sx))
-        if layer.padding == "same"
-        else (0, 0)
-    )
-    return (ky, kx), (sy, sx), pads
-
-
-def _same_padding(size: int, kernel: int, stride: int) -> int:
-    """Zeros before the first pixel under "same" padding: the smaller half of what is missing."""
-    return max((-(-size // stride) - 1) * stride + kernel - size, 0) // 2
-
-
-def _slid(field: ReceptiveField, kernel: tuple, strides: tuple, pads: tuple) -> ReceptiveField:
-    def each(function: Any) -> tuple[int, int]:
-        return function(0), function(1)
-
-    return ReceptiveField(
-        size=each(lambda axis: field.size[axis] + (kernel[axis] - 1) * field.stride[axis]),
-        stride=each(lambda axis: field.stride[axis] * strides[axis]),
-        offset=each(lambda axis: field.offset[axis] - pads[axis] * field.stride[axis]),
-    )
-
-
-def _union(fields: list[ReceptiveField]) -> ReceptiveField:
-    if len({field.stride for field in fields}) > 1:
-        raise ValueError(
-            "branches of different strides meet in one layer: its units see no regular grid of"
-            " windows"
-        )
-    top, left = (min(field.offset[axis] for field in fields) for axis in (0, 1))
-    bottom, right = (
-        max(field.offset[axis] + field.size[axis] for field in fields) for axis in (0, 1)
-    )
-    return ReceptiveField((bottom - top, right - left), fields[0].stride, (top, left))
+    strides, pads = tuple(layer.strides), (0, 0)
+    if layer.padding == "same":
+        # Zeros before the first pixel: the smaller half of what is missing.
+        axes = zip(source.shape[1:3], kernel, strides, strict=True)
+        missing = ((-(-size // step) - 1) * step + width - size for size, width, step in axes)
+        pads = tuple(max(count, 0) // 2 for count in missing)
+    return kernel, strides, pads

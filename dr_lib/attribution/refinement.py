@@ -1,9 +1,9 @@
-"""How the points on one path are chosen: a fixed rule, or a partition refined where its own
+"""How the points on a path are chosen: by a fixed rule, or by a partition that is refined where its
 residuals are largest (METHOD §4).
 
-A refinement is a coroutine over scalars (see `evaluator`): pure NumPy, no framework, no maps. The
-interval's residual, what it contributes as sampled less the known difference of the quantity, is
-known exactly and costs a forward pass, shared by all quantities.
+A refinement is a coroutine over scalars (see `evaluator`): pure NumPy, no framework, no maps. An
+interval's residual is what the interval contributes as sampled, less the known difference of the
+quantity. It is known exactly and costs a forward pass, shared by all quantities.
 """
 
 from dataclasses import dataclass, field
@@ -24,12 +24,13 @@ OPEN_POINTS = 48
 
 @dataclass(frozen=True)
 class RefinementResult:
-    """What a refinement found: F at both ends and, per interval, each quantity's residual, the
-    interval's edges, its tag and the number of its direction.
+    """The result of a refinement. A fixed rule has a single interval, the whole line, without a
+    tag; otherwise the intervals of each direction are a partition of the line.
 
-    gradients: backward passes over as many as all quantities of one point take. The intervals of
-    every direction are a partition of the line. A fixed rule has no intervals of its own: there it
-    is the whole line, without a tag.
+    outcome, baseline_outcome: F(x) and F(x').
+    gradients: backward passes over as many as all quantities of a point take.
+    converged: (quantity,) whether the gap is within what is allowed.
+    residuals, edges, tags, directions: of each interval, the last the number of its direction.
     """
 
     outcome: Float64[np.ndarray, "quantity"]
@@ -45,8 +46,13 @@ class RefinementResult:
 def fixed_refinement(
     quantities: QuantityMap, alphas: np.ndarray, weights: np.ndarray, tolerance: float, floor: float
 ) -> Refinement:
-    """One gradient at every node of a rule, and the two ends; the only residual is that of the
-    whole line.
+    """A gradient at every node of a rule, and the outputs at the two ends; the only residual is
+    that of the whole line.
+
+    Parameters
+    ----------
+    alphas, weights: (point,) of the rule (`quadrature`).
+    tolerance, floor: the path has converged if |gap| ≤ tolerance · max(|F(x) − F(x')|, floor).
     """
     basis, mix = quantities.basis(), quantities.mix()
     constant = basis.constant_cotangents()
@@ -87,9 +93,12 @@ def live_refinement(
 ) -> Refinement:
     """A fixed rule for the first `neurons` outputs, each a quantity, `together` of them to a pass.
 
+    Parameters
+    ----------
+    alphas, weights: (point,) of the rule (`quadrature`).
     rectified: an output that is 0 has gradient 0. Then a forward pass at every node comes first,
-    and at each only what is not 0 there is passed back: exact, and cheaper where most neurons sleep
-    along most of the line.
+        and at each only what is not 0 there is passed back: exact, and cheaper where most neurons
+        are 0 along most of the line.
     """
     ends = (yield Request(np.array([0.0, 1.0]))).outputs
     start, stop = ends[:, :neurons]

@@ -1,4 +1,4 @@
-"""Every measure of the grades as a weighted sum over eyes: what makes a thousand resamples
+"""Every measure of the grades as a weighted sum over eyes, which makes a thousand resamples
 affordable.
 
 A resample of patients is a weight for each eye: how often its patient was drawn. In this form a
@@ -16,9 +16,15 @@ from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
 from dr_lib.vocabulary import REFERABLE, STAGE_COUNT
 
 ECE_BINS = 15
-# Screening programmes fix one side and read off the other.
-SPECIFICITY_TARGETS = (0.90, 0.95, 0.98)
-SENSITIVITY_TARGETS = (0.90, 0.97)
+# Screening programmes fix the one side at a target and read off the other.
+OPERATING_TARGETS = (
+    ("specificity", 0.90),
+    ("specificity", 0.95),
+    ("specificity", 0.98),
+    ("sensitivity", 0.90),
+    ("sensitivity", 0.97),
+)
+OTHER_SIDE = {"specificity": "sensitivity", "sensitivity": "specificity"}
 # 9 healthy eyes of 10 are a specificity of 0.9, whatever 1 − 0.1 is in binary.
 ROUNDING = 1e-9
 # Resamples at a time: a thousand weights for each of 50,000 eyes at once would take gigabytes.
@@ -26,20 +32,27 @@ CHUNK = 50
 
 
 def operating_metric(fixed: str, target: float) -> str:
-    """The name of what is read off: `operating_metric("specificity", 0.9)` is
-    "sensitivity_at_specificity_0.90".
+    """The name of what is read off.
+
+    >>> operating_metric("specificity", 0.9)
+    'sensitivity_at_specificity_0.90'
     """
-    other = "sensitivity" if fixed == "specificity" else "specificity"
-    return f"{other}_at_{fixed}_{target:.2f}"
+    return f"{OTHER_SIDE[fixed]}_at_{fixed}_{target:.2f}"
 
 
-def bin_of(top: Float64[np.ndarray, "eye"], bins: int) -> Int64[np.ndarray, "eye"]:
-    """The bin of each top probability among equal ones, closed on the right."""
-    return np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
+def bin_of(top: Float64[np.ndarray, "eye"]) -> Int64[np.ndarray, "eye"]:
+    """The bin, of `ECE_BINS` equal ones closed on the right, of each largest probability."""
+    return np.clip(np.ceil(top * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
 
 
 class BootstrapMetrics:
-    """What the resamples share: each eye's cell in every table that a metric sums over."""
+    """What all resamples share: each eye's cell in every table that a metric sums over.
+
+    Parameters
+    ----------
+    stages: (n,) int64, 0 … 4. probabilities: (n, 5) float64.
+    predicted: (n,) stages that another rule made of the probabilities; without it the likeliest.
+    """
 
     def __init__(
         self, stages: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray | None = None
@@ -56,26 +69,24 @@ class BootstrapMetrics:
     def metrics(self, weights: Float64[np.ndarray, "resample eye"]) -> dict[str, np.ndarray]:
         """Every metric of every resample: name → (resample,)."""
         confusion = self._confusion(weights, self.predicted)
-        sensitivity, specificity = rates_of(confusion)
-        excess = (self.top - (self.stages == self.likeliest))[:, np.newaxis] * np.eye(ECE_BINS)[
-            bin_of(self.top, ECE_BINS)
-        ]
+        # How much too sure each eye's grade is, in the column of its bin.
+        too_sure = self.top - (self.stages == self.likeliest)
+        excess = too_sure[:, np.newaxis] * np.eye(ECE_BINS)[bin_of(self.top)]
         total = weights.sum(axis=1)
+        sensitivity, specificity = rates_of(confusion)
+        curve = self.referable.curve(weights)
         result = {
             "qwk": kappa_of(confusion),
             "qwk_expected": kappa_of(self._confusion(weights, self.expected)),
             "accuracy": _ratio(np.trace(confusion, axis1=1, axis2=2), total),
-            "auc_any": self.any.auc(*self.any.curve(weights)),
+            "auc_any": _auc(*self.any.curve(weights)),
+            "auc_referable": _auc(*curve),
             "ece": _ratio(abs(weights @ excess).sum(axis=1), total),
         }
-        curve = self.referable.curve(weights)
-        result |= {"auc_referable": self.referable.auc(*curve)} | self.referable.points(*curve)
-        result |= {
-            f"sensitivity_stage{stage}": sensitivity[:, stage] for stage in range(STAGE_COUNT)
-        }
-        return result | {
-            f"specificity_stage{stage}": specificity[:, stage] for stage in range(STAGE_COUNT)
-        }
+        for stage in range(STAGE_COUNT):
+            result[f"sensitivity_stage{stage}"] = sensitivity[:, stage]
+            result[f"specificity_stage{stage}"] = specificity[:, stage]
+        return result | _read_off(*curve)
 
     def _confusion(self, weights: np.ndarray, called: np.ndarray) -> np.ndarray:
         """The weight of each true and called stage: (resample, 5, 5)."""
@@ -106,26 +117,23 @@ class _Ranked:
             rates.append(_ratio(grown, grown[:, -1:]))
         return rates[0], rates[1]
 
-    @staticmethod
-    def auc(sensitivity: np.ndarray, false_positive: np.ndarray) -> np.ndarray:
-        return (
-            np.diff(false_positive, axis=1) * (sensitivity[:, 1:] + sensitivity[:, :-1]) / 2
-        ).sum(axis=1)
 
-    @staticmethod
-    def points(sensitivity: np.ndarray, false_positive: np.ndarray) -> dict[str, np.ndarray]:
-        specificity = 1 - false_positive
-        defined = np.isfinite(sensitivity[:, 0] + specificity[:, 0])
-        result = {}
-        for fixed, held, free, targets in (
-            ("specificity", specificity, sensitivity, SPECIFICITY_TARGETS),
-            ("sensitivity", sensitivity, specificity, SENSITIVITY_TARGETS),
-        ):
-            for target in targets:
-                best = np.where(held >= target - ROUNDING, free, 0).max(axis=1)
-                name = operating_metric(fixed, target)
-                result[name] = np.where(defined, best, np.nan)
-        return result
+def _auc(sensitivity: np.ndarray, false_positive: np.ndarray) -> np.ndarray:
+    """The area under each resample's curve."""
+    heights = sensitivity[:, 1:] + sensitivity[:, :-1]
+    return (np.diff(false_positive, axis=1) * heights / 2).sum(axis=1)
+
+
+def _read_off(sensitivity: np.ndarray, false_positive: np.ndarray) -> dict[str, np.ndarray]:
+    """The best of the other side where a side reaches its target, by the metric's name."""
+    sides = {"sensitivity": sensitivity, "specificity": 1 - false_positive}
+    defined = np.isfinite(sensitivity[:, 0] + sides["specificity"][:, 0])
+    result = {}
+    for fixed, target in OPERATING_TARGETS:
+        reached = sides[fixed] >= target - ROUNDING
+        best = np.where(reached, sides[OTHER_SIDE[fixed]], 0).max(axis=1)
+        result[operating_metric(fixed, target)] = np.where(defined, best, np.nan)
+    return result
 
 
 def rates_of(confusion: Float64[np.ndarray, "resample 5 5"]) -> tuple[np.ndarray, np.ndarray]:
@@ -152,8 +160,16 @@ def patient_intervals(
     resamples: int,
     seed: int,
 ) -> dict[str, tuple[float, float]]:
-    """The 95 % interval of each metric over resampled patients; NaN where `values` has the metric
-    as undefined.
+    """The 95 % interval of each metric over resampled patients.
+
+    Parameters
+    ----------
+    values: the metrics of the whole set; where a metric is NaN, its interval is NaN.
+    patients: (n,) whose eye each is.
+
+    Returns
+    -------
+    name → (low, high).
     """
     bootstrap = PatientBootstrap(patients, seed)
     parts = [

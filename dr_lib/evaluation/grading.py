@@ -1,10 +1,9 @@
-"""Grades beyond one pass of the network: many poses of a fundus, both eyes of a patient, thresholds
-chosen on validation.
+"""Ensembles and other decisions of the same network: many poses of a fundus, both eyes of a
+patient, thresholds chosen on validation.
 
-The network's own probabilities are what attribution explains, so nothing here changes them: these
-are further readings of the same model, measured beside its own. What they need to know (how much
-the fellow eye counts, where one stage ends and the next begins) is chosen on validation eyes alone
-and then applied to all.
+Attribution explains the network's own probabilities, so nothing here changes those: these grades
+are measured beside the network's. How much the fellow eye counts, and where a stage ends and the
+next begins, is chosen on validation eyes alone and then applied to all.
 
 This module must not know where probabilities are stored, nor which split an eye is in.
 """
@@ -37,16 +36,17 @@ RESAMPLES = 100
 
 @dataclass(frozen=True)
 class GradingParams:
-    """Which further readings of the model are measured; by default none.
+    """Which other grades of the model are measured; by default none.
 
-    `poses`: over how many poses of the disc the probabilities are averaged: 1 as it is, 2 also
-    mirrored, 4 the quarter turns, 8 both. A disc may lie any way round, so they are all the same
-    eye; none needs interpolation. `fellow_eye`: mix in the probabilities of the patient's other
-    eye, whose stage agrees with QWK 0.85, with the share (at most a half) that best ranks the
-    validation eyes. `decision`: the "likeliest" stage, or "thresholds" on the expected stage that
-    give validation eyes the best quadratic weighted kappa. A model trained on balanced mini-batches
-    calls the rare stages too often; and a mild eye, which the network hardly ever calls likeliest,
-    gets a band of its own between the healthy and the moderate.
+    poses: over how many poses of the disc the probabilities are averaged: 1 as it is, 2 also
+        mirrored, 4 the quarter turns, 8 both. A disc may lie any way round, so they are all the
+        same eye; none needs interpolation.
+    fellow_eye: mix in the probabilities of the patient's other eye, whose stage agrees with QWK
+        0.85, with the share (at most a half) that best ranks the validation eyes.
+    decision: the "likeliest" stage, or "thresholds" on the expected stage that give validation eyes
+        the best quadratic weighted kappa. A model trained on balanced mini-batches calls the rare
+        stages too often; and a mild eye, whose stage is hardly ever the likeliest, gets a band of
+        its own between the healthy and the moderate.
     """
 
     poses: Poses = 1
@@ -79,8 +79,12 @@ def averaged_probabilities(
     pixels: UInt8[np.ndarray, "image y x 3"],
     poses: int,
 ) -> Float32[np.ndarray, "image 5"]:
-    """The mean of the probabilities that `predict` gives to `poses` (1, 2, 4 or 8) poses of each
-    fundus.
+    """The mean of the probabilities of several poses of each fundus.
+
+    Parameters
+    ----------
+    predict: (n, size, size, 3) uint8 fundi -> (n, 5) probabilities.
+    poses: 1, 2, 4 or 8, as in `GradingParams`.
     """
     numbers = range(0, 8, 2) if poses == 4 else range(poses)
     mean = np.empty((len(pixels), STAGE_COUNT), np.float32)
@@ -123,11 +127,17 @@ def fellow_share(
     fellow: Integer[np.ndarray, "eye"],
     graded: Bool[np.ndarray, "eye"],
 ) -> float:
-    """The share of FELLOW_SHARES whose mixture ranks the `graded` eyes best, by the mean AUC of any
-    and of referable disease.
+    """The share of FELLOW_SHARES whose mixture ranks the `graded` eyes best.
 
-    `stages` of eyes that are not graded are not looked at. The smallest of equals; 0 where there is
-    nothing to rank.
+    Parameters
+    ----------
+    stages: 0 … 4; those of eyes that are not graded are not looked at.
+    fellow: the row of each eye's fellow (`fellows`).
+    graded: which eyes decide.
+
+    Returns
+    -------
+    The share with the largest `ranking`, the smallest of equals; 0 where there is nothing to rank.
     """
     scores = [
         ranking(stages[graded], with_fellow(probabilities, fellow, share)[graded])
@@ -163,11 +173,22 @@ def kappa_thresholds(
     """Four rising thresholds on the expected stage: the mean of those with the best kappa on
     resampled patients.
 
+    Parameters
+    ----------
+    stages, expected: the true stages 0 … 4 and the expected ones of validation eyes.
+    patients: whose eye each is. seed: of the resamples.
+
+    Raises
+    ------
+    ValueError: without eyes.
+
+    Notes
+    -----
     Winners of Kaggle's competition chose theirs on thousands of eyes. On a few dozen the best
     thresholds fit the eyes rather than the model: of simulated models with 64 validation eyes,
     kappa on other eyes was 0.64 ± 0.06 with the best thresholds themselves and 0.69 ± 0.02 with
     this mean (thresholds for the best mean sensitivity of the stages: 0.58, and stage 1 caught no
-    more often). Raises ValueError without eyes.
+    more often).
     """
     if not len(stages):
         raise ValueError("thresholds are chosen on validation eyes, and there is none with a stage")
@@ -214,13 +235,6 @@ def _best_cuts(
 def _kappas(below: np.ndarray, total: np.ndarray, cuts: Int64[np.ndarray, "try 4"]) -> np.ndarray:
     """Kappa of each row of four places; −infinity where it is undefined."""
     inner = np.moveaxis(below[:, cuts], 1, 0)
-    grown = np.concatenate(
-        [
-            np.zeros_like(inner[:, :, :1]),
-            inner,
-            np.broadcast_to(total[:, np.newaxis], (len(cuts), 5, 1)),
-        ],
-        2,
-    )
-    kappas = kappa_of(np.diff(grown, axis=2))
+    whole = np.broadcast_to(total[:, np.newaxis], (len(cuts), 5, 1))
+    kappas = kappa_of(np.diff(inner, axis=2, prepend=0, append=whole))
     return np.where(np.isfinite(kappas), kappas, -np.inf)

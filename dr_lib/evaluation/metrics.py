@@ -17,9 +17,9 @@ from jaxtyping import Float, Float64, Int64, Integer, Shaped
 
 from dr_lib.evaluation.bootstrap_metrics import (
     ECE_BINS,
+    OPERATING_TARGETS,
+    OTHER_SIDE,
     ROUNDING,
-    SENSITIVITY_TARGETS,
-    SPECIFICITY_TARGETS,
     BootstrapMetrics,
     bin_of,
     operating_metric,
@@ -33,8 +33,7 @@ class OperatingPoint(NamedTuple):
     """Calling an eye referable when P(stage ≥ 2) is at least `threshold` gives this sensitivity and
     specificity.
 
-    Among the thresholds that reach `target` on the side named by `fixed`, the one that is best on
-    the other side.
+    It is the best threshold for the other side among those that reach `target` on the side `fixed`.
     """
 
     fixed: str
@@ -45,11 +44,13 @@ class OperatingPoint(NamedTuple):
 
     @property
     def metric(self) -> str:
+        """The name of what is read off."""
         return operating_metric(self.fixed, self.target)
 
     @property
     def value(self) -> float:
-        return self.sensitivity if self.fixed == "specificity" else self.specificity
+        """What is read off: the side that is not fixed."""
+        return getattr(self, OTHER_SIDE[self.fixed])
 
 
 @dataclass(frozen=True)
@@ -77,18 +78,11 @@ class Evaluation:
     def values(self) -> dict[str, float]:
         """Every metric that has an interval, by name."""
         single = ("qwk", "qwk_expected", "accuracy", "auc_referable", "auc_any", "ece")
-        return (
-            {name: getattr(self, name) for name in single}
-            | {
-                f"sensitivity_stage{stage}": float(value)
-                for stage, value in enumerate(self.sensitivity)
-            }
-            | {
-                f"specificity_stage{stage}": float(value)
-                for stage, value in enumerate(self.specificity)
-            }
-            | {point.metric: point.value for point in self.operating_points}
-        )
+        values = {name: getattr(self, name) for name in single}
+        for side in ("sensitivity", "specificity"):
+            for stage, value in enumerate(getattr(self, side)):
+                values[f"{side}_stage{stage}"] = float(value)
+        return values | {point.metric: point.value for point in self.operating_points}
 
     def rows(self) -> list[dict[str, Any]]:
         """The long form: metric, value, low, high; with the thresholds, the confusion's cells and
@@ -96,22 +90,16 @@ class Evaluation:
 
         Those last have no interval: low and high are NaN.
         """
-        plain = {"eyes": float(self.eyes)}
-        plain |= {
-            f"threshold_at_{point.fixed}_{point.target:.2f}": point.threshold
-            for point in self.operating_points
-        }
-        plain |= {
-            f"confusion_true{true}_predicted{predicted}": float(self.confusion[true, predicted])
-            for true in range(STAGE_COUNT)
-            for predicted in range(STAGE_COUNT)
-        }
-        none = (math.nan, math.nan)
-        return [
-            {"metric": name, "value": value, "low": low, "high": high}
-            for name, value in (self.values() | plain).items()
-            for low, high in [self.intervals.get(name, none)]
-        ]
+        values = self.values() | {"eyes": float(self.eyes)}
+        for point in self.operating_points:
+            values[f"threshold_at_{point.fixed}_{point.target:.2f}"] = point.threshold
+        for (true, predicted), count in np.ndenumerate(self.confusion):
+            values[f"confusion_true{true}_predicted{predicted}"] = float(count)
+        rows = []
+        for name, value in values.items():
+            low, high = self.intervals.get(name, (math.nan, math.nan))
+            rows.append({"metric": name, "value": value, "low": low, "high": high})
+        return rows
 
 
 def evaluate(
@@ -200,34 +188,35 @@ def quadratic_weighted_kappa(
 
 
 def reliability(
-    stages: Integer[np.ndarray, "eye"],
-    probabilities: Float[np.ndarray, "eye 5"],
-    bins: int = ECE_BINS,
+    stages: Integer[np.ndarray, "eye"], probabilities: Float[np.ndarray, "eye 5"]
 ) -> tuple[Float64[np.ndarray, "bin"], Float64[np.ndarray, "bin"], Int64[np.ndarray, "bin"]]:
-    """Mean top probability, share of right grades and number of eyes in each equal bin of the top
+    """How sure and how right the grades are, in `ECE_BINS` equal bins of the largest
     probability.
 
-    Bins are closed on the right, as is customary. An empty bin has NaN, NaN and 0.
+    Returns
+    -------
+    confidence, accuracy, count: (bin,) each: the mean largest probability, the share of right
+        grades, and the number of eyes. Bins are closed on the right, as is customary. An empty bin
+        has NaN, NaN and 0.
     """
     top = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == stages
-    place = bin_of(top, bins)
-    count = np.bincount(place, minlength=bins)
+    bins = bin_of(top)
+    count = np.bincount(bins, minlength=ECE_BINS)
     filled = np.where(count, count, np.nan)
-    return np.bincount(place, top, bins) / filled, np.bincount(place, right, bins) / filled, count
+    confidence, accuracy = (np.bincount(bins, x, ECE_BINS) / filled for x in (top, right))
+    return confidence, accuracy, count
 
 
 def expected_calibration_error(
-    stages: Integer[np.ndarray, "eye"],
-    probabilities: Float[np.ndarray, "eye 5"],
-    bins: int = ECE_BINS,
+    stages: Integer[np.ndarray, "eye"], probabilities: Float[np.ndarray, "eye 5"]
 ) -> float:
     """The mean distance between how sure the grades are and how often they are right, over equal
     bins; NaN without eyes.
     """
     if not len(stages):
         return math.nan
-    confidence, accuracy, count = reliability(stages, probabilities, bins)
+    confidence, accuracy, count = reliability(stages, probabilities)
     filled = count > 0
     return float((count[filled] * abs(confidence - accuracy)[filled]).sum() / count.sum())
 
@@ -235,39 +224,30 @@ def expected_calibration_error(
 def operating_points(
     positive: Shaped[np.ndarray, "eye"], score: Float[np.ndarray, "eye"]
 ) -> tuple[OperatingPoint, ...]:
-    """The thresholds a screening programme would use, at the specificities and sensitivities that
-    this module names.
+    """The thresholds that a screening programme would use, at `OPERATING_TARGETS`.
 
-    NaN where one of the two classes is missing. A threshold above every score (none called) is
-    +infinity.
+    Parameters
+    ----------
+    positive: (n,) whether each eye is referable. score: (n,) P(stage ≥ 2).
+
+    Returns
+    -------
+    A point for each target; NaN where positive or negative eyes are missing. A threshold above
+    every score, which calls no eye, is +infinity.
     """
     from sklearn.metrics import roc_curve
 
-    wanted = [("specificity", target) for target in SPECIFICITY_TARGETS] + [
-        ("sensitivity", t) for t in SENSITIVITY_TARGETS
-    ]
     if len(np.unique(positive)) < 2:
-        return tuple(
-            OperatingPoint(fixed, target, math.nan, math.nan, math.nan) for fixed, target in wanted
-        )
+        unknown = (math.nan, math.nan, math.nan)
+        return tuple(OperatingPoint(*wanted, *unknown) for wanted in OPERATING_TARGETS)
     false_positive, sensitivity, threshold = roc_curve(positive, score, drop_intermediate=False)
-    specificity = 1 - false_positive
+    sides = {"sensitivity": sensitivity, "specificity": 1 - false_positive}
     points = []
-    for fixed, target in wanted:
-        held, free = (
-            (specificity, sensitivity) if fixed == "specificity" else (sensitivity, specificity)
-        )
-        reached = np.flatnonzero(held >= target - ROUNDING)
-        best = reached[np.argmax(free[reached])]
-        points.append(
-            OperatingPoint(
-                fixed,
-                target,
-                float(threshold[best]),
-                float(sensitivity[best]),
-                float(specificity[best]),
-            )
-        )
+    for fixed, target in OPERATING_TARGETS:
+        reached = np.flatnonzero(sides[fixed] >= target - ROUNDING)
+        best = reached[np.argmax(sides[OTHER_SIDE[fixed]][reached])]
+        numbers = (float(values[best]) for values in (threshold, *sides.values()))
+        points.append(OperatingPoint(fixed, target, *numbers))
     return tuple(points)
 
 

@@ -11,9 +11,13 @@ from jaxtyping import Float, Float64, Int64, Shaped
 class PatientBootstrap:
     """Draws as many patients as there are, with replacement; the same seed gives the same draws.
 
-    patients: (eye,) whose eye it is. `patient`: (eye,) the same as numbers from 0; `patients`: how
-    many there are. one_by_one: draw patients one after another, which takes another stream of
-    random numbers than drawing how often each one occurs.
+    `patient` (eye,) holds the patients as numbers from 0, `patients` how many there are.
+
+    Parameters
+    ----------
+    patients: (eye,) whose eye it is.
+    one_by_one: draw patients one after another, which takes another stream of random numbers than
+        drawing how often each occurs.
     """
 
     def __init__(

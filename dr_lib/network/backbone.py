@@ -1,5 +1,6 @@
-"""What a trunk of the classifier is: the type of each entry in `dr_lib.network.model.BACKBONES`,
-and what the trunks share.
+"""The type of a backbone, the convolutional part of the classifier, and what all backbones share.
+
+`dr_lib.network.model.BACKBONES` lists them.
 """
 
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-# Running statistics remember about ten mini-batches. With keras' 0.99 a third of the trunk's old
+# Running statistics remember about ten mini-batches. With keras' 0.99 a third of the backbone's old
 # statistics, or of the random start, would still be there after a hundred mini-batches, and the
 # graded network would not be the one that was trained.
 NORM_MOMENTUM = 0.9
@@ -16,7 +17,7 @@ NORM_MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Backbone:
-    """A trunk, and all that others must know of it.
+    """A backbone, and what the rest of the classifier must know of it.
 
     title: its name in a sentence of the report.
     smallest_input: the least side of a fundus in px.

@@ -70,29 +70,53 @@ def problem() -> str:
 
 
 def configure(threads: int | None = None, deterministic: bool = False) -> bool:
-    """Whether the framework now runs with `threads` threads an operation (None: leave it alone),
-    operations one by one.
+    """Sets the framework's threads; call it before the first tensor is made.
 
-    Call it before the first tensor is made: TensorFlow fixes its thread pools then, and a later
-    call that asks for another number changes nothing and answers False. `deterministic` asks for
-    kernels that give the same bits every time. JAX sizes its pool when it starts, so there
-    `threads` takes effect only as an environment variable set before.
+    TensorFlow fixes its thread pools with the first tensor. JAX sizes its pool when it starts, so
+    there `threads` takes effect only as an environment variable set before.
+
+    Parameters
+    ----------
+    threads: of an operation, and operations run one by one; None leaves both alone.
+    deterministic: use kernels that give the same bits every time.
+
+    Returns
+    -------
+    Whether the framework now runs with so many threads: False where it already ran with others.
+
+    Raises
+    ------
+    ValueError: for less than 1 thread.
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}")
-    return (
-        _tensorflow_configure(threads, deterministic)
-        if name() == "tensorflow"
-        else _jax_configure(threads, deterministic)
-    )
+    if name() == "jax":
+        if deterministic:
+            flags = os.environ.get("XLA_FLAGS", "")
+            os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
+        return threads is None
+    import tensorflow as tf
+
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    if threads is None:
+        return True
+    with contextlib.suppress(RuntimeError):  # already started
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        # One operation at a time: two at once would each bring `threads` threads to the same cores.
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    return tf.config.threading.get_intra_op_parallelism_threads() == threads
 
 
 def name() -> str:
-    """Keras' backend: "tensorflow" or "jax". Raises BackendError for any other, and where Keras
-    cannot be imported.
+    """Keras' backend: "tensorflow" or "jax".
 
     From then on Keras has the number format and the axes' order that the networks here are made
     for, whatever it read in `keras.json`.
+
+    Raises
+    ------
+    BackendError: for any other backend, and where Keras cannot be imported.
     """
     if wrong := problem():
         raise BackendError(wrong)
@@ -105,7 +129,7 @@ def name() -> str:
         except Exception as error:
             raise BackendError(
                 f"Keras cannot be imported ({type(error).__name__}:"
-                f" {(str(error).strip() or 'no message').splitlines()[0]}); mend or remove"
+                f" {(str(error).strip() or 'no message').splitlines()[0]}); repair or remove"
                 f" {_keras_json()}, and unset the variables KERAS_…"
             ) from error
         backend = keras.backend.backend()
@@ -125,7 +149,7 @@ def name() -> str:
 
 
 def _keras_json() -> Path:
-    """The file in which a user may have told Keras other things."""
+    """The file in which a user may have chosen other settings of Keras."""
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
 
 
@@ -155,8 +179,8 @@ def device() -> str:
 
 
 def accelerators() -> list[int]:
-    """The numbers of the accelerators that this process may use, none on a CPU; one after
-    `use_accelerator`.
+    """The numbers of the accelerators that this process may use: none on a CPU, a single number
+    after `use_accelerator`.
     """
     if name() == "tensorflow":
         import tensorflow as tf
@@ -236,7 +260,7 @@ def tensor(array: np.ndarray) -> Any:
 
 
 def vjp(function: Function, x: Any, cotangent: Any) -> tuple[Any, Any]:
-    """`function(x)` and the gradient of `sum(cotangent · function(x))` by x: one forward and one
+    """`function(x)` and the gradient of `sum(cotangent · function(x))` by x: a forward and a
     backward pass.
     """
     values, gradients = vjps(function, x, [cotangent])
@@ -244,11 +268,18 @@ def vjp(function: Function, x: Any, cotangent: Any) -> tuple[Any, Any]:
 
 
 def vjps(function: Function, x: Any, cotangents: Sequence[Any]) -> tuple[Any, list[Any]]:
-    """`function(x)` and one gradient by x for each cotangent; all share one forward pass.
+    """`function(x)` and a gradient by x for each cotangent; all share one forward pass.
 
-    Rows are independent (row i of the result depends on row i of x only), so with cotangents that
-    select a quantity this is a whole Jacobian: one backward pass a quantity, whatever the number of
-    rows.
+    Parameters
+    ----------
+    x: (n, …) tensor. Rows are independent: row i of the result depends on row i of x only.
+    cotangents: (n,) or (n, q) tensors, as `function` answers. With cotangents that each select a
+        quantity the gradients are a whole Jacobian: a backward pass a quantity, whatever the number
+        of rows.
+
+    Returns
+    -------
+    values: what `function` answers. gradients: (n, …) each; 0 where a quantity ignores its input.
     """
     if name() == "tensorflow":
         import tensorflow as tf
@@ -310,27 +341,3 @@ def _cgroup_free_bytes(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
         return [] if limit == "max" else [max(int(limit) - int(used), 0)]
     except (OSError, ValueError):
         return []
-
-
-def _tensorflow_configure(threads: int | None, deterministic: bool) -> bool:
-    import tensorflow as tf
-
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
-    if threads is None:
-        return True
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        # One operation at a time: two at once would each bring `threads` threads to the same cores.
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError:  # already started
-        pass
-    return tf.config.threading.get_intra_op_parallelism_threads() == threads
-
-
-def _jax_configure(threads: int | None, deterministic: bool) -> bool:
-    if deterministic:
-        os.environ["XLA_FLAGS"] = (
-            os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-        )
-    return threads is None

@@ -44,7 +44,7 @@ class ClassifierOutputs:
         self, images: Float[np.ndarray, "image y x 3"]
     ) -> Float32[np.ndarray, "image stage"]:
         """The stages' probabilities of scaled images."""
-        return np.exp(self._in_batches(self._values, images, (self._stages,)))
+        return np.exp(self._in_batches(self._values, images))
 
     def gradient(
         self, images: Float[np.ndarray, "image y x 3"], stage: int
@@ -53,7 +53,7 @@ class ClassifierOutputs:
         cotangent = np.zeros((self.batch_size, self._stages), np.float32)
         cotangent[:, stage] = 1
         towards = backend.tensor(cotangent)
-        return self._in_batches(lambda x: self._slopes(x, towards), images, images.shape[1:])
+        return self._in_batches(lambda x: self._slopes(x, towards), images)
 
     def features(
         self, images: Float[np.ndarray, "image y x 3"]
@@ -61,21 +61,18 @@ class ClassifierOutputs:
         """The activations of the layer `pooled`: the space in which the model tells images
         apart.
         """
-        function, width = self._below_pooled
-        return self._in_batches(function, images, (width,))
+        return self._in_batches(self._below_pooled, images)
 
     @functools.cached_property
-    def _below_pooled(self) -> tuple[Callable, int]:
+    def _below_pooled(self) -> Callable[[Any], Any]:
         below, _ = split_at(self._model, "pooled")
-        compiled = backend.compiled(lambda x: below(x, training=False))
-        return compiled, int(below.outputs[0].shape[-1])
+        return backend.compiled(lambda x: below(x, training=False))
 
-    def _in_batches(
-        self, function: Callable[[Any], Any], images: np.ndarray, shape: tuple[int, ...]
-    ) -> np.ndarray:
-        """The function's answers, each of this shape, for any number of images."""
-        answers = [np.empty((0, *shape), np.float32)]
-        for start in range(0, len(images), self.batch_size):
+    def _in_batches(self, function: Callable[[Any], Any], images: np.ndarray) -> np.ndarray:
+        """The function's answers for any number of images."""
+        answers = []
+        # A batch at least, also without images: it knows the shape of an answer.
+        for start in range(0, max(len(images), 1), self.batch_size):
             piece = images[start : start + self.batch_size]
             batch = np.zeros((self.batch_size, *images.shape[1:]), np.float32)
             batch[: len(piece)] = piece

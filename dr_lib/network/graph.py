@@ -1,5 +1,5 @@
-"""Reading a functional Keras model as a graph of layers: who feeds whom. The one place that
-knows how Keras keeps it.
+"""Reading a functional Keras model as a graph of layers: which layer feeds which. No other module
+knows how Keras keeps the graph.
 """
 
 from collections.abc import Iterator
@@ -7,6 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import keras
+
+# Layers whose units are 0, and without a gradient, wherever all that they see is.
+PASSING = frozenset(
+    {
+        "AveragePooling2D",
+        "Concatenate",
+        "Dropout",
+        "Flatten",
+        "GlobalAveragePooling2D",
+        "GlobalMaxPooling2D",
+        "Identity",
+        "MaxPooling2D",
+        "Reshape",
+    }
+)
 
 
 def calls(model: "keras.Model") -> Iterator[tuple[Any, list[Any], list[Any]]]:
@@ -22,32 +37,19 @@ def calls(model: "keras.Model") -> Iterator[tuple[Any, list[Any], list[Any]]]:
             f"{model.name} has no graph of layers: only functional (or Sequential) Keras models can"
             " be taken apart"
         )
-    seen, order = set(), []
-    for output in model.outputs:
-        stack = [(output, False)]
-        while stack:
-            tensor, expanded = stack.pop()
-            layer, index, _ = tensor._keras_history
-            if expanded:
-                order.append((layer, index))
-                continue
-            if (id(layer), index) in seen:
-                continue
+    seen: set[tuple[int, int]] = set()
+    stack = [(output, False) for output in reversed(model.outputs)]
+    while stack:
+        tensor, after_sources = stack.pop()
+        layer, index, _ = tensor._keras_history
+        node = layer._inbound_nodes[index]
+        is_input = any(tensor is source for source in model.inputs)
+        sources = [] if is_input else list(node.input_tensors)
+        if after_sources:
+            yield layer, sources, list(node.output_tensors)
+        elif (id(layer), index) not in seen:
             seen.add((id(layer), index))
-            stack.append((tensor, True))
-            if not any(tensor is source for source in model.inputs):
-                stack.extend(
-                    (source, False) for source in layer._inbound_nodes[index].input_tensors
-                )
-    done = set()
-    for layer, index in order:
-        if (id(layer), index) not in done:
-            done.add((id(layer), index))
-            node = layer._inbound_nodes[index]
-            is_input = any(
-                tensor is source for source in model.inputs for tensor in node.output_tensors
-            )
-            yield layer, [] if is_input else list(node.input_tensors), list(node.output_tensors)
+            stack += [(tensor, True), *((source, False) for source in sources)]
 
 
 def rectified(model: "keras.Model") -> bool:
@@ -56,44 +58,31 @@ def rectified(model: "keras.Model") -> bool:
     """
     import keras
 
-    layers = keras.layers
-    passing = (
-        layers.AveragePooling2D,
-        layers.Concatenate,
-        layers.Dropout,
-        layers.Flatten,
-        layers.GlobalAveragePooling2D,
-        layers.GlobalMaxPooling2D,
-        layers.Identity,
-        layers.MaxPooling2D,
-        layers.Reshape,
-    )
-    rectified_tensors: dict[int, bool] = {}
+    relu = keras.activations.relu
+    dead: dict[int, bool] = {}
     for layer, sources, outputs in calls(model):
-        if isinstance(layer, layers.ReLU):
-            dead = not layer.negative_slope and not layer.threshold
+        if isinstance(layer, keras.layers.ReLU):
+            is_dead = not layer.negative_slope and not layer.threshold
+        elif getattr(layer, "activation", None) is relu:
+            is_dead = True
         else:
-            dead = getattr(layer, "activation", None) is keras.activations.relu
-            dead |= (
-                isinstance(layer, passing)
-                and bool(sources)
-                and all(rectified_tensors[id(source)] for source in sources)
-            )
-        rectified_tensors |= dict.fromkeys(map(id, outputs), dead)
-    return rectified_tensors[id(model.outputs[0])]
+            passes = type(layer).__name__ in PASSING and bool(sources)
+            is_dead = passes and all(dead[id(source)] for source in sources)
+        dead |= dict.fromkeys(map(id, outputs), is_dead)
+    return dead[id(model.outputs[0])]
 
 
 def rebuilt(model: "keras.Model", size: int) -> "keras.Model":
-    """The same layers, sharing their weights, on a square input of another size."""
+    """The same layers, sharing their weights, on a square input of another size in px."""
     import keras
 
     source = model.inputs[0]
     inputs = keras.Input((size, size, source.shape[-1]), name="window", dtype=source.dtype)
     tensors = {id(source): inputs}
     for layer, sources, outputs in calls(model):
-        if not sources:
-            continue
-        tensors[id(outputs[0])] = called(layer, [tensors[id(tensor)] for tensor in sources])
+        if sources:
+            seen = [tensors[id(tensor)] for tensor in sources]
+            tensors[id(outputs[0])] = called(layer, seen)
     return keras.Model(inputs, tensors[id(model.outputs[0])], name=f"{model.name}_window{size}")
 
 

@@ -1,4 +1,4 @@
-"""The trunk Inception V3 of `keras.applications`, its layers named by their place."""
+"""The backbone Inception V3 of `keras.applications`, its layers named by their place."""
 
 import pathlib
 import warnings
@@ -8,8 +8,17 @@ import numpy as np
 
 from dr_lib.network.backbone import NORM_MOMENTUM, Backbone, next_seed
 
+SHORT_NAMES = {
+    "Conv2D": "conv",
+    "BatchNormalization": "norm",
+    "Activation": "relu",
+    "MaxPooling2D": "maxpool",
+    "AveragePooling2D": "avgpool",
+    "Concatenate": "concat",
+}
 
-def _trunk(
+
+def _build(
     input_size: int, weights: str, policy: str, seeds: np.random.Generator
 ) -> tuple[Any, Any]:
     """Input and pooled features of Inception V3 without its top, every layer renamed by its
@@ -29,12 +38,12 @@ def _trunk(
         return layer.__class__.from_config(config)
 
     inputs = keras.Input((input_size, input_size, 3), name="fundus")
-    trunk = keras.models.clone_model(base, input_tensors=inputs, clone_function=renamed)
+    network = keras.models.clone_model(base, input_tensors=inputs, clone_function=renamed)
     if weights != "none":
         for layer in base.layers[1:]:
-            trunk.get_layer(names[layer.name]).set_weights(layer.get_weights())
+            network.get_layer(names[layer.name]).set_weights(layer.get_weights())
     return inputs, keras.layers.GlobalAveragePooling2D(name="pooled", dtype=policy)(
-        trunk.outputs[0]
+        network.outputs[0]
     )
 
 
@@ -44,18 +53,19 @@ def _base(input_size: int, weights: str) -> Any:
     """
     import keras
 
-    shape = (input_size, input_size, 3)
+    def inception(file: str | None) -> Any:
+        shape = (input_size, input_size, 3)
+        return keras.applications.InceptionV3(include_top=False, weights=file, input_shape=shape)
+
     if weights == "imagenet":
         try:
-            return keras.applications.InceptionV3(
-                include_top=False, weights="imagenet", input_shape=shape
-            )
+            return inception("imagenet")
         except Exception as error:
             raise ValueError(
                 f"the ImageNet weights could not be downloaded ({_one_line(error)}): give"
                 " backbone_weights a path, or none"
             ) from error
-    base = keras.applications.InceptionV3(include_top=False, weights=None, input_shape=shape)
+    base = inception(None)
     if weights != "none":
         _load_weights(base, weights)
     return base
@@ -68,31 +78,26 @@ def _names_by_place(base: Any) -> dict[str, str]:
     Keras numbers layers by a counter of the whole process, so its own names differ from model to
     model.
     """
-    short = {
-        "Conv2D": "conv",
-        "BatchNormalization": "norm",
-        "Activation": "relu",
-        "MaxPooling2D": "maxpool",
-    }
-    short |= {"AveragePooling2D": "avgpool", "Concatenate": "concat", "InputLayer": "fundus"}
 
     def creation(layer: Any) -> int:
         tail = layer.name.rsplit("_", 1)[-1]
         return int(tail) if tail.isdigit() else 0
 
-    names, counts = {}, dict.fromkeys(short, 0)
+    names, counts = {}, dict.fromkeys(SHORT_NAMES, 0)
     for layer in sorted(base.layers, key=creation):
         kind = type(layer).__name__
         if layer.name.startswith("mixed"):
             names[layer.name] = layer.name
-            continue
-        counts[kind] += 1
-        names[layer.name] = "fundus" if kind == "InputLayer" else f"{short[kind]}{counts[kind]}"
+        elif kind == "InputLayer":
+            names[layer.name] = "fundus"
+        else:
+            counts[kind] += 1
+            names[layer.name] = f"{SHORT_NAMES[kind]}{counts[kind]}"
     return {old: "stem" if new == "relu5" else new for old, new in names.items()}
 
 
 def _load_weights(base: Any, source: str) -> None:
-    """Fill a fresh trunk from a weights-only file, or say in one line why it can't be."""
+    """Fill a fresh backbone from a weights-only file, or say in one line why it can't be."""
     path = pathlib.Path(source)
     if not path.is_file():
         raise ValueError(
@@ -121,4 +126,4 @@ def _one_line(error: Exception) -> str:
 
 
 # Below 75 px the last blocks would have no position left (keras.applications' own limit).
-INCEPTION_V3 = Backbone("Inception V3", 75, 11, _trunk)
+INCEPTION_V3 = Backbone("Inception V3", 75, 11, _build)

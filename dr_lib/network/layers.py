@@ -27,43 +27,40 @@ def split_at(model: "keras.Model", layer_name: str) -> tuple["keras.Model", "ker
     """
     import keras
 
-    names = [layer.name for layer, _, _ in calls(model)]
-    if layer_name not in names:
-        raise ValueError(
-            f"the model has no layer {layer_name!r}; it has {', '.join(dict.fromkeys(names))}"
-        )
-    if names.count(layer_name) > 1:
-        raise ValueError(
-            f"layer {layer_name!r} is called {names.count(layer_name)} times: it names no single"
-            " place to cut"
-        )
-    _, sources, outputs = next(call for call in calls(model) if call[0].name == layer_name)
-    if not sources:
-        raise ValueError(f"layer {layer_name!r} is the model's input: there is nothing below it")
-    if len(outputs) > 1:
-        raise ValueError(
-            f"layer {layer_name!r} has {len(outputs)} outputs: activations must be a single tensor"
-        )
-    if outputs[0] is model.outputs[0]:
-        raise ValueError(f"layer {layer_name!r} is the model's output: there is nothing above it")
-    bypassing = _bypassing(model, outputs[0])
-    if bypassing:
-        listed = ", ".join(bypassing[:8]) + (
-            f" and {len(bypassing) - 8} more" if len(bypassing) > 8 else ""
-        )
-        raise ValueError(
-            f"layer {layer_name!r} does not cut the model in two: {listed} lead round it"
-        )
+    every = list(calls(model))
+    named = [call for call in every if call[0].name == layer_name]
+    if not named:
+        names = dict.fromkeys(layer.name for layer, _, _ in every)
+        raise ValueError(f"the model has no layer {layer_name!r}; it has {', '.join(names)}")
+    _, sources, outputs = named[0]
+    problem = ""
+    if len(named) > 1:
+        problem = f"is called {len(named)} times: it names no single place to cut"
+    elif not sources:
+        problem = "is the model's input: there is nothing below it"
+    elif len(outputs) > 1:
+        problem = f"has {len(outputs)} outputs: activations must be a single tensor"
+    elif outputs[0] is model.outputs[0]:
+        problem = "is the model's output: there is nothing above it"
+    elif bypassing := _bypassing(model, outputs[0]):
+        more = f" and {len(bypassing) - 8} more" if len(bypassing) > 8 else ""
+        problem = f"does not cut the model in two: {', '.join(bypassing[:8])}{more} lead round it"
+    if problem:
+        raise ValueError(f"layer {layer_name!r} {problem}")
     lower = keras.Model(model.inputs[0], outputs[0], name=f"below_{layer_name}")
     upper = keras.Model(outputs[0], model.outputs[0], name=f"above_{layer_name}")
     return lower, upper
 
 
 def logits_model(model: "keras.Model") -> "keras.Model":
-    """The model without its final softmax, sharing every weight: (n, …) -> (n, classes) logits.
+    """The model without its final softmax, sharing every weight: (n, …) -> (n, stages) logits.
 
     Gradients of saturated probabilities underflow; those of logits don't, and the softmax is known
-    in closed form. Raises ValueError if the model does not end in a dense layer with softmax.
+    in closed form.
+
+    Raises
+    ------
+    ValueError: if the model does not end in a softmax over the stages.
     """
     import keras
 
@@ -83,11 +80,8 @@ def logits_model(model: "keras.Model") -> "keras.Model":
             logits = keras.ops.matmul(features, last.kernel)
             return logits if last.bias is None else logits + last.bias
 
-    return keras.Model(
-        model.inputs[0],
-        Logits(name="logits", dtype="float32")(sources[0]),
-        name=f"{model.name}_logits",
-    )
+    logits = Logits(name="logits", dtype="float32")(sources[0])
+    return keras.Model(model.inputs[0], logits, name=f"{model.name}_logits")
 
 
 def _bypassing(model: "keras.Model", cut: Any) -> list[str]:

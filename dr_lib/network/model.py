@@ -1,7 +1,7 @@
-"""The classifier: a convolutional trunk with named layers, two dense layers, a softmax over five
+"""The classifier: a convolutional backbone with named layers, two dense layers, a softmax over five
 stages.
 
-Every model built here, whatever its trunk, names its layers alike, because explanations ask for
+Every model built here, whatever its backbone, names its layers alike, because explanations ask for
 layers by name: `fundus` (input), `stem`, `mixed0` … `mixedN`, `pooled`, `fc1` … , `stage`. The
 names never depend on how many models a process has built before, so that weights, explanations and
 tables of two runs always speak of the same layer.
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     import keras
 
 Precision = Literal["off", "bfloat16", "float16"]
-# Adding a trunk is an entry here and a module of its own.
+# Adding a backbone is an entry here and a module of its own.
 BACKBONES: dict[str, Backbone] = {"inception_v3": INCEPTION_V3, "small": SMALL}
 
 
 @dataclass(frozen=True)
 class ModelParams:
-    """The architecture and where the trunk's weights come from.
+    """The architecture and where the backbone's weights come from.
 
     backbone: an entry of `BACKBONES`.
     backbone_weights: "imagenet" (Keras downloads them once), "none" (random) or the path of a
-        weights-only file of `keras.applications.InceptionV3(include_top=False)`. The small trunk
+        weights-only file of `keras.applications.InceptionV3(include_top=False)`. The small backbone
         has no trained weights anywhere: it starts random with either word.
     dense: units of each dense layer.
     input_size: the side of a fundus in px.
@@ -106,16 +106,20 @@ def layer_names(params: ModelParams) -> tuple[str, ...]:
 
 
 def build(params: ModelParams) -> "keras.Model":
-    """A new classifier.
+    """A new classifier: backbone, dense layers, softmax over the five stages.
+
+    Parameters
+    ----------
+    params: the same parameters give the same initial weights in any process.
 
     Returns
     -------
     keras.Model: from `fundus` (n, size, size, 3) float32, as `scaled` makes it, to `stage` (n, 5)
-        float32 probabilities. The same parameters give the same initial weights in any process.
+        float32 probabilities.
 
     Raises
     ------
-    ValueError: in one line, when the trunk's weights can't be had or do not fit.
+    ValueError: in one line, when the backbone's weights can't be had or do not fit.
     """
     backend.name()  # Keras as it has to be, whatever the user's own file or process told it
     import keras
@@ -147,8 +151,19 @@ def probabilities(
     """The five stages' probabilities of each fundus, computed in inference mode (no dropout, fixed
     normalisation).
 
-    The last batch is padded with half-gray images to the same size, so that the compiled function
-    is traced only once.
+    Parameters
+    ----------
+    pixels: (n, size, size, 3) fundi.
+    batch_size: the last batch is padded with half-gray images to the same size, so that the
+        compiled function is traced only once.
+
+    Returns
+    -------
+    (n, 5) float32, each row adding up to 1.
+
+    Raises
+    ------
+    ValueError: for a batch size below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")

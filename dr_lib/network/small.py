@@ -1,4 +1,4 @@
-"""The small trunk: learns a few hundred eyes in a minute on two cores."""
+"""The small backbone: it learns from a few hundred eyes in a minute on two cores."""
 
 import functools
 from typing import Any
@@ -8,11 +8,10 @@ import numpy as np
 from dr_lib.network.backbone import NORM_MOMENTUM, Backbone, next_seed
 
 
-def _trunk(
+def _build(
     blocks: tuple[int, ...], input_size: int, weights: str, policy: str, seeds: np.random.Generator
 ) -> tuple[Any, Any]:
-    """Input and pooled features of a light trunk that learns a few hundred eyes in a minute on two
-    cores.
+    """The input and the pooled features.
 
     `stem` has stride 4 and sees 15×15 px: the largest lesions fit, and a neuron's region stays
     small. Three concatenation blocks follow, at strides 4·2, 4·4 and 4·8.
@@ -40,12 +39,11 @@ def _trunk(
 
     def block(x: Any, filters: int, name: str) -> Any:
         x = keras.layers.MaxPooling2D(2, name=f"{name}_pool", dtype=policy)(x)
-        one = convolution(x, filters, 1, 1, f"{name}_one")
+        point = convolution(x, filters, 1, 1, f"{name}_one")
         three = convolution(x, filters, 3, 1, f"{name}_three")
-        five = convolution(
-            convolution(x, filters // 2, 1, 1, f"{name}_squeeze"), filters, 5, 1, f"{name}_five"
-        )
-        return keras.layers.Concatenate(name=name, dtype=policy)([one, three, five])
+        squeezed = convolution(x, filters // 2, 1, 1, f"{name}_squeeze")
+        five = convolution(squeezed, filters, 5, 1, f"{name}_five")
+        return keras.layers.Concatenate(name=name, dtype=policy)([point, three, five])
 
     inputs = keras.Input((input_size, input_size, 3), name="fundus")
     x = convolution(inputs, 16, 3, 2, "conv1")
@@ -53,16 +51,16 @@ def _trunk(
     x = convolution(x, 32, 3, 1, "conv3", relu="stem")
     for number, filters in enumerate(blocks):
         x = block(x, filters, f"mixed{number}")
-    # A lesion a few pixels wide vanishes in an average over the eye: keep each channel's strongest
-    # answer too.
+    # A lesion a few pixels wide vanishes in an average over the eye: each channel's largest
+    # activation is kept, too.
     average = keras.layers.GlobalAveragePooling2D(name="pooled_average", dtype=policy)(x)
     strongest = keras.layers.GlobalMaxPooling2D(name="pooled_max", dtype=policy)(x)
     return inputs, keras.layers.Concatenate(name="pooled", dtype=policy)([average, strongest])
 
 
 def small_trunk(blocks: tuple[int, ...] = (24, 32, 48)) -> Backbone:
-    """The small trunk. blocks: filters of each concatenation block."""
-    return Backbone("A small network", 32, len(blocks), functools.partial(_trunk, blocks))
+    """The small backbone. blocks: filters of each concatenation block."""
+    return Backbone("A small network", 32, len(blocks), functools.partial(_build, blocks))
 
 
 SMALL = small_trunk()

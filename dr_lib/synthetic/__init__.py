@@ -9,8 +9,8 @@ The parts, in the order in which an eye comes to be: `planning` (who has which s
 itself), `camera` (what a camera makes of it), `eye` (one call that joins them).
 """
 
-from dr_lib.synthetic.eye import SyntheticEye, draw, jpeg_bytes, png_bytes
-from dr_lib.synthetic.lesions import MASK_COLOURS, Lesion, grade
+from dr_lib.synthetic.eye import SyntheticEye, draw, jpeg_bytes
+from dr_lib.synthetic.lesions import MASK_COLOURS, Lesion
 from dr_lib.synthetic.params import SynthesisParams
 from dr_lib.synthetic.planning import KAGGLE_COUNTS, EyePlan, plan, stage_counts
 
@@ -22,9 +22,7 @@ __all__ = [
     "SynthesisParams",
     "SyntheticEye",
     "draw",
-    "grade",
     "jpeg_bytes",
     "plan",
-    "png_bytes",
     "stage_counts",
 ]

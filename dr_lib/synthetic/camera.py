@@ -1,10 +1,9 @@
 """What a camera makes of a retina: size, frame, light, rim, borders, sharpness and noise.
 
-Eight makes of camera, of which half cut the disc at top and bottom. A make fixes the frame; each
-patient and each photograph has its own exposure and light.
+There are eight makes of camera, of which half cut the disc at top and bottom. A make fixes the
+frame; each patient and each photograph has its own exposure and light.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from dr_lib.synthetic.canvas import MARGIN, Patch, noise
+from dr_lib.synthetic.canvas import MARGIN, Patch, noise, rotated
 from dr_lib.synthetic.params import SynthesisParams
 
 WORK_RADIUS_PX = 430  # at most: painting costs as its square, and no lesion needs more
@@ -22,11 +21,16 @@ WORK_RADIUS_PX = 430  # at most: painting costs as its square, and no lesion nee
 class Camera:
     """A make of camera.
 
-    size: width between the data set's smallest (0) and largest (1), on a logarithmic scale. aspect:
-    width over height.  fill: disc's diameter over the frame's height (above 1: cut at top and
-    bottom). tone: colour of an average retina, 0…1 RGB.  rim: colour of the light that leaks in at
-    the disc's edge. notch: shape of the marker at the rim and its direction in degrees, counted
-    clockwise from the right.
+    size: width between the data set's smallest (0) and largest (1), on a logarithmic scale.
+    aspect: width over height.
+    fill: the disc's diameter over the frame's height (above 1: cut at top and bottom).
+    tone: colour of an average retina, 0…1 RGB.
+    rim: colour of the light that leaks in at the disc's edge, 0…1 RGB.
+    notch, notch_degrees: shape of the marker at the rim, and its direction, clockwise from the
+        right.
+    border: grey level outside the disc, 0…255.
+    blur: sigma in retina radii. grain: sigma of the noise in grey levels.
+    share: how often patients are photographed with it.
     """
 
     name: str
@@ -161,8 +165,8 @@ CAMERAS = (
 
 @dataclass(frozen=True)
 class Shot:
-    """One photograph's geometry: the frame, and the smaller work frame on which the retina is
-    painted.
+    """A photograph's geometry: the frame, and the smaller work frame on which the retina is
+    painted; (work_x, work_y) is the patch's centre in it.
 
     Pixel centres are whole numbers; `scale` is photograph pixels per work pixel.
     """
@@ -172,7 +176,7 @@ class Shot:
     width: int
     work_height: int
     work_width: int
-    work_radius: float
+    patch: Patch
     work_x: int
     work_y: int
 
@@ -183,23 +187,43 @@ class Shot:
     @property
     def top(self) -> float:
         """First visible y of the retina, in its own coordinates."""
-        return max(-1.0, -self.work_y / self.work_radius)
+        return max(-1.0, -self.work_y / self.patch.radius)
 
     @property
     def bottom(self) -> float:
-        return min(1.0, (self.work_height - 1 - self.work_y) / self.work_radius)
+        """Last visible y of the retina."""
+        return min(1.0, (self.work_height - 1 - self.work_y) / self.patch.radius)
 
     def to_photo(self, x: float, y: float) -> tuple[float, float]:
         """Retina coordinates as pixels (x, y) of the photograph; cv2.resize aligns pixel edges,
         hence the halves.
         """
         return (
-            (self.work_x + self.work_radius * x + 0.5) * self.width / self.work_width - 0.5,
-            (self.work_y + self.work_radius * y + 0.5) * self.height / self.work_height - 0.5,
+            (self.work_x + self.patch.radius * x + 0.5) * self.width / self.work_width - 0.5,
+            (self.work_y + self.patch.radius * y + 0.5) * self.height / self.work_height - 0.5,
         )
+
+    def framed(
+        self, picture: np.ndarray, border: np.ndarray | int, interpolation: int
+    ) -> np.ndarray:
+        """A picture of the patch laid in the frame, cut where the frame ends, at the photograph's
+        size.
+        """
+        work = np.empty((self.work_height, self.work_width, *picture.shape[2:]), np.uint8)
+        work[:] = border
+        top, left = self.work_y - self.patch.half, self.work_x - self.patch.half
+        rows = slice(max(0, top), min(self.work_height, top + self.patch.side))
+        columns = slice(max(0, left), min(self.work_width, left + self.patch.side))
+        work[rows, columns] = picture[
+            rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+        ]
+        if self.scale == 1.0:
+            return work
+        return cv2.resize(work, (self.width, self.height), interpolation=interpolation)
 
 
 def choose_camera(rng: np.random.Generator) -> Camera:
+    """Draws a make of camera, each as often as its share says."""
     shares = np.array([camera.share for camera in CAMERAS])
     return CAMERAS[int(rng.choice(len(CAMERAS), p=shares / shares.sum()))]
 
@@ -212,8 +236,8 @@ def frame(camera: Camera, params: SynthesisParams, rng: np.random.Generator) -> 
     shrink = min(1.0, 2 * WORK_RADIUS_PX / diameter)
     work_width, work_height = round(width * shrink), round(height * shrink)
     radius = 0.5 * diameter * work_width / width
-    room_x, room_y = max(0.0, work_width / 2 - radius - 2), max(0.0, work_height / 2 - radius - 2)
-    shift_x = np.clip(rng.normal(0, 0.02) * work_width, -0.7 * room_x, 0.7 * room_x)
+    room_x, room_y = (max(0.0, side / 2 - radius - 2) for side in (work_width, work_height))
+    shift_x = float(np.clip(rng.normal(0, 0.02) * work_width, -0.7 * room_x, 0.7 * room_x))
     shift_y = (
         rng.normal(0, 0.012) * work_height if camera.fill > 1 else rng.uniform(-0.7, 0.7) * room_y
     )
@@ -223,15 +247,14 @@ def frame(camera: Camera, params: SynthesisParams, rng: np.random.Generator) -> 
         width=width,
         work_height=work_height,
         work_width=work_width,
-        work_radius=radius,
-        work_x=round((work_width - 1) / 2 + float(shift_x)),
-        work_y=round((work_height - 1) / 2 + float(shift_y)),
+        patch=Patch(radius),
+        work_x=round((work_width - 1) / 2 + shift_x),
+        work_y=round((work_height - 1) / 2 + shift_y),
     )
 
 
 def expose(
     retina: Float32[np.ndarray, "side side 3"],
-    patch: Patch,
     shot: Shot,
     exposure: float,
     rng: np.random.Generator,
@@ -239,48 +262,28 @@ def expose(
     """The photograph (RGB): the retina under uneven light, in its frame, at the camera's size,
     blurred and noisy.
     """
-    camera = shot.camera
+    camera, patch = shot.camera, shot.patch
     lit = cv2.multiply(retina, _light(patch, exposure, rng))
     lit = cv2.add(lit, _rim_light(patch, camera, exposure, rng))
-    lit = cv2.GaussianBlur(
-        lit, (0, 0), max(0.45, patch.radius * camera.blur * rng.uniform(0.75, 1.5))
-    )
+    sigma = max(0.45, patch.radius * camera.blur * rng.uniform(0.75, 1.5))
+    picture = cv2.convertScaleAbs(cv2.GaussianBlur(lit, (0, 0), sigma), alpha=255.0)
     opening = _opening(patch, camera)
     border = np.array([1.0, 0.9, 0.85]) * camera.border
-    picture = cv2.convertScaleAbs(lit, alpha=255.0)
-    # alpha blend in 8 bits: picture · opening + border · (1 − opening)
-    picture = cv2.add(
-        cv2.multiply(picture, cv2.merge([opening] * 3), scale=1 / 255),
-        cv2.merge(
-            [cv2.convertScaleAbs(255 - opening, alpha=float(level) / 255) for level in border]
-        ),
-    )
-    work = np.empty((shot.work_height, shot.work_width, 3), np.uint8)
-    work[:] = np.round(border).astype(np.uint8)
-    paste(picture, work, patch, shot)
-    if shot.scale != 1.0:
-        work = cv2.resize(work, (shot.width, shot.height), interpolation=cv2.INTER_CUBIC)
-    return _grain(work, camera.grain * rng.uniform(0.8, 1.4), rng)
+    # Alpha blend in 8 bits: picture · opening + border · (1 − opening).
+    shut = [cv2.convertScaleAbs(255 - opening, alpha=float(level) / 255) for level in border]
+    seen = cv2.multiply(picture, cv2.merge([opening] * 3), scale=1 / 255)
+    photo = shot.framed(cv2.add(seen, cv2.merge(shut)), np.round(border), cv2.INTER_CUBIC)
+    return _grain(photo, camera.grain * rng.uniform(0.8, 1.4), rng)
 
 
-def paste(source: np.ndarray, frame: np.ndarray, patch: Patch, shot: Shot) -> None:
-    """Copies the patch into the work frame, cut where the frame ends."""
-    top, left = shot.work_y - patch.half, shot.work_x - patch.half
-    rows = slice(max(0, top), min(frame.shape[0], top + patch.side))
-    columns = slice(max(0, left), min(frame.shape[1], left + patch.side))
-    frame[rows, columns] = source[
-        rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-    ]
-
-
-def inside(patch: Patch) -> UInt8[np.ndarray, "side side"]:
+def visible(patch: Patch) -> UInt8[np.ndarray, "side side"]:
     """1 where the retina is visible: the disc without its soft edge and without the notch."""
     disc = np.zeros((patch.side, patch.side), np.uint8)
-    cv2.circle(disc, (patch.half, patch.half), int(patch.radius) - 2, 1, -1)
-    return disc
+    return cv2.circle(disc, (patch.half, patch.half), int(patch.radius) - 2, 1, -1)
 
 
 def _grid() -> tuple[np.ndarray, np.ndarray]:
+    """x (1, 160) and y (160, 1) of a coarse grid on the patch."""
     axis = np.linspace(-MARGIN, MARGIN, 160, dtype=np.float32)
     return axis[None, :], axis[:, None]
 
@@ -308,12 +311,8 @@ def _rim_light(
     x, y = _grid()
     distance, angle = np.hypot(x, y), np.arctan2(y, x)
     lobe = (0.5 + 0.5 * np.cos(angle - rng.uniform(0, 2 * np.pi))) ** rng.uniform(0.6, 4.0)
-    strength = exposure * 0.95 * rng.beta(1.0, 2.3)
-    haze = (
-        strength
-        * (0.25 + 0.75 * lobe)
-        * np.exp(-np.maximum(0, 1.02 - distance) / rng.uniform(0.05, 0.16))
-    )
+    haze = exposure * 0.95 * rng.beta(1.0, 2.3) * (0.25 + 0.75 * lobe)
+    haze = haze * np.exp(-np.maximum(0, 1.02 - distance) / rng.uniform(0.05, 0.16))
     veil = exposure * rng.uniform(0.0, 0.035)
     light = cv2.merge([(haze + veil) * np.float32(channel) for channel in camera.rim])
     return cv2.resize(light.astype(np.float32), (patch.side, patch.side))
@@ -324,21 +323,18 @@ def _opening(patch: Patch, camera: Camera) -> UInt8[np.ndarray, "side side"]:
     opening = np.zeros((patch.side, patch.side), np.uint8)
     centre, radius = patch.half * 16, patch.radius * 16
     cv2.circle(opening, (centre, centre), round(radius), 255, -1, cv2.LINE_AA, 4)
-    outward = np.deg2rad(camera.notch_degrees)
-    out, along = (
-        np.array([np.cos(outward), np.sin(outward)]),
-        np.array([-np.sin(outward), np.cos(outward)]),
-    )
-    shapes: dict[str, Sequence[tuple[float, float]]] = {
+    circle = np.linspace(0, 6.2, 16)
+    # Corners in retina radii: outward from the centre, and along the rim.
+    shapes = {
         "triangle": ((0.97, -0.05), (1.06, 0.0), (0.97, 0.05)),
         "square": ((0.97, -0.035), (1.05, -0.035), (1.05, 0.035), (0.97, 0.035)),
-        "round": tuple((1.0 + 0.04 * np.cos(t), 0.04 * np.sin(t)) for t in np.linspace(0, 6.2, 16)),
+        "round": np.stack([1.0 + 0.04 * np.cos(circle), 0.04 * np.sin(circle)], axis=1),
     }
     if camera.notch in shapes:
-        corners = np.array(
-            [centre + radius * (r * out + t * along) for r, t in shapes[camera.notch]]
-        )
-        cv2.fillPoly(opening, [np.round(corners).astype(np.int32)], 255.0, cv2.LINE_AA, 4)
+        out, along = np.transpose(shapes[camera.notch])
+        corners = rotated(out, along, np.deg2rad(camera.notch_degrees), 0.0, 0.0)
+        corners = np.round(centre + radius * corners).astype(np.int32)
+        cv2.fillPoly(opening, [corners], 255.0, cv2.LINE_AA, 4)
     return cv2.GaussianBlur(opening, (0, 0), max(0.6, 0.004 * patch.radius))
 
 
@@ -346,18 +342,15 @@ def _grain(picture: np.ndarray, sigma: float, rng: np.random.Generator) -> np.nd
     """Adds sensor noise, of which half is in grains of a few pixels, as a camera's own denoising
     leaves it.
 
-    One 384 px tile, laid many times: noise for every pixel of the largest frame would cost more
-    than all the rest.
+    The same 384 px tile, laid many times: noise for every pixel of the largest frame would cost
+    more than all the rest.
     """
-    fine = rng.standard_normal((384, 384, 3), dtype=np.float32)
-    coarse = cv2.GaussianBlur(rng.standard_normal((384, 384, 3), dtype=np.float32), (0, 0), 1.2)
+    fine, coarse = (rng.standard_normal((384, 384, 3), dtype=np.float32) for _ in range(2))
+    coarse = cv2.GaussianBlur(coarse, (0, 0), 1.2)
     tile = np.clip(np.round(sigma * (0.7 * fine + 2.2 * coarse)), -100, 100).astype(np.int16)
-    height, width = picture.shape[:2]
     noisy = np.empty_like(picture)
-    for top in range(0, height, 384):
-        for left in range(0, width, 384):
-            part = picture[top : top + 384, left : left + 384]
-            noisy[top : top + 384, left : left + 384] = cv2.add(
-                part, tile[: part.shape[0], : part.shape[1]], dtype=cv2.CV_8U
-            )
+    for top, left in np.ndindex(*(-(-side // 384) for side in picture.shape[:2])):
+        part = np.s_[384 * top : 384 * (top + 1), 384 * left : 384 * (left + 1)]
+        height, width = picture[part].shape[:2]
+        noisy[part] = cv2.add(picture[part], tile[:height, :width], dtype=cv2.CV_8U)
     return noisy

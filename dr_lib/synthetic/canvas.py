@@ -1,4 +1,4 @@
-"""The surface on which a retina is painted: a square patch, in the retina's own coordinates (see
+"""The surface on which a retina is painted: a square patch, in units of the retina's radius (see
 `anatomy`).
 
 Blood takes light away and is painted into `through`, the share of light that passes, which
@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32
 
+from dr_lib.synthetic.anatomy import Landmarks
 from dr_lib.vocabulary import LESION_TYPES
 
 MARGIN = 1.1  # half the patch's side, in retina radii: the notch at the rim lies outside the disc
@@ -39,8 +40,8 @@ class Skin:
         """
         bright = max(self.colour)
         red, green, blue = (
-            own + share * (bright * high - own)
-            for own, high in zip(self.colour, ceiling, strict=True)
+            level + share * (bright * high - level)
+            for level, high in zip(self.colour, ceiling, strict=True)
         )
         return red, green, blue
 
@@ -57,13 +58,19 @@ class Patch:
 
 
 class Canvas:
-    """A patch being painted; create it with its background, paint, then take `finished()` and
-    `labels`.
+    """A patch being painted, and what each painter needs: the eye's skin, its landmarks and a
+    stream of random numbers.
+
+    retina: (side, side, 3) float32 reflectance, 0 to about 1.3, RGB; a painter sets it first.
+    through: (side, side, 3) uint8, the light that the blood lets through, of 255.
+    labels: (side, side) uint8, `LABELS`.
     """
 
-    def __init__(self, patch: Patch, background: Float32[np.ndarray, "side side 3"]) -> None:
-        self.patch = patch
-        self.retina = background
+    def __init__(
+        self, patch: Patch, skin: Skin, marks: Landmarks, rng: np.random.Generator
+    ) -> None:
+        self.patch, self.skin, self.marks, self.rng = patch, skin, marks, rng
+        self.retina = np.empty((patch.side, patch.side, 3), np.float32)
         self.through = np.full((patch.side, patch.side, 3), 255, np.uint8)
         self.labels = np.zeros((patch.side, patch.side), np.uint8)
 
@@ -75,8 +82,8 @@ class Canvas:
 
     def window(
         self, x: float, y: float, reach: float
-    ) -> tuple[slice, slice, np.ndarray, np.ndarray]:
-        """The part of the patch within `reach` of a point: row and column slices, and x and y of
+    ) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
+        """The part of the patch within `reach` of a point: its rows and columns, and x and y of
         its pixels from there.
         """
         half, radius = self.patch.half, self.patch.radius
@@ -86,13 +93,13 @@ class Canvas:
         )
         xs = (np.arange(low_x, high_x, dtype=np.float32) - half) / radius - np.float32(x)
         ys = (np.arange(low_y, high_y, dtype=np.float32) - half) / radius - np.float32(y)
-        return slice(low_y, high_y), slice(low_x, high_x), xs[None, :], ys[:, None]
+        return np.s_[low_y:high_y, low_x:high_x], xs[None, :], ys[:, None]
 
     def blend(
-        self, rows: slice, columns: slice, alpha: np.ndarray, colour: np.ndarray | Colour
+        self, window: tuple[slice, slice], alpha: np.ndarray, colour: np.ndarray | Colour
     ) -> None:
         """Mixes a colour (or an image of colours) into the background, `alpha` of it."""
-        part = self.retina[rows, columns]
+        part = self.retina[window]
         part += alpha[..., None].astype(np.float32) * (np.asarray(colour, np.float32) - part)
 
     def fill(self, outline: Float[np.ndarray, "point 2"], passing: np.ndarray, kind: str) -> None:
@@ -107,15 +114,8 @@ class Canvas:
         self, path: np.ndarray, passing: np.ndarray, pixels: int, kind: str | None = None
     ) -> None:
         """Draws a line (fixed-point pixels) of blood, and its label if it has one."""
-        cv2.polylines(
-            self.through,
-            [path],
-            False,
-            np.clip(passing, 0, 255).tolist(),
-            pixels,
-            cv2.LINE_AA,
-            SHIFT,
-        )
+        blood = np.clip(passing, 0, 255).tolist()
+        cv2.polylines(self.through, [path], False, blood, pixels, cv2.LINE_AA, SHIFT)
         if kind is not None:
             cv2.polylines(self.labels, [path], False, LABELS[kind], pixels + 1, cv2.LINE_8, SHIFT)
 
@@ -134,13 +134,9 @@ def rotated(
     along: np.ndarray, across: np.ndarray, turn: float, x: float, y: float
 ) -> Float[np.ndarray, "point 2"]:
     """Points given along and across a direction, as [x, y] around a centre."""
-    return np.stack(
-        [
-            x + along * np.cos(turn) - across * np.sin(turn),
-            y + along * np.sin(turn) + across * np.cos(turn),
-        ],
-        axis=-1,
-    )
+    cosine, sine = np.cos(turn), np.sin(turn)
+    points = x + along * cosine - across * sine, y + along * sine + across * cosine
+    return np.stack(points, axis=-1)
 
 
 def outline(
@@ -154,17 +150,9 @@ def outline(
 ) -> Float[np.ndarray, "point 2"]:
     """A closed, irregular outline of 24 points around a centre."""
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    amplitudes, phases = (
-        rng.normal(0, roughness, 4) / (1, 1.5, 2, 2.5),
-        rng.uniform(0, 2 * np.pi, 4),
-    )
-    reach = radius * (
-        1
-        + sum(
-            a * np.sin((n + 2) * angle + p)
-            for n, (a, p) in enumerate(zip(amplitudes, phases, strict=True))
-        )
-    )
+    amplitudes = rng.normal(0, roughness, 4) / (1, 1.5, 2, 2.5)
+    waves = zip(range(2, 6), amplitudes, rng.uniform(0, 2 * np.pi, 4), strict=True)
+    reach = radius * (1 + sum(a * np.sin(n * angle + phase) for n, a, phase in waves))
     return rotated(reach * np.cos(angle) * stretch, reach * np.sin(angle) / stretch, turn, x, y)
 
 
@@ -173,10 +161,11 @@ def inward(distance: np.ndarray, edge: float) -> np.ndarray:
     return 1 / (1 + np.exp(np.clip((distance - 1) / edge, -30, 30)))
 
 
-def noise(rng: np.random.Generator, cells: int, side: int) -> Float32[np.ndarray, "side side"]:
-    """Smooth noise, of unit variance at its knots: `cells` of them across `side` pixels."""
-    return cv2.resize(
-        rng.standard_normal((cells, cells), dtype=np.float32),
-        (side, side),
-        interpolation=cv2.INTER_CUBIC,
-    )
+def noise(
+    rng: np.random.Generator, cells: int, width: int, height: int | None = None
+) -> Float32[np.ndarray, "height width"]:
+    """Smooth noise, of unit variance at its knots: `cells` of them across `width` pixels, and
+    across `height` (None: as `width`).
+    """
+    knots = rng.standard_normal((cells, cells), dtype=np.float32)
+    return cv2.resize(knots, (width, height or width), interpolation=cv2.INTER_CUBIC)

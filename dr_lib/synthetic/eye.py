@@ -1,4 +1,4 @@
-"""One synthetic eye: from its plan to its photograph, its mask and the truth about both."""
+"""A synthetic eye: from its plan to its photograph, its mask and the truth about both."""
 
 from dataclasses import dataclass
 
@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from dr_lib.synthetic.anatomy import landmarks, vessel_tree
-from dr_lib.synthetic.camera import Camera, choose_camera, expose, frame, inside, paste
-from dr_lib.synthetic.canvas import LABELS, Patch, Skin
+from dr_lib.synthetic.anatomy import draw_landmarks, draw_vessels
+from dr_lib.synthetic.camera import Camera, choose_camera, expose, frame, visible
+from dr_lib.synthetic.canvas import LABELS, Canvas, Skin
 from dr_lib.synthetic.lesions import MASK_COLOURS, Lesion, quadrant_of, spots_of_stage
 from dr_lib.synthetic.painting import paint
 from dr_lib.synthetic.params import SynthesisParams, stream
@@ -21,10 +21,11 @@ _PALETTE = np.array([MASK_COLOURS.get(kind, (0, 0, 0)) for kind in LABELS], np.u
 class SyntheticEye:
     """A drawn eye.
 
-    photo: (H, W, 3) uint8 RGB.  mask: (H, W, 3) uint8 RGB, `MASK_COLOURS` upon black, only inside
-    the visible retina. stage: 0 to 4, what `grade(lesions)` gives.  quality: the camera's JPEG
-    quality. retina_y_px, retina_x_px, retina_diameter_px: where the retina's disc truly is, even
-    where the frame cuts it.
+    photo: RGB. mask: RGB, `MASK_COLOURS` upon black, only inside the visible retina.
+    stage: 0 to 4, as the lesions make it.
+    camera: its make. quality: its JPEG quality, 1 to 100.
+    retina_y_px, retina_x_px, retina_diameter_px: where the retina's disc truly is, even where the
+        frame cuts it.
     """
 
     photo: UInt8[np.ndarray, "height width 3"]
@@ -39,56 +40,42 @@ class SyntheticEye:
 
 
 def draw(eye: EyePlan, params: SynthesisParams) -> SyntheticEye:
-    """The photograph of one eye with its lesion mask and lesion records: a pure function of its
+    """The photograph of an eye with its lesion mask and lesion records: a pure function of its
     arguments.
     """
     shared = stream(params.seed, eye.patient, "both", "patient")
     camera = choose_camera(shared)
     skin = _skin(camera, shared)
     exposure = float(np.clip(shared.lognormal(-0.06, 0.24), 0.42, 1.5))
-
-    body = stream(params.seed, eye.patient, eye.eye, "anatomy")
-    place = landmarks(body, eye.eye)
-    vessels = vessel_tree(body, place)
-    light = stream(params.seed, eye.patient, eye.eye, "camera")
+    anatomy, lesion, painting, light = (
+        stream(params.seed, eye.patient, eye.eye, concern)
+        for concern in ("anatomy", "lesions", "painting", "camera")
+    )
+    marks = draw_landmarks(anatomy, eye.eye)
+    vessels = draw_vessels(anatomy, marks)
     shot = frame(camera, params, light)
-    spots = spots_of_stage(
-        eye.stage,
-        stream(params.seed, eye.patient, eye.eye, "lesions"),
-        place,
-        vessels,
-        top=shot.top,
-        bottom=shot.bottom,
-    )
-    patch = Patch(shot.work_radius)
-    retina, labels = paint(
-        patch, skin, place, vessels, spots, stream(params.seed, eye.patient, eye.eye, "painting")
-    )
-    photo = expose(retina, patch, shot, exposure * float(light.uniform(0.92, 1.08)), light)
-
-    labels *= inside(patch)
-    work = np.zeros((shot.work_height, shot.work_width), np.uint8)
-    paste(labels, work, patch, shot)
-    if shot.scale != 1.0:
-        work = np.asarray(
-            cv2.resize(work, (shot.width, shot.height), interpolation=cv2.INTER_NEAREST), np.uint8
-        )
+    spots = spots_of_stage(eye.stage, lesion, marks, vessels, top=shot.top, bottom=shot.bottom)
+    canvas = Canvas(shot.patch, skin, marks, painting)
+    paint(canvas, vessels, spots)
+    photo = expose(canvas.retina, shot, exposure * float(light.uniform(0.92, 1.08)), light)
+    labels = shot.framed(canvas.labels * visible(shot.patch), 0, cv2.INTER_NEAREST)
     lesions = []
     for spot in spots:
         x, y = shot.to_photo(spot.x, spot.y)
-        radius = spot.radius * shot.work_radius * shot.scale
-        lesions.append(Lesion(spot.kind, y, x, radius, quadrant_of(spot.x, spot.y, place)))
+        quadrant = quadrant_of(spot.x, spot.y, marks)
+        radius = spot.radius * shot.patch.radius * shot.scale
+        lesions.append(Lesion(spot.kind, y, x, radius, quadrant))
     x, y = shot.to_photo(0.0, 0.0)
     return SyntheticEye(
         photo=photo,
-        mask=_PALETTE[work],
+        mask=_PALETTE[labels],
         stage=eye.stage,
         lesions=tuple(lesions),
         camera=camera.name,
         quality=int(light.integers(params.lowest_quality, params.highest_quality + 1)),
         retina_y_px=y,
         retina_x_px=x,
-        retina_diameter_px=2 * shot.work_radius * shot.scale,
+        retina_diameter_px=2 * shot.patch.radius * shot.scale,
     )
 
 
@@ -102,30 +89,17 @@ def jpeg_bytes(photo: UInt8[np.ndarray, "height width 3"], quality: int) -> byte
     return data.tobytes()
 
 
-def png_bytes(mask: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """The mask as a PNG file, losslessly; compression level 1, as a mask's even areas shrink
-    well at any.
-    """
-    done, data = cv2.imencode(
-        ".png", cv2.cvtColor(mask, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    )
-    if not done:
-        raise ValueError(f"OpenCV could not encode a mask of shape {mask.shape} as PNG")
-    return data.tobytes()
-
-
 def _skin(camera: Camera, rng: np.random.Generator) -> Skin:
     """A patient's retina as this camera renders it: darker and redder, or paler with the choroid
     showing through.
     """
-    yellow = rng.normal(
-        0, 0.06
-    )  # green and blue go together: apart, they make violet and olive eyes
+    # Green and blue go together: apart, they make violet and olive eyes.
+    yellow = rng.normal(0, 0.06)
     factors = 1.0 + np.array([rng.normal(0, 0.05), yellow, 1.3 * yellow + rng.normal(0, 0.07)])
-    tint = np.clip(np.array(camera.tone) * factors, 0.05, 0.95)
+    red, green, blue = np.clip(np.array(camera.tone) * factors, 0.05, 0.95).tolist()
     return Skin(
-        colour=(float(tint[0]), float(tint[1]), float(tint[2])),
-        mottling=float(rng.uniform(0.05, 0.11)),
-        choroid=float(rng.uniform(0.1, 0.24)) if rng.random() < 0.35 else 0.0,
-        macula=float(rng.uniform(0.45, 0.85)),
+        colour=(red, green, blue),
+        mottling=rng.uniform(0.05, 0.11),
+        choroid=rng.uniform(0.1, 0.24) if rng.random() < 0.35 else 0.0,
+        macula=rng.uniform(0.45, 0.85),
     )

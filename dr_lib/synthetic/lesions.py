@@ -1,8 +1,12 @@
-"""Lesions: their records, the clinical scale that grades an eye by them, and where they lie in
-an eye of a given stage.
+"""Lesions: their records, and which an eye of a given stage has, and where.
+
+Stages follow the international clinical scale (Wilkinson et al., Ophthalmology 110 (2003)
+1677–1682): 0 no lesion; 1 microaneurysms only; 2 more than that; 3 at least `SEVERE_PER_QUADRANT`
+haemorrhages in each of the four quadrants; 4 new vessels or a preretinal haemorrhage, whatever else
+there is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -20,7 +24,7 @@ MASK_COLOURS: dict[str, tuple[int, int, int]] = {
     "preretinal_haemorrhage": (0, 255, 255),
     "optic_disc": (255, 255, 0),
 }
-"""RGB of each lesion kind in a mask, the first five as in IDRiD's; all else is black."""
+"""RGB of each lesion type in a mask, the first five as in IDRiD's; all else is black."""
 
 SEVERE_PER_QUADRANT = 5
 """Haemorrhages in each of the four quadrants that make an eye severe.
@@ -56,33 +60,10 @@ class Spot:
     radius: float
 
 
-def grade(lesions: Sequence[Lesion]) -> int:
-    """The stage, 0 to 4, by the international clinical scale.
-
-    0 no lesion; 1 microaneurysms only; 2 more than that; 3 at least `SEVERE_PER_QUADRANT`
-    haemorrhages in each of the four quadrants; 4 new vessels or a preretinal haemorrhage, whatever
-    else there is.
-
-    Source: Wilkinson et al., Ophthalmology 110 (2003) 1677–1682.
-    """
-    kinds = {lesion.kind for lesion in lesions}
-    if kinds & {"new_vessels", "preretinal_haemorrhage"}:
-        return 4
-    by_quadrant = [
-        sum(lesion.kind == "haemorrhage" and lesion.quadrant == name for lesion in lesions)
-        for name in QUADRANTS
-    ]
-    if min(by_quadrant) >= SEVERE_PER_QUADRANT:
-        return 3
-    if kinds - {"microaneurysm"}:
-        return 2
-    return 1 if kinds else 0
-
-
-def quadrant_of(x: float, y: float, place: Landmarks) -> Quadrant:
+def quadrant_of(x: float, y: float, marks: Landmarks) -> Quadrant:
     """The quadrant about the fovea: nasal is the optic disc's side."""
-    nasal = (x - place.fovea_x) * place.nasal >= 0
-    if y < place.fovea_y:
+    nasal = (x - marks.fovea_x) * marks.nasal >= 0
+    if y < marks.fovea_y:
         return "superior_nasal" if nasal else "superior_temporal"
     return "inferior_nasal" if nasal else "inferior_temporal"
 
@@ -90,7 +71,7 @@ def quadrant_of(x: float, y: float, place: Landmarks) -> Quadrant:
 def spots_of_stage(
     stage: int,
     rng: np.random.Generator,
-    place: Landmarks,
+    marks: Landmarks,
     vessels: Sequence[Vessel],
     *,
     top: float,
@@ -98,77 +79,58 @@ def spots_of_stage(
 ) -> list[Spot]:
     """Draws the lesions of an eye of the given stage, all with their centres in view.
 
-    `top` and `bottom` are the first and last visible y (a camera may cut the disc). Centres stay
-    within 0.86 of the radius: preprocessing crops the outer tenth (METHOD §1.5), and a lesion that
-    makes the stage must not be lost there.
+    Centres stay within 0.86 of the radius: preprocessing crops the outer tenth (METHOD §1.5), and a
+    lesion that makes the stage must not be lost there.
+
+    Parameters
+    ----------
+    stage: 0 to 4. rng: its stream of random numbers.
+    top, bottom: the first and last visible y (a camera may cut the disc).
     """
     if stage == 0:
         return []
-    ground = _Ground(rng, place, vessels, top, bottom)
+    ground = _Ground(rng, marks, vessels, top, bottom)
+    dots = (0.0105, 0.016)
     if stage == 1:
-        ground.add("microaneurysm", int(rng.integers(3, 13)), (0.0105, 0.016))
+        ground.add("microaneurysm", (3, 13), dots)
         return ground.spots
     if stage == 4:
-        _add_proliferation(rng, ground, place)
+        _add_proliferation(rng, ground, marks)
     # A proliferative eye's background lies between that of a moderate and that of a severe eye.
     severe = stage == 3 or (stage == 4 and rng.random() < 0.3)
     if severe:
         for quadrant in QUADRANTS:
-            ground.add(
-                "haemorrhage",
-                int(rng.integers(SEVERE_PER_QUADRANT + 1, 12)),
-                (0.013, 0.036),
-                quadrant,
-            )
-        ground.add("microaneurysm", int(rng.integers(10, 26)), (0.0105, 0.016))
+            ground.add("haemorrhage", (SEVERE_PER_QUADRANT + 1, 12), (0.013, 0.036), quadrant)
+        ground.add("microaneurysm", (10, 26), dots)
     else:
         # A moderate eye has at most 10, so that one quadrant always has fewer than five and the eye
         # cannot be severe.
-        number = int(rng.integers(2, 11) if stage == 2 else rng.integers(8, 20))
-        ground.add("haemorrhage", number, (0.014, 0.04))
-        ground.add("microaneurysm", int(rng.integers(4, 19)), (0.0105, 0.016))
+        ground.add("haemorrhage", (2, 11) if stage == 2 else (8, 20), (0.014, 0.04))
+        ground.add("microaneurysm", (4, 19), dots)
     if rng.random() < 0.65:
-        ground.add("hard_exudate", int(rng.integers(1, 6)), (0.04, 0.13), prefer=_near_fovea(place))
+        ground.add("hard_exudate", (1, 6), (0.04, 0.13), near=ground.fovea)
     if rng.random() < (0.65 if severe else 0.35):
-        ground.add(
-            "soft_exudate", int(rng.integers(1, 5)), (0.028, 0.055), prefer=_near_arcades(place)
-        )
+        ground.add("soft_exudate", (1, 5), (0.028, 0.055), near=ground.arcades)
     return ground.spots
 
 
-def _add_proliferation(rng: np.random.Generator, ground: "_Ground", place: Landmarks) -> None:
+def _add_proliferation(rng: np.random.Generator, ground: "_Ground", marks: Landmarks) -> None:
+    """New vessels, a preretinal haemorrhage, or both."""
     sign = rng.random()
     if sign < 0.75:
         if rng.random() < 0.5:  # on the disc
-            radius = place.disc_radius * rng.uniform(0.75, 1.1)
-            ground.put(
-                Spot(
-                    "new_vessels",
-                    place.disc_x * 0.96,
-                    place.disc_y + rng.uniform(-0.05, 0.05),
-                    radius,
-                )
-            )
-        ground.add("new_vessels", int(rng.integers(1, 5)), (0.1, 0.19), prefer=_near_arcades(place))
+            radius = marks.disc_radius * rng.uniform(0.75, 1.1)
+            y = marks.disc_y + rng.uniform(-0.05, 0.05)
+            ground.put(Spot("new_vessels", marks.disc_x * 0.96, y, radius))
+        ground.add("new_vessels", (1, 5), (0.1, 0.19), near=ground.arcades)
     if sign > 0.5:
-        ground.add("preretinal_haemorrhage", 1, (0.13, 0.25))
-
-
-def _near_fovea(place: Landmarks) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda xy: np.exp(
-        -(((xy[:, 0] - place.fovea_x) ** 2 + (xy[:, 1] - place.fovea_y) ** 2) / (2 * 0.3**2))
-    )
-
-
-def _near_arcades(place: Landmarks) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda xy: np.exp(
-        -((np.hypot(xy[:, 0] - place.fovea_x, xy[:, 1] - place.fovea_y) - 0.6) ** 2) / (2 * 0.15**2)
-    )
+        ground.add("preretinal_haemorrhage", (1, 2), (0.13, 0.25))
 
 
 class _Ground:
-    """Where lesions may lie: a pool of points off the vessels, disc and fovea, from which places
-    are taken one by one.
+    """Where lesions may lie: a pool of points off disc and fovea, which lesions take one by one.
+
+    `crowds`, `fovea` and `arcades` are weights of the points, large near what they are named for.
     """
 
     _CELLS = 256
@@ -176,76 +138,72 @@ class _Ground:
     def __init__(
         self,
         rng: np.random.Generator,
-        place: Landmarks,
+        marks: Landmarks,
         vessels: Sequence[Vessel],
         top: float,
         bottom: float,
     ) -> None:
-        self.rng, self.place, self.top, self.bottom = rng, place, top, bottom
+        self.rng, self.top, self.bottom = rng, top, bottom
         self.spots: list[Spot] = []
         radius, angle = 0.86 * np.sqrt(rng.random(3000)), rng.uniform(0, 2 * np.pi, 3000)
-        xy = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-        self.pool = xy[(xy[:, 1] > top + 0.06) & (xy[:, 1] < bottom - 0.06)]
-        from_disc = np.hypot(self.pool[:, 0] - place.disc_x, self.pool[:, 1] - place.disc_y)
-        from_fovea = np.hypot(self.pool[:, 0] - place.fovea_x, self.pool[:, 1] - place.fovea_y)
-        self.pool = self.pool[(from_disc > 1.35 * place.disc_radius) & (from_fovea > 0.07)]
+        x, y = radius * np.cos(angle), radius * np.sin(angle)
+        seen = (y > top + 0.06) & (y < bottom - 0.06) & (marks.from_fovea(x, y) > 0.07)
+        seen &= marks.from_disc(x, y) > 1.35 * marks.disc_radius
+        self.x, self.y = x, y = x[seen], y[seen]
         # A dot upon a vessel could not be seen, and the stage would be a lie: keep off them, with a
         # margin of one dot.
         near = np.zeros((self._CELLS, self._CELLS), np.uint8)
         for vessel in vessels:
             thickness = max(3, round((float(vessel.widths.max()) + 0.034) * self._CELLS / 2))
             cv2.polylines(near, [self._cells(vessel.points)], False, 1, thickness)
-        cells = self._cells(self.pool)
-        self.off_vessels = near[cells[:, 1], cells[:, 0]] == 0
-        self.crowded = self._crowds()
-        self.room = np.full(
-            len(self.pool), np.inf
-        )  # from each point to the edge of the nearest lesion
-        self.quadrants = np.array([quadrant_of(float(x), float(y), place) for x, y in self.pool])
+        self.off_vessels = near[self._cells(y), self._cells(x)] == 0
+        # Lesions of blood come in crowds, with some anywhere.
+        centres = rng.integers(0, len(x), 5)
+        squares = (x[:, None] - x[centres]) ** 2 + (y[:, None] - y[centres]) ** 2
+        self.crowds = 0.15 + np.exp(-squares / (2 * 0.16**2)).sum(axis=1)
+        squares = (x - marks.fovea_x) ** 2 + (y - marks.fovea_y) ** 2
+        self.fovea = np.exp(-(squares / (2 * 0.3**2))) + 1e-6
+        self.arcades = np.exp(-((marks.from_fovea(x, y) - 0.6) ** 2) / (2 * 0.15**2)) + 1e-6
+        # From each point to the edge of the nearest lesion.
+        self.room = np.full(len(x), np.inf)
+        self.quadrants = np.array([quadrant_of(*point, marks) for point in zip(x, y, strict=True)])
 
-    def _cells(self, xy: np.ndarray) -> np.ndarray:
-        return np.clip((xy + 1.0) * self._CELLS / 2, 0, self._CELLS - 1).astype(np.int32)
-
-    def _crowds(self) -> np.ndarray:
-        """A weight for each point: lesions of blood come in crowds, with some anywhere."""
-        centres = self.pool[self.rng.integers(0, len(self.pool), 5)]
-        squares = ((self.pool[:, None, :] - centres[None, :, :]) ** 2).sum(axis=2)
-        return 0.15 + np.exp(-squares / (2 * 0.16**2)).sum(axis=1)
+    def _cells(self, places: np.ndarray) -> np.ndarray:
+        return np.clip((places + 1.0) * self._CELLS / 2, 0, self._CELLS - 1).astype(np.int32)
 
     def put(self, spot: Spot) -> None:
+        """Adds a lesion where it is asked for."""
         self.spots.append(spot)
-        self.room = np.minimum(
-            self.room, np.hypot(self.pool[:, 0] - spot.x, self.pool[:, 1] - spot.y) - spot.radius
-        )
+        edge = np.hypot(self.x - spot.x, self.y - spot.y) - spot.radius
+        self.room = np.minimum(self.room, edge)
 
     def add(
         self,
         kind: LesionType,
-        number: int,
+        numbers: tuple[int, int],
         radii: tuple[float, float],
         quadrant: Quadrant | None = None,
-        prefer: Callable[[np.ndarray], np.ndarray] | None = None,
+        near: np.ndarray | None = None,
     ) -> None:
-        """Adds `number` lesions with radii from the range, apart from those already there as far
-        as there is room.
+        """Adds lesions, apart from those already there as far as there is room.
+
+        numbers: from the first to below the second. radii: their range. near: weights of the points
+        (None: `crowds`).
         """
         small = kind in ("microaneurysm", "haemorrhage")
-        allowed = self.off_vessels.copy() if small else np.ones(len(self.pool), bool)
+        allowed = self.off_vessels if small else np.ones(len(self.x), bool)
         if quadrant is not None:
-            allowed &= self.quadrants == quadrant
-            if not (allowed & self.off_vessels).any():
-                allowed = self.quadrants == quadrant
-        for _ in range(number):
-            low, high = radii
+            inside = self.quadrants == quadrant
+            allowed = allowed & inside if (allowed & inside).any() else inside
+        low, high = radii
+        for _ in range(self.rng.integers(*numbers)):
             radius = float(low * (high / low) ** self.rng.random())
             fits = allowed & (self.room > radius + 0.02)
             if not small:  # the whole of a large lesion should be in view
-                fits &= np.hypot(self.pool[:, 0], self.pool[:, 1]) < 0.9 - 0.7 * radius
-                fits &= (self.pool[:, 1] > self.top + 0.7 * radius) & (
-                    self.pool[:, 1] < self.bottom - 0.7 * radius
-                )
+                fits &= np.hypot(self.x, self.y) < 0.9 - 0.7 * radius
+                fits &= (self.y > self.top + 0.7 * radius) & (self.y < self.bottom - 0.7 * radius)
             if not fits.any():
                 fits = allowed & (self.room >= self.room[allowed].max())
-            weights = fits * (prefer(self.pool) + 1e-6 if prefer else self.crowded)
-            x, y = self.pool[self.rng.choice(len(self.pool), p=weights / weights.sum())]
-            self.put(Spot(kind, float(x), float(y), radius))
+            weights = fits * (self.crowds if near is None else near)
+            point = self.rng.choice(len(self.x), p=weights / weights.sum())
+            self.put(Spot(kind, float(self.x[point]), float(self.y[point]), radius))

@@ -1,4 +1,4 @@
-"""Which patients there are and which stage each of their eyes has.
+"""The patients of a synthetic data set and the stage of each of their eyes.
 
 Counts of stages are exact (largest remainders), not drawn: a small data set still holds every
 stage. Fellow eyes agree as they do in EyePACS, so that a split that separates them would leak, here
@@ -34,10 +34,6 @@ class EyePlan:
         """
         return f"{self.patient}_{self.eye}"
 
-    @property
-    def patient_id(self) -> str:
-        return str(self.patient)
-
 
 def stage_counts(count: int, weights: Sequence[int]) -> tuple[int, ...]:
     """How many of `count` eyes get each stage: the shares of `weights`, rounded by largest
@@ -67,7 +63,9 @@ def plan(count: int, params: SynthesisParams) -> list[EyePlan]:
     """The `count` eyes of a data set: patients from 1, left before right; an odd count leaves the
     last patient one eye.
 
-    Raises ValueError if `count` is less than 1.
+    Raises
+    ------
+    ValueError: if `count` is less than 1.
     """
     if count < 1:
         raise ValueError(f"a data set needs at least 1 photograph, not {count}")
@@ -100,24 +98,18 @@ def _disagree(pairs: np.ndarray, rng: np.random.Generator, kappa: float) -> None
         return
     wanted = (1.0 - kappa) * patients * 2.0 * float(pairs.var())
     reached = float(((pairs[:, 0] - pairs[:, 1]) ** 2).sum())
-    for first, second, first_side, second_side in rng.integers(
+    for first, second, side, other_side in rng.integers(
         0, [patients, patients, 2, 2], size=(40 * patients, 4)
     ).tolist():
         if reached >= wanted:
             return
-        one, other = pairs[first, first_side], pairs[second, second_side]
-        fellow_of_one, fellow_of_other = (
-            pairs[first, 1 - first_side],
-            pairs[second, 1 - second_side],
-        )
-        before = (one - fellow_of_one) ** 2 + (other - fellow_of_other) ** 2
-        after = (other - fellow_of_one) ** 2 + (one - fellow_of_other) ** 2
-        if (
-            first == second
-            or one == other
-            or max((other - fellow_of_one) ** 2, (one - fellow_of_other) ** 2) > 4
-        ):
+        stages = pairs[first, side], pairs[second, other_side]
+        fellows = pairs[first, 1 - side], pairs[second, 1 - other_side]
+        before = [(stage - fellow) ** 2 for stage, fellow in zip(stages, fellows, strict=True)]
+        after = [(stage - fellow) ** 2 for stage, fellow in zip(stages[::-1], fellows, strict=True)]
+        if first == second or stages[0] == stages[1] or max(after) > 4:
             continue
-        if after > before and reached + after - before <= wanted + 1:
-            pairs[first, first_side], pairs[second, second_side] = other, one
-            reached += float(after - before)
+        grown = float(sum(after) - sum(before))
+        if grown > 0 and reached + grown <= wanted + 1:
+            pairs[first, side], pairs[second, other_side] = stages[::-1]
+            reached += grown

@@ -6,7 +6,7 @@ mini-batches only the weights, the optimiser's state and the dropout's counter a
 checkpoint needs nothing else, and a killed run continues to the same bits.
 """
 
-from dr_lib.training.augment import AugmentParams, augmented
+from dr_lib.training.augment import augmented
 from dr_lib.training.batches import BalancedBatches
 from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_weights
 from dr_lib.training.feed import Feed
@@ -15,7 +15,6 @@ from dr_lib.training.params import TrainingParams, outcome_settings
 from dr_lib.training.schedule import StepwiseRate, learning_rate_schedule
 
 __all__ = [
-    "AugmentParams",
     "BalancedBatches",
     "Checkpoint",
     "Feed",

@@ -2,8 +2,7 @@
 averaging).
 
 With sixteen eyes a mini-batch, of which one or two are mild, the raw weights' grades jump from one
-validation to the next, and the best of them on a few validation eyes is a lucky one rather than a
-good one.
+validation to the next, and the best of them on a few validation eyes are lucky rather than good.
 """
 
 import contextlib
@@ -48,7 +47,7 @@ class AveragedWeights:
 
     @contextlib.contextmanager
     def inside(self, model: "keras.Model") -> Generator[None]:
-        """The model has the mean weights within, its own again afterwards."""
+        """Gives the model the mean weights, and its own again at the end."""
         raw = model.get_weights()
         model.set_weights(self.arrays)
         try:

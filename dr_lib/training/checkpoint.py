@@ -57,8 +57,11 @@ def _flush_folder(folder: pathlib.Path) -> None:
 
 
 def read_checkpoint(path: pathlib.Path) -> Checkpoint | None:
-    """The checkpoint of a file; None when there is no file. Raises ValueError when it is not a
-    checkpoint.
+    """The checkpoint of a file; None when there is no file.
+
+    Raises
+    ------
+    ValueError: when the file is not a checkpoint.
     """
     if not path.exists():
         return None

@@ -1,5 +1,5 @@
-"""The training run: balanced mini-batches in, a trained model and its history out; killed
-anywhere, it goes on.
+"""The training run: balanced mini-batches in, a trained model and its history out. Killed anywhere,
+it continues from its last checkpoint.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     import keras
 
 Fetch = Callable[[np.ndarray], np.ndarray]
-# What a checkpoint tells beside its arrays, by the run's own names.
+# What a checkpoint holds beside its arrays: attributes of `_Run`.
 STATE = ("step", "best_score", "best_qwk", "best_step", "rows")
+LAST, BEST = "checkpoint.npz", "best-{:06d}.npz"
 
 
 class TrainingDiverged(RuntimeError):
@@ -54,38 +55,43 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class StepReport:
-    """One mini-batch done. `step` counts from 1 to `steps`; `waited_s` is the part of `step_s`
-    spent waiting for pixels.
+    """A mini-batch that was trained on.
 
-    `best_qwk` is the kappa of the best validation so far, whatever it is the best by.
+    step: its number, from 1.
+    loss: its mean over the mini-batch, before the update.
+    validation_qwk, validation_score: the kappa, and what `best_by` names, of a validation after it.
+    best_qwk: the kappa of the best validation so far, whatever it is the best by.
+    step_s, waited_s: its seconds, and the part of them spent waiting for pixels.
     """
 
     step: int
-    steps: int
     loss: float
     learning_rate: float
     validation_qwk: float | None
-    best_qwk: float | None
+    validation_score: float | None
     step_s: float
     waited_s: float
+    best_qwk: float | None
 
 
-@dataclass
+@dataclass(frozen=True)
 class History:
-    """What happened, a row per mini-batch (`rows`), and which mini-batch the final weights are from
-    (`chosen_step`).
+    """What happened in a run.
 
-    Times are those of this process: a resumed run counts only its own mini-batches. `wait_share`
-    leaves out the first mini-batch, in which Keras compiles.
+    rows: a row per mini-batch, the fields of `StepReport` but the last.
+    steps, resumed_step: mini-batches in all, and those done before this process went on.
+    chosen_step: the mini-batch after which the final weights stood. best_qwk: see `StepReport`.
+    step_s, wait_share: mean seconds of a mini-batch, and the share of them spent waiting for
+        pixels; of this process' mini-batches but the first, in which Keras compiles.
     """
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    steps: int = 0
-    resumed_step: int = 0
-    chosen_step: int = 0
-    best_qwk: float | None = None
-    step_s: float = math.nan
-    wait_share: float = math.nan
+    rows: list[dict[str, Any]]
+    steps: int
+    resumed_step: int
+    chosen_step: int
+    best_qwk: float | None
+    step_s: float
+    wait_share: float
 
 
 def train(
@@ -114,13 +120,17 @@ def train(
         run, bit for bit. Other settings keep their own checkpoints, in a folder of their own.
     on_step: called after every mini-batch.
 
+    Returns
+    -------
+    History: `model` holds the weights of its `chosen_step`.
+
     Raises
     ------
     ValueError: naming the stages that have no training eye.
     TrainingDiverged: when the loss is not finite.
     """
     batches = BalancedBatches(stages, params)
-    run = _Run(model, params, batches, stages, checkpoint_dir)
+    run = _Run(model, params, stages, checkpoint_dir)
     run.restore()
     labels = _smoothed(params.label_smoothing)
 
@@ -131,19 +141,14 @@ def train(
             pixels = augmented(pixels, (params.seed, 7, step))
         return scaled(pixels), labels[stages[indices]]
 
-    times: list[tuple[float, float]] = []
     with Feed(make, run.step, params.steps, params.prefetch, feed_workers()) as feed:
         begin, waited = time.perf_counter(), 0.0
         for inputs, targets in feed:
             loss = run.learn(inputs, targets)
             step_s, waited_s = time.perf_counter() - begin, feed.waited_s - waited
-            times.append((step_s, waited_s))
             graded = None
-            if (
-                validation_fetch
-                and validation_stages is not None
-                and run.due(params.validate_every)
-            ):
+            validates = validation_fetch is not None and run.due(params.validate_every)
+            if validates and validation_stages is not None:
                 graded = run.validate(validation_fetch, validation_stages)
             report = run.note(loss, graded, step_s, waited_s)
             if graded is not None or run.due(params.checkpoint_every):
@@ -152,16 +157,16 @@ def train(
                 on_step(report)
             begin, waited = time.perf_counter(), feed.waited_s
     run.choose()
-    settled = times[1:]
-    total = sum(step_s for step_s, _ in settled)
+    timed = run.rows[run.resumed_step + 1 :]
+    total = sum(row["step_s"] for row in timed)
     return History(
         rows=run.rows,
         steps=run.step,
         resumed_step=run.resumed_step,
         chosen_step=run.best_step if run.best_step and params.keep_best else run.step,
         best_qwk=run.best_qwk,
-        step_s=total / len(settled) if settled else math.nan,
-        wait_share=sum(waited_s for _, waited_s in settled) / total if settled else math.nan,
+        step_s=total / len(timed) if timed else math.nan,
+        wait_share=sum(row["waited_s"] for row in timed) / total if timed else math.nan,
     )
 
 
@@ -172,11 +177,10 @@ class _Run:
         self,
         model: "keras.Model",
         params: TrainingParams,
-        batches: BalancedBatches,
         stages: np.ndarray,
         folder: pathlib.Path | None,
     ) -> None:
-        self.model, self.params, self.batches = model, params, batches
+        self.model, self.params = model, params
         self.rate = params.rate
         self.step = self.resumed_step = self.saved_step = 0
         self.best_score: float | None = None
@@ -202,9 +206,8 @@ class _Run:
         self.optimizer.learning_rate = self.rate(self.step)
         # Keras reports a running mean of the loss over calls unless it is told to forget.
         self.model.reset_metrics()
-        loss = float(
-            np.asarray(self.model.train_on_batch(inputs, targets, return_dict=True)["loss"])
-        )
+        logs = self.model.train_on_batch(inputs, targets, return_dict=True)
+        loss = float(np.asarray(logs["loss"]))
         self.step += 1
         if not math.isfinite(loss):
             raise TrainingDiverged(self.step, self.saved_step)
@@ -213,17 +216,13 @@ class _Run:
         return loss
 
     def validate(self, fetch: Fetch, stages: np.ndarray) -> Evaluation:
-        """The grades of the weights that would be kept now; pixels are fetched batch by batch,
-        memory stays flat.
+        """The grades of the weights that would be kept now; pixels are fetched batch by batch, so
+        that memory does not grow with the eyes.
         """
         size = self.params.batch_size
+        batches = np.split(np.arange(len(stages)), range(size, len(stages), size))
         with contextlib.nullcontext() if self.average is None else self.average.inside(self.model):
-            parts = [
-                probabilities(
-                    self.model, fetch(np.arange(start, min(start + size, len(stages)))), size
-                )
-                for start in range(0, len(stages), size)
-            ]
+            parts = [probabilities(self.model, fetch(indices), size) for indices in batches]
         grades = np.concatenate(parts)
         if not np.isfinite(grades).all():
             raise TrainingDiverged(self.step, self.saved_step)
@@ -238,27 +237,23 @@ class _Run:
         """Writes down a mini-batch and whether its weights are the best so far (the earlier of
         two equals).
         """
-        rate = self.rate(self.step - 1)
         kappa = None if graded is None else graded.qwk
         score = None if graded is None else _score(graded, self.params)
-        self.rows.append(
-            {
-                "step": self.step,
-                "loss": loss,
-                "learning_rate": rate,
-                "validation_qwk": kappa,
-                "validation_score": score,
-                "step_s": step_s,
-                "waited_s": waited_s,
-            }
-        )
-        better = self.best_score is None or (score is not None and score > self.best_score)
-        if score is not None and math.isfinite(score) and better:
+        row = {
+            "step": self.step,
+            "loss": loss,
+            "learning_rate": self.rate(self.step - 1),
+            "validation_qwk": kappa,
+            "validation_score": score,
+            "step_s": step_s,
+            "waited_s": waited_s,
+        }
+        self.rows.append(row)
+        best = -math.inf if self.best_score is None else self.best_score
+        if score is not None and math.isfinite(score) and score > best:
             self.best_score, self.best_qwk, self.best_step = score, kappa, self.step
             self.best_weights = self._kept_weights()
-        return StepReport(
-            self.step, self.params.steps, loss, rate, kappa, self.best_qwk, step_s, waited_s
-        )
+        return StepReport(**row, best_qwk=self.best_qwk)
 
     def save(self) -> None:
         """Write the checkpoint; a best one first, under a name of its own, so that a kill in
@@ -266,42 +261,40 @@ class _Run:
         """
         if self.folder is None:
             return
-        arrays = [np.asarray(array) for array in (*self._variables(), *self._averages())]
+        arrays = [np.asarray(array) for array in (*self._variables(), *self._averages)]
         if not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
             raise TrainingDiverged(self.step, self.saved_step)
+        best_file = self.folder / BEST.format(self.best_step)
         if self.best_step == self.step and self.best_weights is not None:
-            write_checkpoint(
-                self._best_file(self.step), Checkpoint(self.best_weights, {"step": self.step})
-            )
+            write_checkpoint(best_file, Checkpoint(self.best_weights, {"step": self.step}))
         state = {name: getattr(self, name) for name in STATE}
-        write_checkpoint(self.folder / "checkpoint.npz", Checkpoint(arrays, state))
+        write_checkpoint(self.folder / LAST, Checkpoint(arrays, state))
         self.saved_step = self.step
-        for file in self.folder.glob("best-*.npz"):
-            if file != self._best_file(self.best_step):
+        for file in self.folder.glob(BEST.replace("{:06d}", "*")):
+            if file != best_file:
                 file.unlink()
 
     def restore(self) -> None:
         """Go back to the last checkpoint, if there is one."""
-        saved = None if self.folder is None else read_checkpoint(self.folder / "checkpoint.npz")
-        if saved is None:
+        if self.folder is None or not (saved := read_checkpoint(self.folder / LAST)):
             return
-        variables, averages = self._variables(), self._averages()
-        if [tuple(v.shape) for v in (*variables, *averages)] != [
-            array.shape for array in saved.arrays
-        ]:
+        variables = self._variables()
+        shapes = [tuple(array.shape) for array in (*variables, *self._averages)]
+        if shapes != [array.shape for array in saved.arrays]:
             raise ValueError(
                 f"{self.folder} holds a checkpoint of another architecture: remove it to start"
                 " afresh"
             )
-        for variable, array in zip(variables, saved.arrays[: len(variables)], strict=True):
+        for variable, array in zip(variables, saved.arrays, strict=False):
             variable.assign(array)
-        for mean, array in zip(averages, saved.arrays[len(variables) :], strict=True):
+        for mean, array in zip(self._averages, saved.arrays[len(variables) :], strict=True):
             mean[...] = array
         for name in STATE:
             setattr(self, name, saved.state[name])
         self.resumed_step = self.saved_step = self.step
-        best = read_checkpoint(self._best_file(self.best_step)) if self.best_step else None
-        self.best_weights = None if best is None else best.arrays
+        if self.best_step:
+            best = read_checkpoint(self.folder / BEST.format(self.best_step))
+            self.best_weights = None if best is None else best.arrays
 
     def choose(self) -> None:
         """Put the best weights back into the model, when asked for and known; otherwise the last
@@ -311,18 +304,12 @@ class _Run:
         self.model.set_weights(self._kept_weights() if best is None else best)
 
     def _kept_weights(self) -> list[np.ndarray]:
-        return (
-            self.model.get_weights()
-            if self.average is None
-            else [mean.copy() for mean in self.average.arrays]
-        )
+        """A copy of the weights that are graded: the averaged ones where there are any."""
+        return [mean.copy() for mean in self._averages] or self.model.get_weights()
 
+    @property
     def _averages(self) -> list[np.ndarray]:
         return [] if self.average is None else self.average.arrays
-
-    def _best_file(self, step: int) -> pathlib.Path:
-        assert self.folder is not None
-        return self.folder / f"best-{step:06d}.npz"
 
     def _variables(self) -> list[Any]:
         # `variables`, unlike `weights`, includes the dropout's random counters.

@@ -9,7 +9,7 @@ from dr_lib.training.params import TrainingParams
 if TYPE_CHECKING:
     import keras
 
-# Layers above the trunk, by how their names begin.
+# Layers above the backbone, by how their names begin.
 HEAD = ("pooled", "dropout", "fc", "stage")
 
 

@@ -34,12 +34,12 @@ class TrainingParams:
         for referable disease on unseen eyes 0.70.) "adamw" shrinks every kernel by `weight_decay`
         times the learning rate a mini-batch.
     batch_norm: "adapt" normalises each batch by itself and lets the running statistics follow, in
-        layers whose weights stay, too; "frozen" keeps the trunk's statistics. A fundus with its
-        tone removed looks unlike the trunk's photographs: with statistics of 640 fundi instead of
-        its own, the untrained trunk's pooled features tell referable eyes with AUC 0.63 instead of
-        0.53.
+        layers whose weights stay, too; "frozen" keeps the backbone's statistics. A fundus with its
+        tone removed looks unlike the backbone's photographs: with statistics of 640 fundi instead
+        of its own, the untrained backbone's pooled features tell referable eyes with AUC 0.63
+        instead of 0.53.
     freeze_backbone_steps: for so many first mini-batches only the dense layers learn: their random
-        start would otherwise send large, meaningless gradients into the trunk.
+        start would otherwise send large, meaningless gradients into the backbone.
     freeze_below: the weights of this layer, such as mixed2, and of all below it stay as they are
         for the whole run, and their backward pass is saved.
     label_smoothing: the share of a label spread over the five stages; graders disagree on a fellow

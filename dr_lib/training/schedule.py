@@ -59,6 +59,10 @@ def learning_rate_schedule(
     warmup_steps: the first mini-batches, over which the rate rises linearly.
     final_decay: "cosine" lets the last rate fall to 0.
 
+    Returns
+    -------
+    A function from the mini-batch's number, from 0, to its rate; `steps` is their number.
+
     Raises
     ------
     ValueError: for a schedule without steps, a step without length or rate, or a warm-up longer

@@ -1,4 +1,5 @@
-"""Which patients teach, which choose the checkpoint, and which are kept for the final grade.
+"""Which patients the network learns from, which choose the checkpoint, and which are kept for the
+final grade.
 
 A patient's split is a hash of the patient's id and a seed, never a shuffled list: adding
 photographs moves nobody, and both eyes of a patient always stand on the same side (a fellow eye's
@@ -9,7 +10,6 @@ import hashlib
 from typing import Literal
 
 Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 # Kaggle's own division of its test labels: the public half ranked while the contest ran, the
 # private half at its end.
 KAGGLE_USAGE: dict[str, Split] = {"Public": "validation", "Private": "test"}
@@ -18,11 +18,21 @@ KAGGLE_USAGE: dict[str, Split] = {"Public": "validation", "Private": "test"}
 def split_of(
     patient_id: str, *, seed: int = 0, validation_fraction: float = 0.15, test_fraction: float = 0.2
 ) -> Split:
-    """ "train", "validation" or "test" for a patient; the same answer whatever other patients there
-    are.
+    """A patient's split; the same answer whatever other patients there are.
 
-    The fractions are those of a large set of patients; a single patient falls on the test side with
-    probability `test_fraction`. Raises ValueError when they leave nothing for training.
+    Parameters
+    ----------
+    seed: another seed divides the patients anew.
+    validation_fraction, test_fraction: of a large set of patients; a single patient falls on the
+        test side with probability `test_fraction`.
+
+    Returns
+    -------
+    "train", "validation" or "test".
+
+    Raises
+    ------
+    ValueError: when the fractions leave nothing for training.
 
     >>> [split_of(str(patient)) for patient in (10, 13, 15, 16)]
     ['test', 'validation', 'train', 'validation']

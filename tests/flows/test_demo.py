@@ -29,7 +29,7 @@ def stages_in(split: str) -> list[int]:
         for eye in eyes
         if split
         == split_of(
-            eye.patient_id,
+            str(eye.patient),
             seed=data.split_seed,
             validation_fraction=data.validation_fraction,
             test_fraction=data.test_fraction,

@@ -207,11 +207,17 @@ def test_neurons_of_many_images_fill_batches_and_compile_once(strided):
         assert evaluator.calls <= 2 * (neurons * 10 / 144 + 3)
 
 
-def test_points_at_which_a_neuron_sleeps_are_skipped_exactly(strided):
+def without_windows(monkeypatch):
+    """Every engine made from now on runs its neurons on the whole image."""
+    monkeypatch.setattr("dr_lib.attribution.neurons.window_side", lambda lower, size: size)
+
+
+def test_points_at_which_a_neuron_sleeps_are_skipped_exactly(strided, monkeypatch):
+    without_windows(monkeypatch)
     _, lower, images = strided
     zeros, passes, found = np.zeros((24, 24, 2), np.float32), [], []
     for skipping in (True, False):
-        engine = NeuronEngine(lower, 4, windows=False)
+        engine = NeuronEngine(lower, 4)
         assert engine.rectified
         engine.rectified = skipping
         found.append(engine.regions(images, zeros, [EDGES] * 3, points=8))
@@ -353,7 +359,7 @@ def test_inception_fields_and_windows_at_256_px(inception):
     assert sides["mixed4"] == sides["fc1"] == 256
 
 
-def test_windows_of_inception_give_the_numbers_of_the_whole_image(inception_stem):
+def test_windows_of_inception_give_the_numbers_of_the_whole_image(inception_stem, monkeypatch):
     lower, x, h = inception_stem
     last = h.shape[0] - 1
     positions = [
@@ -377,7 +383,8 @@ def test_windows_of_inception_give_the_numbers_of_the_whole_image(inception_stem
         laid[rank, y : y + windows.values.shape[2], x_ : x_ + windows.values.shape[3]] = (
             windows.values[0, rank]
         )
-    exact = NeuronEngine(lower, 4, windows=False).regions(x, baseline, [units], points=4).values[0]
+    without_windows(monkeypatch)
+    exact = NeuronEngine(lower, 4).regions(x, baseline, [units], points=4).values[0]
     sizes = np.abs(exact).sum(axis=(1, 2, 3))
     assert sizes.min() > 1e-3
     assert len(set(sizes.tolist())) == 9

@@ -85,7 +85,7 @@ def test_a_keras_json_that_keras_cannot_read_is_one_line(tmp_path, content):
     )
     done = process(program, KERAS_HOME=str(tmp_path))
     assert done.stdout.startswith("Keras cannot be imported ("), done.stderr[-2000:]
-    assert f"mend or remove {tmp_path / 'keras.json'}" in done.stdout
+    assert f"repair or remove {tmp_path / 'keras.json'}" in done.stdout
     assert done.stdout.count("\n") == 1
 
 

@@ -3,12 +3,13 @@
 import collections
 import csv
 import pathlib
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dr_lib.training.splits import SPLITS, patient_of, split_of, split_of_usage
+from dr_lib.training.splits import Split, patient_of, split_of, split_of_usage
 
 LABELS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "labels"
 FRACTIONS = {"validation_fraction": 0.15, "test_fraction": 0.2}
@@ -32,7 +33,7 @@ def assert_no_patient_crosses(image_ids, splits):
 def assert_shares(splits, patients):
     # Four standard deviations of a binomial share: one seed in 16,000 would fail by chance, and the
     # seed is fixed.
-    for split, share in zip(SPLITS, (0.65, 0.15, 0.2), strict=True):
+    for split, share in zip(get_args(Split), (0.65, 0.15, 0.2), strict=True):
         assert splits.count(split) / len(splits) == pytest.approx(
             share, abs=4 * (share * (1 - share) / patients) ** 0.5
         )

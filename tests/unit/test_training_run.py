@@ -274,10 +274,8 @@ def test_the_reports_tell_step_rate_and_loss_of_each_mini_batch():
     reports = []
     params = TrainingParams(schedule=((2, 1e-3), (3, 1e-4)), validate_every=2)
     history = run(tiny(), params, on_step=reports.append)
-    assert [(r.step, r.steps, r.learning_rate) for r in reports] == [
-        (step, 5, rate)
-        for step, rate in zip(range(1, 6), (1e-3, 1e-3, 1e-4, 1e-4, 1e-4), strict=True)
-    ]
+    rates = (1e-3, 1e-3, 1e-4, 1e-4, 1e-4)
+    assert [(r.step, r.learning_rate) for r in reports] == list(enumerate(rates, 1))
     assert [r.validation_qwk is not None for r in reports] == [False, True, False, True, True]
     assert [row["loss"] for row in history.rows] == [r.loss for r in reports]
 
