@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from dr_lib.formatting import signed
 from dr_lib.maps import symmetry
 from dr_lib.vocabulary import HALF_GRAY
 
@@ -183,7 +184,7 @@ def figure_b(fundus: Pixels, maps: Mapping[str, Map], *, crop: float) -> list[Pa
     maps: two, by what is said under them. crop: the fundus' own, `PreprocessParams.crop`.
     """
     correlation = symmetry(*maps.values(), crop=crop)
-    note = "" if np.isnan(correlation) else f"correlation {correlation:+.2f}".replace("-", "−")
+    note = "" if np.isnan(correlation) else f"correlation {signed(correlation)}"
     first, second = (Panel(overlay(fundus, values), name) for name, values in maps.items())
     return [Panel(fundus, "Preprocessed"), first, second._replace(note=note)]
 

@@ -18,12 +18,12 @@ import pandas as pd
 
 from dr_lib.drawing import figures
 from dr_lib.drawing.plots import STAGE_COLOURS
+from dr_lib.formatting import number, quantity
 from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
 from dr_lib.report.eyes import DRAWING_VERSION, STEPS, eye_files, eye_sheet, figure_a, title
 from dr_lib.report.gallery import chunk_names, gallery_files, ordered
 from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Section
-from dr_lib.report.words import number, quantity
 from dr_lib.vocabulary import STAGE_NAMES
 
 __all__ = [

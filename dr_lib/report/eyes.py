@@ -22,9 +22,9 @@ from dr_lib import maps as heatmaps
 from dr_lib.drawing import figures
 from dr_lib.drawing.figures import Map, Panel, Pixels
 from dr_lib.drawing.panels import Grid, pixels, sheet
+from dr_lib.formatting import number, percent, quantity, signed, stage_text
 from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
 from dr_lib.report.section import Rows, table
-from dr_lib.report.words import number, percent, quantity, signed, stage_text
 
 # Raise it with every change of what an eye's files or the report's pages show, wherever in the code
 # it is made: reports drawn with another version are drawn again. A hash of the code instead would

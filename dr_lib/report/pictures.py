@@ -1,7 +1,8 @@
 """The report's files as they are made: names to contents, and for every picture what its <img>
 needs."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -104,3 +105,21 @@ class Folder:
             (kind.upper(), self.add(f"figures/{name}.{kind}", content))
             for kind, content in kinds.items()
         )
+
+
+def slugs(names: Iterable[str]) -> list[str]:
+    """A file name for each: letters, digits, `_`, `-` and inner dots only, and no two alike, even
+    where case does not count.
+
+    >>> slugs(["10_left", "a/b", "a b", "../x", "A-B"])
+    ['10_left', 'a-b', 'a-b-2', 'x', 'A-B-3']
+    """
+    made: dict[str, str] = {}
+    for name in names:
+        base = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(name)).strip(".-") or "eye"
+        candidate, turn = base, 1
+        while candidate.lower() in made:
+            turn += 1
+            candidate = f"{base}-{turn}"
+        made[candidate.lower()] = candidate
+    return list(made.values())

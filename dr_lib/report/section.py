@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from dr_lib.formatting import label, number, quantity
 from dr_lib.report.pictures import Files, Picture
-from dr_lib.report.words import label, number, quantity
 
 Rows = pd.DataFrame | Sequence[Mapping[str, object]]
 

@@ -428,7 +428,7 @@ def test_groups_of_regions_are_strips_of_patches_with_their_lesions_in_words():
     for words in (
         "Group 0: 2 regions",
         "Group 1: 1 region",
-        "50% haemorrhage",
+        "50 % haemorrhage",
         "of their information",
     ):
         assert words in made.text

@@ -1,8 +1,8 @@
 """How to name the numbers, and how to get at the tables behind them."""
 
+from dr_lib.formatting import number
 from dr_lib.report import Folder
 from dr_lib.report.section import Address, Code, Content, Missing, Text, table
-from dr_lib.report.words import number
 from storage.tables.schemas import PARTITION, SCHEMAS, TITLES
 from tasks.report.data import Shown
 from tasks.run.run_log import versions

@@ -10,10 +10,11 @@ import pandas as pd
 from dr_lib.drawing import study_plots
 from dr_lib.drawing.figures import Panel, signed_difference
 from dr_lib.drawing.panels import probability_bars
+from dr_lib.formatting import label, number, signed
 from dr_lib.perturbation.counterfactual import CounterfactualParams
 from dr_lib.report import Folder
+from dr_lib.report.pictures import slugs
 from dr_lib.report.section import Content, Heading, Plots, Strip, Text, nothing, table
-from dr_lib.report.words import label, number, slugs
 from storage.arrays.store import ShardedStore
 from storage.contents.counterfactuals import counterfactuals_path
 from tasks.access.stores import fundus_store
@@ -201,7 +202,7 @@ def beside(folder: Folder, adversarial: pd.DataFrame, comparisons: pd.DataFrame)
         first, second = drawn["first"].iloc[0], drawn["second"].iloc[0]
         medians = drawn[(drawn["first"] == first) & (drawn["second"] == second)]
         words = [
-            f"{label(row.measure)} {row.median_difference:+.3g}".replace("-", "−")
+            f"{label(row.measure)} {signed(row.median_difference, '.3g')}"
             for row in medians.itertuples()
         ]
         alt = f"Median paired differences, {first} minus {second}: {'; '.join(words)}"

@@ -1,10 +1,9 @@
 """The explained eyes: how many, how exact; the gallery below them shows each."""
 
+from dr_lib.formatting import duration, number, percent
 from dr_lib.report import Folder
 from dr_lib.report.section import Content, Key, Text, nothing
-from dr_lib.report.words import number, percent
 from tasks.report.data import Shown
-from tasks.run.progress import duration
 
 
 def content(shown: Shown, folder: Folder) -> Content:

@@ -3,11 +3,11 @@
 import numpy as np
 
 from dr_lib.drawing.figures import overlay
+from dr_lib.formatting import number, signed
 from dr_lib.maps import POSTER
 from dr_lib.report import Folder
-from dr_lib.report.pictures import Picture
+from dr_lib.report.pictures import Picture, slugs
 from dr_lib.report.section import Content, Grid, Heading, Key, Text, nothing, table
-from dr_lib.report.words import number, signed, slugs
 from dr_lib.vocabulary import HALF_GRAY
 from storage.contents.group_maps import open_group_maps
 from tasks.report.data import Shown

@@ -6,9 +6,10 @@ import pandas as pd
 
 from dr_lib.drawing import plots, study_plots
 from dr_lib.drawing.figures import overlay, robust_scale
+from dr_lib.formatting import label, number, percent
 from dr_lib.linearity.verdicts import flip_strengths
 from dr_lib.report import Folder
-from dr_lib.report.pictures import Picture
+from dr_lib.report.pictures import Picture, slugs
 from dr_lib.report.section import (
     Bars,
     Content,
@@ -23,7 +24,6 @@ from dr_lib.report.section import (
     nothing,
     table,
 )
-from dr_lib.report.words import label, number, percent, slugs
 from dr_lib.vocabulary import STAGE_NAMES
 from storage.contents.unit_maps import open_unit_maps
 from tasks.access.stores import fundus_store

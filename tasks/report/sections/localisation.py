@@ -4,9 +4,9 @@ of."""
 import pandas as pd
 
 from dr_lib.drawing import plots
+from dr_lib.formatting import number, with_interval
 from dr_lib.report import Folder
 from dr_lib.report.section import Content, Plots, Text, nothing, table
-from dr_lib.report.words import number, with_interval
 from tasks.access.map_scores import pixel_aucs
 from tasks.report.data import Shown
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
+from dr_lib.formatting import finite, label, number, score, with_interval
 from dr_lib.report import Folder
 from dr_lib.report.section import Content, Missing, Plots, Whisker, table
-from dr_lib.report.words import finite, label, number, score, with_interval
 from dr_lib.vocabulary import STAGE_NAMES
 from storage.admin.learned_labels import RETRAIN, label_changes
 from tasks.access.model_quality import MAIN, confusion, graded_eyes, model_plots

@@ -7,7 +7,9 @@ import pandas as pd
 
 from dr_lib.drawing.figures import fitted
 from dr_lib.drawing.sheets import BeforeAfter, SetAside, before_after_sheet, set_aside_sheet
+from dr_lib.formatting import label, number
 from dr_lib.report import Folder
+from dr_lib.report.pictures import slugs
 from dr_lib.report.section import (
     Bars,
     Content,
@@ -20,7 +22,6 @@ from dr_lib.report.section import (
     Text,
     table,
 )
-from dr_lib.report.words import label, number, slugs
 from dr_lib.vocabulary import STAGE_NAMES
 from tasks.access.contact_sheets import flagged, flagged_text, samples, set_aside
 from tasks.access.quality import eye_quality

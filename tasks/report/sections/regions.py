@@ -9,11 +9,11 @@ import pandas as pd
 
 from dr_lib.drawing import plots
 from dr_lib.drawing.figures import overlay
+from dr_lib.formatting import number, percent
 from dr_lib.maps.region_clustering import patch
 from dr_lib.report import EyeEntry, Folder
-from dr_lib.report.pictures import Picture
+from dr_lib.report.pictures import Picture, slugs
 from dr_lib.report.section import Content, Grid, Heading, Key, Plots, Text, nothing, table
-from dr_lib.report.words import number, slugs
 from dr_lib.vocabulary import HALF_GRAY
 from tasks.access.stores import fundus_store
 from tasks.report.data import Shown
@@ -208,7 +208,9 @@ def _mixture(regions: pd.DataFrame) -> str:
     """Which lesion types the masks show there, the commonest first."""
     known = regions["lesion"].dropna()
     shares = known.value_counts(normalize=True).head(3)
-    return " · ".join(f"{share:.0%} {name.replace('_', ' ')}" for name, share in shares.items())
+    return " · ".join(
+        f"{percent(share)} {name.replace('_', ' ')}" for name, share in shares.items()
+    )
 
 
 def note(clusters: pd.DataFrame) -> str:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 
+from dr_lib.formatting import duration
 from dr_lib.report import Folder
 from dr_lib.report.section import Code, Content, Facts, Heading, Missing, Share, table
 from storage.arrays.store import ShardedStore
 from tasks.access.stores import explanation_store, fundus_store
 from tasks.report.data import Shown
-from tasks.run.progress import duration
 from tasks.run.run_log import versions
 
 

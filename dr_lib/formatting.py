@@ -1,8 +1,11 @@
-"""Numbers, names and file names as a reader should see them."""
+"""Numbers, percentages, durations, sizes and names as people read them.
+
+Every sentence, table and plot that shows a value asks this module, so that a value looks the same
+at the terminal, on Prefect's page and in the report. It does not know where the text is shown.
+"""
 
 import math
 import re
-from collections.abc import Iterable
 from numbers import Integral, Real
 
 import numpy as np
@@ -40,30 +43,58 @@ def number(value: object, digits: int = 3) -> str:
     >>> (
     ...     number(0.71234),
     ...     number(1395),
+    ...     number(999.7),
     ...     number(0.0000123),
     ...     number(-2.0),
     ...     number(float("nan")),
     ...     number(True),
     ... )
-    ('0.712', '1,395', '1.23e−5', '−2', '–', 'yes')
+    ('0.712', '1,395', '1,000', '1.23e−5', '−2', '–', 'yes')
     """
     if value is None or value is pd.NaT or value is pd.NA:
         return "–"
-    if isinstance(value, bool) or type(value).__name__ == "bool":
+    if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, Integral):
-        return f"{int(value):,}".replace("-", "−")
+        return _minus(f"{int(value):,}")
     if not isinstance(value, Real):
         return str(value)
     x = float(value)
     if not math.isfinite(x):
-        return "–" if math.isnan(x) else ("∞" if x > 0 else "−∞")
+        return "–" if math.isnan(x) else _minus(f"{x}".replace("inf", "∞"))
     if x != 0 and abs(x) < 1e-3:
         mantissa, exponent = f"{x:.{digits - 1}e}".split("e")
-        return f"{mantissa}e{int(exponent)}".replace("-", "−")
-    if abs(x) >= 1000:
-        return f"{x:,.0f}".replace("-", "−")
-    return f"{x:.{digits}g}".replace("-", "−")
+        return _minus(f"{mantissa}e{int(exponent)}")
+    whole = abs(x) >= 10**digits - 0.5  # with so few digits it would be written as 1e+03
+    return _minus(f"{x:,.0f}" if whole else f"{x:.{digits}g}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def plain(value: object) -> str:
+    """A value for a terminal or a pipe: ASCII, no trailing digits, nothing for what is missing.
+
+    >>> plain(0.123456), plain(float("nan")), plain(None), plain(12000), plain(56516.2)
+    ('0.1235', '', '', '12,000', '56,516')
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def counted(count: int | np.integer, noun: str, plural: str = "") -> str:
+    """A count with its noun in the singular or the plural.
+
+    >>> counted(1, "eye"), counted(1200, "eye"), counted(0, "lady", "ladies")
+    ('1 eye', '1,200 eyes', '0 ladies')
+    """
+    return f"{number(count)} {noun if count == 1 else plural or noun + 's'}"
 
 
 def score(value: object) -> str:
@@ -73,8 +104,17 @@ def score(value: object) -> str:
     >>> score(0.9), score(1.13), score(None)
     ('0.900', '1.130', '–')
     """
-    x = float(value) if isinstance(value, Real) else math.nan
-    return f"{x:.3f}".replace("-", "−") if abs(x) < 10 else number(value)
+    x = finite(value)
+    return number(value) if x is None or abs(x) >= 10 else _minus(f"{x:.3f}")
+
+
+def interval(low: object, high: object) -> str:
+    """Both ends of an interval; nothing where one is unknown.
+
+    >>> interval(-0.01, 0.761), interval(0.5, None)
+    ('−0.010 to 0.761', '')
+    """
+    return "" if None in (finite(low), finite(high)) else f"{score(low)} to {score(high)}"
 
 
 def with_interval(value: object, low: object, high: object) -> str:
@@ -87,30 +127,52 @@ def with_interval(value: object, low: object, high: object) -> str:
     ... )
     ('0.683 (−0.010 to 0.761)', '0.500', '–')
     """
-    between = f" ({score(low)} to {score(high)})" if None not in (finite(low), finite(high)) else ""
-    return "–" if finite(value) is None else score(value) + between
+    ends = interval(low, high)
+    return score(value) + (f" ({ends})" if ends and finite(value) is not None else "")
 
 
-def signed(value: float | np.floating | None) -> str:
-    """A correlation with its sign and two decimals.
+def signed(value: object, form: str = ".2f") -> str:
+    """A correlation or a difference with its sign, by default with two decimals.
 
-    >>> signed(-0.987), signed(0.5), signed(None)
-    ('−0.99', '+0.50', '–')
+    >>> signed(-0.987), signed(0.5), signed(-0.00123, ".3g"), signed(None)
+    ('−0.99', '+0.50', '−0.00123', '–')
     """
-    return "–" if value is None or not math.isfinite(value) else f"{value:+.2f}".replace("-", "−")
+    x = finite(value)
+    return "–" if x is None else _minus(f"{x:+{form}}")
 
 
-def percent(value: float | np.floating | None, digits: int = 0) -> str:
+def percent(value: object, digits: int = 0) -> str:
     """A part of 1 as a percentage, or a dash.
 
     >>> percent(0.034, 1), percent(None)
     ('3.4 %', '–')
     """
-    return (
-        "–"
-        if value is None or not math.isfinite(value)
-        else f"{100 * value:.{digits}f} %".replace("-", "−")
-    )
+    x = finite(value)
+    return "–" if x is None else _minus(f"{100 * x:.{digits}f} %")
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it.
+
+    >>> duration(8), duration(200), duration(7260)
+    ('8 s', '3 min 20 s', '2 h 1 min')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600:,} h {seconds % 3600 // 60} min"
+
+
+def size_text(size: float) -> str:
+    """A number of bytes as people say it.
+
+    >>> size_text(512), size_text(3_450_000), size_text(12_345_678_901)
+    ('0.5 kB', '3.5 MB', '12.3 GB')
+    """
+    power = 1 if size < 1e6 else 2 if size < 1e9 else 3
+    return f"{size / 1000**power:,.1f} {['kB', 'MB', 'GB'][power - 1]}"
 
 
 def label(name: str) -> str:
@@ -141,24 +203,6 @@ def quantity(name: str) -> str:
     """
     match = re.fullmatch(r"stage([0-4])", name)
     return f"stage {match[1]} ({STAGE_NAMES[int(match[1])]})" if match else name
-
-
-def slugs(names: Iterable[str]) -> list[str]:
-    """A file name for each: letters, digits, `_`, `-` and inner dots only, and no two alike, even
-    where case does not count.
-
-    >>> slugs(["10_left", "a/b", "a b", "../x", "A-B"])
-    ['10_left', 'a-b', 'a-b-2', 'x', 'A-B-3']
-    """
-    made: dict[str, str] = {}
-    for name in names:
-        base = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(name)).strip(".-") or "eye"
-        candidate, turn = base, 1
-        while candidate.lower() in made:
-            turn += 1
-            candidate = f"{base}-{turn}"
-        made[candidate.lower()] = candidate
-    return list(made.values())
 
 
 def finite(value: object) -> float | None:
