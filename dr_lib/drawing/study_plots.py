@@ -2,22 +2,16 @@
 the style of `plots`."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
-from dr_lib.drawing.plots import (
-    DASHED,
-    INK,
-    MUTED,
-    PAPER,
-    Plot,
-    figure,
-    legend,
-    rendered,
-    scientific,
-)
+from dr_lib.drawing.plots import BESIDE, DASHED, INK, MUTED, PAPER, figure, plot, scientific
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = 4
 LEAST_PAIRS = 5  # a median of fewer says nothing, and its interval less
@@ -30,9 +24,10 @@ def comparable(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["pairs"] >= LEAST_PAIRS]
 
 
+@plot
 def paired_differences(
     rows: pd.DataFrame, labels: Mapping[str, str], better: Mapping[str, str] | None = None
-) -> Plot:
+) -> "Figure":
     """One panel a measure: median of first − second with its 95 % interval, a row for each second
     method, a colour for each first.
 
@@ -41,58 +36,47 @@ def paired_differences(
     "smoother". Comparisons of fewer than `LEAST_PAIRS` pairs are left out.
     """
     rows = comparable(rows[rows["measure"].isin(list(labels))])
+    rows = rows.dropna(subset="median_difference")
     measures = [name for name in labels if name in set(rows["measure"])]
     firsts, seconds = list(dict.fromkeys(rows["first"])), list(dict.fromkeys(rows["second"]))
     columns = max(1, min(COLUMNS, len(measures)))
     lines = max(1, -(-len(measures) // columns))
     height = 0.9 + 0.13 * len(seconds) * (len(firsts) + 1)
     made, axes = figure(2.5 * columns + 0.6, lines * height + 0.4, (1.0,) * lines, columns)
-    for one in axes[len(measures) :]:
-        one.set_visible(False)
-    for index, (one, measure) in enumerate(zip(axes, measures, strict=False)):
-        one.axvline(0, color=INK, linewidth=0.9)
-        for place, first in enumerate(firsts):
-            part = rows[(rows["measure"] == measure) & (rows["first"] == first)].dropna(
-                subset="median_difference"
-            )
-            at = part["second"].map(seconds.index) + 0.7 * ((place + 0.5) / len(firsts) - 0.5)
-            name = first.replace("_", ", ")
-            (dots,) = one.plot(
-                part["median_difference"], at, "o", markeredgecolor=PAPER, markersize=5, label=name
-            )
-            one.hlines(
-                at, part["low"], part["high"], color=dots.get_color(), linewidth=1.8, zorder=1.5
-            )
-        one.set_yticks(
-            range(len(seconds)),
-            [name.replace("_", " ") for name in seconds] if index % columns == 0 else [],
-        )
-        one.set(ylim=(len(seconds) - 0.5, -0.5), title=labels[measure])
-        one.set_xlabel(
-            f"\u2190 {better[measure]}" if better and measure in better else "", loc="left"
-        )
-        scientific(one, "x", (-2, 3))
-        one.locator_params(axis="x", nbins=4)
-        one.grid(axis="y", visible=False)
+    for panel in axes[len(measures) :]:
+        panel.set_visible(False)
+    names = [name.replace("_", " ") for name in seconds]
+    for index, (panel, measure) in enumerate(zip(axes, measures, strict=False)):
+        panel.axvline(0, color=INK, linewidth=0.9)
+        for order, first in enumerate(firsts):
+            part = rows[(rows["measure"] == measure) & (rows["first"] == first)]
+            place = part["second"].map(seconds.index) + 0.7 * ((order + 0.5) / len(firsts) - 0.5)
+            style: dict[str, Any] = {
+                "markeredgecolor": PAPER,
+                "markersize": 5,
+                "label": first.replace("_", ", "),
+            }
+            (dots,) = panel.plot(part["median_difference"], place, "o", **style)
+            line: dict[str, Any] = {"color": dots.get_color(), "linewidth": 1.8, "zorder": 1.5}
+            panel.hlines(place, part["low"], part["high"], **line)
+        panel.set_yticks(range(len(seconds)), [] if index % columns else names)
+        panel.set(ylim=(len(seconds) - 0.5, -0.5), title=labels[measure])
+        if better and measure in better:
+            panel.set_xlabel(f"\u2190 {better[measure]}", loc="left")
+        scientific(panel, "x", (-2, 3))
+        panel.locator_params(axis="x", nbins=4)
+        panel.grid(axis="y", visible=False)
     if measures and len(firsts) > 1:
-        handles, names = axes[0].get_legend_handles_labels()
-        made.legend(
-            handles,
-            names,
-            loc="outside lower center",
-            ncols=4,
-            frameon=False,
-            fontsize=9,
-            labelcolor=INK,
-        )
-    return rendered(made)
+        made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return made
 
 
+@plot
 def linear_range(
     up_to: Mapping[str, Shaped[np.ndarray, "_units"]],
     strengths: Sequence[float],
     flips: Shaped[np.ndarray, "eyes"],
-) -> Plot:
+) -> "Figure":
     """The share of each layer's units that are linear up to a strength, and where the eyes change
     their stage.
 
@@ -107,10 +91,7 @@ def linear_range(
         axes.axvspan(low, high, color=MUTED, alpha=0.18, linewidth=0)
         axes.axvline(middle, color=MUTED, linewidth=1, linestyle=DASHED, label="the stage changes")
     for layer, values in up_to.items():
-        share = [
-            float(np.mean(np.nan_to_num(values, nan=-1.0) >= strength)) if len(values) else np.nan
-            for strength in strengths
-        ]
+        share = [(values >= strength).mean() if len(values) else np.nan for strength in strengths]
         axes.plot(strengths, share, linewidth=1.9, marker="o", markersize=3.5, label=layer)
     axes.set_xscale("log", base=2)
     axes.set(
@@ -118,5 +99,5 @@ def linear_range(
         xlabel="Largest strength judged",
         ylabel="Units that are linear up to it",
     )
-    legend(axes, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
-    return rendered(made)
+    axes.legend(**BESIDE)
+    return made

@@ -3,14 +3,14 @@ shard's eyes on a worker."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from dr_lib.report import DRAWING_VERSION, EyeEntry, LayerMaps, NeuronEntry, OutcomeMap, eye_files
 from dr_lib.vocabulary import SIGNS, STAGES
-from storage import Workspace, open_workspace
+from storage import Workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import load_record
 from storage.ids import content_id
@@ -24,38 +24,51 @@ from tasks.access.stores import (
     span_digests,
     stored_digests,
 )
+from tasks.run.resolved_ids import ResolvedIds
 
-MADE = "made.json"  # beside a shard's eyes: what each was drawn from
-# Rows about one eye that its page shows as tables: caption, table, columns, and how many rows at
-# most, the first of which order.
+DRAWN_FROM = "made.json"  # beside a shard's eyes: what each was drawn from
+# Arrays in the order of the fields of `OutcomeMap` and of `NeuronEntry`.
+OUTCOME_ARRAYS = ("attribution", "outcome", "baseline_outcome", "gap", "points", "converged")
+NEURON_ARRAYS = (
+    "neuron",
+    "neuron_attribution",
+    "region",
+    "region_origin",
+    "activation",
+    "baseline_activation",
+)
+
+
+class EyeTable(NamedTuple):
+    """Rows about one eye that its page shows as a table: all of them, or the `most` of them that
+    are largest in the column `by`."""
+
+    caption: str
+    table: str
+    columns: tuple[str, ...]
+    by: str = ""
+    most: int | None = None
+
+
 EYE_TABLES = (
-    (
+    EyeTable(
         "The maps in numbers",
         "heatmap_stats",
         ("source", "quantity", "positive_total", "negative_total", "top1_share", "entropy", "gini"),
-        None,
     ),
-    (
+    EyeTable(
         "The strongest regions",
         "lesion_regions",
         ("source", "quantity", "sign", "area_px", "quadrant", "ring", "image_share", "contrast"),
-        ("image_share", 12),
+        by="image_share",
+        most=12,
     ),
 )
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a worker finds what it draws, and where the report lies. photos: the data folder, or
-    empty to leave photographs out."""
-
-    location: str
-    explain_id: str
-    photos: str
-
-    @property
-    def folder(self) -> str:
-        return f"report/{self.explain_id}"
+def report_folder(explain_id: str) -> str:
+    """Where the report of an explanation lies in its workspace."""
+    return f"report/{explain_id}"
 
 
 def key(row: int, image_id: str, shard_images: int) -> str:
@@ -68,44 +81,43 @@ def gallery_rows(
     workspace: Workspace,
     explain_id: str,
     eyes: pd.DataFrame,
-    done: np.ndarray,
+    explained: np.ndarray,
     shard_images: int,
     quantities: Sequence[str],
 ) -> pd.DataFrame:
-    """The gallery's columns (`dr_lib.report.render`) of the explained eyes. done: their rows in
-    `eyes`."""
-    shown = eyes.iloc[done].set_index("image_id", drop=False)
-    gallery = pd.DataFrame(
-        {
-            "key": [
-                key(row, name, shard_images)
-                for row, name in zip(done.tolist(), shown["image_id"], strict=True)
-            ],
-            "image_id": shown["image_id"],
-            "stage": shown["stage"].astype("Int8"),
-            "predicted": shown["predicted_stage"].astype("Int8"),
-            "patient": shown["patient_id"],
-        }
-    )
+    """The gallery's columns (`dr_lib.report.render`), a row an explained eye.
+
+    Parameters
+    ----------
+    eyes: every image of the explanation, in the store's order.
+    explained: (eye,) the rows of the explained ones in `eyes`.
+    shard_images: how many images a shard of the store holds.
+    quantities: what was attributed to pixels.
+    """
+    chosen = eyes.iloc[explained].set_index("image_id")
+    names = chosen.index
+    keys = [key(int(row), name, shard_images) for row, name in zip(explained, names, strict=True)]
+    graded = "stage" + chosen["predicted_stage"].astype(int).astype(str)
+    graded = graded.where(graded.isin(list(quantities)), quantities[0])
     gaps = workspace.frame("attributions", explain_id=explain_id)
     gaps = gaps.set_index(["image_id", "quantity"])["relative_gap"]
-    graded = [
-        f"stage{stage}" if f"stage{stage}" in quantities else quantities[0]
-        for stage in gallery["predicted"]
-    ]
-    gallery["gap"] = gaps.reindex(pd.MultiIndex.from_arrays([gallery.index, graded])).to_numpy(
-        np.float64
-    )
     stats = workspace.frame("heatmap_stats", explain_id=explain_id, source="pixels")
-    symmetry = stats.dropna(subset="symmetry_stage0_stage4").drop_duplicates("image_id")
-    gallery["symmetry"] = symmetry.set_index("image_id")["symmetry_stage0_stage4"].reindex(
-        gallery.index
-    )
+    symmetry = stats.groupby("image_id")["symmetry_stage0_stage4"].first()
     regions = workspace.frame(
         "lesion_regions", explain_id=explain_id, source="lesion", sign="positive"
     )
-    gallery["share"] = regions.groupby("image_id")["image_share"].sum().reindex(gallery.index)
-    return gallery.reset_index(drop=True)
+    gallery = pd.DataFrame(
+        {
+            "key": pd.Series(keys, names),
+            "stage": chosen["stage"].astype("Int8"),
+            "predicted": chosen["predicted_stage"].astype("Int8"),
+            "patient": chosen["patient_id"],
+            "gap": gaps.reindex(pd.MultiIndex.from_arrays([names, graded])).to_numpy(np.float64),
+            "symmetry": symmetry.reindex(names),
+            "share": regions.groupby("image_id")["image_share"].sum().reindex(names),
+        }
+    )
+    return gallery.reset_index(names="image_id")
 
 
 def lead_eye(
@@ -115,14 +127,14 @@ def lead_eye(
     one; None without eyes."""
     if gallery.empty:
         return None
-    there = eyes.set_index("image_id")["present"].reindex(gallery["image_id"]).to_numpy()
-    ranked = gallery.assign(
-        right=(gallery["stage"] == gallery["predicted"]).fillna(False), there=there
+    present = eyes.set_index("image_id")["present"].reindex(gallery["image_id"]).to_numpy()
+    right = (gallery["stage"] == gallery["predicted"]).fillna(False)
+    ranked = gallery.assign(right=right, present=present).sort_values(
+        ["present", "right", "predicted"], ascending=False, kind="stable"
     )
-    one = ranked.sort_values(["there", "right", "predicted"], ascending=False, kind="stable").iloc[
-        0
-    ]
-    return explained.entry(eyes, explained.store.image_ids.index(one["image_id"])), str(one["key"])
+    first = ranked.iloc[0]
+    row = explained.store.image_ids.index(first["image_id"])
+    return explained.entry(eyes.iloc[row], row), str(first["key"])
 
 
 class Explained:
@@ -138,29 +150,19 @@ class Explained:
         self.layer_quantity = settings["layer_quantity"]
 
     def entry(
-        self,
-        eyes: pd.DataFrame,
-        row: int,
-        at: int | None = None,
-        tables: Mapping[str, pd.DataFrame] | None = None,
+        self, eye: pd.Series, row: int, tables: Mapping[str, pd.DataFrame] | None = None
     ) -> EyeEntry:
-        """All that is shown of the eye in this row of the store. at: its place in `eyes`, where
-        that is a part of them."""
-        eye = eyes.iloc[row if at is None else at]
-        paths = [
-            f"pixels/{name}"
-            for name in ("attribution", "outcome", "baseline_outcome", "gap", "points", "converged")
-        ]
-        named = (
-            "resultant",
-            "neuron",
-            "neuron_attribution",
-            "activation",
-            "baseline_activation",
-            "region",
-            "region_origin",
-        )
-        paths += [f"layers/{layer}/{name}" for layer in self.layers for name in named]
+        """All that is shown of an eye.
+
+        Parameters
+        ----------
+        eye: its row of `tasks.access.explained.explained_eyes`.
+        row: its row in the store.
+        tables: further rows about it, by caption.
+        """
+        paths = [f"pixels/{name}" for name in OUTCOME_ARRAYS]
+        for layer in self.layers:
+            paths += [f"layers/{layer}/{name}" for name in ("resultant", *NEURON_ARRAYS)]
         arrays = {path: values[0] for path, values in self.store.read_rows([row], paths).items()}
         predicted = int(eye["predicted_stage"])
         toward = f"stage{predicted}" if self.layer_quantity == "predicted" else self.layer_quantity
@@ -172,14 +174,15 @@ class Explained:
             fundus=self.fundi.read_rows([int(eye["position"])], ["pixels"])["pixels"][0],
             photo=self.photos.get(eye["image_id"]) if self.photos else None,
             outcomes=tuple(
-                _outcome(arrays, index, quantity) for index, quantity in enumerate(self.quantities)
+                OutcomeMap(name, *(arrays[f"pixels/{array}"][index] for array in OUTCOME_ARRAYS))
+                for index, name in enumerate(self.quantities)
             ),
             layers=tuple(
                 LayerMaps(
                     layer,
                     toward,
                     *arrays[f"layers/{layer}/resultant"],
-                    neurons=_neurons(arrays, f"layers/{layer}"),
+                    neurons=_neurons(*(arrays[f"layers/{layer}/{name}"] for name in NEURON_ARRAYS)),
                 )
                 for layer in self.layers
             ),
@@ -189,36 +192,18 @@ class Explained:
         )
 
 
-def _outcome(arrays: dict[str, np.ndarray], index: int, quantity: str) -> OutcomeMap:
-    return OutcomeMap(
-        quantity,
-        arrays["pixels/attribution"][index],
-        *(
-            float(arrays[f"pixels/{name}"][index])
-            for name in ("outcome", "baseline_outcome", "gap")
-        ),
-        points=int(arrays["pixels/points"][index]),
-        converged=bool(arrays["pixels/converged"][index]),
-    )
-
-
-def _neurons(arrays: dict[str, np.ndarray], place: str) -> tuple[NeuronEntry, ...]:
-    origin = arrays[f"{place}/region_origin"]
-    return tuple(
-        NeuronEntry(
-            sign=sign,
-            rank=rank,
-            neuron=tuple(int(n) for n in arrays[f"{place}/neuron"][index, rank] if n >= 0),
-            attribution=float(arrays[f"{place}/neuron_attribution"][index, rank]),
-            region=arrays[f"{place}/region"][index, rank],
-            origin=(int(origin[index, rank, 0]), int(origin[index, rank, 1])),
-            activation=float(arrays[f"{place}/activation"][index, rank]),
-            baseline_activation=float(arrays[f"{place}/baseline_activation"][index, rank]),
+def _neurons(neurons: np.ndarray, *arrays: np.ndarray) -> tuple[NeuronEntry, ...]:
+    """The chosen neurons of a layer. neurons: (sign, rank, axis), with −1 in an axis that the layer
+    does not have, or in all where there is no such neuron."""
+    entries = []
+    for sign, rank in zip(*np.nonzero(neurons[..., -1] >= 0), strict=True):
+        attribution, region, origin, *activations = (array[sign, rank] for array in arrays)
+        indices = tuple(index for index in neurons[sign, rank].tolist() if index >= 0)
+        place = (int(origin[0]), int(origin[1]))
+        entries.append(
+            NeuronEntry(SIGNS[sign], rank, indices, attribution, region, place, *activations)
         )
-        for index, sign in enumerate(SIGNS)
-        for rank in range(arrays[f"{place}/neuron"].shape[1])
-        if arrays[f"{place}/neuron"][index, rank, -1] >= 0
-    )
+    return tuple(entries)
 
 
 # Drawing, shard by shard
@@ -226,41 +211,44 @@ def _neurons(arrays: dict[str, np.ndarray], place: str) -> tuple[NeuronEntry, ..
 
 @dataclass(frozen=True)
 class DrawJob:
-    """One shard of eyes to draw. state: what they are drawn from."""
+    """One shard of eyes to draw. photos: the data folder, or empty to leave photographs out; state:
+    what the eyes are drawn from."""
 
-    place: Place
+    ids: ResolvedIds
+    photos: str
     span: Span
     eyes: pd.DataFrame
     state: str
 
+    @property
+    def folder(self) -> str:
+        """Where the shard's eyes lie in the workspace."""
+        return f"{report_folder(self.ids.explain_id)}/eyes/{self.span.index:05d}"
+
 
 def shards_to_draw(
-    workspace: Workspace, place: Place, store: ShardedStore, eyes: pd.DataFrame
+    workspace: Workspace, ids: ResolvedIds, photos: str, store: ShardedStore, eyes: pd.DataFrame
 ) -> list[DrawJob]:
     """The jobs for `draw_shard`: of finished shards of which something shown has changed since they
     were drawn."""
     made_from = span_digests(store)
-    parts = {
-        table: workspace.part_digests(table, place.explain_id) for _, table, _, _ in EYE_TABLES
-    }
+    parts = [workspace.part_digests(shown.table, ids.explain_id) for shown in EYE_TABLES]
     jobs = []
     for span in store.spans():
         if span.index not in made_from:
             continue
-        shown = eyes.iloc[span.rows]
-        tables = [digests.get(span.part) for digests in parts.values()]
+        rows = eyes.iloc[span.rows]
         state = content_id(
             {
                 "drawing": _drawing(),
                 "made_from": made_from[span.index],
-                "eyes": as_text(shown),
-                "tables": tables,
+                "eyes": as_text(rows),
+                "tables": [digests.get(span.part) for digests in parts],
             }
         )
-        if (workspace.files.read_json(f"{place.folder}/eyes/{span.index:05d}/{MADE}") or {}).get(
-            "shard"
-        ) != state:
-            jobs.append(DrawJob(place, span, shown, state))
+        job = DrawJob(ids, photos, span, rows, state)
+        if _drawn_from(workspace, job).get("shard") != state:
+            jobs.append(job)
     return jobs
 
 
@@ -269,64 +257,58 @@ def _drawing() -> list[Any]:
     return [DRAWING_VERSION, EYE_TABLES]
 
 
+def _drawn_from(workspace: Workspace, job: DrawJob) -> dict[str, Any]:
+    return workspace.files.read_json(f"{job.folder}/{DRAWN_FROM}") or {}
+
+
 def draw_shard(job: DrawJob) -> int:
     """Runs on a worker: draws those of the shard's eyes that are not drawn as they are now; returns
     how many.
 
     What was drawn is noted last: after a kill in between, eyes are drawn again with the same bytes.
     """
-    workspace = open_workspace(job.place.location)
-    explained = Explained(
-        workspace,
-        job.place.explain_id,
-        Photos(workspace, job.place.photos) if job.place.photos else None,
-    )
-    folder = f"{job.place.folder}/eyes/{job.span.index:05d}"
-    before = (workspace.files.read_json(f"{folder}/{MADE}") or {}).get("eyes", {})
+    workspace = job.ids.workspace
+    photos = Photos(workspace, job.photos) if job.photos else None
+    explained = Explained(workspace, job.ids.explain_id, photos)
+    before = _drawn_from(workspace, job).get("eyes", {})
     stored = stored_digests(explained.store)
-    tables = _tables_of(workspace, job.place.explain_id, job.eyes["image_id"].tolist())
-    made, drawn, files = {}, 0, []
-    for at in explained_rows(
-        explained.store.read(job.span, ["pixels/status"])["pixels/status"], job.eyes
-    ):
-        name = job.eyes.iloc[at]["image_id"]
-        mine = {caption: rows[name] for caption, rows in tables.items() if name in rows}
+    tables = _tables_by_eye(workspace, job.ids.explain_id, job.eyes["image_id"].tolist())
+    digests, drawn, files = {}, 0, []
+    status = explained.store.read(job.span, ["pixels/status"])["pixels/status"]
+    for place in explained_rows(status, job.eyes).tolist():
+        eye = job.eyes.iloc[place]
+        name = eye["image_id"]
         about = {
-            "eye": as_text(job.eyes.iloc[[at]]),
-            "tables": {caption: as_text(rows) for caption, rows in mine.items()},
+            "eye": as_text(job.eyes.iloc[[place]]),
+            "tables": {caption: as_text(rows) for caption, rows in tables[name].items()},
         }
-        made[name] = content_id(_drawing(), stored[name], about)
-        if before.get(name) == made[name]:
+        digests[name] = content_id(_drawing(), stored[name], about)
+        if before.get(name) == digests[name]:
             continue
-        entry = explained.entry(job.eyes, job.span.start + int(at), int(at), mine)
+        entry = explained.entry(eye, job.span.start + place, tables[name])
         for file, content in eye_files(entry, f"{job.span.index:05d}/{name}").items():
-            workspace.files.write(f"{job.place.folder}/{file}", content, flush=False)
-            files.append(f"{job.place.folder}/{file}")
+            files.append(f"{report_folder(job.ids.explain_id)}/{file}")
+            workspace.files.write(files[-1], content, flush=False)
         drawn += 1
     workspace.files.flush(files)
-    for gone in (
-        set(workspace.files.names(folder))
-        - {MADE}
-        - {f"{name}.{kind}" for name in made for kind in ("js", "jpg")}
-    ):
-        workspace.files.remove(f"{folder}/{gone}")
-    workspace.files.write_json(f"{folder}/{MADE}", {"shard": job.state, "eyes": made})
+    kept = {DRAWN_FROM, *(f"{name}.{kind}" for name in digests for kind in ("js", "jpg"))}
+    for gone in set(workspace.files.names(job.folder)) - kept:
+        workspace.files.remove(f"{job.folder}/{gone}")
+    workspace.files.write_json(f"{job.folder}/{DRAWN_FROM}", {"shard": job.state, "eyes": digests})
     return drawn
 
 
-def _tables_of(
+def _tables_by_eye(
     workspace: Workspace, explain_id: str, image_ids: list[str]
 ) -> dict[str, dict[str, pd.DataFrame]]:
-    """For each caption of EYE_TABLES the rows of each of these eyes."""
-    found: dict[str, dict[str, Any]] = {}
-    for caption, table, columns, strongest in EYE_TABLES:
-        frame = workspace.frame(table, explain_id=explain_id, image_id=image_ids)
-        if strongest:
-            frame = frame.sort_values(strongest[0], ascending=False, kind="stable")
-        groups = frame.groupby("image_id", sort=False)
-        shown = list(columns)
-        found[caption] = {
-            name: rows[shown].head(strongest[1]) if strongest else rows[shown]
-            for name, rows in groups
-        }
-    return found
+    """For each eye its rows of EYE_TABLES, by caption; without captions that have no row."""
+    tables: dict[str, dict[str, pd.DataFrame]] = {name: {} for name in image_ids}
+    for shown in EYE_TABLES:
+        frame = workspace.frame(shown.table, explain_id=explain_id, image_id=image_ids)
+        if shown.by:
+            frame = frame.sort_values(shown.by, ascending=False, kind="stable")
+        for name, rows in frame.groupby("image_id", sort=False):
+            tables[str(name)][shown.caption] = rows[list(shown.columns)].head(
+                shown.most or len(rows)
+            )
+    return tables

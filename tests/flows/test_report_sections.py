@@ -12,10 +12,11 @@ import pytest
 from dr_lib.evaluation.metrics import evaluate
 from dr_lib.perturbation.comparison import MEASURES
 from dr_lib.report import Folder, Head, Section, render
-from dr_lib.report.section import Content, Missing, Strip, Table, Text
+from dr_lib.report.pictures import Strip
+from dr_lib.report.section import Content, Missing, Table, Text
 from storage import open_workspace
 from tasks.report import step as stage
-from tasks.report.data import Shown
+from tasks.report.data import ReportData
 from tasks.report.eyes import gallery_rows
 from tasks.report.sections import (
     SECTIONS,
@@ -84,18 +85,17 @@ def early(tmp_path_factory) -> dict[str, Content]:
         workspace, explain_id, eyes, np.arange(EYES), SHARD_IMAGES, RECIPE.attribution.quantities
     )
     photos = tmp_path_factory.mktemp("photos")
-    shown = Shown(
+    data = ReportData(
         workspace,
         RECIPE,
         DataParams(str(photos)),
         CONFIG,
-        MODEL_ID,
-        explain_id,
+        RECIPE.resolve(workspace),
         eyes.assign(present=False),
         gallery,
     )
     folder = Folder()
-    made = {name: content(shown, folder) for name, (_, content) in SECTIONS.items()}
+    made = {name: content(data, folder) for name, (_, content) in SECTIONS.items()}
     sections = [Section(name, title, made[name]) for name, (title, _) in SECTIONS.items()]
     return {"files": render(Head(), sections, folder, gallery), **made}
 
@@ -115,7 +115,7 @@ def test_a_section_without_numbers_says_which_command_fills_it(early):
         "linearity": "linearity",
     }.items():
         (missing,) = (block for block in early[name].blocks if isinstance(block, Missing))
-        assert missing.command == f"dr {command} CONFIG.toml"
+        assert missing.step == command
     assert early["model"].finding == "No labelled eye is in the test split."
 
 
@@ -175,7 +175,7 @@ def test_photographs_are_counted_by_split_and_stage_and_one_without_a_label_is_t
 
 def test_a_groups_map_is_a_figure():
     folder = Folder()
-    (picture,) = groups.drawn(folder, [("true stage 4, toward stage 4", 1, np.ones((SIZE, SIZE)))])
+    picture = groups.picture(folder, "true stage 4, toward stage 4", 1, np.ones((SIZE, SIZE)))
     assert picture.signed
     assert picture.note.startswith("1 eye ·")
     assert {
@@ -201,7 +201,6 @@ def changed(**columns) -> pd.DataFrame:
 
 def compared(pairs: int) -> pd.DataFrame:
     one = {
-        "true_stage": 1,
         "first": "proportional",
         "second": "pgd_l2",
         "pairs": pairs,
@@ -228,7 +227,7 @@ def test_what_was_not_reached_is_counted():
     assert np.isnan(rows.loc["constant", "l2"]), "no median of what was not reached"
 
 
-def test_only_what_reached_its_target_is_pictured(monkeypatch):
+def test_only_what_reached_its_target_is_pictured():
     image_ids = ["10_left", "11_left"]
     store = SimpleNamespace(
         image_ids=image_ids,
@@ -236,40 +235,25 @@ def test_only_what_reached_its_target_is_pictured(monkeypatch):
             path: np.zeros((1, 4, 4, 3) if "image" in path else (1,)) for path in paths
         },
     )
-    photos = pd.DataFrame({"image_id": image_ids, "position": [0, 1]})
-    shown = SimpleNamespace(
-        workspace=SimpleNamespace(photos=lambda: photos),
-        recipe=SimpleNamespace(preprocess_id="p"),
-        explain_id="e",
-    )
-    monkeypatch.setattr(
-        counterfactuals,
-        "fundus_store",
-        lambda *_: SimpleNamespace(
-            read_rows=lambda *_: {"pixels": np.zeros((1, 4, 4, 3), np.uint8)}
-        ),
-    )
+    data = SimpleNamespace(fundi=lambda names: dict.fromkeys(names, FUNDUS))
     pictured = [
-        (one.image_id, one.words) for one in counterfactuals._triptychs(shown, store, changed())
+        (one.image_id, one.method, one.strength)
+        for one in counterfactuals.triptychs(data, store, changed())
     ]
-    assert pictured == [("10_left", "proportional, strength 0")]
-    every = counterfactuals._triptychs(shown, store, changed(reached=True))
-    assert [one.words.split(",")[0] for one in every] == [
-        "proportional",
-        "constant",
-    ] * 2, "the forms take turns"
-    assert counterfactuals._triptychs(shown, store, changed(reached=False)) == []
+    assert pictured == [("10_left", "proportional", 0)]
+    every = counterfactuals.triptychs(data, store, changed(reached=True))
+    assert [one.method for one in every] == ["proportional", "constant"] * 2, "the forms take turns"
+    assert counterfactuals.triptychs(data, store, changed(reached=False)) == []
 
 
 def test_a_counterfactual_is_shown_with_its_signed_difference_and_its_probabilities():
     folder = Folder()
     before, after = np.array([0.9, 0.1, 0, 0, 0]), np.array([0.4, 0.6, 0, 0, 0])
-    one = counterfactuals.Triptych(
-        "10_left", "constant, strength 0.1", FUNDUS, FUNDUS // 2, before, after
-    )
-    strip = counterfactuals.strip(folder, "10_left-constant", one)
+    one = counterfactuals.Triptych("10_left", "constant", 0.1, FUNDUS, FUNDUS // 2, before, after)
+    strip = counterfactuals.strip(folder, one)
+    assert strip.words == "constant, strength 0.1"
     assert isinstance(strip, Strip)
-    for part in ("fundus", "changed", "difference", "probabilities"):
+    for part in ("original", "counterfactual", "difference", "probabilities"):
         assert f"figures/counterfactuals/10_left-constant-{part}.png" in folder.files
     assert {
         "figures/counterfactuals/10_left-constant.png",
@@ -288,7 +272,6 @@ def test_a_comparison_of_five_pairs_is_drawn_and_says_so_in_words_and_one_of_fou
     )
     assert {"figures/comparison.svg", "figures/comparison.png"} <= set(folder.files)
     assert any("SSIM −0.02" in picture["alt"] for picture in made.pictures)
-    assert "True stage" not in made.text, "what is the same in every row is not a column"
     for pairs in (4, 0):
         few = counterfactuals.beside(
             Folder(), counterfactuals.by_method(changed()), compared(pairs)
@@ -334,7 +317,7 @@ def test_how_far_units_are_linear_is_told_in_words():
     assert (
         picture.alt == "Units linear up to 0.25: fc1 75 %"
     )  # of four units three are linear where the median eye changes
-    rows = linearity.by_layer(UNITS, up_to, FLIPS)
+    rows = linearity.by_layer(UNITS, FLIPS)
     assert rows.to_dict("records") == [
         {"layer": "fc1", "constant": 1, "linear": 3, "linear_up_to_the_flip": 3}
     ]
@@ -380,7 +363,8 @@ def test_a_special_unit_has_a_page_of_its_own():
         {"image_id": ["10_left"], "predicted_before": [0], "predicted_after": [1], **stages}
     )
     folder = Folder()
-    eyes = [("10_left", "graded 0", FUNDUS, np.eye(SIZE, dtype=np.float32))]
+    region = np.eye(SIZE, dtype=np.float32)
+    eyes = [linearity.UnitInEye("10_left", "graded 0", FUNDUS, region)]
     below = linearity.unit_page(folder, UNITS.iloc[3], rows, eyes)
     section = Section("linearity", "Linearity", Content("", [], [below]))
     made = Page(render(Head(), [section], folder)["units/fc1-3.html"])
@@ -412,9 +396,9 @@ def test_extents_come_most_local_first_and_are_drawn():
         }
     )
     rows = regions.by_layer(neurons)
-    assert [(row["layer"], row["neurons"], row["extent_px"]) for row in rows] == [
-        ("stem", 2, 4.5),
-        ("fc1", 1, 40.0),
+    assert rows[["layer", "neurons", "extent_px"]].values.tolist() == [
+        ["stem", 2, 4.5],
+        ["fc1", 1, 40.0],
     ]
     folder = Folder()
     regions.extents(folder, rows)
@@ -429,16 +413,20 @@ def test_groups_of_regions_are_strips_of_patches_with_their_lesions_in_words():
         "Group 0: 2 regions",
         "Group 1: 1 region",
         "50 % haemorrhage",
-        "of their information",
+        "Their shared information",
     ):
         assert words in made.text
-    assert {"figures/looks/0.png", "figures/looks/1.svg"} <= set(folder.files)
-    assert regions.looks(folder, {}, clusters[:0]) == []
-    channels = pd.DataFrame(
-        [{"layer": "stem", "best_lesion": "haemorrhage", "channel": 17, "auc": 0.81}]
+    assert {"figures/looks/Group-0-2-regions.png", "figures/looks/Group-1-1-region.svg"} <= set(
+        folder.files
     )
-    assert "0.81" in page(Folder(), Content("", regions.lesion_channels(channels))).text
-    assert regions.lesion_channels(channels[:0]) == []
+    assert regions.looks(folder, {}, clusters[:0]) == []
+    units = pd.DataFrame(1, range(3), list(regions.CHANNEL_COLUMNS)).assign(
+        layer="stem", best_lesion="haemorrhage", unit=[17, 18, 19], lesion_auc=[0.6, 0.15, 0.81]
+    )
+    text = page(Folder(), Content("", regions.lesion_channels(units))).text
+    assert "0.15" in text
+    assert "0.81" not in text, "0.15 is further from chance"
+    assert regions.lesion_channels(units.assign(best_lesion=None)) == []
 
 
 def test_a_strip_is_patches_enlarged_with_gaps():

@@ -16,6 +16,7 @@ import pytest
 from dr_lib import report
 from dr_lib.drawing import figures, plots
 from dr_lib.drawing.figures import Panel
+from dr_lib.drawing.panels import hinton
 from dr_lib.report import Folder, Section
 from dr_lib.report.eyes import STEPS, THUMB_PX
 from dr_lib.report.gallery import CHUNK_EYES, chunk_names, gallery_files, ordered
@@ -33,8 +34,8 @@ from dr_lib.report.section import (
     Missing,
     Pairs,
     Plots,
+    Prose,
     Share,
-    Strip,
     Subpage,
     Text,
     Whisker,
@@ -86,13 +87,11 @@ def gallery() -> pd.DataFrame:
 def full(words: str = "some words") -> dict:
     """The arguments of a report with every kind of block."""
     folder, fundus = Folder(), np.full((SIZE, SIZE, 3), 128, np.uint8)
-    panels = [Panel(fundus, words), Panel(fundus, words, words)]
+    panels = [Panel(fundus, "fundus"), Panel(fundus, words, words, signed=True)]
     before, after = (folder.photo(f"samples/{name}", fundus, words) for name in ("before", "after"))
-    whole, files = folder.strip(
-        "whole", dict(zip(("fundus", "map"), panels, strict=True)), words, words, signed=("map",)
-    )
+    whole = folder.strip("whole", panels, words, words)
     picture = folder.figure(
-        "groups/true-stage-4", fundus, words, caption=words, note=words, signed=True
+        "groups", fundus, words, caption=f"true stage 4 {words}", note=words, signed=True
     )
     curve = folder.plot("bars", plots.bars([words], np.ones(1)), words, caption=words, note=words)
     rows = [
@@ -109,17 +108,17 @@ def full(words: str = "some words") -> dict:
     blocks = [
         Heading(words),
         Text(words),
-        Missing(words, "dr ingest CONFIG.toml"),
+        Missing(words, "ingest"),
         Key(),
+        Prose("splits"),
         Facts([(words, words)]),
         Facts([(words, words)], folded=words),
         Bars([(words, "3", 50.0)]),
         Code(words, words),
-        Code(words, words, folded=True),
         Links([("units/fc1-4.html", words, words)]),
-        Grid([picture, folder.hinton("units/c-0.1", np.ones(6), words, scale=1.0, caption=words)]),
+        Grid([picture, folder.figure("units", hinton(np.ones(6)), words, caption="c 0.1")]),
         Plots([curve], wide=True),
-        Strip(whole, words, words, files),
+        whole,
         Pairs([(before, after, words, (words,))]),
         Download(before.src, words),
         table(rows, words),
@@ -255,7 +254,7 @@ def test_every_picture_has_words_and_a_size_and_every_page_one_heading(files):
 
 
 def test_every_figure_is_there_as_png_and_as_svg(files):
-    for name in ("lead", "groups/true-stage-4", "units/c-0.1", "whole", "bars"):
+    for name in ("lead", "groups/true-stage-4-some-words", "units/c-0.1", "whole", "bars"):
         assert files[f"figures/{name}.png"].startswith(b"\x89PNG")
         assert b"<svg" in files[f"figures/{name}.svg"]
 
@@ -391,7 +390,7 @@ def test_only_drawings_on_grey_are_recoloured(files):
             attributes["src"] for _, attributes in page.tags if attributes.get("class") == "signed"
         }
         assert not any("photo" in name or "fundus" in name for name in signed)
-    assert "figures/lead-positive.png" in {
+    assert "figures/lead-most-positive-neurons.png" in {
         a.get("src") for _, a in Page(files["index.html"]).tags if a.get("class") == "signed"
     }
 
@@ -406,7 +405,8 @@ def test_names_from_outside_cannot_become_markup_or_paths():
         assert all(
             script.removeprefix("../").startswith(("assets/", "gallery/")) for script in scripts
         )
-    assert EVIL not in files["figures/groups/true-stage-4.svg"].decode("latin1")
+    (figure,) = (name for name in files if re.fullmatch(r"figures/groups/.*\.svg", name))
+    assert EVIL not in files[figure].decode("latin1")
     assert all(
         name == posixpath.normpath(name) and not name.startswith(("/", "..")) for name in files
     )

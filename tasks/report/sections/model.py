@@ -4,13 +4,13 @@ from typing import Any
 
 import pandas as pd
 
-from dr_lib.formatting import finite, label, number, score, with_interval
+from dr_lib.formatting import counted, finite, interval, label, score, stage_text, with_interval
 from dr_lib.report import Folder
 from dr_lib.report.section import Content, Missing, Plots, Whisker, table
-from dr_lib.vocabulary import STAGE_NAMES
+from dr_lib.vocabulary import STAGES
 from storage.admin.learned_labels import RETRAIN, label_changes
 from tasks.access.model_quality import MAIN, confusion, graded_eyes, model_plots
-from tasks.report.data import Shown
+from tasks.report.data import ReportData
 
 STRATA = {
     "all": "all eyes",
@@ -27,37 +27,36 @@ STRATA_METRICS = {
 TILES = ("qwk", "auc_referable")
 
 
-def content(shown: Shown, folder: Folder) -> Content:
+def content(data: ReportData, folder: Folder) -> Content:
     """The model's learning curves, and its grades of the labelled eyes of the test split."""
-    evaluation = shown.workspace.frame("evaluation", model_id=shown.model_id, split="test")
-    test, drawn = (
-        evaluation[evaluation["stratum"] == "all"],
-        model_plots(shown.workspace, shown.model_id),
-    )
+    workspace, model_id = data.workspace, data.ids.model_id
+    evaluation = data.rows("evaluation", split="test")
     pictures = [
-        folder.plot(one.name, one.plot, one.alt, caption=one.caption, note=one.note)
-        for one in drawn
+        folder.plot(drawn.name, drawn.plot, drawn.alt, caption=drawn.caption, note=drawn.note)
+        for drawn in model_plots(workspace, model_id)
     ]
-    changes = label_changes(shown.workspace, shown.model_id)
+    changes = label_changes(workspace, model_id)
     warning = f" {changes}: {RETRAIN}." if changes else ""
+    test = evaluation[evaluation["stratum"] == "all"]
     if test.empty:
         words = f"No labelled eye is in the test split.{warning}"
         return Content(words, [Missing(words), Plots(pictures)])
-    eyes = number(len(graded_eyes(shown.workspace, shown.model_id)))
-    by_stage = stages(test)
-    worst = min(by_stage, key=lambda row: float(row["sensitivity"].split()[0].replace("–", "inf")))
+    measured = test.set_index("metric")
+    sensitivity = measured.loc[[f"sensitivity_stage{stage}" for stage in STAGES], "value"]
+    worst = int(sensitivity.to_numpy(float).argsort()[0])  # NaN comes last
+    eyes = counted(len(graded_eyes(workspace, model_id)), "eye")
     return Content(
-        f"Quadratic weighted kappa {measure(test, 'qwk')} on {eyes} eyes of patients the model"
-        f" never saw; sensitivity is lowest for stage {worst['stage']},"
-        f" {worst['sensitivity'].split()[0]}.{warning}",
+        f"Quadratic weighted kappa {measure(test, 'qwk')} on {eyes} of patients the model never"
+        f" saw; sensitivity is lowest for stage {stage_text(worst)},"
+        f" {score(sensitivity.iloc[worst])}.{warning}",
         [
             table(scores(test), "Quality with 95 % intervals, where known"),
-            table(by_stage, "Stage by stage, each against all others"),
+            table(stages(test), "Stage by stage, each against all others"),
             table(operating(test), "Operating points for referable disease (stage 2 or higher)"),
             table(strata(evaluation), "The same eyes in parts"),
             Plots(pictures),
         ],
-        tiles=[(label(name), *_tile(test, name)) for name in TILES],
+        tiles=[(label(name), *_tile(measured.loc[name])) for name in TILES],
     )
 
 
@@ -66,9 +65,9 @@ def measure(measured: pd.DataFrame, metric: str) -> str:
     return with_interval(*measured.set_index("metric").loc[metric, ["value", "low", "high"]])
 
 
-def _tile(test: pd.DataFrame, metric: str) -> tuple[str, str]:
-    value, _, interval = measure(test, metric).partition(" ")
-    return value, f"95 % interval {interval.strip('()')}" if interval else ""
+def _tile(row: pd.Series) -> tuple[str, str]:
+    ends = interval(row["low"], row["high"])
+    return score(row["value"]), f"95 % interval {ends}" if ends else ""
 
 
 def scores(test: pd.DataFrame) -> list[dict[str, Any]]:
@@ -76,17 +75,13 @@ def scores(test: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for row in test[test["metric"].isin(MAIN)].itertuples():
         ends = [row.value if finite(end) is None else end for end in (row.low, row.high)]
-        drawn = (
-            Whisker(*ends, row.value) if all(0 <= end <= 1 for end in (*ends, row.value)) else ""
-        )
-        known = None not in (finite(row.low), finite(row.high))
-        interval = f"{score(row.low)} to {score(row.high)}" if known else "–"
+        within = all(0 <= end <= 1 for end in (*ends, row.value))
         rows.append(
             {
                 "measure": label(row.metric),
                 "value": score(row.value),
-                "95 % interval": interval,
-                "0 to 1": drawn,
+                "95 % interval": interval(row.low, row.high) or "–",
+                "0 to 1": Whisker(*ends, row.value) if within else "",
             }
         )
     return rows
@@ -95,14 +90,14 @@ def scores(test: pd.DataFrame) -> list[dict[str, Any]]:
 def stages(test: pd.DataFrame) -> list[dict[str, Any]]:
     """One row a stage: its eyes, and how well it is told from all others."""
     counts = confusion(test).sum(axis=1)
-    kinds = ("sensitivity", "specificity")
     return [
         {
-            "stage": f"{stage} {name}",
+            "stage": stage_text(stage),
             "eyes": int(counts[stage]),
-            **{kind: measure(test, f"{kind}_stage{stage}") for kind in kinds},
+            "sensitivity": measure(test, f"sensitivity_stage{stage}"),
+            "specificity": measure(test, f"specificity_stage{stage}"),
         }
-        for stage, name in enumerate(STAGE_NAMES)
+        for stage in STAGES
     ]
 
 
@@ -114,11 +109,10 @@ def operating(test: pd.DataFrame) -> list[dict[str, Any]]:
     for metric, threshold in thresholds.items():
         fixed, target = metric.removeprefix("threshold_at_").split("_")
         free = "sensitivity" if fixed == "specificity" else "specificity"
-        reached = measure(test, f"{free}_at_{fixed}_{target}")
         rows.append(
             {
                 "held": f"{fixed} {target}",
-                "reached": f"{free} {reached}",
+                "reached": f"{free} {measure(test, f'{free}_at_{fixed}_{target}')}",
                 "called_from_probability": threshold,
             }
         )
@@ -128,15 +122,14 @@ def operating(test: pd.DataFrame) -> list[dict[str, Any]]:
 def strata(evaluation: pd.DataFrame) -> list[dict[str, Any]]:
     """One row a stratum: its eyes, and the main measures with their intervals; further readings of
     the model come last."""
-    rows = []
-    of_model = evaluation[
-        evaluation["source"].isna()
-    ]  # maps judged by lesion masks are told elsewhere
-    for stratum, measured in of_model.groupby("stratum", sort=False):
-        values = {title: measure(measured, metric) for metric, title in STRATA_METRICS.items()}
-        name = STRATA.get(stratum, stratum.replace("=", ": "))
-        rows.append({"part": name, "eyes": int(measured["images"].iloc[0]), **values})
-    known = [*STRATA.values()]
-    return sorted(
-        rows, key=lambda row: known.index(row["part"]) if row["part"] in known else len(known)
-    )
+    of_model = evaluation[evaluation["source"].isna()]  # maps judged by lesion masks: elsewhere
+    strata = dict(tuple(of_model.groupby("stratum", sort=False)))
+    known = [name for name in STRATA if name in strata]
+    return [
+        {
+            "part": STRATA.get(name, name.replace("=", ": ")),
+            "eyes": int(strata[name]["images"].iloc[0]),
+            **{title: measure(strata[name], metric) for metric, title in STRATA_METRICS.items()},
+        }
+        for name in dict.fromkeys([*known, *strata])
+    ]
