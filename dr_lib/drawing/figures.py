@@ -132,10 +132,9 @@ def fitted(
     resized = cv2.resize(
         image, inner, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     )
-    canvas = np.full((size, size, 3), fill, np.uint8)
     top, left = (size - inner[1]) // 2, (size - inner[0]) // 2
-    canvas[top : top + inner[1], left : left + inner[0]] = resized
-    return canvas
+    rim = (top, size - inner[1] - top, left, size - inner[0] - left)
+    return cv2.copyMakeBorder(resized, *rim, cv2.BORDER_CONSTANT, value=fill)
 
 
 class Panel(NamedTuple):

@@ -19,16 +19,8 @@ import pandas as pd
 from dr_lib.drawing import figures
 from dr_lib.drawing.plots import STAGE_COLOURS
 from dr_lib.formatting import number, quantity
-from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
-from dr_lib.report.eyes import (
-    DRAWING_VERSION,
-    STEPS,
-    eye_files,
-    eye_sheet,
-    figure_a,
-    fitted,
-    grades,
-)
+from dr_lib.report.entry import EyeEntry
+from dr_lib.report.eyes import STEPS, figure_a, fitted, grades
 from dr_lib.report.gallery import chunk_names, gallery_files, ordered
 from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Section
@@ -36,20 +28,6 @@ from dr_lib.vocabulary import STAGE_NAMES
 
 if TYPE_CHECKING:
     import jinja2
-
-__all__ = [
-    "DRAWING_VERSION",
-    "EyeEntry",
-    "Folder",
-    "Head",
-    "LayerMaps",
-    "NeuronEntry",
-    "OutcomeMap",
-    "Section",
-    "eye_files",
-    "eye_sheet",
-    "render",
-]
 
 HERE = pathlib.Path(__file__).parent
 ASSETS = ("report.css", "report.js", "draw.js", "gallery.js", "eye.js")

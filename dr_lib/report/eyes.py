@@ -29,7 +29,7 @@ from dr_lib.report.section import table
 # Raise it with every change of what an eye's files or the report's pages show, wherever in the code
 # it is made: reports drawn with another version are drawn again. A hash of the code instead would
 # follow comments, and miss what other modules draw.
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
 SHEET_PX, PHOTO_PX, THUMB_PX, NEURON_PX = 256, 400, 120, 96
 STEPS = 127  # of opacity between nothing and ±OPACITY, on a byte around 128
 PHOTO_QUALITY, MAP_QUALITY, THUMB_QUALITY = 86, 84, 80
@@ -110,7 +110,9 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
             f"{layer.layer}/{sign}": drawn for sign, drawn in signs.items() if drawn is not None
         }
     chosen = [(layer.layer, neuron) for layer in eye.layers for neuron in layer.ranked]
-    tables = {"Outcomes, and how exactly they are attributed": _outcome_rows(eye.outcomes)}
+    tables = {
+        "The model’s answers, and how exactly the maps add up to them": _outcome_rows(eye.outcomes)
+    }
     shown = [table(rows, caption, limit=60) for caption, rows in (tables | {**eye.tables}).items()]
     return {
         "key": key,
@@ -168,8 +170,8 @@ def _outcome_rows(outcomes: Sequence[OutcomeMap]) -> list[dict[str, object]]:
     return [
         {
             "outcome": quantity(outcome.quantity),
-            "F(x)": outcome.outcome,
-            "F(x′)": outcome.baseline_outcome,
+            "model’s answer": outcome.outcome,
+            "for the half-gray image": outcome.baseline_outcome,
             "gap": outcome.gap,
             "gap, relative": percent(outcome.relative_gap, 1),
             "points": outcome.points,

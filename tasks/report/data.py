@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dr_lib.report import EyeEntry
+from dr_lib.report.entry import EyeEntry
 from storage import Workspace
 from storage.tables.schemas import PARTITION
 from tasks.access.contact_sheets import Photos

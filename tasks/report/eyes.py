@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dr_lib.report import DRAWING_VERSION, EyeEntry, LayerMaps, NeuronEntry, OutcomeMap, eye_files
+from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
+from dr_lib.report.eyes import DRAWING_VERSION, eye_files
 from dr_lib.vocabulary import SIGNS, STAGES
 from storage import Workspace
 from storage.arrays.store import ShardedStore, Span

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from dr_lib.drawing.figures import png
-from dr_lib.report import EyeEntry, eye_sheet
+from dr_lib.report.entry import EyeEntry
+from dr_lib.report.eyes import eye_sheet
 from storage import Workspace
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_eyes

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from dr_lib.network.model import BACKBONES
-from dr_lib.report import DRAWING_VERSION, Folder, Head, Section, render
+from dr_lib.report import Head, render
+from dr_lib.report.eyes import DRAWING_VERSION
+from dr_lib.report.pictures import Folder
+from dr_lib.report.section import Section
 from storage import Workspace
 from storage.admin.catalog import refresh
 from tasks.access.explained import explained_eyes, explained_rows

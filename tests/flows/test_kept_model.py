@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dr_lib.report import Folder
+from dr_lib.report.pictures import Folder
 from flows.config import PipelineConfig, load_config
 from storage import Workspace
 from storage.contents.models import save_model

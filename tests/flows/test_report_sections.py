@@ -11,10 +11,11 @@ import pytest
 
 from dr_lib.evaluation.metrics import evaluate
 from dr_lib.perturbation.comparison import MEASURES
-from dr_lib.report import Folder, Head, Section, render
-from dr_lib.report.pictures import Strip
-from dr_lib.report.section import Content, Missing, Table, Text
+from dr_lib.report import Head, render
+from dr_lib.report.pictures import Folder, Strip
+from dr_lib.report.section import Content, Missing, Section, Table, Text
 from storage import open_workspace
+from storage.tables.schemas import empty_frame
 from tasks.report import step as stage
 from tasks.report.data import ReportData
 from tasks.report.eyes import gallery_rows
@@ -186,6 +187,12 @@ def test_a_groups_map_is_a_figure():
 
 # Counterfactuals
 
+COUNTERFACTUAL_MEASURES = [
+    column
+    for column in empty_frame("counterfactuals")
+    if column == "strength" or column in MEASURES or column.startswith("feature_distance")
+]
+
 
 def changed(**columns) -> pd.DataFrame:
     """Two eyes by two methods: one eye reaches the target by one of them."""
@@ -196,7 +203,7 @@ def changed(**columns) -> pd.DataFrame:
             "reached": [True, False, False, False],
         }
     )
-    return rows.assign(**dict.fromkeys(counterfactuals.MEASURES, 0.5), **columns)
+    return rows.assign(**dict.fromkeys(COUNTERFACTUAL_MEASURES, 0.5), **columns)
 
 
 def compared(pairs: int) -> pd.DataFrame:
@@ -228,31 +235,41 @@ def test_what_was_not_reached_is_counted():
 
 
 def test_only_what_reached_its_target_is_pictured():
-    image_ids = ["10_left", "11_left"]
+    image_ids, shapes = ["10_left", "11_left"], {"image": (4, 4, 3), "probability": (5,)}
     store = SimpleNamespace(
         image_ids=image_ids,
         read_rows=lambda rows, paths: {
-            path: np.zeros((1, 4, 4, 3) if "image" in path else (1,)) for path in paths
+            path: np.zeros((1, *shapes.get(path.split("/")[1], ()))) for path in paths
         },
     )
-    data = SimpleNamespace(fundi=lambda names: dict.fromkeys(names, FUNDUS))
-    pictured = [
-        (one.image_id, one.method, one.strength)
-        for one in counterfactuals.triptychs(data, store, changed())
-    ]
-    assert pictured == [("10_left", "proportional", 0)]
-    every = counterfactuals.triptychs(data, store, changed(reached=True))
-    assert [one.method for one in every] == ["proportional", "constant"] * 2, "the forms take turns"
-    assert counterfactuals.triptychs(data, store, changed(reached=False)) == []
+    data = SimpleNamespace(fundi=lambda names: dict.fromkeys(names, FUNDUS[:4, :4]))
+
+    def pictured(rows: pd.DataFrame) -> list[tuple[str, str]]:
+        strips = counterfactuals.strips(data, Folder(), store, rows)
+        return [(one.name, one.words) for one in strips]
+
+    assert pictured(changed()) == [("10_left", "proportional, strength 0")]
+    every = pictured(changed(reached=True))
+    assert [words.split(",")[0] for _, words in every] == ["proportional", "constant"] * 2, (
+        "the forms take turns"
+    )
+    assert pictured(changed(reached=False)) == []
 
 
 def test_a_counterfactual_is_shown_with_its_signed_difference_and_its_probabilities():
+    arrays = {
+        "constant/image": np.zeros((1, SIZE, SIZE, 3)),
+        "constant/strength": np.array([0.1]),
+        "original/probability": np.array([[0.9, 0.1, 0, 0, 0]]),
+        "constant/probability": np.array([[0.4, 0.6, 0, 0, 0]]),
+    }
+    store = SimpleNamespace(image_ids=["10_left"], read_rows=lambda rows, paths: arrays)
+    data = SimpleNamespace(fundi=lambda names: {"10_left": FUNDUS // 2})
+    rows = changed(method="constant", reached=True)[:1]
     folder = Folder()
-    before, after = np.array([0.9, 0.1, 0, 0, 0]), np.array([0.4, 0.6, 0, 0, 0])
-    one = counterfactuals.Triptych("10_left", "constant", 0.1, FUNDUS, FUNDUS // 2, before, after)
-    strip = counterfactuals.strip(folder, one)
-    assert strip.words == "constant, strength 0.1"
+    (strip,) = counterfactuals.strips(data, folder, store, rows)
     assert isinstance(strip, Strip)
+    assert strip.words == "constant, strength 0.1"
     for part in ("original", "counterfactual", "difference", "probabilities"):
         assert f"figures/counterfactuals/10_left-constant-{part}.png" in folder.files
     assert {
@@ -363,9 +380,10 @@ def test_a_special_unit_has_a_page_of_its_own():
         {"image_id": ["10_left"], "predicted_before": [0], "predicted_after": [1], **stages}
     )
     folder = Folder()
+    effect = SimpleNamespace(layer="fc1", unit=3, image_id="10_left")
     region = np.eye(SIZE, dtype=np.float32)
-    eyes = [linearity.UnitInEye("10_left", "graded 0", FUNDUS, region)]
-    below = linearity.unit_page(folder, UNITS.iloc[3], rows, eyes)
+    pictures = linearity.unit_pictures(folder, effect, FUNDUS, region, {"caption": "10_left"})
+    below = linearity.unit_page(folder, UNITS.iloc[3], rows, pictures)
     section = Section("linearity", "Linearity", Content("", [], [below]))
     made = Page(render(Head(), [section], folder)["units/fc1-3.html"])
     for words in (

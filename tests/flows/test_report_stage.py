@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from dr_lib.report import DRAWING_VERSION
+from dr_lib.report.eyes import DRAWING_VERSION
 from storage import open_workspace
 from tasks.report import eyes as report_eyes
 from tasks.report import step as stage

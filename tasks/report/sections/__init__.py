@@ -9,7 +9,7 @@ Paragraphs without numbers are files of `dr_lib/report/templates/prose/`, shown 
 
 from collections.abc import Callable
 
-from dr_lib.report import Folder
+from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Content
 from tasks.report.data import ReportData
 from tasks.report.sections import (

@@ -1,7 +1,7 @@
 """How to name the numbers, and how to get at the tables behind them."""
 
 from dr_lib.formatting import counted
-from dr_lib.report import Folder
+from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Address, Content, Facts, Missing, Prose, table
 from storage.tables.schemas import SCHEMAS, TITLES
 from tasks.report.data import ReportData

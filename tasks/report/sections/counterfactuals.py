@@ -1,8 +1,6 @@
 """Counterfactuals: what had to change for another grade, beside adversarial examples of the same
 outcome."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
@@ -11,8 +9,7 @@ from dr_lib.drawing.figures import Panel, signed_difference
 from dr_lib.drawing.panels import probability_bars
 from dr_lib.formatting import counted, label, number, signed
 from dr_lib.perturbation.counterfactual import CounterfactualParams
-from dr_lib.report import Folder
-from dr_lib.report.pictures import Strip
+from dr_lib.report.pictures import Folder, Strip
 from dr_lib.report.section import (
     Content,
     Plots,
@@ -26,21 +23,8 @@ from storage.arrays.store import ShardedStore
 from storage.contents.counterfactuals import counterfactuals_path
 from tasks.report.data import ReportData
 
-TRIPTYCHS_SHOWN = 6
-SHOWN_METHODS = ("proportional", "constant")
-MEASURES = [
-    "strength",
-    "l0_share",
-    "l2",
-    "linf",
-    "ssim",
-    "total_variation_before",
-    "total_variation_after",
-    "high_frequency_energy",
-    "feature_distance_before",
-    "feature_distance_after",
-    "feature_distance_typical",
-]
+STRIPS_SHOWN = 6
+METHODS_SHOWN = ("proportional", "constant")
 # What lies left of the line of zero in the paired comparison, whose measures come in this order.
 LEFT = {
     "high_frequency_energy": "smoother change",
@@ -52,20 +36,6 @@ LEFT = {
     "l1": "smaller change",
     "l0_share": "fewer pixels",
 }
-
-
-@dataclass(frozen=True)
-class Triptych:
-    """One counterfactual that reached its target: the fundus, what it became, and each stage's
-    probability before and after."""
-
-    image_id: str
-    method: str
-    strength: float
-    original: np.ndarray  # (y, x, 3) uint8
-    changed: np.ndarray  # (y, x, 3) uint8
-    before: np.ndarray  # (stage,)
-    after: np.ndarray  # (stage,)
 
 
 def content(data: ReportData, folder: Folder) -> Content:
@@ -101,7 +71,7 @@ def content(data: ReportData, folder: Folder) -> Content:
         finding(made, adversarial, confused, target),
         [
             Prose("counterfactuals"),
-            *(strip(folder, triptych) for triptych in triptychs(data, store, made)),
+            *strips(data, folder, store, made),
             table(by_method(made), caption),
             *beside(folder, by_method(adversarial), comparisons),
             *transferred(transfers),
@@ -124,48 +94,43 @@ def finding(made: pd.DataFrame, adversarial: pd.DataFrame, confused: str, target
 def by_method(rows: pd.DataFrame) -> pd.DataFrame:
     """Counts and medians a method; distances are those of eyes that reached the target."""
     counts = rows.groupby("method", sort=False)["reached"].agg(eyes="size", reached="sum")
-    medians = rows[rows["reached"]].groupby("method", sort=False)[MEASURES].median()
+    measures = ["strength", *rows.loc[:, "l0_share":"feature_distance_typical"]]
+    medians = rows[rows["reached"]].groupby("method", sort=False)[measures].median()
     return counts.join(medians).reset_index()
 
 
-def triptychs(data: ReportData, store: ShardedStore, made: pd.DataFrame) -> list[Triptych]:
-    """Some of the eyes that reached the target, both forms taking turns."""
-    methods = [method for method in SHOWN_METHODS if method in set(made["method"])] or sorted(
-        set(made["method"])
-    )[:1]
+def strips(
+    data: ReportData, folder: Folder, store: ShardedStore, made: pd.DataFrame
+) -> list[Strip]:
+    """Some of the eyes that reached the target, both forms taking turns: the fundus, what it
+    became, the difference, and each stage's probability before and after."""
+    known = sorted(set(made["method"]))
+    methods = [method for method in METHODS_SHOWN if method in known] or known[:1]
     some = made[made["reached"] & made["method"].isin(methods)]
     turn, form = some.groupby("method").cumcount(), some["method"].map(methods.index)
-    some = some.assign(turn=turn, form=form).sort_values(["turn", "form"])[:TRIPTYCHS_SHOWN]
+    some = some.assign(turn=turn, form=form).sort_values(["turn", "form"])[:STRIPS_SHOWN]
     fundi = data.fundi(some["image_id"]) if len(some) else {}
-    shown = []
+    drawn = []
     for method, image_id in zip(some["method"], some["image_id"], strict=True):
-        paths = [f"{method}/{name}" for name in ("strength", "image", "probability")]
-        paths.insert(2, "original/probability")
+        paths = [f"{method}/image", f"{method}/strength"]
+        paths += ["original/probability", f"{method}/probability"]
         arrays = store.read_rows([store.image_ids.index(image_id)], paths)
-        strength, image, before, after = (arrays[path][0] for path in paths)
+        image, strength, before, after = (arrays[path][0] for path in paths)
         changed = np.clip(np.rint(image * 128 + 128), 0, 255).astype(np.uint8)
-        shown.append(
-            Triptych(image_id, method, float(strength), fundi[image_id], changed, before, after)
-        )
-    return shown
-
-
-def strip(folder: Folder, triptych: Triptych) -> Strip:
-    """A triptych with its probabilities, panel by panel and as one file."""
-    original, method = triptych.original, triptych.method
-    difference, levels = signed_difference(original, triptych.changed)
-    bars = probability_bars(triptych.before, triptych.after, len(original))
-    panels = [
-        Panel(original, "Original"),
-        Panel(triptych.changed, "Counterfactual"),
-        Panel(
-            difference, "Difference", f"full colour at {number(levels)} gray levels", signed=True
-        ),
-        Panel(bars, "Probabilities", "light before, dark after"),
-    ]
-    name = folder.name("counterfactuals", f"{triptych.image_id}-{method}")
-    words = f"{method}, strength {number(triptych.strength)}"
-    return folder.strip(name, panels, triptych.image_id, words)
+        original = fundi[image_id]
+        difference, levels = signed_difference(original, changed)
+        scale = f"full colour at {number(levels)} gray levels"
+        bars = probability_bars(before, after, len(original))
+        panels = [
+            Panel(original, "Original"),
+            Panel(changed, "Counterfactual"),
+            Panel(difference, "Difference", scale, signed=True),
+            Panel(bars, "Probabilities", "light before, dark after"),
+        ]
+        name = folder.name("counterfactuals", f"{image_id}-{method}")
+        words = f"{method}, strength {number(strength)}"
+        drawn.append(folder.strip(name, panels, image_id, words))
+    return drawn
 
 
 def beside(folder: Folder, adversarial: pd.DataFrame, comparisons: pd.DataFrame) -> list:

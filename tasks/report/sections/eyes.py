@@ -1,7 +1,7 @@
 """The explained eyes: how many, how exact; the gallery below them shows each."""
 
 from dr_lib.formatting import counted, duration, number, percent
-from dr_lib.report import Folder
+from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Content, Key, Prose, nothing
 from tasks.report.data import ReportData
 

@@ -5,8 +5,7 @@ import numpy as np
 from dr_lib.drawing.figures import overlay
 from dr_lib.formatting import counted, signed
 from dr_lib.maps import POSTER
-from dr_lib.report import Folder
-from dr_lib.report.pictures import Picture
+from dr_lib.report.pictures import Folder, Picture
 from dr_lib.report.section import Content, Grid, Key, Prose, nothing, table, under
 from dr_lib.vocabulary import HALF_GRAY
 from storage.contents.group_maps import open_group_maps

@@ -1,7 +1,6 @@
 """Units along growing adversarial strength: verdicts, ranges, Hinton diagrams, and a page for each
 special unit."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,7 @@ from dr_lib.drawing.figures import overlay, robust_scale
 from dr_lib.drawing.panels import hinton
 from dr_lib.formatting import counted, label, number, percent, quantity, signed, stage_text
 from dr_lib.linearity.verdicts import flip_strengths
-from dr_lib.report import Folder
-from dr_lib.report.pictures import Picture
+from dr_lib.report.pictures import Folder, Picture
 from dr_lib.report.section import (
     Bars,
     Content,
@@ -178,16 +176,6 @@ def hintons(folder: Folder, rows: pd.DataFrame, flips: pd.Series, layer: str) ->
     return pictures
 
 
-@dataclass(frozen=True)
-class UnitInEye:
-    """Where a unit is strong in one eye. fundus: (y, x, 3); region: (y, x)."""
-
-    image_id: str
-    note: str
-    fundus: np.ndarray
-    region: np.ndarray
-
-
 def _pages(data: ReportData, folder: Folder, units: pd.DataFrame, target: int) -> list[Subpage]:
     """A page for each unit whose effects were measured."""
     effects = data.rows("unit_effects").sort_values("rank")
@@ -198,42 +186,40 @@ def _pages(data: ReportData, folder: Folder, units: pd.DataFrame, target: int) -
     fundi = data.fundi(image_id for *_, image_id in regions) if regions else {}
     pages = []
     for (layer, unit), rows in effects.groupby(["layer", "unit"], sort=True):
-        eyes = [
-            UnitInEye(
-                row.image_id,
-                f"graded {row.predicted_before}, attribution"
-                f" {signed(getattr(row, f'attribution_stage{target}'), '.2g')}",
-                fundi[row.image_id],
-                regions[layer, unit, row.image_id],
-            )
-            for row in rows.itertuples()
-            if (layer, unit, row.image_id) in regions
-        ]
+        pictures = []
+        for row in rows.itertuples():
+            region = regions.get((layer, unit, row.image_id))
+            if region is not None:
+                attribution = signed(getattr(row, f"attribution_stage{target}"), ".2g")
+                note = f"graded {row.predicted_before}, attribution {attribution}"
+                caption = {"caption": row.image_id, "note": note}
+                pictures += unit_pictures(folder, row, fundi[row.image_id], region, caption)
         numbers = units[(units["layer"] == layer) & (units["unit"] == unit)].iloc[0]
-        pages.append(unit_page(folder, numbers, rows, eyes))
+        pages.append(unit_page(folder, numbers, rows, pictures))
     return pages
 
 
+def unit_pictures(
+    folder: Folder, effect: Any, fundus: np.ndarray, region: np.ndarray, caption: dict[str, str]
+) -> list[Picture]:
+    """A unit in one eye: the fundus, (y, x, 3), and the unit's region on it, (y, x). effect: its
+    row of `unit_effects`."""
+    unit, of = f"unit {effect.unit} of {effect.layer}", f"of eye {effect.image_id}"
+    name = folder.name("units", f"{effect.layer}-{effect.unit}-{effect.image_id}")
+    drawn, words = overlay(fundus, region), f"Region of {unit} on the fundus {of}"
+    return [
+        folder.picture(f"{name}-fundus", fundus, f"Fundus {of}", **caption),
+        folder.picture(f"{name}-region", drawn, words, caption="Its region", signed=True),
+    ]
+
+
 def unit_page(
-    folder: Folder, numbers: pd.Series, effects: pd.DataFrame, eyes: list[UnitInEye]
+    folder: Folder, numbers: pd.Series, effects: pd.DataFrame, pictures: list[Picture]
 ) -> Subpage:
     """One special unit. numbers: its row of the table `units`; effects: its rows of `unit_effects`;
-    eyes: those in which it is strongest."""
-    layer, unit, pictures = numbers["layer"], numbers["unit"], []
+    pictures: of the eyes in which it is strongest."""
+    layer, unit = numbers["layer"], numbers["unit"]
     page = folder.name("units", f"{layer}-{unit}")
-    for eye in eyes:
-        name, of = folder.name("units", f"{layer}-{unit}-{eye.image_id}"), f"of eye {eye.image_id}"
-        words = {"caption": eye.image_id, "note": eye.note}
-        pictures += [
-            folder.picture(f"{name}-fundus", eye.fundus, f"Fundus {of}", **words),
-            folder.picture(
-                f"{name}-region",
-                overlay(eye.fundus, eye.region),
-                f"Region of unit {unit} of {layer} on the fundus {of}",
-                caption="Its region",
-                signed=True,
-            ),
-        ]
     stages: list[dict[str, Any]] = [
         {
             "stage": stage_text(stage),

@@ -5,7 +5,7 @@ import pandas as pd
 
 from dr_lib.drawing import plots
 from dr_lib.formatting import counted, number, with_interval
-from dr_lib.report import Folder
+from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Content, Plots, Prose, nothing, table
 from tasks.access.map_scores import pixel_aucs
 from tasks.report.data import ReportData

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from dr_lib.formatting import counted, finite, interval, label, score, stage_text, with_interval
-from dr_lib.report import Folder
+from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Content, Missing, Plots, Whisker, table
 from dr_lib.vocabulary import STAGES
 from storage.admin.learned_labels import RETRAIN, label_changes

@@ -8,7 +8,7 @@ import pandas as pd
 from dr_lib.drawing.figures import fitted
 from dr_lib.drawing.sheets import BeforeAfter, SetAside, before_after_sheet, set_aside_sheet
 from dr_lib.formatting import counted, label, number, stage_text
-from dr_lib.report import Folder
+from dr_lib.report.pictures import Folder
 from dr_lib.report.section import (
     Bars,
     Content,

@@ -11,8 +11,8 @@ from dr_lib.drawing import plots
 from dr_lib.drawing.figures import overlay
 from dr_lib.formatting import counted, number, percent
 from dr_lib.maps.region_clustering import patch
-from dr_lib.report import EyeEntry, Folder
-from dr_lib.report.pictures import Picture
+from dr_lib.report.entry import EyeEntry
+from dr_lib.report.pictures import Folder, Picture
 from dr_lib.report.section import Content, Grid, Key, Plots, Prose, Text, nothing, table, under
 from dr_lib.vocabulary import HALF_GRAY
 from tasks.report.data import ReportData

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from dr_lib.formatting import counted, duration
-from dr_lib.report import Folder
+from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Code, Content, Facts, Missing, Share, table, under
 from tasks.access.stores import explanation_store, fundus_store
 from tasks.report.data import ReportData
