@@ -240,58 +240,34 @@ def roc(
 
 @plot
 def bars(
-    labels: Sequence[str],
-    values: Shaped[np.ndarray, "rows"],
-    low: Shaped[np.ndarray, "rows"] | None = None,
-    high: Shaped[np.ndarray, "rows"] | None = None,
-    *,
-    x_label: str = "",
-    reference: float | None = None,
-    dots: bool = False,
+    rows: pd.DataFrame, *, x_label: str = "", reference: float | None = None, dots: bool = False
 ) -> "Figure":
-    """One row a label: a bar, or a dot, with its value, an interval where both ends are known; and
-    a reference line."""
-    made, (axes,) = figure(5.6, 0.9 + 0.42 * max(1, len(labels)))
-    places, tips = np.arange(len(labels)), np.asarray(values, float)
-    if low is not None and high is not None:
-        known = np.isfinite(low) & np.isfinite(high)
-        line: dict[str, Any] = {"color": INK, "linewidth": 1.4, "zorder": 3}
-        band: dict[str, Any] = {"color": ACCENT, "linewidth": 6, "alpha": 0.35}
-        axes.hlines(places[known], low[known], high[known], **(band if dots else line))
-        tips = np.fmax(tips, np.where(known, high, tips))
+    """One line a row: a bar, or a dot, with its value, an interval where both ends are known; and a
+    reference line.
+
+    rows: their index are the words beside them; columns `value` and, where there are any, `low` and
+    `high`.
+    """
+    made, (axes,) = figure(5.6, 0.9 + 0.42 * max(1, len(rows)))
+    places = np.arange(len(rows))
+    values, low, high = rows.reindex(columns=["value", "low", "high"]).to_numpy(float).T
+    known = np.isfinite(low) & np.isfinite(high)
+    line: dict[str, Any] = {"color": INK, "linewidth": 1.4, "zorder": 3}
+    band: dict[str, Any] = {"color": ACCENT, "linewidth": 6, "alpha": 0.35}
+    axes.hlines(places[known], low[known], high[known], **(band if dots else line))
     if dots:
         axes.plot(values, places, "o", markersize=9, markeredgecolor=PAPER)
     else:
         axes.barh(places, values, height=0.62, alpha=0.85)
+    tips = np.fmax(values, np.where(known, high, values))
     room = float(np.nanmax(np.abs(tips), initial=0)) or 1.0
     style: dict[str, Any] = {"va": "center", "fontsize": 9, "color": INK}
     for place, value, tip in zip(places, values, tips, strict=True):
         axes.text(max(tip, 0) + room * 0.02, place, number(value), **style)
     if reference is not None:
         axes.axvline(reference, color=MUTED, linewidth=1, linestyle=DASHED)
-    axes.set_yticks(places, labels, color=INK)
+    axes.set_yticks(places, rows.index, color=INK)
     lowest = min(0.0, float(np.nanmin(values, initial=0)) * 1.1)
-    axes.set(ylim=(len(labels) - 0.4, -0.6), xlim=(lowest, room * 1.14), xlabel=x_label)
+    axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(lowest, room * 1.14), xlabel=x_label)
     axes.grid(axis="y", visible=False)
-    return made
-
-
-@plot
-def linearity_scatter(
-    x: Shaped[np.ndarray, "units"],
-    y: Shaped[np.ndarray, "units"],
-    verdicts: Sequence[str],
-    *,
-    x_label: str,
-    y_label: str,
-) -> "Figure":
-    """One dot a unit, its colour the verdict: who follows the straight line, who does not."""
-    made, (axes,) = figure(5.2, 3.9)
-    style: dict[str, Any] = {"s": 26, "edgecolor": PAPER, "linewidth": 0.6, "alpha": 0.9}
-    for name, count in pd.Series(verdicts, dtype=str).value_counts().items():
-        chosen = np.array(verdicts) == name
-        axes.scatter(x[chosen], y[chosen], label=f"{name} ({count})", **style)
-    axes.set(xlabel=x_label, ylabel=y_label)
-    if len(verdicts):
-        axes.legend(**BESIDE)
     return made

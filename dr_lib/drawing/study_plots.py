@@ -73,16 +73,14 @@ def paired_differences(
 
 @plot
 def linear_range(
-    up_to: Mapping[str, Shaped[np.ndarray, "_units"]],
-    strengths: Sequence[float],
-    flips: Shaped[np.ndarray, "eyes"],
+    units: pd.DataFrame, strengths: Sequence[float], flips: Shaped[np.ndarray, "eyes"]
 ) -> "Figure":
     """The share of each layer's units that are linear up to a strength, and where the eyes change
     their stage.
 
-    up_to: for each layer its live units' `linear_up_to` (NaN: never linear). strengths: those of
-    the study above 0. flips: each eye's smallest strength at the target, infinite where none was;
-    the middle half of them is shaded.
+    units: a row a live unit, with `layer` and `linear_up_to` (NaN: never linear). strengths: those
+    of the study above 0. flips: each eye's smallest strength at the target, infinite where none
+    was; the middle half of them is shaded.
     """
     made, (axes,) = figure(5.6, 3.6)
     reached = flips[np.isfinite(flips)]
@@ -90,8 +88,8 @@ def linear_range(
         low, middle, high = np.quantile(reached, [0.25, 0.5, 0.75])
         axes.axvspan(low, high, color=MUTED, alpha=0.18, linewidth=0)
         axes.axvline(middle, color=MUTED, linewidth=1, linestyle=DASHED, label="the stage changes")
-    for layer, values in up_to.items():
-        share = [(values >= strength).mean() if len(values) else np.nan for strength in strengths]
+    for layer, up_to in units.groupby("layer")["linear_up_to"]:
+        share = [(up_to >= strength).mean() for strength in strengths]
         axes.plot(strengths, share, linewidth=1.9, marker="o", markersize=3.5, label=layer)
     axes.set_xscale("log", base=2)
     axes.set(
@@ -100,4 +98,22 @@ def linear_range(
         ylabel="Units that are linear up to it",
     )
     axes.legend(**BESIDE)
+    return made
+
+
+@plot
+def verdicts(units: pd.DataFrame) -> "Figure":
+    """One dot a unit, its colour the verdict: who follows the straight line, who does not.
+
+    units: rows of `dr_lib.linearity.verdicts.unit_verdicts`.
+    """
+    made, (axes,) = figure(5.2, 3.9)
+    style: dict[str, Any] = {"s": 26, "edgecolor": PAPER, "linewidth": 0.6, "alpha": 0.9}
+    for name, count in units["verdict"].value_counts().items():
+        chosen = units[units["verdict"] == name]
+        words = f"{name} ({count})"
+        axes.scatter(chosen["gradient_variation"], chosen["r2"], label=words, **style)
+    axes.set(xlabel="Variation of the average gradient", ylabel="R² of the straight line")
+    if len(units):
+        axes.legend(**BESIDE)
     return made

@@ -329,8 +329,7 @@ FLIPS = pd.Series({"10_left": 0.25, "11_left": np.inf})
 
 def test_how_far_units_are_linear_is_told_in_words():
     folder = Folder()
-    up_to = {"fc1": UNITS["linear_up_to"].to_numpy()}
-    picture = linearity.linear_range(folder, up_to, np.array([0.5, 0.0, 0.25]), FLIPS)
+    picture = linearity.linear_range(folder, UNITS, np.array([0.5, 0.0, 0.25]), FLIPS)
     assert (
         picture.alt == "Units linear up to 0.25: fc1 75 %"
     )  # of four units three are linear where the median eye changes

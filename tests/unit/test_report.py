@@ -94,7 +94,13 @@ def full(words: str = "some words") -> dict:
     picture = folder.figure(
         "groups", fundus, words, caption=f"true stage 4 {words}", note=words, signed=True
     )
-    curve = folder.plot("bars", plots.bars([words], np.ones(1)), words, caption=words, note=words)
+    curve = folder.plot(
+        "bars",
+        plots.bars(pd.DataFrame({"value": [1.0]}, [words])),
+        words,
+        caption=words,
+        note=words,
+    )
     rows = [
         {"image_id": words, "value": 0.5, "how": Share(words, 50.0)},
         {"image_id": "7", "value": None, "how": "–"},

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dr_lib.drawing import plots, study_plots
+from dr_lib.drawing import study_plots
 from dr_lib.drawing.figures import overlay, robust_scale
 from dr_lib.drawing.panels import hinton
 from dr_lib.formatting import counted, label, number, percent, quantity, signed, stage_text
@@ -46,10 +46,6 @@ def content(data: ReportData, folder: Folder) -> Content:
     alive, rows = units[units["verdict"] != "dead"], data.rows("linearity")
     verdicts, flips = units["verdict"].value_counts(), flip_strengths(rows, target)
     layers = units["layer"].sort_values().value_counts(ascending=True).index
-    up_to = {
-        layer: alive.loc[alive["layer"] == layer, "linear_up_to"].to_numpy(float)
-        for layer in layers
-    }
     dense = [layer for layer in layers if layer.startswith("fc")] or layers
     diagrams = [
         picture
@@ -73,7 +69,7 @@ def content(data: ReportData, folder: Folder) -> Content:
             table(by_layer(units, flips), "Units by layer and verdict"),
             Plots(
                 [
-                    linear_range(folder, up_to, rows["strength"].unique(), flips),
+                    linear_range(folder, alive, rows["strength"].unique(), flips),
                     scatter(folder, alive),
                 ],
                 wide=True,
@@ -111,33 +107,24 @@ def by_layer(units: pd.DataFrame, flips: pd.Series) -> pd.DataFrame:
 
 def scatter(folder: Folder, units: pd.DataFrame) -> Picture:
     """Every living unit by how little its gradient varies and how straight its line is."""
-    plot = plots.linearity_scatter(
-        units["gradient_variation"].to_numpy(float),
-        units["r2"].to_numpy(float),
-        units["verdict"].tolist(),
-        x_label="Variation of the average gradient",
-        y_label="R² of the straight line",
-    )
     counts = ", ".join(f"{count} {name}" for name, count in units["verdict"].value_counts().items())
-    alt = f"Units by verdict: {counts}"
-    return folder.plot("linearity", plot, alt, caption="Units and their verdicts")
+    alt, caption = f"Units by verdict: {counts}", "Units and their verdicts"
+    return folder.plot("linearity", study_plots.verdicts(units), alt, caption=caption)
 
 
 def linear_range(
-    folder: Folder, up_to: dict[str, np.ndarray], strengths: np.ndarray, flips: pd.Series
+    folder: Folder, units: pd.DataFrame, strengths: np.ndarray, flips: pd.Series
 ) -> Picture:
-    """How far the units of each layer are linear, beside where the eyes change their stage."""
+    """How far the living units of each layer are linear, beside where the eyes change their
+    stage."""
     strengths, reached = np.sort(strengths[strengths > 0]), flips[np.isfinite(flips)]
     strength = reached.median() if len(reached) else strengths[-1]
-    shares = ", ".join(
-        f"{layer} {percent((units >= strength).mean())}"
-        for layer, units in up_to.items()
-        if len(units)
-    )
+    shares = (units["linear_up_to"] >= strength).groupby(units["layer"]).mean()
+    words = ", ".join(f"{layer} {percent(share)}" for layer, share in shares.items())
     return folder.plot(
         "linear-range",
-        study_plots.linear_range(up_to, strengths.tolist(), flips.to_numpy(float)),
-        f"Units linear up to {number(strength)}: {shares}",
+        study_plots.linear_range(units, strengths.tolist(), flips.to_numpy(float)),
+        f"Units linear up to {number(strength)}: {words}",
         caption="How far units are linear",
         note=(
             "Shaded: where the middle half of the eyes change to the target stage; dashed, the"

@@ -25,8 +25,7 @@ def content(data: ReportData, folder: Folder) -> Content:
             [rows],
         )
     best = scores.iloc[0]
-    numbers = [scores[name].to_numpy(float) for name in ("value", "low", "high")]
-    drawn = plots.bars(scores["map"].tolist(), *numbers, x_label="Pixel AUC", reference=0.5)
+    drawn = plots.bars(scores.set_index("map"), x_label="Pixel AUC", reference=0.5)
     alt = f"Pixel AUC by map; the highest is {best['map']} with {number(best['value'])}"
     picture = folder.plot("localisation", drawn, alt, caption="Pixel AUC by map")
     return Content(

@@ -70,9 +70,9 @@ def by_layer(neurons: pd.DataFrame) -> pd.DataFrame:
 
 def extents(folder: Folder, rows: pd.DataFrame) -> Picture:
     """The extents as a plot, the most local layer first."""
-    numbers = [rows[name].to_numpy(float) for name in ("extent_px", "extent_5", "extent_95")]
+    named = {"extent_px": "value", "extent_5": "low", "extent_95": "high"}
     words = "Extent of a neuron’s region (px)"
-    drawn = plots.bars(rows["layer"].tolist(), *numbers, x_label=words, dots=True)
+    drawn = plots.bars(rows.set_index("layer").rename(columns=named), x_label=words, dots=True)
     alt = "Radius of gyration of neurons' active regions by layer: median, and from 5 to 95 %"
     caption = "From local to scattered: extent by layer"
     return folder.plot("neurons-by-layer", drawn, alt, caption=caption)
