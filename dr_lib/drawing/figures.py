@@ -22,6 +22,7 @@ from dr_lib.maps import symmetry
 from dr_lib.vocabulary import HALF_GRAY
 
 Pixels = UInt8[np.ndarray, "y x 3"]
+Photo = UInt8[np.ndarray, "h w 3"]  # of any size, beside a fundus
 Map = Float[np.ndarray, "y x"]
 
 # (positive, negative) in RGB. Both pairs have about the same luminance contrast on the darkened
@@ -141,14 +142,14 @@ class Panel(NamedTuple):
     """A picture of a figure, with the line under it and a second, quieter one; `image` is None
     where there is none. `signed`: drawn green-red on gray."""
 
-    image: UInt8[np.ndarray, "h w 3"] | None
+    image: Photo | None
     caption: str = ""
     note: str = ""
     signed: bool = False
 
 
 def figure_a(
-    photo: UInt8[np.ndarray, "h w 3"] | None,
+    photo: Photo | None,
     fundus: Pixels,
     positive: Map | None,
     negative: Map | None,

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from dr_lib.drawing.figures import Panel, Pixels, fitted, jpeg
+from dr_lib.drawing.figures import Panel, Photo, Pixels, fitted, jpeg
 from dr_lib.drawing.panels import OUTSIDE, Grid, pixels, placard, sheet
 
 DISC = (120, 220, 255)  # a line seen on retina and on black alike
@@ -25,13 +25,13 @@ class BeforeAfter:
     pixels of `photo`."""
 
     image_id: str
-    photo: UInt8[np.ndarray, "h w 3"]
+    photo: Photo
     fundus: Pixels
     notes: tuple[str, ...] = ()
     disc: tuple[float, float, float] | None = None
 
     @property
-    def circled(self) -> UInt8[np.ndarray, "_h _w 3"]:
+    def circled(self) -> Photo:
         """The photograph with its disc drawn."""
         return self.photo if self.disc is None else circled(self.photo, *self.disc)
 
@@ -44,7 +44,7 @@ class SetAside:
     image_id: str
     reason: str  # in words
     detail: str = ""
-    photo: UInt8[np.ndarray, "h w 3"] | None = None
+    photo: Photo | None = None
 
     def square(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """The photograph, or its reason in words."""

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from dr_lib.drawing.figures import Map, Pixels
+from dr_lib.drawing.figures import Map, Photo, Pixels
 from dr_lib.formatting import finite
 from dr_lib.report.section import Rows
 
@@ -93,7 +93,7 @@ class EyeEntry:
     predicted: Integer
     probabilities: Sequence[Number] | Float[np.ndarray, "stages"]
     fundus: Pixels
-    photo: UInt8[np.ndarray, "h w 3"] | None = None
+    photo: Photo | None = None
     outcomes: tuple[OutcomeMap, ...] = ()
     layers: tuple[LayerMaps, ...] = ()
     split: str = "test"

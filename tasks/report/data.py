@@ -13,28 +13,39 @@ from storage import Workspace
 from storage.tables.schemas import PARTITION
 from tasks.access.contact_sheets import Photos
 from tasks.access.stores import fundus_store
-from tasks.report.eyes import Explained, lead_eye
+from tasks.report.eyes import Explained
 from tasks.run.recipe import Recipe
 from tasks.run.resolved_ids import ResolvedIds
-from tasks.run.settings import DataParams
 
 
 @dataclass(frozen=True)
 class ReportData:
     """One explanation of a workspace.
 
-    config: the whole configuration, by section. eyes: every image of the explanation
-    (`tasks.access.explained.explained_eyes`); gallery: the explained ones, as
-    `dr_lib.report.render` takes them.
+    config: the whole configuration, by section. photos: the original photographs. eyes: every image
+    of the explanation (`tasks.access.explained.explained_eyes`), and whether it is `present`.
     """
 
     workspace: Workspace
     recipe: Recipe
-    data: DataParams
     config: dict[str, Any]
     ids: ResolvedIds
+    photos: Photos
     eyes: pd.DataFrame
-    gallery: pd.DataFrame
+
+    @functools.cached_property
+    def gallery(self) -> pd.DataFrame:
+        """The explained eyes, as `dr_lib.report.render` takes them."""
+        return self._explained.gallery(self.eyes)
+
+    @functools.cached_property
+    def lead(self) -> tuple[EyeEntry, str] | None:
+        """The eye of the opening figure with its key."""
+        return self._explained.lead(self.eyes, self.gallery)
+
+    @functools.cached_property
+    def _explained(self) -> Explained:
+        return Explained(self.workspace, self.ids.explain_id, self.photos)
 
     def ids_of(self, table: str) -> dict[str, str]:
         """Which rows of a table belong to this report: the column of its partition, and the id."""
@@ -54,17 +65,6 @@ class ReportData:
         store = fundus_store(self.workspace, self.ids.preprocess_id)
         pixels = store.read_rows(positions[names].to_numpy(), ["pixels"])["pixels"]
         return dict(zip(names, pixels, strict=True))
-
-    @functools.cached_property
-    def photos(self) -> Photos:
-        """The original photographs."""
-        return Photos(self.workspace, self.data.photos)
-
-    @functools.cached_property
-    def lead(self) -> tuple[EyeEntry, str] | None:
-        """The eye of the opening figure with its key."""
-        explained = Explained(self.workspace, self.ids.explain_id, self.photos)
-        return lead_eye(explained, self.eyes, self.gallery)
 
     @functools.cached_property
     def runs(self) -> pd.DataFrame:

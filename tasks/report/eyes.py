@@ -1,7 +1,7 @@
 """The explained eyes of the report: which there are, all that is shown of one, and the drawing of a
 shard's eyes on a worker."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from tasks.access.stores import (
     fundus_store,
     span_digests,
     stored_digests,
+    whole,
 )
 from tasks.run.resolved_ids import ResolvedIds
 
@@ -72,83 +73,68 @@ def report_folder(explain_id: str) -> str:
     return f"report/{explain_id}"
 
 
-def key(row: int, image_id: str, shard_images: int) -> str:
-    """An eye's name among the report's files: it stays the same as long as the image axis only
-    grows."""
-    return f"{row // shard_images:05d}/{image_id}"
-
-
-def gallery_rows(
-    workspace: Workspace,
-    explain_id: str,
-    eyes: pd.DataFrame,
-    explained: np.ndarray,
-    shard_images: int,
-    quantities: Sequence[str],
-) -> pd.DataFrame:
-    """The gallery's columns (`dr_lib.report.render`), a row an explained eye.
-
-    Parameters
-    ----------
-    eyes: every image of the explanation, in the store's order.
-    explained: (eye,) the rows of the explained ones in `eyes`.
-    shard_images: how many images a shard of the store holds.
-    quantities: what was attributed to pixels.
-    """
-    chosen = eyes.iloc[explained].set_index("image_id")
-    names = chosen.index
-    keys = [key(int(row), name, shard_images) for row, name in zip(explained, names, strict=True)]
-    graded = "stage" + chosen["predicted_stage"].astype(int).astype(str)
-    graded = graded.where(graded.isin(list(quantities)), quantities[0])
-    gaps = workspace.frame("attributions", explain_id=explain_id)
-    gaps = gaps.set_index(["image_id", "quantity"])["relative_gap"]
-    stats = workspace.frame("heatmap_stats", explain_id=explain_id, source="pixels")
-    symmetry = stats.groupby("image_id")["symmetry_stage0_stage4"].first()
-    regions = workspace.frame(
-        "lesion_regions", explain_id=explain_id, source="lesion", sign="positive"
-    )
-    gallery = pd.DataFrame(
-        {
-            "key": pd.Series(keys, names),
-            "stage": chosen["stage"].astype("Int8"),
-            "predicted": chosen["predicted_stage"].astype("Int8"),
-            "patient": chosen["patient_id"],
-            "gap": gaps.reindex(pd.MultiIndex.from_arrays([names, graded])).to_numpy(np.float64),
-            "symmetry": symmetry.reindex(names),
-            "share": regions.groupby("image_id")["image_share"].sum().reindex(names),
-        }
-    )
-    return gallery.reset_index(names="image_id")
-
-
-def lead_eye(
-    explained: "Explained", eyes: pd.DataFrame, gallery: pd.DataFrame
-) -> tuple[EyeEntry, str] | None:
-    """The eye of the opening figure with its key: of the highest stage, rightly graded if there is
-    one; None without eyes."""
-    if gallery.empty:
-        return None
-    present = eyes.set_index("image_id")["present"].reindex(gallery["image_id"]).to_numpy()
-    right = (gallery["stage"] == gallery["predicted"]).fillna(False)
-    ranked = gallery.assign(right=right, present=present).sort_values(
-        ["present", "right", "predicted"], ascending=False, kind="stable"
-    )
-    first = ranked.iloc[0]
-    row = explained.store.image_ids.index(first["image_id"])
-    return explained.entry(eyes.iloc[row], row), str(first["key"])
-
-
 class Explained:
-    """The eyes of one explanation, read one by one."""
+    """The eyes of one explanation, read one by one. photos: of the data folder, or None to leave
+    photographs out."""
 
-    def __init__(self, workspace: Workspace, explain_id: str, photos: Photos | None):
+    def __init__(self, workspace: Workspace, explain_id: str, photos: Photos | None = None):
+        self.workspace, self.photos = workspace, photos
         self.record = load_record(workspace.files, explain_id)
-        self.store = explanation_store(workspace, self.record["explain_id"])
+        self.explain_id = self.record["explain_id"]
+        self.store = explanation_store(workspace, self.explain_id)
         self.fundi = fundus_store(workspace, self.record["preprocess_id"])
-        self.photos = photos
         settings = self.record["attribution"]
         self.quantities, self.layers = settings["quantities"], settings["layers"]
         self.layer_quantity = settings["layer_quantity"]
+
+    def gallery(self, eyes: pd.DataFrame) -> pd.DataFrame:
+        """The gallery's columns (`dr_lib.report.render`), a row an explained eye.
+
+        An eye's key, its name among the report's files, stays the same as long as the image axis
+        only grows.
+
+        Parameters
+        ----------
+        eyes: every image of the explanation, in the store's order.
+        """
+        explained = explained_rows(whole(self.store, "pixels/status"), eyes)
+        chosen = eyes.iloc[explained].set_index("image_id")
+        names = chosen.index
+        shards = explained // self.store.shard_images
+        graded = "stage" + chosen["predicted_stage"].astype(int).astype(str)
+        graded = graded.where(graded.isin(self.quantities), self.quantities[0])
+        gaps = self._rows("attributions").set_index(["image_id", "quantity"])["relative_gap"]
+        stats = self._rows("heatmap_stats", source="pixels").groupby("image_id")
+        regions = self._rows("lesion_regions", source="lesion", sign="positive")
+        gallery = pd.DataFrame(
+            {
+                "key": [f"{shard:05d}/{name}" for shard, name in zip(shards, names, strict=True)],
+                "stage": chosen["stage"].astype("Int8"),
+                "predicted": chosen["predicted_stage"].astype("Int8"),
+                "patient": chosen["patient_id"],
+                "gap": gaps.reindex(pd.MultiIndex.from_arrays([names, graded])).to_numpy(float),
+                "symmetry": stats["symmetry_stage0_stage4"].first().reindex(names),
+                "share": regions.groupby("image_id")["image_share"].sum().reindex(names),
+            }
+        )
+        return gallery.reset_index(names="image_id")
+
+    def _rows(self, table: str, **equals: str) -> pd.DataFrame:
+        return self.workspace.frame(table, explain_id=self.explain_id, **equals)
+
+    def lead(self, eyes: pd.DataFrame, gallery: pd.DataFrame) -> tuple[EyeEntry, str] | None:
+        """The eye of the opening figure with its key: of the highest stage, rightly graded if there
+        is one; None without eyes."""
+        if gallery.empty:
+            return None
+        present = eyes.set_index("image_id")["present"].reindex(gallery["image_id"]).to_numpy()
+        right = (gallery["stage"] == gallery["predicted"]).fillna(False)
+        ranked = gallery.assign(right=right, present=present).sort_values(
+            ["present", "right", "predicted"], ascending=False, kind="stable"
+        )
+        first = ranked.iloc[0]
+        row = self.store.image_ids.index(first["image_id"])
+        return self.entry(eyes.iloc[row], row), first["key"]
 
     def entry(
         self, eye: pd.Series, row: int, tables: Mapping[str, pd.DataFrame] | None = None

@@ -6,8 +6,6 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
 from dr_lib.network.model import BACKBONES
 from dr_lib.report import Head, render
 from dr_lib.report.eyes import DRAWING_VERSION
@@ -15,11 +13,12 @@ from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Section
 from storage import Workspace
 from storage.admin.catalog import refresh
+from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_eyes, explained_rows
 from tasks.access.stores import explanation_store, whole
 from tasks.execution.waves import run_in_waves
 from tasks.report.data import ReportData
-from tasks.report.eyes import draw_shard, gallery_rows, report_folder, shards_to_draw
+from tasks.report.eyes import draw_shard, report_folder, shards_to_draw
 from tasks.report.sections import SECTIONS
 from tasks.run.recipe import Recipe
 from tasks.run.run_log import versions
@@ -63,16 +62,13 @@ def report(
     drawn = sum(
         run_in_waves(session.pool, STEP, draw_shard, jobs, images_of=lambda job: job.span.images)
     )
-    explained = np.asarray(explained_rows(whole(store, "pixels/status"), eyes))
-    result = StepResult(STEP, len(explained), drawn, index)
+    explained = len(explained_rows(whole(store, "pixels/status"), eyes))
+    result = StepResult(STEP, explained, drawn, index)
     digest = _fingerprint(workspace, ids.explain_id, config)
     if (files.read_json(f"{folder}/made-from.json") or {}).get("digest") == digest:
         return result
-    quantities = recipe.attribution.quantities
-    gallery = gallery_rows(
-        workspace, ids.explain_id, eyes, explained, store.shard_images, quantities
-    )
-    content = _pages(ReportData(workspace, recipe, data, config, ids, eyes, gallery))
+    photos = Photos(workspace, data.photos)
+    content = _pages(ReportData(workspace, recipe, config, ids, photos, eyes))
     pages = {f"{folder}/{name}": text for name, text in content.items()}
     for name, text in pages.items():
         files.write(name, text.encode() if isinstance(text, str) else text, flush=False)

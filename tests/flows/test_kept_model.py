@@ -26,7 +26,7 @@ EYES = 20
 def section_says(workspace: Workspace, model_id: str) -> str:
     """What the report's section of the model says."""
     ids = ResolvedIds(workspace.location, "", model_id, "")
-    data = ReportData(workspace, None, None, {}, ids, pd.DataFrame(), pd.DataFrame())
+    data = ReportData(workspace, None, {}, ids, None, pd.DataFrame())
     return model.content(data, Folder()).finding
 
 

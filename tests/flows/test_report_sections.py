@@ -16,9 +16,9 @@ from dr_lib.report.pictures import Folder, Strip
 from dr_lib.report.section import Content, Missing, Section, Table, Text
 from storage import open_workspace
 from storage.tables.schemas import empty_frame
+from tasks.access.contact_sheets import Photos
 from tasks.report import step as stage
 from tasks.report.data import ReportData
-from tasks.report.eyes import gallery_rows
 from tasks.report.sections import (
     SECTIONS,
     counterfactuals,
@@ -28,8 +28,7 @@ from tasks.report.sections import (
     photographs,
     regions,
 )
-from tasks.run.settings import DataParams
-from tests.flows.explained import MODEL_ID, RECIPE, SHARD_IMAGES, explain
+from tests.flows.explained import MODEL_ID, RECIPE, explain
 
 SIZE = 48
 FUNDUS = np.full((SIZE, SIZE, 3), 128, np.uint8)
@@ -82,23 +81,14 @@ def early(tmp_path_factory) -> dict[str, Content]:
     eyes = stage.explained_eyes(
         workspace, MODEL_ID, stage.explanation_store(workspace, explain_id).image_ids
     )
-    gallery = gallery_rows(
-        workspace, explain_id, eyes, np.arange(EYES), SHARD_IMAGES, RECIPE.attribution.quantities
-    )
-    photos = tmp_path_factory.mktemp("photos")
+    photos = Photos(workspace, str(tmp_path_factory.mktemp("photos")))
     data = ReportData(
-        workspace,
-        RECIPE,
-        DataParams(str(photos)),
-        CONFIG,
-        RECIPE.resolve(workspace),
-        eyes.assign(present=False),
-        gallery,
+        workspace, RECIPE, CONFIG, RECIPE.resolve(workspace), photos, eyes.assign(present=False)
     )
     folder = Folder()
     made = {name: content(data, folder) for name, (_, content) in SECTIONS.items()}
     sections = [Section(name, title, made[name]) for name, (title, _) in SECTIONS.items()]
-    return {"files": render(Head(), sections, folder, gallery), **made}
+    return {"files": render(Head(), sections, folder, data.gallery), **made}
 
 
 def test_every_section_has_a_sentence_and_a_page_that_is_reached_in_one_click(early):
