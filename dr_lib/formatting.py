@@ -13,6 +13,8 @@ import pandas as pd
 
 from dr_lib.vocabulary import STAGE_NAMES
 
+# Rows of tables bring NumPy's own scalars.
+Number = float | int | np.floating | np.integer
 METRICS = {
     "qwk": "Quadratic weighted kappa",
     "qwk_expected": "Kappa of the expected stage",
@@ -151,13 +153,13 @@ def percent(value: object, digits: int = 0) -> str:
     return "–" if x is None else _minus(f"{100 * x:.{digits}f} %")
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: Number) -> str:
     """A length of time as people say it.
 
     >>> duration(8), duration(200), duration(7260)
     ('8 s', '3 min 20 s', '2 h 1 min')
     """
-    seconds = round(seconds)
+    seconds = round(float(seconds))
     if seconds < 60:
         return f"{seconds} s"
     if seconds < 3600:
@@ -165,7 +167,7 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600:,} h {seconds % 3600 // 60} min"
 
 
-def size_text(size: float) -> str:
+def size_text(size: Number) -> str:
     """A number of bytes as people say it.
 
     >>> size_text(512), size_text(3_450_000), size_text(12_345_678_901)

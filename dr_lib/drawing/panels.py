@@ -48,16 +48,16 @@ def sheet(*grids: Grid) -> "Figure":
     down, width = 0, 0
     style: dict[str, Any] = {"va": "top", "parse_math": False, "clip_on": True}
     for grid in grids:
-        shown = [(panel, panel.image) for panel in grid.panels if panel.image is not None]
-        (high, wide), line = shown[0][1].shape[:2], round(1.4 * grid.text_px)
-        columns, most = min(grid.columns, len(shown)), int(wide / (0.52 * grid.text_px))
-        lines = max(1 + panel.note.count("\n") + bool(panel.note) for panel, _ in shown)
+        filled = [(panel, panel.image) for panel in grid.panels if panel.image is not None]
+        (high, wide), line = filled[0][1].shape[:2], round(1.4 * grid.text_px)
+        columns, most = min(grid.columns, len(filled)), int(wide / (0.52 * grid.text_px))
+        lines = max(1 + panel.note.count("\n") + bool(panel.note) for panel, _ in filled)
         down += line
         if grid.title:
             large = {"size": 1.2 * grid.text_px, "weight": "bold", "color": INK}
             axes.text(line, down, grid.title, **style, **large)
             down += 2 * line
-        for place, (panel, image) in enumerate(shown):
+        for place, (panel, image) in enumerate(filled):
             left = line + place % columns * (wide + line)
             top = down + place // columns * (high + lines * line + line)
             extent = (left, left + wide, top + high, top)
@@ -68,7 +68,7 @@ def sheet(*grids: Grid) -> "Figure":
                 words = axes.text(left, top + high + line // 4 + number * line, cut, **style)
                 words.set(size=(0.88 if number else 1) * grid.text_px, clip_box=edge)
                 words.set_color(MUTED if number else INK)
-        down += -(-len(shown) // columns) * (high + lines * line + line)
+        down += -(-len(filled) // columns) * (high + lines * line + line)
         width = max(width, line + columns * (wide + line))
     axes.set(xlim=(0, width), ylim=(down, 0), aspect="auto")
     paper.set_size_inches(width / DPI, down / DPI)
@@ -82,11 +82,11 @@ def blank(width: int, height: int, colour: Any) -> "Figure":
     return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=colour)
 
 
-def pixels(made: "Figure") -> Pixels:
+def pixels(drawing: "Figure") -> Pixels:
     """The figure as it is drawn, pixel by pixel."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(made)
+    canvas = FigureCanvasAgg(drawing)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -96,8 +96,8 @@ def hinton(
 ) -> Pixels:
     """A Hinton diagram: one square a unit, its area ∝ |value|, its colour the sign, on half-gray.
 
-    The units stand row by row in a square. The largest (or `scale`) fills its cell but for a pixel's
-    rim; a value that is not finite stays empty.
+    The units stand row by row in a square. The largest (or `scale`) fills its cell but for a
+    pixel's rim; a value that is not finite stays empty.
     """
     columns = max(1, math.ceil(math.sqrt(values.size)))
     rows = max(1, math.ceil(values.size / columns))
@@ -117,8 +117,8 @@ def probability_bars(
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Each stage's probability before (light) and after (dark) as a pair of bars with their
     numbers."""
-    made, text_px = blank(size, size, "white"), size / 20
-    axes = made.add_axes(
+    drawing, text_px = blank(size, size, "white"), size / 20
+    axes = drawing.add_axes(
         (0.42, 0, 0.42, 1), frameon=False, xlim=(0, 1), ylim=(len(before) - 0.5, -0.5), xticks=[]
     )
     for values, offset, colour, ink in ((before, -0.18, BEFORE, MUTED), (after, 0.18, INK, INK)):
@@ -126,13 +126,13 @@ def probability_bars(
         axes.bar_label(bars, fmt="%.2f", padding=2, size=text_px, color=ink)
     axes.set_yticks(STAGES, [stage_text(stage) for stage in STAGES])
     axes.tick_params(length=0, labelsize=text_px, labelcolor=INK)
-    return pixels(made)
+    return pixels(drawing)
 
 
 def placard(text: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """A plain square with words in its middle, where there is no picture to show."""
-    made = blank(size, size, np.divide(OUTSIDE, 255))
+    drawing = blank(size, size, np.divide(OUTSIDE, 255))
     style: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}
     words = textwrap.fill(text, 16, max_lines=4)
-    made.text(0.5, 0.5, words, color=WORDS, size=size / 12, **style)
-    return pixels(made)
+    drawing.text(0.5, 0.5, words, color=WORDS, size=size / 12, **style)
+    return pixels(drawing)

@@ -29,11 +29,10 @@ if TYPE_CHECKING:
 STAGE_COLOURS = ("#5a8fd6", "#35a39a", "#c9a227", "#e2793b", "#cf4a68")
 ACCENT, SECOND = "#3f7fd0", "#e2793b"
 DOTTED, DASHED = (0, (2, 3)), (0, (3, 3))
-# Placeholders of the light drawing; the SVG gets the dark ones through its stylesheet.
+# Inks of the light drawing; in an SVG they are names, to which theme.css gives both colours.
 INK, MUTED, GRID, PAPER = "#16202a", "#64707c", "#d9dee3", "#fdfdfc"
-DARK = {INK: "#e8ecf0", MUTED: "#9aa6b2", GRID: "#333c45", PAPER: "#14191e"}
-NAMES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"}
-STYLE = pathlib.Path(__file__).with_name("house.mplstyle")
+INKS = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"}
+STYLE, THEME = map(pathlib.Path(__file__).with_name, ("house.mplstyle", "theme.css"))
 BESIDE: dict[str, Any] = {  # where a legend stands: right of the axes
     "loc": "upper left",
     "bbox_to_anchor": (1.0, 1.0),
@@ -77,41 +76,35 @@ def figure(
     return empty, axes.ravel().tolist()
 
 
-def rendered(made: "Figure", *, themed: bool = True) -> Plot:
+def rendered(drawing: "Figure", *, themed: bool = True) -> Plot:
     """The figure in both formats.
 
     themed: the SVG follows the reader's light or dark setting, without paper of its own; otherwise
     both formats keep the figure's colours and, at its own resolution, its pixels.
     """
-    dpi, css = (160, 96) if themed else (made.dpi, made.dpi)
-    width, height = (round(css * inches) for inches in made.get_size_inches())
-    drawn = _saved(made, format="png", dpi=dpi, metadata={"Software": None})
-    return Plot(svg(made, themed=themed), drawn, width, height)
+    dpi, css = (160, 96) if themed else (drawing.dpi, drawing.dpi)
+    width, height = (round(css * inches) for inches in drawing.get_size_inches())
+    drawn = _saved(drawing, format="png", dpi=dpi, metadata={"Software": None})
+    return Plot(svg(drawing, themed=themed), drawn, width, height)
 
 
-def svg(made: "Figure", *, themed: bool = True) -> bytes:
+def svg(drawing: "Figure", *, themed: bool = True) -> bytes:
     """The figure as SVG; see `rendered`."""
-    text = _saved(made, format="svg", transparent=themed, metadata={"Date": None}).decode()
+    text = _saved(drawing, format="svg", transparent=themed, metadata={"Date": None}).decode()
     if not themed:
         return text.encode()
-    for light, name in NAMES.items():
-        text = text.replace(light, f"var({name})")
-    light = ";".join(f"{name}:{colour}" for colour, name in NAMES.items())
-    dark = ";".join(f"{name}:{DARK[colour]}" for colour, name in NAMES.items())
-    family = (
-        "text{font-family:Inter,system-ui,-apple-system,'Segoe UI',Roboto,sans-serif!important}"
-    )
-    by_theme = f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
-    return text.replace("<defs>", f"<style>{by_theme}{family}</style><defs>", 1).encode()
+    for light, name in INKS.items():
+        text = text.replace(light, f"var(--{name})")
+    return text.replace("<defs>", f"<style>{THEME.read_text()}</style><defs>", 1).encode()
 
 
-def _saved(made: "Figure", **settings) -> bytes:
+def _saved(drawing: "Figure", **settings) -> bytes:
     """The file's bytes."""
     from matplotlib import rc_context
 
     file = io.BytesIO()
     with rc_context(fname=STYLE):
-        made.savefig(file, **settings)
+        drawing.savefig(file, **settings)
     return file.getvalue()
 
 
@@ -132,7 +125,7 @@ def learning_curves(history: pd.DataFrame) -> "Figure":
     groups = [(title, names) for title, names in chosen.items() if names]
     rate = history.reindex(columns=["step", "learning_rate"]).dropna()
     heights = [1.0] * max(1, len(groups)) + [0.5] * (len(rate) > 0)
-    made, axes = figure(4.6, 0.6 + 1.75 * sum(heights), heights)
+    drawing, axes = figure(4.6, 0.6 + 1.75 * sum(heights), heights)
     changes = rate["step"][rate["learning_rate"].diff().fillna(0) != 0]
     for panel, (title, names) in zip(axes, groups, strict=False):
         for name in names:
@@ -159,7 +152,7 @@ def learning_curves(history: pd.DataFrame) -> "Figure":
     for panel in axes[:-1]:
         panel.tick_params(labelbottom=False)
     axes[-1].set(xlabel="Mini-batch")
-    return made
+    return drawing
 
 
 def scientific(axes: "Axes", which: Literal["x", "y"], powers: tuple[int, int]) -> None:
@@ -175,7 +168,7 @@ def confusion_matrix(counts: Shaped[np.ndarray, "true predicted"]) -> "Figure":
     from matplotlib.colors import LinearSegmentedColormap
 
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    made, (axes,) = figure(4.6, 4.0)
+    drawing, (axes,) = figure(4.6, 4.0)
     axes.grid(False)
     axes.spines[:].set_visible(False)
     shades = LinearSegmentedColormap.from_list("share", [f"{ACCENT}14", ACCENT])
@@ -188,15 +181,15 @@ def confusion_matrix(counts: Shaped[np.ndarray, "true predicted"]) -> "Figure":
     axes.set_xticks(places, names, rotation=30, ha="right")
     axes.set_yticks(places, names)
     axes.set(xlabel="Predicted stage", ylabel="True stage", ylim=(len(counts), 0), aspect="equal")
-    return made
+    return drawing
 
 
 def _unit_square(x_label: str, y_label: str) -> "tuple[Figure, Axes]":
     """Axes from 0 to 1 with their dashed diagonal."""
-    made, (axes,) = figure(4.2, 3.8)
+    drawing, (axes,) = figure(4.2, 3.8)
     axes.axline((0, 0), slope=1, color=MUTED, linewidth=1, linestyle=DASHED)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", xlabel=x_label, ylabel=y_label)
-    return made, axes
+    return drawing, axes
 
 
 @plot
@@ -208,11 +201,11 @@ def reliability(
     """Observed frequency against predicted probability by bin; a dot's area is its number of eyes;
     empty bins are left out."""
     filled = (counts > 0) & np.isfinite(predicted) & np.isfinite(observed)
-    made, axes = _unit_square("Predicted probability", "Observed frequency")
+    drawing, axes = _unit_square("Predicted probability", "Observed frequency")
     area = 18 + 220 * counts[filled] / max(1, counts.max(initial=1))
     style: dict[str, Any] = {"edgecolor": PAPER, "linewidth": 1.2, "zorder": 3}
     axes.scatter(predicted[filled], observed[filled], s=area, **style)
-    return made
+    return drawing
 
 
 @plot
@@ -223,19 +216,19 @@ def roc(
 ) -> "Figure":
     """A receiver operating characteristic with numbered points (name, false-positive rate,
     sensitivity) on it, whose names stand in the corner below the diagonal, where no curve comes."""
-    made, axes = _unit_square("False-positive rate (1 − specificity)", "Sensitivity")
+    drawing, axes = _unit_square("False-positive rate (1 − specificity)", "Sensitivity")
     axes.plot(false_positive, sensitivity, linewidth=2)
     known = [point for point in operating_points if np.isfinite(point[1:]).all()]
     numbers: dict[tuple[float, float], list[str]] = {}
     for order, (_, x, y) in enumerate(known, 1):
         numbers.setdefault((round(x, 3), round(y, 3)), []).append(str(order))
     style: dict[str, Any] = {"fontsize": 7, "ha": "center", "va": "center_baseline", "zorder": 5}
-    for (x, y), here in numbers.items():
+    for (x, y), orders in numbers.items():
         axes.plot(x, y, "o", color=SECOND, markeredgecolor=PAPER, markersize=11, zorder=4)
-        axes.text(x, y, "·".join(here), color="#ffffff", **style)
+        axes.text(x, y, "·".join(orders), color="#ffffff", **style)
     words = "\n".join(f"{order}  {name}" for order, (name, *_) in enumerate(known, 1))
     axes.text(0.99, 0.02, words, color=INK, fontsize=8.5, ha="right", va="bottom", linespacing=1.5)
-    return made
+    return drawing
 
 
 @plot
@@ -248,7 +241,7 @@ def bars(
     rows: their index are the words beside them; columns `value` and, where there are any, `low` and
     `high`.
     """
-    made, (axes,) = figure(5.6, 0.9 + 0.42 * max(1, len(rows)))
+    drawing, (axes,) = figure(5.6, 0.9 + 0.42 * max(1, len(rows)))
     places = np.arange(len(rows))
     values, low, high = rows.reindex(columns=["value", "low", "high"]).to_numpy(float).T
     known = np.isfinite(low) & np.isfinite(high)
@@ -270,4 +263,4 @@ def bars(
     lowest = min(0.0, float(np.nanmin(values, initial=0)) * 1.1)
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(lowest, room * 1.14), xlabel=x_label)
     axes.grid(axis="y", visible=False)
-    return made
+    return drawing

@@ -42,7 +42,7 @@ def paired_differences(
     columns = max(1, min(COLUMNS, len(measures)))
     lines = max(1, -(-len(measures) // columns))
     height = 0.9 + 0.13 * len(seconds) * (len(firsts) + 1)
-    made, axes = figure(2.5 * columns + 0.6, lines * height + 0.4, (1.0,) * lines, columns)
+    drawing, axes = figure(2.5 * columns + 0.6, lines * height + 0.4, (1.0,) * lines, columns)
     for panel in axes[len(measures) :]:
         panel.set_visible(False)
     names = [name.replace("_", " ") for name in seconds]
@@ -67,8 +67,8 @@ def paired_differences(
         panel.locator_params(axis="x", nbins=4)
         panel.grid(axis="y", visible=False)
     if measures and len(firsts) > 1:
-        made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return made
+        drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return drawing
 
 
 @plot
@@ -82,7 +82,7 @@ def linear_range(
     of the study above 0. flips: each eye's smallest strength at the target, infinite where none
     was; the middle half of them is shaded.
     """
-    made, (axes,) = figure(5.6, 3.6)
+    drawing, (axes,) = figure(5.6, 3.6)
     reached = flips[np.isfinite(flips)]
     if len(reached):
         low, middle, high = np.quantile(reached, [0.25, 0.5, 0.75])
@@ -98,7 +98,7 @@ def linear_range(
         ylabel="Units that are linear up to it",
     )
     axes.legend(**BESIDE)
-    return made
+    return drawing
 
 
 @plot
@@ -107,7 +107,7 @@ def verdicts(units: pd.DataFrame) -> "Figure":
 
     units: rows of `dr_lib.linearity.verdicts.unit_verdicts`.
     """
-    made, (axes,) = figure(5.2, 3.9)
+    drawing, (axes,) = figure(5.2, 3.9)
     style: dict[str, Any] = {"s": 26, "edgecolor": PAPER, "linewidth": 0.6, "alpha": 0.9}
     for name, count in units["verdict"].value_counts().items():
         chosen = units[units["verdict"] == name]
@@ -116,4 +116,4 @@ def verdicts(units: pd.DataFrame) -> "Figure":
     axes.set(xlabel="Variation of the average gradient", ylabel="R² of the straight line")
     if len(units):
         axes.legend(**BESIDE)
-    return made
+    return drawing

@@ -8,12 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from dr_lib.drawing.figures import Map, Photo, Pixels
-from dr_lib.formatting import finite
+from dr_lib.formatting import Number, finite
 from dr_lib.report.section import Rows
 
 # Rows of tables bring NumPy's own scalars.
 Integer = int | np.integer
-Number = float | int | np.floating | np.integer
 
 
 @dataclass(frozen=True)

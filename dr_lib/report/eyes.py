@@ -113,7 +113,7 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
     tables = {
         "The model’s answers, and how exactly the maps add up to them": _outcome_rows(eye.outcomes)
     }
-    shown = [table(rows, caption, limit=60) for caption, rows in (tables | {**eye.tables}).items()]
+    more = [table(rows, caption, limit=60) for caption, rows in (tables | {**eye.tables}).items()]
     return {
         "key": key,
         "id": eye.image_id,
@@ -144,7 +144,7 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
         "regions": _strip([_region(neuron.region) for _, neuron in chosen]),
         "tables": [
             {"caption": rows.caption, "columns": rows.columns, "rows": rows.rows}
-            for rows in shown
+            for rows in more
             if rows
         ],
     }

@@ -237,8 +237,8 @@ def _counts(values: dict) -> str:
 
 def _when(one: dict) -> str:
     made = (
-        f"made {str(one['created'])[:16].replace('T', ' ')}, {size_text(one['weights_bytes'] or 0)} of"
-        " weights"
+        f"made {str(one['created'])[:16].replace('T', ' ')},"
+        f" {size_text(one['weights_bytes'] or 0)} of weights"
     )
     if not (changes := one["label_changes"]):
         return made

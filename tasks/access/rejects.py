@@ -51,7 +51,7 @@ def _check_fraction(
     worst, count = collections.Counter(set_aside["reason"]).most_common(1)[0]
     first = set_aside[set_aside["reason"] == worst].iloc[0]
     raise UserError(
-        f"{percent(share)} of the {what} in {data.photos} were set aside, mostly {worst} ({count}, such"
-        f" as {first['source']}: {first['detail']}); look at `dr sql {workspace.location} 'from"
+        f"{percent(share)} of the {what} in {data.photos} were set aside, mostly {worst} ({count},"
+        f" such as {first['source']}: {first['detail']}); look at `dr sql {workspace.location} 'from"
         f" rejects'`, or raise data.max_reject_fraction (now {data.max_reject_fraction})"
     )

@@ -228,8 +228,8 @@ def _summary(store: Any) -> str:
     relative = np.abs(gap) / np.maximum(np.abs(outcome - baseline), 1e-3)
     failed = f", {_failures(status)}" if (status == FAILED).any() else ""
     return (
-        f"median completeness gap {percent(np.nanmedian(relative), 2)}, {percent(converged.mean(), 1)} of maps"
-        f" converged{failed}"
+        f"median completeness gap {percent(np.nanmedian(relative), 2)},"
+        f" {percent(converged.mean(), 1)} of maps converged{failed}"
     )
 
 

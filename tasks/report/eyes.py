@@ -219,7 +219,7 @@ def shards_to_draw(
     """The jobs for `draw_shard`: of finished shards of which something shown has changed since they
     were drawn."""
     made_from = span_digests(store)
-    parts = [workspace.part_digests(shown.table, ids.explain_id) for shown in EYE_TABLES]
+    parts = [workspace.part_digests(kind.table, ids.explain_id) for kind in EYE_TABLES]
     jobs = []
     for span in store.spans():
         if span.index not in made_from:
@@ -290,12 +290,10 @@ def _tables_by_eye(
 ) -> dict[str, dict[str, pd.DataFrame]]:
     """For each eye its rows of EYE_TABLES, by caption; without captions that have no row."""
     tables: dict[str, dict[str, pd.DataFrame]] = {name: {} for name in image_ids}
-    for shown in EYE_TABLES:
-        frame = workspace.frame(shown.table, explain_id=explain_id, image_id=image_ids)
-        if shown.by:
-            frame = frame.sort_values(shown.by, ascending=False, kind="stable")
+    for kind in EYE_TABLES:
+        frame = workspace.frame(kind.table, explain_id=explain_id, image_id=image_ids)
+        if kind.by:
+            frame = frame.sort_values(kind.by, ascending=False, kind="stable")
         for name, rows in frame.groupby("image_id", sort=False):
-            tables[str(name)][shown.caption] = rows[list(shown.columns)].head(
-                shown.most or len(rows)
-            )
+            tables[str(name)][kind.caption] = rows[list(kind.columns)].head(kind.most or len(rows))
     return tables

@@ -2,6 +2,7 @@
 matplotlib's settings.
 """
 
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -78,10 +79,15 @@ def test_drawing_imports_no_pyplot_and_importing_imports_no_matplotlib():
 def test_every_ink_of_the_svg_turns_with_the_readers_setting(name):
     style, drawing = DRAWN[name]().svg.decode().split("</style>", 1)
     assert "prefers-color-scheme:dark" in style
-    for light, variable in plots.NAMES.items():
+    for light, name in plots.INKS.items():
         assert light not in drawing
-        assert f"{variable}:{light}" in style
-        assert f"{variable}:{plots.DARK[light]}" in style
+        assert f"--{name}:{light}" in style
+        assert style.count(f"--{name}:#") == 2, "one for light, one for dark"
+
+
+def test_the_style_sheet_knows_no_other_ink():
+    colours = {f"#{found}" for found in re.findall(r"\b[0-9a-f]{6}\b", plots.STYLE.read_text())}
+    assert colours <= {*plots.INKS, plots.ACCENT, plots.SECOND, *plots.STAGE_COLOURS}
 
 
 def test_the_confusion_matrix_shows_each_count_once_and_names_the_stages():

@@ -57,7 +57,7 @@ def content(data: ReportData, folder: Folder) -> Content:
             return nothing(f"No eye {confused}, so there is nothing to change.")
         return nothing("No counterfactuals are made yet.", "counterfactuals")
     store = ShardedStore.open(workspace.files, path)
-    made, adversarial = (
+    counterfactuals, adversarial = (
         rows[rows["image_id"].isin(store.image_ids)]
         for rows in (
             data.rows(name, target_stage=target) for name in ("counterfactuals", "adversarials")
@@ -68,26 +68,30 @@ def content(data: ReportData, folder: Folder) -> Content:
     )
     caption = "By method: how many eyes, and medians over those that reached the target"
     return Content(
-        finding(made, adversarial, confused, target),
+        finding(counterfactuals, adversarial, confused, target),
         [
             Prose("counterfactuals"),
-            *strips(data, folder, store, made),
-            table(by_method(made), caption),
+            *strips(data, folder, store, counterfactuals),
+            table(by_method(counterfactuals), caption),
             *beside(folder, by_method(adversarial), comparisons),
             *transferred(transfers),
         ],
     )
 
 
-def finding(made: pd.DataFrame, adversarial: pd.DataFrame, confused: str, target: int) -> str:
+def finding(
+    counterfactuals: pd.DataFrame, adversarial: pd.DataFrame, confused: str, target: int
+) -> str:
     """How many eyes reached the target, and by what; what was not reached is counted here and
     pictured nowhere."""
+    eyes = counted(counterfactuals["image_id"].nunique(), "eye")
     reached, attacked = (
-        number(rows.loc[rows["reached"], "image_id"].nunique()) for rows in (made, adversarial)
+        number(rows.loc[rows["reached"], "image_id"].nunique())
+        for rows in (counterfactuals, adversarial)
     )
     return (
-        f"Of {counted(made['image_id'].nunique(), 'eye')} {confused}, {reached} reached stage"
-        f" {target} along their attribution and {attacked} by an adversarial example."
+        f"Of {eyes} {confused}, {reached} reached stage {target} along their attribution and"
+        f" {attacked} by an adversarial example."
     )
 
 
@@ -100,13 +104,13 @@ def by_method(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def strips(
-    data: ReportData, folder: Folder, store: ShardedStore, made: pd.DataFrame
+    data: ReportData, folder: Folder, store: ShardedStore, counterfactuals: pd.DataFrame
 ) -> list[Strip]:
     """Some of the eyes that reached the target, both forms taking turns: the fundus, what it
     became, the difference, and each stage's probability before and after."""
-    known = sorted(set(made["method"]))
+    known = sorted(set(counterfactuals["method"]))
     methods = [method for method in METHODS_SHOWN if method in known] or known[:1]
-    some = made[made["reached"] & made["method"].isin(methods)]
+    some = counterfactuals[counterfactuals["reached"] & counterfactuals["method"].isin(methods)]
     turn, form = some.groupby("method").cumcount(), some["method"].map(methods.index)
     some = some.assign(turn=turn, form=form).sort_values(["turn", "form"])[:STRIPS_SHOWN]
     fundi = data.fundi(some["image_id"]) if len(some) else {}

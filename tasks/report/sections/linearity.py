@@ -220,7 +220,7 @@ def unit_page(
     facts = numbers.drop(["layer", "unit", "verdict"]).to_dict()
     facts |= {"Eyes graded otherwise without it": regraded}
     every = effects.drop(columns=["layer", "unit", "verdict", "rank"], errors="ignore")
-    shown = [Prose("unit-regions"), Key(), Grid(pictures, "grid maps")]
+    strongest = [Prose("unit-regions"), Key(), Grid(pictures, "grid maps")]
     return Subpage(
         f"{page}.html",
         f"{layer}, unit {unit}",
@@ -232,7 +232,7 @@ def unit_page(
                 " means over the eyes of the study",
             ),
             Facts([(label(name), number(value)) for name, value in facts.items()]),
-            *under("Where it is strongest", *shown),
+            *under("Where it is strongest", *strongest),
             *under("Eye by eye", table(every, "Eye by eye")),
         ],
     )

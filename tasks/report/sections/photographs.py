@@ -102,11 +102,11 @@ def _aside(folder: Folder, rejects: pd.DataFrame, photographs: Sequence[SetAside
         )
         for photograph in photographs
     ]
-    shown: list = [Bars(bars)]
+    blocks: list = [Bars(bars)]
     if pictures:
         words = "Photographs set aside, with their reasons"
         sheet = folder.photo("set-aside-sheet", set_aside_sheet(photographs), words)
-        shown += [Grid(pictures), Download(sheet.src, "Contact sheet")]
+        blocks += [Grid(pictures), Download(sheet.src, "Contact sheet")]
     rows = rejects[["reason", "image_id", "source", "detail"]].rename(columns={"source": "path"})
     caption = "Each photograph set aside and its reason"
-    return under("Set aside", *shown, table(rows, caption, folded=True))
+    return under("Set aside", *blocks, table(rows, caption, folded=True))

@@ -140,8 +140,8 @@ def looks(folder: Folder, patches: dict[int, list[np.ndarray]], clusters: pd.Dat
         caption = f"Group {group}: {counted(len(regions), 'region')}"
         alt = f"Patches of {counted(len(cut), 'region')} of group {group}, the most typical first"
         pictures.append(folder.figure("looks", strip(cut), alt, caption=caption, note=note))
-    shown = Grid(pictures, "looks")
-    return under("Regions that look alike", Prose("looks"), *shared_information(clusters), shown)
+    strips = Grid(pictures, "looks")
+    return under("Regions that look alike", Prose("looks"), *shared_information(clusters), strips)
 
 
 def strip(patches: Sequence[np.ndarray]) -> np.ndarray:
