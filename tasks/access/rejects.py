@@ -52,6 +52,6 @@ def _check_fraction(
     first = set_aside[set_aside["reason"] == worst].iloc[0]
     raise UserError(
         f"{percent(share)} of the {what} in {data.photos} were set aside, mostly {worst} ({count},"
-        f" such as {first['source']}: {first['detail']}); look at `dr sql {workspace.location} 'from"
-        f" rejects'`, or raise data.max_reject_fraction (now {data.max_reject_fraction})"
+        f" such as {first['source']}: {first['detail']}); look at `dr sql {workspace.location}"
+        f" 'from rejects'`, or raise data.max_reject_fraction (now {data.max_reject_fraction})"
     )

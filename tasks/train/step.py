@@ -179,8 +179,8 @@ def _train(
         workspace.files, weights, record, pd.DataFrame(history.rows), learned_from(labelled)
     )
     say(
-        f"train: {history.step_s:.2f} s a mini-batch, {percent(history.wait_share, 1)} of it waiting"
-        f" for pixels; best after {history.chosen_step}"
+        f"train: {history.step_s:.2f} s a mini-batch, {percent(history.wait_share, 1)} of it"
+        f" waiting for pixels; best after {history.chosen_step}"
     )
     remove_scratch(workspace.files, scratch.name)
     return model_id
