@@ -111,12 +111,12 @@ def score(value: object) -> str:
 
 
 def interval(low: object, high: object) -> str:
-    """Both ends of an interval; nothing where one is unknown.
+    """Both ends of an interval; a dash where one is unknown.
 
     >>> interval(-0.01, 0.761), interval(0.5, None)
-    ('−0.010 to 0.761', '')
+    ('−0.010 to 0.761', '–')
     """
-    return "" if None in (finite(low), finite(high)) else f"{score(low)} to {score(high)}"
+    return "–" if None in (finite(low), finite(high)) else f"{score(low)} to {score(high)}"
 
 
 def with_interval(value: object, low: object, high: object) -> str:
@@ -130,7 +130,7 @@ def with_interval(value: object, low: object, high: object) -> str:
     ('0.683 (−0.010 to 0.761)', '0.500', '–')
     """
     ends = interval(low, high)
-    return score(value) + (f" ({ends})" if ends and finite(value) is not None else "")
+    return score(value) + ("" if "–" in (score(value), ends) else f" ({ends})")
 
 
 def signed(value: object, form: str = ".2f") -> str:

@@ -98,11 +98,9 @@ def _pages(data: ReportData) -> dict[str, bytes | str]:
 
 def _pages_written(workspace: Workspace, folder: str) -> set[str]:
     """Every file of the report but the eyes' own, of which there may be a hundred thousand."""
-    files = {f"{folder}/{name}" for name in workspace.files.names(folder) if "." in name}
-    for place in workspace.files.names(folder):
-        if place != "eyes" and "." not in place:
-            files |= set(workspace.files.walk(f"{folder}/{place}"))
-    return files
+    places = [f"{folder}/{name}" for name in workspace.files.names(folder) if name != "eyes"]
+    below = (workspace.files.walk(place) for place in places if "." not in place)
+    return {place for place in places if "." in place}.union(*below)
 
 
 def _fingerprint(workspace: Workspace, explain_id: str, config: dict[str, Any]) -> str:

@@ -41,14 +41,17 @@ def content(data: ReportData, folder: Folder) -> Content:
     if test.empty:
         words = f"No labelled eye is in the test split.{warning}"
         return Content(words, [Missing(words), Plots(pictures)])
-    measured = test.set_index("metric")
+    measured, eyes = test.set_index("metric"), graded_eyes(workspace, model_id)
     sensitivity = measured.loc[[f"sensitivity_stage{stage}" for stage in STAGES], "value"]
     worst = int(sensitivity.to_numpy(float).argsort()[0])  # NaN comes last
-    eyes = counted(len(graded_eyes(workspace, model_id)), "eye")
+    tiles = [
+        (label(name), score(row["value"]), f"95 % interval {interval(row['low'], row['high'])}")
+        for name, row in measured.loc[list(TILES)].iterrows()
+    ]
     return Content(
-        f"Quadratic weighted kappa {measure(test, 'qwk')} on {eyes} of patients the model never"
-        f" saw; sensitivity is lowest for stage {stage_text(worst)},"
-        f" {score(sensitivity.iloc[worst])}.{warning}",
+        f"Quadratic weighted kappa {in_words(test)['qwk']} on {counted(len(eyes), 'eye')} of"
+        " patients the model never saw; sensitivity is lowest for stage"
+        f" {stage_text(worst)}, {score(sensitivity.iloc[worst])}.{warning}",
         [
             table(scores(test), "Quality with 95 % intervals, where known"),
             table(stages(test), "Stage by stage, each against all others"),
@@ -56,18 +59,15 @@ def content(data: ReportData, folder: Folder) -> Content:
             table(strata(evaluation), "The same eyes in parts"),
             Plots(pictures),
         ],
-        tiles=[(label(name), *_tile(measured.loc[name])) for name in TILES],
+        tiles=tiles,
     )
 
 
-def measure(measured: pd.DataFrame, metric: str) -> str:
-    """A metric of one split and stratum with its interval, in words."""
-    return with_interval(*measured.set_index("metric").loc[metric, ["value", "low", "high"]])
-
-
-def _tile(row: pd.Series) -> tuple[str, str]:
-    ends = interval(row["low"], row["high"])
-    return score(row["value"]), f"95 % interval {ends}" if ends else ""
+def in_words(measured: pd.DataFrame) -> dict[str, str]:
+    """Each metric of one split and stratum with its interval, in words."""
+    return {
+        row.metric: with_interval(row.value, row.low, row.high) for row in measured.itertuples()
+    }
 
 
 def scores(test: pd.DataFrame) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ def scores(test: pd.DataFrame) -> list[dict[str, Any]]:
             {
                 "measure": label(row.metric),
                 "value": score(row.value),
-                "95 % interval": interval(row.low, row.high) or "–",
+                "95 % interval": interval(row.low, row.high),
                 "0 to 1": Whisker(*ends, row.value) if within else "",
             }
         )
@@ -89,13 +89,13 @@ def scores(test: pd.DataFrame) -> list[dict[str, Any]]:
 
 def stages(test: pd.DataFrame) -> list[dict[str, Any]]:
     """One row a stage: its eyes, and how well it is told from all others."""
-    counts = confusion(test).sum(axis=1)
+    counts, words = confusion(test).sum(axis=1), in_words(test)
     return [
         {
             "stage": stage_text(stage),
             "eyes": int(counts[stage]),
-            "sensitivity": measure(test, f"sensitivity_stage{stage}"),
-            "specificity": measure(test, f"specificity_stage{stage}"),
+            "sensitivity": words[f"sensitivity_stage{stage}"],
+            "specificity": words[f"specificity_stage{stage}"],
         }
         for stage in STAGES
     ]
@@ -104,16 +104,15 @@ def stages(test: pd.DataFrame) -> list[dict[str, Any]]:
 def operating(test: pd.DataFrame) -> list[dict[str, Any]]:
     """One row an operating point: what is held, what is then reached, and from which probability on
     an eye is called."""
-    thresholds = test[test["metric"].str.startswith("threshold_at_")].set_index("metric")["value"]
-    rows = []
-    for metric, threshold in thresholds.items():
-        fixed, target = metric.removeprefix("threshold_at_").split("_")
+    rows, words = [], in_words(test)
+    for row in test[test["metric"].str.startswith("threshold_at_")].itertuples():
+        fixed, target = row.metric.removeprefix("threshold_at_").split("_")
         free = "sensitivity" if fixed == "specificity" else "specificity"
         rows.append(
             {
                 "held": f"{fixed} {target}",
-                "reached": f"{free} {measure(test, f'{free}_at_{fixed}_{target}')}",
-                "called_from_probability": threshold,
+                "reached": f"{free} {words[f'{free}_at_{fixed}_{target}']}",
+                "called_from_probability": row.value,
             }
         )
     return rows
@@ -123,13 +122,11 @@ def strata(evaluation: pd.DataFrame) -> list[dict[str, Any]]:
     """One row a stratum: its eyes, and the main measures with their intervals; further readings of
     the model come last."""
     of_model = evaluation[evaluation["source"].isna()]  # maps judged by lesion masks: elsewhere
-    strata = dict(tuple(of_model.groupby("stratum", sort=False)))
-    known = [name for name in STRATA if name in strata]
-    return [
-        {
-            "part": STRATA.get(name, name.replace("=", ": ")),
-            "eyes": int(strata[name]["images"].iloc[0]),
-            **{title: measure(strata[name], metric) for metric, title in STRATA_METRICS.items()},
-        }
-        for name in dict.fromkeys([*known, *strata])
-    ]
+    groups = dict(tuple(of_model.groupby("stratum", sort=False)))
+    rows = []
+    for name in dict.fromkeys([*(name for name in STRATA if name in groups), *groups]):
+        words, eyes = in_words(groups[name]), int(groups[name]["images"].iloc[0])
+        metrics = {title: words[metric] for metric, title in STRATA_METRICS.items()}
+        part = STRATA.get(name, name.replace("=", ": "))
+        rows.append({"part": part, "eyes": eyes, **metrics})
+    return rows
