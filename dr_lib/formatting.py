@@ -34,7 +34,16 @@ METRICS = {
     "total_variation_after": "Total variation",
     "feature_distance_after": "Distance to real eyes",
     "top1_share": "Share of the top 1 %",
-    "symmetry_stage0_stage4": "Stage 0 against 4",
+    "symmetry_stage0_stage4": "Correlation of the maps of stages 0 and 4",
+    "positive_total": "Sum of positive attributions",
+    "negative_total": "Sum of negative attributions",
+    "gini": "Gini coefficient",
+    "extent_5": "Extent in px, 5th percentile",
+    "extent_px": "Extent in px, median",
+    "extent_95": "Extent in px, 95th percentile",
+    "held": "Required",
+    "called_from_probability": "Called referable from probability",
+    "image_id": "Eye",
 }
 
 
@@ -180,8 +189,8 @@ def size_text(size: Number) -> str:
 def label(name: str) -> str:
     """A column or metric for people: known metrics by name, others with spaces and a capital.
 
-    >>> label("qwk"), label("image_id"), label("sensitivity_stage3"), label("median_area_px")
-    ('Quadratic weighted kappa', 'Image id', 'Sensitivity, stage 3', 'Median area, px')
+    >>> label("qwk"), label("patient_id"), label("sensitivity_stage3"), label("median_area_px")
+    ('Quadratic weighted kappa', 'Patient id', 'Sensitivity, stage 3', 'Median area, px')
     """
     spaced = re.sub(r"_px$", ", px", re.sub(r"_stage(?=\d$)", ", stage ", str(name)))
     text = METRICS.get(str(name)) or spaced.replace("_", " ").strip()

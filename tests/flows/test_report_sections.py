@@ -325,10 +325,10 @@ def test_how_far_units_are_linear_is_told_in_words():
     )  # of four units three are linear where the median eye changes
     rows = linearity.by_layer(UNITS, FLIPS)
     assert rows.to_dict("records") == [
-        {"layer": "fc1", "constant": 1, "linear": 3, "linear_up_to_the_flip": 3}
+        {"layer": "fc1", "constant": 1, "linear": 3, "linear_until_the_grade_changes": 3}
     ]
     assert (
-        "1 change to stage 1, the median one at strength 0.25 (of 256 gray levels 32)"
+        "1 change to stage 1, half of these at a strength of at most 0.25 (32 of 256 gray levels)."
         in linearity.flip_note(FLIPS, 1)
     )
     assert linearity.flip_note(FLIPS[1:], 1) == "None of 1 eye changes to stage 1 at any strength."

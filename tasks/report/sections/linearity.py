@@ -55,9 +55,10 @@ def content(data: ReportData, folder: Folder) -> Content:
     subpages = _pages(data, folder, alive, target)
     links = [(page.page, page.title, page.lede.partition(":")[0]) for page in subpages]
     special = alive[alive["verdict"].isin(["constant", "reversed"])]
-    most = ", ".join(f"{number(count)} units are {name}" for name, count in verdicts[:2].items())
+    most = " and ".join(f"{number(count)} are {name}" for name, count in verdicts[:2].items())
     return Content(
-        f"Along adversarial examples {most}, of {number(len(units))}. {flip_note(flips, target)}",
+        f"Along adversarial examples, of {counted(len(units), 'unit')} {most}."
+        f" {flip_note(flips, target)}",
         [
             Prose("linearity"),
             Bars(
@@ -77,7 +78,8 @@ def content(data: ReportData, folder: Folder) -> Content:
             *under("Units as Hinton diagrams", Prose("hinton"), Grid(diagrams, "grid hintons")),
             *under("Units one by one", Links(links)),
             *under(
-                "Units that do not follow", table(special, "Units that do not follow", limit=60)
+                "Constant and reversed units",
+                table(special, "Constant and reversed units", limit=60),
             ),
         ],
         subpages,
@@ -91,8 +93,8 @@ def flip_note(flips: pd.Series, target_stage: int) -> str:
         return f"None of {eyes} changes to stage {target_stage} at any strength."
     middle = reached.median()
     return (
-        f"Of {eyes}, {number(len(reached))} change to stage {target_stage}, the median one at"
-        f" strength {number(middle)} (of 256 gray levels {number(128 * middle, 2)})."
+        f"Of {eyes}, {number(len(reached))} change to stage {target_stage}, half of these at a"
+        f" strength of at most {number(middle)} ({number(128 * middle, 2)} of 256 gray levels)."
     )
 
 
@@ -102,7 +104,9 @@ def by_layer(units: pd.DataFrame, flips: pd.Series) -> pd.DataFrame:
     middle = flips[np.isfinite(flips)].median()  # NaN where no eye does: then no unit is counted
     linear = (units["linear_up_to"] >= middle) & (units["verdict"] != "dead")
     counts = pd.crosstab(units["layer"], units["verdict"])
-    return counts.assign(linear_up_to_the_flip=linear.groupby(units["layer"]).sum()).reset_index()
+    return counts.assign(
+        linear_until_the_grade_changes=linear.groupby(units["layer"]).sum()
+    ).reset_index()
 
 
 def scatter(folder: Folder, units: pd.DataFrame) -> Picture:
