@@ -30,9 +30,11 @@ class Text(NamedTuple):
 
 
 class Prose(NamedTuple):
-    """Paragraphs that are the same in every report: the file templates/prose/<name>.html.j2."""
+    """Paragraphs that are the same in every report: the file templates/prose/<name>.html.j2.
+    about: what they name as `block.about`, such as a layer."""
 
     name: str
+    about: str = ""
 
 
 class Missing(NamedTuple):
@@ -43,7 +45,9 @@ class Missing(NamedTuple):
 
 
 class Key(NamedTuple):
-    """Which colour raises the outcome and which lowers it."""
+    """Which colour raises something, such as the model's answer, and which lowers it."""
+
+    what: str = "the model’s answer"
 
 
 class Facts(NamedTuple):

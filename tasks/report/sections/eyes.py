@@ -31,4 +31,4 @@ def content(data: ReportData, folder: Folder) -> Content:
     for row in data.last_work[data.last_work["stage"] == "attribute"].itertuples():
         pace = number(60 * row.new_images / row.seconds)
         tiles.append(("Eyes explained a minute", pace, duration(row.seconds)))
-    return Content(finding, [Prose("eyes"), Key()], tiles=tiles)
+    return Content(finding, [Prose("eyes", data.recipe.attribution.layers[0]), Key()], tiles=tiles)

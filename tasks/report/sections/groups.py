@@ -27,7 +27,8 @@ def content(data: ReportData, folder: Folder) -> Content:
     pictures, stats = summed(data, folder), data.rows("heatmap_stats")
     if not pictures and stats.empty:
         return nothing("No heat maps are summed yet.", "aggregate")
-    finding = f"The maps of {counted(len(pictures), 'group')} of eyes are summed."
+    groups = counted(len(pictures), "group") if pictures else "no groups"
+    finding = f"The maps of {groups} of eyes are summed."
     alike = stats.loc[stats["source"] == "pixels", "symmetry_stage0_stage4"].dropna()
     if len(alike):
         finding += (

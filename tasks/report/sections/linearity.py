@@ -224,7 +224,7 @@ def unit_page(
     facts = numbers.drop(["layer", "unit", "verdict"]).to_dict()
     facts |= {"Eyes graded otherwise without it": regraded}
     every = effects.drop(columns=["layer", "unit", "verdict", "rank"], errors="ignore")
-    strongest = [Prose("unit-regions"), Key(), Grid(pictures, "grid maps")]
+    strongest = [Prose("unit-regions"), Key("the unit’s activation"), Grid(pictures, "grid maps")]
     return Subpage(
         f"{page}.html",
         f"{layer}, unit {unit}",

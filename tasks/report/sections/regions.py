@@ -46,7 +46,7 @@ def content(data: ReportData, folder: Folder) -> Content:
             Prose("regions"),
             Plots([extents(folder, rows)], wide=True),
             table(rows, "Regions of neurons by layer"),
-            Key(),
+            Key("the neuron’s activation"),
             Grid(examples(folder, data.lead[0]) if data.lead else []),
             *lesion_channels(data.rows("units", study="lesions")),
             *looks(folder, _patches(data, clusters), clusters),
