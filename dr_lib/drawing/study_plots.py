@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Shaped
 
 from dr_lib.drawing.plots import BESIDE, DASHED, INK, MUTED, PAPER, figure, plot, scientific
+from dr_lib.formatting import label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,19 +26,16 @@ def comparable(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 @plot
-def paired_differences(
-    rows: pd.DataFrame, labels: Mapping[str, str], better: Mapping[str, str] | None = None
-) -> "Figure":
+def paired_differences(rows: pd.DataFrame, left: Mapping[str, str]) -> "Figure":
     """One panel a measure: median of first − second with its 95 % interval, a row for each second
     method, a colour for each first.
 
-    rows: those of `dr_lib.perturbation.comparison.comparisons`. labels: a measure's name for
-    people; measures without one are left out. better: what lies left of the line of zero, such as
-    "smoother". Comparisons of fewer than `LEAST_PAIRS` pairs are left out.
+    rows: those of `dr_lib.perturbation.comparison.comparisons`; those of fewer than `LEAST_PAIRS`
+    pairs are left out. left: the measures that are drawn, and what lies left of their line of zero,
+    such as "smoother".
     """
-    rows = comparable(rows[rows["measure"].isin(list(labels))])
-    rows = rows.dropna(subset="median_difference")
-    measures = [name for name in labels if name in set(rows["measure"])]
+    rows = comparable(rows).dropna(subset="median_difference")
+    measures = [name for name in left if name in set(rows["measure"])]
     firsts, seconds = list(dict.fromkeys(rows["first"])), list(dict.fromkeys(rows["second"]))
     columns = max(1, min(COLUMNS, len(measures)))
     lines = max(1, -(-len(measures) // columns))
@@ -60,9 +58,8 @@ def paired_differences(
             line: dict[str, Any] = {"color": dots.get_color(), "linewidth": 1.8, "zorder": 1.5}
             panel.hlines(place, part["low"], part["high"], **line)
         panel.set_yticks(range(len(seconds)), [] if index % columns else names)
-        panel.set(ylim=(len(seconds) - 0.5, -0.5), title=labels[measure])
-        if better and measure in better:
-            panel.set_xlabel(f"\u2190 {better[measure]}", loc="left")
+        panel.set(ylim=(len(seconds) - 0.5, -0.5), title=label(measure))
+        panel.set_xlabel(f"\u2190 {left[measure]}", loc="left")
         scientific(panel, "x", (-2, 3))
         panel.locator_params(axis="x", nbins=4)
         panel.grid(axis="y", visible=False)

@@ -157,7 +157,7 @@ def beside(folder: Folder, adversarial: pd.DataFrame, comparisons: pd.DataFrame)
         )
         picture = folder.plot(
             "comparison",
-            study_plots.paired_differences(drawn, {name: label(name) for name in LEFT}, LEFT),
+            study_plots.paired_differences(drawn, LEFT),
             f"Median paired differences, {first} minus {second}: {words}",
             caption="Counterfactuals minus adversarial examples, eye by eye",
             note=(
