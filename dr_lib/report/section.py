@@ -148,6 +148,13 @@ def table(rows: Rows, caption: str = "", *, limit: int = 200, folded: bool = Fal
     return Table(caption, columns, cells, max(0, len(records) - limit), folded)
 
 
+def bars(counts: pd.Series) -> Bars:
+    """Counts by name, in their order, each with its bar."""
+    largest = counts.max()
+    rows = [(label(name), number(count), 100 * count / largest) for name, count in counts.items()]
+    return Bars(rows)
+
+
 def _cell(name: str, value: object) -> str | Share | Whisker | Address:
     if isinstance(value, Share | Whisker | Address):
         return value

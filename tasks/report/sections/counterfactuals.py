@@ -41,11 +41,8 @@ LEFT = {
 def content(data: ReportData, folder: Folder) -> Content:
     """The pair of stages that the configuration names: triptychs, summaries by method, comparison,
     transfer."""
-    settings, workspace, explain_id = (
-        data.config["counterfactuals"],
-        data.workspace,
-        data.ids.explain_id,
-    )
+    settings = data.config["counterfactuals"]
+    workspace, explain_id = data.workspace, data.ids.explain_id
     names = ("true_stage", "predicted_stage", "target_stage")
     stages = {name: int(settings[name]) for name in names}
     target = stages["target_stage"]

@@ -13,7 +13,6 @@ from dr_lib.formatting import counted, label, number, percent, quantity, signed,
 from dr_lib.linearity.verdicts import flip_strengths
 from dr_lib.report.pictures import Folder, Picture
 from dr_lib.report.section import (
-    Bars,
     Content,
     Facts,
     Grid,
@@ -22,6 +21,7 @@ from dr_lib.report.section import (
     Plots,
     Prose,
     Subpage,
+    bars,
     nothing,
     table,
     under,
@@ -61,12 +61,7 @@ def content(data: ReportData, folder: Folder) -> Content:
         f" {flip_note(flips, target)}",
         [
             Prose("linearity"),
-            Bars(
-                [
-                    (label(name), number(count), 100 * count / len(units))
-                    for name, count in verdicts.items()
-                ]
-            ),
+            bars(verdicts),
             table(by_layer(units, flips), "Units by layer and verdict"),
             Plots(
                 [

@@ -7,10 +7,9 @@ import pandas as pd
 
 from dr_lib.drawing.figures import fitted
 from dr_lib.drawing.sheets import BeforeAfter, SetAside, before_after_sheet, set_aside_sheet
-from dr_lib.formatting import counted, label, number, stage_text
+from dr_lib.formatting import counted, number, stage_text
 from dr_lib.report.pictures import Folder
 from dr_lib.report.section import (
-    Bars,
     Content,
     Download,
     Grid,
@@ -20,6 +19,7 @@ from dr_lib.report.section import (
     Prose,
     Table,
     Text,
+    bars,
     table,
     under,
 )
@@ -88,10 +88,6 @@ def pairs(folder: Folder, place: str, samples: Sequence[BeforeAfter], words: str
 
 
 def _aside(folder: Folder, rejects: pd.DataFrame, photographs: Sequence[SetAside]) -> list:
-    counts = rejects["reason"].value_counts()
-    bars = [
-        (label(name), number(count), 100 * count / counts.max()) for name, count in counts.items()
-    ]
     pictures = [
         folder.photo(
             folder.name("set-aside", photograph.image_id),
@@ -102,7 +98,7 @@ def _aside(folder: Folder, rejects: pd.DataFrame, photographs: Sequence[SetAside
         )
         for photograph in photographs
     ]
-    blocks: list = [Bars(bars)]
+    blocks: list = [bars(rejects["reason"].value_counts())]
     if pictures:
         words = "Photographs set aside, with their reasons"
         sheet = folder.photo("set-aside-sheet", set_aside_sheet(photographs), words)
