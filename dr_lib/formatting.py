@@ -41,6 +41,8 @@ METRICS = {
     "extent_5": "Extent in px, 5th percentile",
     "extent_px": "Extent in px, median",
     "extent_95": "Extent in px, 95th percentile",
+    "low": "95 % interval from",
+    "high": "95 % interval to",
     "held": "Required",
     "called_from_probability": "Called referable from probability",
     "image_id": "Eye",

@@ -114,14 +114,10 @@ def learning_curves(history: pd.DataFrame) -> "Figure":
     lines where the rate changes.
 
     history: one row a report; `step`, and any of: columns with "loss" in the name, `learning_rate`,
-    scores between −1 and 1
-    (qwk, auc, accuracy, score). Missing values are left out of their line.
+    scores between −1 and 1 (qwk, auc, accuracy, score). Missing values are left out of their line.
     """
-    kinds = {"Loss": ("loss",), "Validation score": ("qwk", "auc", "accuracy", "score")}
-    chosen = {
-        title: [name for name in history if any(word in name for word in words)]
-        for title, words in kinds.items()
-    }
+    kinds = {"Loss": "loss", "Validation score": "qwk|auc|accuracy|score"}
+    chosen = {title: list(history.filter(regex=words)) for title, words in kinds.items()}
     groups = [(title, names) for title, names in chosen.items() if names]
     rate = history.reindex(columns=["step", "learning_rate"]).dropna()
     heights = [1.0] * max(1, len(groups)) + [0.5] * (len(rate) > 0)

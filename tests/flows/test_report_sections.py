@@ -420,7 +420,7 @@ def test_groups_of_regions_are_strips_of_patches_with_their_lesions_in_words():
         "Group 0: 2 regions",
         "Group 1: 1 region",
         "50 % haemorrhage",
-        "Their shared information",
+        "The information that they share",
     ):
         assert words in made.text
     assert {"figures/looks/Group-0-2-regions.png", "figures/looks/Group-1-1-region.svg"} <= set(

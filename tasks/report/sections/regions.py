@@ -162,12 +162,12 @@ def shared_information(clusters: pd.DataFrame) -> list[Text]:
     marked = clusters[clusters["lesion"].notna()]
     lesions = marked[marked["lesion"] != "none"]
     shares = [
-        f"{adjusted_mutual_info_score(rows['lesion'], rows['cluster']):.2f} {among}"
+        f"{number(adjusted_mutual_info_score(rows['lesion'], rows['cluster']), 2)} {among}"
         for rows, among in ((marked, "among all regions"), (lesions, "among regions on a lesion"))
         if rows["lesion"].nunique() > 1
     ]
     words = (
-        "How much does a region’s group tell about the lesion there? Their shared information"
+        "How much does a region’s group tell about the lesion there? The information that they share"
         f" (adjusted: 0 is chance, 1 complete) is {' and '.join(shares)}."
     )
     return [Text(words)] if shares else []
