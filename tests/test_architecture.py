@@ -52,7 +52,7 @@ STORAGE_FLOORS = {
 LOOSE_MODULES = {
     "flows": {"config", "pipeline", "registry"},
     "tasks": set(),
-    "dr_lib": {"vocabulary"},
+    "dr_lib": {"vocabulary", "formatting"},
     "storage": {"workspace", "layout", "ids", "errors"},
 }
 MOST_MODULES_IN_A_FOLDER = 14
@@ -140,7 +140,46 @@ def test_of_the_science_storage_knows_the_words_only():
         for used in uses
         if used.startswith("dr_lib")
     }
-    assert known <= {"dr_lib.vocabulary"}
+    assert known <= {"dr_lib.vocabulary", "dr_lib.formatting"}
+
+
+UNITS = {60, 3600, 1000, 1024, 1e6, 1e9, 1 << 20, 1 << 30}
+
+
+def formatted_by_hand(source: str) -> list[str]:
+    """What `dr_lib.formatting` does and a module does itself: percentages, minutes, megabytes and
+    true minus signs within an f-string.
+    """
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FormattedValue):
+            form = ast.unparse(node.format_spec) if node.format_spec else ""
+            scaled = [
+                inner
+                for inner in ast.walk(node.value)
+                if isinstance(inner, ast.BinOp)
+                and isinstance(inner.op, (ast.Div, ast.FloorDiv))
+                and ast.unparse(inner.right) in {*map(str, UNITS), "2 ** 10", "2 ** 20", "2 ** 30"}
+            ]
+            if scaled or form.rstrip("'\"").endswith("%"):
+                found.append(ast.unparse(node.value))
+        elif isinstance(node, ast.Call) and ast.unparse(node).endswith(".replace('-', '−')"):
+            found.append(ast.unparse(node))
+    return found
+
+
+@by_path
+def test_values_are_written_for_people_by_one_module(path):
+    if path.relative_to(ROOT).as_posix() != "dr_lib/formatting.py":
+        assert not formatted_by_hand(path.read_text(encoding="utf-8"))
+
+
+def test_what_is_formatted_by_hand_is_seen():
+    assert formatted_by_hand('f"{share:.0%} of all"') == ["share"]
+    assert formatted_by_hand('f"{size / 2**20:,.1f} MiB"') == ["size / 2 ** 20"]
+    assert formatted_by_hand('f"{seconds // 60} min"') == ["seconds // 60"]
+    assert len(formatted_by_hand('f"{x:+.2f}".replace("-", "−")')) == 1
+    assert formatted_by_hand('f"{count:,} of {total}, {x / 2:.2f}"') == []
 
 
 def test_science_never_imports_its_presentation():

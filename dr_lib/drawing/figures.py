@@ -17,12 +17,13 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from dr_lib.formatting import signed
 from dr_lib.maps import symmetry
 from dr_lib.vocabulary import HALF_GRAY
 
 Pixels = UInt8[np.ndarray, "y x 3"]
+Photo = UInt8[np.ndarray, "h w 3"]  # of any size, beside a fundus
 Map = Float[np.ndarray, "y x"]
-Palette = Literal["green-red", "blue-orange"]
 
 # (positive, negative) in RGB. Both pairs have about the same luminance contrast on the darkened
 # fundus; the second stays apart under protanopia, deuteranopia and tritanopia.
@@ -30,9 +31,8 @@ PALETTES: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "green-red": ((64, 224, 100), (244, 66, 62)),
     "blue-orange": ((70, 160, 255), (255, 154, 30)),
 }
-DARKENED = (
-    0.55  # of the fundus' luminance: dark enough for the colours, light enough to find the vessels
-)
+# Of the fundus' luminance: dark enough for the colours, light enough to find the vessels.
+DARKENED = 0.55
 OPACITY = 0.95  # of a pixel at or above the scale
 # Strength ∝ |value|^0.7: the eye finds a region's faint rim, while noise near 0 stays near 0.
 GAMMA = 0.7
@@ -71,31 +71,28 @@ def smooth(attribution: Map, radius_px: float | int) -> Map:
     ) * np.float32(unit)
 
 
-def ground(
-    fundus: Pixels, background: Literal["fundus", "gray"] = "fundus"
-) -> UInt8[np.ndarray, "y x"]:
-    """What an overlay is drawn on: the darkened grey-scale fundus, or half-gray as the poster had
-    it."""
-    if background == "gray":
-        return np.full(fundus.shape[:2], HALF_GRAY, np.uint8)
-    return np.rint(cv2.cvtColor(fundus, cv2.COLOR_RGB2GRAY) * DARKENED).astype(np.uint8)
-
-
 def overlay(
     fundus: Pixels,
     attribution: Map,
     *,
     scale: float | int | None = None,
-    palette: Palette = "green-red",
     background: Literal["fundus", "gray"] = "fundus",
     radius_px: float | int = 1.2,
 ) -> Pixels:
-    """The attribution in colour over the grey fundus; full strength from `scale` (default:
-    `robust_scale`) upwards."""
-    base = ground(fundus, background)[..., None].astype(np.float32)
+    """The attribution in colour over a grey ground.
+
+    Parameters
+    ----------
+    scale: the magnitude drawn at full strength; left out: `robust_scale`.
+    background: the ground: the darkened grey-scale fundus, or half-gray as the poster had it.
+    radius_px: as in `smooth`.
+    """
+    ground = np.full(fundus.shape[:2], HALF_GRAY, np.float32)
+    if background == "fundus":
+        ground = np.rint(cv2.cvtColor(fundus, cv2.COLOR_RGB2GRAY) * DARKENED).astype(np.float32)
     opacity = signed_opacity(attribution, scale=scale, radius_px=radius_px)[..., None]
-    positive, negative = (np.asarray(colour, np.float32) for colour in PALETTES[palette])
-    colour = np.where(opacity > 0, positive, negative)
+    colour = np.where(opacity > 0, *np.array(PALETTES["green-red"], np.float32))
+    base = ground[..., None]
     return np.rint(base + np.abs(opacity) * (colour - base)).astype(np.uint8)
 
 
@@ -109,11 +106,9 @@ def signed_opacity(
     return (np.sign(values) * OPACITY * strength**GAMMA).astype(np.float32)
 
 
-def recolouring(
-    source: Palette = "green-red", target: Palette = "blue-orange"
-) -> Float[np.ndarray, "3 3"]:
-    """The matrix that turns a drawing in one palette into the other: it keeps grey and maps colour
-    to colour.
+def recolouring() -> Float[np.ndarray, "3 3"]:
+    """The matrix that turns a green-red drawing into the blue-orange one: it keeps grey and maps
+    colour to colour.
 
     >>> positive, negative = np.array(PALETTES["green-red"])
     >>> np.rint(recolouring() @ positive).astype(int).tolist()
@@ -121,11 +116,11 @@ def recolouring(
     >>> np.rint(recolouring() @ [128, 128, 128]).astype(int).tolist()
     [128, 128, 128]
     """
-
-    def basis(palette: str):
-        return np.array([(255, 255, 255), *PALETTES[palette]], dtype=np.float64).T
-
-    return basis(target) @ np.linalg.inv(basis(source))
+    source, target = (
+        np.array([(255, 255, 255), *PALETTES[name]], np.float64).T
+        for name in ("green-red", "blue-orange")
+    )
+    return target @ np.linalg.inv(source)
 
 
 def fitted(
@@ -138,25 +133,26 @@ def fitted(
     resized = cv2.resize(
         image, inner, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     )
-    canvas = np.full((size, size, 3), fill, np.uint8)
     top, left = (size - inner[1]) // 2, (size - inner[0]) // 2
-    canvas[top : top + inner[1], left : left + inner[0]] = resized
-    return canvas
+    rim = (top, size - inner[1] - top, left, size - inner[0] - left)
+    return cv2.copyMakeBorder(resized, *rim, cv2.BORDER_CONSTANT, value=fill)
 
 
 class Panel(NamedTuple):
     """A picture of a figure, with the line under it and a second, quieter one; `image` is None
-    where there is none."""
+    where there is none. `signed`: drawn green-red on gray."""
 
-    image: UInt8[np.ndarray, "h w 3"] | None
+    image: Photo | None
     caption: str = ""
     note: str = ""
+    signed: bool = False
 
 
 def figure_a(
-    photo: UInt8[np.ndarray, "h w 3"] | None,
+    photo: Photo | None,
     fundus: Pixels,
-    resultants: Mapping[str, Map | None],
+    positive: Map | None,
+    negative: Map | None,
     *,
     note: str = "",
     radius_px: float = 1.2,
@@ -164,15 +160,14 @@ def figure_a(
     """Fig (a): original · preprocessed · resultant of the most positive neurons · of the most
     negative.
 
-    resultants: by sign, "positive" and "negative"; each is drawn on its own scale, in the colour of
-    each pixel's own sign.
+    positive, negative: the resultants; each is drawn on its own scale, in the colour of each
+    pixel's own sign.
     note: under both of them, such as the layer. A part that is None is a panel without a picture.
     """
     drawn = [Panel(photo, "Original"), Panel(fundus, "Preprocessed")]
-    for sign in ("positive", "negative"):
-        values = resultants.get(sign)
+    for sign, values in (("positive", positive), ("negative", negative)):
         picture = None if values is None else overlay(fundus, values, radius_px=radius_px)
-        drawn.append(Panel(picture, f"Most {sign} neurons", note))
+        drawn.append(Panel(picture, f"Most {sign} neurons", note, signed=True))
     return drawn
 
 
@@ -183,7 +178,7 @@ def figure_b(fundus: Pixels, maps: Mapping[str, Map], *, crop: float) -> list[Pa
     maps: two, by what is said under them. crop: the fundus' own, `PreprocessParams.crop`.
     """
     correlation = symmetry(*maps.values(), crop=crop)
-    note = "" if np.isnan(correlation) else f"correlation {correlation:+.2f}".replace("-", "−")
+    note = "" if np.isnan(correlation) else f"correlation {signed(correlation)}"
     first, second = (Panel(overlay(fundus, values), name) for name, values in maps.items())
     return [Panel(fundus, "Preprocessed"), first, second._replace(note=note)]
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from dr_lib.drawing.figures import Panel, Pixels, fitted, jpeg
+from dr_lib.drawing.figures import Panel, Photo, Pixels, fitted, jpeg
 from dr_lib.drawing.panels import OUTSIDE, Grid, pixels, placard, sheet
 
 DISC = (120, 220, 255)  # a line seen on retina and on black alike
@@ -25,13 +25,13 @@ class BeforeAfter:
     pixels of `photo`."""
 
     image_id: str
-    photo: UInt8[np.ndarray, "h w 3"]
+    photo: Photo
     fundus: Pixels
     notes: tuple[str, ...] = ()
     disc: tuple[float, float, float] | None = None
 
     @property
-    def circled(self) -> UInt8[np.ndarray, "_h _w 3"]:
+    def circled(self) -> Photo:
         """The photograph with its disc drawn."""
         return self.photo if self.disc is None else circled(self.photo, *self.disc)
 
@@ -44,7 +44,7 @@ class SetAside:
     image_id: str
     reason: str  # in words
     detail: str = ""
-    photo: UInt8[np.ndarray, "h w 3"] | None = None
+    photo: Photo | None = None
 
     def square(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """The photograph, or its reason in words."""
@@ -76,27 +76,20 @@ def circled(
 
 def before_after_sheet(samples: Sequence[BeforeAfter]) -> Pixels:
     """A contact sheet of pairs: the photograph with its disc drawn, and the normalised fundus."""
-    pairs = [
-        [fitted(image, PAIR_PX, OUTSIDE) for image in (one.circled, one.fundus)] for one in samples
-    ]
-    panels = [
-        Panel(np.hstack(pair), one.image_id, "\n".join(one.notes))
-        for pair, one in zip(pairs, samples, strict=True)
-    ]
+    panels = []
+    for sample in samples:
+        pair = [fitted(image, PAIR_PX, OUTSIDE) for image in (sample.circled, sample.fundus)]
+        panels.append(Panel(np.hstack(pair), sample.image_id, "\n".join(sample.notes)))
     return pixels(sheet(Grid(panels, columns=3, text_px=TEXT_PX)))
 
 
 def set_aside_sheet(photographs: Sequence[SetAside]) -> Pixels:
     """A contact sheet of photographs set aside, each with its reason; a placard where nothing can
     be decoded."""
-    panels = [
-        Panel(
-            one.square(ASIDE_PX),
-            one.reason,
-            "\n".join([one.image_id, *textwrap.wrap(one.detail, 28, max_lines=2)]),
-        )
-        for one in photographs
-    ]
+    panels = []
+    for photograph in photographs:
+        lines = [photograph.image_id, *textwrap.wrap(photograph.detail, 28, max_lines=2)]
+        panels.append(Panel(photograph.square(ASIDE_PX), photograph.reason, "\n".join(lines)))
     return pixels(sheet(Grid(panels, text_px=TEXT_PX)))
 
 
@@ -104,8 +97,7 @@ def small_jpeg(picture: Pixels, most_bytes: int) -> bytes:
     """A JPEG of at most so many bytes, at the best quality that allows it: halved in size where
     even the worst does not."""
     for quality in (88, 80, 70, 60):
-        if len(found := jpeg(picture, quality)) <= most_bytes:
-            return found
-    return small_jpeg(
-        cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), most_bytes
-    )
+        if len(file := jpeg(picture, quality)) <= most_bytes:
+            return file
+    half = cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return small_jpeg(half, most_bytes)

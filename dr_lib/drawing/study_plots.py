@@ -2,22 +2,17 @@
 the style of `plots`."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
-from dr_lib.drawing.plots import (
-    DASHED,
-    INK,
-    MUTED,
-    PAPER,
-    Plot,
-    figure,
-    legend,
-    rendered,
-    scientific,
-)
+from dr_lib.drawing.plots import BESIDE, DASHED, INK, MUTED, PAPER, figure, plot, scientific
+from dr_lib.formatting import label
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = 4
 LEAST_PAIRS = 5  # a median of fewer says nothing, and its interval less
@@ -30,87 +25,68 @@ def comparable(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["pairs"] >= LEAST_PAIRS]
 
 
-def paired_differences(
-    rows: pd.DataFrame, labels: Mapping[str, str], better: Mapping[str, str] | None = None
-) -> Plot:
+@plot
+def paired_differences(rows: pd.DataFrame, left: Mapping[str, str]) -> "Figure":
     """One panel a measure: median of first − second with its 95 % interval, a row for each second
     method, a colour for each first.
 
-    rows: those of `dr_lib.perturbation.comparison.comparisons`. labels: a measure's name for
-    people; measures without one are left out. better: what lies left of the line of zero, such as
-    "smoother". Comparisons of fewer than `LEAST_PAIRS` pairs are left out.
+    rows: those of `dr_lib.perturbation.comparison.comparisons`; those of fewer than `LEAST_PAIRS`
+    pairs are left out. left: the measures that are drawn, and what lies left of their line of zero,
+    such as "smoother".
     """
-    rows = comparable(rows[rows["measure"].isin(list(labels))])
-    measures = [name for name in labels if name in set(rows["measure"])]
+    rows = comparable(rows).dropna(subset="median_difference")
+    measures = [name for name in left if name in set(rows["measure"])]
     firsts, seconds = list(dict.fromkeys(rows["first"])), list(dict.fromkeys(rows["second"]))
     columns = max(1, min(COLUMNS, len(measures)))
     lines = max(1, -(-len(measures) // columns))
     height = 0.9 + 0.13 * len(seconds) * (len(firsts) + 1)
-    made, axes = figure(2.5 * columns + 0.6, lines * height + 0.4, (1.0,) * lines, columns)
-    for one in axes[len(measures) :]:
-        one.set_visible(False)
-    for index, (one, measure) in enumerate(zip(axes, measures, strict=False)):
-        one.axvline(0, color=INK, linewidth=0.9)
-        for place, first in enumerate(firsts):
-            part = rows[(rows["measure"] == measure) & (rows["first"] == first)].dropna(
-                subset="median_difference"
-            )
-            at = part["second"].map(seconds.index) + 0.7 * ((place + 0.5) / len(firsts) - 0.5)
-            name = first.replace("_", ", ")
-            (dots,) = one.plot(
-                part["median_difference"], at, "o", markeredgecolor=PAPER, markersize=5, label=name
-            )
-            one.hlines(
-                at, part["low"], part["high"], color=dots.get_color(), linewidth=1.8, zorder=1.5
-            )
-        one.set_yticks(
-            range(len(seconds)),
-            [name.replace("_", " ") for name in seconds] if index % columns == 0 else [],
-        )
-        one.set(ylim=(len(seconds) - 0.5, -0.5), title=labels[measure])
-        one.set_xlabel(
-            f"\u2190 {better[measure]}" if better and measure in better else "", loc="left"
-        )
-        scientific(one, "x", (-2, 3))
-        one.locator_params(axis="x", nbins=4)
-        one.grid(axis="y", visible=False)
+    drawing, axes = figure(2.5 * columns + 0.6, lines * height + 0.4, (1.0,) * lines, columns)
+    for panel in axes[len(measures) :]:
+        panel.set_visible(False)
+    names = [name.replace("_", " ") for name in seconds]
+    for index, (panel, measure) in enumerate(zip(axes, measures, strict=False)):
+        panel.axvline(0, color=INK, linewidth=0.9)
+        for order, first in enumerate(firsts):
+            part = rows[(rows["measure"] == measure) & (rows["first"] == first)]
+            place = part["second"].map(seconds.index) + 0.7 * ((order + 0.5) / len(firsts) - 0.5)
+            style: dict[str, Any] = {
+                "markeredgecolor": PAPER,
+                "markersize": 5,
+                "label": first.replace("_", ", "),
+            }
+            (dots,) = panel.plot(part["median_difference"], place, "o", **style)
+            line: dict[str, Any] = {"color": dots.get_color(), "linewidth": 1.8, "zorder": 1.5}
+            panel.hlines(place, part["low"], part["high"], **line)
+        panel.set_yticks(range(len(seconds)), [] if index % columns else names)
+        panel.set(ylim=(len(seconds) - 0.5, -0.5), title=label(measure))
+        panel.set_xlabel(f"\u2190 {left[measure]}", loc="left")
+        scientific(panel, "x", (-2, 3))
+        panel.locator_params(axis="x", nbins=4)
+        panel.grid(axis="y", visible=False)
     if measures and len(firsts) > 1:
-        handles, names = axes[0].get_legend_handles_labels()
-        made.legend(
-            handles,
-            names,
-            loc="outside lower center",
-            ncols=4,
-            frameon=False,
-            fontsize=9,
-            labelcolor=INK,
-        )
-    return rendered(made)
+        drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return drawing
 
 
+@plot
 def linear_range(
-    up_to: Mapping[str, Shaped[np.ndarray, "_units"]],
-    strengths: Sequence[float],
-    flips: Shaped[np.ndarray, "eyes"],
-) -> Plot:
+    units: pd.DataFrame, strengths: Sequence[float], flips: Shaped[np.ndarray, "eyes"]
+) -> "Figure":
     """The share of each layer's units that are linear up to a strength, and where the eyes change
     their stage.
 
-    up_to: for each layer its live units' `linear_up_to` (NaN: never linear). strengths: those of
-    the study above 0. flips: each eye's smallest strength at the target, infinite where none was;
-    the middle half of them is shaded.
+    units: a row a live unit, with `layer` and `linear_up_to` (NaN: never linear). strengths: those
+    of the study above 0. flips: each eye's smallest strength at the target, infinite where none
+    was; the middle half of them is shaded.
     """
-    made, (axes,) = figure(5.6, 3.6)
+    drawing, (axes,) = figure(5.6, 3.6)
     reached = flips[np.isfinite(flips)]
     if len(reached):
         low, middle, high = np.quantile(reached, [0.25, 0.5, 0.75])
         axes.axvspan(low, high, color=MUTED, alpha=0.18, linewidth=0)
         axes.axvline(middle, color=MUTED, linewidth=1, linestyle=DASHED, label="the stage changes")
-    for layer, values in up_to.items():
-        share = [
-            float(np.mean(np.nan_to_num(values, nan=-1.0) >= strength)) if len(values) else np.nan
-            for strength in strengths
-        ]
+    for layer, up_to in units.groupby("layer")["linear_up_to"]:
+        share = [(up_to >= strength).mean() for strength in strengths]
         axes.plot(strengths, share, linewidth=1.9, marker="o", markersize=3.5, label=layer)
     axes.set_xscale("log", base=2)
     axes.set(
@@ -118,5 +94,23 @@ def linear_range(
         xlabel="Largest strength judged",
         ylabel="Units that are linear up to it",
     )
-    legend(axes, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
-    return rendered(made)
+    axes.legend(**BESIDE)
+    return drawing
+
+
+@plot
+def verdicts(units: pd.DataFrame) -> "Figure":
+    """One dot a unit, its colour the verdict: who follows the straight line, who does not.
+
+    units: rows of `dr_lib.linearity.verdicts.unit_verdicts`.
+    """
+    drawing, (axes,) = figure(5.2, 3.9)
+    style: dict[str, Any] = {"s": 26, "edgecolor": PAPER, "linewidth": 0.6, "alpha": 0.9}
+    for name, count in units["verdict"].value_counts().items():
+        chosen = units[units["verdict"] == name]
+        words = f"{name} ({count})"
+        axes.scatter(chosen["gradient_variation"], chosen["r2"], label=words, **style)
+    axes.set(xlabel="Variation of the average gradient", ylabel="R² of the straight line")
+    if len(units):
+        axes.legend(**BESIDE)
+    return drawing

@@ -11,34 +11,23 @@ import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from dr_lib.drawing import figures
 from dr_lib.drawing.plots import STAGE_COLOURS
-from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
-from dr_lib.report.eyes import DRAWING_VERSION, STEPS, eye_files, eye_sheet, figure_a, title
+from dr_lib.formatting import number, quantity
+from dr_lib.report.entry import EyeEntry
+from dr_lib.report.eyes import STEPS, figure_a, fitted, grades
 from dr_lib.report.gallery import chunk_names, gallery_files, ordered
 from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Section
-from dr_lib.report.words import number, quantity
 from dr_lib.vocabulary import STAGE_NAMES
 
-__all__ = [
-    "DRAWING_VERSION",
-    "EyeEntry",
-    "Folder",
-    "Head",
-    "LayerMaps",
-    "NeuronEntry",
-    "OutcomeMap",
-    "Section",
-    "eye_files",
-    "eye_sheet",
-    "render",
-]
+if TYPE_CHECKING:
+    import jinja2
 
 HERE = pathlib.Path(__file__).parent
 ASSETS = ("report.css", "report.js", "draw.js", "gallery.js", "eye.js")
@@ -83,84 +72,67 @@ def render(
         "sections": sections,
         "explained": len(eyes),
         "chunks": chunk_names(len(eyes)),
+        "known": {name for name in eyes if eyes[name].notna().any()},
+        **_drawing(),
     }
-    shared["has"] = {name for name in eyes if eyes[name].notna().any()}
     templates = _templates()
 
-    def page(name: str, template: str, root: str = "", **more: object) -> None:
-        folder.add(
-            name,
-            templates.get_template(template).render(shared | {"here": name, "root": root} | more),
-        )
+    def page(name: str, template: str, root: str = "", **values: object) -> None:
+        text = templates.get_template(template).render(shared, here=name, root=root, **values)
+        folder.add(name, text)
 
     page("index.html", "index.html.j2", lead=_lead(folder, lead))
     page("eye.html", "eye.html.j2")
     for section in sections:
+        content = section.content
         template = "gallery.html.j2" if section.page == "eyes.html" else "section.html.j2"
-        page(
-            section.page,
-            template,
-            section=section,
-            lede=section.content.finding,
-            blocks=section.content.blocks,
-        )
-        for below in section.content.subpages:
-            page(
-                below.page,
-                "section.html.j2",
-                "../",
-                section=below,
-                lede=below.lede,
-                blocks=below.blocks,
-                above=section,
-            )
+        page(section.page, template, section=section, lede=content.finding, blocks=content.blocks)
+        for below in content.subpages:
+            values = {"section": below, "lede": below.lede, "blocks": below.blocks}
+            page(below.page, "section.html.j2", "../", above=section, **values)
     return folder.files
 
 
 def _lead(folder: Folder, lead: tuple[EyeEntry, str] | None) -> SimpleNamespace | None:
     """Fig (a) of the opening eye, panel by panel and as one file; None where it lacks a part."""
-    if lead is None or any(panel.image is None for panel in figure_a(lead[0])):
+    if lead is None:
         return None
     eye, key = lead
-    fitted = [
-        panel._replace(image=figures.fitted(panel.image, len(eye.fundus)))
-        for panel in figure_a(eye)
-        if panel.image is not None
-    ]
-    panels = dict(zip(("photo", "fundus", "positive", "negative"), fitted, strict=True))
-    pictures, files = folder.strip(
-        "lead", panels, title(eye), eye.image_id, signed=("positive", "negative")
-    )
-    return SimpleNamespace(
-        eye=eye, key=key, panels=pictures, files=files, toward=quantity(eye.layers[0].quantity)
-    )
+    panels = fitted(figure_a(eye), len(eye.fundus))
+    if len(panels) < len(figure_a(eye)):
+        return None
+    strip = folder.strip("lead", panels, eye.image_id, grades(eye))
+    return SimpleNamespace(eye=eye, key=key, strip=strip, toward=quantity(eye.layers[0].quantity))
 
 
-def _templates():
+def _templates() -> "jinja2.Environment":
     import jinja2
 
-    made = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # feColorMatrix: rows of five, the offset last; alpha stays.
-    rows = np.hstack([figures.recolouring(), np.zeros((3, 2))]).round(6).tolist() + [
-        [0, 0, 0, 1, 0]
-    ]
-    shared: Any = made.globals
-    shared.update(
-        recolouring="  ".join(" ".join(f"{value:g}" for value in row) for row in rows),
-        drawing={
+    environment.filters["number"] = number
+    environment.filters["kind"] = lambda block: type(block).__name__.lower()
+    return environment
+
+
+def _drawing() -> dict[str, object]:
+    """What templates and scripts need to draw as Python does."""
+    # feColorMatrix: rows of five, the offset last; alpha (the fourth row) stays.
+    matrix = np.eye(4, 5)
+    matrix[:3, :3] = figures.recolouring().round(6)
+    return {
+        "recolouring": "  ".join(" ".join(f"{value:g}" for value in row) for row in matrix),
+        "drawing": {
             "palettes": figures.PALETTES,
             "darkened": figures.DARKENED,
             "opacity": figures.OPACITY,
             "gamma": figures.GAMMA,
             "steps": STEPS,
         },
-        stages=list(zip(range(len(STAGE_NAMES)), STAGE_NAMES, STAGE_COLOURS, strict=True)),
-    )
-    made.filters.update(number=number, kind=lambda block: type(block).__name__.lower())
-    return made
+        "stages": list(zip(range(len(STAGE_NAMES)), STAGE_NAMES, STAGE_COLOURS, strict=True)),
+    }

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from dr_lib.drawing.figures import Map, Pixels
+from dr_lib.drawing.figures import Map, Photo, Pixels
+from dr_lib.formatting import Number, finite
 from dr_lib.report.section import Rows
 
 # Rows of tables bring NumPy's own scalars.
 Integer = int | np.integer
-Number = float | int | np.floating | np.integer
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,18 @@ class NeuronEntry:
     activation: Number | None = None
     baseline_activation: Number | None = None
 
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The region's rows and columns in the fundus."""
+        (top, left), (height, width) = self.origin, self.region.shape
+        return slice(top, top + height), slice(left, left + width)
+
+    @property
+    def place(self) -> str:
+        """Where the neuron stands in its layer, in words."""
+        indices = ", ".join(map(str, self.neuron))
+        return f"unit {indices}" if len(self.neuron) == 1 else f"({indices})"
+
 
 @dataclass(frozen=True)
 class OutcomeMap:
@@ -43,14 +55,15 @@ class OutcomeMap:
     converged: bool | np.bool_ | None = None
 
     @property
+    def change(self) -> float:
+        """F(x) − F(x'); NaN where either is unknown."""
+        return float(np.float64(self.outcome) - np.float64(self.baseline_outcome))
+
+    @property
     def relative_gap(self) -> float | None:
         """|gap| as a part of |F(x) − F(x')|; None where either is unknown or nothing changes."""
-        outcome, baseline, gap = self.outcome, self.baseline_outcome, self.gap
-        if outcome is None or baseline is None or gap is None:
-            return None
-        if not np.isfinite([outcome, baseline, gap]).all() or outcome == baseline:
-            return None
-        return float(abs(gap / (outcome - baseline)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return finite(np.abs(np.float64(self.gap) / self.change))
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,12 @@ class LayerMaps:
     negative: Map | None = None
     neurons: tuple[NeuronEntry, ...] = ()
 
+    @property
+    def ranked(self) -> list[NeuronEntry]:
+        """The neurons that have a number, the positive ones first, the strongest first."""
+        known = (neuron for neuron in self.neurons if finite(neuron.attribution) is not None)
+        return sorted(known, key=lambda neuron: (neuron.sign != "positive", neuron.rank))
+
 
 @dataclass(frozen=True)
 class EyeEntry:
@@ -73,7 +92,7 @@ class EyeEntry:
     predicted: Integer
     probabilities: Sequence[Number] | Float[np.ndarray, "stages"]
     fundus: Pixels
-    photo: UInt8[np.ndarray, "h w 3"] | None = None
+    photo: Photo | None = None
     outcomes: tuple[OutcomeMap, ...] = ()
     layers: tuple[LayerMaps, ...] = ()
     split: str = "test"

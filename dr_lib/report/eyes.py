@@ -22,14 +22,14 @@ from dr_lib import maps as heatmaps
 from dr_lib.drawing import figures
 from dr_lib.drawing.figures import Map, Panel, Pixels
 from dr_lib.drawing.panels import Grid, pixels, sheet
+from dr_lib.formatting import number, percent, quantity, signed, stage_text
 from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
-from dr_lib.report.section import Rows, table
-from dr_lib.report.words import number, percent, quantity, signed, stage_text
+from dr_lib.report.section import table
 
 # Raise it with every change of what an eye's files or the report's pages show, wherever in the code
 # it is made: reports drawn with another version are drawn again. A hash of the code instead would
 # follow comments, and miss what other modules draw.
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
 SHEET_PX, PHOTO_PX, THUMB_PX, NEURON_PX = 256, 400, 120, 96
 STEPS = 127  # of opacity between nothing and ±OPACITY, on a byte around 128
 PHOTO_QUALITY, MAP_QUALITY, THUMB_QUALITY = 86, 84, 80
@@ -50,58 +50,45 @@ def eye_files(eye: EyeEntry, key: str) -> dict[str, bytes]:
 def figure_a(eye: EyeEntry, radius_px: float = 1.2) -> list[Panel]:
     """Fig (a) of an eye, by its first layer."""
     layer = eye.layers[0] if eye.layers else LayerMaps("")
-    resultants = {"positive": layer.positive, "negative": layer.negative}
-    return figures.figure_a(
-        eye.photo, eye.fundus, resultants, note=layer.layer, radius_px=radius_px
-    )
+    maps = (layer.positive, layer.negative)
+    return figures.figure_a(eye.photo, eye.fundus, *maps, note=layer.layer, radius_px=radius_px)
 
 
-def title(eye: EyeEntry) -> str:
-    """An eye in a line: its name, its stage, its grade."""
-    return (
-        f"{eye.image_id}  ·  true stage {stage_text(eye.stage)}  ·  graded"
-        f" {stage_text(eye.predicted)}"
-    )
+def grades(eye: EyeEntry) -> str:
+    """An eye's stage and its grade, in words."""
+    return f"true stage {stage_text(eye.stage)}  ·  graded {stage_text(eye.predicted)}"
 
 
 def thumbnails(eye: EyeEntry) -> Pixels:
     """Fig (a) small, four squares in a row; gray where there is no picture."""
     blank = np.full((THUMB_PX, THUMB_PX, 3), figures.HALF_GRAY, np.uint8)
+    images = [panel.image for panel in figure_a(eye, radius_px=1.6)]
     return np.hstack(
-        [
-            blank if panel.image is None else figures.fitted(panel.image, THUMB_PX)
-            for panel in figure_a(eye, 1.6)
-        ]
+        [blank if image is None else figures.fitted(image, THUMB_PX) for image in images]
     )
 
 
 def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> Pixels:
     """An eye's page as one picture: Fig (a), Fig (b) of the two outcomes, and each layer's
     strongest neurons."""
-    grids = [Grid(_fitted(figure_a(eye), SHEET_PX), title(eye))]
-    maps = {one.quantity: one.values for one in eye.outcomes}
+    grids = [Grid(fitted(figure_a(eye), SHEET_PX), f"{eye.image_id}  ·  {grades(eye)}")]
+    maps = {outcome.quantity: outcome.values for outcome in eye.outcomes}
     if set(compare) <= set(maps):
-        panels = figures.figure_b(
-            eye.fundus,
-            {f"Toward {quantity(name)}": maps[name] for name in compare},
-            crop=eye.crop,
-        )
-        grids.append(Grid(_fitted(panels, SHEET_PX)))
+        compared = {f"Toward {quantity(name)}": maps[name] for name in compare}
+        grids.append(Grid(fitted(figures.figure_b(eye.fundus, compared, crop=eye.crop), SHEET_PX)))
     for layer in eye.layers:
-        if neurons := _ranked(layer.neurons):
-            panels = [
-                Panel(_neuron_picture(eye, one), _where(one), number(one.attribution, 2))
-                for one in neurons
-            ]
-            grids.append(
-                Grid(
-                    _fitted(panels, NEURON_PX), f"Neurons of {layer.layer}", columns=10, text_px=11
-                )
-            )
+        panels = [
+            Panel(_neuron_picture(eye, neuron), neuron.place, number(neuron.attribution, 2))
+            for neuron in layer.ranked
+        ]
+        if panels:
+            words = f"Neurons of {layer.layer}"
+            grids.append(Grid(fitted(panels, NEURON_PX), words, columns=10, text_px=11))
     return pixels(sheet(*grids))
 
 
-def _fitted(panels: Sequence[Panel], size: int) -> list[Panel]:
+def fitted(panels: Sequence[Panel], size: int) -> list[Panel]:
+    """The panels that have a picture, each within a square of so many pixels."""
     return [
         panel._replace(image=figures.fitted(panel.image, size))
         for panel in panels
@@ -109,25 +96,24 @@ def _fitted(panels: Sequence[Panel], size: int) -> list[Panel]:
     ]
 
 
-def _neuron_picture(eye: EyeEntry, one: NeuronEntry) -> Pixels:
-    (top, left), (height, width) = one.origin, one.region.shape
-    window = np.ascontiguousarray(eye.fundus[top : top + height, left : left + width])
-    return figures.overlay(window, one.region, radius_px=_radius(one.region))
+def _neuron_picture(eye: EyeEntry, neuron: NeuronEntry) -> Pixels:
+    window = np.ascontiguousarray(eye.fundus[neuron.window])
+    return figures.overlay(window, neuron.region, radius_px=_radius(neuron.region))
 
 
 def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
     """What `eyes/<key>.js` tells the page."""
-    maps: dict[str, Map] = {one.quantity: one.values for one in eye.outcomes}
-    for one in eye.layers:
+    maps: dict[str, Map] = {outcome.quantity: outcome.values for outcome in eye.outcomes}
+    for layer in eye.layers:
+        signs = {"positive": layer.positive, "negative": layer.negative}
         maps |= {
-            f"{one.layer}/{sign}": values
-            for sign in ("positive", "negative")
-            if (values := getattr(one, sign)) is not None
+            f"{layer.layer}/{sign}": drawn for sign, drawn in signs.items() if drawn is not None
         }
-    chosen = [(one, neuron) for one in eye.layers for neuron in _ranked(one.neurons)]
-    more = [
-        {"caption": caption, **_table(rows)} for caption, rows in eye.tables.items() if len(rows)
-    ]
+    chosen = [(layer.layer, neuron) for layer in eye.layers for neuron in layer.ranked]
+    tables = {
+        "The model’s answers, and how exactly the maps add up to them": _outcome_rows(eye.outcomes)
+    }
+    more = [table(rows, caption, limit=60) for caption, rows in (tables | {**eye.tables}).items()]
     return {
         "key": key,
         "id": eye.image_id,
@@ -147,13 +133,20 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
             for values in maps.values()
         ],
         "outcomes": [
-            {"name": one.quantity, "label": quantity(one.quantity)} for one in eye.outcomes
+            {"name": outcome.quantity, "label": quantity(outcome.quantity)}
+            for outcome in eye.outcomes
         ],
         "correlations": _correlations(eye.outcomes, eye.crop),
-        "layers": [{"name": one.layer, "quantity": quantity(one.quantity)} for one in eye.layers],
-        "neurons": [_neuron(eye, layer.layer, neuron) for layer, neuron in chosen],
+        "layers": [
+            {"name": layer.layer, "quantity": quantity(layer.quantity)} for layer in eye.layers
+        ],
+        "neurons": [_neuron(eye, layer, neuron) for layer, neuron in chosen],
         "regions": _strip([_region(neuron.region) for _, neuron in chosen]),
-        "tables": [*_outcome_table(eye.outcomes), *more],
+        "tables": [
+            {"caption": rows.caption, "columns": rows.columns, "rows": rows.rows}
+            for rows in more
+            if rows
+        ],
     }
 
 
@@ -163,37 +156,29 @@ def _facts(eye: EyeEntry) -> list[tuple[str, str]]:
         ("Graded", stage_text(eye.predicted)),
         ("Split", eye.split),
     ]
-    explained = next((one for one in eye.outcomes if one.quantity == f"stage{eye.predicted}"), None)
-    if explained is not None:
-        facts.append(("Completeness gap of the grade", percent(explained.relative_gap, 1)))
-        facts.append(("Points on the path", number(explained.points)))
-        facts.append(("Within tolerance", number(explained.converged)))
+    for outcome in eye.outcomes:
+        if outcome.quantity == f"stage{eye.predicted}":
+            facts += [
+                ("Completeness gap of the grade", percent(outcome.relative_gap, 1)),
+                ("Points on the path", number(outcome.points)),
+                ("Within tolerance", number(outcome.converged)),
+            ]
     return facts
 
 
-def _outcome_table(outcomes: Sequence[OutcomeMap]) -> list[dict[str, object]]:
-    rows = [
+def _outcome_rows(outcomes: Sequence[OutcomeMap]) -> list[dict[str, object]]:
+    return [
         {
-            "outcome": quantity(one.quantity),
-            "F(x)": one.outcome,
-            "F(x′)": one.baseline_outcome,
-            "gap": one.gap,
-            "gap, relative": percent(one.relative_gap, 1),
-            "points": one.points,
-            "within tolerance": one.converged,
+            "outcome": quantity(outcome.quantity),
+            "model’s answer": outcome.outcome,
+            "for the half-gray image": outcome.baseline_outcome,
+            "gap": outcome.gap,
+            "gap, relative": percent(outcome.relative_gap, 1),
+            "points": outcome.points,
+            "within tolerance": outcome.converged,
         }
-        for one in outcomes
+        for outcome in outcomes
     ]
-    return (
-        [{"caption": "Outcomes, and how exactly they are attributed", **_table(rows)}]
-        if rows
-        else []
-    )
-
-
-def _table(rows: Rows) -> dict[str, object]:
-    shown = table(rows, limit=60)
-    return {"columns": shown.columns if shown else [], "rows": shown.rows if shown else []}
 
 
 def _correlations(outcomes: Sequence[OutcomeMap], crop: float) -> dict[str, str]:
@@ -208,32 +193,21 @@ def _correlations(outcomes: Sequence[OutcomeMap], crop: float) -> dict[str, str]
     }
 
 
-def _ranked(neurons: Sequence[NeuronEntry]) -> list[NeuronEntry]:
-    known = (one for one in neurons if np.isfinite(one.attribution))
-    return sorted(known, key=lambda one: (one.sign != "positive", one.rank))
-
-
-def _neuron(eye: EyeEntry, layer: str, one: NeuronEntry) -> dict[str, object]:
-    (top, left), (height, width) = one.origin, one.region.shape
-    if eye.fundus[top : top + height, left : left + width].shape[:2] != one.region.shape:
+def _neuron(eye: EyeEntry, layer: str, neuron: NeuronEntry) -> dict[str, object]:
+    if eye.fundus[neuron.window].shape[:2] != neuron.region.shape:
         raise ValueError(
-            f"the region of neuron {one.neuron} of {eye.image_id} reaches beyond its"
+            f"the region of neuron {neuron.neuron} of {eye.image_id} reaches beyond its"
             f" {eye.fundus.shape[:2]} fundus"
         )
     return {
         "layer": layer,
-        "sign": one.sign,
-        "where": _where(one),
-        "attribution": number(one.attribution, 2),
-        "activation": number(one.activation, 2),
-        "baseline": number(one.baseline_activation, 2),
-        "window": [int(top), int(left), int(height), int(width)],
+        "sign": neuron.sign,
+        "where": neuron.place,
+        "attribution": number(neuron.attribution, 2),
+        "activation": number(neuron.activation, 2),
+        "baseline": number(neuron.baseline_activation, 2),
+        "window": [*map(int, neuron.origin), *neuron.region.shape],
     }
-
-
-def _where(one: NeuronEntry) -> str:
-    place = ", ".join(str(index) for index in one.neuron)
-    return f"unit {place}" if len(one.neuron) == 1 else f"({place})"
 
 
 def _radius(region: Float[np.ndarray, "wy wx"]) -> float:

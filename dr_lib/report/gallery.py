@@ -12,22 +12,24 @@ import re
 import numpy as np
 import pandas as pd
 
+from dr_lib.formatting import finite
+
 CHUNK_EYES = 5000
-DIGITS = {"gap": 4, "share": 3, "symmetry": 3}
+DIGITS = {"stage": None, "predicted": None, "gap": 4, "share": 3, "symmetry": 3}  # None: whole
 
 
 def ordered(eyes: pd.DataFrame) -> pd.DataFrame:
     """The eyes in the gallery's order: 2_left before 10_left."""
     keys = [
-        [(not part.isdigit(), int(part) if part.isdigit() else part) for part in _parts(name)]
+        # isdigit also holds for digits that int() refuses, such as ²: only ASCII ones are numbers.
+        [
+            (not part.isdigit(), int(part) if part.isdigit() else part)
+            for part in (re.split(r"([0-9]+)", name) if name.isascii() else [name])
+            if part
+        ]
         for name in eyes["image_id"]
     ]
     return eyes.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
-
-
-def _parts(name: str) -> list[str]:
-    # isdigit also holds for digits that int() refuses, such as ²: only ASCII ones are numbers here.
-    return [part for part in re.split(r"([0-9]+)", name) if part] if name.isascii() else [name]
 
 
 def chunk_names(count: int) -> list[str]:
@@ -36,44 +38,22 @@ def chunk_names(count: int) -> list[str]:
 
 
 def gallery_files(eyes: pd.DataFrame) -> dict[str, str]:
-    """The scripts by name; `eyes` in the gallery's order, with the columns of `GallerySection`."""
+    """The scripts by name; `eyes` in the gallery's order, with the columns that
+    `dr_lib.report.render` names."""
     columns = {"key": eyes["key"].tolist(), "id": eyes["image_id"].tolist()}
-    columns |= {
-        name: [None if pd.isna(value) else int(value) for value in eyes[name]]
-        for name in ("stage", "predicted")
-    }
     for name, digits in DIGITS.items():
-        values = eyes[name].to_numpy(np.float64) if name in eyes else np.full(len(eyes), np.nan)
-        if np.isfinite(values).any():
-            columns[name] = [
-                round(value, digits) if np.isfinite(value) else None for value in values.tolist()
-            ]
+        values = [finite(value) for value in eyes[name]] if name in eyes else []
+        if digits is None or any(value is not None for value in values):
+            columns[name] = [None if value is None else round(value, digits) for value in values]
     if "patient" in eyes:
-        columns["fellow"] = _fellows(eyes["patient"].tolist())
+        fellow = np.full(len(eyes), -1)
+        for rows in eyes.groupby("patient").indices.values():
+            if len(rows) == 2:
+                fellow[rows] = rows[::-1]
+        columns["fellow"] = fellow.tolist()
     scripts = {}
     for number, name in enumerate(chunk_names(len(eyes))):
-        chunk = {key: values[_span(number)] for key, values in columns.items()}
-        scripts[name] = f"report.rows({number},{_json(chunk)});\n"
+        span = slice(number * CHUNK_EYES, (number + 1) * CHUNK_EYES)
+        chunk = {key: values[span] for key, values in columns.items()}
+        scripts[name] = f"report.rows({number},{json.dumps(chunk, separators=(',', ':'))});\n"
     return scripts
-
-
-def _span(number: int) -> slice:
-    return slice(number * CHUNK_EYES, (number + 1) * CHUNK_EYES)
-
-
-def _fellows(patients: list[object]) -> list[int]:
-    """For each row that of the patient's other eye, or −1."""
-    seen: dict[object, list[int]] = {}
-    for row, patient in enumerate(patients):
-        seen.setdefault(patient, []).append(row)
-    pairs = {
-        row: rows[1 - place]
-        for rows in seen.values()
-        if len(rows) == 2
-        for place, row in enumerate(rows)
-    }
-    return [pairs.get(row, -1) for row in range(len(patients))]
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))

@@ -6,13 +6,13 @@ A block is drawn by the macro of its class's name, in small letters, in template
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from dr_lib.report.pictures import Files, Picture
-from dr_lib.report.words import label, number, quantity
+from dr_lib.formatting import label, number, quantity
+from dr_lib.report.pictures import Picture
 
 Rows = pd.DataFrame | Sequence[Mapping[str, object]]
 
@@ -29,15 +29,25 @@ class Text(NamedTuple):
     words: str
 
 
+class Prose(NamedTuple):
+    """Paragraphs that are the same in every report: the file templates/prose/<name>.html.j2.
+    about: what they name as `block.about`, such as a layer."""
+
+    name: str
+    about: str = ""
+
+
 class Missing(NamedTuple):
-    """Why there is nothing to see, and the command that changes that."""
+    """Why there is nothing to see, and the step of the pipeline that changes that."""
 
     words: str
-    command: str = ""
+    step: str = ""
 
 
 class Key(NamedTuple):
-    """Which colour raises the outcome and which lowers it."""
+    """Which colour raises something, such as the model's answer, and which lowers it."""
+
+    what: str = "the model’s answer"
 
 
 class Facts(NamedTuple):
@@ -54,11 +64,10 @@ class Bars(NamedTuple):
 
 
 class Code(NamedTuple):
-    """Text to copy, under a line; folded: it opens on that line."""
+    """Text to copy, which opens on a line."""
 
     text: str
     caption: str
-    folded: bool = False
 
 
 class Links(NamedTuple):
@@ -79,15 +88,6 @@ class Plots(NamedTuple):
 
     pictures: Sequence[Picture]
     wide: bool = False
-
-
-class Strip(NamedTuple):
-    """Panels that are one figure, its name, a few words on it, and its files."""
-
-    panels: Sequence[Picture]
-    name: str
-    words: str
-    files: Files
 
 
 class Pairs(NamedTuple):
@@ -139,36 +139,35 @@ class Table(NamedTuple):
 
 def table(rows: Rows, caption: str = "", *, limit: int = 200, folded: bool = False) -> Table | None:
     """The rows as text, their columns by name in their order; None if there are no rows."""
-    found = records(rows)
-    if not found:
+    records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
+    if not records:
         return None
-    names = list(dict.fromkeys(name for row in found for name in row))
-    numeric = [all(_is_number(row.get(name)) for row in found) for name in names]
-    cells = [[_cell(name, row.get(name)) for name in names] for row in found[:limit]]
-    return Table(
-        caption,
-        list(zip(map(label, names), numeric, strict=True)),
-        cells,
-        max(0, len(found) - limit),
-        folded,
-    )
+    names = list(dict.fromkeys(name for row in records for name in row))
+    columns = [(label(name), all(_is_number(row.get(name)) for row in records)) for name in names]
+    cells = [[_cell(name, row.get(name)) for name in names] for row in records[:limit]]
+    return Table(caption, columns, cells, max(0, len(records) - limit), folded)
 
 
-def _cell(name: str, value: object):
-    if isinstance(value, (Share, Whisker, Address)):
+def bars(counts: pd.Series) -> Bars:
+    """Counts by name, in their order, each with its bar."""
+    largest = counts.max()
+    rows = [(label(name), number(count), 100 * count / largest) for name, count in counts.items()]
+    return Bars(rows)
+
+
+def _cell(name: str, value: object) -> str | Share | Whisker | Address:
+    if isinstance(value, Share | Whisker | Address):
         return value
     return quantity(value) if name == "quantity" and isinstance(value, str) else number(value)
 
 
 def _is_number(value: object) -> bool:
-    return value is None or (
-        isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    )
+    return value is None or (isinstance(value, Real) and not isinstance(value, bool))
 
 
-def records(rows: Rows) -> list[Mapping[str, object]]:
-    """The rows as mappings, whichever form they came in."""
-    return rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
+def under(heading: str, *blocks: Any) -> list[Any]:
+    """The blocks below a heading; an empty list where the last of them has nothing to show."""
+    return [Heading(heading), *blocks] if blocks[-1] and blocks[-1][0] else []
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ class Subpage:
     page: str
     title: str
     lede: str
-    blocks: Sequence[object] = ()
+    blocks: Sequence[Any] = ()
 
 
 @dataclass(frozen=True)
@@ -191,14 +190,14 @@ class Content:
     """
 
     finding: str
-    blocks: Sequence[object] = ()
+    blocks: Sequence[Any] = ()
     subpages: Sequence[Subpage] = ()
     tiles: Sequence[tuple[str, str, str]] = ()
 
 
-def nothing(words: str, made_by: str = "", command: str = "") -> Content:
-    """What a section shows that has found nothing: why, and which command changes that."""
-    return Content(words, [Missing(f"{words} {made_by}".strip(), command)])
+def nothing(words: str, step: str = "") -> Content:
+    """What a section shows that has found nothing: why, and the step that changes that."""
+    return Content(words, [Missing(words, step)])
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """What `dr` prints: tables for people at a terminal, plain values for a pipe."""
 
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from dr_lib.formatting import duration, plain
 
 
 def print_rows(rows: Sequence[dict[str, Any]], title: str = "") -> None:
@@ -18,7 +19,7 @@ def print_rows(rows: Sequence[dict[str, Any]], title: str = "") -> None:
     if not sys.stdout.isatty():
         print("\t".join(rows[0]))
         for row in rows:
-            print("\t".join(text(value) for value in row.values()))
+            print("\t".join(plain(value) for value in row.values()))
         return
     table = Table(title=title, title_justify="left", show_edge=False)
     for name, value in rows[0].items():
@@ -26,7 +27,7 @@ def print_rows(rows: Sequence[dict[str, Any]], title: str = "") -> None:
             name, justify="right" if isinstance(value, (int, float)) else "left", overflow="fold"
         )
     for row in rows:
-        table.add_row(*(text(value) for value in row.values()))
+        table.add_row(*(plain(value) for value in row.values()))
     Console(markup=False, emoji=False).print(table)  # a folder named [b] is no markup
 
 
@@ -42,8 +43,6 @@ def print_frame(frame: Any, style: str) -> None:
 
 def print_summary(results: Sequence[Any]) -> None:
     """Prints what each step did: images in all, new ones, seconds, and its own closing words."""
-    from tasks.run.progress import duration
-
     print_rows(
         [
             {
@@ -65,18 +64,3 @@ def print_summary(results: Sequence[Any]) -> None:
     for result in results:
         if result.step == "report":
             print(f"\nReport: {result.message}")  # on a line of its own, which a terminal can open
-
-
-def text(value: Any) -> str:
-    """A value as people read it: no trailing digits, nothing for what is missing.
-
-    >>> text(0.123456), text(float("nan")), text(None), text(12000), text(56516.2)
-    ('0.1235', '', '', '12,000', '56,516')
-    """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return str(value)

@@ -85,6 +85,7 @@ def gc(
 
     Example: dr gc workspaces/demo --delete-old --keep 2
     """
+    from dr_lib.formatting import size_text
     from flows.cli.printing import print_rows
     from storage import open_workspace
     from storage.admin.gc import collect, listing
@@ -95,7 +96,7 @@ def gc(
         return
     gone = collect(opened, delete or (), old=delete_old, keep=keep)
     print_rows(gone, title="Removed")
-    typer.echo(f"{sum(row['bytes'] for row in gone) / 2**20:,.1f} MiB freed", err=True)
+    typer.echo(f"{size_text(sum(row['bytes'] for row in gone))} freed", err=True)
 
 
 def sql(

@@ -5,6 +5,7 @@ tables, no arrays.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dr_lib.formatting import duration, size_text
 from storage.admin.learned_labels import RETRAIN, label_changes
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import attributions_path, load_runs
@@ -186,17 +187,15 @@ def _row(what: str, name: str, images, done="", of="", detail: str = "") -> dict
 
 
 def _shards(one: dict) -> dict:
-    size = _mib(one["bytes"]) + (f", {one['seconds']:,.0f} s of work" if one["seconds"] else "")
+    size = size_text(one["bytes"]) + (
+        f", {duration(one['seconds'])} of work" if one["seconds"] else ""
+    )
     return {
         "images": one["images"],
         "done": one["images_done"],
         "of": one["images"],
         "detail": f"{one['shards_done']} of {one['shards']} shards, {size}",
     }
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds / 3600:,.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
 def _planned(run: dict) -> str:
@@ -213,9 +212,9 @@ def _planned(run: dict) -> str:
             }
         )
     units: dict[str, Callable[[Any], str]] = {
-        "seconds": _time,
-        "bytes": _mib,
-        "memory_bytes": lambda size: f"{_mib(size)} of memory",
+        "seconds": duration,
+        "bytes": size_text,
+        "memory_bytes": lambda size: f"{size_text(size)} of memory",
         "passes": "{:,} passes".format,
     }
     parts = [
@@ -232,18 +231,14 @@ def _planned(run: dict) -> str:
     )
 
 
-def _mib(size: float) -> str:
-    return f"{size / 2**20:,.1f} MiB"
-
-
 def _counts(values: dict) -> str:
     return ", ".join(f"{key} {count:,}" for key, count in values.items())
 
 
 def _when(one: dict) -> str:
     made = (
-        f"made {str(one['created'])[:16].replace('T', ' ')}, {_mib(one['weights_bytes'] or 0)} of"
-        " weights"
+        f"made {str(one['created'])[:16].replace('T', ' ')},"
+        f" {size_text(one['weights_bytes'] or 0)} of weights"
     )
     if not (changes := one["label_changes"]):
         return made

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.drawing.sheets import BeforeAfter, SetAside
+from dr_lib.formatting import label
 from dr_lib.fundus.photo import UnreadablePhoto, decode
-from dr_lib.report.words import label
 from storage import Workspace
 from storage.errors import StorageError
 from storage.photos.labels import ABOUT_LABELS_ONLY

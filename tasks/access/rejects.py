@@ -4,6 +4,7 @@ import collections
 
 import pandas as pd
 
+from dr_lib.formatting import percent
 from storage import Workspace
 from storage.photos.labels import ABOUT_LABELS_ONLY, SECOND_COPIES, STAGE_FAULTS
 from tasks.run.errors import UserError
@@ -50,7 +51,7 @@ def _check_fraction(
     worst, count = collections.Counter(set_aside["reason"]).most_common(1)[0]
     first = set_aside[set_aside["reason"] == worst].iloc[0]
     raise UserError(
-        f"{share:.0%} of the {what} in {data.photos} were set aside, mostly {worst} ({count}, such"
-        f" as {first['source']}: {first['detail']}); look at `dr sql {workspace.location} 'from"
-        f" rejects'`, or raise data.max_reject_fraction (now {data.max_reject_fraction})"
+        f"{percent(share)} of the {what} in {data.photos} were set aside, mostly {worst} ({count},"
+        f" such as {first['source']}: {first['detail']}); look at `dr sql {workspace.location}"
+        f" 'from rejects'`, or raise data.max_reject_fraction (now {data.max_reject_fraction})"
     )

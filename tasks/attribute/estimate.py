@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dr_lib.formatting import size_text
 from dr_lib.network import backend
 from storage import Workspace
 from storage.arrays.ledger import Ledger, ledger_folder
@@ -24,7 +25,6 @@ from storage.files.scratch import recall, remember
 from storage.ids import content_id
 from tasks.execution.pool import WORKER_BASE_BYTES
 from tasks.run.errors import UserError
-from tasks.run.progress import size_text
 from tasks.run.recipe import Recipe, settings_of
 
 ARRAYS_AT_ONCE = (

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dr_lib.formatting import duration
 from storage import Workspace, open_workspace
 from storage.arrays.store import ArraySpec, spans
 from storage.contents.explanations import explanation_specs
@@ -26,7 +27,6 @@ from tasks.attribute.estimate import (
 )
 from tasks.execution.pool import WORKER_BASE_BYTES, Pool
 from tasks.run.errors import UserError
-from tasks.run.progress import duration
 from tasks.run.recipe import Recipe
 from tasks.run.settings import DaskParams, StorageParams
 

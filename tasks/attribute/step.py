@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dr_lib.formatting import percent
 from storage.arrays.store import ArraySpec, ShardedStore, spans
 from storage.contents.explanations import DONE, FAILED, attributions_path, save_record, save_run
 from storage.errors import after_failure
@@ -205,7 +206,7 @@ def _wave_table(done: Sequence[dict]) -> list[dict[str, Any]]:
             "images": one["images"],
             "seconds an image": round(one["seconds"] / max(one["images"], 1), 2),
             "passes an image": round(one["passes"] / max(one["images"], 1), 1),
-            "median gap": None if one["gap_median"] is None else f"{one['gap_median']:.2%}",
+            "median gap": None if one["gap_median"] is None else percent(one["gap_median"], 2),
             "maps not converged": one["unconverged"],
             "set aside": "; ".join(f"{name}: {reason}" for name, reason in one["failed"].items()),
             "worker": one["worker"],
@@ -227,8 +228,8 @@ def _summary(store: Any) -> str:
     relative = np.abs(gap) / np.maximum(np.abs(outcome - baseline), 1e-3)
     failed = f", {_failures(status)}" if (status == FAILED).any() else ""
     return (
-        f"median completeness gap {np.nanmedian(relative):.2%}, {converged.mean():.1%} of maps"
-        f" converged{failed}"
+        f"median completeness gap {percent(np.nanmedian(relative), 2)},"
+        f" {percent(converged.mean(), 1)} of maps converged{failed}"
     )
 
 

@@ -23,6 +23,7 @@ import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from dr_lib.formatting import size_text
 from dr_lib.network import backend
 from storage import Workspace
 from storage.files.disk_space import free_bytes
@@ -30,7 +31,6 @@ from storage.files.proxies import THIS_MACHINE, unusable, without_password
 from storage.files.proxies import proxies as named_proxies
 from tasks.execution.pool import WORKER_BASE_BYTES, Pool
 from tasks.run.errors import UserError
-from tasks.run.progress import size_text
 from tasks.run.settings import DaskParams
 
 Verdict = Literal["ok", "note", "mend"]

@@ -1,43 +1,70 @@
 """What a report is about: every section reads its numbers from here."""
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from dr_lib.report import EyeEntry
+from dr_lib.report.entry import EyeEntry
 from storage import Workspace
+from storage.tables.schemas import PARTITION
 from tasks.access.contact_sheets import Photos
-from tasks.report.eyes import Explained, lead_eye
+from tasks.access.stores import fundus_store
+from tasks.report.eyes import Explained
 from tasks.run.recipe import Recipe
-from tasks.run.settings import DataParams
+from tasks.run.resolved_ids import ResolvedIds
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One explanation of a workspace. eyes: all of it; gallery: the explained ones, as
-    `dr_lib.report.render` takes them."""
+class ReportData:
+    """One explanation of a workspace.
+
+    config: the whole configuration, by section. photos: the original photographs. eyes: every image
+    of the explanation (`tasks.access.explained.explained_eyes`), and whether it is `present`.
+    """
 
     workspace: Workspace
     recipe: Recipe
-    data: DataParams
     config: dict[str, Any]
-    model_id: str
-    explain_id: str
+    ids: ResolvedIds
+    photos: Photos
     eyes: pd.DataFrame
-    gallery: pd.DataFrame
 
     @functools.cached_property
-    def photos(self) -> Photos:
-        return Photos(self.workspace, self.data.photos)
+    def gallery(self) -> pd.DataFrame:
+        """The explained eyes, as `dr_lib.report.render` takes them."""
+        return self._explained.gallery(self.eyes)
 
     @functools.cached_property
     def lead(self) -> tuple[EyeEntry, str] | None:
         """The eye of the opening figure with its key."""
-        return lead_eye(
-            Explained(self.workspace, self.explain_id, self.photos), self.eyes, self.gallery
-        )
+        return self._explained.lead(self.eyes, self.gallery)
+
+    @functools.cached_property
+    def _explained(self) -> Explained:
+        return Explained(self.workspace, self.ids.explain_id, self.photos)
+
+    def ids_of(self, table: str) -> dict[str, str]:
+        """Which rows of a table belong to this report: the column of its partition, and the id."""
+        key = PARTITION[table]
+        return {key: getattr(self.ids, key)} if key else {}
+
+    def rows(self, table: str, **equals: Any) -> pd.DataFrame:
+        """The rows of a table that belong to this report, without the column of their id. equals:
+        as for `Workspace.frame`."""
+        ids = self.ids_of(table)
+        return self.workspace.frame(table, **ids, **equals).drop(columns=[*ids])
+
+    def fundi(self, image_ids: Iterable[str]) -> dict[str, np.ndarray]:
+        """The preprocessed photographs by their id, each (y, x, 3) uint8."""
+        names = list(dict.fromkeys(image_ids))
+        positions = self.workspace.photos().set_index("image_id")["position"]
+        store = fundus_store(self.workspace, self.ids.preprocess_id)
+        pixels = store.read_rows(positions[names].to_numpy(), ["pixels"])["pixels"]
+        return dict(zip(names, pixels, strict=True))
 
     @functools.cached_property
     def runs(self) -> pd.DataFrame:
@@ -53,5 +80,5 @@ class Shown:
     @functools.cached_property
     def run_id(self) -> str:
         """The run that last attributed anything: these are its numbers."""
-        attributed = self.last_work[self.last_work["stage"] == "attribute"]
-        return str(attributed["run_id"].iloc[0]) if len(attributed) else ""
+        attributed = self.last_work.loc[self.last_work["stage"] == "attribute", "run_id"]
+        return str(attributed.iloc[0]) if len(attributed) else ""

@@ -1,16 +1,17 @@
 """The explained eyes of the report: which there are, all that is shown of one, and the drawing of a
 shard's eyes on a worker."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from dr_lib.report import DRAWING_VERSION, EyeEntry, LayerMaps, NeuronEntry, OutcomeMap, eye_files
+from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
+from dr_lib.report.eyes import DRAWING_VERSION, eye_files
 from dr_lib.vocabulary import SIGNS, STAGES
-from storage import Workspace, open_workspace
+from storage import Workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import load_record
 from storage.ids import content_id
@@ -23,144 +24,132 @@ from tasks.access.stores import (
     fundus_store,
     span_digests,
     stored_digests,
+    whole,
+)
+from tasks.run.resolved_ids import ResolvedIds
+
+DRAWN_FROM = "made.json"  # beside a shard's eyes: what each was drawn from
+# Arrays in the order of the fields of `OutcomeMap` and of `NeuronEntry`.
+OUTCOME_ARRAYS = ("attribution", "outcome", "baseline_outcome", "gap", "points", "converged")
+NEURON_ARRAYS = (
+    "neuron",
+    "neuron_attribution",
+    "region",
+    "region_origin",
+    "activation",
+    "baseline_activation",
 )
 
-MADE = "made.json"  # beside a shard's eyes: what each was drawn from
-# Rows about one eye that its page shows as tables: caption, table, columns, and how many rows at
-# most, the first of which order.
+
+class EyeTable(NamedTuple):
+    """Rows about one eye that its page shows as a table: all of them, or the `most` of them that
+    are largest in the column `by`."""
+
+    caption: str
+    table: str
+    columns: tuple[str, ...]
+    by: str = ""
+    most: int | None = None
+
+
 EYE_TABLES = (
-    (
+    EyeTable(
         "The maps in numbers",
         "heatmap_stats",
         ("source", "quantity", "positive_total", "negative_total", "top1_share", "entropy", "gini"),
-        None,
     ),
-    (
+    EyeTable(
         "The strongest regions",
         "lesion_regions",
         ("source", "quantity", "sign", "area_px", "quadrant", "ring", "image_share", "contrast"),
-        ("image_share", 12),
+        by="image_share",
+        most=12,
     ),
 )
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a worker finds what it draws, and where the report lies. photos: the data folder, or
-    empty to leave photographs out."""
-
-    location: str
-    explain_id: str
-    photos: str
-
-    @property
-    def folder(self) -> str:
-        return f"report/{self.explain_id}"
-
-
-def key(row: int, image_id: str, shard_images: int) -> str:
-    """An eye's name among the report's files: it stays the same as long as the image axis only
-    grows."""
-    return f"{row // shard_images:05d}/{image_id}"
-
-
-def gallery_rows(
-    workspace: Workspace,
-    explain_id: str,
-    eyes: pd.DataFrame,
-    done: np.ndarray,
-    shard_images: int,
-    quantities: Sequence[str],
-) -> pd.DataFrame:
-    """The gallery's columns (`dr_lib.report.render`) of the explained eyes. done: their rows in
-    `eyes`."""
-    shown = eyes.iloc[done].set_index("image_id", drop=False)
-    gallery = pd.DataFrame(
-        {
-            "key": [
-                key(row, name, shard_images)
-                for row, name in zip(done.tolist(), shown["image_id"], strict=True)
-            ],
-            "image_id": shown["image_id"],
-            "stage": shown["stage"].astype("Int8"),
-            "predicted": shown["predicted_stage"].astype("Int8"),
-            "patient": shown["patient_id"],
-        }
-    )
-    gaps = workspace.frame("attributions", explain_id=explain_id)
-    gaps = gaps.set_index(["image_id", "quantity"])["relative_gap"]
-    graded = [
-        f"stage{stage}" if f"stage{stage}" in quantities else quantities[0]
-        for stage in gallery["predicted"]
-    ]
-    gallery["gap"] = gaps.reindex(pd.MultiIndex.from_arrays([gallery.index, graded])).to_numpy(
-        np.float64
-    )
-    stats = workspace.frame("heatmap_stats", explain_id=explain_id, source="pixels")
-    symmetry = stats.dropna(subset="symmetry_stage0_stage4").drop_duplicates("image_id")
-    gallery["symmetry"] = symmetry.set_index("image_id")["symmetry_stage0_stage4"].reindex(
-        gallery.index
-    )
-    regions = workspace.frame(
-        "lesion_regions", explain_id=explain_id, source="lesion", sign="positive"
-    )
-    gallery["share"] = regions.groupby("image_id")["image_share"].sum().reindex(gallery.index)
-    return gallery.reset_index(drop=True)
-
-
-def lead_eye(
-    explained: "Explained", eyes: pd.DataFrame, gallery: pd.DataFrame
-) -> tuple[EyeEntry, str] | None:
-    """The eye of the opening figure with its key: of the highest stage, rightly graded if there is
-    one; None without eyes."""
-    if gallery.empty:
-        return None
-    there = eyes.set_index("image_id")["present"].reindex(gallery["image_id"]).to_numpy()
-    ranked = gallery.assign(
-        right=(gallery["stage"] == gallery["predicted"]).fillna(False), there=there
-    )
-    one = ranked.sort_values(["there", "right", "predicted"], ascending=False, kind="stable").iloc[
-        0
-    ]
-    return explained.entry(eyes, explained.store.image_ids.index(one["image_id"])), str(one["key"])
+def report_folder(explain_id: str) -> str:
+    """Where the report of an explanation lies in its workspace."""
+    return f"report/{explain_id}"
 
 
 class Explained:
-    """The eyes of one explanation, read one by one."""
+    """The eyes of one explanation, read one by one. photos: of the data folder, or None to leave
+    photographs out."""
 
-    def __init__(self, workspace: Workspace, explain_id: str, photos: Photos | None):
+    def __init__(self, workspace: Workspace, explain_id: str, photos: Photos | None = None):
+        self.workspace, self.photos = workspace, photos
         self.record = load_record(workspace.files, explain_id)
-        self.store = explanation_store(workspace, self.record["explain_id"])
+        self.explain_id = self.record["explain_id"]
+        self.store = explanation_store(workspace, self.explain_id)
         self.fundi = fundus_store(workspace, self.record["preprocess_id"])
-        self.photos = photos
         settings = self.record["attribution"]
         self.quantities, self.layers = settings["quantities"], settings["layers"]
         self.layer_quantity = settings["layer_quantity"]
 
-    def entry(
-        self,
-        eyes: pd.DataFrame,
-        row: int,
-        at: int | None = None,
-        tables: Mapping[str, pd.DataFrame] | None = None,
-    ) -> EyeEntry:
-        """All that is shown of the eye in this row of the store. at: its place in `eyes`, where
-        that is a part of them."""
-        eye = eyes.iloc[row if at is None else at]
-        paths = [
-            f"pixels/{name}"
-            for name in ("attribution", "outcome", "baseline_outcome", "gap", "points", "converged")
-        ]
-        named = (
-            "resultant",
-            "neuron",
-            "neuron_attribution",
-            "activation",
-            "baseline_activation",
-            "region",
-            "region_origin",
+    def gallery(self, eyes: pd.DataFrame) -> pd.DataFrame:
+        """The gallery's columns (`dr_lib.report.render`), a row an explained eye.
+
+        An eye's key, its name among the report's files, stays the same as long as the image axis
+        only grows.
+
+        Parameters
+        ----------
+        eyes: every image of the explanation, in the store's order.
+        """
+        explained = explained_rows(whole(self.store, "pixels/status"), eyes)
+        chosen = eyes.iloc[explained].set_index("image_id")
+        names = chosen.index
+        shards = explained // self.store.shard_images
+        graded = "stage" + chosen["predicted_stage"].astype(int).astype(str)
+        graded = graded.where(graded.isin(self.quantities), self.quantities[0])
+        gaps = self._rows("attributions").set_index(["image_id", "quantity"])["relative_gap"]
+        stats = self._rows("heatmap_stats", source="pixels").groupby("image_id")
+        regions = self._rows("lesion_regions", source="lesion", sign="positive")
+        gallery = pd.DataFrame(
+            {
+                "key": [f"{shard:05d}/{name}" for shard, name in zip(shards, names, strict=True)],
+                "stage": chosen["stage"].astype("Int8"),
+                "predicted": chosen["predicted_stage"].astype("Int8"),
+                "patient": chosen["patient_id"],
+                "gap": gaps.reindex(pd.MultiIndex.from_arrays([names, graded])).to_numpy(float),
+                "symmetry": stats["symmetry_stage0_stage4"].first().reindex(names),
+                "share": regions.groupby("image_id")["image_share"].sum().reindex(names),
+            }
         )
-        paths += [f"layers/{layer}/{name}" for layer in self.layers for name in named]
+        return gallery.reset_index(names="image_id")
+
+    def _rows(self, table: str, **equals: str) -> pd.DataFrame:
+        return self.workspace.frame(table, explain_id=self.explain_id, **equals)
+
+    def lead(self, eyes: pd.DataFrame, gallery: pd.DataFrame) -> tuple[EyeEntry, str] | None:
+        """The eye of the opening figure with its key: of the highest stage, rightly graded if there
+        is one; None without eyes."""
+        if gallery.empty:
+            return None
+        present = eyes.set_index("image_id")["present"].reindex(gallery["image_id"]).to_numpy()
+        right = (gallery["stage"] == gallery["predicted"]).fillna(False)
+        ranked = gallery.assign(right=right, present=present).sort_values(
+            ["present", "right", "predicted"], ascending=False, kind="stable"
+        )
+        first = ranked.iloc[0]
+        row = self.store.image_ids.index(first["image_id"])
+        return self.entry(eyes.iloc[row], row), first["key"]
+
+    def entry(
+        self, eye: pd.Series, row: int, tables: Mapping[str, pd.DataFrame] | None = None
+    ) -> EyeEntry:
+        """All that is shown of an eye.
+
+        Parameters
+        ----------
+        eye: its row of `tasks.access.explained.explained_eyes`.
+        row: its row in the store.
+        tables: further rows about it, by caption.
+        """
+        paths = [f"pixels/{name}" for name in OUTCOME_ARRAYS]
+        for layer in self.layers:
+            paths += [f"layers/{layer}/{name}" for name in ("resultant", *NEURON_ARRAYS)]
         arrays = {path: values[0] for path, values in self.store.read_rows([row], paths).items()}
         predicted = int(eye["predicted_stage"])
         toward = f"stage{predicted}" if self.layer_quantity == "predicted" else self.layer_quantity
@@ -172,14 +161,15 @@ class Explained:
             fundus=self.fundi.read_rows([int(eye["position"])], ["pixels"])["pixels"][0],
             photo=self.photos.get(eye["image_id"]) if self.photos else None,
             outcomes=tuple(
-                _outcome(arrays, index, quantity) for index, quantity in enumerate(self.quantities)
+                OutcomeMap(name, *(arrays[f"pixels/{array}"][index] for array in OUTCOME_ARRAYS))
+                for index, name in enumerate(self.quantities)
             ),
             layers=tuple(
                 LayerMaps(
                     layer,
                     toward,
                     *arrays[f"layers/{layer}/resultant"],
-                    neurons=_neurons(arrays, f"layers/{layer}"),
+                    neurons=_neurons(*(arrays[f"layers/{layer}/{name}"] for name in NEURON_ARRAYS)),
                 )
                 for layer in self.layers
             ),
@@ -189,36 +179,18 @@ class Explained:
         )
 
 
-def _outcome(arrays: dict[str, np.ndarray], index: int, quantity: str) -> OutcomeMap:
-    return OutcomeMap(
-        quantity,
-        arrays["pixels/attribution"][index],
-        *(
-            float(arrays[f"pixels/{name}"][index])
-            for name in ("outcome", "baseline_outcome", "gap")
-        ),
-        points=int(arrays["pixels/points"][index]),
-        converged=bool(arrays["pixels/converged"][index]),
-    )
-
-
-def _neurons(arrays: dict[str, np.ndarray], place: str) -> tuple[NeuronEntry, ...]:
-    origin = arrays[f"{place}/region_origin"]
-    return tuple(
-        NeuronEntry(
-            sign=sign,
-            rank=rank,
-            neuron=tuple(int(n) for n in arrays[f"{place}/neuron"][index, rank] if n >= 0),
-            attribution=float(arrays[f"{place}/neuron_attribution"][index, rank]),
-            region=arrays[f"{place}/region"][index, rank],
-            origin=(int(origin[index, rank, 0]), int(origin[index, rank, 1])),
-            activation=float(arrays[f"{place}/activation"][index, rank]),
-            baseline_activation=float(arrays[f"{place}/baseline_activation"][index, rank]),
+def _neurons(neurons: np.ndarray, *arrays: np.ndarray) -> tuple[NeuronEntry, ...]:
+    """The chosen neurons of a layer. neurons: (sign, rank, axis), with −1 in an axis that the layer
+    does not have, or in all where there is no such neuron."""
+    entries = []
+    for sign, rank in zip(*np.nonzero(neurons[..., -1] >= 0), strict=True):
+        attribution, region, origin, *activations = (array[sign, rank] for array in arrays)
+        indices = tuple(index for index in neurons[sign, rank].tolist() if index >= 0)
+        place = (int(origin[0]), int(origin[1]))
+        entries.append(
+            NeuronEntry(SIGNS[sign], rank, indices, attribution, region, place, *activations)
         )
-        for index, sign in enumerate(SIGNS)
-        for rank in range(arrays[f"{place}/neuron"].shape[1])
-        if arrays[f"{place}/neuron"][index, rank, -1] >= 0
-    )
+    return tuple(entries)
 
 
 # Drawing, shard by shard
@@ -226,41 +198,44 @@ def _neurons(arrays: dict[str, np.ndarray], place: str) -> tuple[NeuronEntry, ..
 
 @dataclass(frozen=True)
 class DrawJob:
-    """One shard of eyes to draw. state: what they are drawn from."""
+    """One shard of eyes to draw. photos: the data folder, or empty to leave photographs out; state:
+    what the eyes are drawn from."""
 
-    place: Place
+    ids: ResolvedIds
+    photos: str
     span: Span
     eyes: pd.DataFrame
     state: str
 
+    @property
+    def folder(self) -> str:
+        """Where the shard's eyes lie in the workspace."""
+        return f"{report_folder(self.ids.explain_id)}/eyes/{self.span.index:05d}"
+
 
 def shards_to_draw(
-    workspace: Workspace, place: Place, store: ShardedStore, eyes: pd.DataFrame
+    workspace: Workspace, ids: ResolvedIds, photos: str, store: ShardedStore, eyes: pd.DataFrame
 ) -> list[DrawJob]:
     """The jobs for `draw_shard`: of finished shards of which something shown has changed since they
     were drawn."""
     made_from = span_digests(store)
-    parts = {
-        table: workspace.part_digests(table, place.explain_id) for _, table, _, _ in EYE_TABLES
-    }
+    parts = [workspace.part_digests(kind.table, ids.explain_id) for kind in EYE_TABLES]
     jobs = []
     for span in store.spans():
         if span.index not in made_from:
             continue
-        shown = eyes.iloc[span.rows]
-        tables = [digests.get(span.part) for digests in parts.values()]
+        rows = eyes.iloc[span.rows]
         state = content_id(
             {
                 "drawing": _drawing(),
                 "made_from": made_from[span.index],
-                "eyes": as_text(shown),
-                "tables": tables,
+                "eyes": as_text(rows),
+                "tables": [digests.get(span.part) for digests in parts],
             }
         )
-        if (workspace.files.read_json(f"{place.folder}/eyes/{span.index:05d}/{MADE}") or {}).get(
-            "shard"
-        ) != state:
-            jobs.append(DrawJob(place, span, shown, state))
+        job = DrawJob(ids, photos, span, rows, state)
+        if _drawn_from(workspace, job).get("shard") != state:
+            jobs.append(job)
     return jobs
 
 
@@ -269,64 +244,56 @@ def _drawing() -> list[Any]:
     return [DRAWING_VERSION, EYE_TABLES]
 
 
+def _drawn_from(workspace: Workspace, job: DrawJob) -> dict[str, Any]:
+    return workspace.files.read_json(f"{job.folder}/{DRAWN_FROM}") or {}
+
+
 def draw_shard(job: DrawJob) -> int:
     """Runs on a worker: draws those of the shard's eyes that are not drawn as they are now; returns
     how many.
 
     What was drawn is noted last: after a kill in between, eyes are drawn again with the same bytes.
     """
-    workspace = open_workspace(job.place.location)
-    explained = Explained(
-        workspace,
-        job.place.explain_id,
-        Photos(workspace, job.place.photos) if job.place.photos else None,
-    )
-    folder = f"{job.place.folder}/eyes/{job.span.index:05d}"
-    before = (workspace.files.read_json(f"{folder}/{MADE}") or {}).get("eyes", {})
+    workspace = job.ids.workspace
+    photos = Photos(workspace, job.photos) if job.photos else None
+    explained = Explained(workspace, job.ids.explain_id, photos)
+    before = _drawn_from(workspace, job).get("eyes", {})
     stored = stored_digests(explained.store)
-    tables = _tables_of(workspace, job.place.explain_id, job.eyes["image_id"].tolist())
-    made, drawn, files = {}, 0, []
-    for at in explained_rows(
-        explained.store.read(job.span, ["pixels/status"])["pixels/status"], job.eyes
-    ):
-        name = job.eyes.iloc[at]["image_id"]
-        mine = {caption: rows[name] for caption, rows in tables.items() if name in rows}
+    tables = _tables_by_eye(workspace, job.ids.explain_id, job.eyes["image_id"].tolist())
+    digests, drawn, files = {}, 0, []
+    status = explained.store.read(job.span, ["pixels/status"])["pixels/status"]
+    for place in explained_rows(status, job.eyes).tolist():
+        eye = job.eyes.iloc[place]
+        name = eye["image_id"]
         about = {
-            "eye": as_text(job.eyes.iloc[[at]]),
-            "tables": {caption: as_text(rows) for caption, rows in mine.items()},
+            "eye": as_text(job.eyes.iloc[[place]]),
+            "tables": {caption: as_text(rows) for caption, rows in tables[name].items()},
         }
-        made[name] = content_id(_drawing(), stored[name], about)
-        if before.get(name) == made[name]:
+        digests[name] = content_id(_drawing(), stored[name], about)
+        if before.get(name) == digests[name]:
             continue
-        entry = explained.entry(job.eyes, job.span.start + int(at), int(at), mine)
+        entry = explained.entry(eye, job.span.start + place, tables[name])
         for file, content in eye_files(entry, f"{job.span.index:05d}/{name}").items():
-            workspace.files.write(f"{job.place.folder}/{file}", content, flush=False)
-            files.append(f"{job.place.folder}/{file}")
+            files.append(f"{report_folder(job.ids.explain_id)}/{file}")
+            workspace.files.write(files[-1], content, flush=False)
         drawn += 1
     workspace.files.flush(files)
-    for gone in (
-        set(workspace.files.names(folder))
-        - {MADE}
-        - {f"{name}.{kind}" for name in made for kind in ("js", "jpg")}
-    ):
-        workspace.files.remove(f"{folder}/{gone}")
-    workspace.files.write_json(f"{folder}/{MADE}", {"shard": job.state, "eyes": made})
+    kept = {DRAWN_FROM, *(f"{name}.{kind}" for name in digests for kind in ("js", "jpg"))}
+    for gone in set(workspace.files.names(job.folder)) - kept:
+        workspace.files.remove(f"{job.folder}/{gone}")
+    workspace.files.write_json(f"{job.folder}/{DRAWN_FROM}", {"shard": job.state, "eyes": digests})
     return drawn
 
 
-def _tables_of(
+def _tables_by_eye(
     workspace: Workspace, explain_id: str, image_ids: list[str]
 ) -> dict[str, dict[str, pd.DataFrame]]:
-    """For each caption of EYE_TABLES the rows of each of these eyes."""
-    found: dict[str, dict[str, Any]] = {}
-    for caption, table, columns, strongest in EYE_TABLES:
-        frame = workspace.frame(table, explain_id=explain_id, image_id=image_ids)
-        if strongest:
-            frame = frame.sort_values(strongest[0], ascending=False, kind="stable")
-        groups = frame.groupby("image_id", sort=False)
-        shown = list(columns)
-        found[caption] = {
-            name: rows[shown].head(strongest[1]) if strongest else rows[shown]
-            for name, rows in groups
-        }
-    return found
+    """For each eye its rows of EYE_TABLES, by caption; without captions that have no row."""
+    tables: dict[str, dict[str, pd.DataFrame]] = {name: {} for name in image_ids}
+    for kind in EYE_TABLES:
+        frame = workspace.frame(kind.table, explain_id=explain_id, image_id=image_ids)
+        if kind.by:
+            frame = frame.sort_values(kind.by, ascending=False, kind="stable")
+        for name, rows in frame.groupby("image_id", sort=False):
+            tables[str(name)][kind.caption] = rows[list(kind.columns)].head(kind.most or len(rows))
+    return tables

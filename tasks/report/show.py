@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from dr_lib.drawing.figures import png
-from dr_lib.report import EyeEntry, eye_sheet
+from dr_lib.report.entry import EyeEntry
+from dr_lib.report.eyes import eye_sheet
 from storage import Workspace
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_eyes
@@ -22,11 +23,21 @@ def show_image(
     photos: str = "",
     compare: tuple[str, str] = ("stage0", "stage4"),
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], pathlib.Path]:
-    """(rows of name and value, rows a neuron, the written PNG) of one explained eye, from the
-    explanation made last.
+    """Draws one explained eye of the explanation made last, and lists its numbers.
 
-    photos: the data folder, for the photograph itself. compare: the two outcomes of Fig (b). Raises
-    UserError.
+    Parameters
+    ----------
+    picture: the PNG file to write.
+    photos: the data folder, for the photograph itself; empty to leave it out.
+    compare: the two outcomes of Fig (b).
+
+    Returns
+    -------
+    Rows of name and value, rows a neuron, and the written file.
+
+    Raises
+    ------
+    UserError: the eye or an outcome is not explained, or the file cannot be written.
     """
     explained = Explained(workspace, "latest", Photos(workspace, photos) if photos else None)
     known = explained.store.image_ids
@@ -45,7 +56,7 @@ def show_image(
             f"{image_id} has no prediction any more: its photograph was replaced by one that cannot"
             " be graded"
         )
-    entry = explained.entry(eyes, row)
+    entry = explained.entry(eye, row)
     try:
         picture.write_bytes(png(eye_sheet(entry, compare)))
     except OSError as error:
@@ -54,37 +65,27 @@ def show_image(
 
 
 def _numbers(eye: pd.Series, entry: EyeEntry) -> list[dict[str, Any]]:
-    graded = ("split", "stage", "predicted_stage", "expected_stage", "probability_referable")
-    rows = [{"what": name, "value": eye[name]} for name in graded]
-    rows += [
-        {"what": f"probability_stage{stage}", "value": value}
-        for stage, value in enumerate(entry.probabilities)
-    ]
-    for one in entry.outcomes:
-        if one.outcome is None or one.baseline_outcome is None:
-            continue
-        change = one.outcome - one.baseline_outcome
-        within = "" if one.converged else ", above tolerance"
-        rows.append(
-            {
-                "what": f"{one.quantity}: F(x) − F(x'), gap",
-                "value": f"{change:.4f}, {one.gap:.2g}{within}",
-            }
-        )
-    return rows
+    names = ("split", "stage", "predicted_stage", "expected_stage", "probability_referable")
+    values = {name: eye[name] for name in names}
+    values |= {f"probability_stage{stage}": p for stage, p in enumerate(entry.probabilities)}
+    for outcome in entry.outcomes:
+        within = "" if outcome.converged else ", above tolerance"
+        text = f"{outcome.change:.4f}, {outcome.gap:.2g}{within}"
+        values[f"{outcome.quantity}: F(x) − F(x'), gap"] = text
+    return [{"what": name, "value": value} for name, value in values.items()]
 
 
 def _neurons(entry: EyeEntry) -> list[dict[str, Any]]:
     return [
         {
             "layer": layer.layer,
-            "sign": one.sign,
-            "rank": one.rank,
-            "neuron": ", ".join(map(str, one.neuron)),
-            "attribution": one.attribution,
-            "activation": one.activation,
-            "at the baseline": one.baseline_activation,
+            "sign": neuron.sign,
+            "rank": neuron.rank,
+            "neuron": ", ".join(map(str, neuron.neuron)),
+            "attribution": neuron.attribution,
+            "activation": neuron.activation,
+            "at the baseline": neuron.baseline_activation,
         }
         for layer in entry.layers
-        for one in layer.neurons
+        for neuron in layer.neurons
     ]

@@ -16,11 +16,11 @@ from typing import Any, Literal
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from dr_lib.drawing.sheets import before_after_sheet, set_aside_sheet, small_jpeg
-from dr_lib.report.words import label, with_interval
+from dr_lib.formatting import duration, label, with_interval
 from storage import Workspace
 from tasks.access.contact_sheets import Photos, flagged, flagged_text, samples, set_aside
 from tasks.access.model_quality import graded_rows, model_plots
-from tasks.run.progress import duration, inside_run
+from tasks.run.progress import inside_run
 from tasks.run.recipe import Recipe
 from tasks.run.session import StepResult
 from tasks.run.settings import DataParams

@@ -18,6 +18,8 @@ from prefect.runtime import flow_run
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dr_lib.formatting import duration, number
+
 SECONDS_BETWEEN_LINES = 30
 SECONDS_BETWEEN_ARTIFACTS = 5
 SECONDS_BETWEEN_SIGNS = 60
@@ -153,8 +155,7 @@ class _Meter:
         minutes = (time.monotonic() - self.started) / 60
         if minutes <= 0:
             return ""
-        rate = (self.done - self.done_earlier) / minutes
-        return f"{rate:,.0f} a minute" if rate >= 100 else f"{rate:.3g} a minute"
+        return f"{number((self.done - self.done_earlier) / minutes)} a minute"
 
     def text(self) -> str:
         left = (
@@ -175,27 +176,3 @@ class _Meter:
             return
         share = 100.0 * self.done / self.total if self.total else 100.0
         update_progress_artifact(self.artifact, progress=min(share, 100.0), description=self.text())
-
-
-def duration(seconds: float) -> str:
-    """A length of time as people say it.
-
-    >>> duration(8), duration(200), duration(7260)
-    ('8 s', '3 min 20 s', '2 h 1 min')
-    """
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-
-
-def size_text(size: float) -> str:
-    """A number of bytes as people say it.
-
-    >>> size_text(512), size_text(3_450_000), size_text(12_345_678_901)
-    ('0.5 kB', '3.5 MB', '12.3 GB')
-    """
-    power = 1 if size < 1e6 else 2 if size < 1e9 else 3
-    return f"{size / 1000**power:,.1f} {['kB', 'MB', 'GB'][power - 1]}"

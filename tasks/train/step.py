@@ -19,6 +19,7 @@ from prefect.cache_policies import NO_CACHE
 
 from dr_lib.evaluation.grading import averaged_probabilities
 from dr_lib.evaluation.metrics import evaluate
+from dr_lib.formatting import percent, with_interval
 from dr_lib.network import backend
 from dr_lib.network.model import build, probabilities
 from dr_lib.training import StepReport, TrainingDiverged, TrainingParams, write_weights
@@ -178,8 +179,8 @@ def _train(
         workspace.files, weights, record, pd.DataFrame(history.rows), learned_from(labelled)
     )
     say(
-        f"train: {history.step_s:.2f} s a mini-batch, {history.wait_share:.1%} of it waiting for"
-        f" pixels; best after {history.chosen_step}"
+        f"train: {history.step_s:.2f} s a mini-batch, {percent(history.wait_share, 1)} of it"
+        f" waiting for pixels; best after {history.chosen_step}"
     )
     remove_scratch(workspace.files, scratch.name)
     return model_id
@@ -298,15 +299,12 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
     if graded.empty:
         return "no labelled eye in the test split"
 
-    def with_interval(name: str) -> str:
-        value, low, high = graded.loc[name, ["value", "low", "high"]]
-        return f"{value:.3f} ({low:.3f}–{high:.3f})"
-
-    eyes = int(graded["images"].iloc[0])
-    own = (
-        f"on {eyes:,} test eyes kappa {with_interval('qwk')}, AUC of referable disease"
-        f" {with_interval('auc_referable')}"
+    kappa, referable = (
+        with_interval(*graded.loc[name, ["value", "low", "high"]])
+        for name in ("qwk", "auc_referable")
     )
+    eyes = int(graded["images"].iloc[0])
+    own = f"on {eyes:,} test eyes kappa {kappa}, AUC of referable disease {referable}"
     return own + in_words(test)
 
 

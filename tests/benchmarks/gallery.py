@@ -19,7 +19,9 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.drawing.figures import jpeg
-from dr_lib.report import Folder, Head, Section, render
+from dr_lib.report import Head, render
+from dr_lib.report.pictures import Folder
+from dr_lib.report.section import Section
 from tests import chromium
 
 FIRST_VIEW_S, FILTER_S = 2.0, 0.5

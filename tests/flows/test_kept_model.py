@@ -2,19 +2,19 @@
 are gone.
 """
 
-import types
-
 import numpy as np
 import pandas as pd
 import pytest
 
-from dr_lib.report import Folder
+from dr_lib.report.pictures import Folder
 from flows.config import PipelineConfig, load_config
 from storage import Workspace
 from storage.contents.models import save_model
 from tasks.access.present import gone_words, predictions_here
 from tasks.access.quality import GOOD
+from tasks.report.data import ReportData
 from tasks.report.sections import model
+from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
 from tasks.train import step
 from tests.flows.explainable import prepare, write_config
@@ -25,8 +25,9 @@ EYES = 20
 
 def section_says(workspace: Workspace, model_id: str) -> str:
     """What the report's section of the model says."""
-    shown = types.SimpleNamespace(workspace=workspace, model_id=model_id)
-    return model.content(shown, Folder()).finding
+    ids = ResolvedIds(workspace.location, "", model_id, "")
+    data = ReportData(workspace, None, {}, ids, None, pd.DataFrame())
+    return model.content(data, Folder()).finding
 
 
 def labelled(workspace: Workspace) -> pd.DataFrame:

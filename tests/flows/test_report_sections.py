@@ -11,12 +11,14 @@ import pytest
 
 from dr_lib.evaluation.metrics import evaluate
 from dr_lib.perturbation.comparison import MEASURES
-from dr_lib.report import Folder, Head, Section, render
-from dr_lib.report.section import Content, Missing, Strip, Table, Text
+from dr_lib.report import Head, render
+from dr_lib.report.pictures import Folder, Strip
+from dr_lib.report.section import Content, Missing, Section, Table, Text
 from storage import open_workspace
+from storage.tables.schemas import empty_frame
+from tasks.access.contact_sheets import Photos
 from tasks.report import step as stage
-from tasks.report.data import Shown
-from tasks.report.eyes import gallery_rows
+from tasks.report.data import ReportData
 from tasks.report.sections import (
     SECTIONS,
     counterfactuals,
@@ -26,8 +28,7 @@ from tasks.report.sections import (
     photographs,
     regions,
 )
-from tasks.run.settings import DataParams
-from tests.flows.explained import MODEL_ID, RECIPE, SHARD_IMAGES, explain
+from tests.flows.explained import MODEL_ID, RECIPE, explain
 
 SIZE = 48
 FUNDUS = np.full((SIZE, SIZE, 3), 128, np.uint8)
@@ -80,24 +81,14 @@ def early(tmp_path_factory) -> dict[str, Content]:
     eyes = stage.explained_eyes(
         workspace, MODEL_ID, stage.explanation_store(workspace, explain_id).image_ids
     )
-    gallery = gallery_rows(
-        workspace, explain_id, eyes, np.arange(EYES), SHARD_IMAGES, RECIPE.attribution.quantities
-    )
-    photos = tmp_path_factory.mktemp("photos")
-    shown = Shown(
-        workspace,
-        RECIPE,
-        DataParams(str(photos)),
-        CONFIG,
-        MODEL_ID,
-        explain_id,
-        eyes.assign(present=False),
-        gallery,
+    photos = Photos(workspace, str(tmp_path_factory.mktemp("photos")))
+    data = ReportData(
+        workspace, RECIPE, CONFIG, RECIPE.resolve(workspace), photos, eyes.assign(present=False)
     )
     folder = Folder()
-    made = {name: content(shown, folder) for name, (_, content) in SECTIONS.items()}
+    made = {name: content(data, folder) for name, (_, content) in SECTIONS.items()}
     sections = [Section(name, title, made[name]) for name, (title, _) in SECTIONS.items()]
-    return {"files": render(Head(), sections, folder, gallery), **made}
+    return {"files": render(Head(), sections, folder, data.gallery), **made}
 
 
 def test_every_section_has_a_sentence_and_a_page_that_is_reached_in_one_click(early):
@@ -115,7 +106,7 @@ def test_a_section_without_numbers_says_which_command_fills_it(early):
         "linearity": "linearity",
     }.items():
         (missing,) = (block for block in early[name].blocks if isinstance(block, Missing))
-        assert missing.command == f"dr {command} CONFIG.toml"
+        assert missing.step == command
     assert early["model"].finding == "No labelled eye is in the test split."
 
 
@@ -175,7 +166,7 @@ def test_photographs_are_counted_by_split_and_stage_and_one_without_a_label_is_t
 
 def test_a_groups_map_is_a_figure():
     folder = Folder()
-    (picture,) = groups.drawn(folder, [("true stage 4, toward stage 4", 1, np.ones((SIZE, SIZE)))])
+    picture = groups.picture(folder, "true stage 4, toward stage 4", 1, np.ones((SIZE, SIZE)))
     assert picture.signed
     assert picture.note.startswith("1 eye ·")
     assert {
@@ -185,6 +176,12 @@ def test_a_groups_map_is_a_figure():
 
 
 # Counterfactuals
+
+COUNTERFACTUAL_MEASURES = [
+    column
+    for column in empty_frame("counterfactuals")
+    if column == "strength" or column in MEASURES or column.startswith("feature_distance")
+]
 
 
 def changed(**columns) -> pd.DataFrame:
@@ -196,12 +193,11 @@ def changed(**columns) -> pd.DataFrame:
             "reached": [True, False, False, False],
         }
     )
-    return rows.assign(**dict.fromkeys(counterfactuals.MEASURES, 0.5), **columns)
+    return rows.assign(**dict.fromkeys(COUNTERFACTUAL_MEASURES, 0.5), **columns)
 
 
 def compared(pairs: int) -> pd.DataFrame:
     one = {
-        "true_stage": 1,
         "first": "proportional",
         "second": "pgd_l2",
         "pairs": pairs,
@@ -228,48 +224,43 @@ def test_what_was_not_reached_is_counted():
     assert np.isnan(rows.loc["constant", "l2"]), "no median of what was not reached"
 
 
-def test_only_what_reached_its_target_is_pictured(monkeypatch):
-    image_ids = ["10_left", "11_left"]
+def test_only_what_reached_its_target_is_pictured():
+    image_ids, shapes = ["10_left", "11_left"], {"image": (4, 4, 3), "probability": (5,)}
     store = SimpleNamespace(
         image_ids=image_ids,
         read_rows=lambda rows, paths: {
-            path: np.zeros((1, 4, 4, 3) if "image" in path else (1,)) for path in paths
+            path: np.zeros((1, *shapes.get(path.split("/")[1], ()))) for path in paths
         },
     )
-    photos = pd.DataFrame({"image_id": image_ids, "position": [0, 1]})
-    shown = SimpleNamespace(
-        workspace=SimpleNamespace(photos=lambda: photos),
-        recipe=SimpleNamespace(preprocess_id="p"),
-        explain_id="e",
+    data = SimpleNamespace(fundi=lambda names: dict.fromkeys(names, FUNDUS[:4, :4]))
+
+    def pictured(rows: pd.DataFrame) -> list[tuple[str, str]]:
+        strips = counterfactuals.strips(data, Folder(), store, rows)
+        return [(one.name, one.words) for one in strips]
+
+    assert pictured(changed()) == [("10_left", "proportional, strength 0")]
+    every = pictured(changed(reached=True))
+    assert [words.split(",")[0] for _, words in every] == ["proportional", "constant"] * 2, (
+        "the forms take turns"
     )
-    monkeypatch.setattr(
-        counterfactuals,
-        "fundus_store",
-        lambda *_: SimpleNamespace(
-            read_rows=lambda *_: {"pixels": np.zeros((1, 4, 4, 3), np.uint8)}
-        ),
-    )
-    pictured = [
-        (one.image_id, one.words) for one in counterfactuals._triptychs(shown, store, changed())
-    ]
-    assert pictured == [("10_left", "proportional, strength 0")]
-    every = counterfactuals._triptychs(shown, store, changed(reached=True))
-    assert [one.words.split(",")[0] for one in every] == [
-        "proportional",
-        "constant",
-    ] * 2, "the forms take turns"
-    assert counterfactuals._triptychs(shown, store, changed(reached=False)) == []
+    assert pictured(changed(reached=False)) == []
 
 
 def test_a_counterfactual_is_shown_with_its_signed_difference_and_its_probabilities():
+    arrays = {
+        "constant/image": np.zeros((1, SIZE, SIZE, 3)),
+        "constant/strength": np.array([0.1]),
+        "original/probability": np.array([[0.9, 0.1, 0, 0, 0]]),
+        "constant/probability": np.array([[0.4, 0.6, 0, 0, 0]]),
+    }
+    store = SimpleNamespace(image_ids=["10_left"], read_rows=lambda rows, paths: arrays)
+    data = SimpleNamespace(fundi=lambda names: {"10_left": FUNDUS // 2})
+    rows = changed(method="constant", reached=True)[:1]
     folder = Folder()
-    before, after = np.array([0.9, 0.1, 0, 0, 0]), np.array([0.4, 0.6, 0, 0, 0])
-    one = counterfactuals.Triptych(
-        "10_left", "constant, strength 0.1", FUNDUS, FUNDUS // 2, before, after
-    )
-    strip = counterfactuals.strip(folder, "10_left-constant", one)
+    (strip,) = counterfactuals.strips(data, folder, store, rows)
     assert isinstance(strip, Strip)
-    for part in ("fundus", "changed", "difference", "probabilities"):
+    assert strip.words == "constant, strength 0.1"
+    for part in ("original", "counterfactual", "difference", "probabilities"):
         assert f"figures/counterfactuals/10_left-constant-{part}.png" in folder.files
     assert {
         "figures/counterfactuals/10_left-constant.png",
@@ -288,7 +279,6 @@ def test_a_comparison_of_five_pairs_is_drawn_and_says_so_in_words_and_one_of_fou
     )
     assert {"figures/comparison.svg", "figures/comparison.png"} <= set(folder.files)
     assert any("SSIM −0.02" in picture["alt"] for picture in made.pictures)
-    assert "True stage" not in made.text, "what is the same in every row is not a column"
     for pairs in (4, 0):
         few = counterfactuals.beside(
             Folder(), counterfactuals.by_method(changed()), compared(pairs)
@@ -329,17 +319,16 @@ FLIPS = pd.Series({"10_left": 0.25, "11_left": np.inf})
 
 def test_how_far_units_are_linear_is_told_in_words():
     folder = Folder()
-    up_to = {"fc1": UNITS["linear_up_to"].to_numpy()}
-    picture = linearity.linear_range(folder, up_to, np.array([0.5, 0.0, 0.25]), FLIPS)
+    picture = linearity.linear_range(folder, UNITS, np.array([0.5, 0.0, 0.25]), FLIPS)
     assert (
         picture.alt == "Units linear up to 0.25: fc1 75 %"
     )  # of four units three are linear where the median eye changes
-    rows = linearity.by_layer(UNITS, up_to, FLIPS)
+    rows = linearity.by_layer(UNITS, FLIPS)
     assert rows.to_dict("records") == [
-        {"layer": "fc1", "constant": 1, "linear": 3, "linear_up_to_the_flip": 3}
+        {"layer": "fc1", "constant": 1, "linear": 3, "linear_until_the_grade_changes": 3}
     ]
     assert (
-        "1 change to stage 1, the median one at strength 0.25 (of 256 gray levels 32)"
+        "1 change to stage 1, half of these at a strength of at most 0.25 (32 of 256 gray levels)."
         in linearity.flip_note(FLIPS, 1)
     )
     assert linearity.flip_note(FLIPS[1:], 1) == "None of 1 eye changes to stage 1 at any strength."
@@ -380,8 +369,10 @@ def test_a_special_unit_has_a_page_of_its_own():
         {"image_id": ["10_left"], "predicted_before": [0], "predicted_after": [1], **stages}
     )
     folder = Folder()
-    eyes = [("10_left", "graded 0", FUNDUS, np.eye(SIZE, dtype=np.float32))]
-    below = linearity.unit_page(folder, UNITS.iloc[3], rows, eyes)
+    effect = SimpleNamespace(layer="fc1", unit=3, image_id="10_left")
+    region = np.eye(SIZE, dtype=np.float32)
+    pictures = linearity.unit_pictures(folder, effect, FUNDUS, region, {"caption": "10_left"})
+    below = linearity.unit_page(folder, UNITS.iloc[3], rows, pictures)
     section = Section("linearity", "Linearity", Content("", [], [below]))
     made = Page(render(Head(), [section], folder)["units/fc1-3.html"])
     for words in (
@@ -412,9 +403,9 @@ def test_extents_come_most_local_first_and_are_drawn():
         }
     )
     rows = regions.by_layer(neurons)
-    assert [(row["layer"], row["neurons"], row["extent_px"]) for row in rows] == [
-        ("stem", 2, 4.5),
-        ("fc1", 1, 40.0),
+    assert rows[["layer", "neurons", "extent_px"]].values.tolist() == [
+        ["stem", 2, 4.5],
+        ["fc1", 1, 40.0],
     ]
     folder = Folder()
     regions.extents(folder, rows)
@@ -428,17 +419,21 @@ def test_groups_of_regions_are_strips_of_patches_with_their_lesions_in_words():
     for words in (
         "Group 0: 2 regions",
         "Group 1: 1 region",
-        "50% haemorrhage",
-        "of their information",
+        "50 % haemorrhage",
+        "The information that they share",
     ):
         assert words in made.text
-    assert {"figures/looks/0.png", "figures/looks/1.svg"} <= set(folder.files)
-    assert regions.looks(folder, {}, clusters[:0]) == []
-    channels = pd.DataFrame(
-        [{"layer": "stem", "best_lesion": "haemorrhage", "channel": 17, "auc": 0.81}]
+    assert {"figures/looks/Group-0-2-regions.png", "figures/looks/Group-1-1-region.svg"} <= set(
+        folder.files
     )
-    assert "0.81" in page(Folder(), Content("", regions.lesion_channels(channels))).text
-    assert regions.lesion_channels(channels[:0]) == []
+    assert regions.looks(folder, {}, clusters[:0]) == []
+    units = pd.DataFrame(1, range(3), list(regions.CHANNEL_COLUMNS)).assign(
+        layer="stem", best_lesion="haemorrhage", unit=[17, 18, 19], lesion_auc=[0.6, 0.15, 0.81]
+    )
+    text = page(Folder(), Content("", regions.lesion_channels(units))).text
+    assert "0.15" in text
+    assert "0.81" not in text, "0.15 is further from chance"
+    assert regions.lesion_channels(units.assign(best_lesion=None)) == []
 
 
 def test_a_strip_is_patches_enlarged_with_gaps():

@@ -176,12 +176,12 @@ def test_status_shows_what_was_planned_against_what_it_took(explained):
         if row["what"] == "planned"
     )
     assert (
-        "planned 2.00 h against 1.00 h, 1.0 MiB against 2.0 MiB, 2,048.0 MiB of memory against"
-        " 1,024.0 MiB of memory" in done
+        "planned 2 h 0 min against 1 h 0 min, 1.0 MB against 2.1 MB, 2.1 GB of memory against"
+        " 1.1 GB of memory" in done
     )
     assert "640 passes against 600 passes, by calibration" in done
     assert (
-        killed == "running 2026-01-02 03:04: planned 1.0 MiB, 2,048.0 MiB of memory, 640 passes, by"
+        killed == "running 2026-01-02 03:04: planned 1.0 MB, 2.1 GB of memory, 640 passes, by"
         " calibration"
     )
     assert verify(open_workspace(explained.files.location)) == []

@@ -35,9 +35,8 @@ def compared(**changes) -> pd.DataFrame:
 
 
 def test_every_measure_has_a_panel_and_every_method_its_name():
-    plot = study_plots.paired_differences(
-        compared(), {"ssim": "SSIM", "l2": "L2"}, {"l2": "smaller change"}
-    )
+    left = {"ssim": "less similar", "l2": "smaller change"}
+    plot = study_plots.paired_differences(compared(), left)
     found = texts(plot)
     for words in (
         "SSIM",
@@ -49,22 +48,36 @@ def test_every_measure_has_a_panel_and_every_method_its_name():
         "\u2190 smaller change",
     ):
         assert words in found
-    assert plot == study_plots.paired_differences(
-        compared(), {"ssim": "SSIM", "l2": "L2"}, {"l2": "smaller change"}
-    )
+    assert plot == study_plots.paired_differences(compared(), left)
 
 
 def test_comparisons_of_fewer_than_five_pairs_are_not_drawn():
     rows = compared()
     rows.loc[rows["measure"] == "ssim", "pairs"] = 4
-    found = texts(study_plots.paired_differences(rows, {"ssim": "SSIM", "l2": "L2"}))
+    found = texts(study_plots.paired_differences(rows, {"ssim": "", "l2": ""}))
     assert "L2" in found
     assert "SSIM" not in found
-    assert "SSIM" not in texts(study_plots.paired_differences(compared(pairs=0), {"ssim": "SSIM"}))
+    assert "SSIM" not in texts(study_plots.paired_differences(compared(pairs=0), {"ssim": ""}))
+
+
+def units() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "layer": "fc1",
+            "verdict": ["linear", "linear", "nonlinear", "linear"],
+            "gradient_variation": 0.1,
+            "r2": 0.9,
+            "linear_up_to": [0.25, 0.5, np.nan, 1.0],
+        }
+    )
 
 
 def test_a_layer_s_line_falls_where_its_units_cease_to_be_linear():
-    up_to = {"fc1": np.array([0.25, 0.5, np.nan, 1.0]), "fc2": np.array([])}
-    plot = study_plots.linear_range(up_to, [0.25, 0.5, 1.0], np.array([0.5, np.inf]))
+    plot = study_plots.linear_range(units(), [0.25, 0.5, 1.0], np.array([0.5, np.inf]))
     assert {"fc1", "the stage changes", "Largest strength judged"} <= set(texts(plot))
-    assert study_plots.linear_range(up_to, [0.25, 0.5], np.array([np.inf])).png
+    assert study_plots.linear_range(units(), [0.25, 0.5], np.array([np.inf])).png
+
+
+def test_verdicts_are_counted_in_the_legend_and_no_unit_is_still_a_plot():
+    assert {"linear (3)", "nonlinear (1)"} <= set(texts(study_plots.verdicts(units())))
+    assert study_plots.verdicts(units()[:0]).png[:4] == b"\x89PNG"

@@ -1,15 +1,17 @@
 """The report's sections, in their order: each is one entry here and one module of this folder.
 
-A section's function takes what the report is about (`tasks.report.data.Shown`) and the folder that
-keeps its pictures; it returns a `dr_lib.report.section.Content`: a sentence for the overview and
-the blocks of its page. It reads tables and stores, and computes nothing that they do not hold.
+A section's function takes what the report is about (`tasks.report.data.ReportData`) and the folder
+that keeps its pictures; it returns a `dr_lib.report.section.Content`: a sentence for the overview
+and the blocks of its page. It reads tables and stores, and computes nothing that they do not hold.
+Paragraphs without numbers are files of `dr_lib/report/templates/prose/`, shown by the block
+`Prose`.
 """
 
 from collections.abc import Callable
 
-from dr_lib.report import Folder
+from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Content
-from tasks.report.data import Shown
+from tasks.report.data import ReportData
 from tasks.report.sections import (
     cite,
     counterfactuals,
@@ -24,7 +26,7 @@ from tasks.report.sections import (
 )
 
 # By its id, which is its page's name: the title, and what makes its content.
-SECTIONS: dict[str, tuple[str, Callable[[Shown, Folder], Content]]] = {
+SECTIONS: dict[str, tuple[str, Callable[[ReportData, Folder], Content]]] = {
     "run": ("The run", run.content),
     "data": ("Data", photographs.content),
     "model": ("Model", model.content),

@@ -1,86 +1,52 @@
 """How to name the numbers, and how to get at the tables behind them."""
 
-from dr_lib.report import Folder
-from dr_lib.report.section import Address, Code, Content, Missing, Text, table
-from dr_lib.report.words import number
-from storage.tables.schemas import PARTITION, SCHEMAS, TITLES
-from tasks.report.data import Shown
+from dr_lib.formatting import counted
+from dr_lib.report.pictures import Folder
+from dr_lib.report.section import Address, Content, Facts, Missing, Prose, table
+from storage.tables.schemas import SCHEMAS, TITLES
+from tasks.report.data import ReportData
 from tasks.run.run_log import versions
 
-# a table of more rows is left in the workspace: the report must stay light enough to send
+# A table of more rows is left in the workspace: the report must stay light enough to send.
 CSV_ROWS = 100_000
-CITED = tuple(name for name in SCHEMAS if name != "runs")
-EXAMPLE_QUERIES = (
-    (
-        "How well does the model do?",
-        (
-            "select metric, value, low, high from latest_evaluation where split = 'test' and"
-            " stratum = 'all'"
-        ),
-    ),
-    (
-        "Which eyes did it miss?",
-        (
-            "select image_id, stage, predicted_stage from latest_predictions where split = 'test'"
-            " and stage > predicted_stage"
-        ),
-    ),
-    (
-        "Where do the strongest regions lie?",
-        (
-            "select quadrant, ring, count(*) from latest_lesion_regions where sign = 'positive'"
-            " group by all order by 3 desc"
-        ),
-    ),
-)
 
 
-def content(shown: Shown, folder: Folder) -> Content:
+def content(data: ReportData, folder: Folder) -> Content:
     """The ids and libraries to cite, and each table with its rows as CSV where it is small enough
     to travel with the report."""
-    ids = {
-        "model_id": shown.model_id,
-        "explain_id": shown.explain_id,
-        "preprocess_id": shown.recipe.preprocess_id,
-    }
     rows = []
-    for name in CITED:
-        part = {key: ids[key] for key in [PARTITION[name]] if key}
-        count = shown.workspace.count(name, **part)
+    for name in [name for name in SCHEMAS if name != "runs"]:
+        count = data.workspace.count(name, **data.ids_of(name))
         if not count:
             continue
         download: Address | str = "too large"
         if count <= CSV_ROWS:
-            frame = shown.workspace.frame(name, **part)
-            download = Address(
-                f"{name}.csv", folder.add(f"tables/{name}.csv", frame.to_csv(index=False).encode())
-            )
-        path = "catalog" if name == "photos" else f"tables/{name}"
-        about = TITLES[name].replace("`", "")
+            text = data.workspace.frame(name, **data.ids_of(name)).to_csv(index=False)
+            download = Address(f"{name}.csv", folder.add(f"tables/{name}.csv", text.encode()))
         rows.append(
             {
                 "table": name,
                 "rows": count,
-                "in the workspace": path,
+                "in the workspace": "catalog" if name == "photos" else f"tables/{name}",
                 "download": download,
-                "what it holds": about,
+                "what it holds": TITLES[name].replace("`", ""),
             }
         )
-    libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
-    text = (
-        f"Explanation {shown.explain_id} of model {shown.model_id} on fundi"
-        f" {shown.recipe.preprocess_id}: the ids are hashes of what made them, so the same id means"
-        f" the same numbers. Computed with {libraries}."
-    )
-    caption = "Tables: Parquet in the workspace; those of moderate size also here"
-    missing = Missing("No tables are written yet. The first come with", "dr ingest CONFIG.toml")
+    ids = data.ids
+    facts = [
+        ("Explanation", ids.explain_id),
+        ("Model", ids.model_id),
+        ("Preprocessing", ids.preprocess_id),
+        *sorted(versions().items()),
+    ]
     return Content(
-        f"{number(len(rows))} tables hold every number; name them by model {shown.model_id} and"
-        f" explanation {shown.explain_id}.",
+        f"{counted(len(rows), 'table')} hold every number; cite them as model {ids.model_id} and"
+        f" explanation {ids.explain_id}.",
         [
-            Text(text),
-            table(rows, caption) or missing,
-            Text(f"All of them answer SQL: dr sql {shown.workspace.location} “…”"),
-            *(Code(sql, question) for question, sql in EXAMPLE_QUERIES),
+            Prose("cite"),
+            Facts(facts),
+            table(rows, "Tables: all in the workspace as Parquet files")
+            or Missing("No tables are written yet.", "ingest"),
+            Prose("sql"),
         ],
     )

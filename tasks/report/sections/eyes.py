@@ -1,48 +1,34 @@
 """The explained eyes: how many, how exact; the gallery below them shows each."""
 
-from dr_lib.report import Folder
-from dr_lib.report.section import Content, Key, Text, nothing
-from dr_lib.report.words import number, percent
-from tasks.report.data import Shown
-from tasks.run.progress import duration
+from dr_lib.formatting import counted, duration, number, percent
+from dr_lib.report.pictures import Folder
+from dr_lib.report.section import Content, Key, Prose, nothing
+from tasks.report.data import ReportData
 
 
-def content(shown: Shown, folder: Folder) -> Content:
+def content(data: ReportData, folder: Folder) -> Content:
     """Counts, and how far the attributions are from the outcome that they explain."""
-    eyes, layers = shown.gallery, shown.recipe.attribution.layers
+    eyes = data.gallery
     if eyes.empty:
         return nothing("No eye could be explained; what did not work is listed under “The run”.")
-    known = eyes[eyes["stage"].notna()]
-    right = f"{number(int((known['stage'] == known['predicted']).sum()))} of {number(len(known))}"
-    photographs = int(shown.workspace.photos()["present"].sum())
-    tiles = [("Eyes explained", number(len(eyes)), f"of {number(photographs)} photographs")]
-    gaps, exact = eyes["gap"].dropna(), ""
-    if len(gaps):
-        middle = percent(gaps.median(), 1)
-        high = percent(gaps.quantile(0.95), 1)
-        exact = (
-            f" Attributions miss the outcome’s change by {middle} in the median eye, by less than"
-            f" {high} in 95 % of them."
-        )
-        tiles.append(
-            (
-                "Median completeness gap",
-                middle,
-                f"of the outcome’s change; worst {percent(gaps.max(), 1)}",
-            )
-        )
-    for row in shown.last_work[shown.last_work["stage"] == "attribute"].itertuples():
-        tiles.append(
-            (
-                "Eyes explained a minute",
-                number(60 * row.new_images / row.seconds),
-                duration(row.seconds),
-            )
-        )
-    words = (
-        f"From the outcome to the strongest neurons of the layer {layers[0]}, and from those"
-        " neurons to pixels: original, preprocessed, the summed active regions of the most"
-        " positive neurons, and of the most negative. Each map is on its own scale."
+    labelled = eyes[eyes["stage"].notna()]
+    right = int((labelled["stage"] == labelled["predicted"]).sum())
+    photographs = int(data.workspace.photos()["present"].sum())
+    tiles = [("Eyes explained", number(len(eyes)), f"of {counted(photographs, 'photograph')}")]
+    finding = (
+        f"{counted(len(eyes), 'eye')} explained; {number(right)} of {number(len(labelled))} with a"
+        " label are graded right."
     )
-    finding = f"{number(len(eyes))} eyes explained; {right} with a label are graded right.{exact}"
-    return Content(finding, [Text(words), Key()], tiles=tiles)
+    gaps = eyes["gap"].dropna()
+    if len(gaps):
+        middle, high = percent(gaps.median(), 1), percent(gaps.quantile(0.95), 1)
+        finding += (
+            f" Attributions add up to the change in the model’s answer within {middle} in the"
+            f" median eye, and within {high} in 95 % of eyes."
+        )
+        worst = f"of the change in the model’s answer; worst {percent(gaps.max(), 1)}"
+        tiles.append(("Median completeness gap", middle, worst))
+    for row in data.last_work[data.last_work["stage"] == "attribute"].itertuples():
+        pace = number(60 * row.new_images / row.seconds)
+        tiles.append(("Eyes explained a minute", pace, duration(row.seconds)))
+    return Content(finding, [Prose("eyes", data.recipe.attribution.layers[0]), Key()], tiles=tiles)

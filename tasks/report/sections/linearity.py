@@ -1,117 +1,81 @@
 """Units along growing adversarial strength: verdicts, ranges, Hinton diagrams, and a page for each
 special unit."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from dr_lib.drawing import plots, study_plots
+from dr_lib.drawing import study_plots
 from dr_lib.drawing.figures import overlay, robust_scale
+from dr_lib.drawing.panels import hinton
+from dr_lib.formatting import counted, label, number, percent, quantity, signed, stage_text
 from dr_lib.linearity.verdicts import flip_strengths
-from dr_lib.report import Folder
-from dr_lib.report.pictures import Picture
+from dr_lib.report.pictures import Folder, Picture
 from dr_lib.report.section import (
-    Bars,
     Content,
     Facts,
     Grid,
-    Heading,
     Key,
     Links,
     Plots,
+    Prose,
     Subpage,
-    Text,
+    bars,
     nothing,
     table,
+    under,
 )
-from dr_lib.report.words import label, number, percent, slugs
-from dr_lib.vocabulary import STAGE_NAMES
+from dr_lib.vocabulary import STAGES
 from storage.contents.unit_maps import open_unit_maps
-from tasks.access.stores import fundus_store
-from tasks.report.data import Shown
+from tasks.report.data import ReportData
 
 HINTON_LAYERS, HINTON_STRENGTHS, HINTON_UNITS = 2, 6, 256
-STAGES = range(len(STAGE_NAMES))
 
 
-def content(shown: Shown, folder: Folder) -> Content:
+def content(data: ReportData, folder: Folder) -> Content:
     """The study of one explanation."""
-    workspace, explain_id, target = (
-        shown.workspace,
-        shown.explain_id,
-        shown.config["linearity"]["target_stage"],
-    )
-    units = workspace.frame("units", explain_id=explain_id, study="linearity")
+    target = data.config["linearity"]["target_stage"]
+    units = data.rows("units", study="linearity")
     if units.empty:
-        if "linearity" in workspace.parts("units", explain_id):
+        if "linearity" in data.workspace.parts("units", data.ids.explain_id):
             return nothing("No explained eye could be studied.")
         words = "Units have not been followed along adversarial examples yet."
-        return nothing(words, "The study is made by", "dr linearity CONFIG.toml")
-    # What the study of lesions adds to the table is empty in these rows.
-    units = units.drop(
-        columns=[
-            "study",
-            "explain_id",
-            *(name for name in units if "lesion" in name or name.startswith("auc_")),
-        ]
-    )
-    alive, rows = (
-        units[units["verdict"] != "dead"],
-        workspace.frame("linearity", explain_id=explain_id),
-    )
-    layers = sorted(units["layer"].unique(), key=lambda layer: (units["layer"] == layer).sum())
-    flips, counts = flip_strengths(rows, target), units["verdict"].value_counts()
+        return nothing(words, "linearity")
+    units = units.filter(regex="^(?!study$|auc_|.*lesion)")  # the study of lesions fills those
+    alive, rows = units[units["verdict"] != "dead"], data.rows("linearity")
+    verdicts, flips = units["verdict"].value_counts(), flip_strengths(rows, target)
+    layers = units["layer"].sort_values().value_counts(ascending=True).index
+    dense = [layer for layer in layers if layer.startswith("fc")] or layers
+    diagrams = [
+        picture
+        for layer in dense[:HINTON_LAYERS]
+        for picture in hintons(folder, rows, flips, layer)
+    ]
+    subpages = _pages(data, folder, alive, target)
+    links = [(page.page, page.title, page.lede.partition(":")[0]) for page in subpages]
     special = alive[alive["verdict"].isin(["constant", "reversed"])]
-    subpages = _pages(shown, folder, alive, target)
-    shown_layers = [layer for layer in layers if layer.startswith("fc")] or layers
-    up_to = {
-        layer: alive.loc[alive["layer"] == layer, "linear_up_to"].to_numpy(float)
-        for layer in layers
-    }
+    most = " and ".join(f"{number(count)} are {name}" for name, count in verdicts[:2].items())
     return Content(
-        "Along adversarial examples"
-        f" {', '.join(f'{number(count)} units are {name}' for name, count in counts[:2].items())},"
-        f" of {number(len(units))}. {flip_note(flips, target)}",
+        f"Along adversarial examples, of {counted(len(units), 'unit')} {most}."
+        f" {flip_note(flips, target)}",
         [
-            Text(
-                "Adversarial examples of growing strength, attributed to the units of a layer: does"
-                " a unit’s attribution grow only because the unit itself moves? The verdicts are"
-                " over all strengths, far above the change of stage too."
-            ),
-            Bars(
-                [
-                    (label(name), number(count), 100 * count / len(units))
-                    for name, count in counts.items()
-                ]
-            ),
-            table(by_layer(units, up_to, flips), "Units by layer and verdict"),
+            Prose("linearity"),
+            bars(verdicts),
+            table(by_layer(units, flips), "Units by layer and verdict"),
             Plots(
                 [
-                    linear_range(folder, up_to, rows["strength"].unique(), flips),
+                    linear_range(folder, alive, rows["strength"].unique(), flips),
                     scatter(folder, alive),
                 ],
                 wide=True,
             ),
-            Heading("Units as Hinton diagrams"),
-            Text(
-                "A square’s area is the magnitude of a unit’s attribution, its colour the sign; one"
-                " layer’s are on one scale."
+            *under("Units as Hinton diagrams", Prose("hinton"), Grid(diagrams, "grid hintons")),
+            *under("Units one by one", Links(links)),
+            *under(
+                "Constant and reversed units",
+                table(special, "Constant and reversed units", limit=60),
             ),
-            Grid(
-                [
-                    one
-                    for layer in shown_layers[:HINTON_LAYERS]
-                    for one in hintons(folder, rows, flips, layer)
-                ],
-                "grid hintons",
-            ),
-            Heading("Units one by one") if subpages else None,
-            (
-                Links([(one.page, one.title, one.lede.partition(":")[0]) for one in subpages])
-                if subpages
-                else None
-            ),
-            Heading("Units that do not follow") if len(special) else None,
-            table(special, "Units that do not follow", limit=60),
         ],
         subpages,
     )
@@ -119,67 +83,52 @@ def content(shown: Shown, folder: Folder) -> Content:
 
 def flip_note(flips: pd.Series, target_stage: int) -> str:
     """How many eyes change to the target stage, and at which strength."""
-    reached = flips[np.isfinite(flips)]
-    eyes = f"{len(flips):,} {'eye' if len(flips) == 1 else 'eyes'}"
+    reached, eyes = flips[np.isfinite(flips)], counted(len(flips), "eye")
     if reached.empty:
         return f"None of {eyes} changes to stage {target_stage} at any strength."
-    at = f"{reached.median():.3g} (of 256 gray levels {128 * reached.median():.2g})"
+    middle = reached.median()
     return (
-        f"Of {eyes}, {len(reached):,} change to stage {target_stage}, the median one at strength"
-        f" {at}."
+        f"Of {eyes}, {number(len(reached))} change to stage {target_stage}, half of these at a"
+        f" strength of at most {number(middle)} ({number(128 * middle, 2)} of 256 gray levels)."
     )
 
 
-def by_layer(units: pd.DataFrame, up_to: dict[str, np.ndarray], flips: pd.Series) -> pd.DataFrame:
+def by_layer(units: pd.DataFrame, flips: pd.Series) -> pd.DataFrame:
     """The verdicts' counts, and how many units are linear as far as where the median eye changes
     its stage."""
-    counts, reached = (
-        pd.crosstab(units["layer"], units["verdict"]).reset_index(),
-        flips[np.isfinite(flips)],
-    )
-    linear = [
-        int((up_to[layer] >= reached.median()).sum()) if len(reached) else 0
-        for layer in counts["layer"]
-    ]
-    return counts.assign(linear_up_to_the_flip=linear)
+    middle = flips[np.isfinite(flips)].median()  # NaN where no eye does: then no unit is counted
+    linear = (units["linear_up_to"] >= middle) & (units["verdict"] != "dead")
+    counts = pd.crosstab(units["layer"], units["verdict"])
+    return counts.assign(
+        linear_until_the_grade_changes=linear.groupby(units["layer"]).sum()
+    ).reset_index()
 
 
 def scatter(folder: Folder, units: pd.DataFrame) -> Picture:
     """Every living unit by how little its gradient varies and how straight its line is."""
-    plot = plots.linearity_scatter(
-        units["gradient_variation"].to_numpy(float),
-        units["r2"].to_numpy(float),
-        units["verdict"].tolist(),
-        x_label="Variation of the average gradient",
-        y_label="R² of the straight line",
-    )
     counts = ", ".join(f"{count} {name}" for name, count in units["verdict"].value_counts().items())
-    return folder.plot(
-        "linearity", plot, f"Units by verdict: {counts}", caption="Units and their verdicts"
-    )
+    alt, caption = f"Units by verdict: {counts}", "Units and their verdicts"
+    return folder.plot("linearity", study_plots.verdicts(units), alt, caption=caption)
 
 
 def linear_range(
-    folder: Folder, up_to: dict[str, np.ndarray], strengths: np.ndarray, flips: pd.Series
+    folder: Folder, units: pd.DataFrame, strengths: np.ndarray, flips: pd.Series
 ) -> Picture:
-    """How far the units of each layer are linear, beside where the eyes change their stage."""
+    """How far the living units of each layer are linear, beside where the eyes change their
+    stage."""
     strengths, reached = np.sort(strengths[strengths > 0]), flips[np.isfinite(flips)]
-    plot = study_plots.linear_range(up_to, strengths.tolist(), flips.to_numpy(float))
-    at = reached.median() if len(reached) else strengths[-1]
-    shares = ", ".join(
-        f"{layer} {percent((values >= at).mean())}"
-        for layer, values in up_to.items()
-        if len(values)
-    )
-    note = (
-        "Shaded: where the middle half of the eyes change to the target stage; dashed, the median."
-    )
+    strength = reached.median() if len(reached) else strengths[-1]
+    shares = (units["linear_up_to"] >= strength).groupby(units["layer"]).mean()
+    words = ", ".join(f"{layer} {percent(share)}" for layer, share in shares.items())
     return folder.plot(
         "linear-range",
-        plot,
-        f"Units linear up to {at:.3g}: {shares}",
+        study_plots.linear_range(units, strengths.tolist(), flips.to_numpy(float)),
+        f"Units linear up to {number(strength)}: {words}",
         caption="How far units are linear",
-        note=note,
+        note=(
+            "Shaded: where the middle half of the eyes change to the target stage; dashed, the"
+            " median."
+        ),
     )
 
 
@@ -188,132 +137,111 @@ def hintons(folder: Folder, rows: pd.DataFrame, flips: pd.Series, layer: str) ->
     eye nearest the median."""
     middle = np.median(flips[np.isfinite(flips)]) if np.isfinite(flips).any() else np.inf
     image_id = (flips - middle).abs().fillna(0).idxmin()
-    own = rows[(rows["image_id"] == image_id) & (rows["layer"] == layer)].sort_values("unit")
-    strengths = np.unique(own["strength"])
-    chosen = strengths[
-        np.unique(
-            np.linspace(0, len(strengths) - 1, min(HINTON_STRENGTHS, len(strengths)))
-            .round()
-            .astype(int)
-        )
+    units = rows[(rows["image_id"] == image_id) & (rows["layer"] == layer)].sort_values("unit")
+    strengths = np.unique(units["strength"])
+    places = np.linspace(0, len(strengths) - 1, HINTON_STRENGTHS).round().astype(int)
+    parts = [
+        units[units["strength"] == strength][:HINTON_UNITS]
+        for strength in strengths[np.unique(places)]
     ]
-    parts = {strength: own[own["strength"] == strength][:HINTON_UNITS] for strength in chosen}
-    titles = [f"{layer}, {image_id}, strength {strength:.3g}" for strength in parts]
-    scale = max(robust_scale(part["attribution"].to_numpy(), 100.0) for part in parts.values())
-    return [
-        folder.hinton(
-            f"units/{name}",
-            part["attribution"].to_numpy(),
-            f"Hinton diagram: {title}",
-            scale=scale,
-            caption=title,
-            note=f"graded {part['predicted_stage'].iloc[0]}, outcome {part['outcome'].iloc[0]:.2f}",
+    scale = max(robust_scale(part["attribution"].to_numpy(), 100.0) for part in parts)
+    pictures = []
+    for part in parts:
+        first = part.iloc[0]
+        title = f"{layer}, {image_id}, strength {number(first['strength'])}"
+        pictures.append(
+            folder.figure(
+                "units",
+                hinton(part["attribution"].to_numpy(), scale=scale),
+                f"Hinton diagram: {title}",
+                caption=title,
+                note=f"graded {first['predicted_stage']}, outcome {first['outcome']:.2f}",
+                signed=True,
+            )
         )
-        for name, title, part in zip(slugs(titles), titles, parts.values(), strict=True)
-    ]
+    return pictures
 
 
-def _pages(shown: Shown, folder: Folder, units: pd.DataFrame, target_stage: int) -> list[Subpage]:
+def _pages(data: ReportData, folder: Folder, units: pd.DataFrame, target: int) -> list[Subpage]:
     """A page for each unit whose effects were measured."""
-    effects = shown.workspace.frame("unit_effects", explain_id=shown.explain_id)
-    maps = open_unit_maps(shown.workspace.files, shown.explain_id)
-    regions, stored = {}, np.empty(0)
+    effects = data.rows("unit_effects").sort_values("rank")
+    maps, regions = open_unit_maps(data.workspace.files, data.ids.explain_id), {}
     if maps is not None:
-        keys = zip(
-            *(maps[name].values.tolist() for name in ("layer", "unit", "image_id")), strict=True
-        )
-        regions = {key: index for index, key in enumerate(keys)}
-        stored = maps["region"].to_numpy()
-    positions = shown.workspace.photos().set_index("image_id")["position"]
-    fundi, pages = fundus_store(shown.workspace, shown.recipe.preprocess_id), []
+        keys = (maps[name].values.tolist() for name in ("layer", "unit", "image_id"))
+        regions = dict(zip(zip(*keys, strict=True), maps["region"].to_numpy(), strict=True))
+    fundi = data.fundi(image_id for *_, image_id in regions) if regions else {}
+    pages = []
     for (layer, unit), rows in effects.groupby(["layer", "unit"], sort=True):
-        rows, eyes = rows.sort_values("rank"), []
+        pictures = []
         for row in rows.itertuples():
-            if (index := regions.get((layer, unit, row.image_id))) is not None:
-                fundus = fundi.read_rows([int(positions[row.image_id])], ["pixels"])["pixels"][0]
-                attribution = getattr(row, f"attribution_stage{target_stage}")
-                note = f"graded {row.predicted_before}, attribution {attribution:+.2g}"
-                eyes.append((row.image_id, note, fundus, stored[index]))
+            region = regions.get((layer, unit, row.image_id))
+            if region is not None:
+                attribution = signed(getattr(row, f"attribution_stage{target}"), ".2g")
+                note = f"graded {row.predicted_before}, attribution {attribution}"
+                caption = {"caption": row.image_id, "note": note}
+                pictures += unit_pictures(folder, row, fundi[row.image_id], region, caption)
         numbers = units[(units["layer"] == layer) & (units["unit"] == unit)].iloc[0]
-        pages.append(unit_page(folder, numbers, rows, eyes))
+        pages.append(unit_page(folder, numbers, rows, pictures))
     return pages
 
 
-def unit_page(folder: Folder, numbers: pd.Series, rows: pd.DataFrame, eyes: list[tuple]) -> Subpage:
-    """One special unit. rows: its effects, an eye a row; eyes: (image_id, words, fundus, region) of
-    where it is strongest."""
-    layer, unit = numbers["layer"], numbers["unit"]
-    (name,), pictures = slugs([f"{layer}-{unit}"]), []
-    for slug, (image_id, note, fundus, region) in zip(
-        slugs(eye[0] for eye in eyes), eyes, strict=True
-    ):
-        place, of = f"units/{name}-{slug}", f"of eye {image_id}"
-        alt = f"Region of unit {unit} of {layer} on the fundus {of}"
-        pictures.append(
-            folder.picture(f"{place}-fundus", fundus, f"Fundus {of}", caption=image_id, note=note)
-        )
-        drawn = overlay(fundus, region)
-        pictures.append(
-            folder.picture(f"{place}-region", drawn, alt, caption="Its region", signed=True)
-        )
-    changed = [
-        (
-            "Eyes graded otherwise without it",
-            number(int((rows["predicted_before"] != rows["predicted_after"]).sum())),
-        )
+def unit_pictures(
+    folder: Folder, effect: Any, fundus: np.ndarray, region: np.ndarray, caption: dict[str, str]
+) -> list[Picture]:
+    """A unit in one eye: the fundus, (y, x, 3), and the unit's region on it, (y, x). effect: its
+    row of `unit_effects`."""
+    unit, of = f"unit {effect.unit} of {effect.layer}", f"of eye {effect.image_id}"
+    name = folder.name("units", f"{effect.layer}-{effect.unit}-{effect.image_id}")
+    drawn, words = overlay(fundus, region), f"Region of {unit} on the fundus {of}"
+    return [
+        folder.picture(f"{name}-fundus", fundus, f"Fundus {of}", **caption),
+        folder.picture(f"{name}-region", drawn, words, caption="Its region", signed=True),
     ]
-    words = (
-        "The eyes with its largest attribution to the target stage, and the pixels that drive the"
-        " unit there."
-    )
-    strongest = (
-        [Heading("Where it is strongest"), Text(words), Key(), Grid(pictures, "grid maps")]
-        if pictures
-        else []
-    )
-    every = rows.drop(columns=["layer", "unit", "verdict", "rank", "explain_id"], errors="ignore")
+
+
+def unit_page(
+    folder: Folder, numbers: pd.Series, effects: pd.DataFrame, pictures: list[Picture]
+) -> Subpage:
+    """One special unit. numbers: its row of the table `units`; effects: its rows of `unit_effects`;
+    pictures: of the eyes in which it is strongest."""
+    layer, unit = numbers["layer"], numbers["unit"]
+    page = folder.name("units", f"{layer}-{unit}")
+    stages: list[dict[str, Any]] = [
+        {
+            "stage": stage_text(stage),
+            "argues for it by": effects[f"attribution_stage{stage}"].mean(),
+            "in eyes, share": (effects[f"attribution_stage{stage}"] > 0).mean(),
+            "change without it": effects[f"effect_stage{stage}"].mean(),
+        }
+        for stage in STAGES
+    ]
+    regraded = int((effects["predicted_before"] != effects["predicted_after"]).sum())
+    facts = numbers.drop(["layer", "unit", "verdict"]).to_dict()
+    facts |= {"Eyes graded otherwise without it": regraded}
+    every = effects.drop(columns=["layer", "unit", "verdict", "rank"], errors="ignore")
+    strongest = [Prose("unit-regions"), Key("the unit’s activation"), Grid(pictures, "grid maps")]
     return Subpage(
-        f"units/{name}.html",
+        f"{page}.html",
         f"{layer}, unit {unit}",
-        f"{numbers['verdict']}: {_lede(rows)}",
+        f"{numbers['verdict']}: {_argument([row['argues for it by'] for row in stages])}",
         [
             table(
-                _by_stage(rows),
-                "Which stages it argues for, and what is without it: means over the eyes of the"
-                " study",
+                stages,
+                "Which stages the unit argues for, and how their probabilities change without it:"
+                " means over the eyes of the study",
             ),
-            Facts(
-                [
-                    (label(name), number(value))
-                    for name, value in numbers.drop(["layer", "unit", "verdict"]).items()
-                ]
-                + changed
-            ),
-            *strongest,
-            Heading("Eye by eye"),
-            table(every, "Eye by eye"),
+            Facts([(label(name), number(value)) for name, value in facts.items()]),
+            *under("Where it is strongest", *strongest),
+            *under("Eye by eye", table(every, "Eye by eye")),
         ],
     )
 
 
-def _by_stage(rows: pd.DataFrame) -> list[dict]:
-    return [
-        {
-            "stage": f"{stage} {STAGE_NAMES[stage]}",
-            "argues for it by": float(rows[f"attribution_stage{stage}"].mean()),
-            "in eyes, share": float((rows[f"attribution_stage{stage}"] > 0).mean()),
-            "change without it": float(rows[f"effect_stage{stage}"].mean()),
-        }
-        for stage in STAGES
-    ]
-
-
-def _lede(rows: pd.DataFrame) -> str:
-    means = [float(rows[f"attribution_stage{stage}"].mean()) for stage in STAGES]
+def _argument(means: list[float]) -> str:
+    """Which stage a unit argues for most, and which one it argues against. means: the mean
+    attribution to it of each stage."""
     best, worst = int(np.argmax(means)), int(np.argmin(means))
     if means[best] <= 0:
         return "it argues for no stage"
-    words = f"it argues for stage {best} ({STAGE_NAMES[best]})"
-    return words + (
-        f" and against stage {worst} ({STAGE_NAMES[worst]})" if means[worst] < 0 else ""
-    )
+    against = f" and against {quantity(f'stage{worst}')}" if means[worst] < 0 else ""
+    return f"it argues for {quantity(f'stage{best}')}{against}"

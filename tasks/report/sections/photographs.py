@@ -7,146 +7,102 @@ import pandas as pd
 
 from dr_lib.drawing.figures import fitted
 from dr_lib.drawing.sheets import BeforeAfter, SetAside, before_after_sheet, set_aside_sheet
-from dr_lib.report import Folder
+from dr_lib.formatting import counted, number, stage_text
+from dr_lib.report.pictures import Folder
 from dr_lib.report.section import (
-    Bars,
     Content,
     Download,
     Grid,
     Heading,
     Missing,
     Pairs,
+    Prose,
     Table,
     Text,
+    bars,
     table,
+    under,
 )
-from dr_lib.report.words import label, number, slugs
-from dr_lib.vocabulary import STAGE_NAMES
+from dr_lib.vocabulary import STAGES
 from tasks.access.contact_sheets import flagged, flagged_text, samples, set_aside
 from tasks.access.quality import eye_quality
-from tasks.report.data import Shown
+from tasks.report.data import ReportData
 
 PHOTO_PX = 240  # a photograph on the page
 
 
-def content(shown: Shown, folder: Folder) -> Content:
+def content(data: ReportData, folder: Folder) -> Content:
     """Photographs found, set aside, and split; what preprocessing made of them."""
-    workspace, recipe, photos = shown.workspace, shown.recipe, shown.photos
-    catalogue, rejects, quality = (
-        workspace.photos(),
-        workspace.rejects(),
-        eye_quality(workspace, recipe),
-    )
+    read = (data.workspace, data.recipe)
+    catalogue, rejects = data.workspace.photos(), data.workspace.rejects()
     here = catalogue[catalogue["present"]]
     if here.empty:
         words = "No photographs are in the catalogue yet."
-        return Content(
-            words,
-            [
-                Missing(f"{words} They are read by", "dr ingest CONFIG.toml"),
-                *_aside(folder, rejects, ()),
-            ],
-        )
+        return Content(words, [Missing(words, "ingest"), *_aside(folder, rejects, ())])
+    quality = eye_quality(*read)
+    spread = quality.select_dtypes("floating").quantile([0.05, 0.5, 0.95]).T
+    spread = spread.set_axis(["5 %", "median", "95 %"], axis=1).reset_index(names="measure")
     return Content(
-        f"{number(len(here))} photographs of {number(here['patient_id'].nunique())} patients;"
+        f"{counted(len(here), 'photograph')} of {counted(here['patient_id'].nunique(), 'patient')};"
         f" {number(len(rejects)) if len(rejects) else 'none'} set aside,"
         f" {number(int(quality['flagged'].sum()))} of low quality.",
         [
-            Text("Both eyes of a patient are in the same split."),
+            Prose("splits"),
             by_split(here),
             Heading("Before and after preprocessing"),
-            Text(
-                "The retina is found (the circle), scaled to a fixed diameter, and its local tone"
-                " removed: every camera ends in the same style."
-            ),
+            Prose("preprocessing"),
             *pairs(
-                folder,
-                "samples",
-                samples(workspace, recipe, photos),
-                "Before and after preprocessing",
+                folder, "samples", samples(*read, data.photos), "Before and after preprocessing"
             ),
             Heading("Quality"),
-            Text(flagged_text(workspace, recipe)),
-            *pairs(
-                folder,
-                "flagged",
-                flagged(workspace, recipe, photos),
-                "Flagged eyes, the worst first",
-            ),
-            table(_measures(quality), "What preprocessing measured", folded=True),
-            *_aside(folder, rejects, set_aside(workspace, photos)),
+            Text(flagged_text(*read)),
+            *pairs(folder, "flagged", flagged(*read, data.photos), "Flagged eyes, the worst first"),
+            table(spread, "What preprocessing measured", folded=True),
+            *_aside(folder, rejects, set_aside(data.workspace, data.photos)),
         ],
     )
 
 
 def by_split(photographs: pd.DataFrame) -> Table | None:
     """Splits by stages as a table, the largest split first, with sums."""
-    names = {stage: f"{stage} {name}" for stage, name in enumerate(STAGE_NAMES)}
+    names = {stage: stage_text(stage) for stage in STAGES}
     counts = pd.crosstab(photographs["split"], photographs["stage"].map(names).fillna("no label"))
-    counts = counts.assign(all=counts.sum(axis=1)).sort_values("all", ascending=False).reset_index()
-    return table(counts, "Photographs by split and stage")
+    counts = counts.assign(all=counts.sum(axis=1)).sort_values("all", ascending=False)
+    return table(counts.reset_index(), "Photographs by split and stage")
 
 
-def _measures(quality: pd.DataFrame) -> list[dict]:
-    """How each measure is spread over the eyes."""
-    spread = quality.select_dtypes("floating").quantile([0.05, 0.5, 0.95])
-    return [
-        {"measure": name, **dict(zip(("5 %", "median", "95 %"), spread[name], strict=True))}
-        for name in spread
-    ]
-
-
-def pairs(folder: Folder, place: str, shown: Sequence[BeforeAfter], words: str) -> list:
+def pairs(folder: Folder, place: str, samples: Sequence[BeforeAfter], words: str) -> list:
     """The pairs one by one, and their sheet; nothing without any."""
-    if not shown:
+    if not samples:
         return []
     drawn = []
-    for name, one in zip(slugs(one.image_id for one in shown), shown, strict=True):
-        found = " with the disc found in it" if one.disc is not None else ""
-        before = folder.photo(
-            f"{place}/{name}-photo",
-            fitted(one.circled, PHOTO_PX),
-            f"Photograph {one.image_id}{found}",
-        )
-        after = folder.photo(
-            f"{place}/{name}-fundus", one.fundus, f"Preprocessed fundus of {one.image_id}"
-        )
-        drawn.append((before, after, one.image_id, one.notes))
-    sheet = folder.photo(f"{place}-sheet", before_after_sheet(shown), words)
+    for sample in samples:
+        name = folder.name(place, sample.image_id)
+        before = f"Photograph {sample.image_id}" + " with the disc found in it" * bool(sample.disc)
+        after = f"Preprocessed fundus of {sample.image_id}"
+        photo = folder.photo(f"{name}-photo", fitted(sample.circled, PHOTO_PX), before)
+        fundus = folder.photo(f"{name}-fundus", sample.fundus, after)
+        drawn.append((photo, fundus, sample.image_id, sample.notes))
+    sheet = folder.photo(f"{place}-sheet", before_after_sheet(samples), words)
     return [Pairs(drawn), Download(sheet.src, f"{words}: contact sheet")]
 
 
 def _aside(folder: Folder, rejects: pd.DataFrame, photographs: Sequence[SetAside]) -> list:
-    if rejects.empty:
-        return []
-    counts = rejects["reason"].value_counts()
-    blocks: list = [Heading("Set aside")]
-    blocks.append(
-        Bars(
-            [
-                (label(name), number(count), 100 * count / counts.max())
-                for name, count in counts.items()
-            ]
+    pictures = [
+        folder.photo(
+            folder.name("set-aside", photograph.image_id),
+            photograph.square(PHOTO_PX),
+            f"{photograph.image_id}, set aside: {photograph.reason}",
+            caption=photograph.reason,
+            note=": ".join(filter(None, (photograph.image_id, photograph.detail))),
         )
-    )
-    if photographs:
-        pictures = [
-            folder.photo(
-                f"set-aside/{name}",
-                one.square(PHOTO_PX),
-                f"{one.image_id}, set aside: {one.reason}",
-                caption=one.reason,
-                note=f"{one.image_id}: {one.detail}" if one.detail else one.image_id,
-            )
-            for name, one in zip(
-                slugs(one.image_id for one in photographs), photographs, strict=True
-            )
-        ]
-        sheet = folder.photo(
-            "set-aside-sheet",
-            set_aside_sheet(photographs),
-            "Photographs set aside, with their reasons",
-        )
+        for photograph in photographs
+    ]
+    blocks: list = [bars(rejects["reason"].value_counts())]
+    if pictures:
+        words = "Photographs set aside, with their reasons"
+        sheet = folder.photo("set-aside-sheet", set_aside_sheet(photographs), words)
         blocks += [Grid(pictures), Download(sheet.src, "Contact sheet")]
     rows = rejects[["reason", "image_id", "source", "detail"]].rename(columns={"source": "path"})
-    return [*blocks, table(rows, "Each photograph set aside and its reason", folded=True)]
+    caption = "Each photograph set aside and its reason"
+    return under("Set aside", *blocks, table(rows, caption, folded=True))

@@ -1,60 +1,45 @@
 """The run: its steps and their pace, what failed, the ids that name its numbers, versions and
 settings."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from dr_lib.report import Folder
-from dr_lib.report.section import Code, Content, Facts, Heading, Missing, Share, table
-from storage.arrays.store import ShardedStore
+from dr_lib.formatting import counted, duration
+from dr_lib.report.pictures import Folder
+from dr_lib.report.section import Code, Content, Facts, Missing, Share, table, under
 from tasks.access.stores import explanation_store, fundus_store
-from tasks.report.data import Shown
-from tasks.run.progress import duration
+from tasks.report.data import ReportData
 from tasks.run.run_log import versions
 
 
-def content(shown: Shown, folder: Folder) -> Content:
+def content(data: ReportData, folder: Folder) -> Content:
     """How long each step took when it last had work, and how far the run has come."""
-    last = shown.last_work
-    failures = _failures(shown)
-    failed = f"{len(failures):,} did not work" if failures else "nothing failed"
-    took = (
-        f"{len(last)} steps took {duration(last['seconds'].sum())}"
-        if len(last)
-        else "No step is timed yet"
-    )
+    last, failures = data.last_work, _failures(data)
+    failed = f"{counted(len(failures), 'item')} did not work" if failures else "nothing failed"
+    reasons = table(failures, "What did not work, and why")
+    if last.empty:
+        missing = Missing("No step has been timed yet.", "run")
+        return Content(f"No step is timed yet; {failed}.", [missing, reasons])
     ids = {
-        "Run": shown.run_id,
-        "Model": shown.model_id,
-        "Preprocessing": shown.recipe.preprocess_id,
+        "Run": data.run_id,
+        "Model": data.ids.model_id,
+        "Preprocessing": data.ids.preprocess_id,
+        "Explanations": data.ids.explain_id,
+        "Workspace": data.workspace.location,
     }
-    ids |= {"Explanations": shown.explain_id, "Workspace": shown.workspace.location}
+    settings = pd.json_normalize(data.config).to_dict("records")[0]
+    text = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
     return Content(
-        f"{took}; {failed}.",
-        (
-            (
-                table(_times(last), "Steps, how long each took, and its pace"),
-                table(_how_far(shown), "How far"),
-                Heading("What did not work") if failures else None,
-                table(failures, "What did not work, and why"),
-                Facts([(name, value) for name, value in ids.items() if value]),
-                Facts(sorted(versions().items()), folded="Versions"),
-                (
-                    Code("\n".join(_settings(shown.config)), "Configuration", folded=True)
-                    if shown.config
-                    else None
-                ),
-            )
-            if len(last)
-            else (
-                Missing(
-                    "No step has been timed yet. The whole pipeline runs with", "dr run CONFIG.toml"
-                ),
-                table(failures),
-            )
-        ),
+        f"{counted(len(last), 'step')} took {duration(last['seconds'].sum())}; {failed}.",
+        [
+            table(_times(last), "Steps, how long each took, and its pace"),
+            table(_how_far(data), "How far the run has come"),
+            *under("What did not work", reasons),
+            Facts([(name, value) for name, value in ids.items() if value]),
+            Facts(sorted(versions().items()), folded="Versions"),
+            Code(text, "Configuration"),
+        ],
     )
 
 
@@ -70,49 +55,25 @@ def _times(last: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _how_far(shown: Shown) -> list[dict[str, Any]]:
-    """What there is of each kind, of how many."""
-    workspace = shown.workspace
-    here = int(workspace.photos()["present"].sum())
-    fundi, explained = (
-        fundus_store(workspace, shown.recipe.preprocess_id),
-        explanation_store(workspace, shown.explain_id),
-    )
-    graded = workspace.count("predictions", model_id=shown.model_id)
-    return [
-        {"what": "photographs", "there": here, "of": here + len(workspace.rejects())},
-        {"what": "fundi", "there": _finished(fundi), "of": fundi.images},
-        {"what": "graded eyes", "there": graded, "of": here},
-        {"what": "explained eyes", "there": len(shown.gallery), "of": explained.images},
-    ]
+def _how_far(data: ReportData) -> list[dict[str, Any]]:
+    """How much there is of each kind, and how much there will be."""
+    here = int(data.workspace.photos()["present"].sum())
+    fundi = fundus_store(data.workspace, data.ids.preprocess_id)
+    finished = sum(len(entry["image_ids"]) for entry in fundi.records())
+    graded = data.workspace.count("predictions", model_id=data.ids.model_id)
+    counts = {
+        "photographs": (here, here + len(data.workspace.rejects())),
+        "preprocessed": (finished, fundi.images),
+        "graded eyes": (graded, here),
+        "explained eyes": (len(data.gallery), len(data.eyes)),
+    }
+    return [{"what": what, "done": done, "of": total} for what, (done, total) in counts.items()]
 
 
-def _finished(store: ShardedStore) -> int:
-    return sum(len(entry["image_ids"]) for entry in store.records())
-
-
-def _failures(shown: Shown) -> list[dict[str, Any]]:
+def _failures(data: ReportData) -> list[dict[str, Any]]:
     """Steps whose last run failed, and eyes that could not be explained, each with its reason."""
-    last = shown.runs.drop_duplicates("stage", keep="last")
-    rows = [
-        {"what": f"dr {row.stage}", "reason": row.message}
-        for row in last.itertuples()
-        if row.state == "failed"
-    ]
-    for entry in explanation_store(shown.workspace, shown.explain_id).records():
-        rows += [
-            {"what": name, "reason": reason}
-            for name, reason in entry["record"].get("failed", {}).items()
-        ]
-    return rows
-
-
-def _settings(config: Mapping[str, Any], prefix: str = "") -> list[str]:
-    lines = []
-    for name, value in config.items():
-        lines += (
-            _settings(value, f"{prefix}{name}.")
-            if isinstance(value, Mapping)
-            else [f"{prefix}{name} = {value!r}"]
-        )
-    return lines
+    last = data.runs.drop_duplicates("stage", keep="last")
+    reasons = {f"dr {row.stage}": row.message for row in last.itertuples() if row.state == "failed"}
+    for entry in explanation_store(data.workspace, data.ids.explain_id).records():
+        reasons |= entry["record"].get("failed", {})
+    return [{"what": what, "reason": reason} for what, reason in reasons.items()]
