@@ -42,7 +42,7 @@ def local_contrast(pixels: UInt8[np.ndarray, "y x 3"]) -> Float32[np.ndarray, "y
     return np.abs(scaled(pixels)).mean(axis=2)
 
 
-class Rivals:
+class BaselineMaps:
     """The gradient maps of one model and quantity; keeps its compiled functions, so reuse it.
 
     quantity: as `stage_quantities` names it. layers: where Grad-CAM looks; each must be a full cut
@@ -66,7 +66,7 @@ class Rivals:
     def maps(
         self, pixels: UInt8[np.ndarray, "y x 3"], *, crop: float
     ) -> dict[str, Float32[np.ndarray, "y x"]]:
-        """Every rival of one fundus with this crop: gradient, gradient_input, gradcam_<layer>,
+        """Every baseline map of one fundus with this crop: gradient, gradient_input, gradcam_<layer>,
         centre, contrast.
 
         gradient: Σ|∂F/∂x| over colours (Simonyan et al., 2013). gradient_input: Σ x · ∂F/∂x, with

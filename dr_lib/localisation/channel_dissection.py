@@ -19,7 +19,7 @@ from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
 
 
 @dataclass(frozen=True)
-class LesionUnitParams:
+class ChannelDissectionParams:
     """layers: convolutional ones whose channels are judged. limit: eyes with masks at most (0:
     all). resamples: of patients.
     """
@@ -128,7 +128,7 @@ def unit_rows(
     against_rest: Float64[np.ndarray, "eye channel lesion"],
     against_others: Float64[np.ndarray, "eye channel lesion"],
     patients: Shaped[np.ndarray, "eye"],
-    params: LesionUnitParams = LesionUnitParams(),
+    params: ChannelDissectionParams = ChannelDissectionParams(),
 ) -> list[dict]:
     """One row per channel for the table `units`: means over eyes, 95 % intervals over patients, the
     best type and how it holds.

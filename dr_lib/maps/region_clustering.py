@@ -21,7 +21,7 @@ SILHOUETTE_SAMPLE = 2_000  # its cost grows with the square
 
 
 @dataclass(frozen=True)
-class AppearanceParams:
+class RegionClusteringParams:
     """source: whose regions, such as stem or pixels. clusters: how many groups. patch_px: side
     of the patches drawn.
     """
@@ -83,7 +83,8 @@ class Clusters:
 
 
 def cluster(
-    features: Float64[np.ndarray, "region feature"], params: AppearanceParams = AppearanceParams()
+    features: Float64[np.ndarray, "region feature"],
+    params: RegionClusteringParams = RegionClusteringParams(),
 ) -> Clusters:
     """k-means of the standardised features, repeatable; with fewer regions than groups each is
     its own.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from storage.admin.learned_labels import RETRAIN, label_changes
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import attributions_path, load_runs
-from storage.contents.fundus import fundus_ids, fundus_path
+from storage.contents.fundus import fundus_path, preprocess_ids
 from storage.errors import NotThere
 from storage.tables.parts import partitions, parts
 from storage.tables.schemas import PARTITION, SCHEMAS
@@ -98,7 +98,8 @@ def overview(ws: "Workspace") -> dict:
             for (step, reason), count in rejects.groupby(["step", "reason"]).size().items()
         ],
         "fundus": [
-            {"preprocess_id": at, **_progress(ws, fundus_path(at))} for at in fundus_ids(ws.files)
+            {"preprocess_id": at, **_progress(ws, fundus_path(at))}
+            for at in preprocess_ids(ws.files)
         ],
         "models": _models(ws),
         "explanations": [

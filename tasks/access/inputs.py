@@ -31,7 +31,7 @@ def _has_fundi(workspace: Workspace, recipe: Recipe) -> bool:
 
 
 def _has_other_fundi(workspace: Workspace, recipe: Recipe) -> bool:
-    return bool(set(workspace.fundus_ids()) - {recipe.preprocess_id})
+    return bool(set(workspace.preprocess_ids()) - {recipe.preprocess_id})
 
 
 def _has_graded_model(workspace: Workspace, recipe: Recipe) -> bool:

@@ -31,8 +31,8 @@ class PairIds(ResolvedIds):
 
 
 @dataclass(frozen=True)
-class ChangeJob:
-    """One shard of eyes to change, as `change_shard` takes it."""
+class SearchJob:
+    """One shard of eyes to change, as `search_shard` takes it."""
 
     ids: PairIds
     span: Span
@@ -45,7 +45,7 @@ class ChangeJob:
     engine: AttributionParams
 
 
-def change_shard(job: ChangeJob) -> int:
+def search_shard(job: SearchJob) -> int:
     """Changes, writes and marks one shard of eyes; rows to keep are copied from the old one.
     Returns how many were changed.
 

@@ -18,16 +18,16 @@ from dr_lib.perturbation.counterfactual import METHODS, CounterfactualParams
 from dr_lib.perturbation.strength_search import select_eyes
 from storage import Workspace
 from storage.arrays.store import ShardedStore, Span
-from storage.contents.counterfactuals import change_specs, counterfactuals_path
+from storage.contents.counterfactuals import counterfactual_specs, counterfactuals_path
 from storage.contents.explanations import DONE, attributions_path
 from storage.contents.models import load_record
 from storage.ids import content_id
 from tasks.access.images import usable_rows
 from tasks.access.present import gone_words
 from tasks.access.stores import crop_settings, explanation_store, stored_digests, whole
-from tasks.counterfactuals.shard import ChangeJob, PairIds, change_shard
+from tasks.counterfactuals.shard import PairIds, SearchJob, search_shard
 from tasks.counterfactuals.tables import (
-    CHANGE_TABLES,
+    EYE_TABLES,
     PAIR_TABLES,
     summary,
     tabulate,
@@ -65,13 +65,13 @@ def counterfactuals(
     confusion = f"of stage {params.true_stage} predicted as {params.predicted_stage}"
     path = counterfactuals_path(explain_id, params.pair)
     if missed.empty and not ShardedStore.exists(workspace.files, path):
-        parts = [(table, f"{params.pair}-{Span(0, 0, 0).part}") for table in CHANGE_TABLES]
+        parts = [(table, f"{params.pair}-{Span(0, 0, 0).part}") for table in EYE_TABLES]
         for table, part in [*parts, *((table, params.pair) for table in PAIR_TABLES)]:
             if not workspace.has_part(table, explain_id, part):
                 workspace.write_table(table, [], partition=explain_id, part=part)
         return StepResult(STEP, 0, 0, f"no eye {confusion}: nothing to change")
     shard_eyes = min(SHARD_EYES, storage.shard_images)
-    specs = change_specs(METHODS, ADVERSARIAL_METHODS, recipe.preprocess.size)
+    specs = counterfactual_specs(METHODS, ADVERSARIAL_METHODS, recipe.preprocess.size)
     store = ShardedStore.create_or_open(
         workspace.files, path, specs, shard_eyes, {"explain_id": explain_id, "pair": params.pair}
     )
@@ -124,7 +124,7 @@ def _search(
     for span in store.pending(digests):
         kept = store.done_rows(span, digests[span.rows])
         jobs.append(
-            ChangeJob(
+            SearchJob(
                 ids,
                 span,
                 eyes.iloc[span.rows],
@@ -137,10 +137,10 @@ def _search(
             )
         )
 
-    def new_eyes(job: ChangeJob) -> int:
+    def new_eyes(job: SearchJob) -> int:
         return int((job.eyes["sha256"].notna().to_numpy() & ~job.kept).sum())
 
-    return sum(run_in_waves(session.pool, STEP, change_shard, jobs, images_of=new_eyes))
+    return sum(run_in_waves(session.pool, STEP, search_shard, jobs, images_of=new_eyes))
 
 
 def second_model(workspace: Workspace, recipe: Recipe, model_id: str, wanted: str) -> str:

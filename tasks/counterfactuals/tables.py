@@ -25,7 +25,7 @@ from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import classifier_outputs, fundi
 from tasks.run.session import Session
 
-CHANGE_TABLES = ("counterfactuals", "adversarials")
+EYE_TABLES = ("counterfactuals", "adversarials")
 PAIR_TABLES = ("comparisons", "transfers")
 SECOND = (
     "second_stage_before",
@@ -63,7 +63,7 @@ def tabulate(
         part = f"{pair_ids.pair}-{span.part}"
         if not all(
             workspace.has_part(table, pair_ids.explain_id, part, digest=digest)
-            for table in CHANGE_TABLES
+            for table in EYE_TABLES
         ):
             known = tuple(
                 zip(reference["image_id"], reference["position"].astype(int), strict=True)
@@ -112,7 +112,7 @@ def _tabulate_shard(job: TabulateJob) -> int:
         workspace.files, counterfactuals_path(job.ids.explain_id, job.ids.pair)
     )
     chosen = np.flatnonzero(job.eyes["sha256"].notna())
-    tables = dict(zip(CHANGE_TABLES, (job.params.methods, job.adversarial.methods), strict=True))
+    tables = dict(zip(EYE_TABLES, (job.params.methods, job.adversarial.methods), strict=True))
     rows: dict[str, list[dict]] = {table: [] for table in tables}
     if len(chosen):
         x = scaled(
@@ -228,7 +228,7 @@ def pair_rows(
 ) -> dict[str, pd.DataFrame]:
     """The rows of a pair of stages in both tables."""
     ids = set(store.image_ids)
-    frames = {name: workspace.frame(name, explain_id=pair_ids.explain_id) for name in CHANGE_TABLES}
+    frames = {name: workspace.frame(name, explain_id=pair_ids.explain_id) for name in EYE_TABLES}
     return {
         name: frame[(frame["target_stage"] == params.target_stage) & frame["image_id"].isin(ids)]
         for name, frame in frames.items()
@@ -247,7 +247,7 @@ def write_pair_tables(
     parts = {
         table: {name: digest for name, digest in found.items() if name.startswith(pair_ids.pair)}
         for table, found in (
-            (table, workspace.part_digests(table, pair_ids.explain_id)) for table in CHANGE_TABLES
+            (table, workspace.part_digests(table, pair_ids.explain_id)) for table in EYE_TABLES
         )
     }
     digest = content_id(parts)

@@ -40,7 +40,6 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Step
     model_id, explain_id = ids.model_id, ids.explain_id
     eyes = explained_eyes(workspace, model_id, explanation_store(workspace, explain_id).image_ids)
     eyes = eyes[eyes["predicted_stage"].notna() & (eyes["predicted_stage"] != params.target_stage)]
-    eyes = eyes.join(workspace.photos().set_index("image_id")["sha256"], on="image_id")
     settings = dataclasses.asdict(
         dataclasses.replace(params, limit=0)
     )  # which eyes there are is said by the eyes

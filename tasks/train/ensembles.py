@@ -33,7 +33,7 @@ PREFIX = "grading="
 
 
 @dataclass(frozen=True)
-class Reading:
+class Ensemble:
     """One way to grade every held-out eye: probabilities (eye, 5), the stages decided on (None:
     the likeliest), what was chosen.
     """
@@ -44,7 +44,7 @@ class Reading:
     chosen: dict[str, float] = field(default_factory=dict)
 
 
-def reading_rows(
+def ensemble_rows(
     workspace: Workspace, grading: GradingParams, model_id: str
 ) -> list[dict[str, Any]]:
     """Rows of `evaluation` for each reading that is asked for and each held-out split; none by
@@ -57,7 +57,7 @@ def reading_rows(
     )
     eyes = eyes[eyes["split"] != "train"].reset_index(drop=True)
     rows: list[dict[str, Any]] = []
-    for reading in _readings(eyes, grading):
+    for reading in _ensembles(eyes, grading):
         for split in sorted(eyes["split"].unique()):
             those = ((eyes["split"] == split) & eyes["stage"].notna()).to_numpy()
             if not those.any():
@@ -95,7 +95,7 @@ def in_words(rows: pd.DataFrame) -> str:
     )
 
 
-def _readings(eyes: pd.DataFrame, grading: GradingParams) -> Iterator[Reading]:
+def _ensembles(eyes: pd.DataFrame, grading: GradingParams) -> Iterator[Ensemble]:
     """Each reading goes on from the one before it, so that the table tells what each step
     brings.
     """
@@ -106,13 +106,13 @@ def _readings(eyes: pd.DataFrame, grading: GradingParams) -> Iterator[Reading]:
     names = []
     if grading.poses > 1:
         names.append("poses")
-        yield Reading(f"{PREFIX}poses", found)
+        yield Ensemble(f"{PREFIX}poses", found)
     if grading.fellow_eye:
         names.append("fellow")
         fellow = fellows(patients)
         share = fellow_share(stages, found, fellow, validation)
         found = with_fellow(found, fellow, share)
-        yield Reading(f"{PREFIX}{'+'.join(names)}", found, chosen={"fellow_share": share})
+        yield Ensemble(f"{PREFIX}{'+'.join(names)}", found, chosen={"fellow_share": share})
     if grading.decision == "thresholds" and validation.any():
         names.append("thresholds")
         expected = expected_stage(found)
@@ -122,4 +122,4 @@ def _readings(eyes: pd.DataFrame, grading: GradingParams) -> Iterator[Reading]:
         chosen = {
             f"threshold_stage{number}": float(place) for number, place in enumerate(thresholds, 1)
         }
-        yield Reading(f"{PREFIX}{'+'.join(names)}", found, decided(expected, thresholds), chosen)
+        yield Ensemble(f"{PREFIX}{'+'.join(names)}", found, decided(expected, thresholds), chosen)

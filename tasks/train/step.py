@@ -43,7 +43,7 @@ from tasks.run.errors import UserError
 from tasks.run.progress import progress, say
 from tasks.run.recipe import Recipe, settings_of
 from tasks.run.session import Session, StepResult
-from tasks.train.ensembles import POSES_TABLE, in_words, reading_rows
+from tasks.train.ensembles import POSES_TABLE, ensemble_rows, in_words
 from tasks.train.model_record import provenance, record_metrics, training_provenance
 
 STEP = "train"
@@ -202,7 +202,7 @@ class _Reporter:
 
 
 def _predict(
-    workspace: Workspace, fundus_id: str, model_id: str, eyes: pd.DataFrame, poses: int = 1
+    workspace: Workspace, preprocess_id: str, model_id: str, eyes: pd.DataFrame, poses: int = 1
 ) -> int:
     """Writes the predictions that are missing, a part a fundus shard; returns how many eyes were
     predicted now.
@@ -211,7 +211,7 @@ def _predict(
     answer is what is explained.
     """
     table, extra = ("predictions", {}) if poses == 1 else (POSES_TABLE, {"poses": poses})
-    store = fundus_store(workspace, fundus_id)
+    store = fundus_store(workspace, preprocess_id)
     parts = []
     for span in store.spans():
         rows = eyes[(eyes["position"] >= span.start) & (eyes["position"] < span.stop)]
@@ -285,7 +285,7 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
                 rows += _evaluation_rows(
                     in_split[quality[in_split.index] == stratum], split, stratum
                 )
-        rows += reading_rows(workspace, recipe.grading, model_id)
+        rows += ensemble_rows(workspace, recipe.grading, model_id)
         workspace.write_table(
             "evaluation",
             pd.DataFrame(rows).reindex(columns=SCHEMAS["evaluation"].names),
