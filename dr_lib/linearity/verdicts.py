@@ -8,18 +8,9 @@ import pandas as pd
 from dr_lib.linearity.params import LinearityParams
 
 COLUMNS = (
-    *(
-        "layer",
-        "unit",
-        "verdict",
-        "images",
-        "gradient_variation",
-        "slope",
-        "r2",
-        "mean_attribution",
-        "strongest_image_id",
-    ),
-    *("moved_share", "outcome_correlation", "linear_up_to"),
+    *("layer", "unit", "verdict", "images", "gradient_variation", "slope", "r2"),
+    *("mean_attribution", "strongest_image_id", "moved_share", "outcome_correlation"),
+    "linear_up_to",
 )
 VERDICTS = ("linear", "constant", "reversed", "saturating", "nonlinear", "dead")
 
@@ -51,11 +42,7 @@ def unit_verdicts(rows: pd.DataFrame, params: LinearityParams = LinearityParams(
         _layer_verdicts(str(layer), part, params)
         for layer, part in rows.groupby("layer", sort=True)
     ]
-    return (
-        pd.concat(frames, ignore_index=True)
-        if frames
-        else pd.DataFrame({name: [] for name in COLUMNS})
-    )
+    return pd.concat(frames or [pd.DataFrame()], ignore_index=True).reindex(columns=COLUMNS)
 
 
 def _layer_verdicts(layer: str, rows: pd.DataFrame, params: LinearityParams) -> pd.DataFrame:
@@ -67,28 +54,22 @@ def _layer_verdicts(layer: str, rows: pd.DataFrame, params: LinearityParams) -> 
             f"layer {layer}: every eye needs the same strengths and units, each once; {len(rows)}"
             f" rows are not {shape}"
         )
-    difference, gradient, attribution, outcome = (
+    difference, gradient, attribution, outcome = numbers = [
         rows[name].to_numpy(np.float64).reshape(shape)
         for name in ("activation_difference", "mean_gradient", "attribution", "outcome")
-    )
-    whole = _judged(difference, gradient, attribution, outcome, params)
+    ]
     up_to = np.full(len(units), np.nan)
     for last in range(1, len(strengths)):
-        below = (values[:, : last + 1] for values in (difference, gradient, attribution, outcome))
+        below = (values[:, : last + 1] for values in numbers)
         up_to[_judged(*below, params)["verdict"] == "linear"] = strengths[last]
     return pd.DataFrame(
         {
             "layer": layer,
             "unit": units,
-            "verdict": whole["verdict"],
             "images": len(images),
-            "gradient_variation": whole["gradient_variation"],
-            "slope": whole["slope"],
-            "r2": whole["r2"],
+            **_judged(difference, gradient, attribution, outcome, params),
             "mean_attribution": attribution.mean(axis=(0, 1)),
             "strongest_image_id": images[np.abs(attribution).max(axis=1).argmax(axis=0)],
-            "moved_share": whole["moved_share"],
-            "outcome_correlation": whole["outcome_correlation"],
             "linear_up_to": up_to,
         }
     )
@@ -117,17 +98,18 @@ def _judged(
     residual = attribution - np.nan_to_num(slopes)[:, None] * difference
     r2 = 1 - _ratio((residual**2).sum(axis=(0, 1)), (_centred(attribution) ** 2).sum(axis=(0, 1)))
 
-    verdict = np.where(flattening < 0, "saturating", "nonlinear")
-    verdict = np.where(
-        (variation <= params.gradient_bound) & (r2 >= params.least_r2), "linear", verdict
-    )
-    verdict = np.where(with_outcome <= -params.reversed_correlation, "reversed", verdict)
-    verdict = np.where(moved <= params.constant_share, "constant", verdict)
-    verdict = np.where(size <= params.dead_share * size.max(initial=0), "dead", verdict)
+    verdicts = {
+        "dead": size <= params.dead_share * size.max(initial=0),
+        "constant": moved <= params.constant_share,
+        "reversed": with_outcome <= -params.reversed_correlation,
+        "linear": (variation <= params.gradient_bound) & (r2 >= params.least_r2),
+        "saturating": flattening < 0,
+    }
     return {
-        "verdict": verdict,
+        "verdict": np.select(list(verdicts.values()), list(verdicts), "nonlinear"),
         "gradient_variation": variation,
-        "slope": _median(slopes),
+        # Over eyes, those without a slope left out.
+        "slope": pd.DataFrame(slopes).median().to_numpy(),
         "r2": r2,
         "moved_share": moved,
         "outcome_correlation": with_outcome,
@@ -148,16 +130,6 @@ def _correlation_within(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _ratio(top: np.ndarray, bottom: np.ndarray, when_empty: float = np.nan) -> np.ndarray:
     return np.divide(top, bottom, out=np.full(np.shape(top), when_empty), where=bottom != 0)
-
-
-def _median(values: np.ndarray) -> np.ndarray:
-    """Median over eyes, those without a slope left out; NaN for a unit that has none."""
-    return np.array(
-        [
-            np.median(column[np.isfinite(column)]) if np.isfinite(column).any() else np.nan
-            for column in values.T
-        ]
-    )
 
 
 def flip_strengths(rows: pd.DataFrame, target_stage: int) -> pd.Series:
