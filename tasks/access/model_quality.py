@@ -8,7 +8,7 @@ import pandas as pd
 
 from dr_lib.drawing import plots
 from dr_lib.evaluation.metrics import REFERABLE, operating_points, reliability
-from dr_lib.vocabulary import STAGES
+from dr_lib.vocabulary import PROBABILITIES, STAGES
 from storage import Workspace
 from storage.contents.models import load_history
 from tasks.access.present import predictions_here
@@ -78,9 +78,7 @@ def model_plots(workspace: Workspace, model_id: str) -> list[Drawn]:
         if roc := _roc(stages >= REFERABLE, referable):
             alt = "Receiver operating characteristic of referable disease"
             drawn.append(Drawn("roc", roc, "ROC and operating points", alt))
-        bins = reliability(
-            stages, eyes[[f"probability_stage{stage}" for stage in STAGES]].to_numpy(np.float32)
-        )
+        bins = reliability(stages, eyes[PROBABILITIES].to_numpy(np.float32))
         alt = "Reliability of the likeliest stage: observed frequency against predicted probability"
         note = (
             "How far the likeliest stage can be taken at its word; area: eyes in the bin; dashed:"

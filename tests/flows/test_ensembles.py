@@ -1,4 +1,4 @@
-"""Further readings of a model: what each step brings, chosen on validation eyes, never touching
+"""Ensembles of a model's answers: what each step brings, chosen on validation eyes, never touching
 the model's own answer.
 """
 
@@ -111,7 +111,7 @@ def test_without_labelled_validation_eyes_there_are_no_thresholds(workspace):
     assert table(found)["test", "grading=fellow", "fellow_share"] == 0
 
 
-def test_the_last_reading_is_told_in_words(workspace):
+def test_the_last_ensemble_is_told_in_words(workspace):
     found = pd.DataFrame(ensemble_rows(workspace, ALL, MODEL))
     words = in_words(found[found["split"] == "test"])
     value = table(ensemble_rows(workspace, ALL, MODEL))["test", "grading=poses+fellow+thresholds"]
