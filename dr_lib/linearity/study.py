@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from dr_lib.linearity.params import LinearityParams
 from dr_lib.perturbation.adversarial import Gradient, ascent
-from dr_lib.perturbation.strength_search import LEGAL
+from dr_lib.perturbation.strength_search import LEGAL, batches
 from dr_lib.vocabulary import STAGE_COUNT
 
 Model = Callable[[Any], Any]  # a Keras model, or any function of a batch
@@ -60,7 +60,7 @@ def linearity_study(
     average_gradient = average_gradient or engine_average_gradient(params)
     if not params.inside_only:
         inside = np.ones(inputs.shape[1:3], bool)
-    slopes = [gradient(batch, params.target_stage) for batch in _batches(inputs, params.batch_size)]
+    slopes = [gradient(batch, params.target_stage) for batch in batches(inputs, params.batch_size)]
     finite = np.concatenate(
         [np.isfinite(batch).all(axis=(1, 2, 3)) for batch in slopes] or [np.zeros(0, bool)]
     )
@@ -76,7 +76,7 @@ def linearity_study(
     seen: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
     for strength in params.grid:
         examples = np.clip(inputs + np.float32(strength) * direction, *LEGAL).astype(inputs.dtype)
-        for batch in _batches(examples, params.batch_size):
+        for batch in batches(examples, params.batch_size):
             activations = lower(batch)
             for layer, kept in seen.items():
                 kept.append(np.asarray(activations[layer]))
@@ -85,7 +85,7 @@ def linearity_study(
     for layer, (_, upper) in layers.items():
         activations, origin = np.concatenate(seen.pop(layer)), np.asarray(start[layer])[0]
         stages = np.concatenate(
-            [np.asarray(upper(batch)) for batch in _batches(activations, params.batch_size)]
+            [np.asarray(upper(batch)) for batch in batches(activations, params.batch_size)]
         )
         mean_gradient = np.asarray(
             average_gradient(upper, params.target_stage, activations, origin)
@@ -157,10 +157,6 @@ def _together(lowers: Mapping[str, Any]) -> Callable[[np.ndarray], Mapping[str, 
     first = next(iter(lowers.values())).inputs[0]
     below = keras.Model(first, {layer: lower.outputs[0] for layer, lower in lowers.items()})
     return backend.compiled(lambda images: below(images, training=False))
-
-
-def _batches(values: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    return [values[start : start + batch_size] for start in range(0, len(values), batch_size)]
 
 
 def _by_unit(difference: np.ndarray, slope: np.ndarray) -> dict[str, np.ndarray]:

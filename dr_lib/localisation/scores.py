@@ -100,11 +100,6 @@ class _Chances(NamedTuple):
     healthy: float
 
 
-def smoothed(values: Float[np.ndarray, "y x"], sigma_px: float | int) -> Float[np.ndarray, "y x"]:
-    """The map under a Gaussian, with its signs; 0 leaves it as it is."""
-    return cv2.GaussianBlur(values, (0, 0), sigma_px) if sigma_px > 0 else values
-
-
 def _pixel_scores(values: np.ndarray, lesion: np.ndarray) -> dict[str, Score]:
     from sklearn.metrics import average_precision_score, roc_auc_score
 

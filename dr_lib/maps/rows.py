@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from dr_lib.fundus.anatomy import Eye
+from dr_lib.fundus.anatomy import Eye, anatomy
 from dr_lib.fundus.optic_disc import optic_disc
 from dr_lib.maps.params import HeatmapParams
 from dr_lib.maps.regions import find_regions, region_rows
-from dr_lib.maps.stats import stat_row, symmetry
+from dr_lib.maps.stats import map_stats, symmetry
 from dr_lib.vocabulary import SIGNS
 
 
@@ -33,43 +33,18 @@ def image_rows(
     (`PreprocessParams.crop`).
     """
     regions, stats = [], []
-    disc = optic_disc(fundus, crop=crop)
+    disc, place = optic_disc(fundus, crop=crop), anatomy(len(fundus), eye, crop=crop)
     for (source, quantity), values in maps.items():
-        pair = values if values.ndim == 3 else np.stack([values, values])
-        found = {
-            sign: find_regions(part, sign, params, crop=crop)
-            for sign, part in zip(SIGNS, pair, strict=True)
-        }
-        for sign, part in zip(SIGNS, pair, strict=True):
-            regions += region_rows(
-                part,
-                fundus,
-                image_id=image_id,
-                source=source,
-                quantity=quantity,
-                eye=eye,
-                crop=crop,
-                params=params,
-                signs=(sign,),
-                found=found,
-                disc=disc,
-                converged=(converged or {}).get((source, quantity)),
-            )
-        stats.append(
-            stat_row(
-                _whole(values),
-                image_id=image_id,
-                source=source,
-                quantity=quantity,
-                eye=eye,
-                crop=crop,
-                regions_positive=found["positive"].count,
-                regions_negative=found["negative"].count,
-                symmetry_stage0_stage4=_pair_symmetry(maps, source, quantity, crop),
-                disc=disc,
-                converged=(converged or {}).get((source, quantity)),
-            )
-        )
+        about = {"image_id": image_id, "source": source, "quantity": quantity}
+        mark = {"converged": (converged or {}).get((source, quantity))}
+        counts = {}
+        for sign, part in zip(SIGNS, values if values.ndim == 3 else (values, values), strict=True):
+            found = find_regions(part, sign, params, crop=crop)
+            counts[f"regions_{sign}"] = found.count
+            rows = region_rows(part, fundus, found, sign, place, params, crop=crop, disc=disc)
+            regions += [{**about, "sign": sign, **row, **mark} for row in rows]
+        pair = {"symmetry_stage0_stage4": _pair_symmetry(maps, source, quantity, crop)}
+        stats.append(about | map_stats(_whole(values), place, disc) | counts | pair | mark)
     return regions, stats
 
 

@@ -7,7 +7,6 @@ changes is what the explanation points at. Attributions are given, not computed 
 any function from images to stage probabilities.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -20,10 +19,11 @@ from dr_lib.perturbation.strength_search import (
     LEGAL,
     Predict,
     StrengthResult,
+    batches,
     search,
     strength_grid,
 )
-from dr_lib.vocabulary import STAGE_COUNT
+from dr_lib.vocabulary import SIGNS, STAGE_COUNT
 
 Form = Literal["proportional", "constant"]
 # A method is a form, and what becomes of the attribution: taken whole; only its strongest pixels or
@@ -97,13 +97,8 @@ class CounterfactualParams:
         if not 0 < self.strongest_share <= 1:
             raise ValueError(f"strongest_share must lie in (0, 1], not {self.strongest_share}")
         for name, least in (
-            *(
-                ("bisections", 0),
-                ("strongest_regions", 1),
-                ("recompute_points", 1),
-                ("limit", 0),
-                ("batch_size", 1),
-            ),
+            *(("bisections", 0), ("strongest_regions", 1), ("recompute_points", 1)),
+            *(("limit", 0), ("batch_size", 1)),
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
@@ -201,47 +196,25 @@ def smallest_strength(
         )
     failed = ~np.all(np.isfinite(attributions), axis=(1, 2, 3))
     baselines = np.broadcast_to(baselines, inputs.shape)
-    directions = attributions.copy()
-    if variant == "strongest":
-        directions = (
-            np.stack([strongest(a, params.strongest_share) for a in attributions])
-            if n
-            else directions
-        )
-    if variant == "regions" and crop is not None:
-        directions = (
-            np.stack(
-                [strongest_regions(a, params.strongest_regions, crop=crop) for a in attributions]
-            )
-            if n
-            else directions
-        )
-    starts, walked = inputs, np.zeros(n)
+    starts, directions, walked = inputs.copy(), attributions.copy(), np.zeros(n)
+    for i, attribution in enumerate(attributions):
+        if variant == "strongest":
+            directions[i] = strongest(attribution, params.strongest_share)
+        elif variant == "regions" and crop is not None:
+            directions[i] = strongest_regions(attribution, params.strongest_regions, crop=crop)
 
     def move(rows: np.ndarray, strengths: np.ndarray) -> np.ndarray:
         return perturb(
             starts[rows], baselines[rows], directions[rows], strengths - walked[rows], form
         )
 
-    def turn(
-        attribute: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, strengths: np.ndarray
-    ) -> None:
-        nonlocal starts
-        for part in (
-            rows[i : i + params.batch_size] for i in range(0, len(rows), params.batch_size)
-        ):
+    def turn(rows: np.ndarray, strengths: np.ndarray) -> None:
+        assert attribute is not None  # refused above
+        for part in batches(rows, params.batch_size):
             moved = move(part, np.full(len(part), strengths[0]))
-            starts = (
-                starts.copy() if starts is inputs else starts
-            )  # the caller's originals stay as they are
             starts[part], walked[part] = moved, strengths[0]
             directions[part] = np.nan_to_num(attribute(moved), nan=0.0, posinf=0.0, neginf=0.0)
 
-    advanced = None
-    if variant == "recomputed":
-        if attribute is None:
-            raise ValueError(f"{method} needs a function that attributes the changed images")
-        advanced = functools.partial(turn, attribute)
     largest = min(params.largest_strength, SATURATION[form])
     grid = strength_grid(min(params.smallest_strength, largest), largest, params.growth)
     return search(
@@ -253,7 +226,7 @@ def smallest_strength(
         bisections=params.bisections,
         batch_size=params.batch_size,
         failed=failed,
-        advanced=advanced,
+        advanced=turn if variant == "recomputed" else None,
     )
 
 
@@ -279,7 +252,7 @@ def strongest_regions(
     attribution: Float[np.ndarray, "y x channel"], count: int, *, crop: float
 ) -> Float[np.ndarray, "y x channel"]:
     """The attribution with all set to 0 but its `count` strongest connected regions of each sign
-    (`heatmaps.find_regions`).
+    (`dr_lib.maps.find_regions`).
 
     Regions are found on the map summed over its channels, within the visible disc; a map without
     any keeps nothing, one that is not finite stays as it is.
@@ -287,6 +260,6 @@ def strongest_regions(
     values = attribution.sum(axis=-1)
     if not np.isfinite(values).all():
         return attribution
-    labels = [find_regions(values, sign, crop=crop).labels for sign in ("positive", "negative")]
-    kept = np.any([(one > 0) & (one <= count) for one in labels], axis=0)
+    labels = [find_regions(values, sign, crop=crop).labels for sign in SIGNS]
+    kept = np.any([(part > 0) & (part <= count) for part in labels], axis=0)
     return np.where(kept[..., None], attribution, 0).astype(attribution.dtype)

@@ -11,8 +11,15 @@ import pandas as pd
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.fundus import PreprocessParams
-from dr_lib.localisation import Judge, LocalisationParams, Score, UnusableMask, smoothed
-from dr_lib.maps import GroupHeatmaps, HeatmapParams, group_names, image_rows, region_measures
+from dr_lib.localisation import Judge, LocalisationParams, Score, UnusableMask
+from dr_lib.maps import (
+    GroupHeatmaps,
+    HeatmapParams,
+    group_names,
+    image_rows,
+    region_measures,
+    smoothed,
+)
 from dr_lib.vocabulary import SIGNS
 from storage.arrays.store import Span
 from storage.contents.explanations import FAILED

@@ -9,13 +9,11 @@ model is asked or the reference eyes change.
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from dr_lib.perturbation.adversarial import METHODS as ADVERSARIAL_METHODS
 from dr_lib.perturbation.adversarial import AdversarialParams
 from dr_lib.perturbation.counterfactual import METHODS, CounterfactualParams
-from dr_lib.perturbation.strength_search import select_eyes
 from storage import Workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.counterfactuals import counterfactual_specs, counterfactuals_path
@@ -68,7 +66,10 @@ def counterfactuals(
         second=second_model(workspace, recipe, ids.model_id, getattr(params, "second_model", "")),
     )
     graded = graded_eyes(workspace, recipe, ids.model_id)
-    missed = missed_eyes(graded, science)
+    confused = (graded["stage"] == params.true_stage) & (
+        graded["predicted_stage"] == params.predicted_stage
+    )
+    missed = graded.loc[confused.to_numpy(bool), ["image_id", "position", "sha256"]]
     confusion = f"of stage {params.true_stage} predicted as {params.predicted_stage}"
     path = counterfactuals_path(ids.explain_id, params.pair)
     if missed.empty and not ShardedStore.exists(workspace.files, path):
@@ -166,13 +167,6 @@ def graded_eyes(workspace: Workspace, recipe: Recipe, model_id: str) -> pd.DataF
     )
     usable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
     return predictions[predictions["position"].isin(usable)]
-
-
-def missed_eyes(graded: pd.DataFrame, params: CounterfactualParams) -> pd.DataFrame:
-    """All eyes of the true stage predicted as the other: image_id, position, sha256."""
-    stages, predicted = (graded[name].to_numpy(np.int64) for name in ("stage", "predicted_stage"))
-    rows = select_eyes(stages, predicted, params.true_stage, params.predicted_stage)
-    return graded.iloc[rows][["image_id", "position", "sha256"]]
 
 
 def _explained_rows(workspace: Workspace, explain_id: str, sha256: pd.Series) -> Sequence[int]:

@@ -24,9 +24,10 @@ import pandas as pd
 from dr_lib.attribution import AttributionParams
 from dr_lib.attribution.explain import Explainer
 from dr_lib.fundus import PreprocessParams, UngradablePhoto, normalise
-from dr_lib.localisation import Judge, LocalisationParams, lesion_masks, score_rows, smoothed
+from dr_lib.localisation import Judge, LocalisationParams, lesion_masks, score_rows
 from dr_lib.localisation.baseline_maps import BaselineMaps
 from dr_lib.localisation.scores import peaks
+from dr_lib.maps import smoothed
 from dr_lib.network.model import ModelParams, build
 
 QUANTITY = "referable"
