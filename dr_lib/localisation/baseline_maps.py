@@ -75,7 +75,7 @@ class BaselineMaps:
         """
         x = scaled(pixels)
         gradient = self._at(self._gradient, x)
-        found = {
+        maps = {
             "gradient": np.abs(gradient).sum(axis=2),
             "gradient_input": (x * gradient).sum(axis=2),
         }
@@ -83,8 +83,8 @@ class BaselineMaps:
             h = np.asarray(below(backend.tensor(x[None])))[0]
             weights = self._at(above, h).mean(axis=(0, 1))
             cam = np.maximum(h @ weights, 0)
-            found[f"gradcam_{name}"] = enlarged(cam, field, len(x))
-        return found | {
+            maps[f"gradcam_{name}"] = enlarged(cam, field, len(x))
+        return maps | {
             "centre": centre_prior(len(x), crop=crop),
             "contrast": local_contrast(pixels),
         }

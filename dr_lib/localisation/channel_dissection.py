@@ -100,13 +100,13 @@ def agreement(
         ]
     )
     flat = maps.reshape(count, channels)
-    found = np.full((2, channels, len(kinds)), np.nan)
+    aucs = np.full((2, channels, len(kinds)), np.nan)
     for channel in range(channels):
         _, level = np.unique(flat[:, channel], return_inverse=True)
         summed = np.stack([np.bincount(level, weights=row) for row in weights])
-        positive, rest, others = np.split(summed, 3)
-        found[0, channel], found[1, channel] = _auc(positive, rest), _auc(positive, others)
-    return Agreement(*found)
+        positive, rest, against = np.split(summed, 3)
+        aucs[0, channel], aucs[1, channel] = _auc(positive, rest), _auc(positive, against)
+    return Agreement(*aucs)
 
 
 def _auc(
@@ -178,9 +178,9 @@ def _means(values: np.ndarray, weights: Float64[np.ndarray, "draw eye"]) -> np.n
     """Means over eyes under each draw's weights, eyes without the type left out; NaN where none
     is left.
     """
-    known = np.isfinite(values)
-    total = np.tensordot(weights, np.where(known, values, 0.0), 1)
-    count = np.tensordot(weights, known.astype(np.float64), 1)
+    finite = np.isfinite(values)
+    total = np.tensordot(weights, np.where(finite, values, 0.0), 1)
+    count = np.tensordot(weights, finite.astype(np.float64), 1)
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 

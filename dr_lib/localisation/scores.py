@@ -48,11 +48,15 @@ class Judge:
         self, masks: LesionMasks, params: LocalisationParams = LocalisationParams()
     ) -> None:
         self.masks, self.params = masks, params
-        inside, every = masks.inside, masks.any
-        self._healthy = inside & ~_near(every, params.tolerance_px)
+        inside, lesions = masks.inside, masks.any
+        self._healthy = inside & ~_near(lesions, params.tolerance_px)
         # What is judged of a type: its pixels against those of no lesion at all.
         self._targets = {
-            kind: (inside & (lesion | ~every), lesion, _zones(lesion, inside, params.tolerance_px))
+            kind: (
+                inside & (lesion | ~lesions),
+                lesion,
+                _zones(lesion, inside, params.tolerance_px),
+            )
             for kind, lesion in masks.targets().items()
         }
 
@@ -71,14 +75,14 @@ class Judge:
         values = np.where(inside, values, 0).astype(np.float64)
         if not self._targets:
             return {}
-        found = peaks(values, inside, self.params.tolerance_px)
-        wrong = self._healthy[found[:, 0], found[:, 1]]
+        tops = peaks(values, inside, self.params.tolerance_px)
+        wrong = self._healthy[tops[:, 0], tops[:, 1]]
         result = {}
-        for kind, (judged, lesion, zones) in self._targets.items():
-            measures = _pixel_scores(values[judged], lesion[judged])
+        for kind, (pixels, lesion, zones) in self._targets.items():
+            measures = _pixel_scores(values[pixels], lesion[pixels])
             measures["pointing_game"] = _pointing(values, zones, inside)
             measures |= _peak_scores(
-                zones[:, found[:, 0], found[:, 1]], wrong, self._chances(zones), self.params.regions
+                zones[:, tops[:, 0], tops[:, 1]], wrong, self._chances(zones), self.params.regions
             )
             result |= {(kind, name): score for name, score in measures.items()}
         return result
@@ -172,15 +176,15 @@ def peaks(
     strength = np.where(inside, np.maximum(values, 0), 0)
     if not strength.any():
         return np.zeros((0, 2), int)
-    found = peak_local_max(
+    tops = peak_local_max(
         strength,
         min_distance=apart,
         threshold_abs=0.0,
         exclude_border=False,
         labels=inside.astype(np.int32),
     )
-    order = np.lexsort((found[:, 1], found[:, 0], -strength[tuple(found.T)]))
-    return found[order][:MOST_PEAKS]
+    order = np.lexsort((tops[:, 1], tops[:, 0], -strength[tuple(tops.T)]))
+    return tops[order][:MOST_PEAKS]
 
 
 def chance_precision(pixels: int | np.integer, lesion_pixels: int | np.integer) -> float:

@@ -110,20 +110,20 @@ class GroupHeatmaps:
         ----------
         crop : of the fundi (`PreprocessParams.crop`)
         """
-        place = anatomy(self.size, "right", crop=crop)
+        retina = anatomy(self.size, "right", crop=crop)
         counts = {"radial": params.radial_bins, "angular": params.angular_bins}
-        shares = {"radial": place.radius_share, "angular": place.angle_deg / 360.0}
+        shares = {"radial": retina.radius_share, "angular": retina.angle_deg / 360.0}
         rows = []
         for key, images, *parts in self.means():
             about = dict(zip(("group_name", "source", "quantity"), key, strict=True))
             for profile, count in counts.items():
-                bins = (shares[profile][place.inside] * count).astype(int)
+                bins = (shares[profile][retina.inside] * count).astype(int)
                 # The rim belongs to the last ring, and 360° to the first sector.
                 bins = np.minimum(bins, count - 1) if profile == "radial" else bins % count
                 pixels = np.bincount(bins, minlength=count)
                 means = [
                     np.divide(
-                        np.bincount(bins, weights=part[place.inside], minlength=count),
+                        np.bincount(bins, weights=part[retina.inside], minlength=count),
                         pixels,
                         out=np.full(count, np.nan),
                         where=pixels > 0,

@@ -103,17 +103,17 @@ def cluster(
     # Threads add up in the order in which they finish: with several the same regions would get
     # other last bits each time.
     with threadpool_limits(1):
-        made = KMeans(groups, n_init=4, random_state=params.seed).fit(
+        kmeans = KMeans(groups, n_init=4, random_state=params.seed).fit(
             scaled[np.sort(order[:SAMPLE])]
         )
-        label, away = made.predict(scaled), made.transform(scaled).min(axis=1)
+        label, away = kmeans.predict(scaled), kmeans.transform(scaled).min(axis=1)
     by_size = np.argsort(-np.bincount(label, minlength=groups), kind="stable")
     renamed = np.empty(groups, int)
     renamed[by_size] = np.arange(groups)
     silhouette = np.full(count, np.nan)
-    some = np.sort(order[:SILHOUETTE_SAMPLE])
-    if 1 < len(np.unique(label[some])) < len(some):
-        silhouette[some] = silhouette_samples(scaled[some], label[some])
+    sample = np.sort(order[:SILHOUETTE_SAMPLE])
+    if 1 < len(np.unique(label[sample])) < len(sample):
+        silhouette[sample] = silhouette_samples(scaled[sample], label[sample])
     return Clusters(renamed[label], away, silhouette)
 
 

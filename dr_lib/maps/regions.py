@@ -82,7 +82,7 @@ def region_rows(
     fundus: UInt8[np.ndarray, "y x 3"],
     regions: Regions,
     sign: Sign,
-    place: Anatomy,
+    retina: Anatomy,
     params: HeatmapParams,
     *,
     crop: float,
@@ -120,15 +120,15 @@ def region_rows(
     for prop in regionprops(np.where(regions.labels <= count, regions.labels, 0)):
         y, x = (float(value) for value in prop.centroid)
         inside = values[prop.slice][prop.image]
-        radius, angle = polar(y, x, len(values), place.eye, crop=crop)
+        radius, angle = polar(y, x, len(values), retina.eye, crop=crop)
         contrast = _contrast(
-            fundus, regions.labels, prop.label, prop.bbox, place.inside, params.surround_px
+            fundus, regions.labels, prop.label, prop.bbox, retina.inside, params.surround_px
         )
         rows.append(
             {
                 "region": int(prop.label) - 1,
                 "area_px": float(prop.area),
-                "disc_share": float(prop.area) / place.area_px,
+                "disc_share": float(prop.area) / retina.area_px,
                 "centroid_y_px": y,
                 "centroid_x_px": x,
                 "radius_share": radius,

@@ -33,18 +33,18 @@ def image_rows(
     (`PreprocessParams.crop`).
     """
     regions, stats = [], []
-    disc, place = optic_disc(fundus, crop=crop), anatomy(len(fundus), eye, crop=crop)
+    disc, retina = optic_disc(fundus, crop=crop), anatomy(len(fundus), eye, crop=crop)
     for (source, quantity), values in maps.items():
         about = {"image_id": image_id, "source": source, "quantity": quantity}
         mark = {"converged": (converged or {}).get((source, quantity))}
         counts = {}
         for sign, part in zip(SIGNS, values if values.ndim == 3 else (values, values), strict=True):
-            found = find_regions(part, sign, params, crop=crop)
-            counts[f"regions_{sign}"] = found.count
-            rows = region_rows(part, fundus, found, sign, place, params, crop=crop, disc=disc)
+            labelled = find_regions(part, sign, params, crop=crop)
+            counts[f"regions_{sign}"] = labelled.count
+            rows = region_rows(part, fundus, labelled, sign, retina, params, crop=crop, disc=disc)
             regions += [{**about, "sign": sign, **row, **mark} for row in rows]
         pair = {"symmetry_stage0_stage4": _pair_symmetry(maps, source, quantity, crop)}
-        stats.append(about | map_stats(_whole(values), place, disc) | counts | pair | mark)
+        stats.append(about | map_stats(_whole(values), retina, disc) | counts | pair | mark)
     return regions, stats
 
 

@@ -20,7 +20,7 @@ BORDER = 0.9  # of the visible disc's radius
 
 
 def map_stats(
-    values: Float[np.ndarray, "y x"], place: Anatomy, disc: OpticDisc | None = None
+    values: Float[np.ndarray, "y x"], retina: Anatomy, disc: OpticDisc | None = None
 ) -> dict[str, float]:
     """Numbers of one map, named as the columns of `heatmap_stats`.
 
@@ -34,17 +34,17 @@ def map_stats(
     disc : the optic disc, where it was found
     """
     values = values.astype(np.float64)
-    size = np.abs(values[place.inside])
+    size = np.abs(values[retina.inside])
     finite = bool(np.isfinite(values).all())
 
     def shares(part: np.ndarray, count: int) -> list[float]:
         total = size.sum()
         if not np.isfinite(total) or total == 0:
             return [NAN] * count
-        sums = np.bincount(part[place.inside].astype(np.int8), weights=size, minlength=count)
+        sums = np.bincount(part[retina.inside].astype(np.int8), weights=size, minlength=count)
         return (sums / total).tolist()
 
-    quadrants, rings = shares(place.quadrant, len(QUADRANTS)), shares(place.ring, RINGS)
+    quadrants, rings = shares(retina.quadrant, len(QUADRANTS)), shares(retina.ring, RINGS)
     return {
         "positive_total": float(values[values > 0].sum()) if finite else NAN,
         "negative_total": float(values[values < 0].sum()) if finite else NAN,
@@ -54,7 +54,7 @@ def map_stats(
         **{f"share_{name}": share for name, share in zip(QUADRANTS, quadrants, strict=True)},
         **{f"share_ring{ring}": share for ring, share in enumerate(rings)},
         "share_optic_disc": shares(disc.mask(len(values)), 2)[1] if disc else NAN,
-        "share_border": shares(place.radius_share > BORDER, 2)[1],
+        "share_border": shares(retina.radius_share > BORDER, 2)[1],
         "optic_disc_y_px": disc.centre_y_px if disc else NAN,
         "optic_disc_x_px": disc.centre_x_px if disc else NAN,
     }

@@ -107,18 +107,20 @@ def search(
         """Which rows reach the target at these strengths; the best seen so far is kept."""
         hits = np.zeros(len(rows), bool)
         for part in batches(np.arange(len(rows)), batch_size):
-            who, how = rows[part], strengths[part]
-            moved = move(who, how)
+            eyes, tried = rows[part], strengths[part]
+            moved = move(eyes, tried)
             probabilities = np.asarray(predict(moved), np.float32)
             sane = np.isfinite(probabilities).all(axis=1) & np.isfinite(moved).all(axis=(1, 2, 3))
-            failed[who] |= ~sane & ~reached[who]  # once reached, a broken refinement is only a miss
+            failed[eyes] |= (
+                ~sane & ~reached[eyes]
+            )  # once reached, a broken refinement is only a miss
             hit = sane & _predicts(probabilities, target_stage)
-            gain = sane & (probabilities[:, target_stage] > best[who])
-            best[who[gain]] = probabilities[gain, target_stage]
-            keep = hit | (gain & ~reached[who])
-            for seen, now in ((strength, how), (after, probabilities), (images, moved)):
-                seen[who[keep]] = now[keep]
-            reached[who[hit]] = True
+            gain = sane & (probabilities[:, target_stage] > best[eyes])
+            best[eyes[gain]] = probabilities[gain, target_stage]
+            keep = hit | (gain & ~reached[eyes])
+            for seen, now in ((strength, tried), (after, probabilities), (images, moved)):
+                seen[eyes[keep]] = now[keep]
+            reached[eyes[hit]] = True
             hits[part] = hit
         return hits
 

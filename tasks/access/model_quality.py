@@ -31,7 +31,7 @@ def graded_rows(workspace: Workspace, model_id: str) -> list[dict[str, Any]]:
     high."""
     test = workspace.frame("evaluation", model_id=model_id, split="test", stratum="all")
     measured = test[test["low"].notna() | test["metric"].isin(MAIN)]
-    order = {metric: place for place, metric in enumerate(MAIN)}
+    order = {metric: rank for rank, metric in enumerate(MAIN)}
     ordered = measured.sort_values(
         "metric", key=lambda names: names.map(order).fillna(len(MAIN)), kind="stable"
     )
@@ -103,7 +103,7 @@ def _roc(positive: np.ndarray, score: np.ndarray) -> plots.Plot | None:
         return None
     false_positive, sensitivity, _ = roc_curve(positive, score)
     points = [
-        (f"{one.fixed} {one.target:.2f}", 1 - one.specificity, one.sensitivity)
-        for one in operating_points(positive, score)
+        (f"{point.fixed} {point.target:.2f}", 1 - point.specificity, point.sensitivity)
+        for point in operating_points(positive, score)
     ]
     return plots.roc(false_positive, sensitivity, points)

@@ -212,12 +212,12 @@ def _described(job: LesionJob) -> tuple[list[dict[str, Any]], np.ndarray]:
     by_eye = {name: rows.to_dict("records") for name, rows in regions.groupby("image_id")}
     rows, features = [], []
     for image_id, pixels, masks in zip(job.eyes["image_id"], *job.masked_fundi(), strict=True):
-        mine = by_eye.get(image_id, [])
-        features.append(descriptors(pixels, mine))
+        rows_of_eye = by_eye.get(image_id, [])
+        features.append(descriptors(pixels, rows_of_eye))
         rows += [
             {name: row[name] for name in REGION}
             | {"lesion": None if masks is None else _lesion_of(row, masks)}
-            for row in mine
+            for row in rows_of_eye
         ]
     return rows, np.concatenate(features)
 

@@ -78,19 +78,19 @@ def aggregate(
     to_judge = folder and not workspace.has_part(EVALUATION, ids.model_id, part, digest=judgement)
     jobs = []
     for span in spans:
-        mine, digest = eyes.iloc[span.rows], digests[span.index]
+        eyes_here, digest = eyes.iloc[span.rows], digests[span.index]
         missing = tuple(
             table
             for table in SHARD_TABLES
             if not workspace.has_part(table, explain_id, span.part, digest=digest)
         )
-        masks = str(folder) if to_judge and mine["mask"].ne("").any() else ""
+        masks = str(folder) if to_judge and eyes_here["mask"].ne("").any() else ""
         if missing or to_sum or masks:
             jobs.append(
                 AggregateJob(
                     ids,
                     span,
-                    mine,
+                    eyes_here,
                     recipe.preprocess,
                     recipe.attribution,
                     heatmaps,

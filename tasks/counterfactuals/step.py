@@ -116,9 +116,9 @@ def _search(session: Session, study: PairStudy, eyes: pd.DataFrame, recipe: Reci
     quantity = quantities.index(target) if target in quantities else None
     jobs = []
     for span in store.pending(digests):
-        mine = digests[span.rows]
-        kept = store.done_rows(span, mine)
-        jobs.append(SearchJob(study, span, eyes.iloc[span.rows], mine, kept, quantity))
+        digests_here = digests[span.rows]
+        kept = store.done_rows(span, digests_here)
+        jobs.append(SearchJob(study, span, eyes.iloc[span.rows], digests_here, kept, quantity))
     return sum(
         run_in_waves(
             session.pool, STEP, search_shard, jobs, images_of=lambda job: len(job.new_rows)
@@ -126,34 +126,36 @@ def _search(session: Session, study: PairStudy, eyes: pd.DataFrame, recipe: Reci
     )
 
 
-def second_model(workspace: Workspace, recipe: Recipe, model_id: str, wanted: str) -> str:
+def second_model(workspace: Workspace, recipe: Recipe, model_id: str, second_id: str) -> str:
     """The model asked whether changes transfer; empty for none. Raises UserError where it cannot
     be asked.
     """
-    if not wanted:
+    if not second_id:
         return ""
-    there = [record["model_id"] for record in workspace.models() if record["model_id"] != model_id]
-    if wanted == model_id:
+    model_ids = [
+        record["model_id"] for record in workspace.models() if record["model_id"] != model_id
+    ]
+    if second_id == model_id:
         raise UserError(
             "counterfactuals.second_model is the explained model itself; name another one, trained"
             " with another seed"
         )
-    if wanted not in there:
-        others = (
-            f"there are {', '.join(there)}"
-            if there
+    if second_id not in model_ids:
+        advice = (
+            f"there are {', '.join(model_ids)}"
+            if model_ids
             else "there is no other yet: train one with --set training.seed=1"
         )
         raise UserError(
-            f"counterfactuals.second_model = {wanted}: {workspace.location} holds no such model;"
-            f" {others}"
+            f"counterfactuals.second_model = {second_id}: {workspace.location} holds no such model;"
+            f" {advice}"
         )
-    if load_record(workspace.files, wanted)["preprocess_id"] != recipe.preprocess_id:
+    if load_record(workspace.files, second_id)["preprocess_id"] != recipe.preprocess_id:
         raise UserError(
-            f"counterfactuals.second_model = {wanted}: it was made for fundi of other [preprocess]"
+            f"counterfactuals.second_model = {second_id}: it was made for fundi of other [preprocess]"
             " settings"
         )
-    return wanted
+    return second_id
 
 
 def graded_eyes(workspace: Workspace, recipe: Recipe, model_id: str) -> pd.DataFrame:

@@ -63,14 +63,14 @@ def tabulate(
         study.params.methods,
         study.adversarial.methods,
     ]
-    known = tuple(zip(reference["image_id"], reference["position"].astype(int), strict=True))
+    examples = tuple(zip(reference["image_id"], reference["position"].astype(int), strict=True))
     jobs = []
     for span in store.spans():
         digest = content_id({"shard": made_from[span.index], "settings": settings})
         name = f"{study.params.pair}-{span.part}"
         part = TablePart(session.workspace, study.explain_id, name, digest)
         if part.missing(*EYE_TABLES):
-            jobs.append(TabulateJob(study, span, eyes.iloc[span.rows], part, known))
+            jobs.append(TabulateJob(study, span, eyes.iloc[span.rows], part, examples))
     run_in_waves(
         session.pool,
         "counterfactuals' tables",
@@ -95,8 +95,8 @@ def _tabulate_shard(job: TabulateJob) -> int:
                 result = _stored_result(job, method)
                 columns = judge.columns(result)
                 rows[table] += [
-                    row | {name: values[place] for name, values in columns.items()}
-                    for place, row in enumerate(result_rows(image_ids, method, target, x, result))
+                    row | {name: values[number] for name, values in columns.items()}
+                    for number, row in enumerate(result_rows(image_ids, method, target, x, result))
                 ]
     for table in EYE_TABLES:
         job.part.write(table, rows[table])
@@ -127,7 +127,7 @@ class _Judge:
         reference: tuple[tuple[str, int], ...],
     ):
         self.study, self.real = study, reference_features(study, reference)
-        places = {image_id: place for place, (image_id, _) in enumerate(reference)}
+        places = {image_id: number for number, (image_id, _) in enumerate(reference)}
         self.made_from = np.array([places.get(image_id, -1) for image_id in image_ids])
         self.before, self.typical = feature_distances(
             study.outputs.features(x), self.real, self.made_from

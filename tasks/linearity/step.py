@@ -68,8 +68,8 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Step
     if part.missing("units"):
         verdicts = unit_verdicts(workspace.frame(STEP, explain_id=ids.explain_id), params)
         # The columns of the other study, of lesions, are empty.
-        others = dict.fromkeys(set(SCHEMAS["units"].names) - set(verdicts.columns))
-        part.write("units", verdicts.assign(**others | {"study": STEP}))
+        empty = dict.fromkeys(set(SCHEMAS["units"].names) - set(verdicts.columns))
+        part.write("units", verdicts.assign(**empty | {"study": STEP}))
     study_special_units(session, ids, eyes, params, digest)
     return StepResult(STEP, len(eyes), new, _summary(workspace, ids.explain_id))
 

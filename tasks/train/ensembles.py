@@ -87,10 +87,14 @@ def ensemble_rows(
     rows: list[dict[str, Any]] = []
     for ensemble in _ensembles(eyes, grading):
         for split in sorted(eyes["split"].unique()):
-            those = ((eyes["split"] == split) & eyes["stage"].notna()).to_numpy()
-            decided_on = None if ensemble.predicted is None else ensemble.predicted[those]
+            chosen_rows = ((eyes["split"] == split) & eyes["stage"].notna()).to_numpy()
+            decided_on = None if ensemble.predicted is None else ensemble.predicted[chosen_rows]
             graded = evaluation_rows(
-                eyes[those], split, ensemble.stratum, ensemble.probabilities[those], decided_on
+                eyes[chosen_rows],
+                split,
+                ensemble.stratum,
+                ensemble.probabilities[chosen_rows],
+                decided_on,
             )
             rows += graded
             rows += [

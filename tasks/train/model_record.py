@@ -55,17 +55,17 @@ def git_commit() -> str | None:
     """The commit of this code, with -dirty where files were changed since; None for code that is
     in no repository.
     """
-    here = pathlib.Path(__file__)
+    this_file = pathlib.Path(__file__)
     commands = (
         # Fails for an installed copy inside the repository of something else.
-        ["git", "ls-files", "--error-unmatch", here.name],
+        ["git", "ls-files", "--error-unmatch", this_file.name],
         ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
     )
     try:
         for command in commands:
             done = subprocess.run(
                 command,
-                cwd=here.parent,
+                cwd=this_file.parent,
                 capture_output=True,
                 text=True,
                 errors="replace",
@@ -85,8 +85,8 @@ def record_metrics(workspace: Workspace, model_id: str) -> None:
     rows = rows[(rows["stratum"] == "all") & rows["metric"].isin(METRICS)]
     metrics: dict[str, dict] = {}
     for row in rows.sort_values(["split", "metric"]).itertuples():
-        found = metrics.setdefault(row.split, {"images": int(row.images)})
-        found[row.metric] = {
+        of_split = metrics.setdefault(row.split, {"images": int(row.images)})
+        of_split[row.metric] = {
             "value": float(row.value),
             "low": float(row.low),
             "high": float(row.high),

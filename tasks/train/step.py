@@ -79,8 +79,8 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StepResul
     record_metrics(workspace, model_id)
     if trained or new:
         show_model(workspace, model_id)
-    here = int(eyes["present"].sum())
-    return StepResult(STEP, here, trained or new, f"model {model_id}: {graded}").and_then(
+    present = int(eyes["present"].sum())
+    return StepResult(STEP, present, trained or new, f"model {model_id}: {graded}").and_then(
         labels_differ(workspace, recipe, model_id)
     )
 
@@ -100,11 +100,11 @@ def _check_preprocessed(workspace: Workspace, preprocess_id: str, photos: pd.Dat
     """Raises UserError for photographs that an interrupted `dr preprocess` left out: the model
     would never see them.
     """
-    here = photos.loc[photos["present"], "image_id"]
-    waiting = int((~here.isin(stored_digests(fundus_store(workspace, preprocess_id)))).sum())
+    present = photos.loc[photos["present"], "image_id"]
+    waiting = int((~present.isin(stored_digests(fundus_store(workspace, preprocess_id)))).sum())
     if waiting:
         raise UserError(
-            f"{waiting:,} of {len(here):,} photographs have not been preprocessed; "
+            f"{waiting:,} of {len(present):,} photographs have not been preprocessed; "
             "run `dr preprocess` with the same configuration and --set first"
         )
 
