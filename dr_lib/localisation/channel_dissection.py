@@ -82,23 +82,13 @@ def agreement(
                 " first"
             )
     count, channels = maps.shape[0] * maps.shape[1], maps.shape[2]
-    total = np.bincount(cells[inside], minlength=count).astype(np.float64)
-    kinds = [
-        np.bincount(cells[inside & mask], minlength=count).astype(np.float64)
-        for mask in masks.values()
-    ]
-    lesion = (
-        np.bincount(cells[inside & np.logical_or.reduce(list(masks.values()))], minlength=count)
-        if kinds
-        else total
-    )
-    weights = np.stack(
-        [
-            *kinds,
-            *(total - kind for kind in kinds),
-            *(np.maximum(lesion - kind, 0) for kind in kinds),
-        ]
-    )
+
+    def units(pixels: np.ndarray) -> np.ndarray:
+        return np.bincount(cells[inside & pixels], minlength=count).astype(np.float64)
+
+    kinds = np.stack([units(mask) for mask in masks.values()])
+    total, lesion = units(inside), units(np.logical_or.reduce(list(masks.values())))
+    weights = np.concatenate([kinds, total - kinds, np.maximum(lesion - kinds, 0)])
     flat = maps.reshape(count, channels)
     aucs = np.full((2, channels, len(kinds)), np.nan)
     for channel in range(channels):

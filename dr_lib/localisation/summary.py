@@ -30,17 +30,16 @@ def score_rows(
         raise ValueError(f"{len(scores)} eyes do not match {len(patients)} patients")
     rows = []
     for lesion, metric in dict.fromkeys(key for eye in scores for key in eye):
-        pairs = [
-            (eye[lesion, metric], patient)
-            for eye, patient in zip(scores, patients, strict=True)
-            if (lesion, metric) in eye
-        ]
-        pairs = [(score, patient) for score, patient in pairs if np.isfinite(score.value)]
+        pairs = {
+            place: eye[lesion, metric]
+            for place, eye in enumerate(scores)
+            if (lesion, metric) in eye and np.isfinite(eye[lesion, metric].value)
+        }
         if not pairs:
             continue
-        values, chances = (np.array([score[part] for score, _ in pairs]) for part in (0, 1))
+        values, chances = np.array(list(zip(*pairs.values(), strict=True)))
         low, high = interval(
-            values, [patient for _, patient in pairs], params.resamples, params.seed
+            values, [patients[place] for place in pairs], params.resamples, params.seed
         )
         rows.append(
             {

@@ -37,37 +37,23 @@ def judgement_digest(
     return content_id({"shards": made_from, "eyes": as_text(eyes[EYE]), "how": how})
 
 
-def write_judgements(
-    workspace: Workspace,
-    ids: ResolvedIds,
-    judged: Sequence[JudgedEye],
-    params: LocalisationParams,
-    part: str,
-    digest: str,
-) -> None:
-    """Writes a row for each split, map, lesion type and measure."""
+def judgement_rows(
+    judged: Sequence[JudgedEye], explain_id: str, params: LocalisationParams
+) -> pd.DataFrame:
+    """A row of `evaluation` for each split, map, lesion type and measure."""
     rows = []
     for split in sorted({eye.split for eye in judged}):
         eyes = [eye for eye in judged if eye.split == split]
         for source, quantity in dict.fromkeys(name for eye in eyes for name in eye.scores):
             with_map = [eye for eye in eyes if (source, quantity) in eye.scores]
-            about = {
-                "split": split,
-                "stratum": STRATUM,
-                "explain_id": ids.explain_id,
-                "source": source,
-                "quantity": quantity,
-            }
+            scores = [eye.scores[source, quantity] for eye in with_map]
+            place = {"split": split, "source": source, "quantity": quantity}
             rows += [
-                about | row
-                for row in score_rows(
-                    [eye.scores[source, quantity] for eye in with_map],
-                    [eye.patient_id for eye in with_map],
-                    params,
-                )
+                place | row
+                for row in score_rows(scores, [eye.patient_id for eye in with_map], params)
             ]
-    frame = pd.DataFrame(rows).reindex(columns=SCHEMAS[EVALUATION].names)
-    workspace.write_table(EVALUATION, frame, partition=ids.model_id, part=part, digest=digest)
+    frame = pd.DataFrame(rows).assign(stratum=STRATUM, explain_id=explain_id)
+    return frame.reindex(columns=SCHEMAS[EVALUATION].names)
 
 
 def in_words(workspace: Workspace, ids: ResolvedIds) -> str:

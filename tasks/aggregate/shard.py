@@ -34,6 +34,7 @@ from tasks.access.stores import explanation_store, fundus_store, shard_record
 from tasks.aggregate.masks import GEOMETRY, masks_of
 from tasks.execution.worker import baseline_maps
 from tasks.run.resolved_ids import ResolvedIds
+from tasks.run.table_part import TablePart
 
 SHARD_TABLES = ("attributions", "neurons", "lesion_regions", "heatmap_stats")
 BASELINE_QUANTITY = "referable"
@@ -46,20 +47,20 @@ class AggregateJob:
     """One explained shard, and what is to be made of it.
 
     eyes: the shard's images as `explained_eyes` gives them, with height_px and width_px of their
-    photographs and the stamp of their masks. missing: the tables without the shard's rows. digest:
-    what those rows are made from. summed: whether the groups' heat maps need the shard's sums.
-    masks: the folder of the lesion masks by which maps are judged; empty: none is.
+    photographs and the stamp of their masks. part: the shard's, of the tables. missing: the tables
+    without it. summed: whether the groups' heat maps need the shard's sums. masks: the folder of
+    the lesion masks by which maps are judged; empty: none is.
     """
 
     ids: ResolvedIds
     span: Span
     eyes: pd.DataFrame
+    part: TablePart
     preprocess: PreprocessParams
     explained: AttributionParams
     heatmaps: HeatmapParams
     localisation: LocalisationParams
     missing: tuple[str, ...] = ()
-    digest: str = ""
     summed: bool = False
     masks: str = ""
 
@@ -130,13 +131,7 @@ def aggregate_shard(job: AggregateJob) -> ShardResult:
             reason = reasons.get(image_id, "it could not be explained")
             rows["attributions"] += _failed_rows(image_id, job.explained, reason)
     for table in job.missing:
-        workspace.write_table(
-            table,
-            rows[table],
-            partition=job.ids.explain_id,
-            part=job.span.part,
-            digest=job.digest,
-        )
+        job.part.write(table, rows[table])
     return result
 
 

@@ -17,14 +17,16 @@ from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
 from tasks.access.stores import as_text, crop_settings, explanation_store, span_digests
-from tasks.aggregate.localise import EVALUATION, in_words, judgement_digest, write_judgements
+from tasks.aggregate.localise import EVALUATION, in_words, judgement_digest, judgement_rows
 from tasks.aggregate.masks import mask_stamps, masks_folder
 from tasks.aggregate.shard import SHARD_TABLES, AggregateJob, ShardResult, aggregate_shard
 from tasks.execution.waves import run_in_waves
 from tasks.run.recipe import Recipe
 from tasks.run.session import Session, StepResult
+from tasks.run.table_part import TablePart
 
 STEP = "aggregate"
+GROUPS = "group_heatmaps"
 
 
 def aggregate(
@@ -47,60 +49,46 @@ def aggregate(
     """
     workspace = session.workspace
     ids = recipe.resolve(workspace)
-    explain_id = ids.explain_id
-    store = explanation_store(workspace, explain_id)
+    store = explanation_store(workspace, ids.explain_id)
     folder = masks_folder(photos, localisation)
     eyes = explained_eyes(workspace, ids.model_id, store.image_ids)
     eyes["mask"] = mask_stamps(folder, eyes["image_id"])
     made_from = span_digests(store)
-    spans = [span for span in store.spans() if span.index in made_from]
     # With the columns: rows that an older version wrote without the newer ones are made again.
     settings = dataclasses.asdict(heatmaps) | {
         "columns": {table: SCHEMAS[table].names for table in SHARD_TABLES}
     }
     settings |= crop_settings(recipe.preprocess)
-    digests = {
-        span.index: content_id(
-            {
-                "shard": made_from[span.index],
-                "labels": as_text(eyes.iloc[span.rows][["stage", "predicted_stage", "eye"]]),
-                "heatmaps": settings,
-            }
-        )
-        for span in spans
-    }
-    groups, judgement = (
-        content_id({"shards": digests}),
+    how = (recipe.preprocess, recipe.attribution, heatmaps, localisation)
+    jobs = []
+    for span in store.spans():
+        if span.index in made_from:
+            of_span = eyes.iloc[span.rows]
+            labels = as_text(of_span[["stage", "predicted_stage", "eye"]])
+            digest = content_id(
+                {"shard": made_from[span.index], "labels": labels, "heatmaps": settings}
+            )
+            part = TablePart(workspace, ids.explain_id, span.part, digest)
+            jobs.append(AggregateJob(ids, span, of_span, part, *how))
+    digests = {job.span.index: job.part.digest for job in jobs}
+    groups = TablePart(workspace, ids.explain_id, "groups", content_id({"shards": digests}))
+    judgement = TablePart(
+        workspace,
+        ids.model_id,
+        f"localisation-{ids.explain_id}",
         judgement_digest(made_from, eyes, localisation, recipe.preprocess),
     )
-    to_sum = not workspace.has_part("group_heatmaps", explain_id, "groups", digest=groups)
-    part = f"localisation-{explain_id}"
-    to_judge = folder and not workspace.has_part(EVALUATION, ids.model_id, part, digest=judgement)
-    jobs = []
-    for span in spans:
-        eyes_here, digest = eyes.iloc[span.rows], digests[span.index]
-        missing = tuple(
-            table
-            for table in SHARD_TABLES
-            if not workspace.has_part(table, explain_id, span.part, digest=digest)
+    to_sum = bool(groups.missing(GROUPS))
+    to_judge = folder is not None and bool(judgement.missing(EVALUATION))
+    jobs = [
+        dataclasses.replace(
+            job,
+            missing=job.part.missing(*SHARD_TABLES),
+            summed=to_sum,
+            masks=str(folder) if to_judge and job.eyes["mask"].ne("").any() else "",
         )
-        masks = str(folder) if to_judge and eyes_here["mask"].ne("").any() else ""
-        if missing or to_sum or masks:
-            jobs.append(
-                AggregateJob(
-                    ids,
-                    span,
-                    eyes_here,
-                    recipe.preprocess,
-                    recipe.attribution,
-                    heatmaps,
-                    localisation,
-                    missing,
-                    digest,
-                    to_sum,
-                    masks,
-                )
-            )
+        for job in jobs
+    ]
     sums: GroupHeatmaps | None = None
 
     def collect(result: ShardResult) -> ShardResult:
@@ -115,7 +103,7 @@ def aggregate(
         session.pool,
         STEP,
         aggregate_shard,
-        jobs,
+        [job for job in jobs if job.missing or job.summed or job.masks],
         images_of=lambda job: job.span.images,
         collect=collect,
     )
@@ -124,31 +112,26 @@ def aggregate(
         # The arrays first: the table's digest is what says that both are there.
         if total.sums:
             keys, images, positive, negative = zip(*total.means(), strict=True)
-            write_group_maps(
-                workspace.files, explain_id, keys, images, np.stack(positive), np.stack(negative)
-            )
-        workspace.write_table(
-            "group_heatmaps",
-            total.rows(heatmaps, crop=recipe.preprocess.crop),
-            partition=explain_id,
-            part="groups",
-            digest=groups,
-        )
-    problems = [problem for result in results for problem in result.problems]
+            maps = np.stack(positive), np.stack(negative)
+            write_group_maps(workspace.files, ids.explain_id, keys, images, *maps)
+        groups.write(GROUPS, total.rows(heatmaps, crop=recipe.preprocess.crop))
     if to_judge:
         judged = [eye for result in results for eye in result.judged]
-        write_judgements(workspace, ids, judged, localisation, part, judgement)
+        judgement.write(EVALUATION, judgement_rows(judged, ids.explain_id, localisation))
     regions, neurons = (
-        workspace.count(table, explain_id=explain_id) for table in ("lesion_regions", "neurons")
+        workspace.count(table, explain_id=ids.explain_id) for table in ("lesion_regions", "neurons")
     )
-    result = StepResult(
-        STEP,
-        sum(span.images for span in spans),
-        sum(job.span.images for job in jobs if job.missing),
-        f"{regions:,} lesion regions, {neurons:,} neurons in the tables of {explain_id}",
-    ).and_then(in_words(workspace, ids) if folder else "")
-    return result.and_then(
-        f"{len(problems)} lesion masks could not be used, the first of {problems[0]}"
-        if problems
-        else ""
+    problems = [problem for result in results for problem in result.problems]
+    unusable = (
+        f"{len(problems)} lesion masks could not be used, the first of {', '.join(problems[:1])}"
+    )
+    return (
+        StepResult(
+            STEP,
+            sum(job.span.images for job in jobs),
+            sum(job.span.images for job in jobs if job.missing),
+            f"{regions:,} lesion regions, {neurons:,} neurons in the tables of {ids.explain_id}",
+        )
+        .and_then(in_words(workspace, ids) if folder else "")
+        .and_then(unusable if problems else "")
     )

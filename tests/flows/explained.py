@@ -25,6 +25,7 @@ from tasks.access.stores import blank
 from tasks.aggregate.shard import SHARD_TABLES, AggregateJob, aggregate_shard
 from tasks.run.recipe import Recipe
 from tasks.run.resolved_ids import ResolvedIds
+from tasks.run.table_part import TablePart
 
 SIZE, SHARD_IMAGES, NEURONS = 64, 4, 2
 MODEL_ID = "0123456789ab"
@@ -118,12 +119,12 @@ def explain(workspace: Workspace, count: int) -> None:
                         resolved,
                         span,
                         eyes,
+                        TablePart(workspace, explain_id, span.part, span.part),
                         RECIPE.preprocess,
                         RECIPE.attribution,
                         HeatmapParams(max_regions=3),
                         LocalisationParams(),
                         missing=SHARD_TABLES,
-                        digest=span.part,
                     )
                 )
 

@@ -369,6 +369,7 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
     from tasks.aggregate.masks import mask_stamps, masks_folder
     from tasks.aggregate.shard import AggregateJob, aggregate_shard
     from tasks.run.errors import UserError
+    from tasks.run.table_part import TablePart
 
     folder = tmp_path / "masks"
     shutil.copytree(chain["photos"] / "masks", folder)
@@ -390,6 +391,7 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
             ids,
             span,
             eyes.iloc[span.rows],
+            TablePart(workspace, ids.explain_id, span.part, ""),
             recipe.preprocess,
             recipe.engine,
             HeatmapParams(),
