@@ -9,6 +9,7 @@ import pandas as pd
 
 from dr_lib.fundus import PreprocessParams
 from dr_lib.localisation import LocalisationParams, score_rows
+from dr_lib.report.words import with_interval
 from storage import Workspace
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
@@ -63,6 +64,6 @@ def in_words(workspace: Workspace, ids: ResolvedIds) -> str:
         return "no explained eye has a lesion in its mask"
     best = rows.iloc[0]
     return (
-        f"lesions in {int(best['images'])} masks: best map {best['map']}, "
-        f"pixel AUC {best['value']:.3f} ({best['low']:.3f}–{best['high']:.3f})"
+        f"lesions in {int(best['images'])} masks: best map {best['map']}, pixel AUC"
+        f" {with_interval(*best[['value', 'low', 'high']])}"
     )

@@ -20,6 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from dr_lib.evaluation.grading import averaged_probabilities
 from dr_lib.network import backend
 from dr_lib.network.model import build, probabilities
+from dr_lib.report.words import with_interval
 from dr_lib.training import StepReport, TrainingDiverged, TrainingParams, write_weights
 from dr_lib.training import train as fit
 from dr_lib.vocabulary import PROBABILITIES, REFERABLE, STAGE_COUNT
@@ -280,11 +281,11 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
     if graded.empty:
         return "no labelled eye in the test split"
 
-    def with_interval(name: str) -> str:
-        value, low, high = graded.loc[name, ["value", "low", "high"]]
-        return f"{value:.3f} ({low:.3f}–{high:.3f})"
-
+    kappa, auc = (
+        with_interval(*graded.loc[name, ["value", "low", "high"]])
+        for name in ("qwk", "auc_referable")
+    )
     return (
-        f"on {graded['images'].iloc[0]:,} test eyes kappa {with_interval('qwk')}, AUC of referable"
-        f" disease {with_interval('auc_referable')}{in_words(test)}"
+        f"on {graded['images'].iloc[0]:,} test eyes kappa {kappa}, AUC of referable disease"
+        f" {auc}{in_words(test)}"
     )
