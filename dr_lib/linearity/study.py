@@ -45,17 +45,28 @@ def linearity_study(
     inside: Bool[np.ndarray, "y x"],
     average_gradient: AverageGradient | None = None,
 ) -> pd.DataFrame:
-    """One row per layer, strength, eye and unit, with COLUMNS; an eye whose gradient is not finite
-    has no rows.
+    """Units along adversarial examples of growing strength (METHOD §8).
 
-    `layers[name]` is (lower, upper), as `dr_lib.attribution.split_at` gives them: images ->
-    activations (n, units) or (n, y, x, channels), and activations -> (n, stages) probabilities.
-    Keras models that share their input run as one, so that the trunk below several layers is
-    computed once. The outcome is the probability of `params.target_stage`. In a convolutional layer
-    a unit is a channel: differences are means over positions, gradients and attributions sums over
-    them, so there the attribution is not the product of the other two. `average_gradient` defaults
-    to `engine_average_gradient`; `gradient` and `inside` are those of
-    `dr_lib.perturbation.adversarial`. Needs memory for every layer's activations at all strengths.
+    In a convolutional layer a unit is a channel: differences are means over positions, gradients
+    and attributions sums over them, so there the attribution is not the product of the other two.
+    Needs memory for every layer's activations at all strengths.
+
+    Parameters
+    ----------
+    inputs : (image, y, x, channel) scaled images
+    baseline : (y, x, channel)
+    gradient, inside : as in `dr_lib.perturbation.adversarial`
+    layers : (lower, upper) of each layer, as `dr_lib.attribution.split_at` gives them: images to
+        activations (n, units) or (n, y, x, channels), and activations to (n, stages) probabilities.
+        Keras models that share their input run as one, so that the trunk below several layers is
+        computed once.
+    average_gradient : `engine_average_gradient` where it is left out
+
+    Returns
+    -------
+    DataFrame
+        One row per layer, strength, eye and unit, with COLUMNS; the outcome is the probability of
+        `params.target_stage`. An eye whose gradient is not finite has no rows.
     """
     average_gradient = average_gradient or engine_average_gradient(params)
     if not params.inside_only:

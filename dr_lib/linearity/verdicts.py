@@ -16,18 +16,19 @@ VERDICTS = ("linear", "constant", "reversed", "saturating", "nonlinear", "dead")
 
 
 def unit_verdicts(rows: pd.DataFrame, params: LinearityParams = LinearityParams()) -> pd.DataFrame:
-    """One row per layer and unit with its verdict and the numbers behind it, from the rows of
-    `linearity_study`.
+    """The verdict on each unit of each layer, and the numbers behind it (METHOD §8).
 
     Sums run over eyes, so strong eyes count most; spreads are taken within an eye over the
-    strengths. In this order:
+    strengths. The first that holds, in this order:
 
-    dead        no attribution above `dead_share` of the layer's largest, anywhere constant
-    activation's range is at most `constant_share` of its largest difference from the baseline
-    reversed    attribution falls while the outcome rises: correlation within eyes at most
-    −`reversed_correlation` linear      `gradient_variation` within `gradient_bound` and `r2` at
-    least `least_r2` saturating  otherwise, the average gradient shrinks as the activation
-    difference grows nonlinear   otherwise
+    - dead: no attribution above `dead_share` of the layer's largest, anywhere
+    - constant: the activation's range is at most `constant_share` of its largest difference from
+      the baseline
+    - reversed: the attribution falls while the outcome rises: correlation within eyes at most
+      −`reversed_correlation`
+    - linear: `gradient_variation` within `gradient_bound` and `r2` at least `least_r2`
+    - saturating: the average gradient shrinks as the activation difference grows
+    - nonlinear: anything else
 
     `gradient_variation` is the average gradient's standard deviation over strengths by its mean
     size; `slope` and `r2` are of attribution on activation difference, a line through 0 for each
@@ -35,8 +36,21 @@ def unit_verdicts(rows: pd.DataFrame, params: LinearityParams = LinearityParams(
     over eyes and strengths, `strongest_image_id` holds the largest |attribution|. `moved_share` and
     `outcome_correlation` are what constant and reversed are judged by. A softmax must level off
     somewhere, and the verdict is over all strengths: `linear_up_to` is the largest strength up to
-    which the unit would count as linear. Raises ValueError if some eye lacks a strength or a unit
-    that the others have.
+    which the unit would count as linear.
+
+    Parameters
+    ----------
+    rows : of `linearity_study`
+
+    Returns
+    -------
+    DataFrame
+        One row per layer and unit, with COLUMNS.
+
+    Raises
+    ------
+    ValueError
+        If some eye lacks a strength or a unit that the others have.
     """
     frames = [
         _layer_verdicts(str(layer), part, params)

@@ -19,12 +19,23 @@ def score_rows(
     patients: Sequence[str],
     params: LocalisationParams = LocalisationParams(),
 ) -> list[dict[str, Any]]:
-    """Rows of lesion, metric, value, low, high, chance, images for one map's scores in many eyes
-    (`Judge.scores`).
+    """One map's scores in many eyes as rows of lesion, metric, value, low, high, chance, images.
 
-    value: the mean over those eyes in which the measure is defined, `images` of them. low, high:
-    2.5th and 97.5th percentile over resampled patients; NaN for fewer than two. Raises ValueError
-    where eyes and patients do not match.
+    Parameters
+    ----------
+    scores : of each eye, as `Judge.scores` gives them
+    patients : whose eye each is
+
+    Returns
+    -------
+    list of dict
+        value: the mean over those eyes in which the measure is defined, `images` of them. low,
+        high: 2.5th and 97.5th percentile over resampled patients; NaN for fewer than two.
+
+    Raises
+    ------
+    ValueError
+        Where eyes and patients do not match.
     """
     if len(scores) != len(patients):
         raise ValueError(f"{len(scores)} eyes do not match {len(patients)} patients")

@@ -48,9 +48,22 @@ def find_regions(
     """The regions of one sign of a square map, numbered by the size of their summed attribution
     (ties: first from the top).
 
-    crop: of the fundus that the map is about (`PreprocessParams.crop`). None in a map without that
-    sign, and none in a map that is not finite. The count is of all; `params.max_regions` limits
-    rows only.
+    Parameters
+    ----------
+    values : (y, x) attributions, in the unit of their quantity
+    sign : whose regions
+    params : how a region is cut out; `max_regions` limits rows only
+    crop : of the fundus that the map is about (`PreprocessParams.crop`)
+
+    Returns
+    -------
+    Regions
+        Of a map without that sign, and of one that is not finite, there are none.
+
+    Raises
+    ------
+    ValueError
+        For a map that is not square.
     """
     from skimage.measure import label
 

@@ -23,14 +23,27 @@ def image_rows(
     *,
     crop: float,
 ) -> tuple[list[dict], list[dict]]:
-    """(rows for `lesion_regions`, rows for `heatmap_stats`) of one image, in the order of `maps`.
+    """All rows of one image: for `lesion_regions` and for `heatmap_stats`.
 
-    `maps[(source, quantity)]` is one map with its signs, or a pair (sign, y, x) such as a layer's
-    resultants: the regions of each sign then come from the map of the neurons of that sign, and the
-    statistics from the sum of the two. Where a source has both stage 0 and stage 4, their rows
-    carry the symmetry of the pair. `converged` says of maps whether they met their tolerance
-    (absent: not known). The optic disc is looked for once, in the fundus. crop: of the fundus
-    (`PreprocessParams.crop`).
+    Parameters
+    ----------
+    fundus : (y, x, 3) the normalised fundus, in which the optic disc is looked for once
+    maps : by (source, quantity) one map with its signs, or a pair (sign, y, x) such as a layer's
+        resultants: the regions of each sign then come from the map of the neurons of that sign, and
+        the statistics from the sum of the two
+    converged : whether maps met their tolerance; absent: not known
+    crop : of the fundus (`PreprocessParams.crop`)
+
+    Returns
+    -------
+    regions, stats
+        Rows in the order of `maps`. Where a source has both stage 0 and stage 4, their statistics
+        carry the symmetry of the pair.
+
+    Raises
+    ------
+    ValueError
+        For a map of another size than the fundus.
     """
     regions, stats = [], []
     disc, retina = optic_disc(fundus, crop=crop), anatomy(len(fundus), eye, crop=crop)

@@ -133,10 +133,25 @@ def smallest_epsilon(
     inside: Bool[np.ndarray, "y x"],
 ) -> StrengthResult:
     """The smallest radius for each eye at which the attack makes the model predict `target_stage`,
-    with its example.
+    with its example (METHOD §7).
 
-    `inside`: where pixels may move if `params.inside_only`: the visible disc of the inputs
-    (`dr_lib.fundus.anatomy.visible_disc`). An eye with a non-finite gradient is marked failed.
+    Parameters
+    ----------
+    predict : (n, y, x, 3) scaled images to (n, 5) probabilities
+    gradient : images and target stage to the gradient of the target's log-probability
+    inputs : (image, y, x, channel) scaled images
+    inside : where pixels may move if `params.inside_only`: the visible disc of the inputs
+        (`dr_lib.fundus.anatomy.visible_disc`)
+
+    Returns
+    -------
+    StrengthResult
+        An eye with a gradient that is not finite is marked failed.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")

@@ -38,12 +38,19 @@ def paired_comparison(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, float | int | str]:
-    """How a measure differs between two methods on the eyes that both reached: median of first −
-    second, 95 % interval.
+    """How a measure differs between two methods on the eyes that both reached.
 
-    `rows` needs image_id, method, reached and the measure; patients are what precedes the last `_`
-    of image_id. `p_value` is Wilcoxon's signed-rank test (two-sided). Numbers are NaN where no eye
-    was reached by both.
+    Parameters
+    ----------
+    rows : with image_id, method, reached and the measure; patients are what precedes the last `_`
+        of image_id
+
+    Returns
+    -------
+    dict
+        The medians, the median of first − second with its 95 % interval over resampled patients,
+        the share of eyes where it is negative, and `p_value` of Wilcoxon's signed-rank test
+        (two-sided). NaN where no eye was reached by both.
     """
     from scipy.stats import wilcoxon
 

@@ -126,12 +126,25 @@ def perturb(
     x̂ = x + strength · sgn(attribution) · d, with d = x − baseline ("proportional") or sgn(x −
     baseline) ("constant"): away from half-gray where the attribution is positive, toward it where
     negative; a value moving toward half-gray stops there. Values at half-gray, or of zero
-    attribution, stay. `baseline` and `attribution` are broadcast to `x` (an attribution summed over
-    the colour channels takes a last axis of 1); `strength` ≥ 0 is one number, or one for each
-    image.
+    attribution, stay.
 
-    Raises ValueError for a negative or non-finite strength, an unknown form, or an attribution that
-    is not finite.
+    Parameters
+    ----------
+    x : scaled pixels, (pixel − 128) / 128
+    baseline, attribution : broadcast to `x`; an attribution summed over the colour channels takes a
+        last axis of 1
+    strength : 0 or more, one number or one for each image
+
+    Returns
+    -------
+    ndarray
+        Of the shape and type of `x`.
+
+    Raises
+    ------
+    ValueError
+        For a negative or non-finite strength, an unknown form, or an attribution that is not
+        finite.
 
     >>> x = np.float32([0.5, -0.5, 0.5, -0.5])
     >>> perturb(x, 0.0, np.float32([1e-6, 1e-6, -1e-6, -1e-6]), 0.25).tolist()
@@ -173,13 +186,30 @@ def smallest_strength(
     crop: float | None = None,
 ) -> StrengthResult:
     """The smallest strength for each eye at which the model predicts `target_stage`, with the image
-    that does it.
+    that does it (METHOD §7).
 
-    `attributions` are those of the target stage's outcome, summed over the colour channels (a last
-    axis of 1) or for each. An eye whose attribution is not finite is marked failed. The methods
-    *_recomputed take the direction anew from `attribute(images) -> attributions` after each step of
-    the bracketing; strengths then add up along the path, and the result is the sum. The methods
-    *_regions need the fundi's `crop` (`PreprocessParams.crop`).
+    The methods *_recomputed take the direction anew after each step of the bracketing; strengths
+    then add up along the path, and the result is the sum.
+
+    Parameters
+    ----------
+    predict : (n, y, x, 3) scaled images to (n, 5) probabilities
+    inputs : (image, y, x, channel) scaled images
+    baselines : broadcast to `inputs`
+    attributions : of the target stage's outcome, (image, y, x, channel), or summed over the colour
+        channels to a last axis of 1
+    attribute : images to their attributions, for the methods *_recomputed
+    crop : of the fundi (`PreprocessParams.crop`), for the methods *_regions
+
+    Returns
+    -------
+    StrengthResult
+        An eye whose attribution is not finite is marked failed.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method, or one that lacks `attribute` or `crop`.
     """
     n = len(inputs)
     if len(attributions) != n:

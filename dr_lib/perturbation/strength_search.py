@@ -81,10 +81,21 @@ def search(
     """The smallest strength for each eye at which the model's most probable stage is
     `target_stage`.
 
-    An eye already there needs strength 0. `failed` marks eyes not to be tried. `advanced(rows,
-    strengths)`, if given, is told after each step of the grid which rows go on and with what
-    strength, before the next step is taken (a path that recomputes its direction needs to know; its
-    answer is ignored). `predict` gets at most `batch_size` images at a time.
+    Parameters
+    ----------
+    predict : gets at most `batch_size` images at a time
+    inputs : (image, y, x, channel) scaled images; one already there needs strength 0
+    move : rows and a strength for each to the changed images
+    grid : strengths of the bracketing, growing
+    bisections : of the bracket found
+    failed : eyes not to be tried
+    advanced : told after each step of the grid which rows go on and with what strength, before the
+        next step is taken: a path that recomputes its direction needs to know
+
+    Raises
+    ------
+    ValueError
+        For a stage that the model does not have.
     """
     n = len(inputs)
     failed = np.zeros(n, bool) if failed is None else failed.copy()
@@ -166,6 +177,7 @@ def result_rows(
                 "method": method,
                 "target_stage": target_stage,
                 "reached": bool(result.reached[i] and not result.failed[i]),
+                "strength": measures.pop("strength"),
                 "best_probability": float(result.best_probability[i]),
                 **{
                     f"probability_{when}_stage{stage}": float(probability)
