@@ -12,7 +12,6 @@ COLUMNS = (
     *("mean_attribution", "strongest_image_id", "moved_share", "outcome_correlation"),
     "linear_up_to",
 )
-VERDICTS = ("linear", "constant", "reversed", "saturating", "nonlinear", "dead")
 
 
 def unit_verdicts(rows: pd.DataFrame, params: LinearityParams = LinearityParams()) -> pd.DataFrame:

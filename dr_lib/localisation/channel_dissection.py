@@ -27,10 +27,9 @@ class ChannelDissectionParams:
     layers: tuple[str, ...] = ("stem", "mixed2")
     limit: int = 64
     resamples: int = 500
-    batch_size: int = 8
 
     def __post_init__(self) -> None:
-        for name, least in (("limit", 0), ("resamples", 1), ("batch_size", 1)):
+        for name, least in (("limit", 0), ("resamples", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
 

@@ -7,15 +7,13 @@ from dr_lib.fundus.anatomy import anatomy
 from dr_lib.maps import (
     GroupHeatmaps,
     HeatmapParams,
-    entropy_bit,
     find_regions,
-    gini,
     group_names,
     image_rows,
     region_measures,
     symmetry,
-    top_share,
 )
+from dr_lib.maps.stats import entropy_bit, gini, top_share
 from dr_lib.vocabulary import SIGNS
 
 SIZE = 128
