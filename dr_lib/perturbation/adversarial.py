@@ -147,14 +147,7 @@ def smallest_epsilon(
     -------
     StrengthResult
         An eye with a gradient that is not finite is marked failed.
-
-    Raises
-    ------
-    ValueError
-        For an unknown method.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     norm: Norm = "l2" if method.endswith("l2") else "linf"
     if not params.inside_only:
         inside = np.ones(inputs.shape[1:3], bool)
