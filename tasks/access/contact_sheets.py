@@ -45,9 +45,9 @@ class Photos:
 
     def get(self, image_id: str) -> np.ndarray | None:
         """The photograph of the catalogue with this id."""
-        return self.at(self.catalogue.at[image_id, "source"])
+        return self.reduced(self.catalogue.at[image_id, "source"])
 
-    def at(self, path: str) -> np.ndarray | None:
+    def reduced(self, path: str) -> np.ndarray | None:
         """The photograph at a path of the data folder."""
         try:
             return decode(
@@ -121,7 +121,7 @@ def set_aside(workspace: Workspace, photos: Photos) -> tuple[SetAside, ...]:
             row.name,
             label(row.reason),
             row.detail,
-            photos.at(row.source) if row.reason in SEEN else None,
+            photos.reduced(row.source) if row.reason in SEEN else None,
         )
         for row in chosen.itertuples()
     )
