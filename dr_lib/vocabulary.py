@@ -10,6 +10,8 @@ STAGE_COUNT = 5
 STAGES = range(STAGE_COUNT)
 STAGE_NAMES = ("none", "mild", "moderate", "severe", "proliferative")
 STAGE_QUANTITIES: tuple[str, ...] = ("stage0", "stage1", "stage2", "stage3", "stage4")
+PROBABILITIES = [f"probability_{name}" for name in STAGE_QUANTITIES]
+"""The columns of tables that hold the stages' probabilities."""
 REFERABLE = 2
 """The lowest stage that is referred to an ophthalmologist."""
 HALF_GRAY = 128

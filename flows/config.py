@@ -21,9 +21,9 @@ from dr_lib.evaluation.grading import GradingParams
 from dr_lib.fundus import PreprocessParams
 from dr_lib.linearity import LinearityParams
 from dr_lib.localisation import LocalisationParams
-from dr_lib.localisation.channel_dissection import LesionUnitParams
+from dr_lib.localisation.channel_dissection import ChannelDissectionParams
 from dr_lib.maps import HeatmapParams
-from dr_lib.maps.region_clustering import AppearanceParams
+from dr_lib.maps.region_clustering import RegionClusteringParams
 from dr_lib.network import backend
 from dr_lib.network.model import ModelParams, layer_names
 from dr_lib.perturbation.adversarial import AdversarialParams
@@ -82,8 +82,8 @@ class PipelineConfig:
     attribution: AttributionSection = field(default_factory=AttributionSection)
     heatmaps: HeatmapParams = field(default_factory=HeatmapParams)
     localisation: LocalisationParams = field(default_factory=LocalisationParams)
-    appearance: AppearanceParams = field(default_factory=AppearanceParams)
-    lesion_units: LesionUnitParams = field(default_factory=LesionUnitParams)
+    region_clustering: RegionClusteringParams = field(default_factory=RegionClusteringParams)
+    channel_dissection: ChannelDissectionParams = field(default_factory=ChannelDissectionParams)
     counterfactuals: CounterfactualSection = field(default_factory=CounterfactualSection)
     adversarials: AdversarialParams = field(default_factory=AdversarialParams)
     linearity: LinearityParams = field(default_factory=LinearityParams)
@@ -110,7 +110,7 @@ class PipelineConfig:
         if not self.attribution.layers:
             raise ValueError("attribution.layers must name at least one layer, such as stem")
         known = layer_names(self.model)
-        for section in ("attribution", "linearity", "lesion_units"):
+        for section in ("attribution", "linearity", "channel_dissection"):
             unknown = [name for name in getattr(self, section).layers if name not in known]
             if unknown:
                 raise ValueError(
@@ -140,6 +140,10 @@ class PipelineConfig:
 REFUSED_KEYS: dict[tuple[str, ...], str] = {
     ("model", "input_size"): "it follows preprocess.size; set that instead",
     ("training", "last_stair"): "it is called training.final_decay now",
+    ("localisation", "rivals"): "it is called localisation.baseline_maps now",
+    ("localisation", "rival_layers"): "it is called localisation.gradcam_layers now",
+    ("appearance",): "it is called [region_clustering] now",
+    ("lesion_units",): "it is called [channel_dissection] now",
 }
 
 

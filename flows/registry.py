@@ -49,16 +49,12 @@ def _attribute(session: "Session", config: "PipelineConfig") -> "StepResult":
 
 def _aggregate(session: "Session", config: "PipelineConfig") -> "StepResult":
     from tasks.aggregate.lesion_study import lesion_study
-    from tasks.aggregate.localise import localise
     from tasks.aggregate.step import aggregate
 
     recipe, photos, masks = config.recipe, config.data.photos, config.localisation
-    return (
-        aggregate(session, recipe, config.heatmaps)
-        .and_then(localise(session, recipe, photos, masks))
-        .and_then(
-            lesion_study(session, recipe, photos, masks, config.appearance, config.lesion_units)
-        )
+    clustering, dissection = config.region_clustering, config.channel_dissection
+    return aggregate(session, recipe, photos, config.heatmaps, masks).and_then(
+        lesion_study(session, recipe, photos, masks, clustering, dissection)
     )
 
 

@@ -281,11 +281,11 @@ class Workspace:
 
     # Arrays
 
-    def fundus_ids(self) -> list[str]:
+    def preprocess_ids(self) -> list[str]:
         """The preprocessings that have a store, oldest first."""
-        from storage.contents.fundus import fundus_ids
+        from storage.contents.fundus import preprocess_ids
 
-        return fundus_ids(self.files)
+        return preprocess_ids(self.files)
 
     def fundus(self, preprocess_id: str = LATEST, *, chunks=None) -> "xr.Dataset":
         """The normalised fundus images and their geometry, read when used; with `chunks` ({"image":
@@ -300,7 +300,7 @@ class Workspace:
 
     def latest_preprocessing(self) -> str:
         """The id of the preprocessing written last. Raises FileNotFoundError before the first."""
-        ids = self.fundus_ids()
+        ids = self.preprocess_ids()
         if not ids:
             raise NotThere(f"{self.location} holds no fundus images yet: run dr preprocess")
         return ids[-1]

@@ -16,7 +16,7 @@ from dr_lib.attribution.evaluator import Evaluator
 from dr_lib.attribution.quantities import softmax
 from dr_lib.linearity.params import LinearityParams
 from dr_lib.linearity.study import UNITS_AT_ONCE, Model, upper_evaluator
-from dr_lib.vocabulary import STAGE_COUNT
+from dr_lib.vocabulary import STAGE_QUANTITIES
 
 SPECIAL = ("constant", "reversed")
 
@@ -44,58 +44,58 @@ def unit_effects(
     upper: Model,
     activations: Float[np.ndarray, "image *unit"],
     baseline: Float[np.ndarray, "*unit"],
-    units: Sequence[int],
     verdicts: Mapping[int, str],
     params: LinearityParams = LinearityParams(),
 ) -> list[dict]:
     """One row per unit and eye for the table `unit_effects`; eyes are ranked by the unit's
     attribution to the target.
 
-    `upper` is a Keras model that ends in a softmax, `activations` are h(x) of the eyes as they are,
-    `baseline` is h(x').
+    Parameters
+    ----------
+    upper : a Keras model from the layer to a softmax
+    activations : h(x) of the eyes as they are
+    baseline : h(x')
+    verdicts : the units to look at, by number, with their verdicts
     """
     flat = activations.ndim == 2
     evaluator = upper_evaluator(upper, UNITS_AT_ONCE if flat else params.batch_size)
-    quantities = stage_quantities(tuple(f"stage{stage}" for stage in range(STAGE_COUNT)))
     points = params.points if flat else params.conv_points
+    quantities = stage_quantities(STAGE_QUANTITIES)
     maps = integrated_gradients(
         evaluator, activations, baseline, points=points, quantities=quantities
     ).values.astype(np.float64)
-    space = tuple(range(2, maps.ndim - 1))
-    argues = maps.sum(axis=space)  # (image, stage, unit)
+    argues = maps.sum(axis=tuple(range(2, maps.ndim - 1)))  # (image, stage, unit)
     difference = (activations - baseline).astype(np.float64)
     difference = difference.mean(axis=tuple(range(1, difference.ndim - 1)))
 
     def predict(h: np.ndarray) -> np.ndarray:
         return softmax(evaluator.values(h))
 
-    whole, effects = baseline_effect(predict, activations, baseline, np.asarray(units, int))
+    whole, effects = baseline_effect(predict, activations, baseline, np.array([*verdicts], int))
     rows = []
-    for k, unit in enumerate(units):
+    for k, (unit, verdict) in enumerate(verdicts.items()):
         order = np.argsort(-np.abs(argues[:, params.target_stage, unit]), kind="stable")
         for rank, image in enumerate(order):
-            after = whole[image] + effects[image, k]
+            effect = effects[image, k]
             rows.append(
                 {
                     "layer": layer,
                     "unit": unit,
                     "image_id": image_ids[image],
-                    "verdict": verdicts[unit],
+                    "verdict": verdict,
                     "rank": rank,
                     "activation_difference": difference[image, unit],
-                    **{
-                        f"attribution_stage{stage}": argues[image, stage, unit]
-                        for stage in range(STAGE_COUNT)
-                    },
-                    **{
-                        f"effect_stage{stage}": effects[image, k, stage]
-                        for stage in range(STAGE_COUNT)
-                    },
+                    **_by_stage("attribution", argues[image, :, unit]),
+                    **_by_stage("effect", effect),
                     "predicted_before": int(whole[image].argmax()),
-                    "predicted_after": int(after.argmax()),
+                    "predicted_after": int((whole[image] + effect).argmax()),
                 }
             )
     return rows
+
+
+def _by_stage(name: str, values: np.ndarray) -> dict[str, float]:
+    return {f"{name}_{stage}": value for stage, value in zip(STAGE_QUANTITIES, values, strict=True)}
 
 
 def baseline_effect(
@@ -138,7 +138,7 @@ def unit_region(
     weights[..., unit] = 1 / np.prod(unit_shape[:-1], initial=1)
     refinement = refinement_maker(params.region_points, "midpoint", None, params.region_points)
     extras = (weights.reshape(1, 1, -1),)
-    (one,) = attributions(
+    (region,) = attributions(
         sums, identity_quantities(1), image[None], baseline, refinement, extras=extras
     )
-    return one.values[0].sum(axis=-1)
+    return region.values[0].sum(axis=-1)

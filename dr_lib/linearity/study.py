@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from dr_lib.linearity.params import LinearityParams
 from dr_lib.perturbation.adversarial import Gradient, ascent
-from dr_lib.perturbation.strength_search import LEGAL
+from dr_lib.perturbation.strength_search import LEGAL, batches
 from dr_lib.vocabulary import STAGE_COUNT
 
 Model = Callable[[Any], Any]  # a Keras model, or any function of a batch
@@ -45,22 +45,33 @@ def linearity_study(
     inside: Bool[np.ndarray, "y x"],
     average_gradient: AverageGradient | None = None,
 ) -> pd.DataFrame:
-    """One row per layer, strength, eye and unit, with COLUMNS; an eye whose gradient is not finite
-    has no rows.
+    """Units along adversarial examples of growing strength (METHOD §8).
 
-    `layers[name]` is (lower, upper), as `dr_lib.attribution.split_at` gives them: images ->
-    activations (n, units) or (n, y, x, channels), and activations -> (n, stages) probabilities.
-    Keras models that share their input run as one, so that the trunk below several layers is
-    computed once. The outcome is the probability of `params.target_stage`. In a convolutional layer
-    a unit is a channel: differences are means over positions, gradients and attributions sums over
-    them, so there the attribution is not the product of the other two. `average_gradient` defaults
-    to `engine_average_gradient`; `gradient` and `inside` are those of
-    `dr_lib.perturbation.adversarial`. Needs memory for every layer's activations at all strengths.
+    In a convolutional layer a unit is a channel: differences are means over positions, gradients
+    and attributions sums over them, so there the attribution is not the product of the other two.
+    Needs memory for every layer's activations at all strengths.
+
+    Parameters
+    ----------
+    inputs : (image, y, x, channel) scaled images
+    baseline : (y, x, channel)
+    gradient, inside : as in `dr_lib.perturbation.adversarial`
+    layers : (lower, upper) of each layer, as `dr_lib.attribution.split_at` gives them: images to
+        activations (n, units) or (n, y, x, channels), and activations to (n, stages) probabilities.
+        Keras models that share their input run as one, so that the trunk below several layers is
+        computed once.
+    average_gradient : `engine_average_gradient` where it is left out
+
+    Returns
+    -------
+    DataFrame
+        One row per layer, strength, eye and unit, with COLUMNS; the outcome is the probability of
+        `params.target_stage`. An eye whose gradient is not finite has no rows.
     """
     average_gradient = average_gradient or engine_average_gradient(params)
     if not params.inside_only:
         inside = np.ones(inputs.shape[1:3], bool)
-    slopes = [gradient(batch, params.target_stage) for batch in _batches(inputs, params.batch_size)]
+    slopes = [gradient(batch, params.target_stage) for batch in batches(inputs, params.batch_size)]
     finite = np.concatenate(
         [np.isfinite(batch).all(axis=(1, 2, 3)) for batch in slopes] or [np.zeros(0, bool)]
     )
@@ -76,7 +87,7 @@ def linearity_study(
     seen: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
     for strength in params.grid:
         examples = np.clip(inputs + np.float32(strength) * direction, *LEGAL).astype(inputs.dtype)
-        for batch in _batches(examples, params.batch_size):
+        for batch in batches(examples, params.batch_size):
             activations = lower(batch)
             for layer, kept in seen.items():
                 kept.append(np.asarray(activations[layer]))
@@ -85,7 +96,7 @@ def linearity_study(
     for layer, (_, upper) in layers.items():
         activations, origin = np.concatenate(seen.pop(layer)), np.asarray(start[layer])[0]
         stages = np.concatenate(
-            [np.asarray(upper(batch)) for batch in _batches(activations, params.batch_size)]
+            [np.asarray(upper(batch)) for batch in batches(activations, params.batch_size)]
         )
         mean_gradient = np.asarray(
             average_gradient(upper, params.target_stage, activations, origin)
@@ -157,10 +168,6 @@ def _together(lowers: Mapping[str, Any]) -> Callable[[np.ndarray], Mapping[str, 
     first = next(iter(lowers.values())).inputs[0]
     below = keras.Model(first, {layer: lower.outputs[0] for layer, lower in lowers.items()})
     return backend.compiled(lambda images: below(images, training=False))
-
-
-def _batches(values: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    return [values[start : start + batch_size] for start in range(0, len(values), batch_size)]
 
 
 def _by_unit(difference: np.ndarray, slope: np.ndarray) -> dict[str, np.ndarray]:

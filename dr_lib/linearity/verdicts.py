@@ -8,35 +8,26 @@ import pandas as pd
 from dr_lib.linearity.params import LinearityParams
 
 COLUMNS = (
-    *(
-        "layer",
-        "unit",
-        "verdict",
-        "images",
-        "gradient_variation",
-        "slope",
-        "r2",
-        "mean_attribution",
-        "strongest_image_id",
-    ),
-    *("moved_share", "outcome_correlation", "linear_up_to"),
+    *("layer", "unit", "verdict", "images", "gradient_variation", "slope", "r2"),
+    *("mean_attribution", "strongest_image_id", "moved_share", "outcome_correlation"),
+    "linear_up_to",
 )
-VERDICTS = ("linear", "constant", "reversed", "saturating", "nonlinear", "dead")
 
 
 def unit_verdicts(rows: pd.DataFrame, params: LinearityParams = LinearityParams()) -> pd.DataFrame:
-    """One row per layer and unit with its verdict and the numbers behind it, from the rows of
-    `linearity_study`.
+    """The verdict on each unit of each layer, and the numbers behind it (METHOD §8).
 
     Sums run over eyes, so strong eyes count most; spreads are taken within an eye over the
-    strengths. In this order:
+    strengths. The first that holds, in this order:
 
-    dead        no attribution above `dead_share` of the layer's largest, anywhere constant
-    activation's range is at most `constant_share` of its largest difference from the baseline
-    reversed    attribution falls while the outcome rises: correlation within eyes at most
-    −`reversed_correlation` linear      `gradient_variation` within `gradient_bound` and `r2` at
-    least `least_r2` saturating  otherwise, the average gradient shrinks as the activation
-    difference grows nonlinear   otherwise
+    - dead: no attribution above `dead_share` of the layer's largest, anywhere
+    - constant: the activation's range is at most `constant_share` of its largest difference from
+      the baseline
+    - reversed: the attribution falls while the outcome rises: correlation within eyes at most
+      −`reversed_correlation`
+    - linear: `gradient_variation` within `gradient_bound` and `r2` at least `least_r2`
+    - saturating: the average gradient shrinks as the activation difference grows
+    - nonlinear: anything else
 
     `gradient_variation` is the average gradient's standard deviation over strengths by its mean
     size; `slope` and `r2` are of attribution on activation difference, a line through 0 for each
@@ -44,18 +35,27 @@ def unit_verdicts(rows: pd.DataFrame, params: LinearityParams = LinearityParams(
     over eyes and strengths, `strongest_image_id` holds the largest |attribution|. `moved_share` and
     `outcome_correlation` are what constant and reversed are judged by. A softmax must level off
     somewhere, and the verdict is over all strengths: `linear_up_to` is the largest strength up to
-    which the unit would count as linear. Raises ValueError if some eye lacks a strength or a unit
-    that the others have.
+    which the unit would count as linear.
+
+    Parameters
+    ----------
+    rows : of `linearity_study`
+
+    Returns
+    -------
+    DataFrame
+        One row per layer and unit, with COLUMNS.
+
+    Raises
+    ------
+    ValueError
+        If some eye lacks a strength or a unit that the others have.
     """
     frames = [
         _layer_verdicts(str(layer), part, params)
         for layer, part in rows.groupby("layer", sort=True)
     ]
-    return (
-        pd.concat(frames, ignore_index=True)
-        if frames
-        else pd.DataFrame({name: [] for name in COLUMNS})
-    )
+    return pd.concat(frames or [pd.DataFrame()], ignore_index=True).reindex(columns=COLUMNS)
 
 
 def _layer_verdicts(layer: str, rows: pd.DataFrame, params: LinearityParams) -> pd.DataFrame:
@@ -67,28 +67,22 @@ def _layer_verdicts(layer: str, rows: pd.DataFrame, params: LinearityParams) -> 
             f"layer {layer}: every eye needs the same strengths and units, each once; {len(rows)}"
             f" rows are not {shape}"
         )
-    difference, gradient, attribution, outcome = (
+    difference, gradient, attribution, outcome = numbers = [
         rows[name].to_numpy(np.float64).reshape(shape)
         for name in ("activation_difference", "mean_gradient", "attribution", "outcome")
-    )
-    whole = _judged(difference, gradient, attribution, outcome, params)
+    ]
     up_to = np.full(len(units), np.nan)
     for last in range(1, len(strengths)):
-        below = (values[:, : last + 1] for values in (difference, gradient, attribution, outcome))
+        below = (values[:, : last + 1] for values in numbers)
         up_to[_judged(*below, params)["verdict"] == "linear"] = strengths[last]
     return pd.DataFrame(
         {
             "layer": layer,
             "unit": units,
-            "verdict": whole["verdict"],
             "images": len(images),
-            "gradient_variation": whole["gradient_variation"],
-            "slope": whole["slope"],
-            "r2": whole["r2"],
+            **_judged(difference, gradient, attribution, outcome, params),
             "mean_attribution": attribution.mean(axis=(0, 1)),
             "strongest_image_id": images[np.abs(attribution).max(axis=1).argmax(axis=0)],
-            "moved_share": whole["moved_share"],
-            "outcome_correlation": whole["outcome_correlation"],
             "linear_up_to": up_to,
         }
     )
@@ -117,17 +111,18 @@ def _judged(
     residual = attribution - np.nan_to_num(slopes)[:, None] * difference
     r2 = 1 - _ratio((residual**2).sum(axis=(0, 1)), (_centred(attribution) ** 2).sum(axis=(0, 1)))
 
-    verdict = np.where(flattening < 0, "saturating", "nonlinear")
-    verdict = np.where(
-        (variation <= params.gradient_bound) & (r2 >= params.least_r2), "linear", verdict
-    )
-    verdict = np.where(with_outcome <= -params.reversed_correlation, "reversed", verdict)
-    verdict = np.where(moved <= params.constant_share, "constant", verdict)
-    verdict = np.where(size <= params.dead_share * size.max(initial=0), "dead", verdict)
+    verdicts = {
+        "dead": size <= params.dead_share * size.max(initial=0),
+        "constant": moved <= params.constant_share,
+        "reversed": with_outcome <= -params.reversed_correlation,
+        "linear": (variation <= params.gradient_bound) & (r2 >= params.least_r2),
+        "saturating": flattening < 0,
+    }
     return {
-        "verdict": verdict,
+        "verdict": np.select(list(verdicts.values()), list(verdicts), "nonlinear"),
         "gradient_variation": variation,
-        "slope": _median(slopes),
+        # Over eyes, those without a slope left out.
+        "slope": pd.DataFrame(slopes).median().to_numpy(),
         "r2": r2,
         "moved_share": moved,
         "outcome_correlation": with_outcome,
@@ -148,16 +143,6 @@ def _correlation_within(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _ratio(top: np.ndarray, bottom: np.ndarray, when_empty: float = np.nan) -> np.ndarray:
     return np.divide(top, bottom, out=np.full(np.shape(top), when_empty), where=bottom != 0)
-
-
-def _median(values: np.ndarray) -> np.ndarray:
-    """Median over eyes, those without a slope left out; NaN for a unit that has none."""
-    return np.array(
-        [
-            np.median(column[np.isfinite(column)]) if np.isfinite(column).any() else np.nan
-            for column in values.T
-        ]
-    )
 
 
 def flip_strengths(rows: pd.DataFrame, target_stage: int) -> pd.Series:

@@ -13,7 +13,7 @@ from dr_lib.localisation.masks import (
     retina_seen,
 )
 from dr_lib.localisation.params import LocalisationParams
-from dr_lib.localisation.scores import Judge, Score, smoothed
+from dr_lib.localisation.scores import Judge, Score
 from dr_lib.localisation.summary import score_rows
 
 __all__ = [
@@ -27,5 +27,4 @@ __all__ = [
     "lesion_shares",
     "retina_seen",
     "score_rows",
-    "smoothed",
 ]

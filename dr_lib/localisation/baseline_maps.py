@@ -42,7 +42,7 @@ def local_contrast(pixels: UInt8[np.ndarray, "y x 3"]) -> Float32[np.ndarray, "y
     return np.abs(scaled(pixels)).mean(axis=2)
 
 
-class Rivals:
+class BaselineMaps:
     """The gradient maps of one model and quantity; keeps its compiled functions, so reuse it.
 
     quantity: as `stage_quantities` names it. layers: where Grad-CAM looks; each must be a full cut
@@ -66,7 +66,7 @@ class Rivals:
     def maps(
         self, pixels: UInt8[np.ndarray, "y x 3"], *, crop: float
     ) -> dict[str, Float32[np.ndarray, "y x"]]:
-        """Every rival of one fundus with this crop: gradient, gradient_input, gradcam_<layer>,
+        """Every baseline map of one fundus with this crop: gradient, gradient_input, gradcam_<layer>,
         centre, contrast.
 
         gradient: Σ|∂F/∂x| over colours (Simonyan et al., 2013). gradient_input: Σ x · ∂F/∂x, with
@@ -75,7 +75,7 @@ class Rivals:
         """
         x = scaled(pixels)
         gradient = self._at(self._gradient, x)
-        found = {
+        maps = {
             "gradient": np.abs(gradient).sum(axis=2),
             "gradient_input": (x * gradient).sum(axis=2),
         }
@@ -83,8 +83,8 @@ class Rivals:
             h = np.asarray(below(backend.tensor(x[None])))[0]
             weights = self._at(above, h).mean(axis=(0, 1))
             cam = np.maximum(h @ weights, 0)
-            found[f"gradcam_{name}"] = enlarged(cam, field, len(x))
-        return found | {
+            maps[f"gradcam_{name}"] = enlarged(cam, field, len(x))
+        return maps | {
             "centre": centre_prior(len(x), crop=crop),
             "contrast": local_contrast(pixels),
         }

@@ -19,7 +19,7 @@ from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
 
 
 @dataclass(frozen=True)
-class LesionUnitParams:
+class ChannelDissectionParams:
     """layers: convolutional ones whose channels are judged. limit: eyes with masks at most (0:
     all). resamples: of patients.
     """
@@ -27,10 +27,9 @@ class LesionUnitParams:
     layers: tuple[str, ...] = ("stem", "mixed2")
     limit: int = 64
     resamples: int = 500
-    batch_size: int = 8
 
     def __post_init__(self) -> None:
-        for name, least in (("limit", 0), ("resamples", 1), ("batch_size", 1)):
+        for name, least in (("limit", 0), ("resamples", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
 
@@ -82,31 +81,21 @@ def agreement(
                 " first"
             )
     count, channels = maps.shape[0] * maps.shape[1], maps.shape[2]
-    total = np.bincount(cells[inside], minlength=count).astype(np.float64)
-    kinds = [
-        np.bincount(cells[inside & mask], minlength=count).astype(np.float64)
-        for mask in masks.values()
-    ]
-    lesion = (
-        np.bincount(cells[inside & np.logical_or.reduce(list(masks.values()))], minlength=count)
-        if kinds
-        else total
-    )
-    weights = np.stack(
-        [
-            *kinds,
-            *(total - kind for kind in kinds),
-            *(np.maximum(lesion - kind, 0) for kind in kinds),
-        ]
-    )
+
+    def units(pixels: np.ndarray) -> np.ndarray:
+        return np.bincount(cells[inside & pixels], minlength=count).astype(np.float64)
+
+    kinds = np.stack([units(mask) for mask in masks.values()])
+    total, lesion = units(inside), units(np.logical_or.reduce(list(masks.values())))
+    weights = np.concatenate([kinds, total - kinds, np.maximum(lesion - kinds, 0)])
     flat = maps.reshape(count, channels)
-    found = np.full((2, channels, len(kinds)), np.nan)
+    aucs = np.full((2, channels, len(kinds)), np.nan)
     for channel in range(channels):
         _, level = np.unique(flat[:, channel], return_inverse=True)
         summed = np.stack([np.bincount(level, weights=row) for row in weights])
-        positive, rest, others = np.split(summed, 3)
-        found[0, channel], found[1, channel] = _auc(positive, rest), _auc(positive, others)
-    return Agreement(*found)
+        positive, rest, against = np.split(summed, 3)
+        aucs[0, channel], aucs[1, channel] = _auc(positive, rest), _auc(positive, against)
+    return Agreement(*aucs)
 
 
 def _auc(
@@ -128,7 +117,7 @@ def unit_rows(
     against_rest: Float64[np.ndarray, "eye channel lesion"],
     against_others: Float64[np.ndarray, "eye channel lesion"],
     patients: Shaped[np.ndarray, "eye"],
-    params: LesionUnitParams = LesionUnitParams(),
+    params: ChannelDissectionParams = ChannelDissectionParams(),
 ) -> list[dict]:
     """One row per channel for the table `units`: means over eyes, 95 % intervals over patients, the
     best type and how it holds.
@@ -178,9 +167,9 @@ def _means(values: np.ndarray, weights: Float64[np.ndarray, "draw eye"]) -> np.n
     """Means over eyes under each draw's weights, eyes without the type left out; NaN where none
     is left.
     """
-    known = np.isfinite(values)
-    total = np.tensordot(weights, np.where(known, values, 0.0), 1)
-    count = np.tensordot(weights, known.astype(np.float64), 1)
+    finite = np.isfinite(values)
+    total = np.tensordot(weights, np.where(finite, values, 0.0), 1)
+    count = np.tensordot(weights, finite.astype(np.float64), 1)
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 

@@ -20,7 +20,7 @@ Chance is exact: a random ranking of the pixels, or peaks that fall anywhere in 
 equal chance.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -32,6 +32,7 @@ from dr_lib.localisation.params import LocalisationParams
 FALSE_POSITIVES = (1, 2, 4, 8, 16)
 MOST_PEAKS = 400
 NAN = float("nan")
+Pairs = dict[str, tuple[Any, Any]]  # a measure's value and chance's
 
 
 class Score(NamedTuple):
@@ -48,11 +49,15 @@ class Judge:
         self, masks: LesionMasks, params: LocalisationParams = LocalisationParams()
     ) -> None:
         self.masks, self.params = masks, params
-        inside, every = masks.inside, masks.any
-        self._healthy = inside & ~_near(every, params.tolerance_px)
+        inside, lesions = masks.inside, masks.any
+        self._healthy = inside & ~_near(lesions, params.tolerance_px)
         # What is judged of a type: its pixels against those of no lesion at all.
         self._targets = {
-            kind: (inside & (lesion | ~every), lesion, _zones(lesion, inside, params.tolerance_px))
+            kind: (
+                inside & (lesion | ~lesions),
+                lesion,
+                _zones(lesion, inside, params.tolerance_px),
+            )
             for kind, lesion in masks.targets().items()
         }
 
@@ -71,96 +76,63 @@ class Judge:
         values = np.where(inside, values, 0).astype(np.float64)
         if not self._targets:
             return {}
-        found = peaks(values, inside, self.params.tolerance_px)
-        wrong = self._healthy[found[:, 0], found[:, 1]]
+        tops = peaks(values, inside, self.params.tolerance_px)
+        top = inside & (values == values[inside].max())
         result = {}
         for kind, (judged, lesion, zones) in self._targets.items():
+            near = np.any(zones, axis=0)
+            pointing = near[top].mean() if values.any() else NAN
             measures = _pixel_scores(values[judged], lesion[judged])
-            measures["pointing_game"] = _pointing(values, zones, inside)
-            measures |= _peak_scores(
-                zones[:, found[:, 0], found[:, 1]], wrong, self._chances(zones), self.params.regions
-            )
-            result |= {(kind, name): score for name, score in measures.items()}
+            measures["pointing_game"] = pointing, near.sum() / inside.sum()
+            measures |= self._peak_scores(tops[:, 0], tops[:, 1], zones)
+            result |= {
+                (kind, name): Score(float(value), float(chance))
+                for name, (value, chance) in measures.items()
+            }
         return result
 
-    def _chances(self, zones: np.ndarray) -> "_Chances":
-        retina = self.masks.inside.sum()
-        return _Chances(
-            zones.sum(axis=(1, 2)) / retina,
-            zones.any(axis=0).sum() / retina,
-            self._healthy.sum() / retina,
-        )
+    def _peak_scores(self, y: np.ndarray, x: np.ndarray, zones: np.ndarray) -> Pairs:
+        """Of peaks at (y, x), highest first. zones (lesion, y, x): where a peak lies on each
+        lesion.
+        """
+        retina, regions = self.masks.inside.sum(), self.params.regions
+        each, near = zones.sum(axis=(1, 2)) / retina, zones.any(axis=0).sum() / retina
+        healthy = self._healthy.sum() / retina
+        hits, false = zones[:, y, x], np.cumsum(self._healthy[y, x])
+        first = hits[:, :regions]
+        # Peaks fall until N + 1 of them lie on healthy retina; only those on this lesion or on
+        # healthy retina matter.
+        either = healthy + each
+        missed = np.divide(healthy, either, out=np.zeros_like(either), where=either > 0)
+        curve = {
+            f"sensitivity_fp{allowed}": (
+                hits[:, false <= allowed].any(axis=1).mean(),
+                (1 - missed ** (allowed + 1)).mean(),
+            )
+            for allowed in FALSE_POSITIVES
+        }
+        sensitivity, chance = (np.mean(part) for part in zip(*curve.values(), strict=True))
+        return {
+            "precision": (first.any(axis=0).mean() if first.size else NAN, near),
+            "recall": (first.any(axis=1).mean(), (1 - (1 - each) ** regions).mean()),
+            **curve,
+            "froc": (sensitivity, chance),
+        }
 
 
-class _Chances(NamedTuple):
-    """Shares of the retina: near each lesion, near any of them, and away from all."""
-
-    each: np.ndarray
-    near: float
-    healthy: float
-
-
-def smoothed(values: Float[np.ndarray, "y x"], sigma_px: float | int) -> Float[np.ndarray, "y x"]:
-    """The map under a Gaussian, with its signs; 0 leaves it as it is."""
-    return cv2.GaussianBlur(values, (0, 0), sigma_px) if sigma_px > 0 else values
-
-
-def _pixel_scores(values: np.ndarray, lesion: np.ndarray) -> dict[str, Score]:
+def _pixel_scores(values: np.ndarray, lesion: np.ndarray) -> Pairs:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    share = float(lesion.mean())
     if lesion.all():
-        return {name: Score(NAN, NAN) for name in ("pixel_auc", "average_precision", "energy")}
+        return dict.fromkeys(("pixel_auc", "average_precision", "energy"), (NAN, NAN))
+    chance = chance_precision(lesion.size, lesion.sum())
     strength = np.maximum(values, 0)
     total = strength.sum()
     return {
-        "pixel_auc": Score(float(roc_auc_score(lesion, values)), 0.5),
-        "average_precision": Score(
-            float(average_precision_score(lesion, values)),
-            chance_precision(lesion.size, lesion.sum()),
-        ),
-        "energy": Score(float(strength[lesion].sum() / total) if total > 0 else NAN, share),
+        "pixel_auc": (roc_auc_score(lesion, values), 0.5),
+        "average_precision": (average_precision_score(lesion, values), chance),
+        "energy": (strength[lesion].sum() / total if total > 0 else NAN, lesion.mean()),
     }
-
-
-def _pointing(values: np.ndarray, zones: np.ndarray, inside: np.ndarray) -> Score:
-    near = np.any(zones, axis=0)
-    top = inside & (values == values[inside].max())
-    return Score(float(near[top].mean()) if values.any() else NAN, float(near.sum() / inside.sum()))
-
-
-def _peak_scores(
-    hits: np.ndarray, wrong: np.ndarray, chances: _Chances, regions: int
-) -> dict[str, Score]:
-    """hits (lesion, peak): which peak lies on which lesion. wrong (peak,): which lies on healthy
-    retina.
-    """
-    first = hits[:, :regions]
-    scores = {
-        "precision": Score(
-            float(first.any(axis=0).mean()) if first.size else NAN, float(chances.near)
-        ),
-        "recall": Score(
-            float(first.any(axis=1).mean()), float((1 - (1 - chances.each) ** regions).mean())
-        ),
-    }
-    false = np.cumsum(wrong)
-    curve = []
-    for allowed in FALSE_POSITIVES:
-        sensitivity = float(hits[:, false <= allowed].any(axis=1).mean())
-        # Peaks fall until allowed + 1 of them lie on healthy retina; only those on this lesion or
-        # on healthy retina matter.
-        either = chances.healthy + chances.each
-        missed = np.divide(
-            chances.healthy, either, out=np.zeros_like(either), where=either > 0
-        ) ** (allowed + 1)
-        curve.append(Score(sensitivity, float((1 - missed).mean())))
-    scores |= {
-        f"sensitivity_fp{allowed}": score
-        for allowed, score in zip(FALSE_POSITIVES, curve, strict=True)
-    }
-    scores["froc"] = Score(*(float(np.mean(part)) for part in zip(*curve, strict=True)))
-    return scores
 
 
 def peaks(
@@ -177,15 +149,15 @@ def peaks(
     strength = np.where(inside, np.maximum(values, 0), 0)
     if not strength.any():
         return np.zeros((0, 2), int)
-    found = peak_local_max(
+    tops = peak_local_max(
         strength,
         min_distance=apart,
         threshold_abs=0.0,
         exclude_border=False,
         labels=inside.astype(np.int32),
     )
-    order = np.lexsort((found[:, 1], found[:, 0], -strength[tuple(found.T)]))
-    return found[order][:MOST_PEAKS]
+    order = np.lexsort((tops[:, 1], tops[:, 0], -strength[tuple(tops.T)]))
+    return tops[order][:MOST_PEAKS]
 
 
 def chance_precision(pixels: int | np.integer, lesion_pixels: int | np.integer) -> float:

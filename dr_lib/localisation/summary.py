@@ -19,28 +19,38 @@ def score_rows(
     patients: Sequence[str],
     params: LocalisationParams = LocalisationParams(),
 ) -> list[dict[str, Any]]:
-    """Rows of lesion, metric, value, low, high, chance, images for one map's scores in many eyes
-    (`Judge.scores`).
+    """One map's scores in many eyes as rows of lesion, metric, value, low, high, chance, images.
 
-    value: the mean over those eyes in which the measure is defined, `images` of them. low, high:
-    2.5th and 97.5th percentile over resampled patients; NaN for fewer than two. Raises ValueError
-    where eyes and patients do not match.
+    Parameters
+    ----------
+    scores : of each eye, as `Judge.scores` gives them
+    patients : whose eye each is
+
+    Returns
+    -------
+    list of dict
+        value: the mean over those eyes in which the measure is defined, `images` of them. low,
+        high: 2.5th and 97.5th percentile over resampled patients; NaN for fewer than two.
+
+    Raises
+    ------
+    ValueError
+        Where eyes and patients do not match.
     """
     if len(scores) != len(patients):
         raise ValueError(f"{len(scores)} eyes do not match {len(patients)} patients")
     rows = []
     for lesion, metric in dict.fromkeys(key for eye in scores for key in eye):
-        pairs = [
-            (eye[lesion, metric], patient)
-            for eye, patient in zip(scores, patients, strict=True)
-            if (lesion, metric) in eye
-        ]
-        pairs = [(score, patient) for score, patient in pairs if np.isfinite(score.value)]
+        pairs = {
+            place: eye[lesion, metric]
+            for place, eye in enumerate(scores)
+            if (lesion, metric) in eye and np.isfinite(eye[lesion, metric].value)
+        }
         if not pairs:
             continue
-        values, chances = (np.array([score[part] for score, _ in pairs]) for part in (0, 1))
+        values, chances = np.array(list(zip(*pairs.values(), strict=True)))
         low, high = interval(
-            values, [patient for _, patient in pairs], params.resamples, params.seed
+            values, [patients[place] for place in pairs], params.resamples, params.seed
         )
         rows.append(
             {

@@ -5,26 +5,20 @@ Takes arrays and returns rows that are named like the tables' columns. Knows no 
 """
 
 from dr_lib.maps.groups import POSTER, GroupHeatmaps, group_names
-from dr_lib.maps.neurons import neuron_extent, region_measures
+from dr_lib.maps.neurons import region_measures
 from dr_lib.maps.params import HeatmapParams
-from dr_lib.maps.regions import Regions, find_regions, region_rows
+from dr_lib.maps.regions import find_regions, smoothed
 from dr_lib.maps.rows import image_rows
-from dr_lib.maps.stats import entropy_bit, gini, stat_row, symmetry, top_share
+from dr_lib.maps.stats import symmetry
 
 __all__ = [
     "POSTER",
     "GroupHeatmaps",
     "HeatmapParams",
-    "Regions",
-    "entropy_bit",
     "find_regions",
-    "gini",
     "group_names",
     "image_rows",
-    "neuron_extent",
     "region_measures",
-    "region_rows",
-    "stat_row",
+    "smoothed",
     "symmetry",
-    "top_share",
 ]

@@ -6,6 +6,7 @@ workers are merged, and the means are read at the end. Every mean is per image o
 a finite map.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -42,21 +43,14 @@ def group_names(stage: int | None, predicted_stage: int, eye: Eye) -> list[str]:
 
 
 @dataclass
-class _Sums:
-    positive: np.ndarray
-    negative: np.ndarray
-    images: int = 0
-
-
-@dataclass
 class GroupHeatmaps:
     """Running sums of the positive and the negative parts of maps, per (group, source,
     quantity), in the right eye's frame.
     """
 
     size: int
-    skipped: int = 0  # maps left out because a value was not finite
-    sums: dict[Key, _Sums] = field(default_factory=dict)
+    sums: dict[Key, Float64[np.ndarray, "sign y x"]] = field(default_factory=dict)
+    images: Counter[Key] = field(default_factory=Counter)
 
     def add(
         self,
@@ -67,94 +61,84 @@ class GroupHeatmaps:
         eye: Eye,
     ) -> None:
         """Adds one image's map to each of its groups; a map with a value that is not finite is
-        counted as skipped.
+        left out.
+
+        Raises
+        ------
+        ValueError
+            For a map of another size.
         """
-        if values.shape != (self.size, self.size):
-            raise ValueError(
-                f"a map of {values.shape} cannot join sums of {self.size} × {self.size}"
-            )
-        if not np.isfinite(values).all():
-            self.skipped += 1
-            return
-        values = values.astype(np.float64)[:, :: -1 if eye == "left" else 1]
-        positive, negative = np.maximum(values, 0.0), np.minimum(values, 0.0)
-        for group in groups:
-            sums = self._of((group, source, quantity))
-            sums.positive += positive
-            sums.negative += negative
-            sums.images += 1
+        self._check(values.shape[0])
+        if np.isfinite(values).all():
+            values = values.astype(np.float64)[:, :: -1 if eye == "left" else 1]
+            parts = np.stack([np.maximum(values, 0.0), np.minimum(values, 0.0)])
+            for group in groups:
+                self._add((group, source, quantity), parts, 1)
 
     def merge(self, other: "GroupHeatmaps") -> None:
-        """Takes in the sums of another accumulator of the same size."""
-        if other.size != self.size:
-            raise ValueError(
-                f"sums of {other.size} × {other.size} cannot join sums of {self.size} × {self.size}"
-            )
-        for key, theirs in other.sums.items():
-            sums = self._of(key)
-            sums.positive += theirs.positive
-            sums.negative += theirs.negative
-            sums.images += theirs.images
-        self.skipped += other.skipped
+        """Takes in the sums of another accumulator. Raises ValueError for one of another size."""
+        self._check(other.size)
+        for key, parts in other.sums.items():
+            self._add(key, parts, other.images[key])
+
+    def _add(self, key: Key, parts: np.ndarray, images: int) -> None:
+        if key not in self.sums:
+            self.sums[key] = np.zeros_like(parts)
+        self.sums[key] += parts
+        self.images[key] += images
+
+    def _check(self, size: int) -> None:
+        if size != self.size:
+            raise ValueError(f"{size} × {size} px cannot join sums of {self.size} × {self.size} px")
 
     def means(
         self,
     ) -> Iterator[tuple[Key, int, Float64[np.ndarray, "y x"], Float64[np.ndarray, "y x"]]]:
         """(key, images, mean positive map, mean negative map) of every group, sorted by key."""
         for key in sorted(self.sums):
-            sums = self.sums[key]
-            yield key, sums.images, sums.positive / sums.images, sums.negative / sums.images
+            yield key, self.images[key], *(self.sums[key] / self.images[key])
 
     def rows(self, params: HeatmapParams = HeatmapParams(), *, crop: float) -> list[dict]:
         """Rows for the table `group_heatmaps`: mean attribution per pixel and image in each bin of
         the visible disc.
 
-        crop: of the fundi (`PreprocessParams.crop`). Radial bins are equal steps from the centre to
-        the rim; angular bins equal sectors, the first starting at 0° (nasal) and going on through
-        90° (superior). A bin without pixels, as in a tiny map, is NaN.
+        Radial bins are equal steps from the centre to the rim; angular bins equal sectors, the
+        first starting at 0° (nasal) and going on through 90° (superior). A bin without pixels, as
+        in a tiny map, is NaN.
+
+        Parameters
+        ----------
+        crop : of the fundi (`PreprocessParams.crop`)
         """
-        place = anatomy(self.size, "right", crop=crop)
-        radial = np.minimum(
-            (place.radius_share[place.inside] * params.radial_bins).astype(int),
-            params.radial_bins - 1,
-        )
-        angular = (place.angle_deg[place.inside] / 360.0 * params.angular_bins).astype(
-            int
-        ) % params.angular_bins
+        retina = anatomy(self.size, "right", crop=crop)
+        counts = {"radial": params.radial_bins, "angular": params.angular_bins}
+        shares = {"radial": retina.radius_share, "angular": retina.angle_deg / 360.0}
         rows = []
-        for (group, source, quantity), images, positive, negative in self.means():
-            for profile, bins, count in (
-                ("radial", radial, params.radial_bins),
-                ("angular", angular, params.angular_bins),
-            ):
+        for key, images, *parts in self.means():
+            about = dict(zip(("group_name", "source", "quantity"), key, strict=True))
+            for profile, count in counts.items():
+                bins = (shares[profile][retina.inside] * count).astype(int)
+                # The rim belongs to the last ring, and 360° to the first sector.
+                bins = np.minimum(bins, count - 1) if profile == "radial" else bins % count
                 pixels = np.bincount(bins, minlength=count)
                 means = [
                     np.divide(
-                        np.bincount(bins, weights=part[place.inside], minlength=count),
+                        np.bincount(bins, weights=part[retina.inside], minlength=count),
                         pixels,
                         out=np.full(count, np.nan),
                         where=pixels > 0,
-                    )
-                    for part in (positive, negative)
+                    ).tolist()
+                    for part in parts
                 ]
                 rows += [
                     {
-                        "group_name": group,
-                        "source": source,
-                        "quantity": quantity,
+                        **about,
                         "images": images,
                         "profile": profile,
-                        "bin": index,
-                        "mean_positive": float(means[0][index]),
-                        "mean_negative": float(means[1][index]),
+                        "bin": number,
+                        "mean_positive": positive,
+                        "mean_negative": negative,
                     }
-                    for index in range(count)
+                    for number, (positive, negative) in enumerate(zip(*means, strict=True))
                 ]
         return rows
-
-    def _of(self, key: Key) -> _Sums:
-        if key not in self.sums:
-            self.sums[key] = _Sums(
-                np.zeros((self.size, self.size)), np.zeros((self.size, self.size))
-            )
-        return self.sums[key]

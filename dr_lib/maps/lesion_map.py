@@ -51,12 +51,14 @@ class LesionMapper:
         for number, eye in enumerate(pixels):
             # All poses of one eye in one call, so that a batch is full even where there is one eye
             # alone.
-            every = np.concatenate([posed(eye[np.newaxis], pose) for pose in self.poses])
-            found = integrated_gradients(self.disease, scaled(every), nothing, points=self.points)
-            strengths = np.abs(found.values).sum(axis=-1)
+            posed_eyes = np.concatenate([posed(eye[np.newaxis], pose) for pose in self.poses])
+            attribution = integrated_gradients(
+                self.disease, scaled(posed_eyes), nothing, points=self.points
+            )
+            strengths = np.abs(attribution.values).sum(axis=-1)
             turned = [
-                unposed(strengths[place : place + 1], pose)[0]
-                for place, pose in enumerate(self.poses)
+                unposed(strength[np.newaxis], pose)[0]
+                for strength, pose in zip(strengths, self.poses, strict=True)
             ]
             maps[number] = np.mean(turned, axis=0, dtype=np.float64)
         return maps

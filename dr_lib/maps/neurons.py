@@ -11,16 +11,21 @@ def region_measures(
 ) -> dict[str, Float64[np.ndarray, "*neurons"]]:
     """Four measures of each region, named as the columns of `neurons`.
 
-    region_total       sum of the region region_extent_px   radius of gyration of |region| about its
-    own centroid: 0 one pixel, ~0.41·size an even image region_peak        largest |value|
-    region_top1_share  share of Σ|region| in the strongest 1 % of the *image's* pixels (`size_px`²),
-    not of the window's, so that
-                       layers with windows of different sides can be compared: 1 for a region
-                       smaller than that
+    - region_total: sum of the region
+    - region_extent_px: radius of gyration of |region| about its own centroid; 0 for one pixel,
+      ~0.41·size for an even image
+    - region_peak: largest |value|
+    - region_top1_share: share of Σ|region| in the strongest 1 % of the *image's* pixels, not of the
+      window's, so that layers with windows of different sides can be compared; 1 for a region
+      smaller than that
 
-    `regions` are windows; beyond them a region is 0. All are NaN for a region that is not finite
-    (padding where a layer has too few neurons of a sign); extent and share are NaN for a region of
-    zeros.
+    All are NaN for a region that is not finite (padding where a layer has too few neurons of a
+    sign); extent and share are NaN for a region of zeros.
+
+    Parameters
+    ----------
+    regions : windows; beyond them a region is 0
+    size_px : side of the image
     """
     lead, (height, width) = regions.shape[:-2], regions.shape[-2:]
     flat = regions.reshape(-1, height * width).astype(np.float64)
@@ -32,27 +37,14 @@ def region_measures(
     y, x = (axis.ravel().astype(np.float64) for axis in np.mgrid[:height, :width])
     dy, dx = (axis[None, :] - (weights @ axis)[:, None] for axis in (y, x))
     count = min(max(1, round(0.01 * size_px**2)), height * width)
+    extent = np.sqrt((weights * (dy**2 + dx**2)).sum(axis=1))
+    share = np.partition(weights, -count, axis=1)[:, -count:].sum(axis=1)
     measures = {
         "region_total": flat.sum(axis=1),
-        "region_extent_px": np.where(
-            total > 0, np.sqrt((weights * (dy**2 + dx**2)).sum(axis=1)), np.nan
-        ),
+        "region_extent_px": np.where(total > 0, extent, np.nan),
         "region_peak": size.max(axis=1),
-        "region_top1_share": np.where(
-            total > 0, np.partition(weights, -count, axis=1)[:, -count:].sum(axis=1), np.nan
-        ),
+        "region_top1_share": np.where(total > 0, share, np.nan),
     }
     return {
         name: np.where(broken, np.nan, values).reshape(lead) for name, values in measures.items()
     }
-
-
-def neuron_extent(region: Float[np.ndarray, "y x"]) -> float:
-    """The radius of gyration in px of one region's absolute values about their centroid.
-
-    >>> region = np.zeros((5, 5))
-    >>> region[2, 0], region[2, 4] = 1.0, -1.0
-    >>> neuron_extent(region)
-    2.0
-    """
-    return float(region_measures(region, size_px=region.shape[0])["region_extent_px"])

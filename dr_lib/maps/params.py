@@ -26,24 +26,13 @@ class HeatmapParams:
     )
 
     def __post_init__(self) -> None:
-        if self.smoothing_px < 0:
-            raise ValueError(f"smoothing_px must be 0 or more, not {self.smoothing_px}")
-        if self.threshold not in ("fraction", "otsu", "quantile"):
-            raise ValueError(
-                f"threshold must be fraction, otsu or quantile, not {self.threshold!r}"
-            )
-        if self.unconverged not in ("keep", "leave_out"):
-            raise ValueError(f"unconverged must be keep or leave_out, not {self.unconverged!r}")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must lie in (0, 1], not {self.fraction}")
         if not 0 <= self.quantile < 1:
             raise ValueError(f"quantile must lie in [0, 1), not {self.quantile}")
         for name, least in (
-            ("min_area_px", 1),
-            ("max_regions", 0),
-            ("surround_px", 1),
-            ("radial_bins", 1),
-            ("angular_bins", 1),
+            *(("smoothing_px", 0), ("min_area_px", 1), ("max_regions", 0)),
+            *(("surround_px", 1), ("radial_bins", 1), ("angular_bins", 1)),
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")

@@ -21,21 +21,16 @@ SILHOUETTE_SAMPLE = 2_000  # its cost grows with the square
 
 
 @dataclass(frozen=True)
-class AppearanceParams:
-    """source: whose regions, such as stem or pixels. clusters: how many groups. patch_px: side
-    of the patches drawn.
-    """
+class RegionClusteringParams:
+    """source: whose regions, such as stem or pixels. clusters: how many groups."""
 
     source: str = "stem"
     clusters: int = 8
-    patch_px: int = 32
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.clusters < 2:
             raise ValueError(f"clusters must be at least 2, not {self.clusters}")
-        if self.patch_px < 4:
-            raise ValueError(f"patch_px must be at least 4, not {self.patch_px}")
 
 
 def descriptors(
@@ -51,23 +46,15 @@ def descriptors(
         y, x = region["centroid_y_px"], region["centroid_x_px"]
         top, left = max(int(y) - reach, 0), max(int(x) - reach, 0)
         window = colour[top : int(y) + reach + 2, left : int(x) + reach + 2]
-        rows_px, columns_px = (
-            np.arange(window.shape[0]) + top - y,
-            np.arange(window.shape[1]) + left - x,
-        )
-        away = np.hypot(rows_px[:, None], columns_px[None, :])
+        height, width = window.shape[:2]
+        away = np.hypot((np.arange(height) + top - y)[:, None], np.arange(width) + left - x)
         features = []
         for inner, outer in pairwise(edges):
             ring = window[(away >= inner) & (away < outer)]
             ring = ring if len(ring) else np.zeros((1, 3))
             features += [*ring.mean(axis=0), ring[:, 1].std()]
-        rows.append(
-            [
-                *features,
-                10 * np.log2(region["area_px"] * (256 / size) ** 2),
-                30 * region["eccentricity"],
-            ]
-        )
+        area = 10 * np.log2(region["area_px"] * (256 / size) ** 2)
+        rows.append([*features, area, 30 * region["eccentricity"]])
     return np.array(rows, np.float64).reshape(len(rows), 4 * (len(EDGES_PX) - 1) + 2)
 
 
@@ -83,7 +70,8 @@ class Clusters:
 
 
 def cluster(
-    features: Float64[np.ndarray, "region feature"], params: AppearanceParams = AppearanceParams()
+    features: Float64[np.ndarray, "region feature"],
+    params: RegionClusteringParams = RegionClusteringParams(),
 ) -> Clusters:
     """k-means of the standardised features, repeatable; with fewer regions than groups each is
     its own.
@@ -102,17 +90,16 @@ def cluster(
     # Threads add up in the order in which they finish: with several the same regions would get
     # other last bits each time.
     with threadpool_limits(1):
-        made = KMeans(groups, n_init=4, random_state=params.seed).fit(
-            scaled[np.sort(order[:SAMPLE])]
-        )
-        label, away = made.predict(scaled), made.transform(scaled).min(axis=1)
+        kmeans = KMeans(groups, n_init=4, random_state=params.seed)
+        kmeans.fit(scaled[np.sort(order[:SAMPLE])])
+        label, away = kmeans.predict(scaled), kmeans.transform(scaled).min(axis=1)
     by_size = np.argsort(-np.bincount(label, minlength=groups), kind="stable")
     renamed = np.empty(groups, int)
     renamed[by_size] = np.arange(groups)
     silhouette = np.full(count, np.nan)
-    some = np.sort(order[:SILHOUETTE_SAMPLE])
-    if 1 < len(np.unique(label[some])) < len(some):
-        silhouette[some] = silhouette_samples(scaled[some], label[some])
+    sample = np.sort(order[:SILHOUETTE_SAMPLE])
+    if 1 < len(np.unique(label[sample])) < len(sample):
+        silhouette[sample] = silhouette_samples(scaled[sample], label[sample])
     return Clusters(renamed[label], away, silhouette)
 
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from dr_lib.fundus.anatomy import Eye
+from dr_lib.fundus.anatomy import Eye, anatomy
 from dr_lib.fundus.optic_disc import optic_disc
 from dr_lib.maps.params import HeatmapParams
 from dr_lib.maps.regions import find_regions, region_rows
-from dr_lib.maps.stats import stat_row, symmetry
+from dr_lib.maps.stats import map_stats, symmetry
 from dr_lib.vocabulary import SIGNS
 
 
@@ -23,53 +23,41 @@ def image_rows(
     *,
     crop: float,
 ) -> tuple[list[dict], list[dict]]:
-    """(rows for `lesion_regions`, rows for `heatmap_stats`) of one image, in the order of `maps`.
+    """All rows of one image: for `lesion_regions` and for `heatmap_stats`.
 
-    `maps[(source, quantity)]` is one map with its signs, or a pair (sign, y, x) such as a layer's
-    resultants: the regions of each sign then come from the map of the neurons of that sign, and the
-    statistics from the sum of the two. Where a source has both stage 0 and stage 4, their rows
-    carry the symmetry of the pair. `converged` says of maps whether they met their tolerance
-    (absent: not known). The optic disc is looked for once, in the fundus. crop: of the fundus
-    (`PreprocessParams.crop`).
+    Parameters
+    ----------
+    fundus : (y, x, 3) the normalised fundus, in which the optic disc is looked for once
+    maps : by (source, quantity) one map with its signs, or a pair (sign, y, x) such as a layer's
+        resultants: the regions of each sign then come from the map of the neurons of that sign, and
+        the statistics from the sum of the two
+    converged : whether maps met their tolerance; absent: not known
+    crop : of the fundus (`PreprocessParams.crop`)
+
+    Returns
+    -------
+    regions, stats
+        Rows in the order of `maps`. Where a source has both stage 0 and stage 4, their statistics
+        carry the symmetry of the pair.
+
+    Raises
+    ------
+    ValueError
+        For a map of another size than the fundus.
     """
     regions, stats = [], []
-    disc = optic_disc(fundus, crop=crop)
+    disc, retina = optic_disc(fundus, crop=crop), anatomy(len(fundus), eye, crop=crop)
     for (source, quantity), values in maps.items():
-        pair = values if values.ndim == 3 else np.stack([values, values])
-        found = {
-            sign: find_regions(part, sign, params, crop=crop)
-            for sign, part in zip(SIGNS, pair, strict=True)
-        }
-        for sign, part in zip(SIGNS, pair, strict=True):
-            regions += region_rows(
-                part,
-                fundus,
-                image_id=image_id,
-                source=source,
-                quantity=quantity,
-                eye=eye,
-                crop=crop,
-                params=params,
-                signs=(sign,),
-                found=found,
-                disc=disc,
-                converged=(converged or {}).get((source, quantity)),
-            )
-        stats.append(
-            stat_row(
-                _whole(values),
-                image_id=image_id,
-                source=source,
-                quantity=quantity,
-                eye=eye,
-                crop=crop,
-                regions_positive=found["positive"].count,
-                regions_negative=found["negative"].count,
-                symmetry_stage0_stage4=_pair_symmetry(maps, source, quantity, crop),
-                disc=disc,
-                converged=(converged or {}).get((source, quantity)),
-            )
-        )
+        about = {"image_id": image_id, "source": source, "quantity": quantity}
+        mark = {"converged": (converged or {}).get((source, quantity))}
+        counts = {}
+        for sign, part in zip(SIGNS, values if values.ndim == 3 else (values, values), strict=True):
+            labelled = find_regions(part, sign, params, crop=crop)
+            counts[f"regions_{sign}"] = labelled.count
+            rows = region_rows(part, fundus, labelled, sign, retina, params, crop=crop, disc=disc)
+            regions += [{**about, "sign": sign, **row, **mark} for row in rows]
+        pair = {"symmetry_stage0_stage4": _pair_symmetry(maps, source, quantity, crop)}
+        stats.append(about | map_stats(_whole(values), retina, disc) | counts | pair | mark)
     return regions, stats
 
 

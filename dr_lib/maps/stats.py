@@ -9,64 +9,54 @@ finite has NaN everywhere.
 import numpy as np
 from jaxtyping import Float
 
-from dr_lib.fundus.anatomy import RINGS, Eye, anatomy, visible_disc
+from dr_lib.fundus.anatomy import RINGS, Anatomy, visible_disc
 from dr_lib.fundus.optic_disc import OpticDisc
 from dr_lib.maps.correlation import correlation
 from dr_lib.vocabulary import QUADRANTS
 
 TOP_SHARE = 0.01
+NAN = float("nan")
 BORDER = 0.9  # of the visible disc's radius
 
 
-def stat_row(
-    values: Float[np.ndarray, "y x"],
-    *,
-    image_id: str,
-    source: str,
-    quantity: str,
-    eye: Eye,
-    crop: float,
-    regions_positive: int,
-    regions_negative: int,
-    symmetry_stage0_stage4: float = float("nan"),
-    disc: OpticDisc | None = None,
-    converged: bool | None = None,
-) -> dict:
-    """The row of the table `heatmap_stats` for one map.
+def map_stats(
+    values: Float[np.ndarray, "y x"], retina: Anatomy, disc: OpticDisc | None = None
+) -> dict[str, float]:
+    """Numbers of one map, named as the columns of `heatmap_stats`.
 
     Shares are of the absolute sum within the visible disc, so the four quadrants add up to 1, and
     so do the three rings. The border is the outer tenth of the visible radius, where tone and cut
     edges leave their marks.
+
+    Parameters
+    ----------
+    place : the anatomy of the eye
+    disc : the optic disc, where it was found
     """
-    place = anatomy(len(values), eye, crop=crop)
     values = values.astype(np.float64)
-    size = np.abs(values[place.inside])
-    quadrants, rings = (
-        _shares(size, part[place.inside], count)
-        for part, count in ((place.quadrant, len(QUADRANTS)), (place.ring, RINGS))
-    )
+    size = np.abs(values[retina.inside])
     finite = bool(np.isfinite(values).all())
+
+    def shares(part: np.ndarray, count: int) -> list[float]:
+        total = size.sum()
+        if not np.isfinite(total) or total == 0:
+            return [NAN] * count
+        sums = np.bincount(part[retina.inside].astype(np.int8), weights=size, minlength=count)
+        return (sums / total).tolist()
+
+    quadrants, rings = shares(retina.quadrant, len(QUADRANTS)), shares(retina.ring, RINGS)
     return {
-        "image_id": image_id,
-        "source": source,
-        "quantity": quantity,
-        "positive_total": float(values[values > 0].sum()) if finite else float("nan"),
-        "negative_total": float(values[values < 0].sum()) if finite else float("nan"),
+        "positive_total": float(values[values > 0].sum()) if finite else NAN,
+        "negative_total": float(values[values < 0].sum()) if finite else NAN,
         "top1_share": top_share(size, max(1, round(TOP_SHARE * size.size))),
         "entropy": entropy_bit(size),
         "gini": gini(size),
         **{f"share_{name}": share for name, share in zip(QUADRANTS, quadrants, strict=True)},
         **{f"share_ring{ring}": share for ring, share in enumerate(rings)},
-        "regions_positive": regions_positive,
-        "regions_negative": regions_negative,
-        "symmetry_stage0_stage4": symmetry_stage0_stage4,
-        "share_optic_disc": (
-            _share(size, disc.mask(len(values))[place.inside]) if disc else float("nan")
-        ),
-        "share_border": _share(size, (place.radius_share > BORDER)[place.inside]),
-        "optic_disc_y_px": disc.centre_y_px if disc else float("nan"),
-        "optic_disc_x_px": disc.centre_x_px if disc else float("nan"),
-        "converged": converged,
+        "share_optic_disc": shares(disc.mask(len(values)), 2)[1] if disc else NAN,
+        "share_border": shares(retina.radius_share > BORDER, 2)[1],
+        "optic_disc_y_px": disc.centre_y_px if disc else NAN,
+        "optic_disc_x_px": disc.centre_x_px if disc else NAN,
     }
 
 
@@ -79,7 +69,7 @@ def top_share(size: Float[np.ndarray, "value"], count: int) -> float:
     """
     total = size.sum()
     if not np.isfinite(total) or total == 0:
-        return float("nan")
+        return NAN
     return float(np.partition(size, -count)[-count:].sum() / total)
 
 
@@ -92,7 +82,7 @@ def entropy_bit(size: Float[np.ndarray, "value"]) -> float:
     """
     total = size.sum()
     if not np.isfinite(total) or total == 0:
-        return float("nan")
+        return NAN
     p = size[size > 0] / total
     p = p[p > 0]  # a value so small that its share underflows adds nothing
     return float(-(p * np.log2(p)).sum()) + 0.0
@@ -109,7 +99,7 @@ def gini(size: Float[np.ndarray, "value"]) -> float:
     """
     total = size.sum()
     if not np.isfinite(total) or total == 0:
-        return float("nan")
+        return NAN
     n = size.size
     return float(((2 * np.arange(1, n + 1) - n - 1) * np.sort(size)).sum() / (n * total))
 
@@ -125,14 +115,3 @@ def symmetry(
     inside = visible_disc(len(first), crop=crop)
     a, b = (values[inside].astype(np.float64) for values in (first, second))
     return correlation(a, b)
-
-
-def _share(size: np.ndarray, part: np.ndarray) -> float:
-    return _shares(size, part.astype(np.int8), 2)[1]
-
-
-def _shares(size: np.ndarray, part: np.ndarray, count: int) -> list[float]:
-    total = size.sum()
-    if not np.isfinite(total) or total == 0:
-        return [float("nan")] * count
-    return [float(share) for share in np.bincount(part, weights=size, minlength=count) / total]

@@ -11,7 +11,7 @@ where softmax saturates).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -26,9 +26,10 @@ from dr_lib.perturbation.strength_search import (
 
 Norm = Literal["linf", "l2"]
 Method = Literal["fgsm_linf", "fgsm_l2", "pgd_linf", "pgd_l2"]
-METHODS = ("fgsm_linf", "fgsm_l2", "pgd_linf", "pgd_l2")
+METHODS: tuple[Method, ...] = get_args(Method)
 
 Gradient = Callable[[np.ndarray, int], np.ndarray]
+TINY = np.finfo(np.float64).tiny
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,8 @@ class AdversarialParams:
     batch_size: int = 4  # images in one pass: see CounterfactualParams
 
     def __post_init__(self) -> None:
-        unknown = [method for method in self.methods if method not in METHODS]
-        if unknown:
-            raise ValueError(
-                f"methods must be among {', '.join(METHODS)}, not {', '.join(unknown)}"
-            )
-        strength_grid(self.smallest_linf, self.largest_linf, self.growth)
-        strength_grid(self.smallest_l2, self.largest_l2, self.growth)
+        for norm in get_args(Norm):
+            self.grid(norm)
         if not self.step_share > 0:
             raise ValueError(f"step_share must be above 0, not {self.step_share}")
         for name, least in (("bisections", 0), ("steps", 1), ("batch_size", 1)):
@@ -65,11 +61,7 @@ class AdversarialParams:
 
     def grid(self, norm: Norm) -> tuple[float, ...]:
         """The radii tried in bracketing."""
-        smallest, largest = (
-            (self.smallest_linf, self.largest_linf)
-            if norm == "linf"
-            else (self.smallest_l2, self.largest_l2)
-        )
+        smallest, largest = (getattr(self, f"{end}_{norm}") for end in ("smallest", "largest"))
         return strength_grid(smallest, largest, self.growth)
 
 
@@ -109,10 +101,8 @@ def pgd(
         if norm == "linf":
             change = np.clip(change, -radius, radius)
         else:
-            length = np.sqrt((change.astype(np.float64) ** 2).sum(axis=(1, 2, 3), keepdims=True))
-            change = change * np.minimum(
-                1.0, radius / np.maximum(length, np.finfo(np.float64).tiny)
-            )
+            length = _length(change.astype(np.float64))
+            change = change * np.minimum(1.0, radius / np.maximum(length, TINY))
         moved = np.clip(x + change, *LEGAL).astype(x.dtype)
     return moved
 
@@ -127,11 +117,9 @@ def ascent(
         return np.sign(gradients)
     # Scaled first: squares of gradients near 1e-30 would underflow to a length of 0 and a step of
     # nothing.
-    scaled = gradients.astype(np.float64) / np.maximum(
-        _largest(gradients), np.finfo(np.float64).tiny
-    )
-    length = np.sqrt((scaled**2).sum(axis=(1, 2, 3), keepdims=True))
-    return (scaled / np.maximum(length, np.finfo(np.float64).tiny)).astype(gradients.dtype)
+    largest = np.abs(gradients).max(axis=(1, 2, 3), keepdims=True).astype(np.float64)
+    scaled = gradients.astype(np.float64) / np.maximum(largest, TINY)
+    return (scaled / np.maximum(_length(scaled), TINY)).astype(gradients.dtype)
 
 
 def smallest_epsilon(
@@ -145,37 +133,37 @@ def smallest_epsilon(
     inside: Bool[np.ndarray, "y x"],
 ) -> StrengthResult:
     """The smallest radius for each eye at which the attack makes the model predict `target_stage`,
-    with its example.
+    with its example (METHOD §7).
 
-    `inside`: where pixels may move if `params.inside_only`: the visible disc of the inputs
-    (`dr_lib.fundus.anatomy.visible_disc`). An eye with a non-finite gradient is marked failed.
+    Parameters
+    ----------
+    predict : (n, y, x, 3) scaled images to (n, 5) probabilities
+    gradient : images and target stage to the gradient of the target's log-probability
+    inputs : (image, y, x, channel) scaled images
+    inside : where pixels may move if `params.inside_only`: the visible disc of the inputs
+        (`dr_lib.fundus.anatomy.visible_disc`)
+
+    Returns
+    -------
+    StrengthResult
+        An eye with a gradient that is not finite is marked failed.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     norm: Norm = "l2" if method.endswith("l2") else "linf"
     if not params.inside_only:
         inside = np.ones(inputs.shape[1:3], bool)
 
     def masked(images: np.ndarray) -> np.ndarray:
-        values = np.where(
-            inside[..., None], np.asarray(gradient(images, target_stage), inputs.dtype), 0
-        )
-        return np.where(
-            np.isfinite(values), values, np.nan
-        )  # the sign of an infinity would pass for a direction
+        values = np.asarray(gradient(images, target_stage), inputs.dtype)
+        values = np.where(inside[..., None], values, 0)
+        # The sign of an infinity would pass for a direction.
+        return np.where(np.isfinite(values), values, np.nan)
 
     firsts: dict[int, np.ndarray] = {}  # the gradient at the original serves every radius of FGSM
 
     def move(rows: np.ndarray, epsilons: np.ndarray) -> np.ndarray:
         if method.startswith("pgd"):
-            return pgd(
-                inputs[rows],
-                masked,
-                epsilons,
-                norm,
-                steps=params.steps,
-                step_share=params.step_share,
-            )
+            steps = {"steps": params.steps, "step_share": params.step_share}
+            return pgd(inputs[rows], masked, epsilons, norm, **steps)
         missing = np.array([row for row in rows if row not in firsts], int)
         if missing.size:
             firsts.update(zip(missing.tolist(), masked(inputs[missing]), strict=True))
@@ -196,5 +184,6 @@ def _per_image(epsilon: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return epsilon.astype(dtype)[:, None, None, None]
 
 
-def _largest(gradients: np.ndarray) -> np.ndarray:
-    return np.abs(gradients).max(axis=(1, 2, 3), keepdims=True).astype(np.float64)
+def _length(changes: np.ndarray) -> np.ndarray:
+    """The L2 norm of each image's change, (image, 1, 1, 1)."""
+    return np.sqrt((changes**2).sum(axis=(1, 2, 3), keepdims=True))

@@ -23,6 +23,10 @@ MEASURES = (
     "high_frequency_energy",
     "feature_distance_after",
 )
+COMPARED = (
+    *("median_first", "median_second", "median_difference", "low", "high"),
+    *("share_lower", "p_value"),
+)
 
 
 def paired_comparison(
@@ -34,48 +38,42 @@ def paired_comparison(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, float | int | str]:
-    """How a measure differs between two methods on the eyes that both reached: median of first −
-    second, 95 % interval.
+    """How a measure differs between two methods on the eyes that both reached.
 
-    `rows` needs image_id, method, reached and the measure; patients are what precedes the last `_`
-    of image_id. `p_value` is Wilcoxon's signed-rank test (two-sided). Numbers are NaN where no eye
-    was reached by both.
+    Parameters
+    ----------
+    rows : with image_id, method, reached and the measure; patients are what precedes the last `_`
+        of image_id
+
+    Returns
+    -------
+    dict
+        The medians, the median of first − second with its 95 % interval over resampled patients,
+        the share of eyes where it is negative, and `p_value` of Wilcoxon's signed-rank test
+        (two-sided). NaN where no eye was reached by both.
     """
     from scipy.stats import wilcoxon
 
-    reached = rows[rows["reached"].astype(bool)]
+    reached = rows[rows["reached"].astype(bool)].set_index("image_id")
     pairs = pd.concat(
-        {
-            name: reached[reached["method"] == name].set_index("image_id")[measure]
-            for name in (first, second)
-        },
-        axis=1,
+        {name: reached.loc[reached["method"] == name, measure] for name in (first, second)}, axis=1
     ).dropna()
     a, b = pairs[first].to_numpy(np.float64), pairs[second].to_numpy(np.float64)
     difference = a - b
     answer = {"measure": measure, "first": first, "second": second, "pairs": len(pairs)}
-    if len(pairs) == 0:
-        return {
-            **answer,
-            **dict.fromkeys(
-                ("median_first", "median_second", "median_difference", "low", "high"), np.nan
-            ),
-            **dict.fromkeys(("share_lower", "p_value"), np.nan),
-        }
-    patients = [image_id.rpartition("_")[0] or image_id for image_id in pairs.index]
-    bootstrap = PatientBootstrap(np.array(patients), seed, one_by_one=True)
-    weights = bootstrap.weights(resamples).astype(int)
-    low, high = interval_95(np.array([np.median(np.repeat(difference, w)) for w in weights]))
-    return {
-        **answer,
-        "median_first": float(np.median(a)),
-        "median_second": float(np.median(b)),
-        "median_difference": float(np.median(difference)),
-        "low": low,
-        "high": high,
-        "share_lower": float((difference < 0).mean()),
-        "p_value": float(wilcoxon(difference).pvalue) if difference.any() else 1.0,
-    }
+    numbers = dict.fromkeys(COMPARED, float("nan"))
+    if len(pairs):
+        patients = [image_id.rpartition("_")[0] or image_id for image_id in pairs.index]
+        bootstrap = PatientBootstrap(np.array(patients), seed, one_by_one=True)
+        weights = bootstrap.weights(resamples).astype(int)
+        medians = np.array([np.median(np.repeat(difference, weight)) for weight in weights])
+        values = (
+            *(np.median(a), np.median(b), np.median(difference), *interval_95(medians)),
+            (difference < 0).mean(),
+            wilcoxon(difference).pvalue if difference.any() else 1.0,
+        )
+        numbers = dict(zip(COMPARED, map(float, values), strict=True))
+    return answer | numbers
 
 
 def comparisons(
@@ -104,26 +102,19 @@ def transfer(rows: pd.DataFrame) -> dict[str, float | int]:
         rows["reached"].astype(bool) & (rows["second_stage_before"] != rows["target_stage"])
     ]
     n, hits = len(asked), int((asked["second_stage_after"] == asked["target_stage"]).sum())
-    if n == 0:
-        return {
-            "eyes": 0,
-            "transferred": 0,
-            "share": np.nan,
-            "low": np.nan,
-            "high": np.nan,
-            "mean_probability_gain": np.nan,
-        }
-    z = 1.959963984540054
-    share, spread = hits / n, z**2 / n
-    centre = (share + spread / 2) / (1 + spread)
-    half = z * np.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    gain = asked["second_probability_after"] - asked["second_probability_before"]
+    low = share = high = float("nan")
+    if n:
+        z = 1.959963984540054
+        share, spread = hits / n, z**2 / n
+        centre = (share + spread / 2) / (1 + spread)
+        half = z * np.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+        low, high = max(0.0, float(centre - half)), min(1.0, float(centre + half))
     return {
         "eyes": n,
         "transferred": hits,
         "share": share,
-        "low": max(0.0, float(centre - half)),
-        "high": min(1.0, float(centre + half)),
-        "mean_probability_gain": float(
-            (asked["second_probability_after"] - asked["second_probability_before"]).mean()
-        ),
+        "low": low,
+        "high": high,
+        "mean_probability_gain": float(gain.mean()),
     }

@@ -7,7 +7,6 @@ changes is what the explanation points at. Attributions are given, not computed 
 any function from images to stage probabilities.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -20,10 +19,11 @@ from dr_lib.perturbation.strength_search import (
     LEGAL,
     Predict,
     StrengthResult,
+    batches,
     search,
     strength_grid,
 )
-from dr_lib.vocabulary import STAGE_COUNT
+from dr_lib.vocabulary import SIGNS, STAGE_COUNT
 
 Form = Literal["proportional", "constant"]
 # A method is a form, and what becomes of the attribution: taken whole; only its strongest pixels or
@@ -87,23 +87,14 @@ class CounterfactualParams:
                 f"target_stage {self.target_stage} is what the model predicts already: nothing to"
                 " change"
             )
-        unknown = [method for method in self.methods if method not in METHODS]
-        if unknown or not self.methods:
-            raise ValueError(
-                f"methods must name at least one of {', '.join(METHODS)}, not"
-                f" {', '.join(unknown) or 'none'}"
-            )
+        if not self.methods:
+            raise ValueError(f"methods must name at least one of {', '.join(METHODS)}")
         strength_grid(self.smallest_strength, self.largest_strength, self.growth)
         if not 0 < self.strongest_share <= 1:
             raise ValueError(f"strongest_share must lie in (0, 1], not {self.strongest_share}")
         for name, least in (
-            *(
-                ("bisections", 0),
-                ("strongest_regions", 1),
-                ("recompute_points", 1),
-                ("limit", 0),
-                ("batch_size", 1),
-            ),
+            *(("bisections", 0), ("strongest_regions", 1), ("recompute_points", 1)),
+            *(("limit", 0), ("batch_size", 1)),
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
@@ -131,12 +122,25 @@ def perturb(
     x̂ = x + strength · sgn(attribution) · d, with d = x − baseline ("proportional") or sgn(x −
     baseline) ("constant"): away from half-gray where the attribution is positive, toward it where
     negative; a value moving toward half-gray stops there. Values at half-gray, or of zero
-    attribution, stay. `baseline` and `attribution` are broadcast to `x` (an attribution summed over
-    the colour channels takes a last axis of 1); `strength` ≥ 0 is one number, or one for each
-    image.
+    attribution, stay.
 
-    Raises ValueError for a negative or non-finite strength, an unknown form, or an attribution that
-    is not finite.
+    Parameters
+    ----------
+    x : scaled pixels, (pixel − 128) / 128
+    baseline, attribution : broadcast to `x`; an attribution summed over the colour channels takes a
+        last axis of 1
+    strength : 0 or more, one number or one for each image
+
+    Returns
+    -------
+    ndarray
+        Of the shape and type of `x`.
+
+    Raises
+    ------
+    ValueError
+        For a negative or non-finite strength, an unknown form, or an attribution that is not
+        finite.
 
     >>> x = np.float32([0.5, -0.5, 0.5, -0.5])
     >>> perturb(x, 0.0, np.float32([1e-6, 1e-6, -1e-6, -1e-6]), 0.25).tolist()
@@ -178,19 +182,34 @@ def smallest_strength(
     crop: float | None = None,
 ) -> StrengthResult:
     """The smallest strength for each eye at which the model predicts `target_stage`, with the image
-    that does it.
+    that does it (METHOD §7).
 
-    `attributions` are those of the target stage's outcome, summed over the colour channels (a last
-    axis of 1) or for each. An eye whose attribution is not finite is marked failed. The methods
-    *_recomputed take the direction anew from `attribute(images) -> attributions` after each step of
-    the bracketing; strengths then add up along the path, and the result is the sum. The methods
-    *_regions need the fundi's `crop` (`PreprocessParams.crop`).
+    The methods *_recomputed take the direction anew after each step of the bracketing; strengths
+    then add up along the path, and the result is the sum.
+
+    Parameters
+    ----------
+    predict : (n, y, x, 3) scaled images to (n, 5) probabilities
+    inputs : (image, y, x, channel) scaled images
+    baselines : broadcast to `inputs`
+    attributions : of the target stage's outcome, (image, y, x, channel), or summed over the colour
+        channels to a last axis of 1
+    attribute : images to their attributions, for the methods *_recomputed
+    crop : of the fundi (`PreprocessParams.crop`), for the methods *_regions
+
+    Returns
+    -------
+    StrengthResult
+        An eye whose attribution is not finite is marked failed.
+
+    Raises
+    ------
+    ValueError
+        For a method that lacks `attribute` or `crop`.
     """
     n = len(inputs)
     if len(attributions) != n:
         raise ValueError(f"{n} inputs need as many attributions, not {len(attributions)}")
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     form: Form = "constant" if method.startswith("constant") else "proportional"
     variant = method.partition("_")[2]
     if variant == "recomputed" and attribute is None:
@@ -201,47 +220,25 @@ def smallest_strength(
         )
     failed = ~np.all(np.isfinite(attributions), axis=(1, 2, 3))
     baselines = np.broadcast_to(baselines, inputs.shape)
-    directions = attributions.copy()
-    if variant == "strongest":
-        directions = (
-            np.stack([strongest(a, params.strongest_share) for a in attributions])
-            if n
-            else directions
-        )
-    if variant == "regions" and crop is not None:
-        directions = (
-            np.stack(
-                [strongest_regions(a, params.strongest_regions, crop=crop) for a in attributions]
-            )
-            if n
-            else directions
-        )
-    starts, walked = inputs, np.zeros(n)
+    starts, directions, walked = inputs.copy(), attributions.copy(), np.zeros(n)
+    for i, attribution in enumerate(attributions):
+        if variant == "strongest":
+            directions[i] = strongest(attribution, params.strongest_share)
+        elif variant == "regions" and crop is not None:
+            directions[i] = strongest_regions(attribution, params.strongest_regions, crop=crop)
 
     def move(rows: np.ndarray, strengths: np.ndarray) -> np.ndarray:
         return perturb(
             starts[rows], baselines[rows], directions[rows], strengths - walked[rows], form
         )
 
-    def turn(
-        attribute: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, strengths: np.ndarray
-    ) -> None:
-        nonlocal starts
-        for part in (
-            rows[i : i + params.batch_size] for i in range(0, len(rows), params.batch_size)
-        ):
+    def turn(rows: np.ndarray, strengths: np.ndarray) -> None:
+        assert attribute is not None  # refused above
+        for part in batches(rows, params.batch_size):
             moved = move(part, np.full(len(part), strengths[0]))
-            starts = (
-                starts.copy() if starts is inputs else starts
-            )  # the caller's originals stay as they are
             starts[part], walked[part] = moved, strengths[0]
             directions[part] = np.nan_to_num(attribute(moved), nan=0.0, posinf=0.0, neginf=0.0)
 
-    advanced = None
-    if variant == "recomputed":
-        if attribute is None:
-            raise ValueError(f"{method} needs a function that attributes the changed images")
-        advanced = functools.partial(turn, attribute)
     largest = min(params.largest_strength, SATURATION[form])
     grid = strength_grid(min(params.smallest_strength, largest), largest, params.growth)
     return search(
@@ -253,7 +250,7 @@ def smallest_strength(
         bisections=params.bisections,
         batch_size=params.batch_size,
         failed=failed,
-        advanced=advanced,
+        advanced=turn if variant == "recomputed" else None,
     )
 
 
@@ -279,7 +276,7 @@ def strongest_regions(
     attribution: Float[np.ndarray, "y x channel"], count: int, *, crop: float
 ) -> Float[np.ndarray, "y x channel"]:
     """The attribution with all set to 0 but its `count` strongest connected regions of each sign
-    (`heatmaps.find_regions`).
+    (`dr_lib.maps.find_regions`).
 
     Regions are found on the map summed over its channels, within the visible disc; a map without
     any keeps nothing, one that is not finite stays as it is.
@@ -287,6 +284,6 @@ def strongest_regions(
     values = attribution.sum(axis=-1)
     if not np.isfinite(values).all():
         return attribution
-    labels = [find_regions(values, sign, crop=crop).labels for sign in ("positive", "negative")]
-    kept = np.any([(one > 0) & (one <= count) for one in labels], axis=0)
+    labels = [find_regions(values, sign, crop=crop).labels for sign in SIGNS]
+    kept = np.any([(part > 0) & (part <= count) for part in labels], axis=0)
     return np.where(kept[..., None], attribution, 0).astype(attribution.dtype)

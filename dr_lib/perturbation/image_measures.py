@@ -112,14 +112,14 @@ def change_measures(
 def feature_distances(
     features: Float[np.ndarray, "image feature"],
     real: Float[np.ndarray, "example feature"],
-    own: Int[np.ndarray, "image"] | None = None,
+    made_from: Int[np.ndarray, "image"] | None = None,
 ) -> tuple[Float[np.ndarray, "image"], float]:
     """(distance of each image to its nearest real example, the median such distance among the real
     examples themselves).
 
     Euclidean, in any feature space, such as the network's pooled features of real stage-1 eyes. An
     image whose distance is near the second number is as close to reality as reality is to itself.
-    `own` names the example that an image was made from (−1: none), which is not counted: every
+    `made_from` names the example that an image was made from (−1: none), which is not counted: every
     small change would be near that one. NaN where there are too few examples.
     """
     from scipy.spatial.distance import cdist
@@ -127,9 +127,9 @@ def feature_distances(
     if len(real) == 0:
         return np.full(len(features), np.nan), float("nan")
     between = cdist(features, real)
-    if own is not None:
-        made_from = np.flatnonzero(own >= 0)
-        between[made_from, own[made_from]] = np.inf
+    if made_from is not None:
+        rows = np.flatnonzero(made_from >= 0)
+        between[rows, made_from[rows]] = np.inf
     nearest = between.min(axis=1)
     nearest[np.isinf(nearest)] = np.nan
     if len(real) < 2:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from dr_lib.perturbation.image_measures import change_measures
 from dr_lib.vocabulary import STAGE_COUNT
@@ -42,6 +42,11 @@ class StrengthResult:
     before: Float[np.ndarray, "image stage"]
     after: Float[np.ndarray, "image stage"]
     images: Float[np.ndarray, "image y x channel"]
+
+
+def batches(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """The rows in order, at most `batch_size` at a time."""
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
 def strength_grid(smallest: float, largest: float, growth: float) -> tuple[float, ...]:
@@ -76,15 +81,26 @@ def search(
     """The smallest strength for each eye at which the model's most probable stage is
     `target_stage`.
 
-    An eye already there needs strength 0. `failed` marks eyes not to be tried. `advanced(rows,
-    strengths)`, if given, is told after each step of the grid which rows go on and with what
-    strength, before the next step is taken (a path that recomputes its direction needs to know; its
-    answer is ignored). `predict` gets at most `batch_size` images at a time.
+    Parameters
+    ----------
+    predict : gets at most `batch_size` images at a time
+    inputs : (image, y, x, channel) scaled images; one already there needs strength 0
+    move : rows and a strength for each to the changed images
+    grid : strengths of the bracketing, growing
+    bisections : of the bracket found
+    failed : eyes not to be tried
+    advanced : told after each step of the grid which rows go on and with what strength, before the
+        next step is taken: a path that recomputes its direction needs to know
+
+    Raises
+    ------
+    ValueError
+        For a stage that the model does not have.
     """
     n = len(inputs)
     failed = np.zeros(n, bool) if failed is None else failed.copy()
     before = np.concatenate(
-        [predict(inputs[rows]) for rows in _batches(np.arange(n), batch_size)]
+        [predict(inputs[rows]) for rows in batches(np.arange(n), batch_size)]
         or [np.empty((0, STAGE_COUNT))]
     )
     before = np.asarray(before, np.float32)
@@ -101,22 +117,21 @@ def search(
     def attempt(rows: np.ndarray, strengths: np.ndarray) -> np.ndarray:
         """Which rows reach the target at these strengths; the best seen so far is kept."""
         hits = np.zeros(len(rows), bool)
-        for part in _batches(np.arange(len(rows)), batch_size):
-            who, how = rows[part], strengths[part]
-            moved = move(who, how)
+        for part in batches(np.arange(len(rows)), batch_size):
+            eyes, tried = rows[part], strengths[part]
+            moved = move(eyes, tried)
             probabilities = np.asarray(predict(moved), np.float32)
             sane = np.isfinite(probabilities).all(axis=1) & np.isfinite(moved).all(axis=(1, 2, 3))
-            failed[who] |= ~sane & ~reached[who]  # once reached, a broken refinement is only a miss
+            failed[eyes] |= (
+                ~sane & ~reached[eyes]
+            )  # once reached, a broken refinement is only a miss
             hit = sane & _predicts(probabilities, target_stage)
-            gain = sane & (probabilities[:, target_stage] > best[who])
-            best[who[gain]] = probabilities[gain, target_stage]
-            keep = hit | (gain & ~reached[who])
-            strength[who[keep]], after[who[keep]], images[who[keep]] = (
-                how[keep],
-                probabilities[keep],
-                moved[keep],
-            )
-            reached[who[hit]] = True
+            gain = sane & (probabilities[:, target_stage] > best[eyes])
+            best[eyes[gain]] = probabilities[gain, target_stage]
+            keep = hit | (gain & ~reached[eyes])
+            for seen, now in ((strength, tried), (after, probabilities), (images, moved)):
+                seen[eyes[keep]] = now[keep]
+            reached[eyes[hit]] = True
             hits[part] = hit
         return hits
 
@@ -153,47 +168,28 @@ def result_rows(
     rows = []
     for i, image_id in enumerate(image_ids):
         measures = change_measures(originals[i], result.images[i])
-        ok = not result.failed[i]
+        measures["strength"] = float(result.strength[i])
+        if result.failed[i]:
+            measures = dict.fromkeys(measures, float("nan"))
         rows.append(
             {
                 "image_id": image_id,
                 "method": method,
                 "target_stage": target_stage,
-                "reached": bool(result.reached[i]) and ok,
-                "strength": float(result.strength[i]) if ok else float("nan"),
+                "reached": bool(result.reached[i] and not result.failed[i]),
+                "strength": measures.pop("strength"),
                 "best_probability": float(result.best_probability[i]),
                 **{
-                    f"probability_before_stage{stage}": float(p)
-                    for stage, p in enumerate(result.before[i])
+                    f"probability_{when}_stage{stage}": float(probability)
+                    for when in ("before", "after")
+                    for stage, probability in enumerate(getattr(result, when)[i])
                 },
-                **{
-                    f"probability_after_stage{stage}": float(p)
-                    for stage, p in enumerate(result.after[i])
-                },
-                **(measures if ok else dict.fromkeys(measures, float("nan"))),
+                **measures,
             }
         )
     return rows
 
 
-def select_eyes(
-    true_stages: Int[np.ndarray, "image"],
-    predicted_stages: Int[np.ndarray, "image"],
-    true: int,
-    predicted: int,
-    limit: int = 0,
-) -> Int[np.ndarray, "eye"]:
-    """Indices of the eyes of stage `true` predicted as `predicted`, in order, at most `limit`
-    (0: all); may be empty.
-    """
-    rows = np.flatnonzero((true_stages == true) & (predicted_stages == predicted))
-    return rows[:limit] if limit else rows
-
-
 def _predicts(probabilities: np.ndarray, stage: int) -> np.ndarray:
     # argmax of a row with NaN is the NaN's place: a broken row would pass for a reached target.
     return np.isfinite(probabilities).all(axis=1) & (probabilities.argmax(axis=1) == stage)
-
-
-def _batches(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]

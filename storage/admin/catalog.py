@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storage.contents.fundus import fundus_ids
+from storage.contents.fundus import preprocess_ids
 from storage.errors import QueryError, Refused
 from storage.tables.parts import partitions, parts
 from storage.tables.schemas import PARTITION, SCHEMAS, TITLES, dataset_schema
@@ -94,7 +94,7 @@ def views_sql(ws: "Workspace", *, comments: bool = True) -> str:
             " folder"
         )
     latest = {
-        "preprocess_id": fundus_ids(ws.files)[::-1],
+        "preprocess_id": preprocess_ids(ws.files)[::-1],
         "model_id": _newest_first(ws.models(), "model_id"),
         "explain_id": _newest_first(ws.explanations(), "explain_id"),
     }

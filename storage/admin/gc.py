@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from storage.arrays.ledger import ledger_folder
-from storage.contents.fundus import fundus_ids, fundus_path
+from storage.contents.fundus import fundus_path, preprocess_ids
 from storage.errors import Refused
 from storage.files.scratch import scratch_folders
 from storage.tables.parts import folder, partitions, parts
@@ -228,7 +228,7 @@ def _model_places(ws: "Workspace") -> Callable[[str], tuple[str, ...]]:
 
 def _fundi(ws: "Workspace") -> list[Item]:
     items = []
-    for name in fundus_ids(ws.files):
+    for name in preprocess_ids(ws.files):
         path = fundus_path(name)
         places = (ledger_folder(path), *_partition_places(ws, "preprocess_id", name), path)
         made = datetime.fromtimestamp(ws.files.modified(f"{path}/zarr.json"), UTC).isoformat(

@@ -9,7 +9,7 @@ from dr_lib.formatting import duration, size_text
 from storage.admin.learned_labels import RETRAIN, label_changes
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import attributions_path, load_runs
-from storage.contents.fundus import fundus_ids, fundus_path
+from storage.contents.fundus import fundus_path, preprocess_ids
 from storage.errors import NotThere
 from storage.tables.parts import partitions, parts
 from storage.tables.schemas import PARTITION, SCHEMAS
@@ -99,7 +99,8 @@ def overview(ws: "Workspace") -> dict:
             for (step, reason), count in rejects.groupby(["step", "reason"]).size().items()
         ],
         "fundus": [
-            {"preprocess_id": at, **_progress(ws, fundus_path(at))} for at in fundus_ids(ws.files)
+            {"preprocess_id": at, **_progress(ws, fundus_path(at))}
+            for at in preprocess_ids(ws.files)
         ],
         "models": _models(ws),
         "explanations": [

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from storage.admin.consistency import gap_flaws, table_flaws
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import attributions_path
-from storage.contents.fundus import fundus_ids, fundus_path
+from storage.contents.fundus import fundus_path, preprocess_ids
 from storage.tables.parts import folder, partitions, parts
 from storage.tables.schemas import KEYS, PARTITION, SCHEMAS
 
@@ -54,7 +54,7 @@ def verify(ws: "Workspace", *, repair: bool = False) -> list[dict]:
 
 def _flaws(ws: "Workspace") -> Iterator[tuple[Flaw, Callable[[], None]]]:
     positions = dict(zip(ws.photos()["image_id"], ws.photos()["position"], strict=True))
-    for preprocess_id in fundus_ids(ws.files):
+    for preprocess_id in preprocess_ids(ws.files):
         yield from _store_flaws(ws, fundus_path(preprocess_id), positions)
     for explain_id in ws.files.names("explanations"):
         for name in ws.files.names(f"explanations/{explain_id}"):

@@ -26,7 +26,7 @@ def counterfactuals_path(explain_id: str, pair: str) -> str:
     return f"explanations/{explain_id}/counterfactuals-{pair}.zarr"
 
 
-def change_specs(
+def counterfactual_specs(
     counterfactuals: Sequence[str], adversarials: Sequence[str], size: int
 ) -> list[ArraySpec]:
     """The arrays of all methods; the difference is kept of counterfactuals only, since of an

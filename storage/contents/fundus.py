@@ -113,7 +113,7 @@ def _measure(name: str, long_name: str, units: str, description: str) -> ArraySp
     return ArraySpec(name, ("image",), (), "float32", NAN, long_name, units, description)
 
 
-def fundus_ids(files: Files) -> list[str]:
+def preprocess_ids(files: Files) -> list[str]:
     """The preprocessings that have a store, the one written last at the end."""
     from storage.arrays.ledger import Ledger
     from storage.arrays.store import ledger_folder
@@ -134,7 +134,7 @@ def open_fundus(files: Files, preprocess_id: str = "latest", *, chunks=None) -> 
     """
     import xarray as xr
 
-    ids = fundus_ids(files)
+    ids = preprocess_ids(files)
     if not ids or preprocess_id not in ("latest", *ids):
         which = (
             "no fundus images yet"

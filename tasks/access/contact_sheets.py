@@ -45,9 +45,9 @@ class Photos:
 
     def get(self, image_id: str) -> np.ndarray | None:
         """The photograph of the catalogue with this id."""
-        return self.at(self.catalogue.at[image_id, "source"])
+        return self.reduced(self.catalogue.at[image_id, "source"])
 
-    def at(self, path: str) -> np.ndarray | None:
+    def reduced(self, path: str) -> np.ndarray | None:
         """The photograph at a path of the data folder."""
         try:
             return decode(
@@ -74,33 +74,33 @@ def flagged(workspace: Workspace, recipe: Recipe, photos: Photos) -> tuple[Befor
     """The flagged photographs of the lowest quality, the worst first, each with what lowers its
     score most.
     """
-    every = eye_quality(workspace, recipe)
-    chosen = _here(every[every["flagged"]], photos).sort_values("score", kind="stable")[
+    quality = eye_quality(workspace, recipe)
+    chosen = _here(quality[quality["flagged"]], photos).sort_values("score", kind="stable")[
         :FLAGGED_SHOWN
     ]
     if chosen.empty:
         return ()
-    why = shortcomings(every).loc[chosen.index]
+    faults = shortcomings(quality).loc[chosen.index]
     notes = [
         (
-            f"score {score:.2f}: {one.fault}",
-            f"{one.measure} {one.value:.2g}, usually {one.usual:.2g}",
+            f"score {score:.2f}: {row.fault}",
+            f"{row.measure} {row.value:.2g}, usually {row.usual:.2g}",
         )
-        for score, one in zip(chosen["score"], why.itertuples(), strict=True)
+        for score, row in zip(chosen["score"], faults.itertuples(), strict=True)
     ]
     return _pairs(workspace, recipe, photos, chosen, notes)
 
 
 def flagged_text(workspace: Workspace, recipe: Recipe) -> str:
     """How many eyes are flagged, and what becomes of them, in a sentence."""
-    every, threshold = eye_quality(workspace, recipe), recipe.preprocess.quality_threshold
-    count = int(every["flagged"].sum())
+    quality, threshold = eye_quality(workspace, recipe), recipe.preprocess.quality_threshold
+    count = int(quality["flagged"].sum())
     fate = (
         "graded, but neither learnt from nor explained"
         if recipe.flagged == "exclude"
         else "kept: learnt from, graded and explained"
     )
-    return f"{count:,} of {len(every):,} eyes score below {threshold:g} and are flagged" + (
+    return f"{count:,} of {len(quality):,} eyes score below {threshold:g} and are flagged" + (
         f"; they are {fate}." if count else "."
     )
 
@@ -118,12 +118,12 @@ def set_aside(workspace: Workspace, photos: Photos) -> tuple[SetAside, ...]:
     ]
     return tuple(
         SetAside(
-            one.name,
-            label(one.reason),
-            one.detail,
-            photos.at(one.source) if one.reason in SEEN else None,
+            row.name,
+            label(row.reason),
+            row.detail,
+            photos.reduced(row.source) if row.reason in SEEN else None,
         )
-        for one in chosen.itertuples()
+        for row in chosen.itertuples()
     )
 
 
@@ -142,7 +142,7 @@ def _pairs(
     positions = photos.catalogue.loc[eyes["image_id"], "position"].to_numpy()
     fundi = fundus_store(workspace, recipe.preprocess_id).read_rows(positions, ["pixels"])["pixels"]
     pairs = []
-    for eye, fundus, said in zip(eyes.itertuples(), fundi, notes, strict=True):
+    for eye, fundus, note in zip(eyes.itertuples(), fundi, notes, strict=True):
         photo = photos.get(eye.image_id)
         if photo is None:
             continue
@@ -150,5 +150,5 @@ def _pairs(
         disc = tuple(
             shrunk * float(value) for value in (eye.centre_y_px, eye.centre_x_px, eye.diameter_px)
         )
-        pairs.append(BeforeAfter(eye.image_id, photo, fundus, said, disc))
+        pairs.append(BeforeAfter(eye.image_id, photo, fundus, note, disc))
     return tuple(pairs)

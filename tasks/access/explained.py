@@ -11,6 +11,17 @@ from storage import Workspace
 from storage.contents.explanations import DONE
 
 
+def map_paths(params: AttributionParams) -> list[str]:
+    """The arrays of an explanation that `maps_of` and `converged_of` take, and the status."""
+    return [
+        "pixels/status",
+        "pixels/converged",
+        "pixels/attribution",
+        *(f"layers/{layer}/resultant" for layer in params.layers),
+        *(["lesion/map"] if params.lesion_poses else []),
+    ]
+
+
 def maps_of(
     arrays: Mapping[str, np.ndarray], row: int, predicted_stage: int, params: AttributionParams
 ) -> dict[tuple[str, str], np.ndarray]:
@@ -41,13 +52,13 @@ def converged_of(
 
 
 def explained_eyes(workspace: Workspace, model_id: str, image_ids: list[str]) -> pd.DataFrame:
-    """The explained images in their order: image_id, position, eye, split, stage,
-    predicted_stage and probabilities.
+    """The explained images in their order: image_id, eye, split, stage, predicted_stage and
+    probabilities of the predictions; position, size and sha256 of the photograph.
     """
     predictions = workspace.frame("predictions", model_id=model_id).set_index("image_id")
-    positions = workspace.photos().set_index("image_id")["position"]
-    eyes = predictions.reindex(image_ids)
-    eyes["position"] = positions.reindex(image_ids)  # known for every photograph there ever was
+    photos = workspace.photos().set_index("image_id")  # every photograph there ever was
+    columns = ["position", "height_px", "width_px", "sha256"]
+    eyes = predictions.reindex(image_ids).join(photos[columns])
     return eyes.reset_index(names="image_id")
 
 

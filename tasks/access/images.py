@@ -9,11 +9,11 @@ from tasks.access.stores import fundus_store, whole
 from tasks.run.settings import AttributionSelection
 
 
-def usable_rows(workspace: Workspace, fundus_id: str, least_quality: float = 0.0) -> np.ndarray:
+def usable_rows(workspace: Workspace, preprocess_id: str, least_quality: float = 0.0) -> np.ndarray:
     """Positions of the photographs that have a fundus of no lower quality score, ascending; also
     of those no longer in the data folder.
     """
-    store = fundus_store(workspace, fundus_id)
+    store = fundus_store(workspace, preprocess_id)
     return np.flatnonzero(
         (whole(store, "status") == DONE) & ~(whole(store, "quality") < least_quality)
     )

@@ -1,7 +1,7 @@
 """What a step needs of the steps before it, and which of them to run where that is not there."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from storage import Workspace
 from storage.arrays.ledger import ledger_folder
@@ -11,8 +11,7 @@ from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """What a step leaves for later ones: its name, whether it is there for these settings, and
     whether for others.
     """
@@ -22,16 +21,12 @@ class Output:
     exists_otherwise: Callable[[Workspace, Recipe], bool] = lambda workspace, recipe: False
 
 
-def _has_photographs(workspace: Workspace, recipe: Recipe) -> bool:
-    return not workspace.photos().empty
-
-
 def _has_fundi(workspace: Workspace, recipe: Recipe) -> bool:
     return _has_finished_shard(workspace, fundus_path(recipe.preprocess_id))
 
 
 def _has_other_fundi(workspace: Workspace, recipe: Recipe) -> bool:
-    return bool(set(workspace.fundus_ids()) - {recipe.preprocess_id})
+    return bool(set(workspace.preprocess_ids()) - {recipe.preprocess_id})
 
 
 def _has_graded_model(workspace: Workspace, recipe: Recipe) -> bool:
@@ -48,12 +43,8 @@ def _has_attributions(workspace: Workspace, recipe: Recipe) -> bool:
 
 
 def _has_other_attributions(workspace: Workspace, recipe: Recipe) -> bool:
-    own = recipe.explain_id(workspace)
-    return any(record["explain_id"] != own for record in workspace.explanations())
-
-
-def _has_tables(workspace: Workspace, recipe: Recipe) -> bool:
-    return bool(workspace.parts("attributions", recipe.explain_id(workspace)))
+    explain_id = recipe.explain_id(workspace)
+    return any(record["explain_id"] != explain_id for record in workspace.explanations())
 
 
 def _has_finished_shard(workspace: Workspace, path: str) -> bool:
@@ -62,13 +53,20 @@ def _has_finished_shard(workspace: Workspace, path: str) -> bool:
 
 # Each of these steps works on what those above it left.
 OUTPUTS = {
-    "ingest": Output("a catalogue of photographs", _has_photographs),
+    "ingest": Output(
+        "a catalogue of photographs", lambda workspace, recipe: not workspace.photos().empty
+    ),
     "preprocess": Output("fundi of these settings", _has_fundi, _has_other_fundi),
     "train": Output("a graded model of these settings", _has_graded_model, _has_other_model),
     "attribute": Output(
         "attributions of these settings", _has_attributions, _has_other_attributions
     ),
-    "aggregate": Output("the tables of attributions", _has_tables),
+    "aggregate": Output(
+        "the tables of attributions",
+        lambda workspace, recipe: bool(
+            workspace.parts("attributions", recipe.explain_id(workspace))
+        ),
+    ),
 }
 LAST_NEEDED = {
     "preprocess": "ingest",

@@ -8,7 +8,7 @@ import pandas as pd
 
 from dr_lib.drawing import plots
 from dr_lib.evaluation.metrics import REFERABLE, operating_points, reliability
-from dr_lib.vocabulary import STAGES
+from dr_lib.vocabulary import PROBABILITIES, STAGES
 from storage import Workspace
 from storage.contents.models import load_history
 from tasks.access.present import predictions_here
@@ -31,7 +31,7 @@ def graded_rows(workspace: Workspace, model_id: str) -> list[dict[str, Any]]:
     high."""
     test = workspace.frame("evaluation", model_id=model_id, split="test", stratum="all")
     measured = test[test["low"].notna() | test["metric"].isin(MAIN)]
-    order = {metric: place for place, metric in enumerate(MAIN)}
+    order = {metric: rank for rank, metric in enumerate(MAIN)}
     ordered = measured.sort_values(
         "metric", key=lambda names: names.map(order).fillna(len(MAIN)), kind="stable"
     )
@@ -78,9 +78,7 @@ def model_plots(workspace: Workspace, model_id: str) -> list[Drawn]:
         if roc := _roc(stages >= REFERABLE, referable):
             alt = "Receiver operating characteristic of referable disease"
             drawn.append(Drawn("roc", roc, "ROC and operating points", alt))
-        bins = reliability(
-            stages, eyes[[f"probability_stage{stage}" for stage in STAGES]].to_numpy(np.float32)
-        )
+        bins = reliability(stages, eyes[PROBABILITIES].to_numpy(np.float32))
         alt = "Reliability of the likeliest stage: observed frequency against predicted probability"
         note = (
             "How far the likeliest stage can be taken at its word; area: eyes in the bin; dashed:"
@@ -105,7 +103,7 @@ def _roc(positive: np.ndarray, score: np.ndarray) -> plots.Plot | None:
         return None
     false_positive, sensitivity, _ = roc_curve(positive, score)
     points = [
-        (f"{one.fixed} {one.target:.2f}", 1 - one.specificity, one.sensitivity)
-        for one in operating_points(positive, score)
+        (f"{point.fixed} {point.target:.2f}", 1 - point.specificity, point.sensitivity)
+        for point in operating_points(positive, score)
     ]
     return plots.roc(false_positive, sensitivity, points)

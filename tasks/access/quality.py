@@ -17,6 +17,7 @@ from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
 from tasks.access.stores import fundus_store, span_digests
 from tasks.run.recipe import Recipe
+from tasks.run.table_part import TablePart
 
 TABLE = "quality"
 GOOD, FLAGGED = "quality=good", "quality=flagged"
@@ -34,19 +35,14 @@ def write_quality(workspace: Workspace, recipe: Recipe) -> bool:
     """Writes the parts of the table `quality` that are missing or out of date, one a fundus
     shard; returns whether any was.
     """
-    store, threshold = (
-        fundus_store(workspace, recipe.preprocess_id),
-        recipe.preprocess.quality_threshold,
-    )
-    image_ids, made_from, written = store.image_ids, span_digests(store), False
+    store = fundus_store(workspace, recipe.preprocess_id)
+    threshold, image_ids = recipe.preprocess.quality_threshold, store.image_ids
+    made_from, written = span_digests(store), False
     for span in store.spans():
-        part = span.part
         digest = content_id({"shard": made_from.get(span.index), "threshold": threshold})
-        if not workspace.has_part(TABLE, recipe.preprocess_id, part, digest=digest):
-            rows = _rows(store, span, image_ids[span.rows], threshold)
-            workspace.write_table(
-                TABLE, rows, partition=recipe.preprocess_id, part=part, digest=digest
-            )
+        part = TablePart(workspace, recipe.preprocess_id, span.part, digest)
+        if part.missing(TABLE):
+            part.write(TABLE, _rows(store, span, image_ids[span.rows], threshold))
             written = True
     return written
 

@@ -13,10 +13,12 @@ from tasks.run.settings import DataParams
 
 def replace_rejects(workspace: Workspace, step: str, rejects: pd.DataFrame) -> None:
     """Puts a step's rejects in the place of those it left before; other steps' stay."""
-    others = workspace.rejects()
-    every = pd.concat([others[others["step"] != step], rejects.astype(object)], ignore_index=True)
+    rejects_before = workspace.rejects()
+    rejects_after = pd.concat(
+        [rejects_before[rejects_before["step"] != step], rejects.astype(object)], ignore_index=True
+    )
     workspace.write_rejects(
-        every.sort_values("step", kind="stable", ignore_index=True)
+        rejects_after.sort_values("step", kind="stable", ignore_index=True)
     )  # one order, so equal rows are equal bytes
 
 
@@ -43,7 +45,7 @@ def check_label_fraction(workspace: Workspace, usable: int, data: DataParams) ->
 
 
 def _check_fraction(
-    what: str, set_aside: pd.DataFrame, usable: int, workspace: Workspace, data: DataParams
+    noun: str, set_aside: pd.DataFrame, usable: int, workspace: Workspace, data: DataParams
 ) -> None:
     share = len(set_aside) / max(len(set_aside) + usable, 1)
     if share <= data.max_reject_fraction:
@@ -51,7 +53,7 @@ def _check_fraction(
     worst, count = collections.Counter(set_aside["reason"]).most_common(1)[0]
     first = set_aside[set_aside["reason"] == worst].iloc[0]
     raise UserError(
-        f"{percent(share)} of the {what} in {data.photos} were set aside, mostly {worst} ({count},"
+        f"{percent(share)} of the {noun} in {data.photos} were set aside, mostly {worst} ({count},"
         f" such as {first['source']}: {first['detail']}); look at `dr sql {workspace.location}"
         f" 'from rejects'`, or raise data.max_reject_fraction (now {data.max_reject_fraction})"
     )

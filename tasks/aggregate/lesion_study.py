@@ -5,8 +5,8 @@ Both follow the other tables of an explanation. Where there are no masks no chan
 regions are grouped all the same.
 """
 
+import contextlib
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,31 +16,29 @@ import pandas as pd
 
 from dr_lib.attribution import split_at
 from dr_lib.attribution.receptive import receptive_field
-from dr_lib.fundus import Disc, PreprocessParams
-from dr_lib.localisation import LesionMasks, LocalisationParams, UnusableMask, lesion_masks
+from dr_lib.fundus import PreprocessParams
+from dr_lib.localisation import LesionMasks, LocalisationParams, UnusableMask
 from dr_lib.localisation.channel_dissection import (
-    LesionUnitParams,
+    ChannelDissectionParams,
     agreement,
     unit_cells,
     unit_rows,
 )
-from dr_lib.maps.region_clustering import AppearanceParams, cluster, descriptors
+from dr_lib.maps.region_clustering import RegionClusteringParams, cluster, descriptors
 from dr_lib.network.model import scaled
 from dr_lib.vocabulary import LESION_TYPES
-from storage import open_workspace
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
-from tasks.access.explained import explained_eyes, explained_rows
+from tasks.access.explained import explained_eyes
 from tasks.access.stores import crop_settings, explanation_store, fundus_store
-from tasks.aggregate.localise import masks_folder, read_mask
+from tasks.aggregate.masks import GEOMETRY, mask_stamps, masks_folder, masks_of
 from tasks.execution.waves import run_in_waves
-from tasks.execution.worker import fundi, loaded_model
+from tasks.execution.worker import loaded_model
 from tasks.run.recipe import Recipe
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
 
 EYES_PER_JOB = 8
-GEOMETRY = ("centre_y", "centre_x", "diameter")
 REGION = ("image_id", "source", "quantity", "sign", "region")
 
 
@@ -49,80 +47,82 @@ def lesion_study(
     recipe: Recipe,
     photos: str,
     localisation: LocalisationParams,
-    appearance: AppearanceParams,
-    units: LesionUnitParams,
+    clustering: RegionClusteringParams,
+    dissection: ChannelDissectionParams,
 ) -> str:
     """Fills both tables; returns on how many eyes channels were judged, in a few words, empty
     where there are no masks.
     """
+    workspace, ids = session.workspace, recipe.resolve(session.workspace)
     folder = masks_folder(photos, localisation)
-    eyes = _explained(session, recipe, folder)
-    _group_regions(session, recipe, folder, eyes, appearance)
-    judged = 0 if folder is None else _judge_channels(session, recipe, folder, eyes, units)
+    store = explanation_store(workspace, ids.explain_id)
+    eyes = explained_eyes(workspace, ids.model_id, store.image_ids)
+    eyes["mask"] = mask_stamps(folder, eyes["image_id"])
+    eyes["part"] = ""
+    for record in store.records():
+        span = store.spans()[record["shard"]]
+        eyes.loc[span.start : span.stop - 1, "part"] = span.part
+    # Who was explained is in the tables already, so that no array is read for it once more.
+    attributions = workspace.frame("attributions", explain_id=ids.explain_id)
+    explained = attributions.loc[attributions["failure"].isna(), "image_id"]
+    eyes = eyes[eyes["image_id"].isin(explained) & eyes["part"].ne("")]
+    job = LesionJob(ids, str(folder), eyes, recipe.preprocess)
+    _group_regions(session, job, clustering)
+    judged = 0 if folder is None else _judge_channels(session, job, dissection)
     return f"channels judged on {judged} eyes with masks" if judged else ""
 
 
-def _explained(
-    session: Session, recipe: Recipe, folder: pathlib.Path | None
-) -> dict[str, pd.DataFrame]:
-    """Of each part of the tables the explained eyes, with what is known of their photograph and
-    the stamp of their mask.
+@dataclass(frozen=True)
+class LesionJob:
+    """Some explained eyes, by the rows of `explained_eyes`, with the stamp of each one's mask and
+    the part of the tables that it is in. folder: of the masks.
     """
-    workspace = session.workspace
-    store = explanation_store(workspace, recipe.explain_id(workspace))
-    eyes = explained_eyes(workspace, recipe.model_id(workspace), store.image_ids)
-    photos = workspace.photos().set_index("image_id")[["height_px", "width_px", "sha256"]]
-    paths = [folder / f"{name}.png" if folder else None for name in eyes["image_id"]]
-    stamps = [path.stat().st_mtime_ns if path and path.is_file() else 0 for path in paths]
-    eyes = (
-        eyes[["image_id", "position", "patient_id", "predicted_stage"]]
-        .join(photos, on="image_id")
-        .assign(mask=stamps)
-    )
-    done = {record["shard"] for record in store.records()}
-    found = {}
-    for span in store.spans():
-        if span.index in done:
-            some = eyes.iloc[span.rows]
-            found[span.part] = some.iloc[
-                explained_rows(store.read(span, ["pixels/status"])["pixels/status"], some)
-            ]
-    return found
+
+    ids: ResolvedIds
+    folder: str
+    eyes: pd.DataFrame
+    preprocess: PreprocessParams
+    clustering: RegionClusteringParams | None = None
+    dissection: ChannelDissectionParams | None = None
+
+    def masked_fundi(self) -> tuple[np.ndarray, list[LesionMasks | None]]:
+        """The eyes' fundi and lesions; None for an eye without a mask, and for a mask that cannot
+        be used, which the judgement of maps has told of already.
+        """
+        store = fundus_store(self.ids.workspace, self.ids.preprocess_id)
+        fundi = store.read_rows(self.eyes["position"].to_numpy(), ["pixels", *GEOMETRY])
+        masks: list[LesionMasks | None] = [None] * len(self.eyes)
+        for row, eye in enumerate(self.eyes.to_dict("records")):
+            with contextlib.suppress(UnusableMask):
+                if eye["mask"]:
+                    masks[row] = masks_of(self.folder, eye, fundi, row, self.preprocess)
+        return fundi["pixels"], masks
 
 
-def _judge_channels(
-    session: Session,
-    recipe: Recipe,
-    folder: pathlib.Path,
-    parts: Mapping[str, pd.DataFrame],
-    params: LesionUnitParams,
-) -> int:
+def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionParams) -> int:
     """Judges every channel of the layers on the explained eyes with masks; returns on how many
     eyes.
     """
-    workspace, explain_id = session.workspace, recipe.explain_id(session.workspace)
-    eyes = [row for some in parts.values() for row in some[some["mask"] != 0].to_dict("records")]
-    eyes = eyes[: params.limit] if params.limit else eyes
-    made_from = [[eye["image_id"], eye["sha256"], eye["mask"]] for eye in eyes]
-    settings = dataclasses.asdict(params) | crop_settings(recipe.preprocess)
-    digest = content_id(
-        {"eyes": made_from, "settings": settings, "columns": SCHEMAS["units"].names}
-    )
+    workspace, explain_id = session.workspace, job.ids.explain_id
+    eyes = job.eyes[job.eyes["mask"] != ""].head(params.limit or None)
+    made_from = {
+        "eyes": eyes[["image_id", "sha256", "mask"]].to_numpy().tolist(),
+        "settings": dataclasses.asdict(params) | crop_settings(job.preprocess),
+        "columns": SCHEMAS["units"].names,
+    }
+    digest = content_id(made_from)
     if workspace.has_part("units", explain_id, "lesions", digest=digest):
         return len(eyes)
-    ids = recipe.resolve(workspace)
     jobs = [
-        DissectionJob(
-            ids, str(folder), eyes[start : start + EYES_PER_JOB], recipe.preprocess, params
-        )
+        dataclasses.replace(job, eyes=eyes.iloc[start : start + EYES_PER_JOB], dissection=params)
         for start in range(0, len(eyes), EYES_PER_JOB)
     ]
-    found = run_in_waves(
-        session.pool, "lesion units", _agreements, jobs, images_of=lambda job: len(job.eyes)
+    results = run_in_waves(
+        session.pool, "channel dissection", _agreements, jobs, images_of=lambda job: len(job.eyes)
     )
     rows = []
     for layer in params.layers:
-        if judged := [eye for one in found for eye in one[layer]]:
+        if judged := [eye for result in results for eye in result[layer]]:
             patients, rest, others = (np.stack(values) for values in zip(*judged, strict=True))
             rows += unit_rows(layer, LESION_TYPES, rest, others, patients, params)
     empty = dict.fromkeys(SCHEMAS["units"].names)
@@ -132,159 +132,92 @@ def _judge_channels(
     return len(eyes)
 
 
-@dataclass(frozen=True)
-class DissectionJob:
-    """Some eyes whose channels are compared with lesion types."""
-
-    ids: ResolvedIds
-    folder: str
-    eyes: list[dict[str, Any]]
-    preprocess: PreprocessParams
-    params: LesionUnitParams
-
-
-def _agreements(job: DissectionJob) -> dict[str, list[tuple]]:
+def _agreements(job: LesionJob) -> dict[str, list[tuple]]:
     """Runs on a worker: for each layer (patient, AUCs against the rest, against other lesions)
     of every eye with a lesion.
     """
-    location, preprocess_id = job.ids.location, job.ids.preprocess_id
-    model_id, folder = job.ids.model_id, job.folder
-    model = loaded_model(location, model_id)
-    store = fundus_store(open_workspace(location), preprocess_id)
-    rows = np.array([eye["position"] for eye in job.eyes], np.int64)
-    geometry = store.read_rows(rows, GEOMETRY)
-    pixels = fundi(location, preprocess_id, rows)
+    assert job.dissection
+    model = loaded_model(job.ids.location, job.ids.model_id)
+    pixels, masks = job.masked_fundi()
     x = scaled(pixels)
-    masks = [
-        _masks(
-            folder, eye, [geometry[name][index] for name in GEOMETRY], pixels[index], job.preprocess
-        )
-        for index, eye in enumerate(job.eyes)
-    ]
-    found: dict[str, list[tuple]] = {layer: [] for layer in job.params.layers}
-    for layer in job.params.layers:
+    agreements: dict[str, list[tuple]] = {layer: [] for layer in job.dissection.layers}
+    for layer, judged in agreements.items():
         lower, _ = split_at(model, layer)
         if len(lower.outputs[0].shape) != 4:
-            continue  # a dense unit has no place
+            continue  # a dense unit has no position
         field = receptive_field(lower)
         start = np.asarray(lower(np.zeros((1, *x.shape[1:]), np.float32), training=False))[0]
         top, left = (field.offset[axis] + (field.size[axis] - 1) / 2 for axis in (0, 1))
         cells = unit_cells(x.shape[1], start.shape[:2], field.stride, (top, left))
-        for index, (eye, lesions) in enumerate(zip(job.eyes, masks, strict=True)):
+        for image, patient, lesions in zip(x, job.eyes["patient_id"], masks, strict=True):
             if lesions is None or not lesions.kinds:
                 continue
-            maps = np.asarray(lower(x[index : index + 1], training=False))[0] - start
+            maps = np.asarray(lower(image[None], training=False))[0] - start
+            absent = np.zeros_like(lesions.inside)
             kinds: dict[str, np.ndarray] = {
-                kind: lesions.kinds.get(kind, np.zeros_like(lesions.inside))
-                for kind in LESION_TYPES
+                kind: lesions.kinds.get(kind, absent) for kind in LESION_TYPES
             }
-            found[layer].append((eye["patient_id"], *agreement(maps, kinds, cells, lesions.inside)))
-    return found
+            judged.append((patient, *agreement(maps, kinds, cells, lesions.inside)))
+    return agreements
 
 
-def _masks(
-    folder: str,
-    eye: Mapping[str, Any],
-    geometry: list[float],
-    pixels: np.ndarray,
-    preprocess: PreprocessParams,
-) -> LesionMasks | None:
-    """An eye's lesions in its fundus; None for a mask that cannot be used, which
-    `dr_lib.localisation` has told of already.
-    """
-    try:
-        mask = read_mask(folder, eye["image_id"])
-        y, x, diameter = (float(number) for number in geometry)
-        return lesion_masks(
-            mask,
-            Disc(y, x, diameter),
-            (int(eye["height_px"]), int(eye["width_px"])),
-            pixels,
-            preprocess,
-        )
-    except UnusableMask:
-        return None
-
-
-def _group_regions(
-    session: Session,
-    recipe: Recipe,
-    folder: pathlib.Path | None,
-    parts: Mapping[str, pd.DataFrame],
-    params: AppearanceParams,
-) -> None:
+def _group_regions(session: Session, job: LesionJob, params: RegionClusteringParams) -> None:
     """Groups the positive regions of one source by their appearance; with the lesion type beside
     each where there is a mask.
     """
-    workspace, explain_id = session.workspace, recipe.explain_id(session.workspace)
+    workspace, explain_id = session.workspace, job.ids.explain_id
     made_from = {
         "regions": workspace.part_digests("lesion_regions", explain_id),
-        "masks": [some["mask"].tolist() for some in parts.values()],
+        "masks": job.eyes["mask"].tolist(),
         "settings": dataclasses.asdict(params),
         "columns": SCHEMAS["region_clusters"].names,
     }
     digest = content_id(made_from)
     if workspace.has_part("region_clusters", explain_id, "clusters", digest=digest):
         return
-    ids = recipe.resolve(workspace)
     jobs = [
-        RegionsJob(ids, str(folder), part, some.to_dict("records"), recipe.preprocess, params)
-        for part, some in parts.items()
-        if len(some)
+        dataclasses.replace(job, eyes=eyes, clustering=params)
+        for _, eyes in job.eyes.groupby("part")
     ]
-    found = run_in_waves(
-        session.pool, "appearance", _described, jobs, images_of=lambda job: len(job.eyes)
+    results = run_in_waves(
+        session.pool, "region clustering", _described, jobs, images_of=lambda job: len(job.eyes)
     )
-    rows = [row for part, _ in found for row in part]
+    rows = [row for regions, _ in results for row in regions]
     groups = cluster(
-        np.concatenate([features for _, features in found] or [np.zeros((0, 1))]), params
+        np.concatenate([features for _, features in results] or [np.zeros((0, 1))]), params
     )
-    for row, number, away, inside in zip(
+    for row, number, distance, silhouette in zip(
         rows, groups.cluster, groups.distance, groups.silhouette, strict=True
     ):
-        row |= {"cluster": int(number), "distance": float(away), "silhouette": float(inside)}
+        row |= {
+            "cluster": int(number),
+            "distance": float(distance),
+            "silhouette": float(silhouette),
+        }
     workspace.write_table(
         "region_clusters", rows, partition=explain_id, part="clusters", digest=digest
     )
 
 
-@dataclass(frozen=True)
-class RegionsJob:
-    """The regions of one shard's eyes, to be grouped by what they look like."""
-
-    ids: ResolvedIds
-    folder: str
-    part: str
-    eyes: list[dict[str, Any]]
-    preprocess: PreprocessParams
-    params: AppearanceParams
-
-
-def _described(job: RegionsJob) -> tuple[list[dict[str, Any]], np.ndarray]:
+def _described(job: LesionJob) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Runs on a worker: the regions of a shard's eyes (as rows without a group) and their
     features.
     """
-    location, preprocess_id = job.ids.location, job.ids.preprocess_id
-    explain_id, folder = job.ids.explain_id, job.folder
-    workspace = open_workspace(location)
-    regions = workspace.part("lesion_regions", explain_id, job.part)
-    regions = regions[(regions["source"] == job.params.source) & (regions["sign"] == "positive")]
-    by_eye = {name: some.to_dict("records") for name, some in regions.groupby("image_id")}
-    store = fundus_store(workspace, preprocess_id)
-    arrays = store.read_rows([eye["position"] for eye in job.eyes], ["pixels", *GEOMETRY])
+    assert job.clustering
+    part = job.eyes["part"].iloc[0]
+    regions = job.ids.workspace.part("lesion_regions", job.ids.explain_id, part)
+    regions = regions[
+        (regions["source"] == job.clustering.source) & (regions["sign"] == "positive")
+    ]
+    by_eye = {name: rows.to_dict("records") for name, rows in regions.groupby("image_id")}
     rows, features = [], []
-    for index, eye in enumerate(job.eyes):
-        mine, pixels = by_eye.get(eye["image_id"], []), arrays["pixels"][index]
-        masks = (
-            _masks(folder, eye, [arrays[name][index] for name in GEOMETRY], pixels, job.preprocess)
-            if eye["mask"]
-            else None
-        )
-        features.append(descriptors(pixels, mine))
+    for image_id, pixels, masks in zip(job.eyes["image_id"], *job.masked_fundi(), strict=True):
+        rows_of_eye = by_eye.get(image_id, [])
+        features.append(descriptors(pixels, rows_of_eye))
         rows += [
             {name: row[name] for name in REGION}
             | {"lesion": None if masks is None else _lesion_of(row, masks)}
-            for row in mine
+            for row in rows_of_eye
         ]
     return rows, np.concatenate(features)
 

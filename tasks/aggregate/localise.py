@@ -1,259 +1,69 @@
-"""Are the highlighted places lesions? Every map of explained eyes that have a lesion mask, judged
-beside simple rivals.
-
-Runs after the tables of an explanation, on the workers, a shard a job; leaves rows in `evaluation`
-under the stratum "masks". Where there are no masks there is nothing to do, and nothing is said.
+"""Are the highlighted places lesions? The judgements of all explained eyes with lesion masks, as
+rows of `evaluation` under the stratum "masks".
 """
 
 import dataclasses
-import os
-import pathlib
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import cv2
-import numpy as np
 import pandas as pd
 
-from dr_lib.attribution import AttributionParams
-from dr_lib.fundus import Disc, PreprocessParams
-from dr_lib.localisation import (
-    Judge,
-    LocalisationParams,
-    UnusableMask,
-    lesion_masks,
-    score_rows,
-    smoothed,
-)
-from dr_lib.network.model import layer_names
+from dr_lib.formatting import with_interval
+from dr_lib.fundus import PreprocessParams
+from dr_lib.localisation import LocalisationParams, score_rows
 from storage import Workspace
-from storage.arrays.store import Span
-from storage.contents.models import load_record
-from storage.files.files import is_url
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
-from tasks.access.explained import explained_rows, maps_of
 from tasks.access.map_scores import STRATUM, pixel_aucs
-from tasks.access.stores import (
-    as_text,
-    crop_settings,
-    explanation_store,
-    fundus_store,
-    span_digests,
-)
-from tasks.execution.waves import run_in_waves
-from tasks.execution.worker import model_params, rivals
-from tasks.run.errors import UserError
-from tasks.run.recipe import Recipe
+from tasks.access.stores import as_text, crop_settings
+from tasks.aggregate.shard import JudgedEye
 from tasks.run.resolved_ids import ResolvedIds
-from tasks.run.session import Session
 
-STEP = "localise"
-RIVAL_QUANTITY = "referable"
-COLUMNS = SCHEMAS["evaluation"].names
-GEOMETRY = ("centre_y", "centre_x", "diameter")
+EVALUATION = "evaluation"
+EYE = [
+    *("image_id", "patient_id", "split", "position", "width_px", "height_px"),
+    *("predicted_stage", "mask"),
+]
 
 
-def masks_folder(photos: str, params: LocalisationParams) -> pathlib.Path | None:
-    """The folder of the masks, or None where there is none. Raises UserError for one that was
-    named and is not there.
+def judgement_digest(
+    made_from: Mapping[int, str],
+    eyes: pd.DataFrame,
+    params: LocalisationParams,
+    preprocess: PreprocessParams,
+) -> str:
+    """The digest of what judgements are made from: the shards, the eyes and their masks, and how
+    maps are judged.
     """
-    if params.masks:
-        named = pathlib.Path(os.path.expanduser(params.masks))
-        if not named.is_dir():
-            raise UserError(
-                f"localisation.masks = {params.masks}: no such folder; give the folder of <image"
-                " id>.png, or leave it out"
-            )
-        return named
-    beside = None if is_url(photos) else pathlib.Path(photos) / "masks"
-    return beside if beside is not None and beside.is_dir() else None
+    how = dataclasses.asdict(params) | crop_settings(preprocess)
+    return content_id({"shards": made_from, "eyes": as_text(eyes[EYE]), "how": how})
 
 
-def localise(session: Session, recipe: Recipe, photos: str, params: LocalisationParams) -> str:
-    """Writes the explanation's rows of `evaluation`; returns what was found in a few words,
-    empty where there are no masks.
-    """
-    folder = masks_folder(photos, params)
-    if folder is None:
-        return ""
-    workspace = session.workspace
-    ids = recipe.resolve(workspace)
-    model_id, explain_id = ids.model_id, ids.explain_id
-    store = explanation_store(workspace, explain_id)
-    made_from = span_digests(store)
-    spans = [span for span in store.spans() if span.index in made_from]
-    eyes = masked_eyes(workspace, model_id, store.image_ids, folder)
-    part = f"localisation-{explain_id}"
-    how = dataclasses.asdict(params) | crop_settings(recipe.preprocess)
-    digest = content_id({"shards": made_from, "eyes": as_text(eyes), "how": how})
-    if not workspace.has_part("evaluation", model_id, part, digest=digest):
-        settings = (recipe.preprocess, recipe.engine, params)
-        jobs = [
-            JudgeJob(ids, str(folder), span, eyes.iloc[span.rows], *settings)
-            for span in spans
-            if eyes.iloc[span.rows]["mask"].ne("").any()
-        ]
-        results = run_in_waves(
-            session.pool,
-            STEP,
-            judge_shard,
-            jobs,
-            images_of=lambda job: int(job.eyes["mask"].ne("").sum()),
-        )
-        judged = [eye for found, _ in results for eye in found]
-        problems = [problem for _, found in results for problem in found]
-        rows = pd.DataFrame(_rows(judged, explain_id, params)).reindex(columns=COLUMNS)
-        workspace.write_table("evaluation", rows, partition=model_id, part=part, digest=digest)
-        if problems:
-            note = f"{len(problems)} lesion masks could not be used, the first of {problems[0]}"
-            return f"{in_words(workspace, model_id, explain_id)}; {note}"
-    return in_words(workspace, model_id, explain_id)
+def judgement_rows(
+    judged: Sequence[JudgedEye], explain_id: str, params: LocalisationParams
+) -> pd.DataFrame:
+    """A row of `evaluation` for each split, map, lesion type and measure."""
+    rows = []
+    for split in sorted({eye.split for eye in judged}):
+        eyes = [eye for eye in judged if eye.split == split]
+        for source, quantity in dict.fromkeys(name for eye in eyes for name in eye.scores):
+            with_map = [eye for eye in eyes if (source, quantity) in eye.scores]
+            scores = [eye.scores[source, quantity] for eye in with_map]
+            place = {"split": split, "source": source, "quantity": quantity}
+            rows += [
+                place | row
+                for row in score_rows(scores, [eye.patient_id for eye in with_map], params)
+            ]
+    frame = pd.DataFrame(rows).assign(stratum=STRATUM, explain_id=explain_id)
+    return frame.reindex(columns=SCHEMAS[EVALUATION].names)
 
 
-def in_words(workspace: Workspace, model_id: str, explain_id: str) -> str:
-    """The best map by pixel AUC, rivals among them, as the end of a sentence."""
-    rows = pixel_aucs(workspace, model_id, explain_id)
+def in_words(workspace: Workspace, ids: ResolvedIds) -> str:
+    """The best map by pixel AUC, baseline maps among them, as the end of a sentence."""
+    rows = pixel_aucs(workspace, ids.model_id, ids.explain_id)
     if rows.empty:
         return "no explained eye has a lesion in its mask"
     best = rows.iloc[0]
     return (
-        f"lesions in {int(best['images'])} masks: best map {best['map']}, "
-        f"pixel AUC {best['value']:.3f} ({best['low']:.3f}–{best['high']:.3f})"
+        f"lesions in {int(best['images'])} masks: best map {best['map']}, pixel AUC"
+        f" {with_interval(*best[['value', 'low', 'high']])}"
     )
-
-
-def masked_eyes(
-    workspace: Workspace, model_id: str, image_ids: list[str], folder: pathlib.Path
-) -> pd.DataFrame:
-    """The explained eyes in their order, with their photograph's size and their mask's stamp
-    (empty: no mask).
-    """
-    photos = workspace.photos().set_index("image_id").reindex(image_ids)
-    predicted = workspace.frame("predictions", model_id=model_id).set_index("image_id")[
-        "predicted_stage"
-    ]
-
-    def stamp(image_id: str) -> str:
-        path = folder / f"{image_id}.png"
-        return f"{path.stat().st_size}:{path.stat().st_mtime_ns}" if path.is_file() else ""
-
-    eyes = photos[["patient_id", "split", "position", "width_px", "height_px"]].assign(
-        predicted_stage=predicted.reindex(image_ids),
-        mask=[stamp(image_id) for image_id in image_ids],
-    )
-    return eyes.reset_index(names="image_id")
-
-
-@dataclass(frozen=True)
-class JudgeJob:
-    """One shard of explained eyes with lesion masks."""
-
-    ids: ResolvedIds
-    folder: str
-    span: Span
-    eyes: pd.DataFrame
-    preprocess: PreprocessParams
-    explained: AttributionParams
-    params: LocalisationParams
-
-
-def judge_shard(job: JudgeJob) -> tuple[list[dict[str, Any]], list[str]]:
-    """Runs on a worker: (one entry an eye with split, patient and each map's scores; problems
-    with masks, in words).
-    """
-    workspace, ids = job.ids.workspace, job.ids
-    paths = [
-        "pixels/status",
-        "pixels/attribution",
-        *(f"layers/{layer}/resultant" for layer in job.explained.layers),
-    ]
-    paths += ["lesion/map"] if job.explained.lesion_poses else []
-    arrays = explanation_store(workspace, ids.explain_id).read(job.span, paths)
-    fundi = fundus_store(workspace, ids.preprocess_id).read_rows(
-        job.eyes["position"].to_numpy(), ["pixels", *GEOMETRY]
-    )
-    known = layer_names(model_params(load_record(workspace.files, ids.model_id)))
-    cams = tuple(name for name in job.params.rival_layers if name in known)
-    judged, problems = [], []
-    for row in explained_rows(arrays["pixels/status"], job.eyes):
-        eye = job.eyes.iloc[row]
-        if not eye["mask"]:
-            continue
-        y, x, diameter = (float(fundi[name][row]) for name in GEOMETRY)
-        shape = (int(eye["height_px"]), int(eye["width_px"]))
-        try:
-            masks = lesion_masks(
-                read_mask(job.folder, eye["image_id"]),
-                Disc(y, x, diameter),
-                shape,
-                fundi["pixels"][row],
-                job.preprocess,
-            )
-        except UnusableMask as problem:
-            problems.append(f"{eye['image_id']}: {problem}")
-            continue
-        maps = _judged_maps(maps_of(arrays, row, int(eye["predicted_stage"]), job.explained))
-        if job.params.rivals and masks.kinds:
-            found = rivals(ids.location, ids.model_id, RIVAL_QUANTITY, cams).maps(
-                fundi["pixels"][row], crop=job.preprocess.crop
-            )
-            maps |= {(name, None): values for name, values in found.items()}
-        judge = Judge(masks, job.params)
-        scores = {
-            name: judge.scores(smoothed(values, job.params.smoothing_px))
-            for name, values in maps.items()
-            if masks.kinds
-        }
-        judged.append({"split": eye["split"], "patient_id": eye["patient_id"], "scores": scores})
-    return judged, problems
-
-
-def _judged_maps(
-    maps: dict[tuple[str, str], np.ndarray],
-) -> dict[tuple[str, str | None], np.ndarray]:
-    """One map a source and quantity: of a layer's two resultants that of the positive neurons,
-    named without its quantity.
-
-    What a layer explains differs from eye to eye when it is the predicted stage; its eyes are
-    judged together all the same.
-    """
-    return {
-        (source, None if v.ndim == 3 else quantity): v[0] if v.ndim == 3 else v
-        for (source, quantity), v in maps.items()
-    }
-
-
-def read_mask(folder: str, image_id: str) -> np.ndarray:
-    """A photograph's mask (h, w, 3) uint8 RGB. Raises UnusableMask for a file that cannot be
-    decoded, OSError for one that cannot be read: a permission or a cable mends without the file
-    changing, and nobody would judge the eye again.
-    """
-    content = (pathlib.Path(folder) / f"{image_id}.png").read_bytes()
-    mask = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-    if mask is None:
-        raise UnusableMask("unreadable", "the file is no image that can be decoded")
-    return np.ascontiguousarray(mask[..., ::-1])
-
-
-def _rows(
-    judged: list[dict[str, Any]], explain_id: str, params: LocalisationParams
-) -> list[dict[str, Any]]:
-    rows = []
-    for split in sorted({eye["split"] for eye in judged}):
-        there = [eye for eye in judged if eye["split"] == split]
-        for source, quantity in dict.fromkeys(name for eye in there for name in eye["scores"]):
-            with_map = [eye for eye in there if (source, quantity) in eye["scores"]]
-            scores = [eye["scores"][source, quantity] for eye in with_map]
-            place = {
-                "split": split,
-                "stratum": STRATUM,
-                "explain_id": explain_id,
-                "source": source,
-                "quantity": quantity,
-            }
-            rows += [
-                {**place, **row}
-                for row in score_rows(scores, [eye["patient_id"] for eye in with_map], params)
-            ]
-    return rows

@@ -9,25 +9,23 @@ model is asked or the reference eyes change.
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from dr_lib.perturbation.adversarial import METHODS as ADVERSARIAL_METHODS
 from dr_lib.perturbation.adversarial import AdversarialParams
 from dr_lib.perturbation.counterfactual import METHODS, CounterfactualParams
-from dr_lib.perturbation.strength_search import select_eyes
 from storage import Workspace
 from storage.arrays.store import ShardedStore, Span
-from storage.contents.counterfactuals import change_specs, counterfactuals_path
+from storage.contents.counterfactuals import counterfactual_specs, counterfactuals_path
 from storage.contents.explanations import DONE, attributions_path
 from storage.contents.models import load_record
 from storage.ids import content_id
 from tasks.access.images import usable_rows
 from tasks.access.present import gone_words
 from tasks.access.stores import crop_settings, explanation_store, stored_digests, whole
-from tasks.counterfactuals.shard import ChangeJob, PairIds, change_shard
+from tasks.counterfactuals.shard import PairStudy, SearchJob, search_shard
 from tasks.counterfactuals.tables import (
-    CHANGE_TABLES,
+    EYE_TABLES,
     PAIR_TABLES,
     summary,
     tabulate,
@@ -57,120 +55,107 @@ def counterfactuals(
     predicted one.
     """
     workspace = session.workspace
-    model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
-    second = second_model(workspace, recipe, model_id, getattr(params, "second_model", ""))
+    ids = recipe.resolve(workspace)
     science = CounterfactualParams(**settings_of(CounterfactualParams, params))
-    graded = graded_eyes(workspace, recipe, model_id)
-    missed = missed_eyes(graded, science)
-    confusion = f"of stage {params.true_stage} predicted as {params.predicted_stage}"
-    path = counterfactuals_path(explain_id, params.pair)
-    if missed.empty and not ShardedStore.exists(workspace.files, path):
-        parts = [(table, f"{params.pair}-{Span(0, 0, 0).part}") for table in CHANGE_TABLES]
-        for table, part in [*parts, *((table, params.pair) for table in PAIR_TABLES)]:
-            if not workspace.has_part(table, explain_id, part):
-                workspace.write_table(table, [], partition=explain_id, part=part)
-        return StepResult(STEP, 0, 0, f"no eye {confusion}: nothing to change")
-    shard_eyes = min(SHARD_EYES, storage.shard_images)
-    specs = change_specs(METHODS, ADVERSARIAL_METHODS, recipe.preprocess.size)
-    store = ShardedStore.create_or_open(
-        workspace.files, path, specs, shard_eyes, {"explain_id": explain_id, "pair": params.pair}
+    study = PairStudy(
+        **vars(ids),
+        params=science,
+        adversarial=adversarial,
+        engine=recipe.engine,
+        crop=recipe.preprocess.crop,
+        second=second_model(workspace, recipe, ids.model_id, getattr(params, "second_model", "")),
     )
-    known = set(store.image_ids)
-    limited = missed["image_id"].tolist()[: params.limit or None]
-    store.extend([image_id for image_id in limited if image_id not in known])
+    graded = graded_eyes(workspace, recipe, ids.model_id)
+    confused = (graded["stage"] == params.true_stage) & (
+        graded["predicted_stage"] == params.predicted_stage
+    )
+    missed = graded.loc[confused.to_numpy(bool), ["image_id", "position", "sha256"]]
+    confusion = f"of stage {params.true_stage} predicted as {params.predicted_stage}"
+    path = counterfactuals_path(ids.explain_id, params.pair)
+    if missed.empty and not ShardedStore.exists(workspace.files, path):
+        names = dict.fromkeys(EYE_TABLES, f"{params.pair}-{Span(0, 0, 0).part}")
+        for table, part in (names | dict.fromkeys(PAIR_TABLES, params.pair)).items():
+            if not workspace.has_part(table, ids.explain_id, part):
+                workspace.write_table(table, [], partition=ids.explain_id, part=part)
+        return StepResult(STEP, 0, 0, f"no eye {confusion}: nothing to change")
+    store = ShardedStore.create_or_open(
+        workspace.files,
+        path,
+        counterfactual_specs(METHODS, ADVERSARIAL_METHODS, recipe.preprocess.size),
+        min(SHARD_EYES, storage.shard_images),
+        {"explain_id": ids.explain_id, "pair": params.pair},
+    )
+    limited = missed["image_id"].head(params.limit or None)
+    store.extend(limited[~limited.isin(store.image_ids)].tolist())
     # An eye that no longer qualifies (its label was corrected) stays on the axis and gets an empty
     # row.
     eyes = missed.set_index("image_id").reindex(store.image_ids)
-    eyes["explained_row"] = _explained_rows(workspace, explain_id, eyes["sha256"])
-    ids = PairIds(workspace.location, recipe.preprocess_id, model_id, explain_id, params.pair)
-    new = _search(session, store, ids, eyes, science, adversarial, recipe)
+    eyes["explained_row"] = _explained_rows(workspace, ids.explain_id, eyes["sha256"])
+    new = _search(session, study, eyes, recipe)
     reference = graded[graded["stage"] == params.target_stage].head(REFERENCE_EYES)
-    tabulate(session, store, ids, eyes, reference, science, adversarial, second)
-    write_pair_tables(workspace, store, ids, science, adversarial, second)
-    count = int(eyes["sha256"].notna().sum())
-    absent = gone_words(workspace, eyes.index[eyes["sha256"].notna()])
+    tabulate(session, study, eyes, reference)
+    write_pair_tables(workspace, study)
+    qualifying = eyes.index[eyes["sha256"].notna()]
+    count, absent = len(qualifying), gone_words(workspace, qualifying)
     return StepResult(
-        STEP,
-        count,
-        new,
-        f"{count:,} eyes {confusion}{absent}; {summary(workspace, ids, store, science)}",
+        STEP, count, new, f"{count:,} eyes {confusion}{absent}; {summary(workspace, study)}"
     )
 
 
-def _search(
-    session: Session,
-    store: ShardedStore,
-    ids: PairIds,
-    eyes: pd.DataFrame,
-    params: CounterfactualParams,
-    adversarial: AdversarialParams,
-    recipe: Recipe,
-) -> int:
+def _search(session: Session, study: PairStudy, eyes: pd.DataFrame, recipe: Recipe) -> int:
     """Runs the searches of all shards that lack some; returns how many eyes had work done."""
-    asked = dataclasses.replace(params, limit=0)  # which eyes there are is said by the eyes
-    made_how = {
+    store, quantities = study.store, list(recipe.attribution.quantities)
+    asked = dataclasses.replace(study.params, limit=0)  # which eyes there are is said by the eyes
+    settings = {
         "counterfactuals": dataclasses.asdict(asked),
-        "adversarials": dataclasses.asdict(adversarial),
+        "adversarials": dataclasses.asdict(study.adversarial),
     }
-    settings = content_id(made_how | crop_settings(recipe.preprocess))
-    digests = ["" if pd.isna(sha256) else f"{sha256}-{settings}" for sha256 in eyes["sha256"]]
-    quantity = f"stage{params.target_stage}"
-    at = (
-        recipe.attribution.quantities.index(quantity)
-        if quantity in recipe.attribution.quantities
-        else None
-    )
+    made_how = content_id(settings | crop_settings(recipe.preprocess))
+    digests = ["" if pd.isna(sha256) else f"{sha256}-{made_how}" for sha256 in eyes["sha256"]]
+    target = f"stage{study.params.target_stage}"
+    quantity = quantities.index(target) if target in quantities else None
     jobs = []
     for span in store.pending(digests):
-        kept = store.done_rows(span, digests[span.rows])
-        jobs.append(
-            ChangeJob(
-                ids,
-                span,
-                eyes.iloc[span.rows],
-                digests[span.rows],
-                kept,
-                at,
-                params,
-                adversarial,
-                recipe.engine,
-            )
+        digests_here = digests[span.rows]
+        kept = store.done_rows(span, digests_here)
+        jobs.append(SearchJob(study, span, eyes.iloc[span.rows], digests_here, kept, quantity))
+    return sum(
+        run_in_waves(
+            session.pool, STEP, search_shard, jobs, images_of=lambda job: len(job.new_rows)
         )
-
-    def new_eyes(job: ChangeJob) -> int:
-        return int((job.eyes["sha256"].notna().to_numpy() & ~job.kept).sum())
-
-    return sum(run_in_waves(session.pool, STEP, change_shard, jobs, images_of=new_eyes))
+    )
 
 
-def second_model(workspace: Workspace, recipe: Recipe, model_id: str, wanted: str) -> str:
+def second_model(workspace: Workspace, recipe: Recipe, model_id: str, second_id: str) -> str:
     """The model asked whether changes transfer; empty for none. Raises UserError where it cannot
     be asked.
     """
-    if not wanted:
+    if not second_id:
         return ""
-    there = [one["model_id"] for one in workspace.models() if one["model_id"] != model_id]
-    if wanted == model_id:
+    model_ids = [
+        record["model_id"] for record in workspace.models() if record["model_id"] != model_id
+    ]
+    if second_id == model_id:
         raise UserError(
             "counterfactuals.second_model is the explained model itself; name another one, trained"
             " with another seed"
         )
-    if wanted not in there:
-        others = (
-            f"there are {', '.join(there)}"
-            if there
+    if second_id not in model_ids:
+        advice = (
+            f"there are {', '.join(model_ids)}"
+            if model_ids
             else "there is no other yet: train one with --set training.seed=1"
         )
         raise UserError(
-            f"counterfactuals.second_model = {wanted}: {workspace.location} holds no such model;"
-            f" {others}"
+            f"counterfactuals.second_model = {second_id}: {workspace.location} holds no such model;"
+            f" {advice}"
         )
-    if load_record(workspace.files, wanted)["preprocess_id"] != recipe.preprocess_id:
+    if load_record(workspace.files, second_id)["preprocess_id"] != recipe.preprocess_id:
         raise UserError(
-            f"counterfactuals.second_model = {wanted}: it was made for fundi of other [preprocess]"
+            f"counterfactuals.second_model = {second_id}: it was made for fundi of other [preprocess]"
             " settings"
         )
-    return wanted
+    return second_id
 
 
 def graded_eyes(workspace: Workspace, recipe: Recipe, model_id: str) -> pd.DataFrame:
@@ -184,13 +169,6 @@ def graded_eyes(workspace: Workspace, recipe: Recipe, model_id: str) -> pd.DataF
     )
     usable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
     return predictions[predictions["position"].isin(usable)]
-
-
-def missed_eyes(graded: pd.DataFrame, params: CounterfactualParams) -> pd.DataFrame:
-    """All eyes of the true stage predicted as the other: image_id, position, sha256."""
-    stages, predicted = (graded[name].to_numpy(np.int64) for name in ("stage", "predicted_stage"))
-    rows = select_eyes(stages, predicted, params.true_stage, params.predicted_stage)
-    return graded.iloc[rows][["image_id", "position", "sha256"]]
 
 
 def _explained_rows(workspace: Workspace, explain_id: str, sha256: pd.Series) -> Sequence[int]:

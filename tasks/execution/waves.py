@@ -100,6 +100,7 @@ def run_in_waves(
     images_of: Callable[[Any], int],
     rescue: Callable[[Any, Failure], Any] | None = None,
     table: Callable[[list[Any]], list[dict[str, Any]]] | None = None,
+    collect: Callable[[Any], Any] | None = None,
 ) -> list[Any]:
     """Every job's result, in the jobs' order; a job is what `function` takes (`Pool.run`), and runs
     on one of the pool's workers.
@@ -108,7 +109,9 @@ def run_in_waves(
     and return its result. What it cannot rescue and may pass (a lost connection, a time-out) is
     tried once more. What fails then is raised as UserError when all others are done, so that one
     bad shard never costs the rest. table: makes the rows that Prefect's page shows of a wave from
-    its results.
+    its results. collect: takes
+    each result in the jobs' order, as soon as it and those before it are there; what it returns is
+    kept in the result's place, so that large results need not be held until the end.
     """
     jobs = list(jobs)
     if not jobs:
@@ -124,10 +127,16 @@ def run_in_waves(
         progress(step, sum(map(images_of, jobs))) as advance,
         contextlib.closing(_Stream(pool, function, jobs)) as stream,
     ):
+        collected = 0
 
         def settle(index: int, result: Any) -> None:
+            nonlocal collected
             results[index] = result
             advance(images_of(jobs[index]))
+            while collect and collected in results:
+                if not isinstance(results[collected], Failure):
+                    results[collected] = collect(results[collected])
+                collected += 1
 
         def note(index: int, result: Any) -> None:
             if isinstance(result, Failure):

@@ -11,11 +11,11 @@ import numpy as np
 from dr_lib.attribution import AttributionParams
 from dr_lib.attribution.evaluator import Evaluator
 from dr_lib.attribution.explain import Explainer
-from dr_lib.localisation.baseline_maps import Rivals
+from dr_lib.localisation.baseline_maps import BaselineMaps
 from dr_lib.network import backend
 from dr_lib.network.classifier_outputs import ClassifierOutputs
 from dr_lib.network.layers import logits_model
-from dr_lib.network.model import ModelParams, build
+from dr_lib.network.model import ModelParams, build, layer_names
 from storage import open_workspace
 from storage.contents.models import load_record, local_weights
 from tasks.access.stores import fundus_store
@@ -65,11 +65,17 @@ def logits_evaluator(location: str, model_id: str, batch_size: int) -> Evaluator
 
 
 @functools.lru_cache(maxsize=1)
-def rivals(location: str, model_id: str, quantity: str, layers: tuple[str, ...]) -> Rivals:
-    """The gradient maps of a model that explanations are compared with; kept for the same
-    reason.
+def baseline_maps(
+    location: str, model_id: str, quantity: str, layers: tuple[str, ...]
+) -> BaselineMaps:
+    """The gradient maps of a model that explanations are compared with; kept for the same reason.
+    Layers that the model lacks are passed over.
     """
-    return Rivals(loaded_model(location, model_id), quantity, layers)
+    record = load_record(open_workspace(location).files, model_id)
+    known = layer_names(model_params(record))
+    return BaselineMaps(
+        loaded_model(location, model_id), quantity, [name for name in layers if name in known]
+    )
 
 
 def model_params(record: dict[str, Any]) -> ModelParams:

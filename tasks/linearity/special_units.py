@@ -3,7 +3,7 @@ beside the explanation.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import fundi, loaded_model
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
+from tasks.run.table_part import TablePart
 
 TABLE = "unit_effects"
 
@@ -52,45 +53,37 @@ def study_special_units(
     units = workspace.frame("units", explain_id=explain_id, study="linearity")
     chosen = special_units(units, params)
     digest = content_id({"made_from": made_from, "units": chosen})
-    if workspace.has_part(TABLE, explain_id, TABLE, digest=digest):
+    part = TablePart(workspace, explain_id, TABLE, digest)
+    if not part.missing(TABLE):
         return
     # Eyes with a gradient that was not finite have no rows in the study.
-    studied = set(workspace.frame("linearity", explain_id=explain_id)["image_id"])
+    studied = workspace.frame("linearity", explain_id=explain_id)["image_id"].unique()
     eyes = eyes[eyes["image_id"].isin(studied)]
-    names, positions = eyes["image_id"].tolist(), eyes["position"].to_numpy(np.int64)
-    verdicts = {
-        layer: dict(zip(part["unit"], part["verdict"], strict=True))
-        for layer, part in units.groupby("layer")
-    }
+    verdicts = units.set_index(["layer", "unit"])["verdict"]
     jobs = [
-        SpecialUnitsJob(ids, layer, found, verdicts[layer], names, positions, params)
-        for layer, found in chosen.items()
+        SpecialUnitsJob(ids, layer, verdicts[layer][numbers].to_dict(), eyes, params)
+        for layer, numbers in chosen.items()
     ]
-    done = run_in_waves(
-        session.pool, "special units", _look_at, jobs, images_of=lambda job: len(job.units)
+    results = run_in_waves(
+        session.pool, "special units", _look_at, jobs, images_of=lambda job: len(job.verdicts)
     )
-    keys = [key for one in done for key in one["keys"]]
+    keys = [key for result in results for key in result["keys"]]
+    regions = [result["regions"] for result in results]
     # The regions first: the table's digest is what says that both are there.
     write_unit_maps(
-        workspace.files,
-        explain_id,
-        keys,
-        np.concatenate([one["regions"] for one in done]) if keys else np.empty(0),
+        workspace.files, explain_id, keys, np.concatenate(regions) if keys else np.empty(0)
     )
-    rows = [row for one in done for row in one["rows"]]
-    workspace.write_table(TABLE, rows, partition=explain_id, part=TABLE, digest=digest)
+    part.write(TABLE, [row for result in results for row in result["rows"]])
 
 
 @dataclass(frozen=True)
 class SpecialUnitsJob:
-    """One layer's constant and reversed units."""
+    """One layer's constant and reversed units, by number with their verdicts."""
 
     ids: ResolvedIds
     layer: str
-    units: Sequence[int]
     verdicts: Mapping[int, str]
-    image_ids: Sequence[str]
-    positions: np.ndarray
+    eyes: pd.DataFrame
     params: LinearityParams
 
 
@@ -98,26 +91,23 @@ def _look_at(job: SpecialUnitsJob) -> dict[str, Any]:
     """Runs on a worker: the rows of one layer's special units, and their regions on the eyes
     where they are strongest.
     """
-    location, preprocess_id = job.ids.location, job.ids.preprocess_id
-    model_id = job.ids.model_id
-    layers, _ = study_engine(location, model_id, job.params)
+    ids, params, image_ids = job.ids, job.params, job.eyes["image_id"].tolist()
+    layers, _ = study_engine(ids.location, ids.model_id, params)
     lower, upper = layers[job.layer]
-    x = scaled(fundi(location, preprocess_id, job.positions))
+    x = scaled(fundi(ids.location, ids.preprocess_id, job.eyes["position"].to_numpy(np.int64)))
     baseline = np.zeros(x.shape[1:], np.float32)
-    below = Evaluator(flat_activations(lower), job.params.batch_size)
+    below = Evaluator(flat_activations(lower), params.batch_size)
     shape = tuple(int(size) for size in lower.outputs[0].shape[1:])
     activations, start = (
         below.values(x).reshape(len(x), *shape),
         below.values(baseline[None]).reshape(shape),
     )
-    rows = unit_effects(
-        job.image_ids, job.layer, upper, activations, start, job.units, job.verdicts, job.params
-    )
-    sums = Evaluator(weighted_sums(lower), job.params.batch_size)
-    keys, regions = [], []
-    for row in rows:
-        if row["rank"] < job.params.special_eyes:
-            keys.append((job.layer, row["unit"], row["image_id"]))
-            image = x[job.image_ids.index(row["image_id"])]
-            regions.append(unit_region(sums, image, baseline, shape, row["unit"], job.params))
+    rows = unit_effects(image_ids, job.layer, upper, activations, start, job.verdicts, params)
+    sums = Evaluator(weighted_sums(lower), params.batch_size)
+    shown = [row for row in rows if row["rank"] < params.special_eyes]
+    regions = [
+        unit_region(sums, x[image_ids.index(row["image_id"])], baseline, shape, row["unit"], params)
+        for row in shown
+    ]
+    keys = [(job.layer, row["unit"], row["image_id"]) for row in shown]
     return {"rows": rows, "keys": keys, "regions": np.stack(regions)}

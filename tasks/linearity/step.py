@@ -6,7 +6,6 @@ by one.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,17 +14,18 @@ import pandas as pd
 from dr_lib.fundus.anatomy import visible_disc
 from dr_lib.linearity import LinearityParams, linearity_study, unit_verdicts
 from dr_lib.network.model import scaled
-from storage import Workspace, open_workspace
+from storage import Workspace
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
-from tasks.access.stores import crop_of, crop_settings, explanation_store, fundus_store
+from tasks.access.stores import crop_settings, explanation_store
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import classifier_outputs, fundi
 from tasks.linearity.special_units import study_engine, study_special_units
 from tasks.run.recipe import Recipe
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session, StepResult
+from tasks.run.table_part import TablePart
 
 STEP = "linearity"
 EYES_PER_JOB = 4
@@ -37,76 +37,71 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Step
     """
     workspace = session.workspace
     ids = recipe.resolve(workspace)
-    model_id, explain_id = ids.model_id, ids.explain_id
-    eyes = explained_eyes(workspace, model_id, explanation_store(workspace, explain_id).image_ids)
+    names = explanation_store(workspace, ids.explain_id).image_ids
+    eyes = explained_eyes(workspace, ids.model_id, names)
     eyes = eyes[eyes["predicted_stage"].notna() & (eyes["predicted_stage"] != params.target_stage)]
-    eyes = eyes.join(workspace.photos().set_index("image_id")["sha256"], on="image_id")
-    settings = dataclasses.asdict(
-        dataclasses.replace(params, limit=0)
-    )  # which eyes there are is said by the eyes
+    eyes = eyes.head(params.limit or None)
+    # Which eyes there are is said by the eyes.
+    settings = dataclasses.asdict(dataclasses.replace(params, limit=0))
     settings |= crop_settings(recipe.preprocess)
-    eyes = eyes.head(params.limit) if params.limit else eyes
-    jobs, parts = [], {}
-    for start in range(0, len(eyes), EYES_PER_JOB):
+    jobs = []
+    for number, start in enumerate(range(0, len(eyes), EYES_PER_JOB)):
         group = eyes.iloc[start : start + EYES_PER_JOB]
-        part = f"{start // EYES_PER_JOB:05d}"
-        parts[part] = content_id(
-            {"eyes": group[["image_id", "sha256"]].to_numpy().tolist(), "linearity": settings}
-        )
-        if not workspace.has_part(STEP, explain_id, part, digest=parts[part]):
-            jobs.append(
-                StudyJob(
-                    ids,
-                    group["image_id"].tolist(),
-                    group["position"].to_numpy(np.int64),
-                    part,
-                    parts[part],
-                    params,
-                )
-            )
+        made_from = group[["image_id", "sha256"]].to_numpy().tolist()
+        digest = content_id({"eyes": made_from, "linearity": settings})
+        part = TablePart(workspace, ids.explain_id, f"{number:05d}", digest)
+        jobs.append(StudyJob(ids, group, part, params, recipe.preprocess.crop))
     new = sum(
-        run_in_waves(session.pool, STEP, _study, jobs, images_of=lambda job: len(job.image_ids))
+        run_in_waves(
+            session.pool,
+            STEP,
+            _study,
+            [job for job in jobs if job.part.missing(STEP)],
+            images_of=lambda job: len(job.eyes),
+        )
     )
-    for part in set(workspace.parts(STEP, explain_id)) - set(parts):
-        workspace.remove_part(STEP, explain_id, part)
+    parts = {job.part.name: job.part.digest for job in jobs}
+    for name in set(workspace.parts(STEP, ids.explain_id)) - set(parts):
+        workspace.remove_part(STEP, ids.explain_id, name)
     digest = content_id({"parts": parts, "linearity": settings})
-    if not workspace.has_part("units", explain_id, STEP, digest=digest):
-        verdicts = unit_verdicts(workspace.frame(STEP, explain_id=explain_id), params)
-        others = dict.fromkeys(
-            set(SCHEMAS["units"].names) - set(verdicts.columns)
-        )  # the other study's
-        verdicts = verdicts.assign(**others | {"study": STEP})
-        workspace.write_table("units", verdicts, partition=explain_id, part=STEP, digest=digest)
+    part = TablePart(workspace, ids.explain_id, STEP, digest)
+    if part.missing("units"):
+        verdicts = unit_verdicts(workspace.frame(STEP, explain_id=ids.explain_id), params)
+        # The columns of the other study, of lesions, are empty.
+        empty = dict.fromkeys(set(SCHEMAS["units"].names) - set(verdicts.columns))
+        part.write("units", verdicts.assign(**empty | {"study": STEP}))
     study_special_units(session, ids, eyes, params, digest)
-    return StepResult(STEP, len(eyes), new, _summary(workspace, explain_id))
+    return StepResult(STEP, len(eyes), new, _summary(workspace, ids.explain_id))
 
 
 @dataclass(frozen=True)
 class StudyJob:
-    """A few eyes whose units are studied."""
+    """A few eyes whose units are studied. crop: of the fundi."""
 
     ids: ResolvedIds
-    image_ids: Sequence[str]
-    positions: np.ndarray
-    part: str
-    digest: str
+    eyes: pd.DataFrame
+    part: TablePart
     params: LinearityParams
+    crop: float
 
 
 def _study(job: StudyJob) -> int:
     """Runs on a worker: the rows of a few eyes."""
-    location, preprocess_id = job.ids.location, job.ids.preprocess_id
-    model_id, explain_id = job.ids.model_id, job.ids.explain_id
-    x = scaled(fundi(location, preprocess_id, job.positions))
-    layers, average_gradient = study_engine(location, model_id, job.params)
-    gradient = classifier_outputs(location, model_id, job.params.batch_size).gradient
-    baseline = np.zeros(x.shape[1:], np.float32)
-    workspace = open_workspace(location)
-    inside = visible_disc(x.shape[1], crop=crop_of(fundus_store(workspace, preprocess_id)))
-    settings = {"inside": inside, "average_gradient": average_gradient}
-    rows = linearity_study(job.image_ids, x, baseline, gradient, layers, job.params, **settings)
-    workspace.write_table(STEP, rows, partition=explain_id, part=job.part, digest=job.digest)
-    return len(job.image_ids)
+    ids, params = job.ids, job.params
+    x = scaled(fundi(ids.location, ids.preprocess_id, job.eyes["position"].to_numpy(np.int64)))
+    layers, average_gradient = study_engine(ids.location, ids.model_id, params)
+    rows = linearity_study(
+        job.eyes["image_id"].tolist(),
+        x,
+        np.zeros(x.shape[1:], np.float32),
+        classifier_outputs(ids.location, ids.model_id, params.batch_size).gradient,
+        layers,
+        params,
+        inside=visible_disc(x.shape[1], crop=job.crop),
+        average_gradient=average_gradient,
+    )
+    job.part.write(STEP, rows)
+    return len(job.eyes)
 
 
 def _summary(workspace: Workspace, explain_id: str) -> str:

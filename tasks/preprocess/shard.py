@@ -92,47 +92,42 @@ def preprocess_shard(job: PreprocessJob) -> int:
     """
     _one_opencv_thread()
     store = ShardedStore.open(open_workspace(job.location).files, job.path)
-    span, photographs = job.span, job.photographs
-    photos = PhotoSource(job.source)
-    digests = [photograph.sha256 for photograph in photographs]
-    kept = [photograph.kept for photograph in photographs]
-    arrays = store.read(span) if any(kept) else blank(store, span)
-    rejects = {}
-    for row, (image_id, name, sha256, keep) in enumerate(photographs):
-        if keep:
+    span, photos = job.span, PhotoSource(job.source)
+    digests = [photograph.sha256 for photograph in job.photographs]
+    kept = {photograph.image_id for photograph in job.photographs if photograph.kept}
+    arrays = store.read(span) if kept else blank(store, span)
+    # What an earlier call set aside in this shard and is not looked at again keeps its reason.
+    earlier = shard_record(store, span).get("rejects", {}) if kept else {}
+    rejects = {image_id: reject for image_id, reject in earlier.items() if image_id in kept}
+    for row, photograph in enumerate(job.photographs):
+        if photograph.kept:
             continue
         blank_row(store, arrays, row)
-        if not sha256:
+        if not photograph.pending:
             continue  # gone before anything was made of it
+        name = photograph.source
         try:
             if name in job.fatal:
                 raise UnreadablePhoto("kills_worker", job.fatal[name])
             fundus = normalise(photos.read(name), job.params)
-        except UnusablePhoto as error:
-            rejects[image_id] = {"source": name, "reason": error.reason, "detail": error.detail}
-            arrays["status"][row] = REJECTED
-            continue
-        except OSError as error:
-            if error.errno in SHORTAGES:
+        except (UnusablePhoto, OSError) as error:
+            reason, detail = "unreadable", str(error)
+            if isinstance(error, UnusablePhoto):
+                reason, detail = error.reason, error.detail
+            elif error.errno in SHORTAGES:
                 raise
-            rejects[image_id] = {"source": name, "reason": "unreadable", "detail": str(error)}
+            else:  # it could be read when it was catalogued, so the next run tries again
+                digests[row] = ""
+            reject = {"source": name, "reason": reason, "detail": detail}
+            rejects[photograph.image_id] = reject
             arrays["status"][row] = REJECTED
-            digests[row] = (
-                ""  # it could be read when it was catalogued, so the next run tries again
-            )
             continue
-        arrays["pixels"][row] = fundus.pixels
-        arrays["status"][row] = DONE
-        geometry = dataclasses.asdict(fundus.disc) | {"reduction": fundus.reduction}
-        for key in GEOMETRY:
-            arrays[key][row] = geometry[key]
-        arrays["quality"][row] = fundus.quality["score"]
-        for measure in MEASURES:
-            arrays[measure][row] = fundus.quality[measure]
-    # What an earlier call set aside in this shard and is not looked at again keeps its reason.
-    earlier = shard_record(store, span).get("rejects", {}) if any(kept) else {}
-    kept_ids = {photograph.image_id for photograph in photographs if photograph.kept}
-    rejects |= {image_id: reject for image_id, reject in earlier.items() if image_id in kept_ids}
+        measures = dataclasses.asdict(fundus.disc) | {"reduction": fundus.reduction}
+        measures = {name: measures[name] for name in GEOMETRY}
+        measures |= {name: fundus.quality[name] for name in MEASURES}
+        measures |= {"quality": fundus.quality["score"], "pixels": fundus.pixels, "status": DONE}
+        for path, value in measures.items():
+            arrays[path][row] = value
     store.write_shard(span, arrays, digests=digests, record={"rejects": rejects})
     return job.new_images
 

@@ -53,32 +53,26 @@ def preprocess(
     # A photograph that is gone keeps what was made of it; one that never was here has nothing, and
     # no digest.
     digests = [
-        sha256 if present else stored.get(image_id, "")
-        for image_id, sha256, present in zip(
-            photos["image_id"], photos["sha256"], photos["present"], strict=True
-        )
+        photo.sha256 if photo.present else stored.get(photo.image_id, "")
+        for photo in photos.itertuples()
     ]
-    pending = store.pending(digests)
     jobs = []
-    for span in pending:
+    for span in store.pending(digests):
         rows = photos.iloc[span.rows]
-        kept = store.done_rows(span, digests[span.rows])
-        photographs = [
-            ShardPhotograph(*given)
-            for given in zip(
-                rows["image_id"], rows["source"], digests[span.rows], kept.tolist(), strict=True
-            )
-        ]
+        digests_here = digests[span.rows]
+        kept = store.done_rows(span, digests_here).tolist()
+        columns = (rows["image_id"], rows["source"], digests_here, kept)
+        photographs = [ShardPhotograph(*photo) for photo in zip(*columns, strict=True)]
         jobs.append(PreprocessJob(workspace.location, path, data.photos, params, span, photographs))
 
     def rescue(job: PreprocessJob, failure: Failure) -> Any:
         if not failure.killed:
             return failure
         names = [photograph.source for photograph in job.photographs if photograph.pending]
-        found = killing_items(session.pool, try_photographs, names, data.photos, params)
-        if isinstance(found, Failure):
-            return found
-        return run_singly(session.pool, preprocess_shard, dataclasses.replace(job, fatal=found))
+        fatal = killing_items(session.pool, try_photographs, names, data.photos, params)
+        if isinstance(fatal, Failure):
+            return fatal
+        return run_singly(session.pool, preprocess_shard, dataclasses.replace(job, fatal=fatal))
 
     new = sum(
         run_in_waves(
@@ -96,9 +90,9 @@ def preprocess(
         show_photographs(workspace, recipe, data)
     show_rejects(workspace, STEP)
     check_reject_fraction(workspace, data)
-    here = photos["present"].to_numpy(bool)
-    done = int(((whole(store, "status") == DONE) & here).sum())
-    flagged = int(((whole(store, "quality") < params.quality_threshold) & here).sum())
+    present = photos["present"].to_numpy(bool)
+    done = int(((whole(store, "status") == DONE) & present).sum())
+    flagged = int(((whole(store, "quality") < params.quality_threshold) & present).sum())
     reasons = ", ".join(
         f"{count} {reason}"
         for reason, count in collections.Counter(rejects["reason"]).most_common()

@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 from collections.abc import Generator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from storage import Workspace, open_workspace
+from storage.photos.source import PhotoSource
 from tasks.execution.pool import Pool
 from tasks.run.settings import DaskParams
 from tasks.run.stale_runs import mark_dead_run
@@ -17,11 +18,12 @@ from tasks.run.stale_runs import mark_dead_run
 @dataclass(frozen=True)
 class Session:
     """An open workspace that this run alone writes to, and a pool that starts workers when first
-    used.
+    used. sources: the photographs that were listed in this run, by their place.
     """
 
     workspace: Workspace
     pool: Pool
+    sources: dict[str, PhotoSource] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,18 @@ class StepResult:
 
 
 _current: ContextVar[Session | None] = ContextVar("session", default=None)
+
+
+def photo_source(photos: str) -> PhotoSource:
+    """The photographs at a place; inside a run always the same object, so that the folder or zip
+    is listed once.
+    """
+    session = _current.get()
+    if session is None:
+        return PhotoSource(photos)
+    if photos not in session.sources:
+        session.sources[photos] = PhotoSource(photos)
+    return session.sources[photos]
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
-"""Further readings of a model, measured beside its own: poses averaged, both eyes, thresholds
-(`dr_lib.evaluation.grading`).
+"""Ensembles of a model's answers, measured beside its own: poses averaged, both eyes of a patient
+together, thresholds (`dr_lib.evaluation.grading`).
 
-A reading is a stratum of the table `evaluation`, such as grading=poses+fellow, with what was chosen
-on the validation eyes as rows of its own: fellow_share, threshold_stage1 … threshold_stage4. Only
-held-out eyes are read this way.
+An ensemble is a stratum of the table `evaluation`, such as grading=poses+fellow, with what was
+chosen on the validation eyes as rows of its own: fellow_share, threshold_stage1 …
+threshold_stage4. Only held-out eyes are graded this way.
 """
 
 import math
@@ -24,7 +24,7 @@ from dr_lib.evaluation.grading import (
     with_fellow,
 )
 from dr_lib.evaluation.metrics import evaluate
-from dr_lib.vocabulary import STAGE_COUNT
+from dr_lib.vocabulary import PROBABILITIES
 from storage import Workspace
 from tasks.access.present import predictions_here
 
@@ -33,7 +33,7 @@ PREFIX = "grading="
 
 
 @dataclass(frozen=True)
-class Reading:
+class Ensemble:
     """One way to grade every held-out eye: probabilities (eye, 5), the stages decided on (None:
     the likeliest), what was chosen.
     """
@@ -44,41 +44,68 @@ class Reading:
     chosen: dict[str, float] = field(default_factory=dict)
 
 
-def reading_rows(
+def evaluation_rows(
+    eyes: pd.DataFrame,
+    split: str,
+    stratum: str,
+    probabilities: np.ndarray | None = None,
+    predicted: np.ndarray | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of `evaluation` for some labelled eyes; none where there is no eye.
+
+    Parameters
+    ----------
+    eyes : rows of `predictions`
+    probabilities, predicted : of the eyes, (eye, 5) and (eye,); None: the model's own, and the
+        likeliest stage
+    """
+    if eyes.empty:
+        return []
+    if probabilities is None:
+        probabilities = eyes[PROBABILITIES].to_numpy(np.float32)
+    graded = evaluate(
+        eyes["stage"].to_numpy(np.int64),
+        probabilities,
+        predicted=predicted,
+        bootstrap_patients=eyes["patient_id"].to_numpy(str),
+    )
+    about = {"split": split, "stratum": stratum, "images": len(eyes)}
+    return [about | row for row in graded.rows()]
+
+
+def ensemble_rows(
     workspace: Workspace, grading: GradingParams, model_id: str
 ) -> list[dict[str, Any]]:
-    """Rows of `evaluation` for each reading that is asked for and each held-out split; none by
+    """Rows of `evaluation` for each ensemble that is asked for and each held-out split; none by
     default.
     """
     if grading == GradingParams():
         return []
-    eyes = predictions_here(
-        workspace, model_id, "predictions" if grading.poses == 1 else POSES_TABLE
-    )
+    table = "predictions" if grading.poses == 1 else POSES_TABLE
+    eyes = predictions_here(workspace, model_id, table)
     eyes = eyes[eyes["split"] != "train"].reset_index(drop=True)
     rows: list[dict[str, Any]] = []
-    for reading in _readings(eyes, grading):
+    for ensemble in _ensembles(eyes, grading):
         for split in sorted(eyes["split"].unique()):
-            those = ((eyes["split"] == split) & eyes["stage"].notna()).to_numpy()
-            if not those.any():
-                continue
-            graded = evaluate(
-                eyes["stage"][those].to_numpy(np.int64),
-                reading.probabilities[those],
-                predicted=None if reading.predicted is None else reading.predicted[those],
-                bootstrap_patients=eyes["patient_id"][those].to_numpy(str),
+            chosen_rows = ((eyes["split"] == split) & eyes["stage"].notna()).to_numpy()
+            decided_on = None if ensemble.predicted is None else ensemble.predicted[chosen_rows]
+            graded = evaluation_rows(
+                eyes[chosen_rows],
+                split,
+                ensemble.stratum,
+                ensemble.probabilities[chosen_rows],
+                decided_on,
             )
-            chosen = [
-                {"metric": n, "value": v, "low": math.nan, "high": math.nan}
-                for n, v in reading.chosen.items()
+            rows += graded
+            rows += [
+                graded[0] | {"metric": name, "value": value, "low": math.nan, "high": math.nan}
+                for name, value in (ensemble.chosen if graded else {}).items()
             ]
-            place = {"split": split, "stratum": reading.stratum, "images": int(those.sum())}
-            rows += [{**place, **row} for row in (*graded.rows(), *chosen)]
     return rows
 
 
 def in_words(rows: pd.DataFrame) -> str:
-    """What the last reading of one split brings, as the end of a sentence; empty where there is
+    """What the last ensemble of one split brings, as the end of a sentence; empty where there is
     none.
 
     rows: of `evaluation`, one split, every stratum.
@@ -95,31 +122,31 @@ def in_words(rows: pd.DataFrame) -> str:
     )
 
 
-def _readings(eyes: pd.DataFrame, grading: GradingParams) -> Iterator[Reading]:
-    """Each reading goes on from the one before it, so that the table tells what each step
+def _ensembles(eyes: pd.DataFrame, grading: GradingParams) -> Iterator[Ensemble]:
+    """Each ensemble goes on from the one before it, so that the table tells what each step
     brings.
     """
-    found = eyes[[f"probability_stage{stage}" for stage in range(STAGE_COUNT)]].to_numpy(np.float32)
+    probabilities = eyes[PROBABILITIES].to_numpy(np.float32)
     stages = eyes["stage"].fillna(-1).to_numpy(np.int64)
     patients = eyes["patient_id"].to_numpy(str)
     validation = (eyes["split"] == "validation").to_numpy() & (stages >= 0)
-    names = []
+    stratum = PREFIX
     if grading.poses > 1:
-        names.append("poses")
-        yield Reading(f"{PREFIX}poses", found)
+        stratum += "poses+"
+        yield Ensemble(stratum[:-1], probabilities)
     if grading.fellow_eye:
-        names.append("fellow")
+        stratum += "fellow+"
         fellow = fellows(patients)
-        share = fellow_share(stages, found, fellow, validation)
-        found = with_fellow(found, fellow, share)
-        yield Reading(f"{PREFIX}{'+'.join(names)}", found, chosen={"fellow_share": share})
+        share = fellow_share(stages, probabilities, fellow, validation)
+        probabilities = with_fellow(probabilities, fellow, share)
+        yield Ensemble(stratum[:-1], probabilities, chosen={"fellow_share": share})
     if grading.decision == "thresholds" and validation.any():
-        names.append("thresholds")
-        expected = expected_stage(found)
+        expected = expected_stage(probabilities)
         thresholds = kappa_thresholds(
             stages[validation], expected[validation], patients[validation]
         )
         chosen = {
-            f"threshold_stage{number}": float(place) for number, place in enumerate(thresholds, 1)
+            f"threshold_stage{stage}": float(value) for stage, value in enumerate(thresholds, 1)
         }
-        yield Reading(f"{PREFIX}{'+'.join(names)}", found, decided(expected, thresholds), chosen)
+        predicted = decided(expected, thresholds)
+        yield Ensemble(f"{stratum}thresholds", probabilities, predicted, chosen)

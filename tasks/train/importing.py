@@ -71,26 +71,27 @@ def _check_fit(file: pathlib.Path, params: ModelParams) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours = pathlib.Path(folder) / "expected.weights.h5"
         model.save_weights(ours)
-        expected = weight_shapes(ours)
+        shapes_needed = weight_shapes(ours)
     # A compiled model saves its optimiser, too: it is numbers, and nothing reads them.
-    found = {
+    shapes_given = {
         name: shape
         for name, shape in weight_shapes(file).items()
         if not name.startswith("optimizer/")
     }
-    wanted = (
+    settings = (
         f"[model] with backbone = {params.backbone!r}, dense = {list(params.dense)}, dropout ="
         f" {params.dropout}"
     )
     # Keras takes what it needs and leaves the rest: weights of a deeper network would load without
     # a word.
-    if different := sorted(set(expected.items()) ^ set(found.items())):
+    if different := sorted(set(shapes_needed.items()) ^ set(shapes_given.items())):
         name = different[0][0]
-        there, here = (
-            str(list(shapes[name])) if name in shapes else "absent" for shapes in (found, expected)
+        given, needed = (
+            str(list(shapes[name])) if name in shapes else "absent"
+            for shapes in (shapes_given, shapes_needed)
         )
         raise UserError(
-            f"{file} does not fit {wanted}: {name} is {there} in the file and {here} in that"
+            f"{file} does not fit {settings}: {name} is {given} in the file and {needed} in that"
             f" architecture ({len(different)} such differences); set [model] as the file was"
             " trained"
         )
@@ -98,7 +99,7 @@ def _check_fit(file: pathlib.Path, params: ModelParams) -> None:
         model.load_weights(file)
     except Exception as error:
         raise UserError(
-            f"{file} cannot be loaded into {wanted}: {(str(error).splitlines() or [''])[0]}"
+            f"{file} cannot be loaded into {settings}: {(str(error).splitlines() or [''])[0]}"
         ) from error
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
         raise UserError(f"{file} holds numbers that are not finite: its training had diverged")

@@ -11,10 +11,9 @@ from typing import Any
 from dr_lib.network.model import ModelParams
 from storage import Workspace
 from storage.contents.models import update_record
+from tasks.access.model_quality import MAIN
 from tasks.run.recipe import Recipe, settings_of, weights_identity
 from tasks.run.run_log import versions
-
-METRICS = ("qwk", "qwk_expected", "accuracy", "auc_referable", "auc_any", "ece")
 
 
 def provenance(recipe: Recipe, origin: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -55,17 +54,17 @@ def git_commit() -> str | None:
     """The commit of this code, with -dirty where files were changed since; None for code that is
     in no repository.
     """
-    here = pathlib.Path(__file__)
+    this_file = pathlib.Path(__file__)
     commands = (
         # Fails for an installed copy inside the repository of something else.
-        ["git", "ls-files", "--error-unmatch", here.name],
+        ["git", "ls-files", "--error-unmatch", this_file.name],
         ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
     )
     try:
         for command in commands:
             done = subprocess.run(
                 command,
-                cwd=here.parent,
+                cwd=this_file.parent,
                 capture_output=True,
                 text=True,
                 errors="replace",
@@ -82,13 +81,9 @@ def record_metrics(workspace: Workspace, model_id: str) -> None:
     metric, with their intervals.
     """
     rows = workspace.frame("evaluation", model_id=model_id)
-    rows = rows[(rows["stratum"] == "all") & rows["metric"].isin(METRICS)]
-    metrics: dict[str, dict] = {}
-    for row in rows.sort_values(["split", "metric"]).itertuples():
-        found = metrics.setdefault(row.split, {"images": int(row.images)})
-        found[row.metric] = {
-            "value": float(row.value),
-            "low": float(row.low),
-            "high": float(row.high),
-        }
+    rows = rows[(rows["stratum"] == "all") & rows["metric"].isin(MAIN)]
+    metrics = {}
+    for split, measured in rows.sort_values(["split", "metric"]).groupby("split"):
+        intervals = measured.set_index("metric")[["value", "low", "high"]].astype(float)
+        metrics[split] = {"images": int(measured["images"].iloc[0])} | intervals.to_dict("index")
     update_record(workspace.files, model_id, metrics=metrics)

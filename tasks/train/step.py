@@ -9,7 +9,7 @@ photographs, so a nightly run with new photographs keeps the model unless `train
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from dr_lib.evaluation.grading import averaged_probabilities
-from dr_lib.evaluation.metrics import evaluate
 from dr_lib.formatting import percent, with_interval
 from dr_lib.network import backend
 from dr_lib.network.model import build, probabilities
 from dr_lib.training import StepReport, TrainingDiverged, TrainingParams, write_weights
 from dr_lib.training import train as fit
-from dr_lib.vocabulary import STAGE_COUNT
+from dr_lib.vocabulary import PROBABILITIES, REFERABLE, STAGE_COUNT
 from storage import Workspace
 from storage.admin.learned_labels import RETRAIN, label_changes, learned_from
 from storage.arrays.row_copy import RowCopy
@@ -44,7 +43,8 @@ from tasks.run.errors import UserError
 from tasks.run.progress import progress, say
 from tasks.run.recipe import Recipe, settings_of
 from tasks.run.session import Session, StepResult
-from tasks.train.ensembles import POSES_TABLE, in_words, reading_rows
+from tasks.run.table_part import TablePart
+from tasks.train.ensembles import POSES_TABLE, ensemble_rows, evaluation_rows, in_words
 from tasks.train.model_record import provenance, record_metrics, training_provenance
 
 STEP = "train"
@@ -73,20 +73,15 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StepResul
         )
         trained = int((labelled["split"] == "train").sum())
     new = _predict(workspace, recipe.preprocess_id, model_id, eyes)
-    if recipe.grading.poses > 1:
-        _predict(
-            workspace,
-            recipe.preprocess_id,
-            model_id,
-            eyes[eyes["split"] != "train"],
-            recipe.grading.poses,
-        )
+    if (poses := recipe.grading.poses) > 1:
+        held_out = eyes[eyes["split"] != "train"]
+        _predict(workspace, recipe.preprocess_id, model_id, held_out, poses)
     graded = _grade(workspace, recipe, model_id)
     record_metrics(workspace, model_id)
     if trained or new:
         show_model(workspace, model_id)
-    here = int(eyes["present"].sum())
-    return StepResult(STEP, here, trained or new, f"model {model_id}: {graded}").and_then(
+    present = int(eyes["present"].sum())
+    return StepResult(STEP, present, trained or new, f"model {model_id}: {graded}").and_then(
         labels_differ(workspace, recipe, model_id)
     )
 
@@ -106,11 +101,11 @@ def _check_preprocessed(workspace: Workspace, preprocess_id: str, photos: pd.Dat
     """Raises UserError for photographs that an interrupted `dr preprocess` left out: the model
     would never see them.
     """
-    here = photos.loc[photos["present"], "image_id"]
-    waiting = int((~here.isin(stored_digests(fundus_store(workspace, preprocess_id)))).sum())
+    present = photos.loc[photos["present"], "image_id"]
+    waiting = int((~present.isin(stored_digests(fundus_store(workspace, preprocess_id)))).sum())
     if waiting:
         raise UserError(
-            f"{waiting:,} of {len(here):,} photographs have not been preprocessed; "
+            f"{waiting:,} of {len(present):,} photographs have not been preprocessed; "
             "run `dr preprocess` with the same configuration and --set first"
         )
 
@@ -159,7 +154,7 @@ def _train(
                 validation_fetch=functools.partial(fetch_from, splits["validation"]),
                 validation_stages=splits["validation"]["stage"].to_numpy(np.int64),
                 checkpoint_dir=scratch,
-                on_step=_Reporter(advance),
+                on_step=_reporter(advance),
             )
         except (ValueError, TrainingDiverged) as error:  # such as a stage without examples, named
             raise UserError(str(error)) from None
@@ -186,24 +181,25 @@ def _train(
     return model_id
 
 
-class _Reporter:
-    """Turns the loop's step reports into progress. A resumed run begins with what was done
-    before, at no time at all.
+def _reporter(advance: Callable[..., None]) -> Callable[[StepReport], None]:
+    """Turns the loop's step reports into progress. A resumed run begins with what was done before,
+    at no time at all.
     """
+    done = 0
 
-    def __init__(self, advance: Any):
-        self.advance, self.started = advance, False
-
-    def __call__(self, report: StepReport) -> None:
-        if not self.started and report.step > 1:
-            self.advance(report.step - 1, earlier=True)
-        self.started = True
+    def report_progress(report: StepReport) -> None:
+        nonlocal done
+        if not done and report.step > 1:
+            advance(report.step - 1, earlier=True)
+        done = report.step
         kappa = "" if report.best_qwk is None else f" · best validation kappa {report.best_qwk:.3f}"
-        self.advance(1, f"loss {report.loss:.3f}{kappa}")
+        advance(1, f"loss {report.loss:.3f}{kappa}")
+
+    return report_progress
 
 
 def _predict(
-    workspace: Workspace, fundus_id: str, model_id: str, eyes: pd.DataFrame, poses: int = 1
+    workspace: Workspace, preprocess_id: str, model_id: str, eyes: pd.DataFrame, poses: int = 1
 ) -> int:
     """Writes the predictions that are missing, a part a fundus shard; returns how many eyes were
     predicted now.
@@ -212,46 +208,37 @@ def _predict(
     answer is what is explained.
     """
     table, extra = ("predictions", {}) if poses == 1 else (POSES_TABLE, {"poses": poses})
-    store = fundus_store(workspace, fundus_id)
-    parts = []
+    store = fundus_store(workspace, preprocess_id)
+    waiting = []
     for span in store.spans():
-        rows = eyes[(eyes["position"] >= span.start) & (eyes["position"] < span.stop)]
-        part = f"{span.index:05d}"
-        digest = content_id(
-            {"eyes": as_text(rows[["image_id", "sha256", "split", "stage"]]), **extra}
-        )
+        rows = eyes[eyes["position"].between(span.start, span.stop - 1)]
+        made_from = {"eyes": as_text(rows[["image_id", "sha256", "split", "stage"]]), **extra}
+        part = TablePart(workspace, model_id, span.part, content_id(made_from))
         if rows.empty:
-            workspace.remove_part(table, model_id, part)
-        elif not workspace.has_part(table, model_id, part, digest=digest):
-            parts.append((part, digest, rows))
-    if not parts:
+            workspace.remove_part(table, model_id, span.part)
+        elif part.missing(table):
+            waiting.append((part, rows))
+    count = sum(len(rows) for _, rows in waiting)
+    if not waiting:
         return 0
-    with gpu_turn(), progress("predict", sum(len(rows) for *_, rows in parts)) as advance:
+    with gpu_turn(), progress("predict", count) as advance:
         model = loaded_model(workspace.location, model_id)
         predict = functools.partial(probabilities, model, batch_size=PREDICTION_BATCH)
-        for part, digest, rows in parts:
+        for part, rows in waiting:
             pixels = store.read_rows(rows["position"].to_numpy(), ["pixels"])["pixels"]
-            workspace.write_table(
-                table,
-                prediction_rows(rows, averaged_probabilities(predict, pixels, poses)).assign(
-                    **extra
-                ),
-                partition=model_id,
-                part=part,
-                digest=digest,
-            )
+            mean = averaged_probabilities(predict, pixels, poses)
+            part.write(table, prediction_rows(rows, mean).assign(**extra))
             advance(len(rows))
-    return sum(len(rows) for *_, rows in parts)
+    return count
 
 
-def prediction_rows(eyes: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
+def prediction_rows(eyes: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
     """Rows of `predictions` for eyes and their probabilities (eye, 5)."""
     frame = eyes[["image_id", "patient_id", "eye", "split", "stage"]].reset_index(drop=True)
-    frame["predicted_stage"] = found.argmax(axis=1).astype(np.int8)
-    for stage in range(STAGE_COUNT):
-        frame[f"probability_stage{stage}"] = found[:, stage]
-    frame["expected_stage"] = (found @ np.arange(STAGE_COUNT)).astype(np.float32)
-    frame["probability_referable"] = found[:, 2:].sum(axis=1)
+    frame["predicted_stage"] = probabilities.argmax(axis=1).astype(np.int8)
+    frame[PROBABILITIES] = probabilities
+    frame["expected_stage"] = (probabilities @ np.arange(STAGE_COUNT)).astype(np.float32)
+    frame["probability_referable"] = probabilities[:, REFERABLE:].sum(axis=1)
     return frame
 
 
@@ -262,66 +249,43 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
     predictions = predictions_here(workspace, model_id)
     predictions = predictions[predictions["stage"].notna()]
     quality = strata(workspace, recipe, predictions["image_id"])
-    parts = workspace.part_digests("predictions", model_id)
-    readings = {
+    made_from = {
+        "eyes": predictions["image_id"].tolist(),
+        "parts": workspace.part_digests("predictions", model_id),
+        "quality": quality.tolist(),
         "grading": dataclasses.asdict(recipe.grading),
         "poses": workspace.part_digests(POSES_TABLE, model_id),
     }
-    digest = content_id(
-        {
-            "eyes": predictions["image_id"].tolist(),
-            "parts": parts,
-            "quality": quality.tolist(),
-            **readings,
+    part = TablePart(workspace, model_id, "model", content_id(made_from))
+    if part.missing("evaluation"):
+        members = {
+            "all": quality.notna(),
+            "eye=left": predictions["eye"] == "left",
+            "eye=right": predictions["eye"] == "right",
+            GOOD: quality == GOOD,
+            FLAGGED: quality == FLAGGED,
         }
-    )
-    if not workspace.has_part("evaluation", model_id, "model", digest=digest):
-        rows = []
-        for split in sorted(predictions["split"].unique()):
-            in_split = predictions[predictions["split"] == split]
-            rows += _evaluation_rows(in_split, split, "all")
-            for eye in ("left", "right"):
-                rows += _evaluation_rows(in_split[in_split["eye"] == eye], split, f"eye={eye}")
-            for stratum in (GOOD, FLAGGED):
-                rows += _evaluation_rows(
-                    in_split[quality[in_split.index] == stratum], split, stratum
-                )
-        rows += reading_rows(workspace, recipe.grading, model_id)
-        workspace.write_table(
-            "evaluation",
-            pd.DataFrame(rows).reindex(columns=SCHEMAS["evaluation"].names),
-            partition=model_id,
-            part="model",
-            digest=digest,
-        )
+        rows = [
+            row
+            for split in sorted(predictions["split"].unique())
+            for stratum, among in members.items()
+            for row in evaluation_rows(
+                predictions[(predictions["split"] == split) & among], split, stratum
+            )
+        ]
+        rows += ensemble_rows(workspace, recipe.grading, model_id)
+        frame = pd.DataFrame(rows).reindex(columns=SCHEMAS["evaluation"].names)
+        part.write("evaluation", frame)
     test = workspace.frame("evaluation", model_id=model_id, split="test")
     graded = test[test["stratum"] == "all"].set_index("metric")
     if graded.empty:
         return "no labelled eye in the test split"
 
-    kappa, referable = (
+    kappa, auc = (
         with_interval(*graded.loc[name, ["value", "low", "high"]])
         for name in ("qwk", "auc_referable")
     )
-    eyes = int(graded["images"].iloc[0])
-    own = f"on {eyes:,} test eyes kappa {kappa}, AUC of referable disease {referable}"
-    return own + in_words(test)
-
-
-def _evaluation_rows(
-    predictions: pd.DataFrame, split: str, stratum: str
-) -> Sequence[dict[str, Any]]:
-    if predictions.empty:
-        return []
-    found = predictions[[f"probability_stage{stage}" for stage in range(STAGE_COUNT)]].to_numpy(
-        np.float32
+    return (
+        f"on {graded['images'].iloc[0]:,} test eyes kappa {kappa}, AUC of referable disease"
+        f" {auc}{in_words(test)}"
     )
-    graded = evaluate(
-        predictions["stage"].to_numpy(np.int64),
-        found,
-        bootstrap_patients=predictions["patient_id"].to_numpy(str),
-    )
-    return [
-        {"split": split, "stratum": stratum, "images": len(predictions), **row}
-        for row in graded.rows()
-    ]

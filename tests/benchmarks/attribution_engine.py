@@ -158,7 +158,7 @@ class Side:
     ) -> dict[str, Any]:
         """All quantities of one or more eyes: seconds, passes, gaps, maps. With the product's
         settings, which keep residuals from cancelling and start from enough points for a good map;
-        or, like the rivals, with the gap as the only promise.
+        or, like the others, with the gap as the only promise.
         """
         quantities = stage_quantities(quantities)
         x, p = scaled(pixels), self.params

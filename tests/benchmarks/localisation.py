@@ -1,4 +1,4 @@
-"""How well each map finds lesions, beside simple rivals: the tables of docs/localisation.md.
+"""How well each map finds lesions, beside baseline maps: the tables of docs/localisation.md.
 
     python -m tests.benchmarks.localisation OUT.csv WEIGHTS.weights.h5 [MORE.weights.h5 …] --photos
     FOLDER --masks FOLDER
@@ -24,9 +24,10 @@ import pandas as pd
 from dr_lib.attribution import AttributionParams
 from dr_lib.attribution.explain import Explainer
 from dr_lib.fundus import PreprocessParams, UngradablePhoto, normalise
-from dr_lib.localisation import Judge, LocalisationParams, lesion_masks, score_rows, smoothed
-from dr_lib.localisation.baseline_maps import Rivals
+from dr_lib.localisation import Judge, LocalisationParams, lesion_masks, score_rows
+from dr_lib.localisation.baseline_maps import BaselineMaps
 from dr_lib.localisation.scores import peaks
+from dr_lib.maps import smoothed
 from dr_lib.network.model import ModelParams, build
 
 QUANTITY = "referable"
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def _engine(weights: str, args: argparse.Namespace) -> Any:
-    """pixels (y, x, 3) -> every map by name, from the product's own engine and rivals; says what
+    """pixels (y, x, 3) -> every map by name, from the product's own engine and baseline maps; says what
     each part took.
     """
     model = build(ModelParams("inception_v3", "none", tuple(args.dense), args.size))
@@ -85,7 +86,7 @@ def _engine(weights: str, args: argparse.Namespace) -> Any:
             **fixed,
         ),
     )
-    rivals = Rivals(model, QUANTITY, args.cams)
+    baseline_maps = BaselineMaps(model, QUANTITY, args.cams)
 
     def maps_of(pixels: np.ndarray) -> dict[str, np.ndarray]:
         arrays = explainer.explain(pixels[None])
@@ -96,7 +97,7 @@ def _engine(weights: str, args: argparse.Namespace) -> Any:
             "s so far",
             flush=True,
         )
-        return maps | rivals.maps(pixels, crop=PreprocessParams.crop)
+        return maps | baseline_maps.maps(pixels, crop=PreprocessParams.crop)
 
     return maps_of
 

@@ -118,7 +118,7 @@ def labelled(location: str):
     """The store of fundi last written, and the rows and stages of its labelled eyes."""
     path = Path(location)
     workspace = open_workspace(path.parent if path.name == "fundus" else path)
-    store = ShardedStore.open(workspace.files, fundus_path(workspace.fundus_ids()[-1]))
+    store = ShardedStore.open(workspace.files, fundus_path(workspace.preprocess_ids()[-1]))
     photos = workspace.photos()
     status = np.concatenate([store.read(span, ["status"])["status"] for span in store.spans()])
     photos = photos[photos["stage"].notna() & (photos["position"] < len(status))]

@@ -44,7 +44,7 @@ lesion_points = 1
 batch_size = 4
 [heatmaps]
 max_regions = 3
-[lesion_units]
+[channel_dissection]
 layers = ["stem"]
 [linearity]
 layers = ["fc1", "fc2"]

@@ -10,6 +10,7 @@ import pandas as pd
 from dr_lib.attribution.params import AttributionParams
 from dr_lib.fundus import PreprocessParams
 from dr_lib.fundus.quality import MEASURES
+from dr_lib.localisation import LocalisationParams
 from dr_lib.maps import HeatmapParams
 from dr_lib.network.model import ModelParams
 from dr_lib.training.params import TrainingParams
@@ -21,9 +22,10 @@ from storage.ids import digest_bytes
 from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
 from tasks.access.stores import blank
-from tasks.aggregate.step import AggregateJob, _aggregate_shard
+from tasks.aggregate.shard import SHARD_TABLES, AggregateJob, aggregate_shard
 from tasks.run.recipe import Recipe
 from tasks.run.resolved_ids import ResolvedIds
+from tasks.run.table_part import TablePart
 
 SIZE, SHARD_IMAGES, NEURONS = 64, 4, 2
 MODEL_ID = "0123456789ab"
@@ -102,6 +104,9 @@ def explain(workspace: Workspace, count: int) -> None:
                     {path: values[row] for path, values in arrays.items()},
                     np.random.default_rng(span.start + row),
                 )
+            if store is fundi:
+                arrays["diameter"][:] = SIZE
+                arrays["centre_y"][:] = arrays["centre_x"][:] = (SIZE - 1) / 2
             arrays["status" if store is fundi else "pixels/status"][:] = DONE
             store.write_shard(span, arrays, digests=digests[span.rows])
             if store is maps:
@@ -109,16 +114,17 @@ def explain(workspace: Workspace, count: int) -> None:
                 resolved = ResolvedIds(
                     workspace.location, RECIPE.preprocess_id, MODEL_ID, explain_id
                 )
-                tables = ("attributions", "neurons", "lesion_regions", "heatmap_stats")
-                _aggregate_shard(
+                aggregate_shard(
                     AggregateJob(
                         resolved,
                         span,
                         eyes,
-                        span.part,
-                        HeatmapParams(max_regions=3),
-                        tables,
+                        TablePart(workspace, explain_id, span.part, span.part),
+                        RECIPE.preprocess,
                         RECIPE.attribution,
+                        HeatmapParams(max_regions=3),
+                        LocalisationParams(),
+                        missing=SHARD_TABLES,
                     )
                 )
 

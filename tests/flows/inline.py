@@ -59,12 +59,14 @@ def run_here(patch: pytest.MonkeyPatch, *stages: ModuleType) -> None:
     Prefect server is needed.
     """
 
-    def in_this_process(pool, stage, function, jobs, *, images_of, rescue=None, table=None):
+    def in_this_process(
+        pool, stage, function, jobs, *, images_of, rescue=None, table=None, collect=None
+    ):
         results = [result for _, result in pool.run(function, jobs)]
         for result in results:
             if isinstance(result, Failure):
                 raise UserError(f"{stage}: {result.reason}")
-        return results
+        return list(map(collect, results)) if collect else results
 
     for module in stages:
         patch.setattr(module, "run_in_waves", in_this_process)

@@ -2,8 +2,10 @@
 (no model, no photograph).
 """
 
+import collections
 import types
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,9 +13,10 @@ import pytest
 from dr_lib.attribution import AttributionParams
 from dr_lib.fundus import PreprocessParams
 from dr_lib.localisation import LocalisationParams, UnusableMask
-from dr_lib.localisation.channel_dissection import LesionUnitParams
+from dr_lib.localisation.channel_dissection import ChannelDissectionParams
 from dr_lib.maps import HeatmapParams
-from dr_lib.maps.region_clustering import AppearanceParams
+from dr_lib.maps.region_clustering import RegionClusteringParams
+from dr_lib.synthetic import MASK_COLOURS
 from storage import open_workspace
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import (
@@ -29,10 +32,11 @@ from storage.tables.schemas import SCHEMAS
 from tasks.access.stores import blank
 from tasks.aggregate import lesion_study
 from tasks.aggregate import step as stage
-from tasks.aggregate.localise import read_mask
+from tasks.aggregate.masks import read_mask
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
-from tests.flows.inline import InlinePool
+from tests.flows import explained
+from tests.flows.inline import InlinePool, run_here
 
 SIZE = 64
 IDS = ["1_left", "1_right", "2_left", "2_right"]
@@ -121,14 +125,12 @@ def _frame(table, given):
 
 
 def run(ws, monkeypatch, **heatmaps):
-    def here(pool, name, function, jobs, *, images_of, rescue=None):
-        return [result for _, result in pool.run(function, jobs)]
-
-    for module in (stage, lesion_study):
-        monkeypatch.setattr(module, "run_in_waves", here)
+    run_here(monkeypatch, stage, lesion_study)
     session = Session(ws, InlinePool())
-    result = stage.aggregate(session, RECIPE, HeatmapParams(**heatmaps))
-    studies = LocalisationParams(), AppearanceParams(clusters=2), LesionUnitParams()
+    result = stage.aggregate(
+        session, RECIPE, ws.location, HeatmapParams(**heatmaps), LocalisationParams()
+    )
+    studies = LocalisationParams(), RegionClusteringParams(clusters=2), ChannelDissectionParams()
     assert lesion_study.lesion_study(session, RECIPE, ws.location, *studies) == "", (
         "there are no masks"
     )
@@ -201,6 +203,45 @@ def test_regions_have_a_group_each_and_without_masks_no_lesion(workspace, monkey
     assert len(clusters) == len(regions) == 2
     assert clusters["lesion"].isna().all()
     assert workspace.frame("units").empty, "no mask, no verdict on channels"
+
+
+def test_a_shard_is_read_once_whatever_is_made_of_it(tmp_path, monkeypatch):
+    """Rows, sums over groups and judgements by masks in one reading, and no other to see who is
+    explained; nothing to do reads nothing.
+    """
+    ws = open_workspace(tmp_path / "workspace")
+    explained.explain(ws, 8)
+    masks = tmp_path / "photos" / "masks"
+    masks.mkdir(parents=True)
+    mask = np.zeros((explained.SIZE, explained.SIZE, 3), np.uint8)
+    mask[20:26, 30:38] = MASK_COLOURS["haemorrhage"][::-1]
+    for name in explained.names(8):
+        cv2.imwrite(str(masks / f"{name}.png"), mask)
+    readings = collections.Counter()
+    read = ShardedStore.read
+
+    def counted(store, span, paths=None):
+        readings[store.path.split("/")[0], span.index] += 1
+        return read(store, span, paths)
+
+    monkeypatch.setattr(ShardedStore, "read", counted)
+    run_here(monkeypatch, stage, lesion_study)
+    session, photos = Session(ws, InlinePool()), str(tmp_path / "photos")
+    judge = LocalisationParams(baseline_maps=False, resamples=10)
+
+    def aggregate():
+        result = stage.aggregate(session, explained.RECIPE, photos, HeatmapParams(), judge)
+        studies = LocalisationParams(), RegionClusteringParams(), ChannelDissectionParams()
+        lesion_study.lesion_study(session, explained.RECIPE, "", *studies)
+        return result
+
+    assert "lesions in 8 masks" in aggregate().message
+    assert readings == {("explanations", 0): 1, ("explanations", 1): 1}
+    assert len(ws.frame("group_heatmaps"))
+    assert len(ws.frame("region_clusters"))
+    readings.clear()
+    assert "lesions in 8 masks" in aggregate().message
+    assert not readings
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture"], ids=["empty", "a text"])

@@ -81,7 +81,7 @@ def run(prepared, pool=None, *, retry=False):
     @flow(persist_result=False)
     def both():
         result = attribute(session, config.recipe, storage)
-        aggregate(session, config.recipe, config.heatmaps)
+        aggregate(session, config.recipe, config.data.photos, config.heatmaps, config.localisation)
         return result
 
     return both()

@@ -165,7 +165,7 @@ def chain(tmp_path_factory, drawn_photos, bucket, prefect_server):
         settings += [
             "attribution.layers=['fc1']",
             "linearity.layers=['fc1']",
-            "lesion_units.layers=['stem']",
+            "channel_dissection.layers=['stem']",
         ]
         runs = [[FLOWS[stage](str(config), settings)[0] for stage in STAGES]]
         hashes = objects(location)

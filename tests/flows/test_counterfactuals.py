@@ -30,7 +30,7 @@ from storage.tables.schemas import SCHEMAS
 from tasks.access.stores import whole
 from tasks.attribute.step import attribute
 from tasks.counterfactuals.step import counterfactuals
-from tasks.counterfactuals.tables import CHANGE_TABLES, PAIR_TABLES
+from tasks.counterfactuals.tables import EYE_TABLES, PAIR_TABLES
 from tasks.execution.worker import classifier_outputs, fundi
 from tasks.run.errors import UserError
 from tasks.run.session import Session
@@ -196,7 +196,7 @@ def test_what_is_stored_is_what_the_models_say(prepared):
     x = scaled(fundi(workspace.location, config.recipe.preprocess_id, np.arange(IMAGES - 1)))
     real = model.features(x)  # the missed eyes are all there are of the target stage
     reached = 0
-    for table, methods in zip(CHANGE_TABLES, (METHODS, ATTACKS["methods"]), strict=True):
+    for table, methods in zip(EYE_TABLES, (METHODS, ATTACKS["methods"]), strict=True):
         rows = workspace.frame(table)
         assert rows["method"].value_counts().to_dict() == dict.fromkeys(methods, IMAGES - 1)
         for row in rows.to_dict("records"):
@@ -275,8 +275,8 @@ def test_one_more_eye_is_one_eyes_work_and_the_bytes_are_those_of_a_run_with_all
     workspace.write_table("predictions", frame, partition=model_id)
     pool = InlinePool()
     assert run(prepared, pool).new_images == 1
-    assert ("change_shard", 2) in worked(pool)
-    assert ("change_shard", 0) not in worked(pool)
+    assert ("search_shard", 2) in worked(pool)
+    assert ("search_shard", 0) not in worked(pool)
     again = results(workspace.location)
     for entry in (again, at_once):
         # How the work was divided is all that may differ.
@@ -325,7 +325,7 @@ def test_no_eye_that_qualifies_is_said_and_the_tables_are_empty_with_their_schem
         result.message
         == f"no eye of stage {nobody} predicted as {params.predicted_stage}: nothing to change"
     )
-    for table in (*CHANGE_TABLES, *PAIR_TABLES):
+    for table in (*EYE_TABLES, *PAIR_TABLES):
         assert len(workspace.parts(table, workspace.latest_explanation())) == 1
         frame = workspace.frame(table)
         assert len(frame) == 0

@@ -132,6 +132,20 @@ def test_a_wave_is_tried_again_for_what_may_pass_and_only_its_failed_shards(monk
     assert pool.calls == [0, 1, 2, 3, 1, 4, 5]
 
 
+def test_results_are_collected_in_the_jobs_order_however_they_come(monkeypatch):
+    """Job 1 ends after 2 and 3; what collecting gives back stands in the results' place."""
+    collected = []
+
+    def collect(square):
+        collected.append(square)
+        return -square
+
+    pool = OnceBroken([1], 1, may_pass=True)
+    assert in_waves(pool, monkeypatch, collect=collect) == [0, -1, -4, -9, -16, -25]
+    assert pool.calls == [0, 1, 2, 3, 1, 4, 5]
+    assert collected == [0, 1, 4, 9, 16, 25]
+
+
 class InFlight:
     """A pool that says what is in flight, as many jobs as the true one; those of `fatal` take
     their worker down.

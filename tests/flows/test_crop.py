@@ -71,7 +71,7 @@ def steps(tmp_path_factory):
             patch.setattr(module, name, _noting(told, getattr(module, name), argument))
         session = Session(workspace, InlinePool())
         attribute(session, config.recipe, config.storage)
-        aggregate(session, config.recipe, config.heatmaps)
+        aggregate(session, config.recipe, config.data.photos, config.heatmaps, config.localisation)
         counterfactuals(
             session, config.recipe, config.counterfactuals, config.adversarials, config.storage
         )

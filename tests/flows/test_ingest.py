@@ -8,14 +8,21 @@ import zipfile
 
 import pytest
 
+from dr_lib.attribution import AttributionParams
+from dr_lib.fundus import PreprocessParams
+from dr_lib.network.model import ModelParams
+from dr_lib.training import TrainingParams
 from storage import open_workspace
 from storage.admin.catalog import query
+from storage.photos.listing import Listing
 from storage.photos.source import PhotoSource
+from tasks.attribute.planning import check_run
 from tasks.execution.pool import Pool
 from tasks.ingest.step import ingest
 from tasks.run.errors import UserError
-from tasks.run.session import Session
-from tasks.run.settings import DaskParams, DataParams
+from tasks.run.recipe import Recipe
+from tasks.run.session import Session, open_session
+from tasks.run.settings import DaskParams, DataParams, StorageParams
 
 
 @pytest.fixture
@@ -53,6 +60,23 @@ def read(monkeypatch):
 
     monkeypatch.setattr(PhotoSource, "read", counted)
     return found
+
+
+def test_photographs_are_listed_once_a_run(photos, tmp_path, monkeypatch):
+    """The look at whether a run will fit, and the catalogue, share one listing."""
+    listed, entries = [], Listing.entries
+
+    def counted(listing, problems):
+        listed.append(listing.root)
+        return entries(listing, problems)
+
+    monkeypatch.setattr(Listing, "entries", counted)
+    location = str(tmp_path / "workspace")
+    recipe = Recipe(PreprocessParams(size=64), ModelParams(), TrainingParams(), AttributionParams())
+    with open_session(location, DaskParams()) as session:
+        check_run(location, str(photos), recipe, StorageParams(), DaskParams())
+        assert ingest(session, DataParams(str(photos))).images == 8
+    assert listed == [photos]
 
 
 def written_over(path, content):

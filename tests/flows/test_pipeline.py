@@ -331,7 +331,7 @@ def test_a_lost_shard_comes_back_with_the_same_bytes(chain):
     } == set()
 
 
-def test_maps_of_eyes_with_masks_are_judged_beside_their_rivals(chain):
+def test_maps_of_eyes_with_masks_are_judged_beside_baseline_maps(chain):
     """`dr synthesise` leaves masks beside its photographs: every map of an explained eye with
     lesions has its scores.
     """
@@ -362,10 +362,14 @@ def test_maps_of_eyes_with_masks_are_judged_beside_their_rivals(chain):
 
 def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, tmp_path):
     from dr_lib.localisation import LocalisationParams
+    from dr_lib.maps import HeatmapParams
     from flows.config import load_config
     from storage.arrays.store import Span
-    from tasks.aggregate.localise import JudgeJob, judge_shard, masked_eyes, masks_folder
+    from tasks.access.explained import explained_eyes
+    from tasks.aggregate.masks import mask_stamps, masks_folder
+    from tasks.aggregate.shard import AggregateJob, aggregate_shard
     from tasks.run.errors import UserError
+    from tasks.run.table_part import TablePart
 
     folder = tmp_path / "masks"
     shutil.copytree(chain["photos"] / "masks", folder)
@@ -378,22 +382,25 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
         str(folder / f"{reshaped}.png"), cv2.imread(str(folder / f"{reshaped}.png"))[:, :-60]
     )
     (folder / f"{broken}.png").write_bytes(b"no picture")
-    eyes = masked_eyes(workspace, model_id, names, folder)
+    eyes = explained_eyes(workspace, model_id, names)
+    eyes["mask"] = mask_stamps(folder, eyes["image_id"])
     judged, problems = [], []
     for start in range(0, len(names), 4):
         span = Span(start // 4, start, min(start + 4, len(names)))
-        job = JudgeJob(
+        job = AggregateJob(
             ids,
-            str(folder),
             span,
             eyes.iloc[span.rows],
+            TablePart(workspace, ids.explain_id, span.part, ""),
             recipe.preprocess,
             recipe.engine,
-            LocalisationParams(rivals=False),
+            HeatmapParams(),
+            LocalisationParams(baseline_maps=False),
+            masks=str(folder),
         )
-        found = judge_shard(job)
-        judged += found[0]
-        problems += found[1]
+        result = aggregate_shard(job)
+        judged += result.judged
+        problems += result.problems
     assert sorted(problem.split(":")[0] for problem in problems) == sorted([reshaped, broken])
     assert any("does not fit a photograph of" in problem for problem in problems)
     assert any("no image that can be decoded" in problem for problem in problems)

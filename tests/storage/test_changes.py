@@ -4,7 +4,7 @@ import numpy as np
 
 from storage import open_workspace
 from storage.arrays.store import ShardedStore
-from storage.contents.counterfactuals import change_specs, counterfactuals_path
+from storage.contents.counterfactuals import counterfactual_specs, counterfactuals_path
 from storage.contents.unit_maps import open_unit_maps, write_unit_maps
 
 KEYS = [("fc1", 3, "1_left"), ("mixed2", 7, "1_right")]
@@ -14,7 +14,7 @@ def test_a_store_has_a_group_for_every_method_and_a_difference_for_counterfactua
     workspace = open_workspace(tmp_path)
     path = counterfactuals_path("abc", "1-0-1")
     store = ShardedStore.create_or_open(
-        workspace.files, path, change_specs(["constant"], ["pgd_l2"], 4), 2
+        workspace.files, path, counterfactual_specs(["constant"], ["pgd_l2"], 4), 2
     )
     names = {spec.path for spec in store.specs}
     numbers = ("reached", "failed", "strength", "best_probability", "probability", "image")

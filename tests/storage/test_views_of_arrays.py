@@ -179,7 +179,7 @@ def test_the_latest_preprocessing_is_the_one_written_last(ws):
         )
         store.extend(image_ids(age + 1))
         os.utime(ws.files.path(f"{store.path}/zarr.json"), (age, age))
-    assert ws.fundus_ids() == ["aaaaaaaaaaaa", "cccccccccccc", "bbbbbbbbbbbb"]
+    assert ws.preprocess_ids() == ["aaaaaaaaaaaa", "cccccccccccc", "bbbbbbbbbbbb"]
     assert ws.fundus().sizes["image"] == 3
     assert ws.fundus("aaaaaaaaaaaa").sizes["image"] == 1
 

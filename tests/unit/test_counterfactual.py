@@ -18,7 +18,6 @@ from dr_lib.perturbation.strength_search import (
     StrengthResult,
     result_rows,
     search,
-    select_eyes,
     strength_grid,
 )
 
@@ -413,9 +412,6 @@ def test_rows_have_the_tables_columns_and_the_result_s_numbers():
 
 
 def test_no_eye_qualifies_and_the_answer_is_empty_not_an_error():
-    stages, predicted = np.array([1, 0, 1, 1]), np.array([1, 0, 2, 1])
-    assert select_eyes(stages, predicted, 1, 0).size == 0
-    assert select_eyes(stages, predicted, 1, 1, limit=1).tolist() == [0]
     none = np.zeros((0, SIDE, SIDE, 3), np.float32)
     result = smallest_strength(
         lambda images: 1 / 0, none, np.zeros((SIDE, SIDE, 3), np.float32), none, 1

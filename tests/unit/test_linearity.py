@@ -5,13 +5,9 @@ import pandas as pd
 import pytest
 
 from dr_lib.fundus.anatomy import visible_disc
-from dr_lib.linearity import (
-    COLUMNS,
-    LinearityParams,
-    baseline_effect,
-    linearity_study,
-    unit_verdicts,
-)
+from dr_lib.linearity import LinearityParams, linearity_study, unit_verdicts
+from dr_lib.linearity.effects import baseline_effect
+from dr_lib.linearity.study import COLUMNS
 
 SIDE = 8
 INSIDE = visible_disc(SIDE, crop=0.1)

@@ -36,7 +36,7 @@ def test_a_unit_s_rows_say_what_it_argues_for_and_what_is_without_it():
     h, h0 = np.float32([[1.0, 0.5, 3.0], [0.2, 2.0, 3.0]]), np.float32([0.1, 0.0, 3.0])
     verdicts = {0: "reversed", 1: "constant", 2: "constant"}
     rows = pd.DataFrame(
-        unit_effects(["1_left", "1_right"], "fc1", above((3,)), h, h0, [0, 1, 2], verdicts, PARAMS)
+        unit_effects(["1_left", "1_right"], "fc1", above((3,)), h, h0, verdicts, PARAMS)
     )
     assert len(rows) == 6
     whole = softmax(h @ WEIGHTS)
@@ -71,7 +71,7 @@ def test_a_channel_is_set_to_its_baseline_at_every_position():
     h = np.random.default_rng(0).uniform(0, 1, (2, 4, 5, 3)).astype(np.float32)
     h0 = np.random.default_rng(1).uniform(0, 0.2, (4, 5, 3)).astype(np.float32)
     rows = unit_effects(
-        ["1_left", "1_right"], "mixed0", above((4, 5, 3)), h, h0, [0], {0: "reversed"}, PARAMS
+        ["1_left", "1_right"], "mixed0", above((4, 5, 3)), h, h0, {0: "reversed"}, PARAMS
     )
     means, start = h.mean(axis=(1, 2)), h0.mean(axis=(0, 1))
     for row in rows:

@@ -1,4 +1,4 @@
-"""Rival maps against the closed forms of a network small enough to differentiate by hand."""
+"""Baseline maps against the closed forms of a network small enough to differentiate by hand."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from dr_lib.attribution.receptive import ReceptiveField, enlarged
 from dr_lib.fundus.anatomy import visible_disc
-from dr_lib.localisation.baseline_maps import Rivals, centre_prior, local_contrast
+from dr_lib.localisation.baseline_maps import BaselineMaps, centre_prior, local_contrast
 from dr_lib.network.model import scaled
 
 SIZE = 32
@@ -41,7 +41,7 @@ def test_gradient_maps_are_those_of_the_closed_form(network, pixels):
     x = scaled(pixels)
     h = np.maximum(x @ kernel, 0)
     gradient = (v * (h > 0)) @ kernel.T / SIZE**2
-    found = Rivals(network, "logit3", ("stem",)).maps(pixels, crop=0.1)
+    found = BaselineMaps(network, "logit3", ("stem",)).maps(pixels, crop=0.1)
     assert list(found) == ["gradient", "gradient_input", "gradcam_stem", "centre", "contrast"]
     np.testing.assert_allclose(
         found["gradient"], np.abs(gradient).sum(axis=2), rtol=1e-5, atol=1e-9
@@ -57,13 +57,13 @@ def test_gradient_maps_are_those_of_the_closed_form(network, pixels):
 def test_a_probabilitys_gradient_is_that_of_its_softmax(network, pixels):
     """P(stage ≥ 2) has ∂F/∂u_j = p_j · ([j ≥ 2] − P): a mixture of the logits' own gradients."""
     logits = [
-        Rivals(network, f"logit{stage}", ()).maps(pixels, crop=0.1)["gradient_input"]
+        BaselineMaps(network, f"logit{stage}", ()).maps(pixels, crop=0.1)["gradient_input"]
         for stage in range(5)
     ]
     p = np.asarray(network(scaled(pixels)[None]))[0].astype(np.float64)
     slopes = p * ((np.arange(5) >= 2) - p[2:].sum())
     expected = np.tensordot(slopes, np.stack(logits), axes=1)
-    found = Rivals(network, "referable", ()).maps(pixels, crop=0.1)["gradient_input"]
+    found = BaselineMaps(network, "referable", ()).maps(pixels, crop=0.1)["gradient_input"]
     np.testing.assert_allclose(
         found, expected, rtol=1e-3, atol=1e-7 * np.abs(expected).max() + 1e-9
     )
@@ -71,7 +71,7 @@ def test_a_probabilitys_gradient_is_that_of_its_softmax(network, pixels):
 
 def test_layers_without_positions_are_refused(network):
     with pytest.raises(ValueError, match="'pooled' has no positions"):
-        Rivals(network, "referable", ("pooled",))
+        BaselineMaps(network, "referable", ("pooled",))
 
 
 def test_contrast_and_centre_know_no_network():

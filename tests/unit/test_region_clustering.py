@@ -5,7 +5,7 @@ it is turned does not matter.
 import numpy as np
 import pytest
 
-from dr_lib.maps.region_clustering import AppearanceParams, cluster, descriptors, patch
+from dr_lib.maps.region_clustering import RegionClusteringParams, cluster, descriptors, patch
 
 GRAY = np.full((256, 256, 3), 128, np.uint8)
 
@@ -27,7 +27,7 @@ def test_dark_and_bright_spots_fall_into_two_groups_the_larger_first():
     fundus = np.where(drawn(bright, (240, 240, 180)) != 128, drawn(bright, (240, 240, 180)), fundus)
     found = cluster(
         descriptors(fundus, [region(*place) for place in bright + dark]),
-        AppearanceParams(clusters=2),
+        RegionClusteringParams(clusters=2),
     )
     assert found.cluster.tolist() == [1, 1, 0, 0, 0]
     assert (found.silhouette > 0.9).all()

@@ -1,4 +1,4 @@
-"""Further readings of a model: what each step brings, chosen on validation eyes, never touching
+"""Ensembles of a model's answers: what each step brings, chosen on validation eyes, never touching
 the model's own answer.
 """
 
@@ -9,7 +9,7 @@ import pytest
 from dr_lib.evaluation.grading import GradingParams
 from storage import open_workspace
 from storage.tables.schemas import SCHEMAS
-from tasks.train.ensembles import POSES_TABLE, in_words, reading_rows
+from tasks.train.ensembles import POSES_TABLE, ensemble_rows, in_words
 from tasks.train.step import prediction_rows
 
 MODEL = "0123456789ab"
@@ -52,16 +52,16 @@ def table(rows):
 
 
 def test_nothing_is_read_that_was_not_asked_for(workspace):
-    assert reading_rows(workspace, GradingParams(), MODEL) == []
+    assert ensemble_rows(workspace, GradingParams(), MODEL) == []
     strata = {
         row["stratum"]
-        for row in reading_rows(workspace, GradingParams(decision="thresholds"), MODEL)
+        for row in ensemble_rows(workspace, GradingParams(decision="thresholds"), MODEL)
     }
     assert strata == {"grading=thresholds"}
 
 
 def test_each_reading_goes_on_from_the_one_before_on_held_out_eyes(workspace):
-    rows = reading_rows(workspace, ALL, MODEL)
+    rows = ensemble_rows(workspace, ALL, MODEL)
     assert set(rows[0]) <= set(SCHEMAS["evaluation"].names)
     found = table(rows)
     assert found.index.is_unique
@@ -94,27 +94,27 @@ def test_what_is_chosen_never_depends_on_test_eyes(workspace):
             found.index.get_level_values("metric").str.fullmatch(r"fellow_share|threshold_stage\d")
         ]
 
-    before = chosen(reading_rows(workspace, ALL, MODEL))
+    before = chosen(ensemble_rows(workspace, ALL, MODEL))
     rows = workspace.frame(POSES_TABLE, model_id=MODEL)
     test = rows["split"] == "test"
     rows.loc[test, "stage"] = 4 - rows.loc[test, "stage"]
     workspace.write_table(POSES_TABLE, rows.drop(columns="model_id"), partition=MODEL, part="00000")
-    pd.testing.assert_series_equal(chosen(reading_rows(workspace, ALL, MODEL)), before)
+    pd.testing.assert_series_equal(chosen(ensemble_rows(workspace, ALL, MODEL)), before)
 
 
 def test_without_labelled_validation_eyes_there_are_no_thresholds(workspace):
     rows = workspace.frame("predictions", model_id=MODEL).drop(columns="model_id")
     rows.loc[rows["split"] == "validation", "stage"] = pd.NA
     workspace.write_table("predictions", rows, partition=MODEL, part="00000")
-    found = reading_rows(workspace, GradingParams(fellow_eye=True, decision="thresholds"), MODEL)
+    found = ensemble_rows(workspace, GradingParams(fellow_eye=True, decision="thresholds"), MODEL)
     assert {(row["split"], row["stratum"]) for row in found} == {("test", "grading=fellow")}
     assert table(found)["test", "grading=fellow", "fellow_share"] == 0
 
 
-def test_the_last_reading_is_told_in_words(workspace):
-    found = pd.DataFrame(reading_rows(workspace, ALL, MODEL))
+def test_the_last_ensemble_is_told_in_words(workspace):
+    found = pd.DataFrame(ensemble_rows(workspace, ALL, MODEL))
     words = in_words(found[found["split"] == "test"])
-    value = table(reading_rows(workspace, ALL, MODEL))["test", "grading=poses+fellow+thresholds"]
+    value = table(ensemble_rows(workspace, ALL, MODEL))["test", "grading=poses+fellow+thresholds"]
     assert (
         words == f"; with poses, fellow, thresholds kappa {value['qwk']:.3f}, stage 1 sensitivity "
         f"{value['sensitivity_stage1']:.3f} at specificity {value['specificity_stage1']:.3f}"

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from dr_lib.fundus.anatomy import visible_disc
 from dr_lib.localisation.channel_dissection import (
-    LesionUnitParams,
+    ChannelDissectionParams,
     agreement,
     unit_cells,
     unit_rows,
@@ -91,7 +91,7 @@ def test_rows_have_means_over_eyes_and_honest_halves():
         rest,
         1 - rest,
         np.array(["p0", "p1", "p2", "p3"]),
-        LesionUnitParams(resamples=400),
+        ChannelDissectionParams(resamples=400),
     )
     assert (row["best_lesion"], row["lesion_images"], row["images"]) == ("b", 4, 4)
     assert row["lesion_auc"] == pytest.approx(0.75)
