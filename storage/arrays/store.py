@@ -7,20 +7,21 @@ last. An interruption at any line leaves the shard unmarked and therefore to be 
 start.
 """
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from storage.arrays import metadata
-from storage.arrays.ledger import Ledger, ledger_folder, recording
+from storage.arrays.ledger import Ledger, LedgerEntry, ShardRecord, recording
 from storage.arrays.rounding import round_mantissa
 from storage.arrays.specs import ArraySpec, Span, spans
 from storage.errors import NotThere, Refused, writing
 from storage.files.files import Files
+from storage.ids import digest_bytes
+from storage.layout import ledger_folder
 
 __all__ = ["ArraySpec", "ShardedStore", "Span", "spans"]
 
@@ -162,7 +163,12 @@ class ShardedStore:
         return [
             span
             for span in self.spans()
-            if not _matches(entries.get(span.index), span, list(digests[span.rows]), ids[span.rows])
+            if not (
+                (entry := entries.get(span.index))
+                and entry.span == span
+                and entry.digests == list(digests[span.rows])
+                and entry.image_ids == ids[span.rows]
+            )
         ]
 
     def done_rows(self, span: Span, digests: Sequence[str]) -> np.ndarray:
@@ -177,15 +183,12 @@ class ShardedStore:
                 f" {span.index}"
             )
         entry = self.ledger.entry(span.index)
-        if entry is None or entry["start"] != span.start or self.damage(span.index, entry):
+        if entry is None or entry.start != span.start or self.damage(entry):
             return np.zeros(span.images, bool)
-        stored = dict(
-            zip(
-                entry["image_ids"],
-                zip(range(len(entry["digests"])), entry["digests"], strict=True),
-                strict=True,
-            )
-        )
+        stored = {
+            name: (row, digest)
+            for row, (name, digest) in enumerate(zip(entry.image_ids, entry.digests, strict=True))
+        }
         ids = self._ids(span)
         return np.array(
             [stored.get(name) == (row, digests[row]) for row, name in enumerate(ids)], bool
@@ -199,10 +202,10 @@ class ShardedStore:
         is to be called again.
         """
         for entry in self.records():
-            pairs = zip(entry["image_ids"], entry["digests"], strict=True)
+            pairs = zip(entry.image_ids, entry.digests, strict=True)
             digests = ["" if name in image_ids else digest for name, digest in pairs]
-            if digests != entry["digests"]:
-                self.ledger.mark({**entry, "digests": digests})
+            if digests != entry.digests:
+                self.ledger.mark(replace(entry, digests=digests))
 
     def write_shard(
         self,
@@ -210,12 +213,12 @@ class ShardedStore:
         arrays: Mapping[str, np.ndarray],
         *,
         digests: Sequence[str],
-        record: Mapping[str, Any] | None = None,
-    ) -> dict:
+        record: ShardRecord | None = None,
+    ) -> LedgerEntry:
         """Writes one whole shard of every array, then marks it; returns its ledger entry.
 
         arrays: for each array's path its values, (span images, …) of the array's own type. record:
-        what to remember of the work (seconds, versions, …). Raises ValueError, before anything is
+        what to remember of the work. Raises ValueError, before anything is
         touched, for a span that is no shard, an array missing or unknown, a wrong shape or type.
         """
         self._check(span, arrays, digests)
@@ -236,19 +239,16 @@ class ShardedStore:
                     values = round_mantissa(values, spec.mantissa_bits)
                 self._array(spec.path, store=store)[span.rows] = values
             self.files.flush(f"{self.path}/{spec.shard_file(span.index)}" for spec in self.specs)
-        entry = {
-            "shard": span.index,
-            "start": span.start,
-            "stop": span.stop,
-            "image_ids": ids,
-            "digests": list(digests),
-            "files": {
-                spec.shard_file(span.index): store.written[spec.shard_file(span.index)]
-                for spec in self.specs
-            },
-            "record": dict(record or {}),
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+        entry = LedgerEntry(
+            span.index,
+            span.start,
+            span.stop,
+            ids,
+            list(digests),
+            {(name := spec.shard_file(span.index)): store.written[name] for spec in self.specs},
+            record or ShardRecord(),
+            datetime.now(UTC).isoformat(timespec="seconds"),
+        )
         self.ledger.mark(entry)
         return entry
 
@@ -293,29 +293,25 @@ class ShardedStore:
                 found[place] = array[int(row)]
         return found
 
-    def records(self) -> list[dict]:
+    def records(self) -> list[LedgerEntry]:
         """The ledger's entries, by shard."""
         return list(self.ledger.entries().values())
 
-    def damage(
-        self, shard: int, entry: Mapping[str, Any] | None = None, *, contents: bool = False
-    ) -> list[str]:
+    def damage(self, entry: LedgerEntry, *, contents: bool = False) -> list[str]:
         """What is wrong with a marked shard's files, one line each: absent, of another size, or
         (`contents`) altered.
         """
-        entry = entry or self.ledger.entry(shard)
         problems = []
-        files = (entry or {}).get("files", {})
-        names = [f"{self.path}/{name}" for name in files]
+        names = [f"{self.path}/{name}" for name in entry.files]
         there: Any = (
             self.files.read_many(names) if contents else [self.files.size(name) for name in names]
         )
-        for (name, (size, sha256)), found in zip(files.items(), there, strict=True):
+        for (name, (size, sha256)), found in zip(entry.files.items(), there, strict=True):
             if found is None:
                 problems.append(f"{name} is absent")
             elif (length := len(found) if contents else found) != size:
                 problems.append(f"{name} has {length} bytes of {size}")
-            elif contents and hashlib.sha256(found).hexdigest() != sha256:
+            elif contents and digest_bytes(found) != sha256:
                 problems.append(f"{name} has other contents than were written")
         return problems
 
@@ -362,14 +358,3 @@ class ShardedStore:
         metadata = ArrayV3Metadata.from_dict(self.nodes[path])
         array = zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=StorePath(store, path)))
         return array.with_config({"write_empty_chunks": True}) if not read_only else array
-
-
-def _matches(entry: dict | None, span: Span, digests: list[str], ids: list[str]) -> bool:
-    if entry is None:
-        return False
-    return (entry["start"], entry["stop"], entry["digests"], entry["image_ids"]) == (
-        span.start,
-        span.stop,
-        digests,
-        ids,
-    )

@@ -17,15 +17,6 @@ from storage.contents.explanations import MAP_BITS
 NUMBERS = ("reached", "failed", "strength", "best_probability", "probability")
 
 
-def counterfactuals_path(explain_id: str, pair: str) -> str:
-    """Where the changed images of a pair of stages lie, beside the attributions.
-
-    >>> counterfactuals_path("0123456789ab", "1-0-1")
-    'explanations/0123456789ab/counterfactuals-1-0-1.zarr'
-    """
-    return f"explanations/{explain_id}/counterfactuals-{pair}.zarr"
-
-
 def change_specs(
     counterfactuals: Sequence[str], adversarials: Sequence[str], size: int
 ) -> list[ArraySpec]:

@@ -3,32 +3,28 @@ explanation.json.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dr_lib.vocabulary import SIGNS
 from storage.arrays.specs import ArraySpec
+from storage.contents.records import LATEST, pick
 from storage.errors import NotThere
 from storage.files.files import Files, canonical_json
+from storage.files.formats import Part, Record
+from storage.layout import EXPLANATION_RECORD, EXPLANATIONS, attributions_path, explanation_path
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
+RUNS = "runs"
 PENDING, DONE, FAILED = range(3)
 NAN = float("nan")
 # Rounding to 9 bits changes a value by at most 2^-10 of itself: under 0.1 % of the map's maximum,
 # the sum by far less.
 MAP_BITS = 9
-
-
-def attributions_path(explain_id: str) -> str:
-    """Where an explanation's arrays lie.
-
-    >>> attributions_path("0123456789ab")
-    'explanations/0123456789ab/attributions.zarr'
-    """
-    return f"explanations/{explain_id}/attributions.zarr"
 
 
 def unit_of(*quantities: str) -> str:
@@ -286,70 +282,108 @@ def _get(shape, name: str):
     return shape[name] if isinstance(shape, Mapping) else getattr(shape, name)
 
 
-def save_record(files: Files, explain_id: str, record: Mapping[str, Any]) -> dict:
-    """Writes explanation.json (settings, model_id, preprocess_id, …); keeps the time of the
-    first writing.
+@dataclass(frozen=True)
+class ExplanationRecord(Record):
+    """What explanation.json says: what it was made from, and the engine's settings."""
+
+    FORMAT: ClassVar[int] = 1
+    explain_id: str
+    model_id: str = ""
+    preprocess_id: str = ""
+    attribution: Mapping[str, Any] = field(default_factory=dict)
+    created: str = ""
+
+    @property
+    def quantities(self) -> list[str]:
+        return self.attribution["quantities"]
+
+    @property
+    def layers(self) -> list[str]:
+        return self.attribution["layers"]
+
+    @property
+    def layer_quantity(self) -> str:
+        return self.attribution["layer_quantity"]
+
+
+def save_record(files: Files, record: ExplanationRecord) -> None:
+    """Writes explanation.json; keeps the time of the first writing."""
+    path = explanation_path(record.explain_id, EXPLANATION_RECORD)
+    old = ExplanationRecord.read(files, path)
+    record = replace(record, created=old.created if old else datetime.now(UTC).isoformat())
+    if old is None or canonical_json(record.as_json()) != canonical_json(old.as_json()):
+        files.write_json(path, record.as_json())
+
+
+def load_records(files: Files) -> list[ExplanationRecord]:
+    """Every explanation's record, oldest first. Raises OtherFormat."""
+    paths = [explanation_path(name, EXPLANATION_RECORD) for name in files.names(EXPLANATIONS)]
+    records = filter(None, (ExplanationRecord.read(files, path) for path in paths))
+    return sorted(records, key=lambda record: (record.created, record.explain_id))
+
+
+def load_record(files: Files, explain_id: str = LATEST) -> ExplanationRecord:
+    """One explanation's record. Raises NotThere, naming those there are; OtherFormat."""
+    records = {record.explain_id: record for record in load_records(files)}
+    return pick(files, records, explain_id, "explanation", "explanations", "dr attribute")
+
+
+@dataclass(frozen=True)
+class Cost(Part):
+    """What explaining some images takes, or was thought to take: seconds of the clock, bytes on
+    disk, memory of all workers or of the largest, passes (points at which gradients are taken).
+
+    basis: where the numbers are from, for people.
     """
-    path = f"explanations/{explain_id}/explanation.json"
-    old = files.read_json(path) or {}
-    record = {
-        **record,
-        "explain_id": explain_id,
-        "created": old.get("created") or datetime.now(UTC).isoformat(),
-    }
-    if canonical_json(record) != canonical_json(old):
-        files.write_json(path, record)
-    return record
+
+    images: int = 0
+    bytes: int | None = None
+    memory_bytes: int | None = None
+    passes: int | None = None
+    seconds: float | None = None
+    workers: int = 0
+    worker_bytes: int = 0
+    basis: str = ""
+
+    @property
+    def memory(self) -> int | None:
+        """Of all workers, in bytes; None where it is not known."""
+        return self.memory_bytes or self.worker_bytes * self.workers or None
 
 
-def load_records(files: Files) -> list[dict]:
-    """Every explanation's record, oldest first."""
-    names = files.names("explanations")
-    records = [files.read_json(f"explanations/{name}/explanation.json") for name in names]
-    return sorted(
-        (record for record in records if record),
-        key=lambda record: (record["created"], record["explain_id"]),
-    )
+@dataclass(frozen=True)
+class RunRecord(Record):
+    """A run of `dr attribute`. state: running, completed, failed or interrupted."""
+
+    PARTS: ClassVar[Mapping[str, type[Part]]] = {"planned": Cost, "actual": Cost}
+    started: str
+    state: str
+    planned: Cost
+    actual: Cost | None = None
 
 
-def load_record(files: Files, explain_id: str = "latest") -> dict:
-    """One explanation's record. Raises FileNotFoundError, naming those there are."""
-    records = {record["explain_id"]: record for record in load_records(files)}
-    if explain_id == "latest" and records:
-        return list(records.values())[-1]
-    if explain_id not in records:
-        which = (
-            f"no explanation {explain_id}; there are {', '.join(records)}"
-            if records
-            else "no explanations yet"
-        )
-        raise NotThere(f"{files.location} holds {which}: run dr attribute")
-    return records[explain_id]
-
-
-def save_run(files: Files, explain_id: str, name: str, record: Mapping[str, Any]) -> None:
+def save_run(files: Files, explain_id: str, name: str, record: RunRecord) -> None:
     """Notes what a run of `dr attribute` planned and, once it is over, what it took; `name`
     sorts by time.
     """
-    files.write_json(f"explanations/{explain_id}/runs/{name}.json", record)
+    files.write_json(explanation_path(explain_id, f"{RUNS}/{name}.json"), record.as_json())
 
 
-def load_runs(files: Files, explain_id: str) -> list[dict]:
-    """What `save_run` noted, oldest first."""
-    folder = f"explanations/{explain_id}/runs"
-    return [
-        record for name in files.names(folder) if (record := files.read_json(f"{folder}/{name}"))
-    ]
+def load_runs(files: Files, explain_id: str) -> list[RunRecord]:
+    """What `save_run` noted, oldest first. Raises OtherFormat."""
+    folder = explanation_path(explain_id, RUNS)
+    records = [RunRecord.read(files, f"{folder}/{name}") for name in files.names(folder)]
+    return [record for record in records if record]
 
 
-def open_attributions(files: Files, explain_id: str = "latest", *, chunks=None) -> "xr.DataTree":
+def open_attributions(files: Files, explain_id: str = LATEST, *, chunks=None) -> "xr.DataTree":
     """An explanation's arrays as a tree, every group indexed by `image_id`. Raises
     FileNotFoundError.
     """
     import xarray as xr
 
-    if explain_id == "latest":
-        explain_id = load_record(files)["explain_id"]
+    if explain_id == LATEST:
+        explain_id = load_record(files).explain_id
     path = attributions_path(explain_id)
     if not files.exists(f"{path}/zarr.json"):
         raise NotThere(f"{files.location} holds no attributions for {explain_id}: run dr attribute")

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from dr_lib.vocabulary import HALF_GRAY
+from storage.arrays.ledger import Ledger
 from storage.arrays.specs import ArraySpec
-from storage.errors import NotThere
+from storage.contents.records import LATEST, pick
 from storage.files.files import Files
+from storage.layout import FUNDUS, fundus_path, ledger_folder
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,15 +34,6 @@ MEASURES = {
     "contrast": "spread of brightness over the visible retina",
     "sharpness": "strength of the vessels' band of spatial frequencies",
 }
-
-
-def fundus_path(preprocess_id: str) -> str:
-    """Where a preprocessing's store lies.
-
-    >>> fundus_path("0123456789ab")
-    'fundus/0123456789ab.zarr'
-    """
-    return f"fundus/{preprocess_id}.zarr"
 
 
 def fundus_specs(
@@ -115,33 +108,26 @@ def _measure(name: str, long_name: str, units: str, description: str) -> ArraySp
 
 def fundus_ids(files: Files) -> list[str]:
     """The preprocessings that have a store, the one written last at the end."""
-    from storage.arrays.ledger import Ledger
-    from storage.arrays.store import ledger_folder
-
-    ids = [name.removesuffix(".zarr") for name in files.names("fundus") if name.endswith(".zarr")]
+    ids = [name.removesuffix(".zarr") for name in files.names(FUNDUS) if name.endswith(".zarr")]
 
     def written(preprocess_id: str) -> tuple[float, str]:
         path = fundus_path(preprocess_id)
-        ledger = Ledger(files, ledger_folder(path)).modified()
-        return max(ledger, files.modified(f"{path}/zarr.json")), preprocess_id
+        marked = Ledger(files, ledger_folder(path)).modified()
+        return max(marked, files.modified(f"{path}/zarr.json")), preprocess_id
 
     return sorted(ids, key=written)
 
 
-def open_fundus(files: Files, preprocess_id: str = "latest", *, chunks=None) -> "xr.Dataset":
-    """A fundus store as a dataset indexed by `image_id`. Raises FileNotFoundError where it is
-    not there.
-    """
+def pick_fundus(files: Files, preprocess_id: str = LATEST) -> str:
+    """The id of a preprocessing that has a store. Raises NotThere."""
+    ids = {name: name for name in fundus_ids(files)}
+    return pick(files, ids, preprocess_id, "preprocessing", "fundus images", "dr preprocess")
+
+
+def open_fundus(files: Files, preprocess_id: str = LATEST, *, chunks=None) -> "xr.Dataset":
+    """A fundus store as a dataset indexed by `image_id`. Raises NotThere."""
     import xarray as xr
 
-    ids = fundus_ids(files)
-    if not ids or preprocess_id not in ("latest", *ids):
-        which = (
-            "no fundus images yet"
-            if not ids
-            else f"no preprocessing {preprocess_id}; there are {', '.join(ids)}"
-        )
-        raise NotThere(f"{files.location} holds {which}: run dr preprocess")
-    path = fundus_path(ids[-1] if preprocess_id == "latest" else preprocess_id)
+    path = fundus_path(pick_fundus(files, preprocess_id))
     data = xr.open_zarr(files.zarr(path, read_only=True), chunks=None).set_xindex("image_id")
     return data if chunks is None else data.chunk(chunks)

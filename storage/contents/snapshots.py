@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from storage.errors import writing
 from storage.files.files import Files
+from storage.layout import explanation_path
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -19,7 +20,7 @@ def replace_set(files: Files, explain_id: str, stem: str, data: "xr.Dataset") ->
     """Makes `data` the set of that name; one that is there already with these contents is left
     alone.
     """
-    folder = f"explanations/{explain_id}"
+    folder = explanation_path(explain_id)
     name = f"{stem}-{_digest(data)}.zarr"
     old = files.read_json(f"{folder}/{stem}.json") or {}
     if old.get("store") == name:
@@ -37,7 +38,7 @@ def replace_set(files: Files, explain_id: str, stem: str, data: "xr.Dataset") ->
 
 def remove_set(files: Files, explain_id: str, stem: str) -> None:
     """Forgets the set of that name, if there is one."""
-    folder = f"explanations/{explain_id}"
+    folder = explanation_path(explain_id)
     if named := files.read_json(f"{folder}/{stem}.json"):
         files.remove(f"{folder}/{stem}.json")
         files.remove_tree(f"{folder}/{named['store']}")
@@ -47,7 +48,7 @@ def open_set(files: Files, explain_id: str, stem: str) -> "xr.Dataset | None":
     """The set of that name, read when used, or None where there is none yet."""
     import xarray as xr
 
-    folder = f"explanations/{explain_id}"
+    folder = explanation_path(explain_id)
     named = files.read_json(f"{folder}/{stem}.json")
     if named is None:
         return None

@@ -4,9 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from storage import Workspace
-from storage.arrays.ledger import ledger_folder
-from storage.contents.explanations import attributions_path
-from storage.contents.fundus import fundus_path
+from storage.layout import attributions_path, fundus_path, ledger_folder
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
 
@@ -49,7 +47,7 @@ def _has_attributions(workspace: Workspace, recipe: Recipe) -> bool:
 
 def _has_other_attributions(workspace: Workspace, recipe: Recipe) -> bool:
     own = recipe.explain_id(workspace)
-    return any(record["explain_id"] != own for record in workspace.explanations())
+    return any(record.explain_id != own for record in workspace.explanations())
 
 
 def _has_tables(workspace: Workspace, recipe: Recipe) -> bool:

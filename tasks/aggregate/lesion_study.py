@@ -79,7 +79,7 @@ def _explained(
         .join(photos, on="image_id")
         .assign(mask=stamps)
     )
-    done = {record["shard"] for record in store.records()}
+    done = {entry.shard for entry in store.records()}
     found = {}
     for span in store.spans():
         if span.index in done:

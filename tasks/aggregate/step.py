@@ -205,7 +205,7 @@ def _aggregate_shard(job: AggregateJob) -> int:
         rows["attributions"] += _attribution_rows(image_id, arrays, row, job.explained.quantities)
         for layer in job.explained.layers:
             rows["neurons"] += _neuron_rows(image_id, layer, arrays, row, size)
-    reasons = shard_record(store, job.span).get("failed", {})
+    reasons = shard_record(store, job.span).failed
     for row in rows_with_status(FAILED, arrays["pixels/status"], job.eyes):
         image_id = job.eyes.iloc[row]["image_id"]
         rows["attributions"] += _failed_rows(

@@ -14,10 +14,11 @@ from dr_lib.perturbation.adversarial import AdversarialParams, smallest_epsilon
 from dr_lib.perturbation.counterfactual import CounterfactualParams, smallest_strength
 from dr_lib.perturbation.strength_search import StrengthResult
 from storage import open_workspace
+from storage.arrays.ledger import ShardRecord
 from storage.arrays.rounding import round_mantissa
 from storage.arrays.store import ShardedStore, Span
-from storage.contents.counterfactuals import counterfactuals_path
 from storage.contents.explanations import MAP_BITS
+from storage.layout import counterfactuals_path
 from tasks.access.stores import blank, blank_row, crop_of, explanation_store, fundus_store
 from tasks.execution.worker import classifier_outputs, fundi, logits_evaluator
 from tasks.run.resolved_ids import ResolvedIds
@@ -61,9 +62,9 @@ def change_shard(job: ChangeJob) -> int:
     for row in np.flatnonzero(~job.kept):
         blank_row(store, arrays, row)
     rows = np.flatnonzero(job.eyes["sha256"].notna().to_numpy() & ~job.kept)
-    record = {"images": len(rows)}
+    maps = {}
     if len(rows):
-        record |= _change(
+        maps = _change(
             job.ids,
             job.eyes.iloc[rows],
             job.quantity,
@@ -76,7 +77,7 @@ def change_shard(job: ChangeJob) -> int:
         job.span,
         arrays,
         digests=list(job.digests),
-        record={**record, "seconds": round(time.monotonic() - started, 3)},
+        record=ShardRecord(len(rows), round(time.monotonic() - started, 3), notes=maps),
     )
     return len(rows)
 

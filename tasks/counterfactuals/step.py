@@ -18,10 +18,11 @@ from dr_lib.perturbation.counterfactual import METHODS, CounterfactualParams
 from dr_lib.perturbation.strength_search import select_eyes
 from storage import Workspace
 from storage.arrays.store import ShardedStore, Span
-from storage.contents.counterfactuals import change_specs, counterfactuals_path
-from storage.contents.explanations import DONE, attributions_path
+from storage.contents.counterfactuals import change_specs
+from storage.contents.explanations import DONE
 from storage.contents.models import load_record
 from storage.ids import content_id
+from storage.layout import attributions_path, counterfactuals_path
 from tasks.access.images import usable_rows
 from tasks.access.present import gone_words
 from tasks.access.stores import crop_settings, explanation_store, stored_digests, whole
@@ -149,7 +150,7 @@ def second_model(workspace: Workspace, recipe: Recipe, model_id: str, wanted: st
     """
     if not wanted:
         return ""
-    there = [one["model_id"] for one in workspace.models() if one["model_id"] != model_id]
+    there = [one.model_id for one in workspace.models() if one.model_id != model_id]
     if wanted == model_id:
         raise UserError(
             "counterfactuals.second_model is the explained model itself; name another one, trained"
@@ -165,7 +166,7 @@ def second_model(workspace: Workspace, recipe: Recipe, model_id: str, wanted: st
             f"counterfactuals.second_model = {wanted}: {workspace.location} holds no such model;"
             f" {others}"
         )
-    if load_record(workspace.files, wanted)["preprocess_id"] != recipe.preprocess_id:
+    if load_record(workspace.files, wanted).preprocess_id != recipe.preprocess_id:
         raise UserError(
             f"counterfactuals.second_model = {wanted}: it was made for fundi of other [preprocess]"
             " settings"

@@ -17,8 +17,9 @@ from dr_lib.perturbation.image_measures import feature_distances
 from dr_lib.perturbation.strength_search import StrengthResult, result_rows
 from storage import Workspace, open_workspace
 from storage.arrays.store import ShardedStore, Span
-from storage.contents.counterfactuals import NUMBERS, counterfactuals_path
+from storage.contents.counterfactuals import NUMBERS
 from storage.ids import content_id
+from storage.layout import counterfactuals_path
 from tasks.access.stores import span_digests
 from tasks.counterfactuals.shard import PairIds
 from tasks.execution.waves import run_in_waves

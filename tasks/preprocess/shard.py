@@ -10,7 +10,7 @@ import dataclasses
 import errno
 import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from dr_lib.fundus import PreprocessParams, normalise
 from dr_lib.fundus.photo import UnreadablePhoto, UnusablePhoto
 from dr_lib.fundus.quality import MEASURES as QUALITY_MEASURES
 from storage import open_workspace
+from storage.arrays.ledger import ShardRecord
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.fundus import DONE, REJECTED
 from storage.photos.source import PhotoSource
@@ -97,7 +98,7 @@ def preprocess_shard(job: PreprocessJob) -> int:
     digests = [photograph.sha256 for photograph in photographs]
     kept = [photograph.kept for photograph in photographs]
     arrays = store.read(span) if any(kept) else blank(store, span)
-    rejects = {}
+    rejects: dict[str, Mapping[str, Any]] = {}
     for row, (image_id, name, sha256, keep) in enumerate(photographs):
         if keep:
             continue
@@ -130,10 +131,10 @@ def preprocess_shard(job: PreprocessJob) -> int:
         for measure in MEASURES:
             arrays[measure][row] = fundus.quality[measure]
     # What an earlier call set aside in this shard and is not looked at again keeps its reason.
-    earlier = shard_record(store, span).get("rejects", {}) if any(kept) else {}
+    earlier = shard_record(store, span).rejects if any(kept) else {}
     kept_ids = {photograph.image_id for photograph in photographs if photograph.kept}
     rejects |= {image_id: reject for image_id, reject in earlier.items() if image_id in kept_ids}
-    store.write_shard(span, arrays, digests=digests, record={"rejects": rejects})
+    store.write_shard(span, arrays, digests=digests, record=ShardRecord(rejects=rejects))
     return job.new_images
 
 

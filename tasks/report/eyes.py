@@ -14,6 +14,7 @@ from storage import Workspace, open_workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import load_record
 from storage.ids import content_id
+from storage.layout import report_path
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_rows
 from tasks.access.stores import (
@@ -55,7 +56,7 @@ class Place:
 
     @property
     def folder(self) -> str:
-        return f"report/{self.explain_id}"
+        return report_path(self.explain_id)
 
 
 def key(row: int, image_id: str, shard_images: int) -> str:
@@ -130,12 +131,11 @@ class Explained:
 
     def __init__(self, workspace: Workspace, explain_id: str, photos: Photos | None):
         self.record = load_record(workspace.files, explain_id)
-        self.store = explanation_store(workspace, self.record["explain_id"])
-        self.fundi = fundus_store(workspace, self.record["preprocess_id"])
+        self.store = explanation_store(workspace, self.record.explain_id)
+        self.fundi = fundus_store(workspace, self.record.preprocess_id)
         self.photos = photos
-        settings = self.record["attribution"]
-        self.quantities, self.layers = settings["quantities"], settings["layers"]
-        self.layer_quantity = settings["layer_quantity"]
+        self.quantities, self.layers = self.record.quantities, self.record.layers
+        self.layer_quantity = self.record.layer_quantity
 
     def entry(
         self,

@@ -12,6 +12,7 @@ from dr_lib.network.model import BACKBONES
 from dr_lib.report import DRAWING_VERSION, Folder, Head, Section, render
 from storage import Workspace
 from storage.admin.catalog import refresh
+from storage.layout import CATALOG, TABLES, explanation_path, table_folder
 from tasks.access.explained import explained_eyes, explained_rows
 from tasks.access.stores import explanation_store, whole
 from tasks.execution.waves import run_in_waves
@@ -102,14 +103,14 @@ def _fingerprint(workspace: Workspace, recipe: Recipe, config: dict[str, Any]) -
     explain_id = recipe.explain_id(workspace)
     names = [
         name
-        for place in ("catalog", "tables", f"explanations/{explain_id}")
+        for place in (CATALOG, TABLES, explanation_path(explain_id))
         for name in files.walk(place)
         if name.endswith((".parquet", ".json"))
     ]
     states = [
         (name, files.size(name), files.modified(name))
         for name in names
-        if "/tables/runs/" not in f"/{name}"
+        if not name.startswith(table_folder("runs") + "/")
     ]
     shown_from = [DRAWING_VERSION, explain_id, states, config, versions()]
     return hashlib.sha256(json.dumps(shown_from, sort_keys=True, default=str).encode()).hexdigest()

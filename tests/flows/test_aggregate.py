@@ -19,12 +19,13 @@ from storage.arrays.store import ShardedStore
 from storage.contents.explanations import (
     DONE,
     FAILED,
-    attributions_path,
+    ExplanationRecord,
     explanation_specs,
     save_record,
 )
-from storage.contents.fundus import fundus_path, fundus_specs
+from storage.contents.fundus import fundus_specs
 from storage.contents.group_maps import open_group_maps
+from storage.layout import attributions_path, fundus_path
 from storage.tables.schemas import SCHEMAS
 from tasks.access.stores import blank
 from tasks.aggregate import lesion_study
@@ -93,7 +94,7 @@ def workspace(tmp_path_factory):
     store = ShardedStore.create_or_open(
         ws.files, attributions_path("e" * 12), explanation_specs(PARAMS.quantities, SIZE, layers, 1)
     )
-    save_record(ws.files, "e" * 12, {"model_id": "m" * 12})
+    save_record(ws.files, ExplanationRecord("e" * 12, "m" * 12))
     store.extend(IDS)
     (span,) = store.spans()
     arrays = blank(store, span)

@@ -9,9 +9,10 @@ import xarray as xr
 from dr_lib.vocabulary import SIGNS
 from storage import open_workspace
 from storage.arrays.store import ShardedStore
-from storage.contents.explanations import attributions_path, explanation_specs, save_record
-from storage.contents.fundus import fundus_path, fundus_specs
+from storage.contents.explanations import ExplanationRecord, explanation_specs, save_record
+from storage.contents.fundus import fundus_specs
 from storage.errors import NotThere
+from storage.layout import attributions_path, fundus_path
 from tests.storage.small import digests, image_ids
 
 LAYERS = {
@@ -69,7 +70,7 @@ def explained(tmp_path_factory):
         store.write_shard(
             span, filled(specs, span, span.index + 1), digests=digests(span.images, span.start)
         )
-    save_record(ws.files, "aaaaaaaaaaaa", {"model_id": "m"})
+    save_record(ws.files, ExplanationRecord("aaaaaaaaaaaa", "m"))
     return ws
 
 
@@ -189,7 +190,7 @@ def test_what_is_not_there_yet_is_said_with_the_command_that_makes_it(ws):
         ws.fundus()
     with pytest.raises(NotThere, match="no explanations yet: run dr attribute"):
         ws.attributions()
-    save_record(ws.files, "aaaaaaaaaaaa", {})
+    save_record(ws.files, ExplanationRecord("aaaaaaaaaaaa"))
     with pytest.raises(NotThere, match="no attributions for aaaaaaaaaaaa: run dr attribute"):
         ws.attributions()
     with pytest.raises(NotThere, match="is not there: run the step that makes it"):

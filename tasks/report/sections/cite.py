@@ -3,6 +3,7 @@
 from dr_lib.report import Folder
 from dr_lib.report.section import Address, Code, Content, Missing, Text, table
 from dr_lib.report.words import number
+from storage.layout import CATALOG, table_folder
 from storage.tables.schemas import PARTITION, SCHEMAS, TITLES
 from tasks.report.data import Shown
 from tasks.run.run_log import versions
@@ -55,7 +56,7 @@ def content(shown: Shown, folder: Folder) -> Content:
             download = Address(
                 f"{name}.csv", folder.add(f"tables/{name}.csv", frame.to_csv(index=False).encode())
             )
-        path = "catalog" if name == "photos" else f"tables/{name}"
+        path = CATALOG if name == "photos" else table_folder(name)
         about = TITLES[name].replace("`", "")
         rows.append(
             {

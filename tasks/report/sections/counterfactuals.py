@@ -15,7 +15,7 @@ from dr_lib.report import Folder
 from dr_lib.report.section import Content, Heading, Plots, Strip, Text, nothing, table
 from dr_lib.report.words import label, number, slugs
 from storage.arrays.store import ShardedStore
-from storage.contents.counterfactuals import counterfactuals_path
+from storage.layout import counterfactuals_path
 from tasks.access.stores import fundus_store
 from tasks.report.data import Shown
 

@@ -88,7 +88,7 @@ def _how_far(shown: Shown) -> list[dict[str, Any]]:
 
 
 def _finished(store: ShardedStore) -> int:
-    return sum(len(entry["image_ids"]) for entry in store.records())
+    return sum(len(entry.image_ids) for entry in store.records())
 
 
 def _failures(shown: Shown) -> list[dict[str, Any]]:
@@ -100,10 +100,7 @@ def _failures(shown: Shown) -> list[dict[str, Any]]:
         if row.state == "failed"
     ]
     for entry in explanation_store(shown.workspace, shown.explain_id).records():
-        rows += [
-            {"what": name, "reason": reason}
-            for name, reason in entry["record"].get("failed", {}).items()
-        ]
+        rows += [{"what": name, "reason": reason} for name, reason in entry.record.failed.items()]
     return rows
 
 
