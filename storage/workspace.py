@@ -38,10 +38,10 @@ UNREADABLE_PATH = re.compile(r"\\|[\ud800-\udfff]|/(?:preprocess|model|explain)_
 def open_workspace(location: str | Path, *, must_exist: bool = False) -> "Workspace":
     """The workspace at a folder or an fsspec URL (`s3://bucket/prefix`), which need not exist yet.
 
-    must_exist: for whoever only reads. Without it a workspace that nobody has made reads as an
-    empty one; it is not looked at. Raises ValueError for an empty location, a file where the folder should be, or a
-    name that a library would misread; with `must_exist`, FileNotFoundError where no workspace is
-    and OtherFormat for one of a newer version.
+    must_exist: for whoever only reads. Without it the place is not looked at, and a workspace that
+    nobody has made reads as an empty one. Raises ValueError for an empty location, a file where the
+    folder should be, or a name that a library would misread; with `must_exist`, FileNotFoundError
+    where no workspace is and OtherFormat for one of a newer version.
     """
     text = str(location).removeprefix("file://")
     if not text.strip():

@@ -71,8 +71,8 @@ def verify(ws: "Workspace", *, repair: bool = False) -> list[dict]:
 
 
 def _problems(ws: "Workspace") -> Iterator[Problem]:
-    photos = ws.photos()
-    known = set(photos["image_id"])
+    known = set(ws.photos()["image_id"])
+    ws.explanations()  # refuses records of a newer version
     for preprocess_id in fundus_ids(ws.files):
         yield from _store_problems(ws, fundus_path(preprocess_id), known)
     for explain_id in ws.files.names(EXPLANATIONS):

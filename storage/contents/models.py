@@ -8,7 +8,7 @@ refused.
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -193,18 +193,12 @@ def check_weights(path: Path) -> None:
 
     try:
         with h5py.File(path, "r") as file:
-            refused = [
-                key
-                for key in ("model_config", "training_config", "keras_version")
-                if key in file.attrs
-            ]
-            if refused:
-                raise Refused(
-                    f"{path} is a full model (it has {refused[0]}): only weights are accepted"
-                )
-            file.visititems(_refuse_objects)
-            # visititems follows hard links only; these could name files elsewhere.
-            _refuse_links(file)
+            for key in ("model_config", "training_config", "keras_version"):
+                if key in file.attrs:
+                    raise Refused(
+                        f"{path} is a full model (it has {key}): only weights are accepted"
+                    )
+            list(_arrays(file))
     except OSError as error:
         raise Refused(f"{path} is damaged: {str(error).splitlines()[0]}") from None
 
@@ -215,14 +209,8 @@ def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """
     import h5py
 
-    shapes = {}
     with h5py.File(path, "r") as file:
-        file.visititems(
-            lambda name, item: (
-                shapes.__setitem__(name, item.shape) if isinstance(item, h5py.Dataset) else None
-            )
-        )
-    return shapes
+        return {item.name.lstrip("/"): item.shape for item in _arrays(file)}
 
 
 def _parquet(frame: "pd.DataFrame") -> bytes:
@@ -231,14 +219,10 @@ def _parquet(frame: "pd.DataFrame") -> bytes:
     return sink.getvalue()
 
 
-def _refuse_objects(name: str, item) -> None:
-    """Anything but numbers has no place among weights (opaque bytes are how pickles hide)."""
-    kind = getattr(getattr(item, "dtype", None), "kind", "f")
-    if kind not in "fiub":
-        raise Refused(f"weights file: {name} holds {item.dtype}, not numbers")
-
-
-def _refuse_links(group) -> None:
+def _arrays(group) -> Iterator[Any]:
+    """Every array below a group. Raises Refused for anything but numbers in this very file (opaque
+    bytes are how pickles hide, links could name files elsewhere).
+    """
     import h5py
 
     for name in group:
@@ -246,6 +230,11 @@ def _refuse_links(group) -> None:
             raise Refused(f"weights file: {group.name}/{name} is a link to elsewhere")
         item = group[name]
         if isinstance(item, h5py.Group):
-            _refuse_links(item)
-        elif item.external:
-            raise Refused(f"weights file: {item.name} keeps its numbers in another file")
+            yield from _arrays(item)
+            continue
+        if item.dtype.kind not in "fiub":
+            raise Refused(f"weights file: {item.name} holds {item.dtype}, not numbers")
+        if isinstance(item, h5py.Dataset):
+            if item.external:
+                raise Refused(f"weights file: {item.name} keeps its numbers in another file")
+            yield item

@@ -13,18 +13,6 @@ import pyarrow as pa
 
 from dr_lib.vocabulary import LESION_TYPES, STAGES
 
-__all__ = [
-    "KEYS",
-    "PARTITION",
-    "SCHEMAS",
-    "TITLES",
-    "dataset_schema",
-    "empty_frame",
-    "markdown",
-    "to_frame",
-    "to_table",
-]
-
 PARTITION_TEXT = {
     "preprocess_id": "the preprocessing: hash of its settings",
     "model_id": "the model: hash of its weights",
@@ -144,37 +132,6 @@ def to_frame(table: pa.Table):
 def empty_frame(table: str):
     """A DataFrame without rows, with the table's columns and types."""
     return to_frame(dataset_schema(table).empty_table())
-
-
-def markdown() -> str:
-    """The page of all tables and columns, for people; made from the schemas, so that it cannot
-    disagree with them.
-    """
-    lines = ["# Tables", ""]
-    for table in SCHEMAS:
-        where = (
-            f"tables/{table}/{PARTITION[table]}=…/*.parquet"
-            if PARTITION[table]
-            else f"tables/{table}/*.parquet"
-        )
-        where = f"catalog/{table}.parquet" if table in ("photos", "rejects") else where
-        keys = ", ".join(f"`{key}`" for key in KEYS[table])
-        lines += [
-            f"## {table}",
-            "",
-            TITLES[table],
-            "",
-            f"`{where}`" + (f" · one row per {keys}" if keys else ""),
-            "",
-        ]
-        lines += ["| column | type | unit | range | meaning |", "|---|---|---|---|---|"]
-        for field in dataset_schema(table):
-            text = {key.decode(): value.decode() for key, value in field.metadata.items()}
-            meaning, range_ = (text[key].replace("|", "\\|") for key in ("description", "range"))
-            kind = str(field.type) + (", may be null" if field.nullable else "")
-            lines.append(f"| `{field.name}` | {kind} | {text['unit']} | {range_} | {meaning} |")
-        lines.append("")
-    return "\n".join(lines)
 
 
 def _known(table: str) -> pa.Schema:

@@ -18,7 +18,7 @@ from dr_lib.network import backend
 from dr_lib.network.model import ModelParams, build
 from storage import Workspace, open_workspace
 from storage.arrays.store import ArraySpec, ShardedStore
-from storage.contents.explanations import DONE, explanation_specs
+from storage.contents.explanations import DONE, LayerShape, explanation_specs
 from storage.layout import attributions_path
 from storage.photos.source import PhotoSource
 from tasks.access.images import usable_rows
@@ -163,7 +163,7 @@ def specs_of(network: Any, params: AttributionParams, size: int) -> list[ArraySp
         shapes = layer_shapes(network, params)
     except ValueError as error:  # a layer that is missing or no full cut, named
         raise UserError(str(error)) from None
-    layers = {name: dataclasses.asdict(shape) for name, shape in shapes.items()}
+    layers = {name: LayerShape(shape.unit_shape, shape.window) for name, shape in shapes.items()}
     lesions = bool(params.lesion_poses)
     return explanation_specs(
         params.quantities,

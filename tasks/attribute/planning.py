@@ -9,7 +9,7 @@ import numpy as np
 
 from storage import Workspace, open_workspace
 from storage.arrays.store import ArraySpec, spans
-from storage.contents.explanations import explanation_specs
+from storage.contents.explanations import LayerShape, explanation_specs
 from storage.contents.fundus import DONE
 from storage.contents.models import load_record
 from tasks.access.data_folder import labelled_source
@@ -106,7 +106,7 @@ def check_run(
     if not sizes:
         return
     size, params = recipe.preprocess.size, recipe.attribution
-    layers = {name: {"unit_shape": (1,), "window": 1} for name in params.layers}
+    layers = dict.fromkeys(params.layers, LayerShape((1,), 1))
     specs = explanation_specs(
         params.quantities, size, layers, params.neurons, lesions=bool(params.lesion_poses)
     )

@@ -17,7 +17,7 @@ from storage import open_workspace
 from storage.arrays.ledger import ShardRecord
 from storage.arrays.rounding import round_mantissa
 from storage.arrays.store import ShardedStore, Span
-from storage.contents.explanations import MAP_BITS
+from storage.contents.declared import MAP_BITS
 from storage.layout import counterfactuals_path
 from tasks.access.stores import blank, blank_row, crop_of, explanation_store, fundus_store
 from tasks.execution.worker import classifier_outputs, fundi, logits_evaluator

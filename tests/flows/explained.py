@@ -15,7 +15,13 @@ from dr_lib.network.model import ModelParams
 from dr_lib.training.params import TrainingParams
 from storage import Workspace
 from storage.arrays.store import ShardedStore
-from storage.contents.explanations import DONE, ExplanationRecord, explanation_specs, save_record
+from storage.contents.explanations import (
+    DONE,
+    ExplanationRecord,
+    LayerShape,
+    explanation_specs,
+    save_record,
+)
 from storage.contents.fundus import fundus_specs
 from storage.ids import digest_bytes
 from storage.layout import MODEL_RECORD, attributions_path, fundus_path, model_path
@@ -29,8 +35,8 @@ from tasks.run.resolved_ids import ResolvedIds
 SIZE, SHARD_IMAGES, NEURONS = 64, 4, 2
 MODEL_ID = "0123456789ab"
 LAYERS = {
-    "stem": {"unit_shape": (16, 16, 8), "window": 32},
-    "fc1": {"unit_shape": (16,), "window": SIZE},
+    "stem": LayerShape((16, 16, 8), 32),
+    "fc1": LayerShape((16,), SIZE),
 }
 RECIPE = Recipe(
     PreprocessParams(size=SIZE),

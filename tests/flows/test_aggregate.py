@@ -15,11 +15,13 @@ from dr_lib.localisation.channel_dissection import LesionUnitParams
 from dr_lib.maps import HeatmapParams
 from dr_lib.maps.region_clustering import AppearanceParams
 from storage import open_workspace
+from storage.arrays.ledger import ShardRecord
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import (
     DONE,
     FAILED,
     ExplanationRecord,
+    LayerShape,
     explanation_specs,
     save_record,
 )
@@ -90,7 +92,7 @@ def workspace(tmp_path_factory):
     )
     fundi.write_shard(span, arrays, digests=IDS)
 
-    layers = {"stem": {"unit_shape": (16, 16, 3), "window": 8}}
+    layers = {"stem": LayerShape((16, 16, 3), 8)}
     store = ShardedStore.create_or_open(
         ws.files, attributions_path("e" * 12), explanation_specs(PARAMS.quantities, SIZE, layers, 1)
     )
@@ -112,7 +114,10 @@ def workspace(tmp_path_factory):
     arrays["pixels/converged"][[GOOD, ZERO]] = True
     arrays["pixels/status"][:] = [DONE, DONE, FAILED, DONE]
     store.write_shard(
-        span, arrays, digests=IDS, record={"failed": {IDS[LOST]: "its results are not finite"}}
+        span,
+        arrays,
+        digests=IDS,
+        record=ShardRecord(failed={IDS[LOST]: "its results are not finite"}),
     )
     return ws
 

@@ -14,11 +14,11 @@ from storage import open_workspace
 from storage.admin.catalog import query
 from storage.admin.verify import verify
 from storage.contents.explanations import FAILED
-from storage.tables.ranges import outside
 from storage.tables.schemas import SCHEMAS, dataset_schema
 from tasks.run.progress import duration
 from tests.analyst.questions import questions
 from tests.flows.conftest import snapshot
+from tests.ranges import outside
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -313,7 +313,7 @@ def test_what_was_set_aside_is_planned_where_it_is_to_be_tried_again(tmp_path, p
             span,
             blank(store, span),
             digests=digests[span.rows],
-            record={"failed": failed, "seconds": 1.0},
+            record=ShardRecord(failed=failed, seconds=1.0),
         )
     for retry, preprocessed, explained in ((False, 0, 0), (True, 1, 1)):
         storage = dataclasses.replace(config.storage, retry_set_aside=retry)

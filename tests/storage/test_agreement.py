@@ -10,6 +10,7 @@ import pytest
 from storage import open_workspace
 from storage.admin.status import describe
 from storage.admin.verify import verify
+from storage.arrays.ledger import ShardRecord
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import (
     DONE,
@@ -49,7 +50,7 @@ def complete(images: int, seed: int) -> dict[str, np.ndarray]:
 
 def write(store, span, arrays, **record):
     names = store.image_ids[span.rows]
-    store.write_shard(span, arrays, digests=names, record=record)
+    store.write_shard(span, arrays, digests=names, record=ShardRecord(**record))
     done = [row for row in range(span.images) if arrays["pixels/status"][row] == DONE]
     rows = [
         example("attributions")

@@ -281,7 +281,7 @@ WORKER = """
     import sys, time
     from storage import open_workspace
     from storage.arrays.store import ShardedStore
-    from storage.arrays.ledger import Ledger
+    from storage.arrays.ledger import Ledger, ShardRecord
     from tests.storage.small import digests, values
 
     location, path, shards, stop_at = sys.argv[1:5]

@@ -125,7 +125,7 @@ def test_what_something_else_needs_is_refused_before_anything_goes(full):
     changed = {
         name for name, data in tree_bytes(Path(full.location)).items() if before.get(name) != data
     }
-    assert changed <= {".locks/run.lock"}
+    assert changed <= {".locks/run.lock", "workspace.json"}
     assert {row["id"] for row in collect(full, [first, OLD])} == {first, OLD}
 
 

@@ -9,15 +9,20 @@ import xarray as xr
 from dr_lib.vocabulary import SIGNS
 from storage import open_workspace
 from storage.arrays.store import ShardedStore
-from storage.contents.explanations import ExplanationRecord, explanation_specs, save_record
+from storage.contents.explanations import (
+    ExplanationRecord,
+    LayerShape,
+    explanation_specs,
+    save_record,
+)
 from storage.contents.fundus import fundus_specs
 from storage.errors import NotThere
 from storage.layout import attributions_path, fundus_path
 from tests.storage.small import digests, image_ids
 
 LAYERS = {
-    "stem": {"unit_shape": (15, 15, 8), "window": 32},
-    "fc1": {"unit_shape": (24,), "window": 64},
+    "stem": LayerShape((15, 15, 8), 32),
+    "fc1": LayerShape((24,), 64),
 }
 QUANTITIES = ("stage0", "stage4", "referable")
 # DESIGN §2's table: path → dims.
@@ -138,15 +143,6 @@ def test_xarray_alone_opens_groups_and_tree_with_their_ids(explained):
 def test_dask_chunks_on_demand(explained):
     tree = explained.attributions(chunks={"image": 4})
     assert tree["pixels/attribution"].chunks[0] == (4, 2)
-
-
-def test_the_specs_take_shapes_as_objects_too():
-    class Shape:
-        unit_shape, window = (15, 15, 8), 32
-
-    assert explanation_specs(QUANTITIES, 64, {"stem": Shape()}, 3) == explanation_specs(
-        QUANTITIES, 64, {"stem": LAYERS["stem"]}, 3
-    )
 
 
 def test_fundus_images_with_their_geometry(ws):

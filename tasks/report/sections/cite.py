@@ -11,6 +11,7 @@ from tasks.run.run_log import versions
 # a table of more rows is left in the workspace: the report must stay light enough to send
 CSV_ROWS = 100_000
 CITED = tuple(name for name in SCHEMAS if name != "runs")
+DOWNLOADS = "tables"  # a folder of the report
 EXAMPLE_QUERIES = (
     (
         "How well does the model do?",
@@ -54,7 +55,8 @@ def content(shown: Shown, folder: Folder) -> Content:
         if count <= CSV_ROWS:
             frame = shown.workspace.frame(name, **part)
             download = Address(
-                f"{name}.csv", folder.add(f"tables/{name}.csv", frame.to_csv(index=False).encode())
+                f"{name}.csv",
+                folder.add(f"{DOWNLOADS}/{name}.csv", frame.to_csv(index=False).encode()),
             )
         path = CATALOG if name == "photos" else table_folder(name)
         about = TITLES[name].replace("`", "")
