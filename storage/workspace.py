@@ -10,20 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyarrow import compute, dataset
+
 from storage import layout
+from storage.contents import explanations, fundus, models
 from storage.contents.records import LATEST
 from storage.errors import NotThere, Refused
 from storage.files.files import Files, is_url
 from storage.files.formats import check_format
+from storage.files.lock import lock
 from storage.files.proxies import ask_directly
+from storage.tables import parts as tables
+from storage.tables import schemas
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow.dataset
     import xarray as xr
-
-    from storage.contents.explanations import ExplanationRecord
-    from storage.contents.models import ModelRecord
 
 # Version of the layout.
 FORMAT = 1
@@ -113,8 +115,6 @@ class Workspace:
         Whoever is to write holds one, so here the version of the layout is written down. Raises
         WorkspaceLocked, and OtherFormat for a workspace of a newer version.
         """
-        from storage.files.lock import lock
-
         with lock(self.files, name):
             if not self.check_format():
                 self.files.write_json(layout.FORMAT, {"format": FORMAT})
@@ -142,17 +142,15 @@ class Workspace:
         self._write_catalogue("rejects", frame)
 
     def _catalogue(self, table: str) -> "pd.DataFrame":
-        return self._parts.read_file(self.files, layout.catalogue_path(table), table)
+        return tables.read_file(self.files, layout.catalogue_path(table), table)
 
     def _write_catalogue(self, table: str, frame) -> None:
-        data, name = self._parts.encode(table, frame), layout.catalogue_path(table)
+        data, name = tables.encode(table, frame), layout.catalogue_path(table)
         # Equal contents stay untouched: a run with nothing new leaves no trace.
         if not self.files.exists(name) or self.files.read(name) != data:
             self.files.write(name, data)
 
     def _check_positions(self, frame) -> None:
-        from storage.tables import schemas
-
         new = schemas.to_table("photos", frame).select(["image_id", "position"]).to_pydict()
         places = dict(zip(new["image_id"], new["position"], strict=True))
         if sorted(new["position"]) != list(range(len(places))):
@@ -169,17 +167,13 @@ class Workspace:
 
     # Tables
 
-    def table(self, name: str) -> "pyarrow.dataset.Dataset":
+    def table(self, name: str) -> dataset.Dataset:
         """A table's parts as one dataset, with the partition's id as a column; empty where
         nothing is there yet.
         """
         if name in layout.CATALOGUE_TABLES:
-            from pyarrow import dataset
-
-            from storage.tables import schemas
-
             return dataset.dataset(schemas.to_table(name, self._catalogue(name)))
-        return self._parts.dataset(self.files, name)
+        return tables.dataset(self.files, name)
 
     def frame(self, name: str, **equals) -> "pd.DataFrame":
         """A table as a DataFrame, only the rows where each named column has the given value, or one
@@ -188,26 +182,18 @@ class Workspace:
         `preprocess_id="latest"`, `model_id="latest"` and `explain_id="latest"` stand for the latest
         one.
         """
-        from storage.tables.schemas import to_frame
+        return schemas.to_frame(self.table(name).to_table(filter=self._filter(equals)))
 
-        return to_frame(self.table(name).to_table(filter=self._filter(equals)))
-
-    @property
-    def _latest(self) -> dict:
-        """How the latest id of each kind is found."""
-        return {
+    def _filter(self, equals: dict):
+        latest = {
             "preprocess_id": self.latest_preprocessing,
             "model_id": self.latest_model,
             "explain_id": self.latest_explanation,
         }
-
-    def _filter(self, equals: dict):
-        from pyarrow import compute
-
         tests = []
         for column, value in equals.items():
-            if value == LATEST and column in self._latest:
-                value = self._latest[column]()
+            if value == LATEST and column in latest:
+                value = latest[column]()
             field = compute.field(column)
             # Only an equation skips a part's row groups by their statistics.
             if value is None or isinstance(value, list):
@@ -234,7 +220,7 @@ class Workspace:
         digest: of what the rows were made from, kept in the file for `has_part`.
         """
         path = self._part_path(name, partition, part)
-        self.files.write(path, self._parts.encode(name, frame, digest))
+        self.files.write(path, tables.encode(name, frame, digest))
         return path
 
     def has_part(
@@ -251,50 +237,41 @@ class Workspace:
         path = self._part_path(name, partition, part)
         if digest is None:
             return self.files.exists(path)
-        return self._parts.part_digest(self.files, path) == digest
+        return tables.part_digest(self.files, path) == digest
 
     def part_digests(self, name: str, partition: str | None = None) -> dict[str, str | None]:
         """The digest of every part of a partition, by the part's name; empty text where it was
         written without one.
         """
         return {
-            part: self._parts.part_digest(self.files, self._part_path(name, partition, part))
+            part: tables.part_digest(self.files, self._part_path(name, partition, part))
             for part in self.parts(name, partition)
         }
 
     def parts(self, name: str, partition: str | None = None) -> list[str]:
         """The names of a partition's parts."""
-        return self._parts.parts(self.files, name, partition)
+        return tables.parts(self.files, name, partition)
 
     def part(self, name: str, partition: str | None = None, part: str = "part") -> "pd.DataFrame":
         """One part of a table as a DataFrame; empty where it is not there. Of hundreds of parts
         no other is looked at.
         """
-        return self._parts.read_file(self.files, self._part_path(name, partition, part), name)
+        return tables.read_file(self.files, self._part_path(name, partition, part), name)
 
     def remove_part(self, name: str, partition: str | None = None, part: str = "part") -> None:
         """Removes one part of a table, if it is there."""
         self.files.remove(self._part_path(name, partition, part))
 
-    @property
-    def _parts(self):
-        """The module of tables; here, since it takes a tenth of a second to load."""
-        from storage.tables import parts
-
-        return parts
-
     def _part_path(self, name: str, partition: str | None, part: str) -> str:
         if not part or "/" in part or part.startswith((".", "_")):
             raise ValueError(f"{part!r} is no name for a part of a table")
-        return self._parts.part_path(name, partition, part)
+        return tables.part_path(name, partition, part)
 
     # Arrays
 
     def fundus_ids(self) -> list[str]:
         """The preprocessings that have a store, oldest first."""
-        from storage.contents.fundus import fundus_ids
-
-        return fundus_ids(self.files)
+        return fundus.fundus_ids(self.files)
 
     def fundus(self, preprocess_id: str = LATEST, *, chunks=None) -> "xr.Dataset":
         """The normalised fundus images and their geometry, read when used; with `chunks` ({"image":
@@ -303,44 +280,30 @@ class Workspace:
         `image_id` indexes the images: `ws.fundus().sel(image_id="10_left")`. Rows with status 0 are
         still to be done.
         """
-        from storage.contents.fundus import open_fundus
-
-        return open_fundus(self.files, preprocess_id, chunks=chunks)
+        return fundus.open_fundus(self.files, preprocess_id, chunks=chunks)
 
     def latest_preprocessing(self) -> str:
         """The id of the preprocessing written last. Raises FileNotFoundError before the first."""
-        from storage.contents.fundus import pick_fundus
-
-        return pick_fundus(self.files)
+        return fundus.pick_fundus(self.files)
 
     def attributions(self, explain_id: str = LATEST, *, chunks=None) -> "xr.DataTree":
         """Everything attributed, read when used: the groups `pixels` and `layers/<layer>`,
         indexed by `image_id`.
         """
-        from storage.contents.explanations import open_attributions
+        return explanations.open_attributions(self.files, explain_id, chunks=chunks)
 
-        return open_attributions(self.files, explain_id, chunks=chunks)
-
-    def explanations(self) -> "list[ExplanationRecord]":
+    def explanations(self) -> list[explanations.ExplanationRecord]:
         """The record of every explanation, oldest first."""
-        from storage.contents.explanations import load_records
-
-        return load_records(self.files)
+        return explanations.load_records(self.files)
 
     def latest_explanation(self) -> str:
         """The id of the explanation made last. Raises FileNotFoundError before the first."""
-        from storage.contents.explanations import load_record
+        return explanations.load_record(self.files).explain_id
 
-        return load_record(self.files, LATEST).explain_id
-
-    def models(self) -> "list[ModelRecord]":
+    def models(self) -> list[models.ModelRecord]:
         """The record of every model, oldest first."""
-        from storage.contents.models import load_records
-
-        return load_records(self.files)
+        return models.load_records(self.files)
 
     def latest_model(self) -> str:
         """The id of the model made last. Raises FileNotFoundError before the first."""
-        from storage.contents.models import load_record
-
-        return load_record(self.files, LATEST).model_id
+        return models.load_record(self.files).model_id
