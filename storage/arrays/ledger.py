@@ -104,10 +104,6 @@ class Ledger:
         """Forgets a shard, so that it is computed again. The first step of rewriting it."""
         self.files.remove(self.name(shard))
 
-    def modified(self) -> float:
-        """When a shard was last marked, in seconds since 1970; 0 for an empty ledger."""
-        return self.files.newest(self.folder)
-
     def _parsed(self, name: str, value: Any) -> LedgerEntry | None:
         """The entry, if the file says all that an entry must."""
         if not isinstance(value, dict):

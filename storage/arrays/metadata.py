@@ -79,8 +79,15 @@ def create(files: Files, path: str, specs: list[ArraySpec], shard_images: int, a
             config={"write_empty_chunks": True},
             **spec.chunking(shard_images),
         )
-    files.flush(files.walk(path))
-    consolidate(files, path, read_nodes(files, path, _names(specs)))
+    written = files.walk(path)
+    files.flush(written)
+    names = [name for name in written if name.endswith("/zarr.json")]
+    nodes = {
+        name.removeprefix(path).removesuffix("zarr.json").strip("/"): json.loads(data)
+        for name, data in zip(names, files.read_many(names), strict=True)
+        if data
+    }
+    consolidate(files, path, nodes)
 
 
 def _shuffle(spec: ArraySpec, item: int) -> Literal["noshuffle", "shuffle", "bitshuffle"]:
@@ -152,14 +159,6 @@ def consolidate(files: Files, path: str, nodes: dict[str, dict]) -> None:
         files.write(_file(path, group), _encode(document))
 
 
-def read_nodes(files: Files, path: str, names: list[str]) -> dict[str, dict]:
-    """The nodes' own metadata, from the files of those that are there."""
-    found = files.read_many([_file(path, name) for name in names])
-    return {
-        name: json.loads(data) for name, data in zip(names, found, strict=True) if data is not None
-    }
-
-
 def is_data(name: str, node: dict) -> bool:
     """Whether a node is one of the arrays that shards write (and no group, id or label)."""
     dims = node.get("dimension_names") or [""]
@@ -215,16 +214,6 @@ def _labels(specs: list[ArraySpec], group: str) -> dict[str, tuple[str, ...]]:
     return {
         dim: names for spec in specs if spec.group == group for dim, names in spec.labels.items()
     }
-
-
-def _names(specs: list[ArraySpec]) -> list[str]:
-    """Every node of the store: groups (those in between too), coordinates and arrays."""
-    names = {""}
-    for group in _groups(specs):
-        steps = group.split("/") if group else []
-        names |= {"/".join(steps[:depth]) for depth in range(1, len(steps) + 1)}
-        names |= {f"{group}/{name}".lstrip("/") for name in ("image_id", *_labels(specs, group))}
-    return sorted(names | {spec.path for spec in specs})
 
 
 def _strings(values):

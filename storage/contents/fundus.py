@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from storage.arrays.ledger import Ledger
 from storage.arrays.specs import ArraySpec
 from storage.contents.declared import declared
 from storage.contents.records import LATEST, pick
@@ -47,7 +46,7 @@ def fundus_ids(files: Files) -> list[str]:
 
     def written(preprocess_id: str) -> tuple[float, str]:
         path = fundus_path(preprocess_id)
-        marked = Ledger(files, ledger_folder(path)).modified()
+        marked = files.newest(ledger_folder(path))
         return max(marked, files.modified(f"{path}/zarr.json")), preprocess_id
 
     return sorted(ids, key=written)
