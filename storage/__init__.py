@@ -11,7 +11,7 @@ Three rules hold for everything in here:
 - **Ids are hashes of contents.** Folders are named by the hash of what made them, so results of two
   settings never share a folder.
 
-`open_workspace(location)` is the door; importing this package loads no array or table library.
+`open_workspace(location)` is the door.
 """
 
 from storage.workspace import Workspace, open_workspace

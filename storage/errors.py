@@ -23,6 +23,10 @@ class Refused(StorageError, ValueError):
     """Something is there but is not what it should be, so it is not used."""
 
 
+class OtherFormat(StorageError):
+    """Written by another version of this program, which this one cannot read."""
+
+
 class WorkspaceLocked(StorageError):
     """Another process holds the lock; the message names it."""
 

@@ -46,22 +46,6 @@ def digest_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def patient_and_eye(image_id: str) -> tuple[str, str]:
-    """The patient's id and the eye that an image id names.
-
-    >>> patient_and_eye("10_left")
-    ('10', 'left')
-
-    Raises ValueError for anything else.
-    """
-    match = IMAGE_ID.match(image_id)
-    if match is None:
-        raise ValueError(
-            f"{image_id!r} is not an image id: expected <patient>_left or <patient>_right"
-        )
-    return match[1], match[2]
-
-
 def _plain(value):
     """`value` as JSON types, with numpy's numbers made Python's."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -1,24 +1,34 @@
 """The workspace's layout, and the doors to what lies in it. Opening one creates nothing."""
 
+import contextlib
+import functools
+import operator
 import os
 import re
+from collections.abc import Generator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyarrow import compute, dataset
+
+from storage import layout
+from storage.contents import explanations, fundus, models
+from storage.contents.records import LATEST
 from storage.errors import NotThere, Refused
 from storage.files.files import Files, is_url
+from storage.files.formats import check_format
+from storage.files.lock import lock
 from storage.files.proxies import ask_directly
+from storage.tables import parts as tables
+from storage.tables import schemas
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow.dataset
     import xarray as xr
 
-LATEST = "latest"
-# A folder with any of these in it is a workspace.
-LAYOUT = {"catalog", "fundus", "models", "explanations", "tables", "report"}
+# Version of the layout.
+FORMAT = 1
 # In an object store's URL: what fsspec expands, also in what it removes, and its sign for chained
 # URLs.
 URL_PATTERN = re.compile(r"[*?\[\]]|::")
@@ -30,9 +40,10 @@ UNREADABLE_PATH = re.compile(r"\\|[\ud800-\udfff]|/(?:preprocess|model|explain)_
 def open_workspace(location: str | Path, *, must_exist: bool = False) -> "Workspace":
     """The workspace at a folder or an fsspec URL (`s3://bucket/prefix`), which need not exist yet.
 
-    must_exist: for whoever only reads. Without it a workspace that nobody has made reads as an
-    empty one. Raises ValueError for an empty location, a file where the folder should be, or a
-    name that a library would misread; with `must_exist`, FileNotFoundError where no workspace is.
+    must_exist: for whoever only reads. Without it the place is not looked at, and a workspace that
+    nobody has made reads as an empty one. Raises ValueError for an empty location, a file where the
+    folder should be, or a name that a library would misread; with `must_exist`, FileNotFoundError
+    where no workspace is and OtherFormat for one of a newer version.
     """
     text = str(location).removeprefix("file://")
     if not text.strip():
@@ -47,9 +58,11 @@ def open_workspace(location: str | Path, *, must_exist: bool = False) -> "Worksp
         if os.path.exists(text) and not os.path.isdir(text):
             raise Refused(f"{text} is a file; a workspace is a folder")
     workspace = Workspace(text)
-    if must_exist and not LAYOUT & set(_listed(workspace)):
-        advice = "check the place, or make one with dr run CONFIG.toml"
-        raise NotThere(f"there is no workspace at {workspace.location}: {advice}")
+    if must_exist:
+        if not layout.FOLDERS & set(_listed(workspace)):
+            advice = "check the place, or make one with dr run CONFIG.toml"
+            raise NotThere(f"there is no workspace at {workspace.location}: {advice}")
+        workspace.check_format()
     return workspace
 
 
@@ -80,7 +93,7 @@ class Workspace:
 
     location: str
 
-    @cached_property
+    @functools.cached_property
     def files(self) -> Files:
         """Small files, whole or not at all."""
         return Files(self.location)
@@ -89,13 +102,23 @@ class Workspace:
     def is_local(self) -> bool:
         return self.files.is_local
 
-    def lock(self, name: str = "run"):
-        """A context manager: while it is held, no other process can hold the lock `name` of this
-        workspace.
-        """
-        from storage.files.lock import lock
+    def check_format(self) -> bool:
+        """Whether the workspace says of which version its layout is. Raises OtherFormat."""
+        found = self.files.read_json(layout.FORMAT)
+        check_format(found or {}, FORMAT, self.location)
+        return bool(found)
 
-        return lock(self.files, name)
+    @contextlib.contextmanager
+    def lock(self, name: str = "run") -> Generator[None]:
+        """Holds the lock `name` inside the `with` block, so that no other process can hold it.
+
+        Whoever is to write holds one, so here the version of the layout is written down. Raises
+        WorkspaceLocked, and OtherFormat for a workspace of a newer version.
+        """
+        with lock(self.files, name):
+            if not self.check_format():
+                self.files.write_json(layout.FORMAT, {"format": FORMAT})
+            yield
 
     # The catalogue's files
 
@@ -119,34 +142,24 @@ class Workspace:
         self._write_catalogue("rejects", frame)
 
     def _catalogue(self, table: str) -> "pd.DataFrame":
-        from storage.tables.parts import read_file
-
-        return read_file(self.files, f"catalog/{table}.parquet", table)
+        return tables.read_file(self.files, layout.catalogue_path(table), table)
 
     def _write_catalogue(self, table: str, frame) -> None:
-        from storage.tables.parts import encode
-
-        data, name = encode(table, frame), f"catalog/{table}.parquet"
+        data, name = tables.encode(table, frame), layout.catalogue_path(table)
         # Equal contents stay untouched: a run with nothing new leaves no trace.
         if not self.files.exists(name) or self.files.read(name) != data:
             self.files.write(name, data)
 
     def _check_positions(self, frame) -> None:
-        from storage.tables.schemas import to_table
-
-        new = to_table("photos", frame).select(["image_id", "position"]).to_pydict()
+        new = schemas.to_table("photos", frame).select(["image_id", "position"]).to_pydict()
         places = dict(zip(new["image_id"], new["position"], strict=True))
         if sorted(new["position"]) != list(range(len(places))):
             raise ValueError(
                 "photos: positions must be 0, 1, 2, … each once, and every image_id once"
             )
         old = self.photos()
-        moved = [
-            name
-            for name, at in zip(old["image_id"], old["position"], strict=True)
-            if places.get(name) != at
-        ]
-        if moved:
+        pairs = zip(old["image_id"], old["position"], strict=True)
+        if moved := [name for name, position in pairs if places.get(name) != position]:
             raise ValueError(
                 f"photos: {moved[0]} and {len(moved) - 1} more would move or vanish; positions only"
                 " grow"
@@ -154,18 +167,12 @@ class Workspace:
 
     # Tables
 
-    def table(self, name: str) -> "pyarrow.dataset.Dataset":
+    def table(self, name: str) -> dataset.Dataset:
         """A table's parts as one dataset, with the partition's id as a column; empty where
         nothing is there yet.
         """
-        from storage.tables import parts as tables
-
-        if name in ("photos", "rejects"):
-            from pyarrow import dataset
-
-            from storage.tables.schemas import to_table
-
-            return dataset.dataset(to_table(name, self._catalogue(name)))
+        if name in layout.CATALOGUE_TABLES:
+            return dataset.dataset(schemas.to_table(name, self._catalogue(name)))
         return tables.dataset(self.files, name)
 
     def frame(self, name: str, **equals) -> "pd.DataFrame":
@@ -175,36 +182,25 @@ class Workspace:
         `preprocess_id="latest"`, `model_id="latest"` and `explain_id="latest"` stand for the latest
         one.
         """
-        from storage.tables.schemas import to_frame
+        return schemas.to_frame(self.table(name).to_table(filter=self._filter(equals)))
 
-        return to_frame(self.table(name).to_table(filter=self._filter(equals)))
-
-    @property
-    def _latest(self) -> dict:
-        """How the latest id of each kind is found."""
-        return {
+    def _filter(self, equals: dict):
+        latest = {
             "preprocess_id": self.latest_preprocessing,
             "model_id": self.latest_model,
             "explain_id": self.latest_explanation,
         }
-
-    def _filter(self, equals: dict):
-        from pyarrow import compute
-
-        wanted = None
+        tests = []
         for column, value in equals.items():
-            if value == LATEST and column in self._latest:
-                value = self._latest[column]()
-            at = compute.field(column)
-            test = (
-                at.is_null()
-                if value is None
-                else at.isin(value)
-                if isinstance(value, list)
-                else at == value
-            )
-            wanted = test if wanted is None else wanted & test
-        return wanted
+            if value == LATEST and column in latest:
+                value = latest[column]()
+            field = compute.field(column)
+            # Only an equation skips a part's row groups by their statistics.
+            if value is None or isinstance(value, list):
+                tests.append(field.isin([None] if value is None else value))
+            else:
+                tests.append(field == value)
+        return functools.reduce(operator.and_, tests) if tests else None
 
     def count(self, name: str, **equals) -> int:
         """How many rows `frame` would give."""
@@ -223,9 +219,7 @@ class Workspace:
 
         digest: of what the rows were made from, kept in the file for `has_part`.
         """
-        from storage.tables import parts as tables
-
-        path = f"{tables.folder(name, partition)}/{_part(part)}.parquet"
+        path = self._part_path(name, partition, part)
         self.files.write(path, tables.encode(name, frame, digest))
         return path
 
@@ -240,52 +234,44 @@ class Workspace:
         """Whether a part of a table has been written, and, where a digest is given, from just
         that.
         """
-        from storage.tables import parts as tables
-
-        if digest is not None:
-            return tables.part_digest(self.files, name, partition, _part(part)) == digest
-        return self.files.exists(f"{tables.folder(name, partition)}/{_part(part)}.parquet")
+        path = self._part_path(name, partition, part)
+        if digest is None:
+            return self.files.exists(path)
+        return tables.part_digest(self.files, path) == digest
 
     def part_digests(self, name: str, partition: str | None = None) -> dict[str, str | None]:
         """The digest of every part of a partition, by the part's name; empty text where it was
         written without one.
         """
-        from storage.tables import parts as tables
-
         return {
-            part: tables.part_digest(self.files, name, partition, part)
+            part: tables.part_digest(self.files, self._part_path(name, partition, part))
             for part in self.parts(name, partition)
         }
 
     def parts(self, name: str, partition: str | None = None) -> list[str]:
         """The names of a partition's parts."""
-        from storage.tables import parts as tables
-
         return tables.parts(self.files, name, partition)
 
     def part(self, name: str, partition: str | None = None, part: str = "part") -> "pd.DataFrame":
         """One part of a table as a DataFrame; empty where it is not there. Of hundreds of parts
         no other is looked at.
         """
-        from storage.tables import parts as tables
-
-        return tables.read_file(
-            self.files, f"{tables.folder(name, partition)}/{_part(part)}.parquet", name
-        )
+        return tables.read_file(self.files, self._part_path(name, partition, part), name)
 
     def remove_part(self, name: str, partition: str | None = None, part: str = "part") -> None:
         """Removes one part of a table, if it is there."""
-        from storage.tables import parts as tables
+        self.files.remove(self._part_path(name, partition, part))
 
-        self.files.remove(f"{tables.folder(name, partition)}/{_part(part)}.parquet")
+    def _part_path(self, name: str, partition: str | None, part: str) -> str:
+        if not part or "/" in part or part.startswith((".", "_")):
+            raise ValueError(f"{part!r} is no name for a part of a table")
+        return tables.part_path(name, partition, part)
 
     # Arrays
 
     def preprocess_ids(self) -> list[str]:
         """The preprocessings that have a store, oldest first."""
-        from storage.contents.fundus import preprocess_ids
-
-        return preprocess_ids(self.files)
+        return fundus.preprocess_ids(self.files)
 
     def fundus(self, preprocess_id: str = LATEST, *, chunks=None) -> "xr.Dataset":
         """The normalised fundus images and their geometry, read when used; with `chunks` ({"image":
@@ -294,51 +280,30 @@ class Workspace:
         `image_id` indexes the images: `ws.fundus().sel(image_id="10_left")`. Rows with status 0 are
         still to be done.
         """
-        from storage.contents.fundus import open_fundus
-
-        return open_fundus(self.files, preprocess_id, chunks=chunks)
+        return fundus.open_fundus(self.files, preprocess_id, chunks=chunks)
 
     def latest_preprocessing(self) -> str:
         """The id of the preprocessing written last. Raises FileNotFoundError before the first."""
-        ids = self.preprocess_ids()
-        if not ids:
-            raise NotThere(f"{self.location} holds no fundus images yet: run dr preprocess")
-        return ids[-1]
+        return fundus.pick_fundus(self.files)
 
     def attributions(self, explain_id: str = LATEST, *, chunks=None) -> "xr.DataTree":
         """Everything attributed, read when used: the groups `pixels` and `layers/<layer>`,
         indexed by `image_id`.
         """
-        from storage.contents.explanations import open_attributions
+        return explanations.open_attributions(self.files, explain_id, chunks=chunks)
 
-        return open_attributions(self.files, explain_id, chunks=chunks)
-
-    def explanations(self) -> list[dict]:
+    def explanations(self) -> list[explanations.ExplanationRecord]:
         """The record of every explanation, oldest first."""
-        from storage.contents.explanations import load_records
-
-        return load_records(self.files)
+        return explanations.load_records(self.files)
 
     def latest_explanation(self) -> str:
         """The id of the explanation made last. Raises FileNotFoundError before the first."""
-        from storage.contents.explanations import load_record
+        return explanations.load_record(self.files).explain_id
 
-        return load_record(self.files, LATEST)["explain_id"]
-
-    def models(self) -> list[dict]:
+    def models(self) -> list[models.ModelRecord]:
         """The record of every model, oldest first."""
-        from storage.contents.models import load_records
-
-        return load_records(self.files)
+        return models.load_records(self.files)
 
     def latest_model(self) -> str:
         """The id of the model made last. Raises FileNotFoundError before the first."""
-        from storage.contents.models import load_record
-
-        return load_record(self.files, LATEST)["model_id"]
-
-
-def _part(part: str) -> str:
-    if not part or "/" in part or part.startswith((".", "_")):
-        raise ValueError(f"{part!r} is no name for a part of a table")
-    return part
+        return models.load_record(self.files).model_id

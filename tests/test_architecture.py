@@ -248,6 +248,42 @@ def test_science_knows_no_drawing():
             ), path
 
 
+PLACES = ("catalog", "fundus", "models", "explanations", "tables", "report", ".locks", ".scratch")
+FILES = ("workspace.json", "model.json", "explanation.json", "catalog.sql", "catalog.duckdb")
+ASKS_FOR_A_PATH = {"names", "walk", "exists", "read", "read_json", "write", "write_json", "remove"}
+
+
+def workspace_paths(source: str) -> list[str]:
+    """The texts in a module that are a path of the workspace: `models/…`, or a folder's name that
+    is given to a method of `Files`.
+    """
+    tree = ast.parse(source)
+    found = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and (node.value.startswith(tuple(f"{place}/" for place in PLACES)) or node.value in FILES)
+    ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ASKS_FOR_A_PATH:
+            names = [one.value for one in node.args if isinstance(one, ast.Constant)]
+            found += [name for name in names if name in PLACES]
+    return found
+
+
+@by_path
+def test_paths_of_the_workspace_are_made_in_one_module(path):
+    if name_of(path) != "storage.layout":
+        assert not workspace_paths(path.read_text(encoding="utf-8"))
+
+
+def test_paths_are_found_in_text_and_in_calls():
+    source = 'f"models/{model_id}/x"; "tables/runs"; "model.json"; "fundus"'
+    assert set(workspace_paths(source)) == {"models/", "tables/runs", "model.json"}
+    assert workspace_paths('files.names("explanations")') == ["explanations"]
+
+
 def test_the_arrows_are_read_from_the_text():
     """The reader above sees imports inside functions and refuses relative ones."""
     assert imported_packages(

@@ -7,7 +7,7 @@ import pytest
 
 from flows.cli.main import app
 from flows.registry import STEPS
-from storage.tables.schemas import markdown
+from tests.tables_page import markdown
 
 ROOT = pathlib.Path(__file__).parent.parent
 GENERATED = {"tables.md", "questions.md"}
@@ -15,9 +15,7 @@ COLUMNS = 120
 
 
 def test_the_page_of_tables_is_made_from_the_schemas():
-    """Mend with: python -c "from storage.tables.schemas import markdown; print(markdown(),
-    end='')" > docs/tables.md
-    """
+    """Repair with: python -m tests.tables_page > docs/tables.md"""
     assert (ROOT / "docs" / "tables.md").read_text() == markdown()
 
 

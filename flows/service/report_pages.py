@@ -21,6 +21,7 @@ from typing import cast
 
 from flows.service import network
 from storage.files.files import is_url
+from storage.layout import REPORT
 from tasks.run.artifacts import REPORT_ADDRESS, SERVED_REPORT
 
 PORT = 4201  # beside Prefect's
@@ -103,7 +104,7 @@ def report_pages(workspace: str) -> Generator[str]:
     if is_url(workspace):
         yield ""
         return
-    folder = os.path.abspath(os.path.join(workspace, "report"))
+    folder = os.path.abspath(os.path.join(workspace, REPORT))
     if warning := network.exposed("the reports, with patients' photographs,"):
         print(f"dr: WARNING: {warning}", file=sys.stderr, flush=True)
     handler = functools.partial(_Pages, directory=folder, password=network.password())

@@ -11,9 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from storage import layout
 from storage.contents.fundus import preprocess_ids
 from storage.errors import QueryError, Refused
-from storage.tables.parts import partitions, parts
+from storage.tables.parts import all_parts
 from storage.tables.schemas import PARTITION, SCHEMAS, TITLES, dataset_schema
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ DUCKDB_TYPES = {
     "double": "DOUBLE",
     "timestamp[us, tz=UTC]": "TIMESTAMP",
 }
-CATALOGUE = ("photos", "rejects")  # one file each
 # DuckDB would fetch extensions from the network in the middle of a query. None is needed.
 OFFLINE: dict[str, str | float | list[str]] = {
     "autoinstall_known_extensions": False,
@@ -47,16 +47,16 @@ def refresh(ws: "Workspace") -> Path:
     import duckdb
 
     sql = views_sql(ws)
-    ws.files.write("catalog.sql", sql.encode())
+    ws.files.write(layout.VIEWS, sql.encode())
     with tempfile.TemporaryDirectory() as folder:
         # Not in the workspace itself: DuckDB takes a "?" in a path for the beginning of options.
-        made = Path(folder) / "catalog.duckdb"
+        made = Path(folder) / layout.VIEWS_DATABASE
         with duckdb.connect(str(made), config=OFFLINE) as connection:
             connection.execute(
                 f"BEGIN;\n{sql}COMMIT;"
             )  # one by one, each comment would wait for the disk
-        ws.files.write("catalog.duckdb", made.read_bytes())
-    return Path(ws.files.path("catalog.duckdb"))
+        ws.files.write(layout.VIEWS_DATABASE, made.read_bytes())
+    return Path(ws.files.path(layout.VIEWS_DATABASE))
 
 
 def query(ws: "Workspace", sql: str) -> "pd.DataFrame":
@@ -95,8 +95,8 @@ def views_sql(ws: "Workspace", *, comments: bool = True) -> str:
         )
     latest = {
         "preprocess_id": preprocess_ids(ws.files)[::-1],
-        "model_id": _newest_first(ws.models(), "model_id"),
-        "explain_id": _newest_first(ws.explanations(), "explain_id"),
+        "model_id": [record.model_id for record in reversed(ws.models())],
+        "explain_id": [record.explain_id for record in reversed(ws.explanations())],
     }
     blocks = [
         (
@@ -105,44 +105,29 @@ def views_sql(ws: "Workspace", *, comments: bool = True) -> str:
         )
     ]
     for table in SCHEMAS:
-        blocks.append(_view(ws, table))
-        if comments:
-            blocks.append(_comments(table, table, TITLES[table]))
-        if partition := PARTITION[table]:
-            newest = _latest_partition(ws, table, latest[partition])
-            test = f"{partition} = {_text(newest)}" if newest else "false"
-            blocks.append(
-                f"CREATE OR REPLACE VIEW latest_{table} AS SELECT * FROM {table} WHERE {test};"
-            )
-            if comments:
-                blocks.append(
-                    _comments(
-                        f"latest_{table}",
-                        table,
-                        f"{TITLES[table]} Only the latest {PARTITION[table]}.",
-                    )
-                )
+        views = [(table, _view(ws, table), TITLES[table])]
+        if key := PARTITION[table]:
+            newest = _latest_partition(ws, table, latest[key])
+            test = f"{key} = {_text(newest)}" if newest else "false"
+            view = f"CREATE OR REPLACE VIEW latest_{table} AS SELECT * FROM {table} WHERE {test};"
+            views.append((f"latest_{table}", view, f"{TITLES[table]} Only the latest {key}."))
+        for name, view, title in views:
+            blocks += [view, _comments(name, table, title)] if comments else [view]
     return "\n".join(blocks) + "\n"
 
 
 def _view(ws: "Workspace", table: str) -> str:
-    schema, name = dataset_schema(table), PARTITION[table]
-    columns = ", ".join(_column(field) for field in schema)
-    files, pattern = _files(ws, table)
-    if files:
-        options = (
-            f"hive_partitioning = true, hive_types = {{{_text(name)}: VARCHAR}}"
-            if name
-            else "hive_partitioning = false"
-        )
-        found = f"read_parquet({_text(_escaped(ws.files.path()) + '/' + pattern)}, {options})"
-        if (
-            table in CATALOGUE
-        ):  # written as a whole, perhaps before there were all these columns: those are null
-            found = f"(FROM {found} UNION ALL BY NAME {_no_rows(schema)})"
-        body = f"SELECT {columns} FROM {found}"
-    else:
-        body = _no_rows(schema)
+    schema, key = dataset_schema(table), PARTITION[table]
+    body = _no_rows(schema)
+    if pattern := _pattern(ws, table):
+        options = "hive_partitioning = false"
+        if key:
+            options = f"hive_partitioning = true, hive_types = {{{_text(key)}: VARCHAR}}"
+        rows = f"read_parquet({_text(_escaped(ws.files.path()) + '/' + pattern)}, {options})"
+        # Written as a whole, perhaps before there were all these columns: those are null.
+        if table in layout.CATALOGUE_TABLES:
+            rows = f"(FROM {rows} UNION ALL BY NAME {body})"
+        body = f"SELECT {', '.join(map(_column, schema))} FROM {rows}"
     return f"CREATE OR REPLACE VIEW {table} AS {body};"
 
 
@@ -163,37 +148,27 @@ def _column(field) -> str:
     return name
 
 
-def _files(ws: "Workspace", table: str) -> tuple[bool, str]:
-    """Whether a table has files, and the pattern that finds them."""
-    if table in CATALOGUE:
-        pattern = f"catalog/{table}.parquet"
-        return ws.files.exists(pattern), pattern
-    if PARTITION[table] is None:
-        return bool(parts(ws.files, table)), f"tables/{table}/*.parquet"
-    found = any(parts(ws.files, table, at) for at in partitions(ws.files, table))
-    return found, f"tables/{table}/{PARTITION[table]}=*/*.parquet"
+def _pattern(ws: "Workspace", table: str) -> str:
+    """The pattern that finds a table's files; empty where it has none."""
+    if table in layout.CATALOGUE_TABLES:
+        path = layout.catalogue_path(table)
+        return path if ws.files.exists(path) else ""
+    there = any(all_parts(ws.files, table))
+    return f"{layout.table_folder(table, PARTITION[table], '*')}/*.parquet" if there else ""
 
 
 def _latest_partition(ws: "Workspace", table: str, order: list[str]) -> str | None:
     """The newest id that has rows in the table; without a record an id is as old as its newest
     file.
     """
-    there = [at for at in partitions(ws.files, table) if parts(ws.files, table, at)]
-    if known := [at for at in order if at in there] or (there if len(there) == 1 else []):
+    there = {partition or "" for partition, _ in all_parts(ws.files, table)}
+    if known := [partition for partition in order if partition in there]:
         return known[0]
-    name = PARTITION[table]
-
-    def written(at: str) -> float:
-        return max(
-            ws.files.modified(f"tables/{table}/{name}={at}/{part}.parquet")
-            for part in parts(ws.files, table, at)
-        )
-
-    return max(there, key=lambda at: (written(at), at), default=None)
-
-
-def _newest_first(records: list[dict], name: str) -> list[str]:
-    return [record[name] for record in reversed(records)]
+    written = {
+        partition: ws.files.newest(layout.table_folder(table, PARTITION[table], partition))
+        for partition in there
+    }
+    return max(there, key=lambda partition: (written[partition], partition), default=None)
 
 
 def _comments(view: str, table: str, title: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import DONE
-from storage.tables.parts import folder
+from storage.tables.parts import part_path, read_raw
 
 if TYPE_CHECKING:
     from storage.workspace import Workspace
@@ -32,7 +32,7 @@ MAPS = (
 BY_SHARD = ("attributions", "neurons", "lesion_regions", "heatmap_stats")
 
 
-def gap_flaws(store: ShardedStore) -> Iterator[tuple[int, str]]:
+def gap_problems(store: ShardedStore) -> Iterator[tuple[int, str]]:
     """(shard, what is wrong) for every shard in which the stored gap is not that of the stored
     map; a sample of images.
     """
@@ -43,21 +43,16 @@ def gap_flaws(store: ShardedStore) -> Iterator[tuple[int, str]]:
     rounding = (2.0 ** -(bits + 1) if bits else 0.0) + FLOAT32_EPSILON
     told = set()
     for row in sample_rows(store):
-        found = {
-            path.rpartition("/")[2]: values[0]
-            for path, values in store.read_rows([row], MAPS).items()
-        }
-        if found["status"] != DONE:
+        shard, values = row // store.shard_images, store.read_rows([row], MAPS)
+        if shard in told or values["pixels/status"][0] != DONE:
             continue
-        maps = found["attribution"].astype(np.float64)
-        terms = [found[name].astype(np.float64) for name in ("outcome", "baseline_outcome", "gap")]
-        expected = terms[0] - terms[1] + terms[2]
+        maps, *terms = (values[path][0].astype(np.float64) for path in MAPS[:4])
+        sums, expected = maps.sum((1, 2)), terms[0] - terms[1] + terms[2]
         allowed = np.abs(maps).sum((1, 2)) * rounding + 8 * FLOAT32_EPSILON * sum(
             map(np.abs, terms)
         )
-        off = np.abs(maps.sum((1, 2)) - expected)
-        shard = row // store.shard_images
-        if (off <= allowed).all() or shard in told:
+        off = np.abs(sums - expected)
+        if (off <= allowed).all():
             continue
         told.add(shard)
         worst = int(np.argmax(np.nan_to_num(off - allowed, nan=np.inf)))
@@ -65,32 +60,35 @@ def gap_flaws(store: ShardedStore) -> Iterator[tuple[int, str]]:
             shard,
             (
                 f"the map of {store.image_ids[row]}, quantity {worst}, sums to"
-                f" {maps[worst].sum():.6g}, and its outcomes and gap say {expected[worst]:.6g}"
+                f" {sums[worst]:.6g}, and its outcomes and gap say {expected[worst]:.6g}"
             ),
         )
 
 
 def sample_rows(store: ShardedStore) -> list[int]:
     """Rows of finished shards, spread evenly over them; the same ones each time."""
-    entries = store.ledger.entries().values()
     rows = [
-        row for entry in entries for row in range(entry["start"], min(entry["stop"], store.images))
+        row
+        for entry in store.records()
+        for row in range(entry.start, min(entry.stop, store.images))
     ]
-    if not rows:
-        return []
     picked = np.linspace(0, len(rows) - 1, min(SAMPLE_IMAGES, len(rows))).astype(int)
     return [rows[index] for index in picked]
 
 
-def table_flaws(ws: "Workspace", explain_id: str, store: ShardedStore) -> Iterator[tuple[str, str]]:
+def table_problems(
+    ws: "Workspace", explain_id: str, store: ShardedStore
+) -> Iterator[tuple[str, str]]:
     """(file, what is wrong) for every part of a table whose rows are not those of its shard."""
+    import pyarrow as pa
+
     if "pixels/status" not in {spec.path for spec in store.specs}:
         return
-    spans = {span.index: span for span in store.spans()}
-    for shard, entry in store.ledger.entries().items():
-        if shard not in spans:
+    spans = store.spans()
+    for entry in store.records():
+        if entry.shard >= len(spans):
             continue
-        span = spans[shard]
+        span = spans[entry.shard]
         arrays = store.read(span, ["pixels/status", "pixels/gap"])
         done = {
             name: row
@@ -98,49 +96,33 @@ def table_flaws(ws: "Workspace", explain_id: str, store: ShardedStore) -> Iterat
             if arrays["pixels/status"][row] == DONE
         }
         for table in BY_SHARD:
-            path = f"{folder(table, explain_id)}/{shard:05d}.parquet"
-            frame = _part(ws, path)
-            if frame is None:
-                continue
+            path = part_path(table, explain_id, span.part)
+            try:
+                rows = read_raw(ws.files, path)
+            except (OSError, pa.ArrowException):
+                continue  # absent, or torn: which others look for
             # A part older than its shard's mark is only out of date: the next run makes it again.
-            current = ws.files.modified(path) >= ws.files.modified(
-                store.ledger.name(entry["shard"])
-            )
-            if detail := _disagreement(frame, table, done, arrays["pixels/gap"], current):
+            mark = store.ledger.name(entry.shard)
+            if ws.files.modified(path) < ws.files.modified(mark):
+                continue
+            if detail := _disagreement(rows, table, done, arrays["pixels/gap"]):
                 yield path, detail
 
 
-def _part(ws: "Workspace", path: str):
-    import io
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(io.BytesIO(ws.files.read(path)), partitioning=None)
-    except (OSError, pa.ArrowException):
-        return None  # absent, or torn: which others look for
-
-
-def _disagreement(
-    found, table: str, done: dict[str, int], gap: np.ndarray, current: bool
-) -> str | None:
-    if "failure" in found.column_names:
-        found = found.filter(
-            found["failure"].is_null()
-        )  # the others are of images without an explanation
-    ids = found.column("image_id").to_pylist()
+def _disagreement(rows, table: str, done: dict[str, int], gap: np.ndarray) -> str | None:
+    if "failure" in rows.column_names:
+        # The others are of images without an explanation.
+        rows = rows.filter(rows["failure"].is_null())
+    ids = rows.column("image_id").to_pylist()
     if strangers := sorted(set(ids) - done.keys()):
         return (
             f"speaks of {len(strangers)} images that its shard does not explain, such as"
             f" {strangers[0]}"
-            if current
-            else None
         )
-    if table != "attributions" or not current:
+    if table != "attributions":
         return None
     if missing := sorted(done.keys() - set(ids)):
         return f"lacks {len(missing)} images of its shard, such as {missing[0]}"
     stored = gap[[done[name] for name in dict.fromkeys(ids)]].ravel()
-    told = found.column("gap").to_numpy()
-    return None if np.array_equal(told, stored) else "has other gaps than the arrays"
+    given = rows.column("gap").to_numpy()
+    return None if np.array_equal(given, stored) else "has other gaps than the arrays"

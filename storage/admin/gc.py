@@ -8,17 +8,19 @@ that the next listing shows, never a result half believed.
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from storage.arrays.ledger import ledger_folder
-from storage.contents.fundus import fundus_path, preprocess_ids
+from storage import layout
+from storage.contents.explanations import ExplanationRecord
+from storage.contents.fundus import preprocess_ids
+from storage.contents.models import ModelRecord
 from storage.errors import Refused
 from storage.files.scratch import scratch_folders
-from storage.tables.parts import folder, partitions, parts
-from storage.tables.schemas import PARTITION
+from storage.layout import explanation_path, fundus_path, ledger_folder, model_path, report_path
+from storage.tables.parts import partition_folders, partition_ids, parts_about
 
 if TYPE_CHECKING:
     from storage.workspace import Workspace
@@ -53,19 +55,19 @@ def listing(ws: "Workspace", *, keep: int = 1) -> list[dict]:
     as newest, at least 1.
     """
     items = inventory(ws)
-    wanted = _wanted(items, keep)
-    return [
-        {
-            "kind": item.kind,
-            "id": item.id,
-            "made": item.made,
-            "bytes": item.bytes,
-            "needs": ", ".join(item.needs),
-            "needed_by": ", ".join(other.id for other in items if item.id in other.needs),
-            "state": item.state or ("newest" if item in wanted else "old"),
-        }
-        for item in items
-    ]
+    return [_row(item, items, keep) for item in items]
+
+
+def _row(item: Item, items: list[Item], keep: int) -> dict:
+    return {
+        "kind": item.kind,
+        "id": item.id,
+        "made": item.made,
+        "bytes": item.bytes,
+        "needs": ", ".join(item.needs),
+        "needed_by": ", ".join(other.id for other in items if item.id in other.needs),
+        "state": item.state or ("newest" if item in _wanted(items, keep) else "old"),
+    }
 
 
 def collect(
@@ -78,197 +80,118 @@ def collect(
     Refused, before anything is touched, for an id that is not there or that something which stays
     still needs.
     """
-    with ws.lock("run"):
-        items, rows = (
-            inventory(ws),
-            {(row["kind"], row["id"]): row for row in listing(ws, keep=keep)},
-        )
-        unknown = [name for name in ids if name not in {item.id for item in items}]
-        if unknown:
+    with ws.lock():
+        items = inventory(ws)
+        if unknown := [name for name in ids if name not in {item.id for item in items}]:
             raise Refused(
                 f"{ws.location} holds nothing called {unknown[0]}; dr gc {ws.location} lists what"
                 " there is"
             )
+        rows = [(item, _row(item, items, keep)) for item in items]
         going = [
-            item
-            for item in items
-            if item.id in ids or (old and rows[item.kind, item.id]["state"] in GOING)
+            (item, row) for item, row in rows if item.id in ids or (old and row["state"] in GOING)
         ]
-        _refuse_needed(items, going)
-        for item in going:
+        _refuse_needed(items, [item for item, _ in going])
+        for item, _ in going:
             for place in item.places:
                 _remove(ws, place)
-        if going and ws.is_local and ws.files.exists("catalog.duckdb"):
+        if going and ws.is_local and ws.files.exists(layout.VIEWS_DATABASE):
             from storage.admin.catalog import refresh
 
             refresh(ws)
-        return [rows[item.kind, item.id] for item in going]
+        return [row for _, row in going]
 
 
 def inventory(ws: "Workspace") -> list[Item]:
     """Everything that could go: explanations, models, fundi, scratch; those that others are made
     from come last.
     """
-    explanations = {record["explain_id"]: record for record in ws.explanations()}
-    models = {record["model_id"]: record for record in ws.models()}
+    names = ws.files.names
+    # Tables and reports too, whose explanation or model is gone.
+    explained = {
+        *names(layout.EXPLANATIONS),
+        *names(layout.REPORT),
+        *partition_ids(ws.files, "explain_id"),
+    }
+    trained = {*names(layout.MODELS), *partition_ids(ws.files, "model_id")}
+    records = {record.explain_id: record for record in ws.explanations()}
+    models = {record.model_id: record for record in ws.models()}
     return [
-        *_of_kind(
-            "explanation",
-            explanations,
-            _explanation_ids(ws),
-            lambda at: _explanation_places(ws, at),
-            ws,
-        ),
-        *_of_kind(
-            "model",
-            models,
-            [*ws.files.names("models"), *_partition_ids(ws, "model_id")],
-            _model_places(ws),
-            ws,
-        ),
+        *_recorded(ws, "explanation", records, explained, _explanation_places),
+        *_recorded(ws, "model", models, trained, _model_places),
         *_fundi(ws),
         *_scratch(ws),
     ]
 
 
-def _of_kind(
-    kind: str,
-    records: dict[str, dict],
-    ids: Iterable[str],
-    places_of: Callable[[str], tuple[str, ...]],
+def _recorded(
     ws: "Workspace",
-) -> list[Item]:
-    items = []
+    kind: str,
+    records: Mapping[str, ExplanationRecord | ModelRecord],
+    ids: Iterable[str],
+    places_of: Callable[["Workspace", str], tuple[str, ...]],
+) -> Iterator[Item]:
     for name in dict.fromkeys([*records, *sorted(ids)]):
-        record, places = records.get(name, {}), places_of(name)
-        needs = tuple(
-            record[key]
-            for key in ("model_id", "preprocess_id")
-            if record.get(key) not in (None, name)
-        )
-        made = str(record.get("created") or "")[:16].replace("T", " ")
-        items.append(
-            Item(
-                kind,
-                name,
-                made,
-                _bytes(ws, places),
-                places,
-                needs,
-                "" if name in records else "unfinished",
-            )
-        )
-    return items
-
-
-def _explanation_ids(ws: "Workspace") -> list[str]:
-    """Also of tables and reports whose explanation is gone."""
-    return [
-        *ws.files.names("explanations"),
-        *_partition_ids(ws, "explain_id"),
-        *ws.files.names("report"),
-    ]
-
-
-def _partition_ids(ws: "Workspace", key: str) -> list[str]:
-    return [
-        at for table, name in PARTITION.items() if name == key for at in partitions(ws.files, table)
-    ]
-
-
-def _partition_places(ws: "Workspace", key: str, name: str) -> list[str]:
-    tables = [
-        table
-        for table, of in PARTITION.items()
-        if of == key and name in partitions(ws.files, table)
-    ]
-    return [folder(table, name) for table in tables]
+        record, places = records.get(name), places_of(ws, name)
+        made = record.created[:16].replace("T", " ") if record else ""
+        needs = (record.model_id, record.preprocess_id) if record else ()
+        needs = tuple(needed for needed in needs if needed not in ("", name))
+        state = "" if record else "unfinished"
+        yield Item(kind, name, made, _bytes(ws, places), places, needs, state)
 
 
 def _explanation_places(ws: "Workspace", name: str) -> tuple[str, ...]:
-    at = f"explanations/{name}"
-    inside = ws.files.names(at)
-    # The record first: from then on it is not the latest. Then the marks: from then on no shard
-    # counts.
-    first = [
-        f"{at}/explanation.json",
-        *(f"{at}/{part}" for part in inside if part.endswith("ledger")),
-    ]
-    # The folder of counterfactual images and all else that lies beside them goes with it.
+    folder = explanation_path(name)
     return (
-        *first,
-        *_partition_places(ws, "explain_id", name),
-        *_parts_about(ws, name),
-        f"report/{name}",
-        at,
+        # The record first: from then on it is not the latest. Then the marks: from then on no
+        # shard counts.
+        explanation_path(name, layout.EXPLANATION_RECORD),
+        *(f"{folder}/{part}" for part in ws.files.names(folder) if part.endswith("ledger")),
+        *partition_folders(ws.files, "explain_id", name),
+        # How well its maps find lesions stands in a table of the model.
+        *parts_about(ws.files, name),
+        report_path(name),
+        folder,
     )
 
 
-def _parts_about(ws: "Workspace", explain_id: str) -> list[str]:
-    """Files about an explanation in tables that are partitioned by something else: how well its
-    maps find lesions.
-    """
-    return [
-        f"{folder(table, at)}/{part}.parquet"
-        for table, of in PARTITION.items()
-        if of not in (None, "explain_id")
-        for at in partitions(ws.files, table)
-        for part in parts(ws.files, table, at)
-        if part.endswith(f"-{explain_id}")
-    ]
+def _model_places(ws: "Workspace", name: str) -> tuple[str, ...]:
+    tables = partition_folders(ws.files, "model_id", name)
+    return model_path(name, layout.MODEL_RECORD), *tables, model_path(name)
 
 
-def _model_places(ws: "Workspace") -> Callable[[str], tuple[str, ...]]:
-    return lambda name: (
-        f"models/{name}/model.json",
-        *_partition_places(ws, "model_id", name),
-        f"models/{name}",
-    )
-
-
-def _fundi(ws: "Workspace") -> list[Item]:
-    items = []
+def _fundi(ws: "Workspace") -> Iterator[Item]:
     for name in preprocess_ids(ws.files):
         path = fundus_path(name)
-        places = (ledger_folder(path), *_partition_places(ws, "preprocess_id", name), path)
-        made = datetime.fromtimestamp(ws.files.modified(f"{path}/zarr.json"), UTC).isoformat(
-            sep=" "
-        )[:16]
-        items.append(Item("fundus", name, made, _bytes(ws, places), places))
-    return items
+        tables = partition_folders(ws.files, "preprocess_id", name)
+        places = (ledger_folder(path), *tables, path)
+        made = _minute(ws.files.modified(f"{path}/zarr.json"))
+        yield Item("fundus", name, made, _bytes(ws, places), places)
 
 
-def _scratch(ws: "Workspace") -> list[Item]:
+def _scratch(ws: "Workspace") -> Iterator[Item]:
     """Checkpoints of a training; it is under way or waits to be resumed unless a model has its
     settings by now.
     """
-    trained = {record.get("training_id") for record in ws.models()}
-    items = []
+    trained = {record.training_id for record in ws.models()} - {""}
     for path in scratch_folders(ws.files):
-        state = "old" if any(name in path.name for name in trained if name) else "resumable"
-        files = [file for file in path.rglob("*") if file.is_file()]
-        made = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(sep=" ")[:16]
-        items.append(
-            Item(
-                "scratch",
-                path.name,
-                made,
-                sum(file.stat().st_size for file in files),
-                (str(path),),
-                (),
-                state,
-            )
-        )
-    return items
+        state = "old" if any(name in path.name for name in trained) else "resumable"
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        made = _minute(path.stat().st_mtime)
+        yield Item("scratch", path.name, made, size, (str(path),), state=state)
+
+
+def _minute(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
 
 
 def _wanted(items: list[Item], keep: int) -> list[Item]:
     """What stays by itself: the newest explanations and what they need, and the newest model and
     fundi.
     """
-    newest = [item for item in items if item.kind == "explanation" and not item.state][-keep:]
-    for kind in ("model", "fundus"):
-        newest += [item for item in items if item.kind == kind and not item.state][-1:]
+    newest: list[Item] = []
+    for kind, count in (("explanation", keep), ("model", 1), ("fundus", 1)):
+        newest += [item for item in items if item.kind == kind and not item.state][-count:]
     needed = {name for item in newest for name in item.needs}
     needed |= {
         name for item in items if item.id in needed for name in item.needs
@@ -277,9 +200,8 @@ def _wanted(items: list[Item], keep: int) -> list[Item]:
 
 
 def _refuse_needed(items: list[Item], going: list[Item]) -> None:
-    staying = [item for item in items if item not in going]
     for item in going:
-        users = [other.id for other in staying if item.id in other.needs]
+        users = [other.id for other in items if item.id in other.needs and other not in going]
         if users:
             raise Refused(
                 f"{item.kind} {item.id} is needed by {', '.join(users)}; remove that too, or"

@@ -83,8 +83,8 @@ def label_changes(ws: "Workspace", model_id: str) -> LabelChanges | None:
     both = learned.join(today[["stage", "split"]].add_suffix("_today"), how="inner")
     corrected = (both["stage_today"] != both["stage"]).astype(bool)
     moved = (both["split_today"] != both["split"]) & ~corrected
-    quality = ws.frame("quality", preprocess_id=record["preprocess_id"])
-    learnable = quality.loc[~(quality["score"] < record["least_quality"]), "image_id"]
+    quality = ws.frame("quality", preprocess_id=record.preprocess_id)
+    learnable = quality.loc[~(quality["score"] < (record.least_quality or 0.0)), "image_id"]
     candidates = today.index[today["split"].isin(LEARNED) & today.index.isin(learnable)]
     new = len(candidates.difference(learned.index))
     changes = LabelChanges(

@@ -2,17 +2,19 @@
 tables, no arrays.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dr_lib.formatting import duration, size_text
 from storage.admin.learned_labels import RETRAIN, label_changes
 from storage.arrays.store import ShardedStore
-from storage.contents.explanations import attributions_path, load_runs
-from storage.contents.fundus import fundus_path, preprocess_ids
+from storage.contents.explanations import RunRecord, load_runs
+from storage.contents.fundus import preprocess_ids
 from storage.errors import NotThere
-from storage.tables.parts import partitions, parts
-from storage.tables.schemas import PARTITION, SCHEMAS
+from storage.layout import CATALOGUE_TABLES, attributions_path, fundus_path
+from storage.tables.parts import all_parts
+from storage.tables.schemas import SCHEMAS
 
 if TYPE_CHECKING:
     from storage.workspace import Workspace
@@ -21,226 +23,144 @@ if TYPE_CHECKING:
 LAST_RUNS = 3  # of an explanation, planned against actual
 
 
-def describe(ws: "Workspace") -> list[dict]:
-    """One row for each thing in the workspace: what, id, images, done, of, detail. `overview`
-    has the same as numbers.
+@dataclass(frozen=True)
+class Progress:
+    """How much of a store its ledger says is done, and the worker's seconds that took.
+
+    failed: by image id, why it has no result.
     """
-    found = overview(ws)
-    photos = found["photographs"]
-    rows = [_row("photographs", "", photos["present"], detail=_counts(photos["by_split"]))]
-    if gone := photos["total"] - photos["present"]:
-        rows.append(
-            _row(
-                "no longer there", "", gone, detail="photographs that were in the data folder once"
-            )
-        )
-    if photos["by_stage"]:
-        rows.append(
-            _row("stages", "", sum(photos["by_stage"].values()), detail=_counts(photos["by_stage"]))
-        )
-    rows += [
-        _row("rejects", one["reason"], one["images"], detail=f"at {one['step']}")
-        for one in found["rejects"]
-    ]
-    rows += [_row("fundus", one["preprocess_id"], **_shards(one)) for one in found["fundus"]]
-    rows += [_row("model", one["model_id"], "", detail=_when(one)) for one in found["models"]]
-    for one in found["explanations"]:
-        rows.append(_row("explanation", one["explain_id"], **_shards(one)))
-        rows += [
-            _row("set aside", name, "", detail=reason) for name, reason in one["failed"].items()
-        ]
-        rows += [
-            _row("planned", one["explain_id"], run["planned"]["images"], detail=_planned(run))
-            for run in one["runs"]
-        ]
-    rows += [
-        _row(
-            "table",
-            one["table"],
-            "",
-            done=one["parts"],
-            detail=f"{one['rows']:,} rows in {one['parts']:,} parts",
-        )
-        for one in found["tables"]
-    ]
-    for run in found["runs"]:
-        detail = f"{run['state']} {run['started']:%Y-%m-%d %H:%M}, {run['seconds']:.0f} s" + (
-            f": {run['message']}" if isinstance(run["message"], str) else ""
-        )
-        rows.append(_row("last run", run["stage"], run["images"], detail=detail))
-    return rows
+
+    images: int = 0
+    images_done: int = 0
+    shards: int = 0
+    shards_done: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    failed: tuple[tuple[str, str], ...] = ()
 
 
-def overview(ws: "Workspace") -> dict:
-    """Photographs, rejects, stores, models, explanations, tables and last runs, each as plain rows.
-
-    location; photographs (total, present, by_split, by_stage); rejects (step, reason, images);
-    fundus and explanations (id, images, images_done, shards, shards_done, seconds, bytes, failed,
-    …; explanations also their last runs); models (model_id, created, …); tables (table, partitions,
-    parts, rows); runs (the last run of each stage).
-    """
-    photos, rejects = ws.photos(), ws.rejects()
-    present = photos[photos["present"]]
-    return {
-        "location": ws.location,
-        "photographs": {
-            "total": len(photos),
-            "present": len(present),
-            "by_split": {
-                str(key): int(count) for key, count in present["split"].value_counts().items()
-            },
-            "by_stage": {
-                int(key): int(count)
-                for key, count in present["stage"].value_counts().sort_index().items()
-            },
-        },
-        "rejects": [
-            {"step": step, "reason": reason, "images": int(count)}
-            for (step, reason), count in rejects.groupby(["step", "reason"]).size().items()
-        ],
-        "fundus": [
-            {"preprocess_id": at, **_progress(ws, fundus_path(at))}
-            for at in preprocess_ids(ws.files)
-        ],
-        "models": _models(ws),
-        "explanations": [
-            {
-                **{
-                    key: record.get(key)
-                    for key in ("explain_id", "created", "model_id", "preprocess_id")
-                },
-                **_progress(ws, attributions_path(record["explain_id"])),
-                "runs": load_runs(ws.files, record["explain_id"])[-LAST_RUNS:],
-            }
-            for record in ws.explanations()
-        ],
-        "tables": _tables(ws),
-        "runs": _last_runs(ws),
-    }
-
-
-def _models(ws: "Workspace") -> list[dict]:
-    """Every model, with today's label changes and whether it is the newest of its settings."""
-    records = ws.models()
-    newest = {record.get("training_id"): record["model_id"] for record in records}
-    return [
-        {
-            **{key: record.get(key) for key in ("model_id", "created", "weights_bytes")},
-            "label_changes": label_changes(ws, record["model_id"]),
-            "newest": newest[record.get("training_id")] == record["model_id"],
-        }
-        for record in records
-    ]
-
-
-def _progress(ws: "Workspace", path: str) -> dict:
-    """How much of a store its ledger says is done, and the time that took."""
+def progress(ws: "Workspace", path: str) -> Progress:
+    """How far the store at `path` is; nothing of a store that is not there."""
     try:
         store = ShardedStore.open(ws.files, path)
     except NotThere:
-        return {
-            "images": 0,
-            "images_done": 0,
-            "shards": 0,
-            "shards_done": 0,
-            "seconds": 0.0,
-            "bytes": 0,
-            "failed": {},
-        }
+        return Progress()
     spans = store.spans()
-    done = [entry for shard, entry in store.ledger.entries().items() if shard < len(spans)]
-    return {
-        "images": store.images,
-        "images_done": sum(entry["stop"] - entry["start"] for entry in done),
-        "shards": len(spans),
-        "shards_done": sum(spans[entry["shard"]].stop == entry["stop"] for entry in done),
-        "seconds": float(sum(entry["record"].get("seconds") or 0.0 for entry in done)),
-        "bytes": sum(size for entry in done for size, _ in entry["files"].values()),
-        "failed": {
-            name: reason
-            for entry in done
-            for name, reason in entry["record"].get("failed", {}).items()
-        },
-    }
+    done = [entry for entry in store.records() if entry.shard < len(spans)]
+    return Progress(
+        store.images,
+        sum(entry.span.images for entry in done),
+        len(spans),
+        sum(spans[entry.shard].stop == entry.stop for entry in done),
+        sum(entry.record.seconds or 0.0 for entry in done),
+        sum(entry.bytes for entry in done),
+        tuple(failed for entry in done for failed in entry.record.failed.items()),
+    )
 
 
-def _tables(ws: "Workspace") -> list[dict]:
-    rows = []
-    for table in SCHEMAS:
-        if table in ("photos", "rejects"):
-            continue
-        groups = partitions(ws.files, table) if PARTITION[table] else [None]
-        count = sum(len(parts(ws.files, table, at)) for at in groups)
-        if count:
-            rows.append(
-                {"table": table, "partitions": len(groups), "parts": count, "rows": ws.count(table)}
-            )
-    return rows
+def describe(ws: "Workspace") -> list[dict]:
+    """One row for each thing in the workspace: what, id, images, done, of, detail."""
+    return [
+        *_photographs(ws),
+        *(_stored("fundus", at, progress(ws, fundus_path(at))) for at in preprocess_ids(ws.files)),
+        *_models(ws),
+        *_explanations(ws),
+        *_tables(ws),
+        *_last_runs(ws),
+    ]
 
 
-def _last_runs(ws: "Workspace") -> list[dict]:
-    runs = ws.frame("runs").sort_values("started").drop_duplicates("stage", keep="last")
-    return runs.to_dict("records")
-
-
-def _row(what: str, name: str, images, done="", of="", detail: str = "") -> dict:
+def _row(what: str, name: str = "", images: Any = "", done="", of="", detail: str = "") -> dict:
     return {"what": what, "id": name, "images": images, "done": done, "of": of, "detail": detail}
 
 
-def _shards(one: dict) -> dict:
-    size = size_text(one["bytes"]) + (
-        f", {duration(one['seconds'])} of work" if one["seconds"] else ""
+def _photographs(ws: "Workspace") -> Iterator[dict]:
+    photos, rejects = ws.photos(), ws.rejects()
+    present = photos[photos["present"]]
+    yield _row("photographs", images=len(present), detail=_counts(present["split"].value_counts()))
+    if gone := len(photos) - len(present):
+        detail = "photographs that were in the data folder once"
+        yield _row("no longer there", images=gone, detail=detail)
+    stages = present["stage"].value_counts().sort_index()
+    if len(stages):
+        yield _row("stages", images=int(stages.sum()), detail=_counts(stages))
+    for (step, reason), count in rejects.groupby(["step", "reason"]).size().items():
+        yield _row("rejects", reason, int(count), detail=f"at {step}")
+
+
+def _stored(what: str, name: str, found: Progress) -> dict:
+    size = size_text(found.bytes) + (
+        f", {duration(found.seconds)} of work" if found.seconds else ""
     )
-    return {
-        "images": one["images"],
-        "done": one["images_done"],
-        "of": one["images"],
-        "detail": f"{one['shards_done']} of {one['shards']} shards, {size}",
-    }
+    detail = f"{found.shards_done} of {found.shards} shards, {size}"
+    return _row(what, name, found.images, found.images_done, found.images, detail)
 
 
-def _planned(run: dict) -> str:
+def _models(ws: "Workspace") -> Iterator[dict]:
+    """Every model, with today's label changes and, for the newest of its settings, what to do."""
+    records = ws.models()
+    newest = {record.training_id: record.model_id for record in records}
+    for record in records:
+        detail = f"made {_minute(record.created)}, {size_text(record.weights_bytes)} of weights"
+        if changes := label_changes(ws, record.model_id):
+            detail += f"; {changes}"
+            if newest[record.training_id] == record.model_id:
+                detail += f": {RETRAIN}"
+        yield _row("model", record.model_id, detail=detail)
+
+
+def _explanations(ws: "Workspace") -> Iterator[dict]:
+    for record in ws.explanations():
+        found = progress(ws, attributions_path(record.explain_id))
+        yield _stored("explanation", record.explain_id, found)
+        for name, reason in found.failed:
+            yield _row("set aside", name, detail=reason)
+        for run in load_runs(ws.files, record.explain_id)[-LAST_RUNS:]:
+            yield _row("planned", record.explain_id, run.planned.images, detail=_planned(run))
+
+
+def _tables(ws: "Workspace") -> Iterator[dict]:
+    for table in SCHEMAS:
+        count = 0 if table in CATALOGUE_TABLES else len(list(all_parts(ws.files, table)))
+        if count:
+            detail = f"{ws.count(table):,} rows in {count:,} parts"
+            yield _row("table", table, done=count, detail=detail)
+
+
+def _last_runs(ws: "Workspace") -> Iterator[dict]:
+    runs = ws.frame("runs").sort_values("started").drop_duplicates("stage", keep="last")
+    for run in runs.itertuples():
+        detail = f"{run.state} {run.started:%Y-%m-%d %H:%M}, {run.seconds:.0f} s"
+        detail += f": {run.message}" if isinstance(run.message, str) else ""
+        yield _row("last run", run.stage, run.images, detail=detail)
+
+
+COSTS: dict[str, Callable[[Any], str]] = {
+    "seconds": duration,
+    "bytes": size_text,
+    "memory": lambda size: f"{size_text(size)} of memory",
+    "passes": "{:,} passes".format,
+}
+
+
+def _planned(run: RunRecord) -> str:
     """What a run of `dr attribute` was planned to take against what it took, if it came to its
     end.
     """
-    planned, actual = run["planned"], run.get("actual")
-    sides = [planned]
-    if actual:
-        sides.append(
-            {
-                **actual,
-                "memory_bytes": actual.get("worker_bytes", 0) * actual.get("workers", 0) or None,
-            }
-        )
-    units: dict[str, Callable[[Any], str]] = {
-        "seconds": duration,
-        "bytes": size_text,
-        "memory_bytes": lambda size: f"{size_text(size)} of memory",
-        "passes": "{:,} passes".format,
-    }
-    parts = [
-        " against ".join(
-            "unknown" if side.get(name) is None else text(side[name]) for side in sides
-        )
-        for name, text in units.items()
-        if any(side.get(name) is not None for side in sides)
-    ]
-    return (
-        f"{run['state']} {run['started'][:16].replace('T', ' ')}: planned "
-        + ", ".join(parts)
-        + f", by {planned['basis']}"
-    )
+    sides = [run.planned, run.actual] if run.actual else [run.planned]
+    parts = []
+    for name, text in COSTS.items():
+        values = [getattr(side, name) for side in sides]
+        if any(value is not None for value in values):
+            parts.append(
+                " against ".join("unknown" if value is None else text(value) for value in values)
+            )
+    return f"{run.state} {_minute(run.started)}: planned {', '.join(parts)}, by {run.planned.basis}"
 
 
-def _counts(values: dict) -> str:
+def _minute(time: str) -> str:
+    return time[:16].replace("T", " ")
+
+
+def _counts(values) -> str:
     return ", ".join(f"{key} {count:,}" for key, count in values.items())
-
-
-def _when(one: dict) -> str:
-    made = (
-        f"made {str(one['created'])[:16].replace('T', ' ')},"
-        f" {size_text(one['weights_bytes'] or 0)} of weights"
-    )
-    if not (changes := one["label_changes"]):
-        return made
-    return f"{made}; {changes}" + (f": {RETRAIN}" if one["newest"] else "")

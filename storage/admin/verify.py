@@ -7,30 +7,42 @@ of its shard's images. The repair is always the same: forget what is broken (a l
 of a table), and the next run makes just that again.
 """
 
-import io
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from storage.admin.consistency import gap_flaws, table_flaws
-from storage.arrays.store import ShardedStore, Span
-from storage.contents.explanations import attributions_path
-from storage.contents.fundus import fundus_path, preprocess_ids
-from storage.tables.parts import folder, partitions, parts
-from storage.tables.schemas import KEYS, PARTITION, SCHEMAS
+from storage.admin.consistency import gap_problems, table_problems
+from storage.arrays.ledger import LedgerEntry
+from storage.arrays.store import ShardedStore
+from storage.contents.fundus import preprocess_ids
+from storage.contents.models import WEIGHTS, load_history, read_record
+from storage.ids import digest_bytes
+from storage.layout import (
+    CATALOGUE_TABLES,
+    EXPLANATIONS,
+    MODELS,
+    attributions_path,
+    explanation_path,
+    fundus_path,
+    model_path,
+)
+from storage.tables.parts import all_parts, part_path, read_raw
+from storage.tables.schemas import KEYS, SCHEMAS
 
 if TYPE_CHECKING:
     from storage.workspace import Workspace
 
 
-class Flaw(NamedTuple):
-    """One thing wrong. kind: shard, gap, ledger, store, table, model or leftover. repairable:
-    whether forgetting it helps.
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong. kind: shard, gap, ledger, store, table, model or leftover. forget: makes
+    the next run do it again; None where that would not help.
     """
 
     kind: str
     where: str
     detail: str
-    repairable: bool = True
+    forget: Callable[[], None] | None = None
 
 
 def verify(ws: "Workspace", *, repair: bool = False) -> list[dict]:
@@ -38,165 +50,139 @@ def verify(ws: "Workspace", *, repair: bool = False) -> list[dict]:
     well.
 
     repair: forget what is broken, so that the next run makes it again. The row's `repair` says
-    whether that is done, possible, or not (a model's lost weights don't come back).
+    whether that is done, possible, or not (a model's lost weights don't come back). Raises
+    OtherFormat for what a newer version wrote.
     """
     rows = []
-    # Listed before anything is mended: mending changes what the checks walk over.
-    for flaw, mend in list(_flaws(ws)):
-        if repair and flaw.repairable:
-            mend()
-        state = "no" if not flaw.repairable else "done" if repair else "possible"
+    # Listed before anything is repaired: repairing changes what the checks walk over.
+    for problem in list(_problems(ws)):
+        state = "no" if problem.forget is None else "done" if repair else "possible"
+        if repair and problem.forget:
+            problem.forget()
         rows.append(
-            {"kind": flaw.kind, "where": flaw.where, "detail": flaw.detail, "repair": state}
+            {
+                "kind": problem.kind,
+                "where": problem.where,
+                "detail": problem.detail,
+                "repair": state,
+            }
         )
     return rows
 
 
-def _flaws(ws: "Workspace") -> Iterator[tuple[Flaw, Callable[[], None]]]:
-    positions = dict(zip(ws.photos()["image_id"], ws.photos()["position"], strict=True))
+def _problems(ws: "Workspace") -> Iterator[Problem]:
+    known = set(ws.photos()["image_id"])
+    ws.explanations()  # refuses records of a newer version
     for preprocess_id in preprocess_ids(ws.files):
-        yield from _store_flaws(ws, fundus_path(preprocess_id), positions)
-    for explain_id in ws.files.names("explanations"):
-        for name in ws.files.names(f"explanations/{explain_id}"):
+        yield from _store_problems(ws, fundus_path(preprocess_id), known)
+    for explain_id in ws.files.names(EXPLANATIONS):
+        for name in ws.files.names(explanation_path(explain_id)):
             # The maps of groups and of units are written whole, by another way, and have no ledger.
             if name.endswith(".zarr") and not name.startswith(("groups-", "units-")):
-                yield from _store_flaws(ws, f"explanations/{explain_id}/{name}", positions)
-    yield from _model_flaws(ws)
-    yield from _table_flaws(ws, set(positions))
+                yield from _store_problems(ws, explanation_path(explain_id, name), known)
+    yield from _model_problems(ws)
+    yield from _part_problems(ws, known)
     for name in ws.files.stale_temporaries():
-        detail = "left behind by an interrupted write"
-        yield Flaw("leftover", name, detail), lambda name=name: ws.files.remove(name)
+        yield _removable(ws, "leftover", name, "left behind by an interrupted write")
 
 
-def _store_flaws(
-    ws: "Workspace", path: str, positions: dict[str, int]
-) -> Iterator[tuple[Flaw, Callable[[], None]]]:
+def _removable(ws: "Workspace", kind: str, path: str, detail: str) -> Problem:
+    return Problem(kind, path, detail, lambda: ws.files.remove(path))
+
+
+def _store_problems(ws: "Workspace", path: str, known: set[str]) -> Iterator[Problem]:
     try:
         store = ShardedStore.open(ws.files, path)
     except FileNotFoundError:
-        yield (
-            Flaw("store", path, "was never finished; the next run makes it", repairable=False),
-            _nothing,
-        )
+        yield Problem("store", path, "was never finished; the next run makes it")
         return
-    ids, spans = store.image_ids, store.spans()
+    ids, ledger = store.image_ids, store.ledger
     if len(set(ids)) != len(ids) or "" in ids:
-        yield Flaw("store", path, "image ids are repeated or missing", repairable=False), _nothing
-    if strangers := [name for name in ids if name not in positions]:
+        yield Problem("store", path, "image ids are repeated or missing")
+    if strangers := [name for name in ids if name not in known]:
         detail = f"{len(strangers)} images are not in the manifest, such as {strangers[0]}"
-        yield Flaw("store", path, detail, repairable=False), _nothing
-    marked = {name for name in ws.files.names(store.ledger.folder) if name.endswith(".json")}
-    entries = store.ledger.entries()
-    for name in sorted(marked - {store.ledger.name(shard).rpartition("/")[2] for shard in entries}):
-        where = f"{store.ledger.folder}/{name}"
-        yield (
-            Flaw("ledger", where, "is torn and counts as absent"),
-            lambda where=where: ws.files.remove(where),
-        )
-    broken = False
-    for shard, entry in entries.items():
-        if detail := _shard_flaw(store, spans, ids, shard, entry):
-            broken = True
-            yield (
-                Flaw("shard", f"{path} shard {shard}", detail),
-                lambda shard=shard: store.ledger.drop(shard),
-            )
+        yield Problem("store", path, detail)
+    entries = ledger.entries()
+    marks = {f"{ledger.folder}/{name}" for name in ws.files.names(ledger.folder)}
+    for mark in sorted(marks - {ledger.name(shard) for shard in entries}):
+        yield _removable(ws, "ledger", mark, "is torn and counts as absent")
+
+    def shard_problem(kind: str, shard: int, detail: str) -> Problem:
+        return Problem(kind, f"{path} shard {shard}", detail, lambda: ledger.drop(shard))
+
+    broken = [
+        shard_problem("shard", entry.shard, detail)
+        for entry in entries.values()
+        if (detail := _shard_damage(store, ids, entry))
+    ]
+    yield from broken
     if broken:
-        return  # what does not decode cannot be summed; mended, it is looked at again
-    for shard, detail in gap_flaws(store):
-        yield (
-            Flaw("gap", f"{path} shard {shard}", detail),
-            lambda shard=shard: store.ledger.drop(shard),
-        )
-    explain_id = path.split("/")[1]
-    if path == attributions_path(explain_id):
-        for where, detail in table_flaws(ws, explain_id, store):
-            yield Flaw("table", where, detail), lambda where=where: ws.files.remove(where)
+        return  # what does not decode cannot be summed; repaired, it is looked at again
+    for shard, detail in gap_problems(store):
+        yield shard_problem("gap", shard, detail)
+    for explain_id in ws.files.names(EXPLANATIONS):
+        if path == attributions_path(explain_id):
+            for where, detail in table_problems(ws, explain_id, store):
+                yield _removable(ws, "table", where, detail)
 
 
-def _shard_flaw(
-    store: ShardedStore, spans: list[Span], ids: list[str], shard: int, entry: dict
-) -> str | None:
+def _shard_damage(store: ShardedStore, ids: list[str], entry: LedgerEntry) -> str | None:
     """What is wrong with one marked shard, or None."""
+    spans, span = store.spans(), entry.span
     if (
-        shard >= len(spans)
-        or entry["start"] != spans[shard].start
-        or entry["stop"] > spans[shard].stop
+        span.index >= len(spans)
+        or span.start != spans[span.index].start
+        or span.stop > spans[span.index].stop
     ):
-        return (
-            f"holds images {entry['start']} … {entry['stop']}, which is no shard of {len(ids)}"
-            " images"
-        )
-    if entry["image_ids"] != ids[entry["start"] : entry["stop"]]:
+        return f"holds images {span.start} … {span.stop}, which is no shard of {len(ids)} images"
+    if entry.image_ids != ids[span.rows]:
         return "was written for other images"
-    if problems := store.damage(shard, entry, contents=True):
+    if problems := store.damage(entry, contents=True):
         return problems[0] + (f", and {len(problems) - 1} more" if len(problems) > 1 else "")
     try:
-        store.read(Span(shard, entry["start"], entry["stop"]))
+        store.read(span)
     except Exception as error:  # any codec may fail in any way on bytes that are not its own
-        return (
-            f"does not decode: {type(error).__name__}:"
-            f" {str(error).splitlines()[0] if str(error) else ''}"
-        )
+        return f"does not decode: {type(error).__name__}: {_line(error)}"
     return None
 
 
-def _model_flaws(ws: "Workspace") -> Iterator[tuple[Flaw, Callable[[], None]]]:
-    from storage.contents.models import WEIGHTS, load_history
-    from storage.ids import digest_bytes
-
-    for model_id in ws.files.names("models"):
-        where, record = f"models/{model_id}", ws.files.read_json(f"models/{model_id}/model.json")
+def _model_problems(ws: "Workspace") -> Iterator[Problem]:
+    for model_id in ws.files.names(MODELS):
+        where, record = model_path(model_id), read_record(ws.files, model_id)
         if record is None:
-            yield (
-                Flaw(
-                    "model",
-                    where,
-                    "has no model.json: its saving was interrupted",
-                    repairable=False,
-                ),
-                _nothing,
-            )
+            yield Problem("model", where, "has no model.json: its saving was interrupted")
             continue
         try:
-            if digest_bytes(ws.files.read(f"{where}/{WEIGHTS}")) != record["weights_sha256"]:
-                yield (
-                    Flaw(
-                        "model",
-                        where,
-                        "the weights are not those that were stored",
-                        repairable=False,
-                    ),
-                    _nothing,
-                )
+            weights = ws.files.read(model_path(model_id, WEIGHTS))
+            if digest_bytes(weights) != record.weights_sha256:
+                yield Problem("model", where, "the weights are not those that were stored")
             load_history(ws.files, model_id)
         except (OSError, ValueError) as error:
-            yield Flaw("model", where, str(error).splitlines()[0], repairable=False), _nothing
+            yield Problem("model", where, _line(error))
 
 
-def _table_flaws(ws: "Workspace", known: set[str]) -> Iterator[tuple[Flaw, Callable[[], None]]]:
+def _part_problems(ws: "Workspace", known: set[str]) -> Iterator[Problem]:
     for table in SCHEMAS:
-        if table in ("photos", "rejects"):
+        if table in CATALOGUE_TABLES:
             continue
-        for at in partitions(ws.files, table) if PARTITION[table] else [None]:
-            seen: set[tuple] = set()
-            for part in parts(ws.files, table, at):
-                path = f"{folder(table, at)}/{part}.parquet"
-                if detail := _part_flaw(ws, table, path, seen, known):
-                    yield Flaw("table", path, detail), lambda path=path: ws.files.remove(path)
+        seen: dict[str | None, set[tuple]] = {}
+        for partition, part in all_parts(ws.files, table):
+            path = part_path(table, partition, part)
+            keys = seen.setdefault(partition, set())
+            if detail := _part_damage(ws, table, path, keys, known):
+                yield _removable(ws, "table", path, detail)
 
 
-def _part_flaw(
+def _part_damage(
     ws: "Workspace", table: str, path: str, seen: set[tuple], known: set[str]
 ) -> str | None:
     """What is wrong with one part of a table, or None; adds its keys to `seen`."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        found = pq.read_table(io.BytesIO(ws.files.read(path)), partitioning=None)
+        found = read_raw(ws.files, path)
     except (OSError, pa.ArrowException) as error:
-        return f"does not read: {str(error).splitlines()[0]}"
+        return f"does not read: {_line(error)}"
     if not found.schema.equals(SCHEMAS[table], check_metadata=False):
         names = sorted({*found.schema.names} ^ {*SCHEMAS[table].names})
         return f"has another version's columns{': ' + ', '.join(names) if names else ''}"
@@ -205,9 +191,8 @@ def _part_flaw(
         if len(set(keys)) != len(keys) or seen & set(keys):
             return f"repeats rows of one {', '.join(KEYS[table])}"
         seen.update(keys)
-    if "image_id" in found.schema.names and (
-        strangers := set(found.column("image_id").to_pylist()) - known
-    ):
+    named = "image_id" in found.schema.names
+    if named and (strangers := set(found.column("image_id").to_pylist()) - known):
         return (
             f"speaks of {len(strangers)} images that are not in the manifest, such as"
             f" {min(strangers)}"
@@ -215,5 +200,5 @@ def _part_flaw(
     return None
 
 
-def _nothing() -> None:
-    """There is nothing to repair."""
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]

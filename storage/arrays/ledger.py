@@ -3,31 +3,66 @@
 The arrays cannot tell: a shard that was torn, or written for other inputs, looks like any other. So
 the entry is written after the shard's last byte is on the disk, and removed before its first is
 touched again. Between the two there is no entry, and the shard counts as absent. An entry that
-cannot be read counts as absent too.
+cannot be read counts as absent too; one of a newer version is refused, and so is its store.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
+from storage.arrays.specs import Span
 from storage.files.files import Files
+from storage.files.formats import Part, Record
 
 
-def ledger_folder(path: str) -> str:
-    """Where the ledger of a store lies: beside it.
+@dataclass(frozen=True)
+class ShardRecord(Part):
+    """What the work on a shard left to remember.
 
-    >>> (
-    ...     ledger_folder("fundus/0123456789ab.zarr"),
-    ...     ledger_folder("explanations/0123456789ab/attributions.zarr"),
-    ... )
-    ('fundus/0123456789ab.ledger', 'explanations/0123456789ab/ledger')
+    failed, rejects: by image id, why it has no result. images: computed in this work; seconds and
+    passes (points at which gradients were taken) are theirs. gap_median, unconverged: of all.
     """
-    folder, _, name = path.rpartition("/")
-    return (
-        f"{folder}/ledger"
-        if name == "attributions.zarr"
-        else f"{path.removesuffix('.zarr')}.ledger"
-    )
+
+    images: int = 0
+    seconds: float = 0.0
+    passes: int = 0
+    peak_memory_bytes: int = 0
+    gap_median: float | None = None
+    unconverged: int = 0
+    worker: str = ""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    rejects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LedgerEntry(Record):
+    """A finished shard: its rows of the image axis, the ids and digests of its images, its files.
+
+    digests: one for each image, of everything that its values depend on. files: [bytes, sha256] by
+    the file's name inside the store. FORMAT is that of the entry and of the shard's files.
+    """
+
+    FORMAT: ClassVar[int] = 1
+    PARTS: ClassVar[Mapping[str, type[Part]]] = {"record": ShardRecord}
+    shard: int
+    start: int
+    stop: int
+    image_ids: Sequence[str]
+    digests: Sequence[str]
+    files: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    record: ShardRecord = field(default_factory=ShardRecord)
+    written: str = ""
+
+    @property
+    def span(self) -> Span:
+        return Span(self.shard, self.start, self.stop)
+
+    @property
+    def bytes(self) -> int:
+        """Of all its files."""
+        return sum(size for size, _ in self.files.values())
 
 
 @dataclass(frozen=True)
@@ -40,49 +75,44 @@ class Ledger:
     def name(self, shard: int) -> str:
         return f"{self.folder}/{shard:06d}.json"
 
-    def entry(self, shard: int) -> dict | None:
-        """What is recorded of a shard, or None where it is not finished."""
-        return _whole(self.files.read_json(self.name(shard)))
+    def entry(self, shard: int) -> LedgerEntry | None:
+        """What is recorded of a shard, or None where it is not finished. Raises OtherFormat."""
+        return self._parsed(self.name(shard), self.files.read_json(self.name(shard)))
 
-    def entries(self) -> dict[int, dict]:
-        """All finished shards, by number."""
+    def entries(self) -> dict[int, LedgerEntry]:
+        """All finished shards, by number. Raises OtherFormat."""
         names = [
             f"{self.folder}/{name}"
             for name in self.files.names(self.folder)
             if name.endswith(".json")
         ]
-        found = {}
-        for data in self.files.read_many(names):
+        entries = {}
+        for name, data in zip(names, self.files.read_many(names), strict=True):
             try:
-                entry = _whole(json.loads(data)) if data else None
+                value = json.loads(data or b"")
             except ValueError:
-                entry = None
-            if entry is not None:
-                found[entry["shard"]] = entry
-        return dict(sorted(found.items()))
+                continue
+            if (entry := self._parsed(name, value)) is not None:
+                entries[entry.shard] = entry
+        return dict(sorted(entries.items()))
 
-    def mark(self, entry: dict) -> None:
+    def mark(self, entry: LedgerEntry) -> None:
         """Records a finished shard. The last step of writing it."""
-        if _whole(entry) is None:
-            raise ValueError("a ledger entry needs shard, start, stop, digests and image_ids")
-        self.files.write_json(self.name(entry["shard"]), entry)
+        self.files.write_json(self.name(entry.shard), entry.as_json())
 
     def drop(self, shard: int) -> None:
         """Forgets a shard, so that it is computed again. The first step of rewriting it."""
         self.files.remove(self.name(shard))
 
-    def modified(self) -> float:
-        """When a shard was last marked, in seconds since 1970; 0 for an empty ledger."""
-        return self.files.newest(self.folder)
-
-
-def _whole(entry) -> dict | None:
-    """`entry` if it says all that an entry must."""
-    needed = {"shard", "start", "stop", "digests", "image_ids"}
-    if not isinstance(entry, dict) or not needed <= entry.keys():
-        return None
-    images = entry["stop"] - entry["start"]
-    return entry if len(entry["digests"]) == len(entry["image_ids"]) == images else None
+    def _parsed(self, name: str, value: Any) -> LedgerEntry | None:
+        """The entry, if the file says all that an entry must."""
+        if not isinstance(value, dict):
+            return None
+        try:
+            entry = LedgerEntry.parse(value, self.files.url(name))
+        except TypeError:  # a field is missing
+            return None
+        return entry if len(entry.digests) == len(entry.image_ids) == entry.span.images else None
 
 
 def recording(store):

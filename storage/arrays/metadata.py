@@ -9,6 +9,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 from storage.arrays.specs import ArraySpec
 from storage.files.files import Files
 
@@ -49,22 +51,22 @@ def create(files: Files, path: str, specs: list[ArraySpec], shard_images: int, a
             attributes=IMAGE_ID,
             config={"write_empty_chunks": True},
         )
-        for dim, names in _labels(specs, group).items():
-            labels = at.create_array(
+        for dim, labels in _labels(specs, group).items():
+            about: dict[str, Any] = {
+                "long_name": dim,
+                "units": "",
+                "description": f"names along the dimension {dim}",
+            }
+            at.create_array(
                 dim,
-                shape=(len(names),),
+                shape=(len(labels),),
                 dtype=str,
-                chunks=(len(names),),
+                chunks=(len(labels),),
                 dimension_names=[dim],
-                attributes={
-                    "long_name": dim,
-                    "units": "",
-                    "description": f"names along the dimension {dim}",
-                },
-            )
-            labels[:] = _strings(names)
+                attributes=about,
+            )[:] = _strings(labels)
     for spec in specs:
-        item = 1 if spec.dtype == "bool" else int(spec.dtype.lstrip("uintfloa")) // 8
+        item = np.dtype(spec.dtype).itemsize
         tree.create_array(
             spec.path,
             shape=(0, *spec.shape),
@@ -77,8 +79,15 @@ def create(files: Files, path: str, specs: list[ArraySpec], shard_images: int, a
             config={"write_empty_chunks": True},
             **spec.chunking(shard_images),
         )
-    files.flush(files.walk(path))
-    consolidate(files, path, read_nodes(files, path, _names(specs)))
+    written = files.walk(path)
+    files.flush(written)
+    names = [name for name in written if name.endswith("/zarr.json")]
+    nodes = {
+        name.removeprefix(path).removesuffix("zarr.json").strip("/"): json.loads(data)
+        for name, data in zip(names, files.read_many(names), strict=True)
+        if data
+    }
+    consolidate(files, path, nodes)
 
 
 def _shuffle(spec: ArraySpec, item: int) -> Literal["noshuffle", "shuffle", "bitshuffle"]:
@@ -95,14 +104,9 @@ def _shuffle(spec: ArraySpec, item: int) -> Literal["noshuffle", "shuffle", "bit
 
 def committed(files: Files, path: str) -> dict[str, dict] | None:
     """All nodes of a store by path, as last committed; None where the store was never finished."""
-    root = files.read_json(f"{path}/zarr.json")
-    if root is None or "consolidated_metadata" not in root:
-        return None
-    nodes = dict(root["consolidated_metadata"]["metadata"])
-    return {
-        "": {key: value for key, value in root.items() if key != "consolidated_metadata"},
-        **nodes,
-    }
+    root = files.read_json(_file(path, "")) or {}
+    nodes = root.pop("consolidated_metadata", None)
+    return None if nodes is None else {"": root, **nodes["metadata"]}
 
 
 def extend(
@@ -120,7 +124,7 @@ def extend(
             grown[name] = node
             continue
         grown[name] = {**node, "shape": [images, *node["shape"][1:]]}
-        files.write(f"{path}/{name}/zarr.json", _encode(grown[name]))
+        files.write(_file(path, name), _encode(grown[name]))
     store = files.zarr(path, read_only=False)
     for name in grown:
         if name.rpartition("/")[2] == "image_id":
@@ -137,33 +141,22 @@ def consolidate(files: Files, path: str, nodes: dict[str, dict]) -> None:
     zarr's own function would warn, and would order the nodes as the disk lists them: other bytes on
     another machine.
     """
-    groups = [name for name, node in nodes.items() if node["node_type"] == "group"]
     empty = {"kind": "inline", "must_understand": False, "metadata": {}}
-    for group in sorted(groups, reverse=True):
-        below = {
-            name.removeprefix(group).lstrip("/"): node
-            for name, node in sorted(nodes.items())
-            if name != group and (not group or name.startswith(group + "/"))
-        }
-        below = {
-            name: {**node, "consolidated_metadata": empty} if node["node_type"] == "group" else node
-            for name, node in below.items()
-        }
-        own = {key: value for key, value in nodes[group].items() if key != "consolidated_metadata"}
-        document = {**own, "consolidated_metadata": {**empty, "metadata": below}}
-        files.write(
-            f"{path}/{group}/zarr.json" if group else f"{path}/zarr.json", _encode(document)
-        )
-
-
-def read_nodes(files: Files, path: str, names: list[str]) -> dict[str, dict]:
-    """The nodes' own metadata, from the files of those that are there."""
-    found = files.read_many(
-        [f"{path}/{name}/zarr.json" if name else f"{path}/zarr.json" for name in names]
-    )
-    return {
-        name: json.loads(data) for name, data in zip(names, found, strict=True) if data is not None
+    groups = {
+        name: {**node, "consolidated_metadata": empty}
+        for name, node in nodes.items()
+        if node["node_type"] == "group"
     }
+    inside = {**nodes, **groups}
+    for group in sorted(groups, reverse=True):
+        start = f"{group}/" if group else ""
+        below = {
+            name.removeprefix(start): node
+            for name, node in inside.items()
+            if name.startswith(start) and name
+        }
+        document = {**groups[group], "consolidated_metadata": {**empty, "metadata": below}}
+        files.write(_file(path, group), _encode(document))
 
 
 def is_data(name: str, node: dict) -> bool:
@@ -203,6 +196,11 @@ def layout(specs: Sequence[ArraySpec], shard_images: int) -> dict[str, str]:
     return {**layout, "(shard)": f"{shard_images} images"}
 
 
+def _file(path: str, node: str) -> str:
+    """The file with a node's metadata; the root has no name."""
+    return f"{path}/{node}/zarr.json" if node else f"{path}/zarr.json"
+
+
 def _encode(document: dict) -> bytes:
     return json.dumps(document, indent=1, sort_keys=True).encode()
 
@@ -218,17 +216,5 @@ def _labels(specs: list[ArraySpec], group: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _names(specs: list[ArraySpec]) -> list[str]:
-    """Every node of the store: groups (those in between too), coordinates and arrays."""
-    names = {""}
-    for group in _groups(specs):
-        steps = group.split("/") if group else []
-        names |= {"/".join(steps[:depth]) for depth in range(1, len(steps) + 1)}
-        names |= {f"{group}/{name}".lstrip("/") for name in ("image_id", *_labels(specs, group))}
-    return sorted(names | {spec.path for spec in specs})
-
-
 def _strings(values):
-    import numpy as np
-
     return np.array(list(values), dtype=object)

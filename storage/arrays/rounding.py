@@ -3,6 +3,7 @@ compressed.
 """
 
 import numpy as np
+from numcodecs import BitRound
 
 FLOAT32_MANTISSA_BITS = 23
 
@@ -25,14 +26,7 @@ def round_mantissa(values: np.ndarray, bits: int) -> np.ndarray:
             f"rounding needs float32 and 1 to {FLOAT32_MANTISSA_BITS - 1} bits, got {values.dtype}"
             f" and {bits}"
         )
-    drop = FLOAT32_MANTISSA_BITS - bits
-    pattern = np.ascontiguousarray(values).view(np.uint32)
-    half = np.uint32((1 << (drop - 1)) - 1)
-    # Adding half of the last kept bit's worth (and its own bit, for ties) carries into it exactly
-    # when it must round up.
-    rounded = pattern + (half + ((pattern >> np.uint32(drop)) & np.uint32(1)))
-    rounded &= np.uint32(0xFFFFFFFF << drop & 0xFFFFFFFF)
+    rounded = BitRound(bits).encode(values).view(np.float32)
     # The carry would turn the payload of a NaN into another number, and the largest floats into
     # infinity.
-    keep = ~np.isfinite(values) | ~np.isfinite(rounded.view(np.float32))
-    return np.where(keep, values, rounded.view(np.float32))
+    return np.where(np.isfinite(values) & np.isfinite(rounded), rounded, values)

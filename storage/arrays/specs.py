@@ -47,24 +47,6 @@ class ArraySpec:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
-        if not self.dims or self.dims[0] != "image" or len(self.dims) != len(self.shape) + 1:
-            raise ValueError(
-                f"array {self.path}: dims {self.dims} must be 'image' and one name for each size of"
-                f" {self.shape}"
-            )
-        if len(set(self.dims)) != len(self.dims):
-            raise ValueError(f"array {self.path}: dims {self.dims} name one dimension twice")
-        if not all(isinstance(size, int | np.integer) and size > 0 for size in self.shape):
-            raise ValueError(
-                f"array {self.path}: every size of {self.shape} must be a positive whole number"
-            )
-        for dim, names in self.labels.items():
-            if dim not in self.dims or len(names) != self.shape[self.dims.index(dim) - 1]:
-                raise ValueError(
-                    f"array {self.path}: {len(names)} labels do not fit dimension {dim}"
-                )
-
     @property
     def group(self) -> str:
         """`layers/stem` of `layers/stem/region`; empty at the root."""

@@ -7,24 +7,28 @@ last. An interruption at any line leaves the shard unmarked and therefore to be 
 start.
 """
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from storage.arrays import metadata
-from storage.arrays.ledger import Ledger, ledger_folder, recording
+from storage.arrays.ledger import Ledger, LedgerEntry, ShardRecord, recording
 from storage.arrays.rounding import round_mantissa
 from storage.arrays.specs import ArraySpec, Span, spans
 from storage.errors import NotThere, Refused, writing
 from storage.files.files import Files
+from storage.files.formats import check_format
+from storage.ids import digest_bytes
+from storage.layout import ledger_folder
 
 __all__ = ["ArraySpec", "ShardedStore", "Span", "spans"]
 
 SHARD_IMAGES = 64
+# Version of what lies in a store. A later one is written into the root's attributes, as `format`.
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -52,22 +56,17 @@ class ShardedStore:
         Raises ValueError where a store with other arrays is there already: settings that change
         arrays must change the id.
         """
-        specs = list(specs)
-        nodes = metadata.committed(files, path)
-        if nodes is None:
+        if not cls.exists(files, path):
             if len({spec.path for spec in specs}) != len(specs):
                 raise ValueError(f"{path}: two arrays have one name")
             ledger = Ledger(files, ledger_folder(path))
+            # Marks of a store whose root is gone would speak of shards that are not there.
             for shard in ledger.entries():
-                ledger.drop(
-                    shard
-                )  # marks of a store whose root is gone would speak of shards that are not there
-            metadata.create(files, path, specs, shard_images, dict(attrs or {}))
+                ledger.drop(shard)
+            metadata.create(files, path, list(specs), shard_images, dict(attrs or {}))
         store = cls.open(files, path)
-        there, wanted = (
-            metadata.layout(specs_, size)
-            for specs_, size in ((store.specs, store.shard_images), (specs, shard_images))
-        )
+        there = metadata.layout(store.specs, store.shard_images)
+        wanted = metadata.layout(specs, shard_images)
         for name in sorted({*there, *wanted}):
             if there.get(name) != wanted.get(name):
                 raise Refused(
@@ -79,11 +78,13 @@ class ShardedStore:
 
     @classmethod
     def open(cls, files: Files, path: str) -> "ShardedStore":
-        """The store at `path`. Raises FileNotFoundError."""
+        """The store at `path`. Raises NotThere, and OtherFormat for one of a newer version."""
         nodes = metadata.committed(files, path)
         if nodes is None:
             raise NotThere(f"{files.url(path)} is not there: run the step that makes it")
-        return cls(files, path, nodes[""]["attributes"]["shard_images"], nodes)
+        attrs = nodes[""]["attributes"]
+        check_format(attrs, FORMAT, files.url(path))
+        return cls(files, path, attrs["shard_images"], nodes)
 
     @staticmethod
     def exists(files: Files, path: str) -> bool:
@@ -116,15 +117,13 @@ class ShardedStore:
     @property
     def image_ids(self) -> list[str]:
         """The id of every row of the image axis."""
-        if not self.images:
-            return []
-        return [str(name) for name in self._array("image_id", read_only=True)[: self.images]]
+        return self._ids(slice(0, self.images)) if self.images else []
 
-    def _ids(self, span: Span) -> list[str]:
-        """The ids of a shard's rows. Reads no others: of 50,000 they would take longer than a
-        shard's writing.
+    def _ids(self, rows: slice) -> list[str]:
+        """The ids of some rows. Reads no others: 50,000 would take longer than a shard's
+        writing.
         """
-        return [str(name) for name in self._array("image_id", read_only=True)[span.rows]]
+        return [str(name) for name in self._array("image_id", read_only=True)[rows]]
 
     def extend(self, image_ids: Sequence[str]) -> int:
         """Appends images and returns how many were new. Give the new ids, or all ids with those
@@ -133,17 +132,17 @@ class ShardedStore:
         Raises ValueError for ids in another order than the store's, and for an id given twice. Not
         for two processes at once: hold the workspace's lock.
         """
-        old, given = self.image_ids, list(image_ids)
-        new = given[len(old) :] if given[: len(old)] == old else given
-        if len(set(new)) != len(new) or set(new) & set(old):
+        old, new = self.image_ids, list(image_ids)
+        if new[: len(old)] == old:
+            new = new[len(old) :]
+        if len({*old, *new}) != len(old) + len(new):
             raise ValueError(
                 f"{self.path}: the image axis only grows: give new ids, or all ids with the"
                 f" {len(old)} present first and in order"
             )
         if new:
-            object.__setattr__(
-                self, "nodes", metadata.extend(self.files, self.path, dict(self.nodes), old, new)
-            )
+            nodes = metadata.extend(self.files, self.path, dict(self.nodes), old, new)
+            object.__setattr__(self, "nodes", nodes)
         return len(new)
 
     def spans(self) -> list[Span]:
@@ -162,7 +161,12 @@ class ShardedStore:
         return [
             span
             for span in self.spans()
-            if not _matches(entries.get(span.index), span, list(digests[span.rows]), ids[span.rows])
+            if not (
+                (entry := entries.get(span.index))
+                and entry.span == span
+                and entry.digests == list(digests[span.rows])
+                and entry.image_ids == ids[span.rows]
+            )
         ]
 
     def done_rows(self, span: Span, digests: Sequence[str]) -> np.ndarray:
@@ -177,16 +181,13 @@ class ShardedStore:
                 f" {span.index}"
             )
         entry = self.ledger.entry(span.index)
-        if entry is None or entry["start"] != span.start or self.damage(span.index, entry):
+        if entry is None or entry.start != span.start or self.damage(entry):
             return np.zeros(span.images, bool)
-        stored = dict(
-            zip(
-                entry["image_ids"],
-                zip(range(len(entry["digests"])), entry["digests"], strict=True),
-                strict=True,
-            )
-        )
-        ids = self._ids(span)
+        stored = {
+            name: (row, digest)
+            for row, (name, digest) in enumerate(zip(entry.image_ids, entry.digests, strict=True))
+        }
+        ids = self._ids(span.rows)
         return np.array(
             [stored.get(name) == (row, digests[row]) for row, name in enumerate(ids)], bool
         )
@@ -199,10 +200,10 @@ class ShardedStore:
         is to be called again.
         """
         for entry in self.records():
-            pairs = zip(entry["image_ids"], entry["digests"], strict=True)
+            pairs = zip(entry.image_ids, entry.digests, strict=True)
             digests = ["" if name in image_ids else digest for name, digest in pairs]
-            if digests != entry["digests"]:
-                self.ledger.mark({**entry, "digests": digests})
+            if digests != entry.digests:
+                self.ledger.mark(replace(entry, digests=digests))
 
     def write_shard(
         self,
@@ -210,16 +211,16 @@ class ShardedStore:
         arrays: Mapping[str, np.ndarray],
         *,
         digests: Sequence[str],
-        record: Mapping[str, Any] | None = None,
-    ) -> dict:
+        record: ShardRecord | None = None,
+    ) -> LedgerEntry:
         """Writes one whole shard of every array, then marks it; returns its ledger entry.
 
         arrays: for each array's path its values, (span images, …) of the array's own type. record:
-        what to remember of the work (seconds, versions, …). Raises ValueError, before anything is
+        what to remember of the work. Raises ValueError, before anything is
         touched, for a span that is no shard, an array missing or unknown, a wrong shape or type.
         """
         self._check(span, arrays, digests)
-        ids = self._ids(span)
+        ids = self._ids(span.rows)
         # From here to `mark` the shard does not exist. The mark goes first: a process killed after
         # the next line has lost this shard's work, one killed before it in the other order would
         # have left a mark on a torn shard. All of it is flushed in this order: a power loss could
@@ -236,19 +237,16 @@ class ShardedStore:
                     values = round_mantissa(values, spec.mantissa_bits)
                 self._array(spec.path, store=store)[span.rows] = values
             self.files.flush(f"{self.path}/{spec.shard_file(span.index)}" for spec in self.specs)
-        entry = {
-            "shard": span.index,
-            "start": span.start,
-            "stop": span.stop,
-            "image_ids": ids,
-            "digests": list(digests),
-            "files": {
-                spec.shard_file(span.index): store.written[spec.shard_file(span.index)]
-                for spec in self.specs
-            },
-            "record": dict(record or {}),
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+        entry = LedgerEntry(
+            span.index,
+            span.start,
+            span.stop,
+            ids,
+            list(digests),
+            {(name := spec.shard_file(span.index)): store.written[name] for spec in self.specs},
+            record or ShardRecord(),
+            datetime.now(UTC).isoformat(timespec="seconds"),
+        )
         self.ledger.mark(entry)
         return entry
 
@@ -279,43 +277,38 @@ class ShardedStore:
         """`array[rows]`, shard by shard: zarr's own fancy indexing takes 20 ms an image of a
         shard, a slice 1–2.
         """
-        found = np.empty((len(rows), *array.shape[1:]), array.dtype)
-        for shard in np.unique(rows // self.shard_images):
-            wanted = np.flatnonzero(rows // self.shard_images == shard)
+        values = np.empty((len(rows), *array.shape[1:]), array.dtype)
+        shards = rows // self.shard_images
+        for shard in np.unique(shards):
+            wanted = np.flatnonzero(shards == shard)
             inside = rows[wanted]
             start, stop = int(inside.min()), int(inside.max()) + 1
-            if stop - start <= 2 * len(
-                wanted
-            ):  # dense: what is read in vain costs less than reading one by one
-                found[wanted] = array[start:stop][inside - start]
-                continue
-            for place, row in zip(wanted, inside, strict=True):
-                found[place] = array[int(row)]
-        return found
+            # Dense: what is read in vain costs less than reading one by one.
+            if stop - start <= 2 * len(wanted):
+                values[wanted] = array[start:stop][inside - start]
+            else:
+                values[wanted] = [array[int(row)] for row in inside]
+        return values
 
-    def records(self) -> list[dict]:
+    def records(self) -> list[LedgerEntry]:
         """The ledger's entries, by shard."""
         return list(self.ledger.entries().values())
 
-    def damage(
-        self, shard: int, entry: Mapping[str, Any] | None = None, *, contents: bool = False
-    ) -> list[str]:
+    def damage(self, entry: LedgerEntry, *, contents: bool = False) -> list[str]:
         """What is wrong with a marked shard's files, one line each: absent, of another size, or
         (`contents`) altered.
         """
-        entry = entry or self.ledger.entry(shard)
         problems = []
-        files = (entry or {}).get("files", {})
-        names = [f"{self.path}/{name}" for name in files]
+        names = [f"{self.path}/{name}" for name in entry.files]
         there: Any = (
             self.files.read_many(names) if contents else [self.files.size(name) for name in names]
         )
-        for (name, (size, sha256)), found in zip(files.items(), there, strict=True):
+        for (name, (size, sha256)), found in zip(entry.files.items(), there, strict=True):
             if found is None:
                 problems.append(f"{name} is absent")
             elif (length := len(found) if contents else found) != size:
                 problems.append(f"{name} has {length} bytes of {size}")
-            elif contents and hashlib.sha256(found).hexdigest() != sha256:
+            elif contents and digest_bytes(found) != sha256:
                 problems.append(f"{name} has other contents than were written")
         return problems
 
@@ -362,14 +355,3 @@ class ShardedStore:
         metadata = ArrayV3Metadata.from_dict(self.nodes[path])
         array = zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=StorePath(store, path)))
         return array.with_config({"write_empty_chunks": True}) if not read_only else array
-
-
-def _matches(entry: dict | None, span: Span, digests: list[str], ids: list[str]) -> bool:
-    if entry is None:
-        return False
-    return (entry["start"], entry["stop"], entry["digests"], entry["image_ids"]) == (
-        span.start,
-        span.stop,
-        digests,
-        ids,
-    )

@@ -3,32 +3,25 @@ explanation.json.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dr_lib.vocabulary import SIGNS
 from storage.arrays.specs import ArraySpec
+from storage.contents.declared import declared
+from storage.contents.records import LATEST, pick
 from storage.errors import NotThere
 from storage.files.files import Files, canonical_json
+from storage.files.formats import Part, Record
+from storage.layout import EXPLANATION_RECORD, EXPLANATIONS, attributions_path, explanation_path
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
+RUNS = "runs"
 PENDING, DONE, FAILED = range(3)
-NAN = float("nan")
-# Rounding to 9 bits changes a value by at most 2^-10 of itself: under 0.1 % of the map's maximum,
-# the sum by far less.
-MAP_BITS = 9
-
-
-def attributions_path(explain_id: str) -> str:
-    """Where an explanation's arrays lie.
-
-    >>> attributions_path("0123456789ab")
-    'explanations/0123456789ab/attributions.zarr'
-    """
-    return f"explanations/{explain_id}/attributions.zarr"
 
 
 def unit_of(*quantities: str) -> str:
@@ -51,10 +44,20 @@ def _unit(quantity: str) -> str:
     return "log-odds" if quantity.startswith(("logodds", "disease")) else "probability"
 
 
+@dataclass(frozen=True)
+class LayerShape:
+    """unit_shape: (60, 60, 192), or (256,) for a dense layer. window: side of a region's window in
+    px.
+    """
+
+    unit_shape: Sequence[int]
+    window: int
+
+
 def explanation_specs(
     quantities: Sequence[str],
     size: int,
-    layers: Mapping[str, Mapping[str, Any]],
+    layers: Mapping[str, LayerShape],
     neurons: int,
     *,
     layer_quantity: str = "predicted",
@@ -62,294 +65,133 @@ def explanation_specs(
 ) -> list[ArraySpec]:
     """The arrays of an explanation: DESIGN §2's table, and a status per image.
 
-    layers: for each layer `unit_shape` ((60, 60, 192), or (256,) for a dense layer) and `window`,
-    the side of a region's window in px. neurons: how many regions are kept, of each sign.
-    layer_quantity: what is attributed to the layers. lesions: whether there is a lesion map.
+    neurons: how many regions are kept, of each sign. layer_quantity: what is attributed to the
+    layers. lesions: whether there is a lesion map.
     """
-    specs = _pixel_specs(tuple(quantities), size) + ([_lesion_spec(size)] if lesions else [])
+    sides = {"y": size, "x": size}
+    labels = {"quantity": quantities}
+    flags = ("pending", "done", "failed")
+    specs = declared(
+        "pixels", "pixels", sizes=sides, labels=labels, flags=flags, unit=unit_of(*quantities)
+    )
+    if lesions:
+        specs += declared("lesion", "lesion", sizes=sides, unit=unit_of("disease"))
     for layer, shape in layers.items():
-        specs += _layer_specs(
-            layer,
-            _get(shape, "unit_shape"),
-            _get(shape, "window"),
-            size,
-            neurons,
-            unit_of(layer_quantity),
+        axes = ("y", "x", "channel") if len(shape.unit_shape) == 3 else ("channel",)
+        window = {"region_y": shape.window, "region_x": shape.window}
+        specs += declared(
+            "layer",
+            f"layers/{layer}",
+            sizes={**sides, **window, "rank": neurons, "channel": shape.unit_shape[-1]},
+            labels={"sign": SIGNS, "axis": axes, "origin": ("y", "x")},
+            unit=unit_of(layer_quantity),
+            axes=", ".join(axes),
         )
     return specs
 
 
-def _pixel_specs(quantities: tuple[str, ...], size: int) -> list[ArraySpec]:
-    count, unit = len(quantities), unit_of(*quantities)
-    labels = {"quantity": quantities}
+@dataclass(frozen=True)
+class ExplanationRecord(Record):
+    """What explanation.json says: what it was made from, and the engine's settings."""
 
-    def each(name, dtype, fill, long_name, units, description):
-        path, dims = f"pixels/{name}", ("image", "quantity")
-        return ArraySpec(
-            path, dims, (count,), dtype, fill, long_name, units, description, labels=labels
-        )
+    FORMAT: ClassVar[int] = 1
+    explain_id: str
+    model_id: str = ""
+    preprocess_id: str = ""
+    attribution: Mapping[str, Any] = field(default_factory=dict)
+    created: str = ""
 
-    return [
-        ArraySpec(
-            "pixels/attribution",
-            ("image", "quantity", "y", "x"),
-            (count, size, size),
-            "float32",
-            NAN,
-            "attribution to pixels",
-            unit,
-            "integrated gradients of each quantity, summed over the colour channels",
-            mantissa_bits=MAP_BITS,
-            labels=labels,
-        ),
-        each("outcome", "float32", NAN, "outcome", unit, "F(x): the quantity for the image"),
-        each(
-            "baseline_outcome",
-            "float32",
-            NAN,
-            "outcome of the baseline",
-            unit,
-            "F(x'): for the half-grey image",
-        ),
-        each(
-            "gap",
-            "float32",
-            NAN,
-            "completeness gap",
-            unit,
-            "sum of the attributions − (F(x) − F(x'))",
-        ),
-        each(
-            "map_error",
-            "float32",
-            NAN,
-            "map error",
-            "share",
-            "change of the map from n to 2n points, relative to the map",
-        ),
-        each("points", "int32", 0, "points", "", "points used on the line from baseline to image"),
-        each("converged", "bool", False, "converged", "", "whether the tolerance was met"),
-        ArraySpec(
-            "pixels/status",
-            ("image",),
-            (),
-            "uint8",
-            PENDING,
-            "what became of the image",
-            "",
-            "0 not explained yet, 1 done, 2 failed (non-finite results, or the worker died on it)",
-            attrs={"flag_values": [PENDING, DONE, FAILED], "flag_meanings": "pending done failed"},
-        ),
-    ]
+    @property
+    def quantities(self) -> list[str]:
+        return self.attribution["quantities"]
+
+    @property
+    def layers(self) -> list[str]:
+        return self.attribution["layers"]
+
+    @property
+    def layer_quantity(self) -> str:
+        return self.attribution["layer_quantity"]
 
 
-def _lesion_spec(size: int) -> ArraySpec:
-    return ArraySpec(
-        "lesion/map",
-        ("image", "y", "x"),
-        (size, size),
-        "float32",
-        NAN,
-        "lesion map",
-        unit_of("disease"),
-        "absolute integrated gradients of the log-odds of any disease against none, summed over the"
-        " colour channels, averaged over poses of the disc: larger where a lesion is likelier",
-        mantissa_bits=MAP_BITS,
-    )
+def save_record(files: Files, record: ExplanationRecord) -> None:
+    """Writes explanation.json; keeps the time of the first writing."""
+    path = explanation_path(record.explain_id, EXPLANATION_RECORD)
+    old = ExplanationRecord.read(files, path)
+    record = replace(record, created=old.created if old else datetime.now(UTC).isoformat())
+    if old is None or canonical_json(record.as_json()) != canonical_json(old.as_json()):
+        files.write_json(path, record.as_json())
 
 
-def _layer_specs(
-    layer: str, unit_shape: Sequence[int], window: int, size: int, neurons: int, unit: str
-) -> list[ArraySpec]:
-    axes = ("y", "x", "channel") if len(unit_shape) == 3 else ("channel",)
-    ranked = ("image", "sign", "rank")
-    signs = {"sign": SIGNS}
-
-    def spec(
-        name, dims, shape, dtype, fill, long_name, units, description, bits=None, labels=signs
-    ):
-        labels = {dim: names for dim, names in labels.items() if dim in dims}
-        path = f"layers/{layer}/{name}"
-        return ArraySpec(
-            path,
-            dims,
-            shape,
-            dtype,
-            fill,
-            long_name,
-            units,
-            description,
-            mantissa_bits=bits,
-            labels=labels,
-        )
-
-    def ranking(name, long_name, units, description):
-        return spec(name, ranked, (2, neurons), "float32", NAN, long_name, units, description)
-
-    return [
-        spec(
-            "neuron",
-            (*ranked, "axis"),
-            (2, neurons, len(axes)),
-            "int16",
-            -1,
-            "chosen neurons",
-            "",
-            f"{', '.join(axes)} of the strongest neurons of each sign; −1 where there are fewer",
-            labels={**signs, "axis": axes},
-        ),
-        ranking(
-            "neuron_attribution", "attribution to the neuron", unit, "A_j of the layer's quantity"
-        ),
-        ranking("activation", "activation", "activation", "h_j(x): the neuron for the image"),
-        ranking(
-            "baseline_activation",
-            "activation for the baseline",
-            "activation",
-            "h_j(x'): for the half-grey image",
-        ),
-        ranking(
-            "neuron_gap",
-            "completeness gap of the region",
-            "activation",
-            "sum of the region − (h_j(x) − h_j(x'))",
-        ),
-        spec(
-            "region",
-            (*ranked, "region_y", "region_x"),
-            (2, neurons, window, window),
-            "float32",
-            NAN,
-            "active region",
-            "activation",
-            "integrated gradients of the neuron on the pixels of its window, summed over the colour"
-            " channels",
-            bits=MAP_BITS,
-        ),
-        spec(
-            "region_origin",
-            (*ranked, "origin"),
-            (2, neurons, 2),
-            "int16",
-            -1,
-            "place of the region's window",
-            "px",
-            "row and column of the window's first pixel in the fundus image",
-            labels={**signs, "origin": ("y", "x")},
-        ),
-        spec(
-            "resultant",
-            ("image", "sign", "y", "x"),
-            (2, size, size),
-            "float32",
-            NAN,
-            "resultant active region",
-            f"{unit} × activation",
-            "sum of A_j times the active region of neuron j, over the strongest neurons of each"
-            " sign",
-            bits=MAP_BITS,
-        ),
-        spec(
-            "channel_attribution",
-            ("image", "channel"),
-            (unit_shape[-1],),
-            "float32",
-            NAN,
-            "attribution to channels",
-            unit,
-            "the outcome's attribution to the layer, summed over positions",
-        ),
-        spec(
-            "gap",
-            ("image",),
-            (),
-            "float32",
-            NAN,
-            "completeness gap",
-            unit,
-            "of the outcome → layer attribution",
-        ),
-        spec(
-            "points",
-            ("image",),
-            (),
-            "int32",
-            0,
-            "points",
-            "",
-            "points used for the outcome → layer attribution",
-        ),
-    ]
+def load_records(files: Files) -> list[ExplanationRecord]:
+    """Every explanation's record, oldest first. Raises OtherFormat."""
+    paths = [explanation_path(name, EXPLANATION_RECORD) for name in files.names(EXPLANATIONS)]
+    records = filter(None, (ExplanationRecord.read(files, path) for path in paths))
+    return sorted(records, key=lambda record: (record.created, record.explain_id))
 
 
-def _get(shape, name: str):
-    return shape[name] if isinstance(shape, Mapping) else getattr(shape, name)
+def load_record(files: Files, explain_id: str = LATEST) -> ExplanationRecord:
+    """One explanation's record. Raises NotThere, naming those there are; OtherFormat."""
+    records = {record.explain_id: record for record in load_records(files)}
+    return pick(files, records, explain_id, "explanation", "explanations", "dr attribute")
 
 
-def save_record(files: Files, explain_id: str, record: Mapping[str, Any]) -> dict:
-    """Writes explanation.json (settings, model_id, preprocess_id, …); keeps the time of the
-    first writing.
+@dataclass(frozen=True)
+class Cost(Part):
+    """What explaining some images takes, or was thought to take: seconds of the clock, bytes on
+    disk, memory of all workers or of the largest, passes (points at which gradients are taken).
+
+    basis: where the numbers are from, for people.
     """
-    path = f"explanations/{explain_id}/explanation.json"
-    old = files.read_json(path) or {}
-    record = {
-        **record,
-        "explain_id": explain_id,
-        "created": old.get("created") or datetime.now(UTC).isoformat(),
-    }
-    if canonical_json(record) != canonical_json(old):
-        files.write_json(path, record)
-    return record
+
+    images: int = 0
+    bytes: int | None = None
+    memory_bytes: int | None = None
+    passes: int | None = None
+    seconds: float | None = None
+    workers: int = 0
+    worker_bytes: int = 0
+    basis: str = ""
+
+    @property
+    def memory(self) -> int | None:
+        """Of all workers, in bytes; None where it is not known."""
+        return self.memory_bytes or self.worker_bytes * self.workers or None
 
 
-def load_records(files: Files) -> list[dict]:
-    """Every explanation's record, oldest first."""
-    names = files.names("explanations")
-    records = [files.read_json(f"explanations/{name}/explanation.json") for name in names]
-    return sorted(
-        (record for record in records if record),
-        key=lambda record: (record["created"], record["explain_id"]),
-    )
+@dataclass(frozen=True)
+class RunRecord(Record):
+    """A run of `dr attribute`. state: running, completed, failed or interrupted."""
+
+    PARTS: ClassVar[Mapping[str, type[Part]]] = {"planned": Cost, "actual": Cost}
+    started: str
+    state: str
+    planned: Cost
+    actual: Cost | None = None
 
 
-def load_record(files: Files, explain_id: str = "latest") -> dict:
-    """One explanation's record. Raises FileNotFoundError, naming those there are."""
-    records = {record["explain_id"]: record for record in load_records(files)}
-    if explain_id == "latest" and records:
-        return list(records.values())[-1]
-    if explain_id not in records:
-        which = (
-            f"no explanation {explain_id}; there are {', '.join(records)}"
-            if records
-            else "no explanations yet"
-        )
-        raise NotThere(f"{files.location} holds {which}: run dr attribute")
-    return records[explain_id]
-
-
-def save_run(files: Files, explain_id: str, name: str, record: Mapping[str, Any]) -> None:
+def save_run(files: Files, explain_id: str, name: str, record: RunRecord) -> None:
     """Notes what a run of `dr attribute` planned and, once it is over, what it took; `name`
     sorts by time.
     """
-    files.write_json(f"explanations/{explain_id}/runs/{name}.json", record)
+    files.write_json(explanation_path(explain_id, f"{RUNS}/{name}.json"), record.as_json())
 
 
-def load_runs(files: Files, explain_id: str) -> list[dict]:
-    """What `save_run` noted, oldest first."""
-    folder = f"explanations/{explain_id}/runs"
-    return [
-        record for name in files.names(folder) if (record := files.read_json(f"{folder}/{name}"))
-    ]
+def load_runs(files: Files, explain_id: str) -> list[RunRecord]:
+    """What `save_run` noted, oldest first. Raises OtherFormat."""
+    folder = explanation_path(explain_id, RUNS)
+    records = [RunRecord.read(files, f"{folder}/{name}") for name in files.names(folder)]
+    return [record for record in records if record]
 
 
-def open_attributions(files: Files, explain_id: str = "latest", *, chunks=None) -> "xr.DataTree":
+def open_attributions(files: Files, explain_id: str = LATEST, *, chunks=None) -> "xr.DataTree":
     """An explanation's arrays as a tree, every group indexed by `image_id`. Raises
     FileNotFoundError.
     """
     import xarray as xr
 
-    if explain_id == "latest":
-        explain_id = load_record(files)["explain_id"]
+    if explain_id == LATEST:
+        explain_id = load_record(files).explain_id
     path = attributions_path(explain_id)
     if not files.exists(f"{path}/zarr.json"):
         raise NotThere(f"{files.location} holds no attributions for {explain_id}: run dr attribute")

@@ -2,146 +2,66 @@
 of the manifest.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dr_lib.vocabulary import HALF_GRAY
 from storage.arrays.specs import ArraySpec
-from storage.errors import NotThere
+from storage.contents.declared import declared
+from storage.contents.records import LATEST, pick
 from storage.files.files import Files
+from storage.layout import FUNDUS, fundus_path, ledger_folder
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
 PENDING, DONE, REJECTED = range(3)
-NAN = float("nan")
-BASE = {
-    "pixels",
-    "status",
-    "diameter",
-    "centre_y",
-    "centre_x",
-    "confidence",
-    "reduction",
-    "quality",
-}
-MEASURES = {
-    "visible_fraction": "share of the disc inside the photograph's frame and lit",
-    "exposure": "mean brightness of the visible retina, 0 black, 1 white",
-    "contrast": "spread of brightness over the visible retina",
-    "sharpness": "strength of the vessels' band of spatial frequencies",
-}
+VISIBLE = {"visible_fraction": "share of the disc inside the photograph's frame and lit"}
 
 
-def fundus_path(preprocess_id: str) -> str:
-    """Where a preprocessing's store lies.
-
-    >>> fundus_path("0123456789ab")
-    'fundus/0123456789ab.zarr'
-    """
-    return f"fundus/{preprocess_id}.zarr"
-
-
-def fundus_specs(
-    size: int, measures: Iterable[str] | Mapping[str, str] = ("visible_fraction",)
-) -> list[ArraySpec]:
+def fundus_specs(size: int, measures: Mapping[str, str] = VISIBLE) -> list[ArraySpec]:
     """The arrays of a fundus store with images of `size` px.
 
-    measures: names of the quality measures, or name → what it measures; each becomes an array of
-    that name, beside the geometry and the score `quality`.
+    measures: name → what it measures, of quality; each becomes an array of that name, beside the
+    geometry and the score `quality`.
     """
-    texts = (
-        dict(measures)
-        if isinstance(measures, Mapping)
-        else {name: MEASURES.get(name, "") for name in measures}
+    specs = declared(
+        "fundus",
+        sizes={"y": size, "x": size},
+        labels={"channel": ("red", "green", "blue")},
+        flags=("pending", "done", "rejected"),
     )
-    return [
-        ArraySpec(
-            "pixels",
-            ("image", "y", "x", "channel"),
-            (size, size, 3),
-            "uint8",
-            HALF_GRAY,
-            "normalised fundus",
-            "grey level",
-            "red, green, blue; the retina's diameter is the width, half-grey 128 outside 0.9 of its"
-            " radius",
-            labels={"channel": ("red", "green", "blue")},
-        ),
-        ArraySpec(
-            "status",
-            ("image",),
-            (),
-            "uint8",
-            PENDING,
-            "what became of the photograph",
-            "",
-            "0 not processed yet, 1 done, 2 rejected (see catalog/rejects.parquet)",
-            attrs={
-                "flag_values": [PENDING, DONE, REJECTED],
-                "flag_meanings": "pending done rejected",
-            },
-        ),
-        _measure("diameter", "diameter of the retina's disc", "px", "in the original photograph"),
-        _measure(
-            "centre_y", "row of the disc's centre", "px", "in the original photograph, from the top"
-        ),
-        _measure(
-            "centre_x",
-            "column of the disc's centre",
-            "px",
-            "in the original photograph, from the left",
-        ),
-        _measure("confidence", "confidence in the geometry", "", "0 none, 1 full"),
-        _measure(
-            "reduction",
-            "reduction of decoding",
-            "",
-            "1, 2, 4 or 8: the photograph was decoded at 1/reduction of its size",
-        ),
-        _measure("quality", "quality score", "", "0 hopeless, 1 perfect"),
-        *(
-            _measure(name, name.replace("_", " "), "", text or f"quality measure: {name}")
-            for name, text in texts.items()
-            if name not in BASE
-        ),
+    known, score = {spec.path for spec in specs}, specs[-1]
+    return specs + [
+        replace(score, path=name, long_name=name.replace("_", " "), description=text)
+        for name, text in measures.items()
+        if name not in known
     ]
-
-
-def _measure(name: str, long_name: str, units: str, description: str) -> ArraySpec:
-    return ArraySpec(name, ("image",), (), "float32", NAN, long_name, units, description)
 
 
 def preprocess_ids(files: Files) -> list[str]:
     """The preprocessings that have a store, the one written last at the end."""
-    from storage.arrays.ledger import Ledger
-    from storage.arrays.store import ledger_folder
-
-    ids = [name.removesuffix(".zarr") for name in files.names("fundus") if name.endswith(".zarr")]
+    ids = [name.removesuffix(".zarr") for name in files.names(FUNDUS) if name.endswith(".zarr")]
 
     def written(preprocess_id: str) -> tuple[float, str]:
         path = fundus_path(preprocess_id)
-        ledger = Ledger(files, ledger_folder(path)).modified()
-        return max(ledger, files.modified(f"{path}/zarr.json")), preprocess_id
+        marked = files.newest(ledger_folder(path))
+        return max(marked, files.modified(f"{path}/zarr.json")), preprocess_id
 
     return sorted(ids, key=written)
 
 
-def open_fundus(files: Files, preprocess_id: str = "latest", *, chunks=None) -> "xr.Dataset":
-    """A fundus store as a dataset indexed by `image_id`. Raises FileNotFoundError where it is
-    not there.
-    """
+def pick_fundus(files: Files, preprocess_id: str = LATEST) -> str:
+    """The id of a preprocessing that has a store. Raises NotThere."""
+    ids = {name: name for name in preprocess_ids(files)}
+    return pick(files, ids, preprocess_id, "preprocessing", "fundus images", "dr preprocess")
+
+
+def open_fundus(files: Files, preprocess_id: str = LATEST, *, chunks=None) -> "xr.Dataset":
+    """A fundus store as a dataset indexed by `image_id`. Raises NotThere."""
     import xarray as xr
 
-    ids = preprocess_ids(files)
-    if not ids or preprocess_id not in ("latest", *ids):
-        which = (
-            "no fundus images yet"
-            if not ids
-            else f"no preprocessing {preprocess_id}; there are {', '.join(ids)}"
-        )
-        raise NotThere(f"{files.location} holds {which}: run dr preprocess")
-    path = fundus_path(ids[-1] if preprocess_id == "latest" else preprocess_id)
+    path = fundus_path(pick_fundus(files, preprocess_id))
     data = xr.open_zarr(files.zarr(path, read_only=True), chunks=None).set_xindex("image_id")
     return data if chunks is None else data.chunk(chunks)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dr_lib.vocabulary import SIGNS
 from storage.contents.explanations import unit_of
 from storage.contents.snapshots import open_set, replace_set
 from storage.files.files import Files
@@ -45,16 +46,14 @@ def write_group_maps(
                 np.asarray(images, np.int32),
                 {"long_name": "images in the group", "units": "1", "description": "count"},
             ),
-            "mean_positive": (
-                ("group", "y", "x"),
-                positive.astype(np.float32),
-                {"long_name": "mean positive attribution", **maps},
-            ),
-            "mean_negative": (
-                ("group", "y", "x"),
-                negative.astype(np.float32),
-                {"long_name": "mean negative attribution", **maps},
-            ),
+            **{
+                f"mean_{sign}": (
+                    ("group", "y", "x"),
+                    values.astype(np.float32),
+                    {"long_name": f"mean {sign} attribution", **maps},
+                )
+                for sign, values in zip(SIGNS, (positive, negative), strict=True)
+            },
         },
         # Objects become Zarr's own variable-length strings; fixed-length ones have no specification
         # yet.

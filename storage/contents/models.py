@@ -8,109 +8,134 @@ refused.
 
 import hashlib
 import io
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from storage.errors import NotThere, Refused
-from storage.files.files import Files, canonical_json
+from storage.contents.records import LATEST, pick
+from storage.errors import Refused
+from storage.files.files import Files, canonical_json, write_whole
+from storage.files.formats import Record
+from storage.files.scratch import cache_folder
 from storage.ids import ID_DIGITS
+from storage.layout import MODEL_RECORD, MODELS, model_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 WEIGHTS = "model.weights.h5"
+HISTORY = "history.parquet"
+LABELS = "labels.parquet"
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class ModelRecord(Record):
+    """What model.json says. `save_model` fills in the first four fields.
+
+    architecture: settings of the network. training_id: of the settings it was trained with;
+    imported_for: of those it was imported for. manifest, labels: digests of the photographs and
+    labels it learned from. least_quality: the score below which eyes were left out. metrics: by
+    split. notes: how it came to be, for people.
+    """
+
+    FORMAT: ClassVar[int] = 1
+    model_id: str = ""
+    weights_sha256: str = ""
+    weights_bytes: int = 0
+    created: str = ""
+    preprocess_id: str = ""
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    training_id: str = ""
+    imported_for: Sequence[str] = ()
+    manifest: str = ""
+    labels: str = ""
+    least_quality: float | None = None
+    step_seconds: float | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_model(
     files: Files,
     weights_file: str | Path,
-    record: Mapping[str, Any],
+    record: ModelRecord,
     history: "pd.DataFrame",
     labels: "pd.DataFrame | None" = None,
 ) -> str:
     """Stores a model and returns its id. model.json comes last: without it the model does not
     exist.
 
-    record: architecture, metrics, provenance. history: one row per step reported, any columns.
-    labels: what it learned from (`learned_from`), where that is known. Raises ValueError for a file
-    that is not weights only.
+    history: one row per step reported, any columns. labels: what it learned from
+    (`learned_from`), where that is known. Raises ValueError for a file that is not weights only.
     """
     weights_file = Path(weights_file)
     check_weights(weights_file)
     data = weights_file.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     model_id = sha256[:ID_DIGITS]
-    folder = f"models/{model_id}"
-    old = files.read_json(f"{folder}/model.json") or {}
-    if files.size(f"{folder}/{WEIGHTS}") != len(data):
-        files.write(f"{folder}/{WEIGHTS}", data)
-    files.write(f"{folder}/history.parquet", _parquet(history))
+    old = read_record(files, model_id)
+    if files.size(model_path(model_id, WEIGHTS)) != len(data):
+        files.write(model_path(model_id, WEIGHTS), data)
+    files.write(model_path(model_id, HISTORY), _parquet(history))
     if labels is not None:
-        files.write(f"{folder}/labels.parquet", _parquet(labels))
-    created = old.get("created") or datetime.now(UTC).isoformat()
-    own = {
-        "model_id": model_id,
-        "weights_sha256": sha256,
-        "weights_bytes": len(data),
-        "created": created,
-    }
-    files.write_json(f"{folder}/model.json", {**record, **own})
+        files.write(model_path(model_id, LABELS), _parquet(labels))
+    created = old.created if old else datetime.now(UTC).isoformat()
+    record = replace(
+        record,
+        model_id=model_id,
+        weights_sha256=sha256,
+        weights_bytes=len(data),
+        created=created,
+    )
+    files.write_json(model_path(model_id, MODEL_RECORD), record.as_json())
     return model_id
 
 
-def load_records(files: Files) -> list[dict]:
-    """Every model's record, oldest first."""
-    records = [files.read_json(f"models/{name}/model.json") for name in files.names("models")]
-    return sorted(
-        (record for record in records if record),
-        key=lambda record: (record["created"], record["model_id"]),
-    )
+def read_record(files: Files, model_id: str) -> ModelRecord | None:
+    """The record in a model's folder, or None where its saving was interrupted. Raises
+    OtherFormat.
+    """
+    return ModelRecord.read(files, model_path(model_id, MODEL_RECORD))
 
 
-def load_record(files: Files, model_id: str = "latest") -> dict:
-    """One model's record. Raises FileNotFoundError, naming those there are."""
-    records = {record["model_id"]: record for record in load_records(files)}
-    if model_id == "latest" and records:
-        return list(records.values())[-1]
-    if model_id not in records:
-        which = (
-            f"no model {model_id}; there are {', '.join(records)}" if records else "no models yet"
-        )
-        raise NotThere(f"{files.location} holds {which}: run dr train")
-    return records[model_id]
+def load_records(files: Files) -> list[ModelRecord]:
+    """Every model's record, oldest first. Raises OtherFormat."""
+    records = [read_record(files, name) for name in files.names(MODELS)]
+    return sorted(filter(None, records), key=lambda record: (record.created, record.model_id))
 
 
-def find_record(files: Files, weights_file: Path) -> dict | None:
+def load_record(files: Files, model_id: str = LATEST) -> ModelRecord:
+    """One model's record. Raises FileNotFoundError, naming those there are; OtherFormat."""
+    records = {record.model_id: record for record in load_records(files)}
+    return pick(files, records, model_id, "model", "models", "dr train")
+
+
+def find_record(files: Files, weights_file: Path) -> ModelRecord | None:
     """The record of the model that has just these weights, or None."""
     with weights_file.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return next(
-        (record for record in load_records(files) if record["weights_sha256"] == sha256), None
-    )
+    return next((record for record in load_records(files) if record.weights_sha256 == sha256), None)
 
 
 def update_record(files: Files, model_id: str, **changes: Any) -> None:
     """Adds to a model's record, or replaces what it says; a record that says so already is not
     written again.
     """
-    record = load_record(files, model_id)
-    if canonical_json({**record, **changes}) != canonical_json(record):
-        files.write_json(f"models/{record['model_id']}/model.json", {**record, **changes})
+    old = load_record(files, model_id)
+    new = replace(old, **changes)
+    if canonical_json(new.as_json()) != canonical_json(old.as_json()):
+        files.write_json(model_path(old.model_id, MODEL_RECORD), new.as_json())
 
 
-def load_history(files: Files, model_id: str = "latest") -> "pd.DataFrame":
+def load_history(files: Files, model_id: str = LATEST) -> "pd.DataFrame":
     """The training's history of one model."""
     import pandas as pd
 
-    model_id = load_record(files, model_id)["model_id"]
-    return pd.read_parquet(io.BytesIO(files.read(f"models/{model_id}/history.parquet")))
+    model_id = load_record(files, model_id).model_id
+    return pd.read_parquet(io.BytesIO(files.read(model_path(model_id, HISTORY))))
 
 
 def load_labels(files: Files, model_id: str) -> "pd.DataFrame | None":
@@ -120,12 +145,12 @@ def load_labels(files: Files, model_id: str) -> "pd.DataFrame | None":
     import pandas as pd
 
     try:
-        return pd.read_parquet(io.BytesIO(files.read(f"models/{model_id}/labels.parquet")))
+        return pd.read_parquet(io.BytesIO(files.read(model_path(model_id, LABELS))))
     except FileNotFoundError:
         return None
 
 
-def local_weights(files: Files, model_id: str = "latest") -> Path:
+def local_weights(files: Files, model_id: str = LATEST) -> Path:
     """A local path of a model's weights, its hash checked; those of a remote workspace are fetched
     once.
 
@@ -133,16 +158,16 @@ def local_weights(files: Files, model_id: str = "latest") -> Path:
     that was stored.
     """
     record = load_record(files, model_id)
-    name = f"models/{record['model_id']}/{WEIGHTS}"
+    name = model_path(record.model_id, WEIGHTS)
     if files.is_local:
         path = Path(files.path(name))
     else:
-        path = _cache_folder() / f"{record['weights_sha256']}.weights.h5"
+        path = cache_folder() / "models" / f"{record.weights_sha256}.weights.h5"
         if not path.exists():
-            _write_whole(path, files.read(name))
+            write_whole(path, files.read(name))
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != record["weights_sha256"]:
+    if found != record.weights_sha256:
         if not files.is_local:
             path.unlink()
         raise Refused(
@@ -168,18 +193,12 @@ def check_weights(path: Path) -> None:
 
     try:
         with h5py.File(path, "r") as file:
-            refused = [
-                key
-                for key in ("model_config", "training_config", "keras_version")
-                if key in file.attrs
-            ]
-            if refused:
-                raise Refused(
-                    f"{path} is a full model (it has {refused[0]}): only weights are accepted"
-                )
-            file.visititems(_refuse_objects)
-            # visititems follows hard links only; these could name files elsewhere.
-            _refuse_links(file)
+            for key in ("model_config", "training_config", "keras_version"):
+                if key in file.attrs:
+                    raise Refused(
+                        f"{path} is a full model (it has {key}): only weights are accepted"
+                    )
+            list(_arrays(file))
     except OSError as error:
         raise Refused(f"{path} is damaged: {str(error).splitlines()[0]}") from None
 
@@ -190,14 +209,8 @@ def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """
     import h5py
 
-    shapes = {}
     with h5py.File(path, "r") as file:
-        file.visititems(
-            lambda name, item: (
-                shapes.__setitem__(name, item.shape) if isinstance(item, h5py.Dataset) else None
-            )
-        )
-    return shapes
+        return {item.name.lstrip("/"): item.shape for item in _arrays(file)}
 
 
 def _parquet(frame: "pd.DataFrame") -> bytes:
@@ -206,14 +219,10 @@ def _parquet(frame: "pd.DataFrame") -> bytes:
     return sink.getvalue()
 
 
-def _refuse_objects(name: str, item) -> None:
-    """Anything but numbers has no place among weights (opaque bytes are how pickles hide)."""
-    kind = getattr(getattr(item, "dtype", None), "kind", "f")
-    if kind not in "fiub":
-        raise Refused(f"weights file: {name} holds {item.dtype}, not numbers")
-
-
-def _refuse_links(group) -> None:
+def _arrays(group) -> Iterator[Any]:
+    """Every array below a group. Raises Refused for anything but numbers in this very file (opaque
+    bytes are how pickles hide, links could name files elsewhere).
+    """
     import h5py
 
     for name in group:
@@ -221,19 +230,11 @@ def _refuse_links(group) -> None:
             raise Refused(f"weights file: {group.name}/{name} is a link to elsewhere")
         item = group[name]
         if isinstance(item, h5py.Group):
-            _refuse_links(item)
-        elif item.external:
-            raise Refused(f"weights file: {item.name} keeps its numbers in another file")
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "dr-explain" / "models"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(data)
-    shutil.move(file.name, path)
+            yield from _arrays(item)
+            continue
+        if item.dtype.kind not in "fiub":
+            raise Refused(f"weights file: {item.name} holds {item.dtype}, not numbers")
+        if isinstance(item, h5py.Dataset):
+            if item.external:
+                raise Refused(f"weights file: {item.name} keeps its numbers in another file")
+            yield item

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from storage.errors import writing
 from storage.files.files import Files
+from storage.layout import explanation_path
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -19,40 +20,43 @@ def replace_set(files: Files, explain_id: str, stem: str, data: "xr.Dataset") ->
     """Makes `data` the set of that name; one that is there already with these contents is left
     alone.
     """
-    folder = f"explanations/{explain_id}"
-    name = f"{stem}-{_digest(data)}.zarr"
-    old = files.read_json(f"{folder}/{stem}.json") or {}
-    if old.get("store") == name:
+    pointer, old = _current(files, explain_id, stem)
+    new = f"{stem}-{_digest(data)}.zarr"
+    store = explanation_path(explain_id, new)
+    if old == store:
         return
-    files.remove_tree(f"{folder}/{name}")  # what an interrupted call left
-    with writing(files.url(f"{folder}/{name}")):
-        data.to_zarr(
-            files.zarr(f"{folder}/{name}", read_only=False), zarr_format=3, consolidated=False
-        )
-        files.flush(files.walk(f"{folder}/{name}"))
-    files.write_json(f"{folder}/{stem}.json", {"store": name})
+    files.remove_tree(store)  # what an interrupted call left
+    with writing(files.url(store)):
+        data.to_zarr(files.zarr(store, read_only=False), zarr_format=3, consolidated=False)
+        files.flush(files.walk(store))
+    files.write_json(pointer, {"store": new})
     if old:
-        files.remove_tree(f"{folder}/{old['store']}")
+        files.remove_tree(old)
 
 
 def remove_set(files: Files, explain_id: str, stem: str) -> None:
     """Forgets the set of that name, if there is one."""
-    folder = f"explanations/{explain_id}"
-    if named := files.read_json(f"{folder}/{stem}.json"):
-        files.remove(f"{folder}/{stem}.json")
-        files.remove_tree(f"{folder}/{named['store']}")
+    pointer, store = _current(files, explain_id, stem)
+    if store:
+        files.remove(pointer)
+        files.remove_tree(store)
 
 
 def open_set(files: Files, explain_id: str, stem: str) -> "xr.Dataset | None":
     """The set of that name, read when used, or None where there is none yet."""
     import xarray as xr
 
-    folder = f"explanations/{explain_id}"
-    named = files.read_json(f"{folder}/{stem}.json")
-    if named is None:
+    _, store = _current(files, explain_id, stem)
+    if store is None:
         return None
-    store = files.zarr(f"{folder}/{named['store']}", read_only=True)
-    return xr.open_zarr(store, consolidated=False, chunks=None)
+    return xr.open_zarr(files.zarr(store, read_only=True), consolidated=False, chunks=None)
+
+
+def _current(files: Files, explain_id: str, stem: str) -> tuple[str, str | None]:
+    """The file that points to a set, and the set's store; None where there is none."""
+    pointer = explanation_path(explain_id, f"{stem}.json")
+    named = files.read_json(pointer)
+    return pointer, explanation_path(explain_id, named["store"]) if named else None
 
 
 def _digest(data: "xr.Dataset") -> str:

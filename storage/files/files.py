@@ -192,12 +192,7 @@ class Files:
         try:
             if self.is_local:
                 return max(
-                    (
-                        entry.stat().st_mtime
-                        for entry in os.scandir(self.path(folder))
-                        if entry.name[0] != "."
-                    ),
-                    default=0.0,
+                    (self.modified(f"{folder}/{name}") for name in self.names(folder)), default=0.0
                 )
             found = self.filesystem.ls(self.path(folder), detail=True)
         except FileNotFoundError:

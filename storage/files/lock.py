@@ -20,8 +20,8 @@ from pathlib import Path
 
 from storage.errors import WorkspaceLocked, after_failure, writing
 from storage.files.files import Files, make_folder
+from storage.layout import lock_path
 
-FOLDER = ".locks"
 RENEWED_EVERY_S = 60.0
 LEASE_S = 900.0
 SAME_PROCESS_S = 5.0  # the system's reckoning of when a process started moves when its clock is set
@@ -42,7 +42,7 @@ def lock(files: Files, name: str) -> Generator[None]:
 def _local(files: Files, name: str) -> Generator[None]:
     import fcntl
 
-    path = Path(files.path(f"{FOLDER}/{name}.lock"))
+    path = Path(files.path(lock_path(name)))
     with writing(path):
         make_folder(path.parent)
         # The file stays: removing it would let two processes lock two files of one name.
@@ -51,9 +51,7 @@ def _local(files: Files, name: str) -> Generator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise WorkspaceLocked(
-                _sentence(files, name, _parse(os.pread(handle, 4096, 0)))
-            ) from None
+            raise WorkspaceLocked(_sentence(files, name)) from None
         with writing(path):
             os.ftruncate(handle, 0)
             os.pwrite(handle, json.dumps(_myself()).encode(), 0)
@@ -65,7 +63,7 @@ def _local(files: Files, name: str) -> Generator[None]:
 
 @contextlib.contextmanager
 def _remote(files: Files, name: str) -> Generator[None]:
-    path, mine = f"{FOLDER}/{name}.lock", _myself()
+    path, mine = lock_path(name), _myself()
     data = json.dumps(mine).encode()
     if not _create(files, path, data):
         tag, holder = _tag(files, path), files.read_json(path)
@@ -75,10 +73,10 @@ def _remote(files: Files, name: str) -> Generator[None]:
             _replace(files, path, data, tag)
         else:
             raise WorkspaceLocked(
-                _sentence(files, name, holder) + f" (if that run is dead, remove {files.url(path)})"
+                _sentence(files, name) + f" (if that run is dead, remove {files.url(path)})"
             )
     if files.read_json(path) != mine:
-        raise WorkspaceLocked(_sentence(files, name, files.read_json(path)))
+        raise WorkspaceLocked(_sentence(files, name))
     lost = threading.Event()
     try:
         with _renewed(files, path, mine, lost):
@@ -209,7 +207,7 @@ def _age_s(files: Files, path: str) -> float:
     """Seconds since a file was written, both times by the store's own clock: this machine's may
     be wrong.
     """
-    probe = f"{FOLDER}/clock-{uuid.uuid4().hex}"
+    probe = lock_path(f"clock-{uuid.uuid4().hex}")
     files.write(probe, b"")
     try:
         return files.modified(probe) - files.modified(path)
@@ -217,17 +215,8 @@ def _age_s(files: Files, path: str) -> float:
         files.remove(probe)
 
 
-def _parse(data: bytes) -> dict | None:
-    try:
-        return json.loads(data)
-    except ValueError:
-        return None
-
-
-def _sentence(files: Files, name: str, holder: dict | None) -> str:
-    who = (
-        f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-        if holder
-        else "another process"
-    )
+def _sentence(files: Files, name: str) -> str:
+    who = "another process"
+    if holder := files.read_json(lock_path(name)):
+        who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     return f"{files.location} is in use ({name}): {who}; wait for it or stop it, then run again"

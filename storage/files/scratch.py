@@ -12,7 +12,8 @@ import os
 import shutil
 from pathlib import Path
 
-from storage.files.files import Files, make_folder
+from storage.files.files import Files, make_folder, write_whole
+from storage.layout import SCRATCH
 
 
 def scratch_folder(files: Files, name: str) -> Path:
@@ -37,30 +38,25 @@ def remember(name: str, value: dict) -> None:
     """Keeps a small JSON value in the user's cache, outside every workspace. What cannot be kept
     there is no error.
     """
-    path = _cache() / "remembered" / f"{name}.json"
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(value))
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    path = cache_folder() / "remembered" / f"{name}.json"
+    with contextlib.suppress(OSError):
+        write_whole(path, json.dumps(value).encode(), flush=False)
 
 
 def recall(name: str) -> dict | None:
     """What `remember` kept under a name, or None."""
     try:
-        return json.loads((_cache() / "remembered" / f"{name}.json").read_text())
+        return json.loads((cache_folder() / "remembered" / f"{name}.json").read_text())
     except (OSError, ValueError):
         return None
 
 
 def _root(files: Files) -> Path:
     if files.is_local:
-        return Path(files.location) / ".scratch"
-    return _cache() / "scratch" / hashlib.sha256(files.location.encode()).hexdigest()[:12]
+        return Path(files.location) / SCRATCH
+    return cache_folder() / "scratch" / hashlib.sha256(files.location.encode()).hexdigest()[:12]
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """This program's folder in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dr-explain"

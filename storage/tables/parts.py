@@ -3,8 +3,10 @@ the order given.
 """
 
 import io
+from collections.abc import Iterator
 
 from storage.files.files import Files
+from storage.layout import table_folder
 from storage.tables.schemas import PARTITION, dataset_schema, empty_frame, to_frame, to_table
 
 # Small enough that a query for one image skips most of a part by its statistics.
@@ -29,7 +31,12 @@ def folder(table: str, partition: str | None = None) -> str:
         )
     if partition is not None and ("/" in partition or not partition):
         raise ValueError(f"{partition!r} is no id for a partition of {table}")
-    return f"tables/{table}" if name is None else f"tables/{table}/{name}={partition}"
+    return table_folder(table, name, partition or "")
+
+
+def part_path(table: str, partition: str | None, part: str) -> str:
+    """The file of one part."""
+    return f"{folder(table, partition)}/{part}.parquet"
 
 
 def encode(table: str, rows, digest: str | None = None) -> bytes:
@@ -64,14 +71,20 @@ def read_file(files: Files, name: str, table: str):
     )
 
 
+def read_raw(files: Files, name: str):
+    """A Parquet file with the columns that it has. Raises OSError or ArrowException where it is
+    absent or torn.
+    """
+    import pyarrow.parquet as pq
+
+    return pq.read_table(io.BytesIO(files.read(name)), partitioning=None)
+
+
 def partitions(files: Files, table: str) -> list[str]:
     """The ids for which a table has a folder."""
     start = f"{PARTITION[table]}="
-    return [
-        name.removeprefix(start)
-        for name in files.names(f"tables/{table}")
-        if name.startswith(start)
-    ]
+    names = files.names(table_folder(table))
+    return [name.removeprefix(start) for name in names if name.startswith(start)]
 
 
 def parts(files: Files, table: str, partition: str | None = None) -> list[str]:
@@ -80,17 +93,44 @@ def parts(files: Files, table: str, partition: str | None = None) -> list[str]:
     return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
 
 
-def part_digest(files: Files, table: str, partition: str | None, part: str) -> str | None:
+def all_parts(files: Files, table: str) -> Iterator[tuple[str | None, str]]:
+    """(partition, part) of every file of a table; partition None for a table without."""
+    for partition in partitions(files, table) if PARTITION[table] else [None]:
+        for part in parts(files, table, partition):
+            yield partition, part
+
+
+def partition_ids(files: Files, key: str) -> set[str]:
+    """Every id by which a table has a partition; key: such as explain_id."""
+    tables = [table for table, name in PARTITION.items() if name == key]
+    return {partition for table in tables for partition in partitions(files, table)}
+
+
+def partition_folders(files: Files, key: str, partition: str) -> list[str]:
+    """The folders of all tables that have a partition of this id."""
+    tables = [table for table, name in PARTITION.items() if name == key]
+    return [folder(table, partition) for table in tables if partition in partitions(files, table)]
+
+
+def parts_about(files: Files, explain_id: str) -> list[str]:
+    """Files about an explanation in tables that are partitioned by something else."""
+    return [
+        part_path(table, partition, part)
+        for table, key in PARTITION.items()
+        if key not in (None, "explain_id")
+        for partition, part in all_parts(files, table)
+        if part.endswith(f"-{explain_id}")
+    ]
+
+
+def part_digest(files: Files, path: str) -> str | None:
     """The digest that a part was written with (empty for none); None where it is absent or torn."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    name = f"{folder(table, partition)}/{part}.parquet"
     try:
-        if files.is_local:
-            metadata = pq.read_schema(files.path(name)).metadata
-        else:
-            metadata = pq.read_schema(files.arrow().open_input_file(files.path(name))).metadata
+        with files.arrow().open_input_file(files.path(path)) as file:
+            metadata = pq.read_schema(file).metadata
     except (OSError, pa.ArrowException):
         return None
     return (metadata or {}).get(DIGEST, b"").decode()
@@ -105,24 +145,14 @@ def dataset(files: Files, table: str):
     from pyarrow import dataset as ds
 
     schema, name = dataset_schema(table), PARTITION[table]
-    if name is None:
-        found = [f"{folder(table)}/{part}.parquet" for part in parts(files, table)]
-    else:
-        found = [
-            f"{folder(table, at)}/{part}.parquet"
-            for at in partitions(files, table)
-            for part in parts(files, table, at)
-        ]
+    found = [part_path(table, *place) for place in all_parts(files, table)]
     if not found:
         return ds.dataset(schema.empty_table())
-    hive = (
-        None if name is None else ds.partitioning(pa.schema([(name, pa.string())]), flavor="hive")
-    )
     return ds.dataset(
         [files.path(path) for path in found],
         schema=schema,
         format="parquet",
         filesystem=files.arrow(),
-        partitioning=hive,
-        partition_base_dir=files.path(f"tables/{table}"),
+        partitioning=name and ds.partitioning(pa.schema([(name, pa.string())]), flavor="hive"),
+        partition_base_dir=files.path(table_folder(table)),
     )

@@ -13,18 +13,6 @@ import pyarrow as pa
 
 from dr_lib.vocabulary import LESION_TYPES, STAGES
 
-__all__ = [
-    "KEYS",
-    "PARTITION",
-    "SCHEMAS",
-    "TITLES",
-    "dataset_schema",
-    "empty_frame",
-    "markdown",
-    "to_frame",
-    "to_table",
-]
-
 PARTITION_TEXT = {
     "preprocess_id": "the preprocessing: hash of its settings",
     "model_id": "the model: hash of its weights",
@@ -107,9 +95,7 @@ def to_table(table: str, rows) -> pa.Table:
     predicted_stage, activation_difference, mean_gradient, attribution
     """
     schema = _known(table)
-    if isinstance(rows, pa.Table):
-        rows = rows.to_pandas()
-    columns, length = _columns(rows, schema)
+    columns = _columns(rows, schema)
     unknown = [name for name in columns if name not in schema.names]
     missing = [name for name in schema.names if name not in columns]
     if unknown:
@@ -117,7 +103,6 @@ def to_table(table: str, rows) -> pa.Table:
     if missing:
         raise ValueError(f"table {table}: missing columns {', '.join(missing)}")
     arrays = [_cast(table, field, columns[field.name]) for field in schema]
-    assert all(len(array) == length for array in arrays)
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
@@ -129,12 +114,9 @@ def to_frame(table: pa.Table):
 
     kinds = (pd.Int8Dtype(), pd.Int16Dtype(), pd.Int32Dtype(), pd.Int64Dtype())
     nullable = dict(zip((pa.int8(), pa.int16(), pa.int32(), pa.int64()), kinds, strict=True))
-    keep = {f.name for f in table.schema if f.nullable and f.type in nullable}
     columns = {
-        field.name: (
-            table.column(field.name).to_pandas(
-                types_mapper=nullable.get if field.name in keep else None
-            )
+        field.name: table.column(field.name).to_pandas(
+            types_mapper=nullable.get if field.nullable else None
         )
         for field in table.schema
     }
@@ -146,55 +128,22 @@ def empty_frame(table: str):
     return to_frame(dataset_schema(table).empty_table())
 
 
-def markdown() -> str:
-    """The page of all tables and columns, for people; made from the schemas, so that it cannot
-    disagree with them.
-    """
-    lines = ["# Tables", ""]
-    for table in SCHEMAS:
-        where = (
-            f"tables/{table}/{PARTITION[table]}=…/*.parquet"
-            if PARTITION[table]
-            else f"tables/{table}/*.parquet"
-        )
-        where = f"catalog/{table}.parquet" if table in ("photos", "rejects") else where
-        keys = ", ".join(f"`{key}`" for key in KEYS[table])
-        lines += [
-            f"## {table}",
-            "",
-            TITLES[table],
-            "",
-            f"`{where}`" + (f" · one row per {keys}" if keys else ""),
-            "",
-        ]
-        lines += ["| column | type | unit | range | meaning |", "|---|---|---|---|---|"]
-        for field in dataset_schema(table):
-            text = {key.decode(): value.decode() for key, value in field.metadata.items()}
-            meaning, range_ = (text[key].replace("|", "\\|") for key in ("description", "range"))
-            kind = str(field.type) + (", may be null" if field.nullable else "")
-            lines.append(f"| `{field.name}` | {kind} | {text['unit']} | {range_} | {meaning} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
 def _known(table: str) -> pa.Schema:
     if table not in SCHEMAS:
         raise ValueError(f"no table is called {table!r}; there are {', '.join(SCHEMAS)}")
     return SCHEMAS[table]
 
 
-def _columns(rows, schema: pa.Schema) -> tuple[dict, int]:
-    """`rows` by column, and how many there are."""
+def _columns(rows, schema: pa.Schema) -> dict:
+    """`rows` by column."""
     if hasattr(rows, "columns"):
-        return {name: rows[name] for name in rows.columns}, len(rows)
+        return {name: rows[name] for name in rows.columns}
     rows = list(rows)
-    if not rows:
-        return {name: [] for name in schema.names}, 0
     # A column counts as given when every row gives it; one that any row brings in addition is
     # unknown or incomplete.
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = dict.fromkeys(name for row in rows for name in row) if rows else schema.names
     given = [name for name in names if name not in schema.names or all(name in row for row in rows)]
-    return {name: [row.get(name) for row in rows] for name in given}, len(rows)
+    return {name: [row.get(name) for row in rows] for name in given}
 
 
 def _cast(table: str, field: pa.Field, values) -> pa.Array:
@@ -205,14 +154,10 @@ def _cast(table: str, field: pa.Field, values) -> pa.Array:
         array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
-        if (
-            pa.types.is_timestamp(field.type)
-            and pa.types.is_timestamp(array.type)
-            and array.type.tz is None
-        ):
+        if all(map(pa.types.is_timestamp, (field.type, array.type))) and not array.type.tz:
             raise pa.ArrowInvalid("a time without a time zone")
-        array = _integers_of_floats(array, field) if pa.types.is_floating(array.type) else array
         # Numbers may narrow to float32 (that is the schema's choice) but never overflow an integer.
+        # Whole floats, which integers beside missing values arrive as, become integers here.
         array = array.cast(field.type, safe=not pa.types.is_floating(field.type))
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         first = str(error).splitlines()[0]
@@ -223,14 +168,3 @@ def _cast(table: str, field: pa.Field, values) -> pa.Array:
             " missing"
         )
     return array
-
-
-def _integers_of_floats(array: pa.Array, field: pa.Field) -> pa.Array:
-    """An all-null column arrives as floats, and so do integers beside missing values: both are
-    fine if they are whole.
-    """
-    return (
-        array.cast(field.type)
-        if pa.types.is_integer(field.type) or array.null_count == len(array)
-        else array
-    )

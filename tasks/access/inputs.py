@@ -4,9 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from storage import Workspace
-from storage.arrays.ledger import ledger_folder
-from storage.contents.explanations import attributions_path
-from storage.contents.fundus import fundus_path
+from storage.layout import attributions_path, fundus_path, ledger_folder
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
 
@@ -44,7 +42,7 @@ def _has_attributions(workspace: Workspace, recipe: Recipe) -> bool:
 
 def _has_other_attributions(workspace: Workspace, recipe: Recipe) -> bool:
     explain_id = recipe.explain_id(workspace)
-    return any(record["explain_id"] != explain_id for record in workspace.explanations())
+    return any(record.explain_id != explain_id for record in workspace.explanations())
 
 
 def _has_finished_shard(workspace: Workspace, path: str) -> bool:

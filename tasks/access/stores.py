@@ -7,9 +7,9 @@ import pandas as pd
 
 from dr_lib.fundus import PreprocessParams
 from storage import Workspace
+from storage.arrays.ledger import ShardRecord
 from storage.arrays.store import ShardedStore, Span
-from storage.contents.explanations import attributions_path
-from storage.contents.fundus import fundus_path
+from storage.layout import attributions_path, fundus_path
 
 ASSUMED_CROP = 0.1
 
@@ -87,11 +87,11 @@ def span_digests(store: ShardedStore) -> dict[int, str]:
     tables depend on it.
     """
     return {
-        entry["shard"]: ",".join(
+        entry.shard: ",".join(
             [
-                *entry["image_ids"],
-                *entry["digests"],
-                *map(":".join, sorted(entry["record"].get("failed", {}).items())),
+                *entry.image_ids,
+                *entry.digests,
+                *map(":".join, sorted(entry.record.failed.items())),
             ]
         )
         for entry in store.records()
@@ -103,21 +103,18 @@ def stored_digests(store: ShardedStore) -> dict[str, str]:
     return {
         name: digest
         for entry in store.records()
-        for name, digest in zip(entry["image_ids"], entry["digests"], strict=True)
+        for name, digest in zip(entry.image_ids, entry.digests, strict=True)
     }
 
 
 def set_aside(store: ShardedStore) -> set[str]:
     """The images of finished shards that have no result, for a reason of their own."""
     return {
-        name
-        for entry in store.records()
-        for key in ("failed", "rejects")
-        for name in entry["record"].get(key, {})
+        name for entry in store.records() for name in (*entry.record.failed, *entry.record.rejects)
     }
 
 
-def shard_record(store: ShardedStore, span: Span) -> dict[str, Any]:
+def shard_record(store: ShardedStore, span: Span) -> ShardRecord:
     """What was remembered of a finished shard's work; empty for an unfinished one."""
     entry = store.ledger.entry(span.index)
-    return entry["record"] if entry else {}
+    return entry.record if entry else ShardRecord()

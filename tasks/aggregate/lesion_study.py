@@ -60,7 +60,7 @@ def lesion_study(
     eyes["mask"] = mask_stamps(folder, eyes["image_id"])
     eyes["part"] = ""
     for record in store.records():
-        span = store.spans()[record["shard"]]
+        span = store.spans()[record.shard]
         eyes.loc[span.start : span.stop - 1, "part"] = span.part
     # Who was explained is in the tables already, so that no array is read for it once more.
     attributions = workspace.frame("attributions", explain_id=ids.explain_id)

@@ -125,7 +125,7 @@ def aggregate_shard(job: AggregateJob) -> ShardResult:
         if job.masks and eye["mask"]:
             _judge(result, job, eye, maps, fundi, row)
     if job.missing:
-        reasons = shard_record(store, job.span).get("failed", {})
+        reasons = shard_record(store, job.span).failed
         for row in rows_with_status(FAILED, arrays["pixels/status"], job.eyes):
             image_id = job.eyes.iloc[row]["image_id"]
             reason = reasons.get(image_id, "it could not be explained")

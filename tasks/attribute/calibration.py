@@ -18,7 +18,8 @@ from dr_lib.network import backend
 from dr_lib.network.model import ModelParams, build
 from storage import Workspace, open_workspace
 from storage.arrays.store import ArraySpec, ShardedStore
-from storage.contents.explanations import DONE, explanation_specs
+from storage.contents.explanations import DONE, LayerShape, explanation_specs
+from storage.layout import attributions_path
 from storage.photos.source import PhotoSource
 from tasks.access.images import usable_rows
 from tasks.access.stores import blank, fundus_store
@@ -122,7 +123,7 @@ def measure(
         "bytes": stored / len(rest),
         "raw_bytes": sum(spec.row_bytes for spec in specs),
         "peak": peak_memory_bytes(),
-        "passes": explain_measures(arrays, good, good)["passes"] / len(rest),
+        "passes": explain_measures(arrays, good, good).passes / len(rest),
     }
 
 
@@ -131,7 +132,7 @@ def _stored(
 ) -> tuple[int, dict]:
     """Bytes of the results as a store keeps them, and the arrays of the whole axis."""
     store = ShardedStore.create_or_open(
-        open_workspace(folder).files, "explanations/0/attributions.zarr", specs, shard_images
+        open_workspace(folder).files, attributions_path("0"), specs, shard_images
     )
     store.extend([f"{number}_left" for number in range(images)])
     failed = found.pop("pixels/failed").astype(bool)
@@ -142,7 +143,7 @@ def _stored(
         for path, values in found.items():
             arrays[path][:] = values[span.rows]
         entry = store.write_shard(span, arrays, digests=[""] * span.images)
-        total += sum(size for size, _ in entry["files"].values())
+        total += entry.bytes
     return total, found
 
 
@@ -162,7 +163,7 @@ def specs_of(network: Any, params: AttributionParams, size: int) -> list[ArraySp
         shapes = layer_shapes(network, params)
     except ValueError as error:  # a layer that is missing or no full cut, named
         raise UserError(str(error)) from None
-    layers = {name: dataclasses.asdict(shape) for name, shape in shapes.items()}
+    layers = {name: LayerShape(shape.unit_shape, shape.window) for name, shape in shapes.items()}
     lesions = bool(params.lesion_poses)
     return explanation_specs(
         params.quantities,

@@ -17,12 +17,12 @@ from typing import Any
 from dr_lib.formatting import size_text
 from dr_lib.network import backend
 from storage import Workspace
-from storage.arrays.ledger import Ledger, ledger_folder
+from storage.arrays.ledger import Ledger
 from storage.arrays.store import ArraySpec
-from storage.contents.explanations import attributions_path
 from storage.files.disk_space import free_bytes
 from storage.files.scratch import recall, remember
 from storage.ids import content_id
+from storage.layout import attributions_path, ledger_folder
 from tasks.execution.pool import WORKER_BASE_BYTES
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe, settings_of
@@ -124,10 +124,10 @@ def known_rates(workspace: Workspace, recipe: Recipe, fallback: Rates) -> Rates:
     if kept := recall(calibration_name(workspace, recipe)):
         return Rates(**kept)
     same = [
-        record["explain_id"]
+        record.explain_id
         for record in workspace.explanations()
-        if content_id(record.get("attribution", {})) == content_id(_engine_settings(recipe))
-        and record.get("preprocess_id") == recipe.preprocess_id
+        if content_id(record.attribution) == content_id(_engine_settings(recipe))
+        and record.preprocess_id == recipe.preprocess_id
     ]
     for other in reversed(same):
         if other != explain_id and (rates := _shard_rates(workspace, other)):
@@ -184,17 +184,16 @@ def _shard_rates(workspace: Workspace, explain_id: str) -> Rates | None:
     """From an explanation's finished shards; what their records do not say stays None or 0."""
     path = attributions_path(explain_id)
     entries = list(Ledger(workspace.files, ledger_folder(path)).entries().values())
-    worked = [entry["record"] for entry in entries if entry["record"].get("images")]
-    images = sum(record["images"] for record in worked)
+    worked = [entry.record for entry in entries if entry.record.images]
+    images = sum(record.images for record in worked)
     if not images:
         return None
-    stored = sum(size for entry in entries for size, _ in entry["files"].values())
     return Rates(
-        stored / sum(entry["stop"] - entry["start"] for entry in entries),
-        max(record["peak_memory_bytes"] for record in worked),
+        sum(entry.bytes for entry in entries) / sum(entry.span.images for entry in entries),
+        max(record.peak_memory_bytes for record in worked),
         f"{len(worked)} shards of {explain_id}",
-        seconds=sum(record["seconds"] for record in worked) / images,
-        passes=sum(record["passes"] for record in worked) / images,
+        seconds=sum(record.seconds for record in worked) / images,
+        passes=sum(record.passes for record in worked) / images,
     )
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from dr_lib.formatting import duration
 from storage import Workspace, open_workspace
 from storage.arrays.store import ArraySpec, spans
-from storage.contents.explanations import explanation_specs
+from storage.contents.explanations import LayerShape, explanation_specs
 from storage.contents.fundus import DONE
+from storage.contents.models import load_record
 from tasks.access.data_folder import labelled_source
 from tasks.access.images import chosen_images, usable_rows
 from tasks.access.stores import explanation_store, fundus_store, set_aside, stored_digests, whole
@@ -105,7 +106,7 @@ def check_run(
     if not sizes:
         return
     size, params = recipe.preprocess.size, recipe.attribution
-    layers = {name: {"unit_shape": (1,), "window": 1} for name in params.layers}
+    layers = dict.fromkeys(params.layers, LayerShape((1,), 1))
     specs = explanation_specs(
         params.quantities, size, layers, params.neurons, lesions=bool(params.lesion_poses)
     )
@@ -144,13 +145,11 @@ def _rates(
     seconds: float | None,
 ) -> Rates:
     weights = 4 * 10**6  # of the head; a trunk's are in the bound only once a model is there
-    record = next(
-        (one for one in workspace.models() if one["model_id"] == recipe.find_model(workspace)), {}
-    )
-    rates = bound(
-        _specs(workspace, recipe), storage.shard_images, record.get("weights_bytes") or weights
-    )
-    if recipe.find_model(workspace):
+    model_id = recipe.find_model(workspace)
+    if model_id:
+        weights = load_record(workspace.files, model_id).weights_bytes
+    rates = bound(_specs(workspace, recipe), storage.shard_images, weights)
+    if model_id:
         rates = known_rates(workspace, recipe, rates)
     if seconds is not None:
         return replace(rates, seconds=seconds, start_seconds=0.0, basis="the given rate")
@@ -263,10 +262,9 @@ def _row(step: str, images: int, found: Estimate) -> dict[str, Any]:
 def _training_seconds(workspace: Workspace, recipe: Recipe) -> float | None:
     """From the pace of the newest model of the same trunk."""
     pace = [
-        record["step_seconds"]
+        record.step_seconds
         for record in workspace.models()
-        if record["architecture"]["backbone"] == recipe.model.backbone
-        and record.get("step_seconds")
+        if record.architecture["backbone"] == recipe.model.backbone and record.step_seconds
     ]
     return pace[-1] * recipe.training.steps if pace else None
 

@@ -13,11 +13,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from dr_lib.attribution import AttributionParams
+from storage.arrays.ledger import LedgerEntry, ShardRecord
 from storage.arrays.store import Span
 from storage.contents.explanations import DONE, FAILED
 from tasks.access.stores import blank, blank_row, explanation_store, shard_record
@@ -49,6 +49,16 @@ class ExplainJob:
         return int((~self.kept).sum())
 
 
+@dataclass(frozen=True)
+class ExplainedShard:
+    """What the run hears of a finished shard. bytes: of its files."""
+
+    span: Span
+    new_images: int
+    bytes: int
+    record: ShardRecord
+
+
 def try_images(rows: Sequence[int], ids: ResolvedIds, params: AttributionParams) -> None:
     """The work without its result: run on a worker to find which image kills it. Without rows: of
     an image of noise.
@@ -59,7 +69,7 @@ def try_images(rows: Sequence[int], ids: ResolvedIds, params: AttributionParams)
     explainer(ids.location, ids.model_id, params).explain(pixels)
 
 
-def explain_shard(job: ExplainJob) -> dict[str, Any]:
+def explain_shard(job: ExplainJob) -> ExplainedShard:
     """Explains, writes and marks one shard; rows to keep are copied from the old one. Returns what
     that took.
     """
@@ -70,10 +80,10 @@ def explain_shard(job: ExplainJob) -> dict[str, Any]:
     if entry and store.done_rows(span, job.digests).all():
         # Finished by a worker that died before it could say so: Dask gives the job to another,
         # which need not do it again.
-        return _told(entry, job.new_images)
+        return _explained(entry, job.new_images)
     wanted = ~kept & ~np.isin(positions, list(job.unusable))
     arrays = store.read(span) if kept.any() else blank(store, span)
-    before = shard_record(store, span).get("failed", {}) if kept.any() else {}
+    before = shard_record(store, span).failed if kept.any() else {}
     names = store.image_ids[span.rows]
     failed = {
         names[row]: before[names[row]] for row in np.flatnonzero(kept) if names[row] in before
@@ -94,39 +104,46 @@ def explain_shard(job: ExplainJob) -> dict[str, Any]:
     for row in np.flatnonzero(aside & ~kept):
         blank_row(store, arrays, row)
     arrays["pixels/status"][aside] = FAILED
-    record = {
-        "images": int(wanted.sum()),
-        "seconds": round(time.monotonic() - started, 3),
-        "failed": failed,
-        **explain_measures(arrays, ~aside, wanted),
-        "peak_memory_bytes": peak_memory_bytes(),
-        "worker": f"{platform.node()}:{os.getpid()}",
-        "model_id": ids.model_id,
-        "versions": versions(),
-    }
+    measures = explain_measures(arrays, ~aside, wanted)
+    record = ShardRecord(
+        images=int(wanted.sum()),
+        seconds=round(time.monotonic() - started, 3),
+        passes=measures.passes,
+        peak_memory_bytes=peak_memory_bytes(),
+        gap_median=measures.gap_median,
+        unconverged=measures.unconverged,
+        worker=f"{platform.node()}:{os.getpid()}",
+        failed=failed,
+        notes={
+            "gap_max": measures.gap_max,
+            "model_id": ids.model_id,
+            "versions": versions(),
+        },
+    )
     entry = store.write_shard(span, arrays, digests=list(job.digests), record=record)
-    return _told(entry, job.new_images)
+    return _explained(entry, job.new_images)
 
 
-def _told(entry: Mapping[str, Any], new_images: int) -> dict[str, Any]:
-    """What the run hears of a finished shard."""
-    stored = sum(size for size, _ in entry["files"].values())
-    rows = entry["stop"] - entry["start"]
-    return {
-        **entry["record"],
-        "shard": entry["shard"],
-        "rows": rows,
-        "new_images": new_images,
-        "bytes": stored,
-    }
+def _explained(entry: LedgerEntry, new_images: int) -> ExplainedShard:
+    return ExplainedShard(entry.span, new_images, entry.bytes, entry.record)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Of a shard: gaps of all good images relative to their outcomes' change, None where there are
+    none, and the passes that the new ones took.
+    """
+
+    gap_median: float | None
+    gap_max: float | None
+    unconverged: int
+    passes: int
 
 
 def explain_measures(
     arrays: Mapping[str, np.ndarray], good: np.ndarray, new: np.ndarray
-) -> dict[str, Any]:
-    """Gaps of all good images of a shard, relative to their outcomes' change, and the passes
-    that the new ones took.
-    """
+) -> Measures:
+    """The measures of a shard's arrays; good, new: (images,) bool."""
     outcome, baseline, gap = (
         arrays[f"pixels/{name}"][good] for name in ("outcome", "baseline_outcome", "gap")
     )
@@ -136,16 +153,14 @@ def explain_measures(
         for path, values in arrays.items()
         if path.startswith("layers/") and path.endswith("/points")
     ]
-    return {
-        "gap_median": round(float(np.median(relative)), 6) if relative.size else None,
-        "gap_max": round(float(relative.max()), 6) if relative.size else None,
-        "unconverged": int((~arrays["pixels/converged"][good]).sum()),
+    return Measures(
+        round(float(np.median(relative)), 6) if relative.size else None,
+        round(float(relative.max()), 6) if relative.size else None,
+        int((~arrays["pixels/converged"][good]).sum()),
         # The quantities share the points on the line, so the most of them is what was run.
-        "passes": (
-            int(arrays["pixels/points"][new].max(axis=1).sum())
-            + int(sum(points.sum() for points in layers))
-        ),
-    }
+        int(arrays["pixels/points"][new].max(axis=1).sum())
+        + int(sum(points.sum() for points in layers)),
+    )
 
 
 def peak_memory_bytes() -> int:

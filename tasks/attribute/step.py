@@ -13,14 +13,23 @@ import pandas as pd
 
 from dr_lib.formatting import percent
 from storage.arrays.store import ArraySpec, ShardedStore, spans
-from storage.contents.explanations import DONE, FAILED, attributions_path, save_record, save_run
+from storage.contents.explanations import (
+    DONE,
+    FAILED,
+    Cost,
+    ExplanationRecord,
+    RunRecord,
+    save_record,
+    save_run,
+)
 from storage.errors import after_failure
+from storage.layout import attributions_path
 from tasks.access.images import chosen_images, usable_rows
 from tasks.access.present import gone_words
 from tasks.access.stores import explanation_store, set_aside, stored_digests, whole
 from tasks.attribute.calibration import specs_of
 from tasks.attribute.estimate import Estimate, bound, check_room, estimate, known_rates
-from tasks.attribute.shard import ExplainJob, explain_shard, try_images
+from tasks.attribute.shard import ExplainedShard, ExplainJob, explain_shard, try_images
 from tasks.execution.pool import Failure, killing_items, run_singly
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import loaded_model
@@ -81,12 +90,7 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
         )
     save_record(
         workspace.files,
-        explain_id,
-        {
-            "model_id": model_id,
-            "preprocess_id": recipe.preprocess_id,
-            "attribution": dataclasses.asdict(engine),
-        },
+        ExplanationRecord(explain_id, model_id, recipe.preprocess_id, dataclasses.asdict(engine)),
     )
     store.extend(new_ids)
     digests = by_id.loc[store.image_ids, "digest"].tolist()
@@ -125,7 +129,7 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
             table=_wave_table,
         )
         note(done)
-    new = sum(one["new_images"] for one in done)
+    new = sum(one.new_images for one in done)
     eyes = (
         f"{len(store.image_ids):,} eyes{gone_words(workspace, store.image_ids)}; {_summary(store)}"
     )
@@ -164,21 +168,24 @@ def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Generator
         return
     started = datetime.now(UTC)
     name = f"{started:%Y%m%dT%H%M%S%f}"
-    record = {
-        "started": started.isoformat(timespec="seconds"),
-        "state": "running",
-        "planned": dataclasses.asdict(planned),
-    }
+    record = RunRecord(
+        started.isoformat(timespec="seconds"),
+        "running",
+        Cost.of(dataclasses.asdict(planned)),
+    )
     save_run(store.files, explain_id, name, record)
-    actual: dict[str, Any] = {}
+    actual = Cost()
 
-    def note(done: Sequence[dict]) -> None:
-        stored = sum(one["bytes"] * one["images"] / one["rows"] for one in done)
-        actual.update(images=sum(one["images"] for one in done), bytes=round(stored))
-        actual.update(
-            passes=sum(one["passes"] for one in done), workers=len({one["worker"] for one in done})
+    def note(done: Sequence[ExplainedShard]) -> None:
+        nonlocal actual
+        records = [one.record for one in done]
+        actual = Cost(
+            images=sum(record.images for record in records),
+            bytes=round(sum(one.bytes * one.record.images / one.span.images for one in done)),
+            passes=sum(record.passes for record in records),
+            workers=len({record.worker for record in records}),
+            worker_bytes=max((record.peak_memory_bytes for record in records), default=0),
         )
-        actual["worker_bytes"] = max((one["peak_memory_bytes"] for one in done), default=0)
 
     state = "interrupted"
     try:
@@ -188,30 +195,32 @@ def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Generator
         state = "failed"
         raise
     finally:
-        seconds = (datetime.now(UTC) - started).total_seconds()
+        seconds = round((datetime.now(UTC) - started).total_seconds(), 1)
         with after_failure():
+            ended = dataclasses.replace(actual, seconds=seconds)
             save_run(
                 store.files,
                 explain_id,
                 name,
-                {**record, "state": state, "actual": {**actual, "seconds": round(seconds, 1)}},
+                dataclasses.replace(record, state=state, actual=ended),
             )
 
 
-def _wave_table(done: Sequence[dict]) -> list[dict[str, Any]]:
+def _wave_table(done: Sequence[ExplainedShard]) -> list[dict[str, Any]]:
     """What Prefect's page shows of a wave: a row a shard, the slowest first."""
     rows = [
         {
-            "shard": one["shard"],
-            "images": one["images"],
-            "seconds an image": round(one["seconds"] / max(one["images"], 1), 2),
-            "passes an image": round(one["passes"] / max(one["images"], 1), 1),
-            "median gap": None if one["gap_median"] is None else percent(one["gap_median"], 2),
-            "maps not converged": one["unconverged"],
-            "set aside": "; ".join(f"{name}: {reason}" for name, reason in one["failed"].items()),
-            "worker": one["worker"],
+            "shard": one.span.index,
+            "images": record.images,
+            "seconds an image": round(record.seconds / max(record.images, 1), 2),
+            "passes an image": round(record.passes / max(record.images, 1), 1),
+            "median gap": None if record.gap_median is None else percent(record.gap_median, 2),
+            "maps not converged": record.unconverged,
+            "set aside": "; ".join(f"{name}: {reason}" for name, reason in record.failed.items()),
+            "worker": record.worker,
         }
         for one in done
+        for record in [one.record]
     ]
     return sorted(rows, key=lambda row: -row["seconds an image"])
 

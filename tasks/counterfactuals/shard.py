@@ -14,10 +14,11 @@ from dr_lib.network.model import scaled
 from dr_lib.perturbation.adversarial import AdversarialParams, smallest_epsilon
 from dr_lib.perturbation.counterfactual import CounterfactualParams, smallest_strength
 from dr_lib.perturbation.strength_search import StrengthResult
+from storage.arrays.ledger import ShardRecord
 from storage.arrays.rounding import round_mantissa
 from storage.arrays.store import ShardedStore, Span
-from storage.contents.counterfactuals import counterfactuals_path
-from storage.contents.explanations import MAP_BITS
+from storage.contents.declared import MAP_BITS
+from storage.layout import counterfactuals_path
 from tasks.access.stores import blank, blank_row, explanation_store
 from tasks.execution.worker import classifier_outputs, fundi, logits_evaluator
 from tasks.run.resolved_ids import ResolvedIds
@@ -84,10 +85,8 @@ def search_shard(job: SearchJob) -> int:
     arrays = store.read(job.span) if job.kept.any() else blank(store, job.span)
     for row in np.flatnonzero(~job.kept):
         blank_row(store, arrays, row)
-    record = {"images": len(rows)}
-    if len(rows):
-        record |= _search(job, rows, arrays)
-    record["seconds"] = round(time.monotonic() - started, 3)
+    maps = _search(job, rows, arrays) if len(rows) else {}
+    record = ShardRecord(len(rows), round(time.monotonic() - started, 3), notes=maps)
     store.write_shard(job.span, arrays, digests=list(job.digests), record=record)
     return len(rows)
 

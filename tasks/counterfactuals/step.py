@@ -16,10 +16,11 @@ from dr_lib.perturbation.adversarial import AdversarialParams
 from dr_lib.perturbation.counterfactual import METHODS, CounterfactualParams
 from storage import Workspace
 from storage.arrays.store import ShardedStore, Span
-from storage.contents.counterfactuals import counterfactual_specs, counterfactuals_path
-from storage.contents.explanations import DONE, attributions_path
+from storage.contents.counterfactuals import counterfactual_specs
+from storage.contents.explanations import DONE
 from storage.contents.models import load_record
 from storage.ids import content_id
+from storage.layout import attributions_path, counterfactuals_path
 from tasks.access.images import usable_rows
 from tasks.access.present import gone_words
 from tasks.access.stores import crop_settings, explanation_store, stored_digests, whole
@@ -132,9 +133,7 @@ def second_model(workspace: Workspace, recipe: Recipe, model_id: str, second_id:
     """
     if not second_id:
         return ""
-    model_ids = [
-        record["model_id"] for record in workspace.models() if record["model_id"] != model_id
-    ]
+    model_ids = [record.model_id for record in workspace.models() if record.model_id != model_id]
     if second_id == model_id:
         raise UserError(
             "counterfactuals.second_model is the explained model itself; name another one, trained"
@@ -150,7 +149,7 @@ def second_model(workspace: Workspace, recipe: Recipe, model_id: str, second_id:
             f"counterfactuals.second_model = {second_id}: {workspace.location} holds no such model;"
             f" {advice}"
         )
-    if load_record(workspace.files, second_id)["preprocess_id"] != recipe.preprocess_id:
+    if load_record(workspace.files, second_id).preprocess_id != recipe.preprocess_id:
         raise UserError(
             f"counterfactuals.second_model = {second_id}: it was made for fundi of other [preprocess]"
             " settings"

@@ -17,7 +17,7 @@ from dr_lib.network.classifier_outputs import ClassifierOutputs
 from dr_lib.network.layers import logits_model
 from dr_lib.network.model import ModelParams, build, layer_names
 from storage import open_workspace
-from storage.contents.models import load_record, local_weights
+from storage.contents.models import ModelRecord, load_record, local_weights
 from tasks.access.stores import fundus_store
 
 
@@ -78,7 +78,7 @@ def baseline_maps(
     )
 
 
-def model_params(record: dict[str, Any]) -> ModelParams:
+def model_params(record: ModelRecord) -> ModelParams:
     """The architecture in a model's record, without the trunk's starting weights: the record's own
     replace them.
 
@@ -87,7 +87,7 @@ def model_params(record: dict[str, Any]) -> ModelParams:
     """
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in record["architecture"].items()
+        for name, value in record.architecture.items()
     }
     fields["backbone_weights"], fields["mixed_precision"] = "none", "off"
     return ModelParams(**fields)

@@ -19,6 +19,7 @@ from dr_lib.fundus import PreprocessParams, normalise
 from dr_lib.fundus.photo import UnreadablePhoto, UnusablePhoto
 from dr_lib.fundus.quality import MEASURES as QUALITY_MEASURES
 from storage import open_workspace
+from storage.arrays.ledger import ShardRecord
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.fundus import DONE, REJECTED
 from storage.photos.source import PhotoSource
@@ -97,7 +98,7 @@ def preprocess_shard(job: PreprocessJob) -> int:
     kept = {photograph.image_id for photograph in job.photographs if photograph.kept}
     arrays = store.read(span) if kept else blank(store, span)
     # What an earlier call set aside in this shard and is not looked at again keeps its reason.
-    earlier = shard_record(store, span).get("rejects", {}) if kept else {}
+    earlier = shard_record(store, span).rejects if kept else {}
     rejects = {image_id: reject for image_id, reject in earlier.items() if image_id in kept}
     for row, photograph in enumerate(job.photographs):
         if photograph.kept:
@@ -128,7 +129,7 @@ def preprocess_shard(job: PreprocessJob) -> int:
         measures |= {"quality": fundus.quality["score"], "pixels": fundus.pixels, "status": DONE}
         for path, value in measures.items():
             arrays[path][row] = value
-    store.write_shard(span, arrays, digests=digests, record={"rejects": rejects})
+    store.write_shard(span, arrays, digests=digests, record=ShardRecord(rejects=rejects))
     return job.new_images
 
 

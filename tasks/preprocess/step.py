@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from storage.arrays.store import ShardedStore
-from storage.contents.fundus import DONE, fundus_path, fundus_specs
+from storage.contents.fundus import DONE, fundus_specs
+from storage.layout import fundus_path
 from tasks.access.quality import write_quality
 from tasks.access.rejects import check_reject_fraction, replace_rejects
 from tasks.access.stores import set_aside, stored_digests, whole
@@ -107,8 +108,8 @@ def preprocess(
 def _rejects(store: ShardedStore, present: set[str]) -> pd.DataFrame:
     rows = [
         {"image_id": image_id, "step": STEP, **reject}
-        for record in store.records()
-        for image_id, reject in sorted(record["record"].get("rejects", {}).items())
+        for entry in store.records()
+        for image_id, reject in sorted(entry.record.rejects.items())
         if image_id in present
     ]
     return pd.DataFrame(rows, columns=["image_id", "source", "step", "reason", "detail"])

@@ -15,6 +15,7 @@ from storage import Workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import load_record
 from storage.ids import content_id
+from storage.layout import report_path
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_rows
 from tasks.access.stores import (
@@ -68,11 +69,6 @@ EYE_TABLES = (
 )
 
 
-def report_folder(explain_id: str) -> str:
-    """Where the report of an explanation lies in its workspace."""
-    return f"report/{explain_id}"
-
-
 class Explained:
     """The eyes of one explanation, read one by one. photos: of the data folder, or None to leave
     photographs out."""
@@ -80,12 +76,11 @@ class Explained:
     def __init__(self, workspace: Workspace, explain_id: str, photos: Photos | None = None):
         self.workspace, self.photos = workspace, photos
         self.record = load_record(workspace.files, explain_id)
-        self.explain_id = self.record["explain_id"]
+        self.explain_id = self.record.explain_id
         self.store = explanation_store(workspace, self.explain_id)
-        self.fundi = fundus_store(workspace, self.record["preprocess_id"])
-        settings = self.record["attribution"]
-        self.quantities, self.layers = settings["quantities"], settings["layers"]
-        self.layer_quantity = settings["layer_quantity"]
+        self.fundi = fundus_store(workspace, self.record.preprocess_id)
+        self.quantities, self.layers = self.record.quantities, self.record.layers
+        self.layer_quantity = self.record.layer_quantity
 
     def gallery(self, eyes: pd.DataFrame) -> pd.DataFrame:
         """The gallery's columns (`dr_lib.report.render`), a row an explained eye.
@@ -210,7 +205,7 @@ class DrawJob:
     @property
     def folder(self) -> str:
         """Where the shard's eyes lie in the workspace."""
-        return f"{report_folder(self.ids.explain_id)}/eyes/{self.span.index:05d}"
+        return f"{report_path(self.ids.explain_id)}/eyes/{self.span.index:05d}"
 
 
 def shards_to_draw(
@@ -274,7 +269,7 @@ def draw_shard(job: DrawJob) -> int:
             continue
         entry = explained.entry(eye, job.span.start + place, tables[name])
         for file, content in eye_files(entry, f"{job.span.index:05d}/{name}").items():
-            files.append(f"{report_folder(job.ids.explain_id)}/{file}")
+            files.append(f"{report_path(job.ids.explain_id)}/{file}")
             workspace.files.write(files[-1], content, flush=False)
         drawn += 1
     workspace.files.flush(files)

@@ -48,7 +48,7 @@ def show_image(
         raise UserError(
             f"{unknown[0]} is not explained there; what is: {', '.join(explained.quantities)}"
         )
-    eyes = explained_eyes(workspace, explained.record["model_id"], known)
+    eyes = explained_eyes(workspace, explained.record.model_id, known)
     row = known.index(image_id)
     eye = eyes.iloc[row]
     if pd.isna(eye["predicted_stage"]):

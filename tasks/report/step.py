@@ -13,12 +13,13 @@ from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Section
 from storage import Workspace
 from storage.admin.catalog import refresh
+from storage.layout import CATALOG, TABLES, explanation_path, report_path, table_folder
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_eyes, explained_rows
 from tasks.access.stores import explanation_store, whole
 from tasks.execution.waves import run_in_waves
 from tasks.report.data import ReportData
-from tasks.report.eyes import draw_shard, report_folder, shards_to_draw
+from tasks.report.eyes import draw_shard, shards_to_draw
 from tasks.report.sections import SECTIONS
 from tasks.run.recipe import Recipe
 from tasks.run.run_log import versions
@@ -50,7 +51,7 @@ def report(
         session.workspace.files,
         recipe.resolve(session.workspace),
     )
-    folder = report_folder(ids.explain_id)
+    folder = report_path(ids.explain_id)
     index = files.url(f"{folder}/index.html")
     if workspace.is_local:
         refresh(workspace)
@@ -110,9 +111,9 @@ def _fingerprint(workspace: Workspace, explain_id: str, config: dict[str, Any]) 
     files = workspace.files
     states = [
         (name, files.size(name), files.modified(name))
-        for place in ("catalog", "tables", f"explanations/{explain_id}")
+        for place in (CATALOG, TABLES, explanation_path(explain_id))
         for name in files.walk(place)
-        if name.endswith((".parquet", ".json")) and "/tables/runs/" not in f"/{name}"
+        if name.endswith((".parquet", ".json")) and not name.startswith(table_folder("runs") + "/")
     ]
     shown_from = [DRAWING_VERSION, explain_id, states, config, versions()]
     return hashlib.sha256(json.dumps(shown_from, sort_keys=True, default=str).encode()).hexdigest()

@@ -22,6 +22,7 @@ from dr_lib.fundus import PreprocessParams
 from dr_lib.network.model import ModelParams
 from dr_lib.training import TrainingParams, outcome_settings
 from storage import Workspace
+from storage.contents.models import ModelRecord
 from storage.ids import content_id
 from tasks.run.errors import UserError
 from tasks.run.resolved_ids import ResolvedIds
@@ -135,31 +136,31 @@ class Recipe:
         records = workspace.models()
         if self.policy.model_id:
             return self._named(workspace, records)
-        imported = [one for one in records if self.training_id in one.get("imported_for", ())]
+        imported = [one for one in records if self.training_id in one.imported_for]
         trained = [
             one
             for one in records
-            if one.get("training_id") == self.training_id
-            and manifest in (None, one.get("manifest"))
-            and (labels is None or one.get("labels", labels) == labels)  # an older one does not say
+            if one.training_id == self.training_id
+            and manifest in (None, one.manifest)
+            and (labels is None or one.labels in ("", labels))  # an older one does not say
         ]
         fitting = imported or trained
-        return fitting[-1]["model_id"] if fitting else None
+        return fitting[-1].model_id if fitting else None
 
     def trains_none(self, workspace: Workspace) -> bool:
         """Whether the model of these settings is named or was imported, so that no photograph
         needs a label.
         """
         return bool(self.policy.model_id) or any(
-            self.training_id in one.get("imported_for", ()) for one in workspace.models()
+            self.training_id in one.imported_for for one in workspace.models()
         )
 
-    def _named(self, workspace: Workspace, records: list[dict]) -> str:
+    def _named(self, workspace: Workspace, records: list[ModelRecord]) -> str:
         wanted = self.policy.model_id
-        record = next((one for one in records if one["model_id"] == wanted), None)
+        record = next((one for one in records if one.model_id == wanted), None)
         if record is None:
             there = (
-                f"there are {', '.join(one['model_id'] for one in records)}"
+                f"there are {', '.join(one.model_id for one in records)}"
                 if records
                 else "there is none yet"
             )
@@ -170,12 +171,12 @@ class Recipe:
             raise UserError(f"training.model_id = {wanted}: {problem}")
         return wanted
 
-    def misfit(self, record: dict[str, Any]) -> str | None:
+    def misfit(self, record: ModelRecord) -> str | None:
         """Why a stored model cannot be the model of these settings, or None if it can."""
-        if record["preprocess_id"] != self.preprocess_id:
+        if record.preprocess_id != self.preprocess_id:
             return "it was made for fundi of other [preprocess] settings"
         for name in ("backbone", "dense", "input_size"):
-            there, here = record["architecture"][name], getattr(self.model, name)
+            there, here = record.architecture[name], getattr(self.model, name)
             if content_id(there) != content_id(here):
                 return (
                     f"its {name} is {there}, [model] says"

@@ -14,9 +14,9 @@ from prefect.runtime import flow_run
 from prefect.states import Crashed
 
 from storage import Workspace
+from storage.layout import LAST_HOLDER
 from tasks.run.progress import inside_run
 
-LAST_HOLDER = ".locks/run.prefect.json"
 MESSAGE = (
     "its process ended without a word (killed, out of memory, or the machine went down); what it"
     " had finished is kept, and {} goes on from there"

@@ -14,7 +14,6 @@ from dr_lib.network import backend
 from dr_lib.network.model import ModelParams, build
 from storage import open_workspace
 from storage.arrays.store import ShardedStore
-from storage.contents.fundus import fundus_path
 from storage.contents.models import (
     check_weights,
     find_record,
@@ -22,9 +21,10 @@ from storage.contents.models import (
     update_record,
     weight_shapes,
 )
+from storage.layout import fundus_path
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
-from tasks.train.model_record import provenance
+from tasks.train.model_record import imported_record
 
 
 def import_model(
@@ -43,21 +43,18 @@ def import_model(
     with workspace.lock("run"):
         old = find_record(workspace.files, file)
         if old is None:
-            record = provenance(recipe, "imported", config) | {
-                "imported_for": [recipe.training_id],
-                "file": file.name,
-            }
+            record = imported_record(recipe, config, file.name)
             model_id = save_model(
                 workspace.files, file, record, pd.DataFrame({"step": pd.Series(dtype="int64")})
             )
         else:
-            model_id = old["model_id"]
+            model_id = old.model_id
             if problem := recipe.misfit(old):
                 raise UserError(f"{file} is model {model_id} of this workspace, but {problem}")
             update_record(
                 workspace.files,
                 model_id,
-                imported_for=sorted({*old.get("imported_for", ()), recipe.training_id}),
+                imported_for=sorted({*old.imported_for, recipe.training_id}),
             )
     return model_id, ShardedStore.exists(workspace.files, fundus_path(recipe.preprocess_id))
 

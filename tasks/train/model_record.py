@@ -6,48 +6,82 @@ import importlib.metadata
 import pathlib
 import platform
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dr_lib.network.model import ModelParams
+from dr_lib.training import History, TrainingParams
 from storage import Workspace
-from storage.contents.models import update_record
+from storage.contents.models import ModelRecord, update_record
 from tasks.access.model_quality import MAIN
 from tasks.run.recipe import Recipe, settings_of, weights_identity
 from tasks.run.run_log import versions
 
 
-def provenance(recipe: Recipe, origin: str, config: dict[str, Any]) -> dict[str, Any]:
-    """What the record of every model holds: `origin` is "trained" or "imported", `config` the
-    whole configuration.
-    """
-    return {
-        "origin": origin,
-        "preprocess_id": recipe.preprocess_id,
-        "preprocess": recipe.preprocess_settings,
-        "architecture": settings_of(ModelParams, recipe.model),
-        "versions": {
-            **versions(),
-            "dr-explain": importlib.metadata.version("dr-explain"),
-            "python": platform.python_version(),
-        },
-        "git_commit": git_commit(),
-        "configuration": config,
-    }
+@dataclass(frozen=True)
+class LearnedFrom:
+    """Digests of what a model was trained on: the photographs and their splits, the labels."""
+
+    manifest: str
+    labels: str
 
 
-def training_provenance(recipe: Recipe, data: dict[str, str]) -> dict[str, Any]:
-    """What the record of a model trained here holds beside: its start, its eyes, its random
-    numbers.
+def imported_record(recipe: Recipe, config: dict[str, Any], file: str) -> ModelRecord:
+    """The record of a model that was trained elsewhere; config: the whole configuration."""
+    return _record(recipe, "imported", config, {"file": file}, imported_for=[recipe.training_id])
 
-    data: the digests `manifest`, of the photographs, and `labels`.
-    """
-    return {
-        "training_id": recipe.training_id,
-        **data,
-        "least_quality": recipe.least_quality,
+
+def trained_record(
+    recipe: Recipe,
+    config: dict[str, Any],
+    data: LearnedFrom,
+    eyes: Mapping[str, int],
+    history: History,
+) -> ModelRecord:
+    """The record of a model trained here; config: the whole configuration; eyes: by split."""
+    notes = {
         "backbone_weights_identity": weights_identity(recipe.model),
         "seed": {"model": recipe.model.seed, "training": recipe.training.seed},
+        "training": settings_of(TrainingParams, recipe.training),
+        "eyes": eyes,
+        "chosen_step": history.chosen_step,
+        "best_validation_qwk": history.best_qwk,
+        "input_wait_share": history.wait_share,
     }
+    return _record(
+        recipe,
+        "trained",
+        config,
+        notes,
+        training_id=recipe.training_id,
+        manifest=data.manifest,
+        labels=data.labels,
+        least_quality=recipe.least_quality,
+        step_seconds=history.step_s,
+    )
+
+
+def _record(
+    recipe: Recipe, origin: str, config: dict[str, Any], notes: dict[str, Any], **own: Any
+) -> ModelRecord:
+    return ModelRecord(
+        preprocess_id=recipe.preprocess_id,
+        architecture=settings_of(ModelParams, recipe.model),
+        **own,
+        notes={
+            "origin": origin,
+            "preprocess": recipe.preprocess_settings,
+            "versions": {
+                **versions(),
+                "dr-explain": importlib.metadata.version("dr-explain"),
+                "python": platform.python_version(),
+            },
+            "git_commit": git_commit(),
+            "configuration": config,
+            **notes,
+        },
+    )
 
 
 def git_commit() -> str | None:

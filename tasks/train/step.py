@@ -21,7 +21,7 @@ from dr_lib.evaluation.grading import averaged_probabilities
 from dr_lib.formatting import percent, with_interval
 from dr_lib.network import backend
 from dr_lib.network.model import build, probabilities
-from dr_lib.training import StepReport, TrainingDiverged, TrainingParams, write_weights
+from dr_lib.training import StepReport, TrainingDiverged, write_weights
 from dr_lib.training import train as fit
 from dr_lib.vocabulary import PROBABILITIES, REFERABLE, STAGE_COUNT
 from storage import Workspace
@@ -41,11 +41,11 @@ from tasks.execution.worker import loaded_model
 from tasks.run.artifacts import show_model
 from tasks.run.errors import UserError
 from tasks.run.progress import progress, say
-from tasks.run.recipe import Recipe, settings_of
+from tasks.run.recipe import Recipe
 from tasks.run.session import Session, StepResult
 from tasks.run.table_part import TablePart
 from tasks.train.ensembles import POSES_TABLE, ensemble_rows, evaluation_rows, in_words
-from tasks.train.model_record import provenance, record_metrics, training_provenance
+from tasks.train.model_record import LearnedFrom, record_metrics, trained_record
 
 STEP = "train"
 PREDICTION_BATCH = 16
@@ -68,9 +68,7 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StepResul
     trained = 0
     if model_id is None:
         _check_preprocessed(workspace, recipe.preprocess_id, photos)
-        model_id = _train(
-            workspace, recipe, labelled, {"manifest": manifest, "labels": labels}, config
-        )
+        model_id = _train(workspace, recipe, labelled, LearnedFrom(manifest, labels), config)
         trained = int((labelled["split"] == "train").sum())
     new = _predict(workspace, recipe.preprocess_id, model_id, eyes)
     if (poses := recipe.grading.poses) > 1:
@@ -120,7 +118,7 @@ def _train(
     workspace: Workspace,
     recipe: Recipe,
     labelled: pd.DataFrame,
-    data: dict[str, str],
+    data: LearnedFrom,
     config: dict[str, Any],
 ) -> str:
     params = recipe.training
@@ -132,7 +130,7 @@ def _train(
                 f"no labelled eye is in the {name} split; run dr preprocess, add photographs or"
                 " change data.split_seed"
             )
-    scratch = scratch_folder(workspace.files, f"training-{recipe.training_id}-{data['manifest']}")
+    scratch = scratch_folder(workspace.files, f"training-{recipe.training_id}-{data.manifest}")
     with contextlib.ExitStack() as held:
         held.enter_context(gpu_turn())
         backend.configure(deterministic=True)
@@ -160,16 +158,8 @@ def _train(
             raise UserError(str(error)) from None
         weights = scratch / "final.weights.h5"
         write_weights(model, weights)
-    record = {
-        **provenance(recipe, "trained", config),
-        **training_provenance(recipe, data),
-        "training": settings_of(TrainingParams, params),
-        "eyes": {name: len(rows) for name, rows in splits.items()},
-        "chosen_step": history.chosen_step,
-        "best_validation_qwk": history.best_qwk,
-        "step_seconds": history.step_s,
-        "input_wait_share": history.wait_share,
-    }
+    eyes = {name: len(rows) for name, rows in splits.items()}
+    record = trained_record(recipe, config, data, eyes, history)
     model_id = save_model(
         workspace.files, weights, record, pd.DataFrame(history.rows), learned_from(labelled)
     )

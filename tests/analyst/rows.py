@@ -15,7 +15,7 @@ import pandas as pd
 from dr_lib.vocabulary import LESION_TYPES, QUADRANTS
 from storage import Workspace
 from storage.arrays.store import Span, spans
-from storage.contents.explanations import save_record
+from storage.contents.explanations import ExplanationRecord, save_record
 from storage.tables.schemas import SCHEMAS
 
 MODEL, EXPLANATION, PREPROCESSING = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
@@ -45,7 +45,7 @@ def fill(
     workspace.write_table(
         "evaluation", frame_of("evaluation", evaluation_rows(images)), partition=MODEL
     )
-    save_record(workspace.files, EXPLANATION, {"model_id": MODEL, "preprocess_id": PREPROCESSING})
+    save_record(workspace.files, ExplanationRecord(EXPLANATION, MODEL, PREPROCESSING))
     clusters = []
     for span in spans(images, shard_images):
         rng = np.random.default_rng([seed, span.index])

@@ -14,9 +14,9 @@ import pytest
 
 from storage import open_workspace
 from storage.admin.catalog import query
-from storage.tables.ranges import outside
 from storage.tables.schemas import PARTITION, dataset_schema
 from tests.analyst.rows import fill
+from tests.ranges import outside
 
 TABLES = [
     "predictions",

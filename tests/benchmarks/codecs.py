@@ -26,7 +26,8 @@ from zarr.codecs import BloscCodec, ZstdCodec
 
 from storage import open_workspace
 from storage.arrays.rounding import round_mantissa
-from storage.contents.explanations import DONE, attributions_path
+from storage.contents.explanations import DONE
+from storage.layout import attributions_path
 
 COMPRESSORS = {
     "zstd 3": ZstdCodec(level=3),

@@ -136,7 +136,8 @@ def stage(
 ) -> None:
     """Runs one stage and prints what it took."""
     from flows.config import load_config
-    from storage.admin.status import overview
+    from storage.admin.status import progress
+    from storage.layout import attributions_path
 
     before = spent(notes)
     memory, started = Memory(), time.monotonic()
@@ -144,11 +145,12 @@ def stage(
     (result,) = flow(str(config_file))
     seconds = time.monotonic() - started
     print(f"\n{name}: {result.message}")
-    (explanation,) = overview(workspace)["explanations"]
+    (record,) = workspace.explanations()
+    explained = progress(workspace, attributions_path(record.explain_id))
     workers = load_config(config_file).dask.workers
     print(
-        f"shards          {explanation['shards_done']} of {explanation['shards']},"
-        f" {explanation['bytes'] / 1e9:.2f} GB"
+        f"shards          {explained.shards_done} of {explained.shards},"
+        f" {explained.bytes / 1e9:.2f} GB"
     )
     print(f"the whole stage {seconds:.1f} s")
     if name == "attribute":
@@ -160,7 +162,7 @@ def stage(
         )
         print(
             f"beyond it       {seconds - itself:.1f} s,"
-            f" {1e3 * (seconds - itself) / explanation['shards']:.0f} ms a shard"
+            f" {1e3 * (seconds - itself) / explained.shards:.0f} ms a shard"
         )
     print(f"flow, scheduler {memory.text()}")
     runs, _ = query(api, "task_runs/count", {})

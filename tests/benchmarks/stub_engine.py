@@ -49,7 +49,7 @@ class StubEngine:
     def __init__(self, location: str, real: int, notes: pathlib.Path):
         from storage import open_workspace
         from storage.arrays.store import ShardedStore
-        from storage.contents.explanations import attributions_path
+        from storage.layout import attributions_path
 
         workspace = open_workspace(location)
         self.specs = ShardedStore.open(

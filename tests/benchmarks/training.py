@@ -31,7 +31,8 @@ from dr_lib.training import BalancedBatches, Feed, TrainingParams, augmented, tr
 from storage import open_workspace
 from storage.arrays.row_copy import RowCopy
 from storage.arrays.store import ShardedStore
-from storage.contents.fundus import DONE, fundus_path
+from storage.contents.fundus import DONE
+from storage.layout import fundus_path
 
 BLOCK = 15
 LEFT_OUT = 5  # the batches a feed has ready, and one

@@ -14,9 +14,10 @@ from dr_lib.vocabulary import STAGE_COUNT
 from flows.config import PipelineConfig, load_config
 from storage import Workspace, open_workspace
 from storage.arrays.store import ShardedStore
-from storage.contents.fundus import DONE, fundus_path, fundus_specs
-from storage.contents.models import save_model
+from storage.contents.fundus import DONE, fundus_specs
+from storage.contents.models import ModelRecord, save_model
 from storage.ids import digest_bytes
+from storage.layout import fundus_path
 from storage.tables.schemas import SCHEMAS
 from tasks.access.stores import blank
 from tasks.run.recipe import Recipe
@@ -107,14 +108,14 @@ def prepare(
     model = build(config.recipe.model)
     weights = pathlib.Path(config_file).parent / "model.weights.h5"
     model.save_weights(weights)
-    record = {
-        "training_id": recipe.training_id,
-        "architecture": {
+    record = ModelRecord(
+        training_id=recipe.training_id,
+        architecture={
             name: getattr(recipe.model, name) for name in recipe.model.__dataclass_fields__
         },
-        "preprocess_id": recipe.preprocess_id,
-        "step_seconds": 0.1,
-    }
+        preprocess_id=recipe.preprocess_id,
+        step_seconds=0.1,
+    )
     model_id = save_model(workspace.files, weights, record, pd.DataFrame({"step": [1]}))
     _write_predictions(workspace, model_id, ids)
     return config, workspace

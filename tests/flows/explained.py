@@ -16,9 +16,16 @@ from dr_lib.network.model import ModelParams
 from dr_lib.training.params import TrainingParams
 from storage import Workspace
 from storage.arrays.store import ShardedStore
-from storage.contents.explanations import DONE, attributions_path, explanation_specs, save_record
-from storage.contents.fundus import fundus_path, fundus_specs
+from storage.contents.explanations import (
+    DONE,
+    ExplanationRecord,
+    LayerShape,
+    explanation_specs,
+    save_record,
+)
+from storage.contents.fundus import fundus_specs
 from storage.ids import digest_bytes
+from storage.layout import MODEL_RECORD, attributions_path, fundus_path, model_path
 from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
 from tasks.access.stores import blank
@@ -30,8 +37,8 @@ from tasks.run.table_part import TablePart
 SIZE, SHARD_IMAGES, NEURONS = 64, 4, 2
 MODEL_ID = "0123456789ab"
 LAYERS = {
-    "stem": {"unit_shape": (16, 16, 8), "window": 32},
-    "fc1": {"unit_shape": (16,), "window": SIZE},
+    "stem": LayerShape((16, 16, 8), 32),
+    "fc1": LayerShape((16,), SIZE),
 }
 RECIPE = Recipe(
     PreprocessParams(size=SIZE),
@@ -73,7 +80,7 @@ def explain(workspace: Workspace, count: int) -> None:
         "predictions", _frame("predictions", common | graded, count), partition=MODEL_ID
     )
     record = {"model_id": MODEL_ID, "training_id": RECIPE.training_id, "created": "2026-01-01"}
-    workspace.files.write_json(f"models/{MODEL_ID}/model.json", record)
+    workspace.files.write_json(model_path(MODEL_ID, MODEL_RECORD), record)
 
     explain_id = RECIPE.explain_id(workspace)
     settings = {
@@ -83,8 +90,7 @@ def explain(workspace: Workspace, count: int) -> None:
     }
     save_record(
         workspace.files,
-        explain_id,
-        {"model_id": MODEL_ID, "preprocess_id": RECIPE.preprocess_id, "attribution": settings},
+        ExplanationRecord(explain_id, MODEL_ID, RECIPE.preprocess_id, settings),
     )
     path, made_how = fundus_path(RECIPE.preprocess_id), {"preprocess": RECIPE.preprocess_settings}
     fundi = ShardedStore.create_or_open(

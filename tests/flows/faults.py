@@ -49,9 +49,9 @@ def dask_setup(worker) -> None:
         return read(self, path)
 
     def mark_with_faults(self, entry):
-        strike(faults, "mark", self.name(entry["shard"]))
+        strike(faults, "mark", self.name(entry.shard))
         mark(self, entry)
-        strike(faults, "marked", self.name(entry["shard"]))
+        strike(faults, "marked", self.name(entry.shard))
 
     PhotoSource.read, Ledger.mark = read_with_faults, mark_with_faults
     for kind in (LocalStore, FsspecStore):

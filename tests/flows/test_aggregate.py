@@ -18,16 +18,19 @@ from dr_lib.maps import HeatmapParams
 from dr_lib.maps.region_clustering import RegionClusteringParams
 from dr_lib.synthetic import MASK_COLOURS
 from storage import open_workspace
+from storage.arrays.ledger import ShardRecord
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import (
     DONE,
     FAILED,
-    attributions_path,
+    ExplanationRecord,
+    LayerShape,
     explanation_specs,
     save_record,
 )
-from storage.contents.fundus import fundus_path, fundus_specs
+from storage.contents.fundus import fundus_specs
 from storage.contents.group_maps import open_group_maps
+from storage.layout import attributions_path, fundus_path
 from storage.tables.schemas import SCHEMAS
 from tasks.access.stores import blank
 from tasks.aggregate import lesion_study
@@ -93,11 +96,11 @@ def workspace(tmp_path_factory):
     )
     fundi.write_shard(span, arrays, digests=IDS)
 
-    layers = {"stem": {"unit_shape": (16, 16, 3), "window": 8}}
+    layers = {"stem": LayerShape((16, 16, 3), 8)}
     store = ShardedStore.create_or_open(
         ws.files, attributions_path("e" * 12), explanation_specs(PARAMS.quantities, SIZE, layers, 1)
     )
-    save_record(ws.files, "e" * 12, {"model_id": "m" * 12})
+    save_record(ws.files, ExplanationRecord("e" * 12, "m" * 12))
     store.extend(IDS)
     (span,) = store.spans()
     arrays = blank(store, span)
@@ -115,7 +118,10 @@ def workspace(tmp_path_factory):
     arrays["pixels/converged"][[GOOD, ZERO]] = True
     arrays["pixels/status"][:] = [DONE, DONE, FAILED, DONE]
     store.write_shard(
-        span, arrays, digests=IDS, record={"failed": {IDS[LOST]: "its results are not finite"}}
+        span,
+        arrays,
+        digests=IDS,
+        record=ShardRecord(failed={IDS[LOST]: "its results are not finite"}),
     )
     return ws
 

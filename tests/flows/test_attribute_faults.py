@@ -108,7 +108,7 @@ def results(workspace: pathlib.Path, told_of: Sequence[str] = TOLD) -> dict[str,
         if "/ledger/" in name and name.endswith(".json"):
             entry = json.loads(found[name])
             told = {key: entry.pop(key) for key in ("record", "written")}
-            entry["gaps"] = {key: told["record"][key] for key in told_of}
+            entry["gaps"] = {key: told["record"].get(key) for key in told_of}
             found[name] = json.dumps(entry, sort_keys=True).encode()
     return found
 
@@ -243,7 +243,7 @@ def test_a_disk_that_takes_no_more_is_one_line_and_room_is_all_it_takes(
         "000000.json",
         "000001.json",
     ]
-    assert load_runs(workspace.files, workspace.latest_explanation())[-1]["state"] == "failed"
+    assert load_runs(workspace.files, workspace.latest_explanation())[-1].state == "failed"
     pool = InlinePool()
     run(prepared, pool)
     assert worked(pool) == [2, 3]
@@ -459,7 +459,7 @@ def set_fundus_status(config, workspace, row: int, status: int) -> None:
     (span,) = fundi.spans()
     arrays = fundi.read(span)
     arrays["status"][row] = status
-    fundi.write_shard(span, arrays, digests=fundi.ledger.entry(span.index)["digests"])
+    fundi.write_shard(span, arrays, digests=fundi.ledger.entry(span.index).digests)
 
 
 def test_new_images_extend_a_shard_without_explaining_its_others_again(prepared, monkeypatch):
@@ -480,8 +480,8 @@ def test_new_images_extend_a_shard_without_explaining_its_others_again(prepared,
     assert worked(pool) == [2, 3]
     after = {path.name: path.stat().st_mtime_ns for path in ledger_of(workspace).iterdir()}
     assert [after[name] == marks[name] for name in ("000000.json", "000001.json")] == [True, True]
-    record = store_of(workspace).records()[2]["record"]
-    assert record["images"] == 1
+    record = store_of(workspace).records()[2].record
+    assert record.images == 1
 
 
 def test_a_shard_whose_worker_died_just_after_marking_it_is_not_explained_again(
@@ -508,28 +508,28 @@ def test_every_shard_says_what_it_took(prepared):
     _, workspace = prepared
     run(prepared)
     for entry in store_of(workspace).records():
-        record = entry["record"]
-        assert record["images"] == entry["stop"] - entry["start"]
-        assert record["seconds"] > 0
-        assert record["passes"] >= 4 * record["images"]
-        assert 0 <= record["gap_median"] <= record["gap_max"]
-        assert record["peak_memory_bytes"] > 2**27
-        assert record["worker"].endswith(f":{os.getpid()}")
-        assert record["model_id"] == workspace.latest_model()
-        assert {"tensorflow", "zarr", "numpy"} <= record["versions"].keys()
+        record = entry.record
+        assert record.images == entry.span.images
+        assert record.seconds > 0
+        assert record.passes >= 4 * record.images
+        assert 0 <= record.gap_median <= record.notes["gap_max"]
+        assert record.peak_memory_bytes > 2**27
+        assert record.worker.endswith(f":{os.getpid()}")
+        assert record.notes["model_id"] == workspace.latest_model()
+        assert {"tensorflow", "zarr", "numpy"} <= record.notes["versions"].keys()
 
 
 def test_a_run_notes_its_plan_and_what_it_took_and_the_next_one_plans_by_that(prepared):
     _, workspace = prepared
     run(prepared)
     (first,) = load_runs(workspace.files, workspace.latest_explanation())
-    assert first["state"] == "completed"
-    assert (first["planned"]["images"], first["planned"]["shards"], first["actual"]["images"]) == (
+    assert first.state == "completed"
+    assert (first.planned.images, first.planned.notes["shards"], first.actual.images) == (
         IMAGES,
         4,
         IMAGES,
     )
-    assert first["actual"]["bytes"] < first["planned"]["bytes"], "the bound holds"
+    assert first.actual.bytes < first.planned.bytes, "the bound holds"
     run(prepared)
     assert len(load_runs(workspace.files, workspace.latest_explanation())) == 1, (
         "nothing to do leaves no note"
@@ -537,10 +537,10 @@ def test_a_run_notes_its_plan_and_what_it_took_and_the_next_one_plans_by_that(pr
     (ledger_of(workspace) / "000001.json").unlink()
     run(prepared)
     second = load_runs(workspace.files, workspace.latest_explanation())[-1]
-    assert second["planned"]["basis"].startswith("3 shards of")
-    assert second["planned"]["seconds"] > 0
-    assert second["actual"]["bytes"] == pytest.approx(second["planned"]["bytes"], rel=0.1)
-    assert second["actual"]["passes"] == pytest.approx(second["planned"]["passes"], rel=0.5)
+    assert second.planned.basis.startswith("3 shards of")
+    assert second.planned.seconds > 0
+    assert second.actual.bytes == pytest.approx(second.planned.bytes, rel=0.1)
+    assert second.actual.passes == pytest.approx(second.planned.passes, rel=0.5)
 
 
 def test_a_second_run_leaves_with_one_line_and_finds_the_place_free_afterwards(prepared):

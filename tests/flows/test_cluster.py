@@ -25,9 +25,8 @@ from dr_lib.network.small import small_trunk
 from flows.cli.main import app
 from storage import open_workspace
 from storage.admin.verify import verify
-from storage.contents.explanations import attributions_path
-from storage.contents.fundus import fundus_path
 from storage.errors import WorkspaceLocked
+from storage.layout import attributions_path, fundus_path
 from tasks.access.stores import explanation_store, fundus_store
 from tasks.execution.pool import Pool
 from tasks.run.errors import UserError
@@ -248,7 +247,7 @@ def test_a_shard_torn_and_unmarked_comes_back_with_the_same_bytes_and_no_other_i
     marks = {
         name: workspace.files.modified(name) for name in workspace.files.walk(store.ledger.folder)
     }
-    (torn,) = [name for name in store.ledger.entry(1)["files"] if name.startswith(f"{array}/c/1/")]
+    (torn,) = [name for name in store.ledger.entry(1).files if name.startswith(f"{array}/c/1/")]
     store.ledger.drop(1)
     workspace.files.write(f"{path}/{torn}", workspace.files.read(f"{path}/{torn}")[:100])
     assert chain["again"](stage).new_images == SHARD
@@ -267,7 +266,7 @@ def test_what_is_lost_in_the_bucket_is_found_and_made_again(chain):
         for name in workspace.files.names("fundus")
         if name.endswith(".zarr")
     ]
-    name = next(iter(fundus_store(workspace, store_id).ledger.entry(3)["files"]))
+    name = next(iter(fundus_store(workspace, store_id).ledger.entry(3).files))
     lost = f"{fundus_path(store_id)}/{name}"
     content = workspace.files.read(lost)
     workspace.files.remove(lost)

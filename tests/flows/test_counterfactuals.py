@@ -24,8 +24,8 @@ from flows.config import CounterfactualSection, load_config
 from storage import open_workspace
 from storage.admin.verify import verify
 from storage.arrays.store import ShardedStore
-from storage.contents.counterfactuals import counterfactuals_path
-from storage.contents.models import save_model
+from storage.contents.models import ModelRecord, save_model
+from storage.layout import counterfactuals_path
 from storage.tables.schemas import SCHEMAS
 from tasks.access.stores import whole
 from tasks.attribute.step import attribute
@@ -56,11 +56,14 @@ def template(tmp_path_factory):
     keras.utils.set_random_seed(2)
     other = build(dataclasses.replace(config.recipe.model, seed=7))
     other.save_weights(folder / "other.weights.h5")
-    kept = {key: record[key] for key in ("architecture", "preprocess_id")}
     save_model(
         workspace.files,
         folder / "other.weights.h5",
-        {**kept, "training_id": "another"},
+        ModelRecord(
+            architecture=record.architecture,
+            preprocess_id=record.preprocess_id,
+            training_id="another",
+        ),
         pd.DataFrame({"step": [1]}),
     )
     predicted = grade(config, workspace)
@@ -69,7 +72,7 @@ def template(tmp_path_factory):
     return config_file, predicted
 
 
-def undecided(config, workspace, folder) -> dict:
+def undecided(config, workspace, folder) -> ModelRecord:
     """Stores a model that is almost as ready to say any other stage as stage 0, so that small
     changes decide; its record.
     """
@@ -85,13 +88,12 @@ def undecided(config, workspace, folder) -> dict:
     lead = 1.2 * ahead.max()  # every eye is still given stage 0
     last.set_weights([kernel, -found.mean(axis=0) + lead * np.eye(5)[0]])
     model.save_weights(folder / "undecided.weights.h5")
-    kept = {
-        key: record[key] for key in ("training_id", "architecture", "preprocess_id", "step_seconds")
-    }
-    save_model(workspace.files, folder / "undecided.weights.h5", kept, pd.DataFrame({"step": [1]}))
-    frame = workspace.frame("predictions", model_id=record["model_id"]).drop(columns="model_id")
+    save_model(
+        workspace.files, folder / "undecided.weights.h5", record, pd.DataFrame({"step": [1]})
+    )
+    frame = workspace.frame("predictions", model_id=record.model_id).drop(columns="model_id")
     workspace.write_table("predictions", frame, partition=config.recipe.model_id(workspace))
-    return kept
+    return record
 
 
 def grade(config, workspace) -> int:
@@ -185,7 +187,7 @@ def test_what_is_stored_is_what_the_models_say(prepared):
     distances, the second model.
     """
     config, workspace, params = prepared
-    second = next(one["model_id"] for one in workspace.models() if one["training_id"] == "another")
+    second = next(one.model_id for one in workspace.models() if one.training_id == "another")
     result = run(prepared, second_model=second)
     assert (result.images, result.new_images) == (IMAGES - 1, IMAGES - 1)
     store, target = store_of(prepared), params.target_stage
@@ -243,7 +245,11 @@ def test_stored_maps_are_shared_and_only_what_has_none_is_attributed(prepared, m
     true = tasks.counterfactuals.shard.integrated_gradients
     monkeypatch.setattr(tasks.counterfactuals.shard, "integrated_gradients", None)
     run(prepared, methods=fixed)
-    assert [record["record"]["maps_made"] for record in store_of(prepared).records()] == [0, 0, 0]
+    assert [record.record.notes["maps_made"] for record in store_of(prepared).records()] == [
+        0,
+        0,
+        0,
+    ]
     before = whole(store_of(prepared), "proportional/reached")
     shutil.rmtree(
         pathlib.Path(workspace.location) / "explanations" / workspace.latest_explanation()
@@ -253,7 +259,7 @@ def test_stored_maps_are_shared_and_only_what_has_none_is_attributed(prepared, m
     store = ShardedStore.open(
         workspace.files, counterfactuals_path(config.recipe.explain_id(workspace), params.pair)
     )
-    assert sum(record["record"]["maps_made"] for record in store.records()) == IMAGES - 1
+    assert sum(record.record.notes["maps_made"] for record in store.records()) == IMAGES - 1
     # One stage's map takes its own points on the line, so signs near 0 may differ; the finding is
     # the same.
     assert (before == whole(store, "proportional/reached")).sum() >= IMAGES - 2
@@ -291,7 +297,7 @@ def test_one_more_eye_is_one_eyes_work_and_the_bytes_are_those_of_a_run_with_all
 def test_asking_another_second_model_changes_the_tables_but_no_image(prepared):
     _, workspace, _ = prepared
     run(prepared)
-    second = next(one["model_id"] for one in workspace.models() if one["training_id"] == "another")
+    second = next(one.model_id for one in workspace.models() if one.training_id == "another")
     before = results(workspace.location, "tables")
     pool = InlinePool()
     assert run(prepared, pool, second_model=second).new_images == 0

@@ -2,6 +2,8 @@
 else; then it grades and stays.
 """
 
+import dataclasses
+
 import h5py
 import keras
 import numpy as np
@@ -58,15 +60,15 @@ def test_an_imported_model_is_a_record_and_the_model_of_its_settings(take_in, tr
     assert not ready, "nothing is preprocessed yet"
     assert local_weights(workspace.files, model_id).read_bytes() == trained_elsewhere.read_bytes()
     record = load_record(workspace.files, model_id)
-    assert record["weights_sha256"].startswith(model_id)
-    assert (record["origin"], record["file"], record["imported_for"]) == (
+    assert record.weights_sha256.startswith(model_id)
+    assert (record.notes["origin"], record.notes["file"], record.imported_for) == (
         "imported",
         "elsewhere.weights.h5",
         [recipe.training_id],
     )
-    assert record["architecture"]["dense"] == [16, 8]
-    assert record["preprocess_id"] == recipe.preprocess_id
-    assert "training_id" not in record, "it was not trained with these settings"
+    assert record.architecture["dense"] == [16, 8]
+    assert record.preprocess_id == recipe.preprocess_id
+    assert not record.training_id, "it was not trained with these settings"
     assert load_history(workspace.files, model_id).empty
     assert recipe.find_model(workspace) == model_id
 
@@ -80,9 +82,9 @@ def test_importing_again_changes_nothing_and_for_other_settings_adds_them(
     assert load_record(workspace.files, model_id) == before
     _, other, (again, _) = take_in(trained_elsewhere, ["training.seed=3"])
     assert again == model_id
-    assert load_record(workspace.files, model_id) == before | {
-        "imported_for": sorted([recipe.training_id, other.training_id])
-    }
+    assert load_record(workspace.files, model_id) == dataclasses.replace(
+        before, imported_for=sorted([recipe.training_id, other.training_id])
+    )
     with pytest.raises(
         UserError, match=r"is model .* of this workspace, but it was made for fundi of other"
     ):
@@ -206,9 +208,9 @@ def test_eyes_preprocessed_already_are_graded_by_it_and_nothing_is_trained(
     assert ready
     (result,) = FLOWS["train"](str(take_in.config), settings)
     assert result.message.startswith(f"model {model_id}: on ")
-    assert [record["model_id"] for record in workspace.models()] == [model_id]
+    assert [record.model_id for record in workspace.models()] == [model_id]
     assert len(workspace.frame("predictions", model_id=model_id)) == 40
-    metrics = load_record(workspace.files, model_id)["metrics"]
+    metrics = load_record(workspace.files, model_id).metrics
     assert set(metrics) == {"train", "validation", "test"}
     assert {"qwk", "auc_referable"} <= set(metrics["test"])
     # A configuration of other settings may name it.

@@ -12,10 +12,8 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from flows.registry import STEPS
 from storage import open_workspace
-from storage.arrays.ledger import ledger_folder
 from storage.arrays.store import ShardedStore
-from storage.contents.explanations import attributions_path
-from storage.contents.fundus import fundus_path
+from storage.layout import attributions_path, fundus_path, ledger_folder
 from tasks.access.inputs import LAST_NEEDED, require_inputs
 from tasks.run.errors import UserError
 from tasks.run.session import Session

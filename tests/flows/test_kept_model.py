@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from dr_lib.report.pictures import Folder
+from dr_lib.training import History
 from flows.config import PipelineConfig, load_config
 from storage import Workspace
 from storage.contents.models import save_model
@@ -50,10 +51,7 @@ def kept(tmp_path, monkeypatch):
         trained.append(data)
         weights = tmp_path / f"{len(trained)}.weights.h5"
         step.build(recipe.model).save_weights(weights)
-        record = {
-            **step.provenance(recipe, "trained", {}),
-            **step.training_provenance(recipe, data),
-        }
+        record = step.trained_record(recipe, {}, data, {}, History())
         return save_model(
             workspace.files, weights, record, pd.DataFrame({"step": [1]}), step.learned_from(rows)
         )

@@ -15,10 +15,10 @@ from storage import open_workspace
 from storage.admin.catalog import query
 from storage.admin.verify import verify
 from storage.contents.explanations import FAILED
-from storage.tables.ranges import outside
 from storage.tables.schemas import SCHEMAS, dataset_schema
 from tests.analyst.questions import questions
 from tests.flows.conftest import snapshot
+from tests.ranges import outside
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -196,25 +196,22 @@ def test_sql_answers_over_the_views(chain):
 
 def test_the_models_record_says_how_it_came_to_be_and_how_well_it_grades(chain):
     (record,) = chain["workspace"].models()
+    assert record.architecture
+    assert record.preprocess_id
+    assert record.manifest
+    assert record.weights_sha256
     told = {
-        "architecture",
-        "preprocess_id",
-        "manifest",
         "seed",
         "versions",
         "git_commit",
-        "metrics",
-        "weights_sha256",
         "training",
     }
-    assert told <= set(record)
-    assert record["origin"] == "trained"
+    assert told <= set(record.notes)
+    assert record.notes["origin"] == "trained"
     graded = chain["workspace"].frame("evaluation", split="test", stratum="all", metric="qwk")
-    assert record["metrics"]["test"]["qwk"]["value"] == pytest.approx(
-        float(graded["value"].iloc[0])
-    )
-    assert {"keras", "tensorflow", "numpy", "python", "dr-explain"} <= set(record["versions"])
-    assert record["input_wait_share"] >= 0
+    assert record.metrics["test"]["qwk"]["value"] == pytest.approx(float(graded["value"].iloc[0]))
+    assert {"keras", "tensorflow", "numpy", "python", "dr-explain"} <= set(record.notes["versions"])
+    assert record.notes["input_wait_share"] >= 0
 
 
 def test_the_workspace_verifies(chain):

@@ -14,6 +14,7 @@ import tasks.attribute.estimate
 import tasks.attribute.planning
 from flows.cli.main import app
 from storage import open_workspace
+from storage.arrays.ledger import ShardRecord
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import explanation_specs
 from storage.contents.fundus import REJECTED
@@ -130,7 +131,7 @@ def ws_of_noise(tmp_path):
     )  # no infinities
     arrays["pixels/attribution"] = bits.view(np.float32)
     entry = store.write_shard(store.spans()[0], arrays, digests=[""] * SHARD)
-    return store, sum(size for size, _ in entry["files"].values())
+    return store, entry.bytes
 
 
 ROOM = Estimate(
@@ -289,7 +290,10 @@ def test_what_was_set_aside_is_planned_where_it_is_to_be_tried_again(tmp_path, p
     arrays = fundi.read(span)
     arrays["status"][8] = REJECTED
     fundi.write_shard(
-        span, arrays, digests=fundi.ledger.entry(0)["digests"], record={"rejects": {"5_left": {}}}
+        span,
+        arrays,
+        digests=fundi.ledger.entry(0).digests,
+        record=ShardRecord(rejects={"5_left": {}}),
     )
     path = f"explanations/{config.recipe.explain_id(workspace)}/attributions.zarr"
     store = ShardedStore.create_or_open(
@@ -309,7 +313,7 @@ def test_what_was_set_aside_is_planned_where_it_is_to_be_tried_again(tmp_path, p
             span,
             blank(store, span),
             digests=digests[span.rows],
-            record={"failed": failed, "seconds": 1.0},
+            record=ShardRecord(failed=failed, seconds=1.0),
         )
     for retry, preprocessed, explained in ((False, 0, 0), (True, 1, 1)):
         storage = dataclasses.replace(config.storage, retry_set_aside=retry)

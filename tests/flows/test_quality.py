@@ -16,8 +16,9 @@ from dr_lib.training import TrainingParams
 from storage import open_workspace
 from storage.admin.catalog import query
 from storage.arrays.store import ShardedStore
-from storage.contents.fundus import DONE, REJECTED, fundus_path, fundus_specs
+from storage.contents.fundus import DONE, REJECTED, fundus_specs
 from storage.contents.models import load_records
+from storage.layout import fundus_path
 from tasks.access.images import usable_rows
 from tasks.access.quality import (
     COLUMNS,

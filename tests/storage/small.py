@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from storage.arrays.ledger import ShardRecord
 from storage.arrays.store import ArraySpec, ShardedStore
 
 SHARD = 4
@@ -68,7 +69,9 @@ def write_all(store: ShardedStore, names: list[str] | None = None) -> list[int]:
     names = digests(store.images) if names is None else names
     todo = store.pending(names)
     for span in todo:
-        store.write_shard(span, values(span), digests=names[span.rows], record={"seconds": 0.5})
+        store.write_shard(
+            span, values(span), digests=names[span.rows], record=ShardRecord(seconds=0.5)
+        )
     return [span.index for span in todo]
 
 

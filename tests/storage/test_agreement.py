@@ -2,21 +2,27 @@
 defect is found, and nothing else.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from storage import open_workspace
 from storage.admin.status import describe
 from storage.admin.verify import verify
+from storage.arrays.ledger import ShardRecord
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import (
     DONE,
     FAILED,
-    attributions_path,
+    Cost,
+    ExplanationRecord,
+    RunRecord,
     explanation_specs,
     save_record,
     save_run,
 )
+from storage.layout import attributions_path
 from tests.storage.small import image_ids
 from tests.storage.test_tables import example, photos
 
@@ -44,7 +50,7 @@ def complete(images: int, seed: int) -> dict[str, np.ndarray]:
 
 def write(store, span, arrays, **record):
     names = store.image_ids[span.rows]
-    store.write_shard(span, arrays, digests=names, record=record)
+    store.write_shard(span, arrays, digests=names, record=ShardRecord(**record))
     done = [row for row in range(span.images) if arrays["pixels/status"][row] == DONE]
     rows = [
         example("attributions")
@@ -70,7 +76,7 @@ def explained(ws):
     store.extend(image_ids(IMAGES))
     for span in store.spans():
         write(store, span, complete(span.images, span.index))
-    save_record(ws.files, EXPLAIN, {"model_id": "m", "preprocess_id": "p"})
+    save_record(ws.files, ExplanationRecord(EXPLAIN, "m", "p"))
     return store
 
 
@@ -100,7 +106,7 @@ def test_a_map_that_is_not_the_gaps_is_found_and_only_its_shard_is_unmarked(expl
     )
     assert "the map of 5_left, quantity 1, sums to" in row["detail"]
     verify(open_workspace(explained.files.location), repair=True)
-    assert [one["shard"] for one in explained.records()] == [0]
+    assert [one.shard for one in explained.records()] == [0]
 
 
 def test_an_image_that_was_set_aside_needs_no_gap_and_status_says_why(explained):
@@ -153,22 +159,23 @@ def test_a_table_older_than_its_shard_is_only_out_of_date(explained):
 
 
 def test_status_shows_what_was_planned_against_what_it_took(explained):
-    planned = {
-        "images": 6,
-        "seconds": 7200.0,
-        "bytes": 2**20,
-        "memory_bytes": 2**31,
-        "passes": 640,
-        "basis": "calibration",
-    }
-    record = {"started": "2026-01-02T03:04:05+00:00", "state": "completed", "planned": planned}
-    actual = {"seconds": 3600.0, "bytes": 2**21, "worker_bytes": 2**29, "workers": 2, "passes": 600}
-    save_run(explained.files, EXPLAIN, "1", {**record, "actual": actual})
+    planned = Cost(
+        images=6,
+        seconds=7200.0,
+        bytes=2**20,
+        memory_bytes=2**31,
+        passes=640,
+        basis="calibration",
+    )
+    actual = Cost(seconds=3600.0, bytes=2**21, worker_bytes=2**29, workers=2, passes=600)
+    record = RunRecord("2026-01-02T03:04:05+00:00", "completed", planned, actual)
+    save_run(explained.files, EXPLAIN, "1", record)
+    unknown = replace(planned, seconds=None)
     save_run(
         explained.files,
         EXPLAIN,
         "2",
-        {**record, "state": "running", "planned": {**planned, "seconds": None}},
+        replace(record, state="running", planned=unknown, actual=None),
     )
     done, killed = (
         row["detail"]

@@ -18,6 +18,7 @@ import pytest
 import xarray as xr
 
 from storage import open_workspace
+from storage.arrays.ledger import ShardRecord
 from storage.arrays.metadata import committed
 from storage.arrays.store import ArraySpec, ShardedStore, Span
 from storage.errors import CannotWrite
@@ -34,7 +35,7 @@ def shard_path(store, path, shard):
 def test_what_is_written_is_read_back_exactly_where_it_is_not_rounded(store):
     span = store.spans()[1]
     given = values(span)
-    store.write_shard(span, given, digests=digests(10)[span.rows], record={"seconds": 1.5})
+    store.write_shard(span, given, digests=digests(10)[span.rows], record=ShardRecord(seconds=1.5))
     found = store.read(span)
     for path in ("pixels/gap", "layers/stem/neuron", "status"):
         np.testing.assert_array_equal(found[path], given[path])
@@ -42,7 +43,7 @@ def test_what_is_written_is_read_back_exactly_where_it_is_not_rounded(store):
     np.testing.assert_array_less(
         np.abs(found["pixels/map"] - given["pixels/map"]), np.abs(given["pixels/map"]) / 1000
     )
-    assert store.records()[0]["record"] == {"seconds": 1.5}
+    assert store.records()[0].record == ShardRecord(seconds=1.5)
 
 
 @pytest.mark.parametrize("rows", [[9, 0, 5, 5], [3, 0], list(range(10)), [2, 1, 0], []], ids=str)
@@ -280,7 +281,7 @@ WORKER = """
     import sys, time
     from storage import open_workspace
     from storage.arrays.store import ShardedStore
-    from storage.arrays.ledger import Ledger
+    from storage.arrays.ledger import Ledger, ShardRecord
     from tests.storage.small import digests, values
 
     location, path, shards, stop_at = sys.argv[1:5]
@@ -300,7 +301,7 @@ WORKER = """
     sys.stdin.readline()
     for shard in map(int, shards.split(",")):
         span = store.spans()[shard]
-        store.write_shard(span, values(span), digests=names[span.rows], record={"seconds": 0.5})
+        store.write_shard(span, values(span), digests=names[span.rows], record=ShardRecord(seconds=0.5))
 """
 
 
@@ -363,7 +364,7 @@ def test_two_processes_write_different_shards_at_once(store):
         found, given = store.read(span), values(span)
         np.testing.assert_array_equal(found["pixels/gap"], given["pixels/gap"])
         np.testing.assert_allclose(found["pixels/map"], given["pixels/map"], rtol=1e-3)
-        assert store.damage(span.index, contents=True) == []
+        assert store.damage(store.ledger.entry(span.index), contents=True) == []
 
 
 def test_killed_at_random_moments_the_run_ends_with_the_bytes_of_an_undisturbed_one(
@@ -383,8 +384,7 @@ def test_killed_at_random_moments_the_run_ends_with_the_bytes_of_an_undisturbed_
             time.sleep(float(random.uniform(0.02, 0.2)))
             process.kill()
             process.wait()
-        done = {record["shard"] for record in store.records()}
-        assert all(store.damage(shard, contents=True) == [] for shard in done)
+        assert all(store.damage(entry, contents=True) == [] for entry in store.records())
     write_all(store)
     whole = ShardedStore.create_or_open(
         open_workspace(tmp_path / "other").files, PATH, SPECS, SHARD, {"title": "test"}

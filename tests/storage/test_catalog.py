@@ -7,7 +7,7 @@ import pytest
 
 from storage import open_workspace
 from storage.admin.catalog import query, refresh
-from storage.contents.explanations import save_record
+from storage.contents.explanations import ExplanationRecord, save_record
 from storage.errors import QueryError
 from storage.tables.schemas import PARTITION, SCHEMAS, dataset_schema
 from tests.storage.test_tables import example, photos
@@ -20,7 +20,7 @@ def full(tmp_path_factory):
     ws = open_workspace(tmp_path_factory.mktemp("full") / "workspace")
     ws.write_photos(photos(3))
     for explain_id in (OLD, NEW):
-        save_record(ws.files, explain_id, {"model_id": "m"})
+        save_record(ws.files, ExplanationRecord(explain_id, "m"))
     for table in SCHEMAS:
         if table not in ("photos", "rejects", "units"):
             # The older explanation's files are the younger ones: the record decides, not the file's

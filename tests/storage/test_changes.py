@@ -4,8 +4,9 @@ import numpy as np
 
 from storage import open_workspace
 from storage.arrays.store import ShardedStore
-from storage.contents.counterfactuals import counterfactual_specs, counterfactuals_path
+from storage.contents.counterfactuals import counterfactual_specs
 from storage.contents.unit_maps import open_unit_maps, write_unit_maps
+from storage.layout import counterfactuals_path
 
 KEYS = [("fc1", 3, "1_left"), ("mixed2", 7, "1_right")]
 

@@ -14,11 +14,11 @@ from storage.admin.catalog import query, refresh
 from storage.admin.gc import collect, listing
 from storage.admin.verify import verify
 from storage.arrays.store import ShardedStore
-from storage.contents.explanations import attributions_path, save_record
-from storage.contents.fundus import fundus_path
-from storage.contents.models import save_model
+from storage.contents.explanations import ExplanationRecord, save_record
+from storage.contents.models import ModelRecord, save_model
 from storage.errors import NotThere, Refused, WorkspaceLocked
 from storage.files.scratch import scratch_folder
+from storage.layout import attributions_path, fundus_path
 from tests.storage.small import SHARD, SPECS, image_ids, tree_bytes, write_all
 from tests.storage.test_models_store import HISTORY, weights_file
 from tests.storage.test_tables import example, photos
@@ -30,7 +30,7 @@ def explain(ws, explain_id, model_id, preprocess_id):
     store = ShardedStore.create_or_open(ws.files, attributions_path(explain_id), SPECS, SHARD)
     store.extend(image_ids(10))
     write_all(store)
-    save_record(ws.files, explain_id, {"model_id": model_id, "preprocess_id": preprocess_id})
+    save_record(ws.files, ExplanationRecord(explain_id, model_id, preprocess_id))
     ws.write_table("heatmap_stats", example("heatmap_stats"), partition=explain_id, part="000000")
     ws.files.write(f"report/{explain_id}/index.html", b"<html>")
 
@@ -43,13 +43,15 @@ def full(ws, tmp_path):
         store = ShardedStore.create_or_open(ws.files, fundus_path(preprocess_id), SPECS, SHARD)
         store.extend(image_ids(10))
         write_all(store)
-    first = save_model(ws.files, weights_file(tmp_path), {"training_id": "training-a"}, HISTORY)
+    first = save_model(
+        ws.files, weights_file(tmp_path), ModelRecord(training_id="training-a"), HISTORY
+    )
     other = tmp_path / "other"
     other.mkdir()
     second = save_model(
         ws.files,
         weights_file(other, seed=2),
-        {"training_id": "training-b", "preprocess_id": "fundi"},
+        ModelRecord(training_id="training-b", preprocess_id="fundi"),
         HISTORY,
     )
     for explain_id, model_id in ((OLD, first), (NEW, second)):
@@ -71,7 +73,7 @@ def states(ws, **options):
 def test_listing_says_what_is_old_and_who_needs_what_and_touches_nothing(full):
     before = tree_bytes(Path(full.location))
     rows = {row["id"]: row for row in listing(full)}
-    first, second = (record["model_id"] for record in full.models())
+    first, second = (record.model_id for record in full.models())
     assert states(full) == {
         OLD: "old",
         NEW: "newest",
@@ -112,7 +114,7 @@ def full_first_model(rows):
 
 
 def test_what_something_else_needs_is_refused_before_anything_goes(full):
-    first = full.models()[0]["model_id"]
+    first = full.models()[0].model_id
     before = tree_bytes(Path(full.location))
     with pytest.raises(
         Refused, match=f"model {first} is needed by {OLD}; remove that too, or neither"
@@ -123,7 +125,7 @@ def test_what_something_else_needs_is_refused_before_anything_goes(full):
     changed = {
         name for name, data in tree_bytes(Path(full.location)).items() if before.get(name) != data
     }
-    assert changed <= {".locks/run.lock"}
+    assert changed <= {".locks/run.lock", "workspace.json"}
     assert {row["id"] for row in collect(full, [first, OLD])} == {first, OLD}
 
 

@@ -5,13 +5,13 @@ import pytest
 
 from storage.admin.learned_labels import LabelChanges, label_changes, learned_from
 from storage.admin.status import describe
-from storage.contents.models import save_model
+from storage.contents.models import ModelRecord, save_model
 from tests.storage.test_models_store import HISTORY, weights_file
 from tests.storage.test_tables import example, photos
 
 FUNDI = "f" * 12
 SPLITS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
-RECORD = {"training_id": "t", "preprocess_id": FUNDI, "least_quality": 0.5}
+RECORD = ModelRecord(training_id="t", preprocess_id=FUNDI, least_quality=0.5)
 
 
 def catalogue(count: int = 10, **columns) -> pd.DataFrame:
@@ -108,7 +108,7 @@ def test_eyes_that_moved_into_the_test_split_are_said_to_test_what_they_taught(l
 def test_of_a_model_that_does_not_say_what_it_learned_from_nothing_is_said(ws, tmp_path):
     ws.write_photos(catalogue())
     model_id = save_model(
-        ws.files, weights_file(tmp_path), {"origin": "imported", "preprocess_id": FUNDI}, HISTORY
+        ws.files, weights_file(tmp_path), ModelRecord(preprocess_id=FUNDI), HISTORY
     )
     assert label_changes(ws, model_id) is None
     assert label_changes(ws, "absent") is None

@@ -79,7 +79,7 @@ def test_a_workspace_of_any_name_is_read_by_every_door(neighbours, name):
     np.testing.assert_array_equal(
         store.read(store.spans()[0])["pixels/gap"], values(store.spans()[0])["pixels/gap"]
     )
-    assert store.damage(0, contents=True) == []
+    assert store.damage(store.ledger.entry(0), contents=True) == []
     assert [problem for problem in verify(ws) if problem["where"].endswith(".zarr")] == []
     with ws.lock("run"):
         assert ws.files.exists(".locks/run.lock")

@@ -12,7 +12,7 @@ import xarray as xr
 from dr_lib.training.checkpoint import Checkpoint, write_checkpoint
 from storage import open_workspace
 from storage.arrays.store import ShardedStore
-from storage.contents.explanations import save_record
+from storage.contents.explanations import ExplanationRecord, save_record
 from storage.contents.snapshots import replace_set
 from storage.files.files import Files
 from tests.storage.small import SHARD, SPECS, digests, image_ids, values
@@ -154,7 +154,7 @@ def test_table_parts_records_and_sets_of_arrays_are_on_the_disk_when_they_are_to
     for write in (
         lambda: ws.write_photos(photos(3)),
         lambda: ws.write_table("units", example("units"), partition="e", digest="d"),
-        lambda: save_record(ws.files, "0123456789ab", {"model_id": "m"}),
+        lambda: save_record(ws.files, ExplanationRecord("0123456789ab", "m")),
         lambda: replace_set(ws.files, "0123456789ab", "groups", sets),
         lambda: ws.files.write("report/index.html", b"old"),
         lambda: ws.files.write("report/index.html", b"new"),

@@ -15,10 +15,10 @@ from storage.tables.schemas import (
     SCHEMAS,
     dataset_schema,
     empty_frame,
-    markdown,
     to_frame,
     to_table,
 )
+from tests.tables_page import markdown
 
 MODEL = "123456789012"  # digits only: must stay text
 

@@ -1,13 +1,14 @@
 """Verify finds everything that is broken, and the repair makes the next run do just that again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from storage.admin.status import describe, overview
+from storage.admin.status import describe, progress
 from storage.admin.verify import verify
-from storage.contents.explanations import save_record
-from storage.contents.models import save_model
+from storage.contents.explanations import ExplanationRecord, save_record
+from storage.contents.models import ModelRecord, save_model
 from tests.storage.small import SPECS, digests, image_ids, write_all
 from tests.storage.test_models_store import HISTORY, weights_file
 from tests.storage.test_tables import example, photos
@@ -20,8 +21,8 @@ def full(ws, store, tmp_path):
     """A workspace in which everything is well."""
     ws.write_photos(photos(10).assign(split="test", stage=[0, 1] * 5))
     write_all(store)
-    save_record(ws.files, EXPLAIN, {"model_id": "m"})
-    save_model(ws.files, weights_file(tmp_path), {}, HISTORY)
+    save_record(ws.files, ExplanationRecord(EXPLAIN, "m"))
+    save_model(ws.files, weights_file(tmp_path), ModelRecord(), HISTORY)
     ws.write_table("heatmap_stats", example("heatmap_stats"), partition=EXPLAIN, part="000000")
     ws.write_table("runs", example("runs"), part="1")
     return ws
@@ -83,7 +84,7 @@ def test_a_torn_ledger_entry_is_named_and_removed(full, store):
 
 def test_an_entry_for_other_images_is_found(full, store):
     entry = store.ledger.entry(0)
-    full.files.write_json(store.ledger.name(0), {**entry, "image_ids": entry["image_ids"][::-1]})
+    store.ledger.mark(replace(entry, image_ids=entry.image_ids[::-1]))
     (row,) = verify(full)
     assert row["detail"] == "was written for other images"
 
@@ -139,37 +140,20 @@ def test_leftovers_of_interrupted_writes_are_removed_once_they_are_old(full, sto
 
 def test_status_counts_what_is_there(full, store):
     store.extend([])
-    found = overview(full)
-    assert found["photographs"] == {
-        "total": 10,
-        "present": 5,
-        "by_split": {"test": 5},
-        "by_stage": {0: 5},
-    }
-    (explanation,) = found["explanations"]
-    assert (
-        explanation["images"],
-        explanation["images_done"],
-        explanation["shards_done"],
-        explanation["seconds"],
-    ) == (
-        10,
-        10,
-        3,
-        1.5,
-    )
-    store.ledger.drop(0)
-    (explanation,) = overview(full)["explanations"]
-    assert (explanation["images_done"], explanation["shards"], explanation["shards_done"]) == (
-        6,
-        3,
-        2,
-    )
     rows = describe(full)
     assert {tuple(row) for row in rows} == {("what", "id", "images", "done", "of", "detail")}
     assert {"photographs", "explanation", "model", "table", "last run"} <= {
         row["what"] for row in rows
     }
+    counts = {row["what"]: (row["images"], row["detail"]) for row in rows}
+    assert counts["photographs"] == (5, "test 5")
+    assert counts["no longer there"][0] == 5
+    assert counts["stages"] == (5, "0 5")
+    found = progress(full, store.path)
+    assert (found.images, found.images_done, found.shards_done, found.seconds) == (10, 10, 3, 1.5)
+    store.ledger.drop(0)
+    found = progress(full, store.path)
+    assert (found.images_done, found.shards, found.shards_done) == (6, 3, 2)
 
 
 def test_status_of_an_empty_workspace(ws):

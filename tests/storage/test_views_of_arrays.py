@@ -9,14 +9,20 @@ import xarray as xr
 from dr_lib.vocabulary import SIGNS
 from storage import open_workspace
 from storage.arrays.store import ShardedStore
-from storage.contents.explanations import attributions_path, explanation_specs, save_record
-from storage.contents.fundus import fundus_path, fundus_specs
+from storage.contents.explanations import (
+    ExplanationRecord,
+    LayerShape,
+    explanation_specs,
+    save_record,
+)
+from storage.contents.fundus import fundus_specs
 from storage.errors import NotThere
+from storage.layout import attributions_path, fundus_path
 from tests.storage.small import digests, image_ids
 
 LAYERS = {
-    "stem": {"unit_shape": (15, 15, 8), "window": 32},
-    "fc1": {"unit_shape": (24,), "window": 64},
+    "stem": LayerShape((15, 15, 8), 32),
+    "fc1": LayerShape((24,), 64),
 }
 QUANTITIES = ("stage0", "stage4", "referable")
 # DESIGN §2's table: path → dims.
@@ -69,7 +75,7 @@ def explained(tmp_path_factory):
         store.write_shard(
             span, filled(specs, span, span.index + 1), digests=digests(span.images, span.start)
         )
-    save_record(ws.files, "aaaaaaaaaaaa", {"model_id": "m"})
+    save_record(ws.files, ExplanationRecord("aaaaaaaaaaaa", "m"))
     return ws
 
 
@@ -139,15 +145,6 @@ def test_dask_chunks_on_demand(explained):
     assert tree["pixels/attribution"].chunks[0] == (4, 2)
 
 
-def test_the_specs_take_shapes_as_objects_too():
-    class Shape:
-        unit_shape, window = (15, 15, 8), 32
-
-    assert explanation_specs(QUANTITIES, 64, {"stem": Shape()}, 3) == explanation_specs(
-        QUANTITIES, 64, {"stem": LAYERS["stem"]}, 3
-    )
-
-
 def test_fundus_images_with_their_geometry(ws):
     specs = fundus_specs(
         16, {"exposure": "brightness", "quality": "the score", "visible_fraction": ""}
@@ -189,7 +186,7 @@ def test_what_is_not_there_yet_is_said_with_the_command_that_makes_it(ws):
         ws.fundus()
     with pytest.raises(NotThere, match="no explanations yet: run dr attribute"):
         ws.attributions()
-    save_record(ws.files, "aaaaaaaaaaaa", {})
+    save_record(ws.files, ExplanationRecord("aaaaaaaaaaaa"))
     with pytest.raises(NotThere, match="no attributions for aaaaaaaaaaaa: run dr attribute"):
         ws.attributions()
     with pytest.raises(NotThere, match="is not there: run the step that makes it"):

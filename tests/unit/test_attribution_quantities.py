@@ -7,8 +7,8 @@ import pytest
 
 from dr_lib.attribution.quantities import identity_quantities, stage_quantities
 from storage.contents.explanations import unit_of
-from storage.tables.ranges import outside
 from storage.tables.schemas import SCHEMAS
+from tests.ranges import outside
 
 STAGES = tuple(f"stage{s}" for s in range(5))
 

@@ -3,6 +3,7 @@
 from dr_lib.formatting import counted
 from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Address, Content, Facts, Missing, Prose, table
+from storage.layout import CATALOG, table_folder
 from storage.tables.schemas import SCHEMAS, TITLES
 from tasks.report.data import ReportData
 from tasks.run.run_log import versions
@@ -27,7 +28,7 @@ def content(data: ReportData, folder: Folder) -> Content:
             {
                 "table": name,
                 "rows": count,
-                "in the workspace": "catalog" if name == "photos" else f"tables/{name}",
+                "in the workspace": CATALOG if name == "photos" else table_folder(name),
                 "download": download,
                 "what it holds": TITLES[name].replace("`", ""),
             }

@@ -20,7 +20,7 @@ from dr_lib.report.section import (
     under,
 )
 from storage.arrays.store import ShardedStore
-from storage.contents.counterfactuals import counterfactuals_path
+from storage.layout import counterfactuals_path
 from tasks.report.data import ReportData
 
 STRIPS_SHOWN = 6

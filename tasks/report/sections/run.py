@@ -59,7 +59,7 @@ def _how_far(data: ReportData) -> list[dict[str, Any]]:
     """How much there is of each kind, and how much there will be."""
     here = int(data.workspace.photos()["present"].sum())
     fundi = fundus_store(data.workspace, data.ids.preprocess_id)
-    finished = sum(len(entry["image_ids"]) for entry in fundi.records())
+    finished = sum(len(entry.image_ids) for entry in fundi.records())
     graded = data.workspace.count("predictions", model_id=data.ids.model_id)
     counts = {
         "photographs": (here, here + len(data.workspace.rejects())),
@@ -75,5 +75,5 @@ def _failures(data: ReportData) -> list[dict[str, Any]]:
     last = data.runs.drop_duplicates("stage", keep="last")
     reasons = {f"dr {row.stage}": row.message for row in last.itertuples() if row.state == "failed"}
     for entry in explanation_store(data.workspace, data.ids.explain_id).records():
-        reasons |= entry["record"].get("failed", {})
+        reasons |= entry.record.failed
     return [{"what": what, "reason": reason} for what, reason in reasons.items()]

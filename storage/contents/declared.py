@@ -1,0 +1,64 @@
+"""The arrays that arrays.toml declares, with the sizes and names that are known when a store is
+made.
+"""
+
+import importlib.resources
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dr_lib.vocabulary import HALF_GRAY
+from storage.arrays.specs import ArraySpec
+
+# Rounding to 9 bits changes a value by at most 2^-10 of itself: under 0.1 % of the map's maximum,
+# the sum by far less.
+MAP_BITS = 9
+# Of each kind of array: type, what an image that was never written reads as, mantissa bits kept.
+KINDS: dict[str, tuple[str, Any, int | None]] = {
+    "number": ("float32", float("nan"), None),
+    "map": ("float32", float("nan"), MAP_BITS),
+    "count": ("int32", 0, None),
+    "index": ("int16", -1, None),
+    "flag": ("bool", False, None),
+    "status": ("uint8", 0, None),
+    "pixel": ("uint8", HALF_GRAY, None),
+}
+_ARRAYS: dict[str, list[list[str]]] = tomllib.loads(
+    importlib.resources.files("storage.contents").joinpath("arrays.toml").read_text("utf-8")
+)
+
+
+def declared(
+    part: str,
+    group: str = "",
+    *,
+    sizes: Mapping[str, int] | None = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    flags: Sequence[str] = (),
+    **words: str,
+) -> list[ArraySpec]:
+    """The arrays of one part of arrays.toml.
+
+    group: that holds them in the store. sizes: of the dimensions; labels: names along a dimension,
+    which give its size too. flags: the meanings of a status. words: what stands for {word}.
+    """
+    names = {dim: tuple(found) for dim, found in (labels or {}).items()}
+    sizes = {**(sizes or {}), **{dim: len(found) for dim, found in names.items()}}
+    specs = []
+    for name, text, kind, *texts in _ARRAYS[part]:
+        dims, (dtype, fill, bits) = text.split(), KINDS[kind]
+        meanings = {"flag_values": list(range(len(flags))), "flag_meanings": " ".join(flags)}
+        specs.append(
+            ArraySpec(
+                f"{group}/{name}".lstrip("/"),
+                ("image", *dims),
+                tuple(sizes[dim] for dim in dims),
+                dtype,
+                fill,
+                *(text.format(**words) for text in texts),
+                mantissa_bits=bits,
+                labels={dim: names[dim] for dim in dims if dim in names},
+                attrs=meanings if kind == "status" else {},
+            )
+        )
+    return specs
