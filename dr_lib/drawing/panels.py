@@ -96,8 +96,11 @@ def hinton(
 ) -> Pixels:
     """A Hinton diagram: one square a unit, its area ∝ |value|, its colour the sign, on half-gray.
 
-    The units stand row by row in a square. The largest (or `scale`) fills its cell but for a
-    pixel's rim; a value that is not finite stays empty.
+    The units stand row by row in a square. A value that is not finite stays empty.
+
+    Parameters
+    ----------
+    scale: the magnitude that fills its cell but for a pixel's rim; left out: the largest.
     """
     columns = max(1, math.ceil(math.sqrt(values.size)))
     rows = max(1, math.ceil(values.size / columns))
