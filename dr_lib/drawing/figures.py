@@ -38,7 +38,7 @@ OPACITY = 0.95  # of a pixel at or above the scale
 GAMMA = 0.7
 
 
-def robust_scale(values: Float[np.ndarray, "..."], percentile: float = 99.5) -> float:
+def robust_scale(values: Float[np.ndarray, "..."]) -> float:
     """The magnitude drawn at full strength: the 99.5th percentile of |values|, so that one outlier
     darkens nothing.
 
@@ -51,7 +51,7 @@ def robust_scale(values: Float[np.ndarray, "..."], percentile: float = 99.5) -> 
     magnitude = np.abs(values[np.isfinite(values)])
     if magnitude.size == 0 or magnitude.max() == 0:
         return 1.0
-    scale = float(np.percentile(magnitude, percentile))
+    scale = float(np.percentile(magnitude, 99.5))
     return scale if scale > 0 else float(magnitude.max())
 
 
