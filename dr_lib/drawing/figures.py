@@ -38,7 +38,7 @@ OPACITY = 0.95  # of a pixel at or above the scale
 GAMMA = 0.7
 
 
-def robust_scale(values: Float[np.ndarray, "..."], percentile: float = 99.5) -> float:
+def robust_scale(values: Float[np.ndarray, "..."]) -> float:
     """The magnitude drawn at full strength: the 99.5th percentile of |values|, so that one outlier
     darkens nothing.
 
@@ -51,7 +51,7 @@ def robust_scale(values: Float[np.ndarray, "..."], percentile: float = 99.5) -> 
     magnitude = np.abs(values[np.isfinite(values)])
     if magnitude.size == 0 or magnitude.max() == 0:
         return 1.0
-    scale = float(np.percentile(magnitude, percentile))
+    scale = float(np.percentile(magnitude, 99.5))
     return scale if scale > 0 else float(magnitude.max())
 
 
@@ -160,9 +160,12 @@ def figure_a(
     """Fig (a): original · preprocessed · resultant of the most positive neurons · of the most
     negative.
 
-    positive, negative: the resultants; each is drawn on its own scale, in the colour of each
-    pixel's own sign.
-    note: under both of them, such as the layer. A part that is None is a panel without a picture.
+    Parameters
+    ----------
+    photo, positive, negative: a part that is None is a panel without a picture.
+    positive, negative: the resultants (y, x); each is drawn on its own scale, in the colour of each
+        pixel's own sign.
+    note: under both of them, such as the layer.
     """
     drawn = [Panel(photo, "Original"), Panel(fundus, "Preprocessed")]
     for sign, values in (("positive", positive), ("negative", negative)):
@@ -175,7 +178,10 @@ def figure_b(fundus: Pixels, maps: Mapping[str, Map], *, crop: float) -> list[Pa
     """Fig (b): preprocessed · attribution toward one outcome · toward another, with the correlation
     of the two maps (`dr_lib.maps.symmetry`) where there is one.
 
-    maps: two, by what is said under them. crop: the fundus' own, `PreprocessParams.crop`.
+    Parameters
+    ----------
+    maps: two, by what is said under them.
+    crop: the fundus' own, `PreprocessParams.crop`.
     """
     correlation = symmetry(*maps.values(), crop=crop)
     note = "" if np.isnan(correlation) else f"correlation {signed(correlation)}"
@@ -184,12 +190,15 @@ def figure_b(fundus: Pixels, maps: Mapping[str, Map], *, crop: float) -> list[Pa
 
 
 def signed_difference(original: Pixels, changed: Pixels) -> tuple[Pixels, float]:
-    """(picture, gray levels at full colour): where the changed image is brighter (green) or darker
-    (red), on half-gray.
+    """Where the changed image is brighter (green) or darker (red), on half-gray.
 
     A pixel's change is the mean over its colours. Changes are of a level or two; full colour is at
     the 99.5th percentile of those that are not 0, at least one level, so that a single strong pixel
     hides nothing.
+
+    Returns
+    -------
+    The picture, and how many gray levels are drawn in full colour.
     """
     change = changed.astype(np.float32).mean(axis=-1) - original.astype(np.float32).mean(axis=-1)
     moved = change[change != 0]

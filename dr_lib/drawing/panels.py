@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from dr_lib.drawing.figures import PALETTES, Panel, Pixels, robust_scale
+from dr_lib.drawing.figures import PALETTES, Panel, Pixels
 from dr_lib.drawing.plots import INK, MUTED
 from dr_lib.formatting import stage_text
 from dr_lib.vocabulary import HALF_GRAY, STAGES
@@ -91,19 +91,19 @@ def pixels(drawing: "Figure") -> Pixels:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def hinton(
-    values: Float[np.ndarray, "units"], *, scale: float | None = None, cell_px: int = 24
-) -> Pixels:
+def hinton(values: Float[np.ndarray, "units"], *, scale: float, cell_px: int = 24) -> Pixels:
     """A Hinton diagram: one square a unit, its area ∝ |value|, its colour the sign, on half-gray.
 
-    The units stand row by row in a square. The largest (or `scale`) fills its cell but for a
-    pixel's rim; a value that is not finite stays empty.
+    The units stand row by row in a square. A value that is not finite stays empty.
+
+    Parameters
+    ----------
+    scale: the magnitude that fills its cell but for a pixel's rim.
     """
     columns = max(1, math.ceil(math.sqrt(values.size)))
     rows = max(1, math.ceil(values.size / columns))
     known = np.where(np.isfinite(values), values, 0)
-    largest = robust_scale(known, 100.0) if scale is None else scale
-    sides = np.rint((cell_px - 2) * np.sqrt(np.minimum(1, np.abs(known) / largest))).astype(int)
+    sides = np.rint((cell_px - 2) * np.sqrt(np.minimum(1, np.abs(known) / scale))).astype(int)
     drawn = np.full((rows * cell_px, columns * cell_px, 3), HALF_GRAY, np.uint8)
     for unit, side in enumerate(sides.tolist()):
         top, left = (cell_px * cell + (cell_px - side) // 2 for cell in divmod(unit, columns))

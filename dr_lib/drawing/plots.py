@@ -113,8 +113,11 @@ def learning_curves(history: pd.DataFrame) -> "Figure":
     """Loss, the validation scores and the learning rate by mini-batch, one below the other; dotted
     lines where the rate changes.
 
+    Parameters
+    ----------
     history: one row a report; `step`, and any of: columns with "loss" in the name, `learning_rate`,
-    scores between −1 and 1 (qwk, auc, accuracy, score). Missing values are left out of their line.
+        scores between −1 and 1 (qwk, auc, accuracy, score). Missing values are left out of their
+        line.
     """
     kinds = {"Loss": "loss", "Validation score": "qwk|auc|accuracy|score"}
     chosen = {title: list(history.filter(regex=words)) for title, words in kinds.items()}
@@ -234,8 +237,13 @@ def bars(
     """One line a row: a bar, or a dot, with its value, an interval where both ends are known; and a
     reference line.
 
-    rows: their index are the words beside them; columns `value` and, where there are any, `low` and
-    `high`.
+    Parameters
+    ----------
+    rows: the index holds the words beside them; columns `value` and, where there are any, `low` and
+        `high`.
+    x_label: under the axis.
+    reference: where a dashed line stands, such as chance.
+    dots: dots on a band instead of bars with a line.
     """
     drawing, (axes,) = figure(5.6, 0.9 + 0.42 * max(1, len(rows)))
     places = np.arange(len(rows))

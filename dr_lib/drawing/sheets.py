@@ -64,14 +64,15 @@ def circled(
     """
     height, width = photo.shape[:2]
     radius = diameter / 2
-    low = np.floor([min(0.0, centre_y - radius), min(0.0, centre_x - radius)]).astype(int)
-    high = np.ceil([max(height, centre_y + radius), max(width, centre_x + radius)]).astype(int)
+    centre = np.array([centre_y, centre_x])
+    low = np.floor(np.minimum(0, centre - radius)).astype(int)
+    high = np.ceil(np.maximum([height, width], centre + radius)).astype(int)
     side = int((high - low).max())
     top, left = (-low + (side - (high - low)) // 2).tolist()
     canvas = np.full((side, side, 3), OUTSIDE, np.uint8)
     canvas[top : top + height, left : left + width] = photo
-    centre = (round(left + centre_x), round(top + centre_y))
-    return cv2.circle(canvas, centre, round(radius), DISC, max(2, side // 110), cv2.LINE_AA)
+    place = (round(left + centre_x), round(top + centre_y))
+    return cv2.circle(canvas, place, round(radius), DISC, max(2, side // 110), cv2.LINE_AA)
 
 
 def before_after_sheet(samples: Sequence[BeforeAfter]) -> Pixels:

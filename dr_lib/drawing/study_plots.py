@@ -30,9 +30,11 @@ def paired_differences(rows: pd.DataFrame, left: Mapping[str, str]) -> "Figure":
     """One panel a measure: median of first − second with its 95 % interval, a row for each second
     method, a colour for each first.
 
+    Parameters
+    ----------
     rows: those of `dr_lib.perturbation.comparison.comparisons`; those of fewer than `LEAST_PAIRS`
-    pairs are left out. left: the measures that are drawn, and what lies left of their line of zero,
-    such as "smoother".
+        pairs are left out.
+    left: the measures that are drawn, and what lies left of their line of zero, such as "smoother".
     """
     rows = comparable(rows).dropna(subset="median_difference")
     measures = [name for name in left if name in set(rows["measure"])]
@@ -75,9 +77,12 @@ def linear_range(
     """The share of each layer's units that are linear up to a strength, and where the eyes change
     their stage.
 
-    units: a row a live unit, with `layer` and `linear_up_to` (NaN: never linear). strengths: those
-    of the study above 0. flips: each eye's smallest strength at the target, infinite where none
-    was; the middle half of them is shaded.
+    Parameters
+    ----------
+    units: a row a live unit, with `layer` and `linear_up_to` (NaN: never linear).
+    strengths: those of the study above 0.
+    flips: each eye's smallest strength at the target, infinite where none was; the middle half of
+        them is shaded.
     """
     drawing, (axes,) = figure(5.6, 3.6)
     reached = flips[np.isfinite(flips)]
@@ -102,6 +107,8 @@ def linear_range(
 def verdicts(units: pd.DataFrame) -> "Figure":
     """One dot a unit, its colour the verdict: who follows the straight line, who does not.
 
+    Parameters
+    ----------
     units: rows of `dr_lib.linearity.verdicts.unit_verdicts`.
     """
     drawing, (axes,) = figure(5.2, 3.9)

@@ -53,14 +53,26 @@ def render(
     gallery: pd.DataFrame | None = None,
     lead: tuple[EyeEntry, str] | None = None,
 ) -> dict[str, bytes | str]:
-    """Every file of report/<explain_id>/ but those of `eye_files`, by its name relative to that
-    folder; text as str (UTF-8).
+    """Every file of a report but those of its eyes. Same data, same bytes.
 
-    Same data, same bytes. folder: with the pictures of the sections. gallery: every explained eye,
-    columns key (the name of its files below eyes/, such as 00000/10_left), image_id, stage,
-    predicted, gap (relative), share (of the lesion map that lies in its regions), symmetry (stage 0
-    against 4), patient; any of the last four may be missing. lead: the eye of the opening figure,
-    with its key.
+    Parameters
+    ----------
+    head: what ran.
+    sections: in the order in which they are shown.
+    folder: with the pictures of the sections.
+    gallery: every explained eye, columns key (the name of its files below eyes/, such as
+        00000/10_left), image_id, stage, predicted, gap (relative), share (of the lesion map that
+        lies in its regions), symmetry (stage 0 against 4), patient; any of the last four may be
+        missing.
+    lead: the eye of the opening figure, with its key.
+
+    Returns
+    -------
+    Contents by name relative to the report's folder; text as str (UTF-8).
+
+    Raises
+    ------
+    ValueError: two sections would write the same file.
     """
     for name in ASSETS:
         folder.add(f"assets/{name}", (HERE / "assets" / name).read_text(encoding="utf-8"))

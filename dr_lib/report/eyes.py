@@ -38,7 +38,14 @@ PHOTO_QUALITY, MAP_QUALITY, THUMB_QUALITY = 86, 84, 80
 def eye_files(eye: EyeEntry, key: str) -> dict[str, bytes]:
     """An eye's files by their name relative to the report: `eyes/<key>.js` and `eyes/<key>.jpg`.
 
-    Raises ValueError where a neuron's region reaches beyond the fundus.
+    Parameters
+    ----------
+    eye: all that is shown of it.
+    key: its name among the report's files, such as 00000/10_left.
+
+    Raises
+    ------
+    ValueError: a neuron's region reaches beyond the fundus.
     """
     script = f"report.eye({json.dumps(eye_record(eye, key), separators=(',', ':'))});\n"
     return {

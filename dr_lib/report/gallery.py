@@ -7,7 +7,6 @@ their value.
 """
 
 import json
-import re
 
 import numpy as np
 import pandas as pd
@@ -20,16 +19,11 @@ DIGITS = {"stage": None, "predicted": None, "gap": 4, "share": 3, "symmetry": 3}
 
 def ordered(eyes: pd.DataFrame) -> pd.DataFrame:
     """The eyes in the gallery's order: 2_left before 10_left."""
-    keys = [
-        # isdigit also holds for digits that int() refuses, such as ²: only ASCII ones are numbers.
-        [
-            (not part.isdigit(), int(part) if part.isdigit() else part)
-            for part in (re.split(r"([0-9]+)", name) if name.isascii() else [name])
-            if part
-        ]
-        for name in eyes["image_id"]
-    ]
-    return eyes.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
+    return eyes.sort_values("image_id", key=_padded, kind="stable", ignore_index=True)
+
+
+def _padded(names: pd.Series) -> pd.Series:
+    return names.str.replace("[0-9]+", lambda digits: digits[0].zfill(20), regex=True)
 
 
 def chunk_names(count: int) -> list[str]:

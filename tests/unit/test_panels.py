@@ -73,7 +73,7 @@ def test_no_word_leaves_its_panel():
 
 
 def test_hinton_squares_have_an_area_in_proportion_and_the_signs_colour():
-    drawn = hinton(np.array([4.0, -1.0, 0.0, np.nan]), cell_px=22)
+    drawn = hinton(np.array([4.0, -1.0, 0.0, np.nan]), scale=4.0, cell_px=22)
     full, quarter = drawn[:22, :22], drawn[:22, 22:]
     green, red = figures.PALETTES["green-red"]
     assert (full == green).all(-1).sum() == 20 * 20
@@ -85,8 +85,8 @@ def test_hinton_squares_have_an_area_in_proportion_and_the_signs_colour():
 
 
 def test_a_row_of_units_becomes_a_square_diagram_and_none_are_an_empty_one():
-    assert hinton(np.ones(10), cell_px=8).shape == (3 * 8, 4 * 8, 3)
-    assert (hinton(np.zeros(0), cell_px=8) == figures.HALF_GRAY).all()
+    assert hinton(np.ones(10), scale=1.0, cell_px=8).shape == (3 * 8, 4 * 8, 3)
+    assert (hinton(np.zeros(0), scale=1.0, cell_px=8) == figures.HALF_GRAY).all()
 
 
 def test_bars_are_as_long_as_the_probabilities():

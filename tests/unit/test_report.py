@@ -123,7 +123,9 @@ def full(words: str = "some words") -> dict:
         Bars([(words, "3", 50.0)]),
         Code(words, words),
         Links([("units/fc1-4.html", words, words)]),
-        Grid([picture, folder.figure("units", hinton(np.ones(6)), words, caption="c 0.1")]),
+        Grid(
+            [picture, folder.figure("units", hinton(np.ones(6), scale=1.0), words, caption="c 0.1")]
+        ),
         Plots([curve], wide=True),
         whole,
         Pairs([(before, after, words, (words,))]),

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.drawing import study_plots
-from dr_lib.drawing.figures import overlay, robust_scale
+from dr_lib.drawing.figures import overlay
 from dr_lib.drawing.panels import hinton
 from dr_lib.formatting import counted, label, number, percent, quantity, signed, stage_text
 from dr_lib.linearity.verdicts import flip_strengths
@@ -144,7 +144,7 @@ def hintons(folder: Folder, rows: pd.DataFrame, flips: pd.Series, layer: str) ->
         units[units["strength"] == strength][:HINTON_UNITS]
         for strength in strengths[np.unique(places)]
     ]
-    scale = max(robust_scale(part["attribution"].to_numpy(), 100.0) for part in parts)
+    scale = float(pd.concat(parts)["attribution"].abs().max()) or 1.0
     pictures = []
     for part in parts:
         first = part.iloc[0]
