@@ -28,6 +28,7 @@ from dr_lib.network import backend
 from dr_lib.network.model import ModelParams, layer_names
 from dr_lib.perturbation.adversarial import AdversarialParams
 from dr_lib.perturbation.counterfactual import CounterfactualParams
+from dr_lib.settings import field_types, problem
 from dr_lib.training import TrainingParams
 from storage import open_workspace
 from storage.errors import StorageError
@@ -110,18 +111,17 @@ class PipelineConfig:
         if not self.attribution.layers:
             raise ValueError("attribution.layers must name at least one layer, such as stem")
         known = layer_names(self.model)
-        for section in ("attribution", "linearity", "lesion_units"):
-            unknown = [name for name in getattr(self, section).layers if name not in known]
-            if unknown:
+        named = {
+            f"{section}.layers": getattr(self, section).layers
+            for section in ("attribution", "linearity", "lesion_units")
+        }
+        if self.training.freeze_below:
+            named["training.freeze_below"] = (self.training.freeze_below,)
+        for setting, layers in named.items():
+            if unknown := [name for name in layers if name not in known]:
                 raise ValueError(
-                    f"{section}.layers: this model has no layer {unknown[0]}; it has"
-                    f" {', '.join(known)}"
+                    f"{setting}: this model has no layer {unknown[0]}; it has {', '.join(known)}"
                 )
-        if self.training.freeze_below and self.training.freeze_below not in known:
-            raise ValueError(
-                f"training.freeze_below: this model has no layer {self.training.freeze_below}; it"
-                f" has {', '.join(known)}"
-            )
 
     @property
     def recipe(self) -> Recipe:
@@ -260,23 +260,25 @@ def _listing(known: dict[str, Any]) -> str:
 
 
 def _readable(error: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in error["loc"])
+    """One error of pydantic's as a line: the key, what its value must be, and what it is."""
+    section, *keys = error["loc"] or ("",)
+    place = ".".join(map(str, error["loc"]))
+    kinds = field_types(field_types(PipelineConfig).get(section, object))
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":
         return f"{place} is missing; give it in the file or with --set {place}=…"
     if error["type"] == "json_invalid":  # which JSON made of TOML's values is only here
         return "a path or name in it is not in UTF-8; rename that folder or file"
-    if error["type"] in ("value_error", "assertion_error"):
-        if message.startswith(place):
-            return message
-        section: Any = next(
-            (one.type for one in dataclasses.fields(PipelineConfig) if one.name == place), None
-        )
-        keys = {one.name for one in dataclasses.fields(section)} if section else set()
-        return f"{place}{'.' if message.split(' ')[0] in keys else ': '}{message}"
-    return (
-        f"{place} = {json.dumps(error['input'], default=str)}: {message[:1].lower()}{message[1:]}"
-    )
+    if error["type"] == "value_error":
+        separator = "" if not place else "." if message.split(" ")[0] in kinds else ": "
+        return f"{place}{separator}{message}"
+    value = error["input"]
+    if keys and "ctx" in error:  # of the right type, but outside its range or choices
+        for _ in keys[1:]:
+            value = (value,)  # an item of a list
+        if text := problem(value, kinds[keys[0]]):
+            return f"{section}.{keys[0]} {text}"
+    return f"{place} = {json.dumps(value, default=str)}: {message[:1].lower()}{message[1:]}"
 
 
 def as_tables(config: PipelineConfig) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from dr_lib.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, Settings
+
 
 @dataclass(frozen=True)
-class LocalisationParams:
+class LocalisationParams(Settings):
     """Where the masks are and how a map is judged by them.
 
     - `masks`: folder of one PNG a photograph, `<image id>.png`, as large as the photograph or
@@ -22,21 +24,10 @@ class LocalisationParams:
     """
 
     masks: str = ""
-    smoothing_px: float = 1.0
-    tolerance_px: float = 3.0
-    regions: int = 10
+    smoothing_px: NonNegativeFloat = 1.0
+    tolerance_px: NonNegativeFloat = 3.0
+    regions: PositiveInt = 10
     rivals: bool = True
     rival_layers: tuple[str, ...] = ("mixed2", "mixed5", "mixed7", "mixed10")
-    resamples: int = 1000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("smoothing_px", "tolerance_px"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
-        if self.regions < 1:
-            raise ValueError(f"regions must be at least 1, not {self.regions}")
-        if self.resamples < 1:
-            raise ValueError(f"resamples must be at least 1, not {self.resamples}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, not {self.seed}")
+    resamples: PositiveInt = 1000
+    seed: NonNegativeInt = 0
