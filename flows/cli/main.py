@@ -113,9 +113,9 @@ def import_model(
 
     loaded = load_config(config, settings or [])
     check_inputs(loaded)
-    from flows.service.server import be_quiet
+    from flows.service.server import prepare_prefect
 
-    be_quiet()
+    prepare_prefect()
     from tasks.train.importing import import_model as take_in
 
     model_id, ready = take_in(loaded.workspace, file, loaded.recipe, as_tables(loaded))
@@ -157,9 +157,9 @@ def plan(
     """
     from flows.cli.printing import print_rows
     from flows.config import check_inputs, load_config
-    from flows.service.server import be_quiet
+    from flows.service.server import prepare_prefect
 
-    be_quiet()
+    prepare_prefect()
     from tasks.attribute.planning import plan as plan_run
 
     loaded = load_config(config, settings or [])
@@ -214,9 +214,9 @@ def synthesise(
     The stage of an eye follows its lesions by the international clinical scale.
     """
     from dr_lib.synthetic import SynthesisParams
-    from flows.service.server import be_quiet
+    from flows.service.server import prepare_prefect
 
-    be_quiet()
+    prepare_prefect()
     from tasks.ingest.synthesise import synthesise as draw
 
     try:

@@ -121,30 +121,31 @@ def _told(entry: Mapping[str, Any], new_images: int) -> dict[str, Any]:
     }
 
 
+def relative_gaps(outcome: np.ndarray, baseline_outcome: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """|gap| as a share of the outcomes' change, at least 0.001, elementwise."""
+    return np.abs(gap) / np.maximum(np.abs(outcome - baseline_outcome), 1e-3)
+
+
 def explain_measures(
     arrays: Mapping[str, np.ndarray], good: np.ndarray, new: np.ndarray
 ) -> dict[str, Any]:
     """Gaps of all good images of a shard, relative to their outcomes' change, and the passes
     that the new ones took.
     """
-    outcome, baseline, gap = (
-        arrays[f"pixels/{name}"][good] for name in ("outcome", "baseline_outcome", "gap")
+    relative = relative_gaps(
+        *(arrays[f"pixels/{name}"][good] for name in ("outcome", "baseline_outcome", "gap"))
     )
-    relative = np.abs(gap) / np.maximum(np.abs(outcome - baseline), 1e-3)
-    layers = [
-        values[new]
+    # The quantities share the points on the line, so the most of them is what was run.
+    passes = int(arrays["pixels/points"][new].max(axis=1).sum()) + sum(
+        int(values[new].sum())
         for path, values in arrays.items()
         if path.startswith("layers/") and path.endswith("/points")
-    ]
+    )
     return {
         "gap_median": round(float(np.median(relative)), 6) if relative.size else None,
         "gap_max": round(float(relative.max()), 6) if relative.size else None,
         "unconverged": int((~arrays["pixels/converged"][good]).sum()),
-        # The quantities share the points on the line, so the most of them is what was run.
-        "passes": (
-            int(arrays["pixels/points"][new].max(axis=1).sum())
-            + int(sum(points.sum() for points in layers))
-        ),
+        "passes": passes,
     }
 
 

@@ -3,23 +3,24 @@ pixels (METHOD §4–5).
 """
 
 import dataclasses
+import functools
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from storage.arrays.store import ArraySpec, ShardedStore, spans
+from storage.arrays.store import ShardedStore
 from storage.contents.explanations import DONE, FAILED, attributions_path, save_record, save_run
 from storage.errors import after_failure
 from tasks.access.images import chosen_images, usable_rows
 from tasks.access.present import gone_words
-from tasks.access.stores import explanation_store, set_aside, stored_digests, whole
+from tasks.access.stores import explanation_store, set_aside, whole
 from tasks.attribute.calibration import specs_of
 from tasks.attribute.estimate import Estimate, bound, check_room, estimate, known_rates
-from tasks.attribute.shard import ExplainJob, explain_shard, try_images
+from tasks.attribute.selection import image_axis, shard_sizes
+from tasks.attribute.shard import ExplainJob, explain_shard, relative_gaps, try_images
 from tasks.execution.pool import Failure, killing_items, run_singly
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import loaded_model
@@ -32,44 +33,48 @@ STEP = "attribute"
 
 
 def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepResult:
-    """Explains the chosen images that have no explanation yet (or whose photograph changed).
+    """Explains the chosen images that have no explanation yet, or whose photograph changed.
 
-    Raises UserError, before anything is written, for a run that fits neither the disk nor the
-    memory.
+    Parameters
+    ----------
+    session: the workspace, and the workers that explain.
+    recipe: which fundi, which model, which images, and how exactly.
+    storage: images a shard, and whether what was set aside is tried once more.
+
+    Returns
+    -------
+    Images in the explanation, images explained now, and how exact the maps are, in words.
+
+    Raises
+    ------
+    UserError: if there is no model or no image to explain; before anything is written, if the run
+        does not fit the disk or the memory; at the end, if a shard failed.
     """
-    workspace, selection, engine = session.workspace, recipe.selection, recipe.engine
+    workspace, engine = session.workspace, recipe.engine
     ids = recipe.resolve(workspace)
     model_id, explain_id = ids.model_id, ids.explain_id
     photos = workspace.photos()
-    usable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
-    here = photos.iloc[usable]
-    chosen = chosen_images(here[here["present"]], selection)
+    usable = photos["position"].isin(
+        usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
+    )
+    chosen = chosen_images(photos[usable & photos["present"]], recipe.selection)
     if chosen.empty:
         raise UserError(
-            f"no usable photograph is in the {selection.split} split; choose another with --set"
-            " attribution.split=all"
+            f"no usable photograph is in the {recipe.selection.split} split; choose another with"
+            " --set attribution.split=all"
         )
-    by_id = photos.set_index("image_id")
-    # What has no fundus has nothing that it could be explained from; once it has one, its digest is
-    # another.
-    by_id["digest"] = by_id["sha256"].where(by_id["position"].isin(usable), "")
     path = attributions_path(explain_id)
-    store = (
-        explanation_store(workspace, explain_id)
-        if ShardedStore.exists(workspace.files, path)
-        else None
-    )
-    specs = (
-        store.specs
-        if store
-        else specs_of(loaded_model(workspace.location, model_id), engine, recipe.preprocess.size)
-    )
-    if store and storage.retry_set_aside:
-        store.forget(set_aside(store))
-    known = store.image_ids if store else []
-    new_ids = chosen.loc[~chosen["image_id"].isin(known), "image_id"].tolist()
-    planned = _planned(
-        session, recipe, specs, _to_do(store, [*known, *new_ids], by_id["digest"]), storage
+    if ShardedStore.exists(workspace.files, path):
+        store = explanation_store(workspace, explain_id)
+        specs = store.specs
+    else:
+        network = loaded_model(workspace.location, model_id)
+        store, specs = None, specs_of(network, engine, recipe.preprocess.size)
+    images = image_axis(photos, usable, chosen["image_id"], store, storage.retry_set_aside)
+    planned = estimate(
+        known_rates(workspace, recipe, bound(specs, storage.shard_images)),
+        shard_sizes(images["to_do"].tolist(), storage.shard_images),
+        session.pool.workers,
     )
     if planned.images:
         check_room(workspace, planned, workers_here=not session.pool.params.address)
@@ -87,17 +92,22 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
             "attribution": dataclasses.asdict(engine),
         },
     )
-    store.extend(new_ids)
-    digests = by_id.loc[store.image_ids, "digest"].tolist()
-    positions = by_id.loc[store.image_ids, "position"].to_numpy()
+    if storage.retry_set_aside:
+        store.forget(set_aside(store))
+    store.extend(images.index[store.images :].tolist())
+    digests, positions = images["digest"].tolist(), images["position"].to_numpy()
     jobs = []
     for span in store.pending(digests):
-        kept = store.done_rows(span, digests[span.rows])
-        gone = set(positions[span.rows].tolist()) - set(usable.tolist())
-        unusable = dict.fromkeys(gone, "its photograph was replaced by one that cannot be used")
-        jobs.append(
-            ExplainJob(ids, engine, span, positions[span.rows], digests[span.rows], kept, unusable)
-        )
+        rows = span.rows
+        kept = store.done_rows(span, digests[rows])
+        unusable = {
+            int(position): "its photograph was replaced by one that cannot be used"
+            for position, digest in zip(positions[rows], digests[rows], strict=True)
+            if not digest
+        }
+        jobs.append(ExplainJob(ids, engine, span, positions[rows], digests[rows], kept, unusable))
+
+    trial = functools.partial(try_images, ids=ids, params=engine)
 
     def rescue(job: ExplainJob, failure: Failure) -> Any:
         if not failure.killed:
@@ -107,13 +117,13 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
             for row, keep in zip(job.positions, job.kept, strict=True)
             if not keep and row not in job.unusable
         ]
-        found = killing_items(session.pool, try_images, tried, ids, engine)
+        found = killing_items(session.pool, trial, tried)
         if isinstance(found, Failure):
             return found
         again = dataclasses.replace(job, unusable={**job.unusable, **found})
         return run_singly(session.pool, explain_shard, again)
 
-    with _noted(store, explain_id, planned) as note:
+    with _recorded(store, explain_id, planned) as note:
         done = run_in_waves(
             session.pool,
             STEP,
@@ -124,35 +134,18 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
             table=_wave_table,
         )
         note(done)
-    new = sum(one["new_images"] for one in done)
-    eyes = (
-        f"{len(store.image_ids):,} eyes{gone_words(workspace, store.image_ids)}; {_summary(store)}"
-    )
+    gone = gone_words(workspace, store.image_ids)
+    eyes = f"{len(store.image_ids):,} eyes{gone}; {_summary(store)}"
     return StepResult(
-        STEP, len(store.image_ids), new, f"explanation {explain_id} of model {model_id}: {eyes}"
+        STEP,
+        len(store.image_ids),
+        sum(shard["new_images"] for shard in done),
+        f"explanation {explain_id} of model {model_id}: {eyes}",
     )
-
-
-def _to_do(store: ShardedStore | None, image_ids: Sequence[str], digests: pd.Series) -> list[bool]:
-    """For every row of the image axis as it will be, whether its image has to be explained."""
-    stored = stored_digests(store) if store else {}
-    return [stored.get(image_id) != digests[image_id] for image_id in image_ids]
-
-
-def _planned(
-    session: Session,
-    recipe: Recipe,
-    specs: Sequence[ArraySpec],
-    to_do: Sequence[bool],
-    storage: StorageParams,
-) -> Estimate:
-    rates = known_rates(session.workspace, recipe, bound(specs, storage.shard_images))
-    sizes = [sum(to_do[span.rows]) for span in spans(len(to_do), storage.shard_images)]
-    return estimate(rates, [size for size in sizes if size], session.pool.workers)
 
 
 @contextmanager
-def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Generator[Any]:
+def _recorded(store: ShardedStore, explain_id: str, planned: Estimate) -> Generator[Any]:
     """Leaves a record of what the work inside was planned to take and took; none where there is
     nothing to do.
 
@@ -172,12 +165,13 @@ def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Generator
     actual: dict[str, Any] = {}
 
     def note(done: Sequence[dict]) -> None:
-        stored = sum(one["bytes"] * one["images"] / one["rows"] for one in done)
-        actual.update(images=sum(one["images"] for one in done), bytes=round(stored))
         actual.update(
-            passes=sum(one["passes"] for one in done), workers=len({one["worker"] for one in done})
+            images=sum(shard["images"] for shard in done),
+            bytes=round(sum(shard["bytes"] * shard["images"] / shard["rows"] for shard in done)),
+            passes=sum(shard["passes"] for shard in done),
+            workers=len({shard["worker"] for shard in done}),
+            worker_bytes=max((shard["peak_memory_bytes"] for shard in done), default=0),
         )
-        actual["worker_bytes"] = max((one["peak_memory_bytes"] for one in done), default=0)
 
     state = "interrupted"
     try:
@@ -201,39 +195,35 @@ def _wave_table(done: Sequence[dict]) -> list[dict[str, Any]]:
     """What Prefect's page shows of a wave: a row a shard, the slowest first."""
     rows = [
         {
-            "shard": one["shard"],
-            "images": one["images"],
-            "seconds an image": round(one["seconds"] / max(one["images"], 1), 2),
-            "passes an image": round(one["passes"] / max(one["images"], 1), 1),
-            "median gap": None if one["gap_median"] is None else f"{one['gap_median']:.2%}",
-            "maps not converged": one["unconverged"],
-            "set aside": "; ".join(f"{name}: {reason}" for name, reason in one["failed"].items()),
-            "worker": one["worker"],
+            "shard": shard["shard"],
+            "images": shard["images"],
+            "seconds an image": round(shard["seconds"] / max(shard["images"], 1), 2),
+            "passes an image": round(shard["passes"] / max(shard["images"], 1), 1),
+            "median gap": None if shard["gap_median"] is None else f"{shard['gap_median']:.2%}",
+            "maps not converged": shard["unconverged"],
+            "set aside": "; ".join(f"{name}: {reason}" for name, reason in shard["failed"].items()),
+            "worker": shard["worker"],
         }
-        for one in done
+        for shard in done
     ]
     return sorted(rows, key=lambda row: -row["seconds an image"])
 
 
-def _summary(store: Any) -> str:
+def _summary(store: ShardedStore) -> str:
+    """The explanation in a few words: how exact its maps are, and how many images failed."""
     status = whole(store, "pixels/status")
-    outcome, baseline, gap = (
-        whole(store, f"pixels/{name}")[status == DONE]
-        for name in ("outcome", "baseline_outcome", "gap")
-    )
-    converged = whole(store, "pixels/converged")[status == DONE]
-    if not len(gap):
-        return _failures(status)
-    relative = np.abs(gap) / np.maximum(np.abs(outcome - baseline), 1e-3)
-    failed = f", {_failures(status)}" if (status == FAILED).any() else ""
-    return (
-        f"median completeness gap {np.nanmedian(relative):.2%}, {converged.mean():.1%} of maps"
-        f" converged{failed}"
-    )
-
-
-def _failures(status: np.ndarray) -> str:
-    return (
+    good = status == DONE
+    failed = (
         f"{int((status == FAILED).sum())} failed (dr status says why; --retry-set-aside tries"
         " again)"
+    )
+    if not good.any():
+        return failed
+    relative = relative_gaps(
+        *(whole(store, f"pixels/{name}")[good] for name in ("outcome", "baseline_outcome", "gap"))
+    )
+    converged = whole(store, "pixels/converged")[good].mean()
+    return (
+        f"median completeness gap {np.nanmedian(relative):.2%}, {converged:.1%} of maps converged"
+        + (f", {failed}" if (status == FAILED).any() else "")
     )

@@ -4,6 +4,7 @@
 
 import collections
 import dataclasses
+import functools
 from typing import Any
 
 import pandas as pd
@@ -71,11 +72,13 @@ def preprocess(
         ]
         jobs.append(PreprocessJob(workspace.location, path, data.photos, params, span, photographs))
 
+    trial = functools.partial(try_photographs, source=data.photos, params=params)
+
     def rescue(job: PreprocessJob, failure: Failure) -> Any:
         if not failure.killed:
             return failure
         names = [photograph.source for photograph in job.photographs if photograph.pending]
-        found = killing_items(session.pool, try_photographs, names, data.photos, params)
+        found = killing_items(session.pool, trial, names)
         if isinstance(found, Failure):
             return found
         return run_singly(session.pool, preprocess_shard, dataclasses.replace(job, fatal=found))

@@ -104,12 +104,12 @@ class OnceBroken:
 
     def run(self, function, jobs):
         for job in jobs:
-            self.calls.append(job[0])
-            if self.left.get(job[0], 0):
-                self.left[job[0]] -= 1
+            self.calls.append(job)
+            if self.left.get(job, 0):
+                self.left[job] -= 1
                 yield job, Failure("ConnectionError: reset", may_pass=self.may_pass)
             else:
-                yield job, function(*job)
+                yield job, function(job)
 
 
 def in_waves(pool, monkeypatch, **options):
@@ -118,10 +118,9 @@ def in_waves(pool, monkeypatch, **options):
     monkeypatch.setattr(
         "tasks.execution.waves.run_wave", run_wave.with_options(retry_delay_seconds=0)
     )
-    numbers = [(n,) for n in range(6)]
     return probe(
         lambda: run_in_waves(
-            pool, "square", lambda n: n * n, numbers, images_of=lambda job: 1, **options
+            pool, "square", lambda n: n * n, range(6), images_of=lambda job: 1, **options
         )
     )
 
@@ -151,13 +150,13 @@ class InFlight:
         while self.flying:
             job = self.flying.pop(0)
             self.flying += [another for _, another in zip(range(1), waiting, strict=False)]
-            self.told.append((job[0], len(self.flying)))
+            self.told.append((job, len(self.flying)))
             yield (
                 job,
                 (
                     Failure("its worker process died", killed=True)
-                    if job[0] in self.fatal
-                    else function(*job)
+                    if job in self.fatal
+                    else function(job)
                 ),
             )
 

@@ -21,7 +21,6 @@ from flows.config import load_config
 from storage import open_workspace
 from storage.admin.verify import verify
 from storage.contents.fundus import DONE, REJECTED
-from tasks.execution.pool import arguments
 from tasks.ingest.step import ingest
 from tasks.preprocess.step import preprocess
 from tasks.run.errors import UserError
@@ -54,7 +53,7 @@ class Here:
         """There is nothing to connect to."""
 
     def run(self, function, jobs):
-        return ((job, function(*arguments(job))) for job in jobs)
+        return ((job, function(job)) for job in jobs)
 
 
 def draw(folder: pathlib.Path, eyes: int = PHOTOGRAPHS) -> list[str]:
