@@ -10,11 +10,11 @@ import json
 import os
 import pathlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.evaluation.grading import GradingParams
@@ -73,6 +73,8 @@ class CounterfactualSection(SecondModel, CounterfactualParams):
 @dataclass(frozen=True)
 class PipelineConfig:
     """Everything a run depends on. `workspace` and `data.photos` have no default; all else does."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # of all sections, too
 
     workspace: str
     data: DataParams
@@ -222,63 +224,61 @@ def parse_config(tables: dict[str, Any], *, source: str = "configuration") -> Pi
     """The validated configuration of parsed TOML tables. Raises ConfigError with a line for
     every mistake.
     """
-    problems = _unknown_keys(tables, PipelineConfig, ())
-    if not problems:
-        try:
-            # JSON-strict: a list may become a tuple, but "16" never becomes 16.
-            return TypeAdapter(PipelineConfig).validate_json(
-                json.dumps(tables, default=str), strict=True
-            )
-        except ValidationError as error:
-            problems = [_readable(item) for item in error.errors()]
+    problems = [
+        f"{section}.{key} cannot be set: {reason}"
+        for (section, key), reason in REFUSED_KEYS.items()
+        if isinstance(tables.get(section), dict) and key in tables[section]
+    ]
+    try:
+        # JSON-strict: a list may become a tuple, but "16" never becomes 16.
+        config = TypeAdapter(PipelineConfig).validate_json(
+            json.dumps(tables, default=str), strict=True
+        )
+    except ValidationError as error:
+        problems += [_readable(item) for item in error.errors() if item["loc"] not in REFUSED_KEYS]
+    else:
+        if not problems:
+            return config
     raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems))
-
-
-def _unknown_keys(tables: dict[str, Any], section: type[Any], place: tuple[str, ...]) -> list[str]:
-    known = {item.name: item for item in dataclasses.fields(section)}
-    problems = []
-    for key, value in tables.items():
-        name = ".".join((*place, key))
-        if (*place, key) in REFUSED_KEYS:
-            problems.append(f"{name} cannot be set: {REFUSED_KEYS[(*place, key)]}")
-        elif key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            problems.append(
-                f"unknown key {name}"
-                + (f"; did you mean {'.'.join((*place, close[0]))}?" if close else _listing(known))
-            )
-        elif isinstance(kind := known[key].type, type) and dataclasses.is_dataclass(kind):
-            if isinstance(value, dict):
-                problems += _unknown_keys(value, kind, (*place, key))
-            else:
-                problems.append(f"{name} is a section: write [{name}] and its keys under it")
-    return problems
-
-
-def _listing(known: dict[str, Any]) -> str:
-    return f"; known here: {', '.join(sorted(known))}"
 
 
 def _readable(error: Mapping[str, Any]) -> str:
     """One error of pydantic's as a line: the key, what its value must be, and what it is."""
-    section, *keys = error["loc"] or ("",)
+    *above, key = error["loc"] or ("",)
     place = ".".join(map(str, error["loc"]))
-    kinds = field_types(field_types(PipelineConfig).get(section, object))
     message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "missing":
-        return f"{place} is missing; give it in the file or with --set {place}=…"
-    if error["type"] == "json_invalid":  # which JSON made of TOML's values is only here
-        return "a path or name in it is not in UTF-8; rename that folder or file"
-    if error["type"] == "value_error":
-        separator = "" if not place else "." if message.split(" ")[0] in kinds else ": "
-        return f"{place}{separator}{message}"
+    match error["type"]:
+        case "unexpected_keyword_argument":
+            known = field_types(_type_at(above))
+            close = difflib.get_close_matches(key, known, n=1)
+            advice = (
+                f"did you mean {'.'.join(map(str, [*above, *close]))}?"
+                if close
+                else f"known here: {', '.join(sorted(known))}"
+            )
+            return f"unknown key {place}; {advice}"
+        case "missing":
+            return f"{place} is missing; give it in the file or with --set {place}=…"
+        case "dataclass_type":
+            return f"{place} is a section: write [{place}] and its keys under it"
+        case "json_invalid":  # which JSON made of TOML's values is only here
+            return "a path or name in it is not in UTF-8; rename that folder or file"
+        case "value_error":
+            is_key = message.split(" ")[0] in field_types(_type_at(error["loc"]))
+            separator = "" if not place else "." if is_key else ": "
+            return f"{place}{separator}{message}"
     value = error["input"]
-    if keys and "ctx" in error:  # of the right type, but outside its range or choices
-        for _ in keys[1:]:
-            value = (value,)  # an item of a list
-        if text := problem(value, kinds[keys[0]]):
-            return f"{section}.{keys[0]} {text}"
+    if "ctx" in error and (text := problem(value, _type_at(error["loc"]))):
+        return f"{place} {text}"  # of the right type, but outside its range or choices
     return f"{place} = {json.dumps(value, default=str)}: {message[:1].lower()}{message[1:]}"
+
+
+def _type_at(place: Sequence[str | int]) -> Any:
+    """The type of a section, of a key in it, or of an item of its list."""
+    kind: Any = PipelineConfig
+    for part in place:
+        kind = get_args(kind)[0] if isinstance(part, int) else field_types(kind).get(part, object)
+    return kind
 
 
 def as_tables(config: PipelineConfig) -> dict[str, Any]:

@@ -58,16 +58,7 @@ def show_result(workspace: Workspace, result: StepResult) -> None:
 
 def show_summary(results: Sequence[StepResult]) -> None:
     """A table of all steps of a run: what each did and how long it took."""
-    rows = [
-        {
-            "step": one.step,
-            "images": one.images,
-            "new": one.new_images,
-            "time": duration(one.seconds),
-            "result": one.message,
-        }
-        for one in results
-    ]
+    rows = [result.row for result in results]
     create_table_artifact(rows, key="pipeline-summary", description="What each step did")
 
 
