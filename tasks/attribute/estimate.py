@@ -115,8 +115,8 @@ def known_rates(workspace: Workspace, recipe: Recipe, fallback: Rates) -> Rates:
         if content_id(record.get("attribution", {})) == content_id(recipe.engine)
         and record.get("preprocess_id") == recipe.preprocess_id
     ]
-    own = recipe.explain_id(workspace) if recipe.find_model(workspace) else None
-    if own and (rates := _shard_rates(workspace, own, fallback)):
+    this = recipe.explain_id(workspace) if recipe.find_model(workspace) else None
+    if this and (rates := _shard_rates(workspace, this, fallback)):
         return rates
     if calibration := recall(calibration_name(workspace, recipe)):
         return Rates(**calibration)

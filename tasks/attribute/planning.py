@@ -66,11 +66,11 @@ def plan(
     UserError: if the labels cannot be used.
     """
     workspace = open_workspace(location)
-    found = _photographs(workspace, photos, recipe)
-    new = max(found - int(workspace.photos()["present"].sum()), 0)
+    count = _count_photographs(workspace, photos, recipe)
+    new = max(count - int(workspace.photos()["present"].sum()), 0)
     pool = Pool(dask)
-    fundi = _fundi(workspace, recipe, storage, found, pool.workers)
-    to_do = _to_explain(workspace, recipe, storage, found)
+    fundi = _fundi(workspace, recipe, storage, count, pool.workers)
+    to_do = _to_explain(workspace, recipe, storage, count)
     sizes, rates = shard_sizes(to_do, storage.shard_images), Rates(0.0, 0, "")
     try:
         if sizes:
@@ -79,9 +79,9 @@ def plan(
         pool.close()
     explain = estimate(rates, sizes, pool.workers)
     rows = [
-        _row("ingest", found, _paced(workspace, "ingest", Estimate(new))),
-        _row("preprocess", found, _paced(workspace, "preprocess", fundi)),
-        _row("train", found, _training(workspace, recipe, found)),
+        _row("ingest", count, _paced(workspace, "ingest", Estimate(new))),
+        _row("preprocess", count, _paced(workspace, "preprocess", fundi)),
+        _row("train", count, _training(workspace, recipe, count)),
         _row("attribute", len(to_do), explain),
     ]
     try:
@@ -104,8 +104,8 @@ def check_run(
     UserError: if the run does not fit the disk or the memory, or the labels cannot be used.
     """
     workspace = open_workspace(location)
-    found = _photographs(workspace, photos, recipe)
-    sizes = shard_sizes(_to_explain(workspace, recipe, storage, found), storage.shard_images)
+    count = _count_photographs(workspace, photos, recipe)
+    sizes = shard_sizes(_to_explain(workspace, recipe, storage, count), storage.shard_images)
     if not sizes:
         return
     params = recipe.attribution
@@ -118,7 +118,7 @@ def check_run(
     )
     rates = known_rates(workspace, recipe, bound(specs, storage.shard_images))
     workers = Pool(dask).workers
-    fundi = _fundi(workspace, recipe, storage, found, workers)
+    fundi = _fundi(workspace, recipe, storage, count, workers)
     _check_both(workspace, estimate(rates, sizes, workers), fundi, dask)
 
 
@@ -127,7 +127,7 @@ def _check_both(workspace: Workspace, explain: Estimate, fundi: Estimate, dask: 
     check_room(workspace, planned, workers_here=not dask.address)
 
 
-def _photographs(workspace: Workspace, photos: str, recipe: Recipe) -> int:
+def _count_photographs(workspace: Workspace, photos: str, recipe: Recipe) -> int:
     """How many photographs the data folder has."""
     return len(labelled_source(photos, not recipe.trains_none(workspace)).photographs())
 
@@ -161,14 +161,14 @@ def _rates(
 
 
 def _to_explain(
-    workspace: Workspace, recipe: Recipe, storage: StorageParams, found: int
+    workspace: Workspace, recipe: Recipe, storage: StorageParams, count: int
 ) -> list[bool]:
     """For every image of the explanation, as far as can be told, whether it is still to be
     explained; before `ingest` all that were found are.
     """
     photos = workspace.photos()
     if photos.empty:
-        return [True] * min(found, recipe.selection.limit or found)
+        return [True] * min(count, recipe.selection.limit or count)
     try:
         status = whole(fundus_store(workspace, recipe.preprocess_id), "status")
         usable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
@@ -197,7 +197,7 @@ def _specs(workspace: Workspace, recipe: Recipe) -> list[ArraySpec]:
 
 
 def _fundi(
-    workspace: Workspace, recipe: Recipe, storage: StorageParams, found: int, workers: int
+    workspace: Workspace, recipe: Recipe, storage: StorageParams, count: int, workers: int
 ) -> Estimate:
     """What preprocessing will write and hold in memory."""
     try:
@@ -205,7 +205,7 @@ def _fundi(
         finished = int((status == DONE if storage.retry_set_aside else status > 0).sum())
     except FileNotFoundError:
         finished = 0
-    to_do, image_bytes = max(found - finished, 0), 3 * recipe.preprocess.size**2
+    to_do, image_bytes = max(count - finished, 0), 3 * recipe.preprocess.size**2
     shards = len(spans(to_do, storage.shard_images))
     worker_bytes = WORKER_BASE_BYTES // 2 + 2 * image_bytes * storage.shard_images
     memory = min(workers, shards) * worker_bytes
@@ -222,9 +222,9 @@ def _paced(workspace: Workspace, step: str, planned: Estimate) -> Estimate:
     return replace(planned, seconds=float(pace * planned.images), basis="pace of the last run")
 
 
-def _training(workspace: Workspace, recipe: Recipe, found: int) -> Estimate:
+def _training(workspace: Workspace, recipe: Recipe, count: int) -> Estimate:
     """By the pace of the newest model of the same trunk."""
-    planned = Estimate(0 if recipe.find_model(workspace) else found)
+    planned = Estimate(0 if recipe.find_model(workspace) else count)
     pace = [
         record["step_seconds"]
         for record in workspace.models()

@@ -60,8 +60,12 @@ def try_images(rows: Sequence[int], ids: ResolvedIds, params: AttributionParams)
 
 
 def explain_shard(job: ExplainJob) -> dict[str, Any]:
-    """Explains, writes and marks one shard; rows to keep are copied from the old one. Returns what
-    that took.
+    """Explains, writes and marks one shard; rows to keep are copied from the old one.
+
+    Returns
+    -------
+    What it took: the shard's record in the ledger, its number, rows and bytes, and how many images
+    were new.
     """
     ids, span, positions, kept = job.ids, job.span, job.positions, job.kept
     store = explanation_store(ids.workspace, ids.explain_id)
@@ -70,23 +74,25 @@ def explain_shard(job: ExplainJob) -> dict[str, Any]:
     if entry and store.done_rows(span, job.digests).all():
         # Finished by a worker that died before it could say so: Dask gives the job to another,
         # which need not do it again.
-        return _told(entry, job.new_images)
-    wanted = ~kept & ~np.isin(positions, list(job.unusable))
+        return _summary(entry, job.new_images)
+    new = ~kept & ~np.isin(positions, list(job.unusable))
     arrays = store.read(span) if kept.any() else blank(store, span)
-    before = shard_record(store, span).get("failed", {}) if kept.any() else {}
+    failed_before = shard_record(store, span).get("failed", {}) if kept.any() else {}
     names = store.image_ids[span.rows]
     failed = {
-        names[row]: before[names[row]] for row in np.flatnonzero(kept) if names[row] in before
+        names[row]: failed_before[names[row]]
+        for row in np.flatnonzero(kept)
+        if names[row] in failed_before
     }
     failed |= {
-        names[row]: job.unusable[int(positions[row])] for row in np.flatnonzero(~kept & ~wanted)
+        names[row]: job.unusable[int(positions[row])] for row in np.flatnonzero(~kept & ~new)
     }
-    if wanted.any():
-        rows = np.flatnonzero(wanted)
+    if new.any():
+        rows = np.flatnonzero(new)
         engine = explainer(ids.location, ids.model_id, job.params)
-        found = engine.explain(fundi(ids.location, ids.preprocess_id, positions[rows]))
-        not_finite = rows[found.pop("pixels/failed").astype(bool)]
-        for path, values in found.items():
+        results = engine.explain(fundi(ids.location, ids.preprocess_id, positions[rows]))
+        not_finite = rows[results.pop("pixels/failed").astype(bool)]
+        for path, values in results.items():
             arrays[path][rows] = values
         arrays["pixels/status"][rows] = DONE
         failed |= {names[row]: NOT_FINITE for row in not_finite}
@@ -95,29 +101,26 @@ def explain_shard(job: ExplainJob) -> dict[str, Any]:
         blank_row(store, arrays, row)
     arrays["pixels/status"][aside] = FAILED
     record = {
-        "images": int(wanted.sum()),
+        "images": int(new.sum()),
         "seconds": round(time.monotonic() - started, 3),
         "failed": failed,
-        **explain_measures(arrays, ~aside, wanted),
+        **explain_measures(arrays, ~aside, new),
         "peak_memory_bytes": peak_memory_bytes(),
         "worker": f"{platform.node()}:{os.getpid()}",
         "model_id": ids.model_id,
         "versions": versions(),
     }
     entry = store.write_shard(span, arrays, digests=list(job.digests), record=record)
-    return _told(entry, job.new_images)
+    return _summary(entry, job.new_images)
 
 
-def _told(entry: Mapping[str, Any], new_images: int) -> dict[str, Any]:
-    """What the run hears of a finished shard."""
-    stored = sum(size for size, _ in entry["files"].values())
-    rows = entry["stop"] - entry["start"]
+def _summary(entry: Mapping[str, Any], new_images: int) -> dict[str, Any]:
     return {
         **entry["record"],
         "shard": entry["shard"],
-        "rows": rows,
+        "rows": entry["stop"] - entry["start"],
         "new_images": new_images,
-        "bytes": stored,
+        "bytes": sum(size for size, _ in entry["files"].values()),
     }
 
 

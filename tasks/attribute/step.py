@@ -112,16 +112,12 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
     def rescue(job: ExplainJob, failure: Failure) -> Any:
         if not failure.killed:
             return failure
-        tried = [
-            int(row)
-            for row, keep in zip(job.positions, job.kept, strict=True)
-            if not keep and row not in job.unusable
-        ]
-        found = killing_items(session.pool, trial, tried)
-        if isinstance(found, Failure):
-            return found
-        again = dataclasses.replace(job, unusable={**job.unusable, **found})
-        return run_singly(session.pool, explain_shard, again)
+        new = set(job.positions[~job.kept].tolist()) - set(job.unusable)
+        killing = killing_items(session.pool, trial, sorted(new))
+        if isinstance(killing, Failure):
+            return killing
+        without = dataclasses.replace(job, unusable={**job.unusable, **killing})
+        return run_singly(session.pool, explain_shard, without)
 
     with _recorded(store, explain_id, planned) as note:
         done = run_in_waves(
