@@ -82,7 +82,7 @@ def problem(value: Any, kind: Any) -> str:
     return f"must be {wanted}{notes}, not {value!r}"
 
 
-def _range(bounds: dict[str, float]) -> str:
+def _range(bounds: dict[str, int | float]) -> str:
     if bounds.keys() == {"ge", "le"}:
         return f"from {bounds['ge']:g} to {bounds['le']:g}"
     return " and ".join(f"{WORDS[name]} {bound:g}" for name, bound in bounds.items())

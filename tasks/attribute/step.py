@@ -21,8 +21,7 @@ from tasks.attribute.calibration import specs_of
 from tasks.attribute.estimate import Estimate, bound, check_room, estimate, known_rates
 from tasks.attribute.selection import image_axis, shard_sizes
 from tasks.attribute.shard import ExplainJob, explain_shard, relative_gaps, try_images
-from tasks.execution.pool import Failure, killing_items, run_singly
-from tasks.execution.waves import run_in_waves
+from tasks.execution.waves import Rescue, run_in_waves
 from tasks.execution.worker import loaded_model
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
@@ -107,18 +106,11 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
         }
         jobs.append(ExplainJob(ids, engine, span, positions[rows], digests[rows], kept, unusable))
 
-    trial = functools.partial(try_images, ids=ids, params=engine)
-
-    def rescue(job: ExplainJob, failure: Failure) -> Any:
-        if not failure.killed:
-            return failure
-        new = set(job.positions[~job.kept].tolist()) - set(job.unusable)
-        killing = killing_items(session.pool, trial, sorted(new))
-        if isinstance(killing, Failure):
-            return killing
-        without = dataclasses.replace(job, unusable={**job.unusable, **killing})
-        return run_singly(session.pool, explain_shard, without)
-
+    rescue = Rescue(
+        items=lambda job: sorted(set(job.positions[~job.kept].tolist()) - set(job.unusable)),
+        trial=functools.partial(try_images, ids=ids, params=engine),
+        without=lambda job, killing: dataclasses.replace(job, unusable={**job.unusable, **killing}),
+    )
     with _recorded(store, explain_id, planned) as note:
         done = run_in_waves(
             session.pool,

@@ -5,7 +5,6 @@
 import collections
 import dataclasses
 import functools
-from typing import Any
 
 import pandas as pd
 
@@ -14,8 +13,7 @@ from storage.contents.fundus import DONE, fundus_path, fundus_specs
 from tasks.access.quality import write_quality
 from tasks.access.rejects import check_reject_fraction, replace_rejects
 from tasks.access.stores import set_aside, stored_digests, whole
-from tasks.execution.pool import Failure, killing_items, run_singly
-from tasks.execution.waves import run_in_waves
+from tasks.execution.waves import Rescue, run_in_waves
 from tasks.preprocess.shard import (
     MEASURES,
     PreprocessJob,
@@ -72,17 +70,13 @@ def preprocess(
         ]
         jobs.append(PreprocessJob(workspace.location, path, data.photos, params, span, photographs))
 
-    trial = functools.partial(try_photographs, source=data.photos, params=params)
-
-    def rescue(job: PreprocessJob, failure: Failure) -> Any:
-        if not failure.killed:
-            return failure
-        names = [photograph.source for photograph in job.photographs if photograph.pending]
-        found = killing_items(session.pool, trial, names)
-        if isinstance(found, Failure):
-            return found
-        return run_singly(session.pool, preprocess_shard, dataclasses.replace(job, fatal=found))
-
+    rescue = Rescue(
+        items=lambda job: [
+            photograph.source for photograph in job.photographs if photograph.pending
+        ],
+        trial=functools.partial(try_photographs, source=data.photos, params=params),
+        without=lambda job, killing: dataclasses.replace(job, fatal=killing),
+    )
     new = sum(
         run_in_waves(
             session.pool,

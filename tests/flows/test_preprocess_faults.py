@@ -284,11 +284,7 @@ def test_what_may_be_anybody_s_leaves_a_photograph_pending_and_ends_the_run_with
         return true(data, params)
 
     monkeypatch.setattr(tasks.preprocess.shard, "normalise", spoilt)
-    monkeypatch.setattr(
-        tasks.execution.waves,
-        "run_wave",
-        tasks.execution.waves.run_wave.with_options(retry_delay_seconds=0),
-    )
+    monkeypatch.setattr(tasks.execution.waves, "TRY_AGAIN_AFTER_S", 0)
     with pytest.raises(
         UserError, match=f"1 of 2 shards failed and the others are done.*{advice}"
     ) as caught:
