@@ -10,11 +10,11 @@ import json
 import os
 import pathlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.evaluation.grading import GradingParams
@@ -28,6 +28,7 @@ from dr_lib.network import backend
 from dr_lib.network.model import ModelParams, layer_names
 from dr_lib.perturbation.adversarial import AdversarialParams
 from dr_lib.perturbation.counterfactual import CounterfactualParams
+from dr_lib.settings import field_types, problem
 from dr_lib.training import TrainingParams
 from storage import open_workspace
 from storage.errors import StorageError
@@ -73,6 +74,8 @@ class CounterfactualSection(SecondModel, CounterfactualParams):
 class PipelineConfig:
     """Everything a run depends on. `workspace` and `data.photos` have no default; all else does."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")  # of all sections, too
+
     workspace: str
     data: DataParams
     preprocess: PreprocessParams = field(default_factory=PreprocessParams)
@@ -110,18 +113,17 @@ class PipelineConfig:
         if not self.attribution.layers:
             raise ValueError("attribution.layers must name at least one layer, such as stem")
         known = layer_names(self.model)
-        for section in ("attribution", "linearity", "channel_dissection"):
-            unknown = [name for name in getattr(self, section).layers if name not in known]
-            if unknown:
+        named = {
+            f"{section}.layers": getattr(self, section).layers
+            for section in ("attribution", "linearity", "channel_dissection")
+        }
+        if self.training.freeze_below:
+            named["training.freeze_below"] = (self.training.freeze_below,)
+        for setting, layers in named.items():
+            if unknown := [name for name in layers if name not in known]:
                 raise ValueError(
-                    f"{section}.layers: this model has no layer {unknown[0]}; it has"
-                    f" {', '.join(known)}"
+                    f"{setting}: this model has no layer {unknown[0]}; it has {', '.join(known)}"
                 )
-        if self.training.freeze_below and self.training.freeze_below not in known:
-            raise ValueError(
-                f"training.freeze_below: this model has no layer {self.training.freeze_below}; it"
-                f" has {', '.join(known)}"
-            )
 
     @property
     def recipe(self) -> Recipe:
@@ -226,61 +228,61 @@ def parse_config(tables: dict[str, Any], *, source: str = "configuration") -> Pi
     """The validated configuration of parsed TOML tables. Raises ConfigError with a line for
     every mistake.
     """
-    problems = _unknown_keys(tables, PipelineConfig, ())
-    if not problems:
-        try:
-            # JSON-strict: a list may become a tuple, but "16" never becomes 16.
-            return TypeAdapter(PipelineConfig).validate_json(
-                json.dumps(tables, default=str), strict=True
-            )
-        except ValidationError as error:
-            problems = [_readable(item) for item in error.errors()]
+    problems = [
+        f"{section}.{key} cannot be set: {reason}"
+        for (section, key), reason in REFUSED_KEYS.items()
+        if isinstance(tables.get(section), dict) and key in tables[section]
+    ]
+    try:
+        # JSON-strict: a list may become a tuple, but "16" never becomes 16.
+        config = TypeAdapter(PipelineConfig).validate_json(
+            json.dumps(tables, default=str), strict=True
+        )
+    except ValidationError as error:
+        problems += [_readable(item) for item in error.errors() if item["loc"] not in REFUSED_KEYS]
+    else:
+        if not problems:
+            return config
     raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems))
 
 
-def _unknown_keys(tables: dict[str, Any], section: type[Any], place: tuple[str, ...]) -> list[str]:
-    known = {item.name: item for item in dataclasses.fields(section)}
-    problems = []
-    for key, value in tables.items():
-        name = ".".join((*place, key))
-        if (*place, key) in REFUSED_KEYS:
-            problems.append(f"{name} cannot be set: {REFUSED_KEYS[(*place, key)]}")
-        elif key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            problems.append(
-                f"unknown key {name}"
-                + (f"; did you mean {'.'.join((*place, close[0]))}?" if close else _listing(known))
-            )
-        elif isinstance(kind := known[key].type, type) and dataclasses.is_dataclass(kind):
-            if isinstance(value, dict):
-                problems += _unknown_keys(value, kind, (*place, key))
-            else:
-                problems.append(f"{name} is a section: write [{name}] and its keys under it")
-    return problems
-
-
-def _listing(known: dict[str, Any]) -> str:
-    return f"; known here: {', '.join(sorted(known))}"
-
-
 def _readable(error: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in error["loc"])
+    """One error of pydantic's as a line: the key, what its value must be, and what it is."""
+    *above, key = error["loc"] or ("",)
+    place = ".".join(map(str, error["loc"]))
     message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "missing":
-        return f"{place} is missing; give it in the file or with --set {place}=…"
-    if error["type"] == "json_invalid":  # which JSON made of TOML's values is only here
-        return "a path or name in it is not in UTF-8; rename that folder or file"
-    if error["type"] in ("value_error", "assertion_error"):
-        if message.startswith(place):
-            return message
-        section: Any = next(
-            (one.type for one in dataclasses.fields(PipelineConfig) if one.name == place), None
-        )
-        keys = {one.name for one in dataclasses.fields(section)} if section else set()
-        return f"{place}{'.' if message.split(' ')[0] in keys else ': '}{message}"
-    return (
-        f"{place} = {json.dumps(error['input'], default=str)}: {message[:1].lower()}{message[1:]}"
-    )
+    match error["type"]:
+        case "unexpected_keyword_argument":
+            known = field_types(_type_at(above))
+            close = difflib.get_close_matches(key, known, n=1)
+            advice = (
+                f"did you mean {'.'.join(map(str, [*above, *close]))}?"
+                if close
+                else f"known here: {', '.join(sorted(known))}"
+            )
+            return f"unknown key {place}; {advice}"
+        case "missing":
+            return f"{place} is missing; give it in the file or with --set {place}=…"
+        case "dataclass_type":
+            return f"{place} is a section: write [{place}] and its keys under it"
+        case "json_invalid":  # which JSON made of TOML's values is only here
+            return "a path or name in it is not in UTF-8; rename that folder or file"
+        case "value_error":
+            is_key = message.split(" ")[0] in field_types(_type_at(error["loc"]))
+            separator = "" if not place else "." if is_key else ": "
+            return f"{place}{separator}{message}"
+    value = error["input"]
+    if "ctx" in error and (text := problem(value, _type_at(error["loc"]))):
+        return f"{place} {text}"  # of the right type, but outside its range or choices
+    return f"{place} = {json.dumps(value, default=str)}: {message[:1].lower()}{message[1:]}"
+
+
+def _type_at(place: Sequence[str | int]) -> Any:
+    """The type of a section, of a key in it, or of an item of its list."""
+    kind: Any = PipelineConfig
+    for part in place:
+        kind = get_args(kind)[0] if isinstance(part, int) else field_types(kind).get(part, object)
+    return kind
 
 
 def as_tables(config: PipelineConfig) -> dict[str, Any]:

@@ -7,12 +7,14 @@ in words what was done, or what to do.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import uuid
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import Any
 
 from prefect import Flow, flow, tags
 from prefect.client.orchestration import get_client
@@ -61,12 +63,12 @@ def _run_name(name: str) -> Callable[[], str]:
     whole pipeline`.
     """
 
-    def named() -> str:
+    def run_name() -> str:
         parameters = flow_run.parameters
         config = _running.get()
         if name != "run" and config is not None:
-            place = list(STEPS).index(name) + 1
-            return f"{workspace_name(config.workspace)}: {place} of {len(STEPS)}, {name}"
+            number = list(STEPS).index(name) + 1
+            return f"{workspace_name(config.workspace)}: {number} of {len(STEPS)}, {name}"
         try:
             shown = workspace_name(
                 load_config(parameters["config_file"], parameters.get("settings")).workspace
@@ -75,25 +77,7 @@ def _run_name(name: str) -> Callable[[], str]:
             shown = str(parameters["config_file"])
         return f"{shown}: {'whole pipeline' if name == 'run' else name}"
 
-    return named
-
-
-def _told(work: Callable[[], list[StepResult]]) -> State:
-    """The closing state of a flow: its message is what a person reads first on the run's page.
-
-    A failure is raised, not returned: Prefect tries again only what was raised, and puts its words
-    into the state's message.
-    """
-    try:
-        results = work()
-    except Exception as error:
-        told = readable(error)
-        if told is error:
-            with after_failure():
-                _no_second_try()
-            raise
-        raise told from error
-    return Completed(message=closing_words(results), data=results)
+    return run_name
 
 
 def _no_second_try() -> None:
@@ -102,52 +86,34 @@ def _no_second_try() -> None:
         client.update_flow_run(uuid.UUID(flow_run.id), empirical_policy=FlowRunPolicy(retries=0))
 
 
-def _flow(name: str, description: str) -> Callable[[Callable], Flow]:
-    # A run under `dr serve` is tried again by schedule.retries; a step is, and not the whole: the
-    # pipeline's 0 stands for itself.
-    retries = 0 if name == "run" else None
-    return flow(
-        name=flow_name(name),
-        description=description,
-        flow_run_name=_run_name(name),
-        persist_result=False,
-        retries=retries,
-    )
-
-
 def run_step(name: str, session: Session, config: PipelineConfig) -> StepResult:
     """Runs one step and leaves a row in `runs`, whatever happens, and its result on Prefect's
     page.
     """
     begin(name, f"{STEPS[name].sentence} Workspace: {config.workspace}")
-    tables = as_tables(config)
-    row = {
+    settings = json.dumps(as_tables(config), sort_keys=True)
+    row: dict[str, Any] = {
         "run_id": uuid.uuid4().hex[:12],
         "stage": name,
         "started": datetime.now(UTC),
-        "config_sha256": hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest(),
+        "config_sha256": hashlib.sha256(settings.encode()).hexdigest(),
     }
     try:
         require_inputs(name, session.workspace, config.recipe)
         result = STEPS[name].run(session, config)
     except BaseException as error:
-        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        row["state"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        row["message"] = f"{type(error).__name__}: {error}"
         with after_failure():
-            record_run(
-                session.workspace,
-                {**row, "state": state, "message": f"{type(error).__name__}: {error}"},
-            )
+            record_run(session.workspace, row)
         raise
-    seconds = record_run(
-        session.workspace,
-        {
-            **row,
-            "state": "completed",
-            "message": result.message,
-            "images": result.images,
-            "new_images": result.new_images,
-        },
-    )
+    row |= {
+        "state": "completed",
+        "message": result.message,
+        "images": result.images,
+        "new_images": result.new_images,
+    }
+    seconds = record_run(session.workspace, row)
     result = dataclasses.replace(result, seconds=seconds)
     show_result(session.workspace, result)
     if name == "report":
@@ -156,60 +122,71 @@ def run_step(name: str, session: Session, config: PipelineConfig) -> StepResult:
     return result
 
 
-def _step_flow(name: str) -> Flow:
-    def step(config_file: str, settings: list[str] | None = None):
-        """One step.
+def _one_step(name: str, config_file: str, settings: list[str] | None) -> list[StepResult]:
+    with (
+        _configured(config_file, settings) as config,
+        open_session(config.workspace, config.dask) as session,
+    ):
+        return [run_step(name, session, config)]
+
+
+def _all_steps(config_file: str, settings: list[str] | None) -> list[StepResult]:
+    """Every step in order over one session; a step with nothing to do ends at once."""
+    with (
+        skip_missed(),
+        _configured(config_file, settings) as config,
+        open_session(config.workspace, config.dask),
+    ):
+        alive()
+        check_run(config.workspace, config.data.photos, config.recipe, config.storage, config.dask)
+        results = [result for name in STEPS for result in FLOWS[name](config_file, settings)]
+        show_summary(results)
+        return results
+
+
+def _flow(
+    name: str, description: str, work: Callable[[str, list[str] | None], list[StepResult]]
+) -> Flow:
+    """The flow around some work; the message of its closing state is what a person reads first on
+    the run's page.
+    """
+
+    def body(config_file: str, settings: list[str] | None = None) -> State:
+        """One step or the whole pipeline.
 
         Args:
             config_file: The pipeline's configuration, a TOML file on the machine that runs it.
             settings: Settings laid over it for this run alone, such as data.limit=100, one an
             entry.
         """
+        try:
+            results = work(config_file, settings)
+        except Exception as error:
+            # Raised, not returned: Prefect tries again only what was raised, and puts its words
+            # into the state's message.
+            reported = readable(error)
+            if reported is not error:
+                raise reported from error
+            with after_failure():
+                _no_second_try()
+            raise
+        return Completed(message=closing_words(results), data=results)
 
-        def work() -> list[StepResult]:
-            with (
-                _configured(config_file, settings) as config,
-                open_session(config.workspace, config.dask) as session,
-            ):
-                return [run_step(name, session, config)]
-
-        return _told(work)
-
-    step.__name__ = step.__qualname__ = name
-    return _flow(name, STEPS[name].sentence)(step)
+    body.__name__ = body.__qualname__ = name
+    return flow(
+        name=flow_name(name),
+        description=description,
+        flow_run_name=_run_name(name),
+        persist_result=False,
+        # A run under `dr serve` is tried again by schedule.retries; a step is, and not the whole.
+        retries=0 if name == "run" else None,
+    )(body)
 
 
-STEP_FLOWS = {name: _step_flow(name) for name in STEPS}
+FLOWS = {
+    name: _flow(name, step.sentence, functools.partial(_one_step, name))
+    for name, step in STEPS.items()
+}
+FLOWS["run"] = _flow("run", PIPELINE, _all_steps)
 # By these names a deployment finds its flow, such as flows.pipeline.attribute.
-globals().update(STEP_FLOWS)
-
-
-@_flow("run", PIPELINE)
-def run(config_file: str, settings: list[str] | None = None):
-    """Runs every step in order over one session; a step with nothing to do ends at once.
-
-    Args:
-        config_file: The pipeline's configuration, a TOML file on the machine that runs it.
-        settings: Settings laid over it for this run alone, such as data.limit=100, one an entry.
-    """
-
-    def work() -> list[StepResult]:
-        with (
-            skip_missed(),
-            _configured(config_file, settings) as config,
-            open_session(config.workspace, config.dask),
-        ):
-            alive()
-            check_run(
-                config.workspace, config.data.photos, config.recipe, config.storage, config.dask
-            )
-            results = [
-                result for step in STEP_FLOWS.values() for result in step(config_file, settings)
-            ]
-            show_summary(results)
-            return results
-
-    return _told(work)
-
-
-FLOWS = {**STEP_FLOWS, "run": run}
+globals().update(FLOWS)

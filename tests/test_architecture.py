@@ -52,7 +52,7 @@ STORAGE_FLOORS = {
 LOOSE_MODULES = {
     "flows": {"config", "pipeline", "registry"},
     "tasks": set(),
-    "dr_lib": {"vocabulary", "formatting"},
+    "dr_lib": {"formatting", "settings", "vocabulary"},
     "storage": {"workspace", "layout", "ids", "errors"},
 }
 MOST_MODULES_IN_A_FOLDER = 14

@@ -1,13 +1,17 @@
 """The settings of an explanation."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Interval
 
 from dr_lib.attribution.quadrature import quadrature
 from dr_lib.attribution.quantities import stage_quantities
+from dr_lib.settings import NonNegativeInt, PositiveInt, PositiveShare, Settings, ShareBelow1
 
 
 @dataclass(frozen=True)
-class AttributionParams:
+class AttributionParams(Settings):
     """What is attributed, to which layers, and how exactly.
 
     quantities: outcomes attributed to pixels: "stage0" … "stage4", "referable" (stages 2 + 3 + 4),
@@ -38,21 +42,22 @@ class AttributionParams:
     quantities: tuple[str, ...] = ("stage0", "stage1", "stage2", "stage3", "stage4", "referable")
     layers: tuple[str, ...] = ("stem", "mixed2", "fc1")
     layer_quantity: str = "predicted"
-    neurons: int = 10
-    resultant_neurons: int = 2000
+    neurons: PositiveInt = 10
+    resultant_neurons: PositiveInt = 2000
     rule: str = "midpoint"
-    tolerance: float = 0.05
-    residual_tolerance: float = 0.0
-    floor: float = 0.01
+    tolerance: ShareBelow1 = 0.05
+    residual_tolerance: Annotated[float, Interval(ge=0, le=100), "0: as tolerance"] = 0.0
+    floor: PositiveShare = 0.01
     max_points: int = 256
     points: int = 16
     layer_points: int = 16
     neuron_points: int = 32
-    lesion_poses: int = 8
+    lesion_poses: Annotated[Literal[0, 1, 2, 4, 8], "0: no lesion map"] = 8
     lesion_points: int = 2
-    batch_size: int = 0
+    batch_size: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.quantities:
             raise ValueError("quantities must name at least one outcome")
         if len(set(self.quantities)) < len(self.quantities) or len(set(self.layers)) < len(
@@ -62,17 +67,9 @@ class AttributionParams:
         stage_quantities(self.quantities)
         if self.layer_quantity != "predicted":
             stage_quantities((self.layer_quantity,))
-        if not 0 <= self.tolerance < 1:
-            raise ValueError(f"tolerance must be at least 0 and below 1, not {self.tolerance}")
-        if not 0 <= self.residual_tolerance <= 100:
-            raise ValueError(
-                "residual_tolerance must be between 0 (as tolerance) and 100, not"
-                f" {self.residual_tolerance}"
-            )
-        if not 0 < self.floor <= 1:
-            raise ValueError(f"floor must be above 0 and at most 1, not {self.floor}")
-        for name in ("points", "layer_points", "neuron_points"):
-            quadrature(self.rule, getattr(self, name))
+        for points in (self.points, self.layer_points, self.neuron_points):
+            quadrature(self.rule, points)
+        quadrature("midpoint", self.lesion_points)
         if self.tolerance and self.rule != "midpoint":
             raise ValueError(
                 f"points that adapt start as midpoints: set tolerance = 0 to use the {self.rule}"
@@ -82,13 +79,3 @@ class AttributionParams:
             raise ValueError(
                 f"max_points ({self.max_points}) must be at least points and layer_points"
             )
-        if self.lesion_poses not in (0, 1, 2, 4, 8):
-            raise ValueError(
-                "lesion_poses must be 1, 2, 4 or 8, or 0 for no lesion map, not"
-                f" {self.lesion_poses}"
-            )
-        quadrature("midpoint", self.lesion_points)
-        if self.neurons < 1 or self.resultant_neurons < 1:
-            raise ValueError("neurons and resultant_neurons must be at least 1")
-        if self.batch_size < 0:
-            raise ValueError(f"batch_size must be at least 0, not {self.batch_size}")

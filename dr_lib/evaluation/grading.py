@@ -10,7 +10,7 @@ This module must not know where probabilities are stored, nor which split an eye
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64, Integer, Shaped, UInt8
@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, Integer, Shaped, UIn
 from dr_lib.evaluation.bootstrap_metrics import ROUNDING, kappa_of
 from dr_lib.evaluation.metrics import ranking
 from dr_lib.evaluation.patient_bootstrap import PatientBootstrap
+from dr_lib.settings import Settings
 from dr_lib.vocabulary import STAGE_COUNT
 
 Poses = Literal[1, 2, 4, 8]
@@ -35,7 +36,7 @@ RESAMPLES = 100
 
 
 @dataclass(frozen=True)
-class GradingParams:
+class GradingParams(Settings):
     """Which other grades of the model are measured; by default none.
 
     poses: over how many poses of the disc the probabilities are averaged: 1 as it is, 2 also
@@ -52,14 +53,6 @@ class GradingParams:
     poses: Poses = 1
     fellow_eye: bool = False
     decision: Decision = "likeliest"
-
-    def __post_init__(self) -> None:
-        if self.poses not in get_args(Poses):
-            raise ValueError(f"poses must be 1, 2, 4 or 8, not {self.poses}")
-        if self.decision not in get_args(Decision):
-            raise ValueError(
-                f"decision must be {' or '.join(get_args(Decision))}, not {self.decision!r}"
-            )
 
 
 def posed(

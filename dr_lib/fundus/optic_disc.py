@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, UInt8
 
 from dr_lib.fundus.anatomy import anatomy
+from dr_lib.settings import NonNegativeFloat, Settings
 from dr_lib.vocabulary import HALF_GRAY
 
 RADIUS_SHARE = 0.15  # of the retina's radius, the median of the 62 masks (0.12 to 0.18)
@@ -26,16 +27,12 @@ GREEN = 1
 
 
 @dataclass(frozen=True)
-class OpticDiscParams:
+class OpticDiscParams(Settings):
     """`least_lead`: a disc is found where its place leads every other by this many standard
     deviations of the detail.
     """
 
-    least_lead: float = 0.35
-
-    def __post_init__(self) -> None:
-        if self.least_lead < 0:
-            raise ValueError(f"least_lead must be 0 or more, not {self.least_lead}")
+    least_lead: NonNegativeFloat = 0.35
 
 
 @dataclass(frozen=True)

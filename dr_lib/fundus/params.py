@@ -3,12 +3,16 @@ can be checked at once.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval
 
 from dr_lib.fundus.photo import LARGEST_MEGAPIXELS
+from dr_lib.settings import PositiveFloat, PositiveInt, PositiveShare, Settings, Share, ShareBelow1
 
 
 @dataclass(frozen=True)
-class PreprocessParams:
+class PreprocessParams(Settings):
     """The settings that turn a photograph into a normalised fundus (METHOD §1).
 
     - `size`: the side of the output and the retina's diameter in it, in pixels.
@@ -24,47 +28,12 @@ class PreprocessParams:
     they are decoded.
     """
 
-    size: int = 256
-    low_pass_sigma: float = 0.5
-    tone_gain: float = 4.0
-    tone_sigma: float = 1 / 30
-    crop: float = 0.1
-    min_confidence: float = 0.25
-    quality_threshold: float = 0.39
-    max_megapixels: float = 150.0
-    min_side_px: int = 64
-
-    def __post_init__(self):
-        if not 16 <= self.size <= 4096:
-            raise ValueError(f"preprocess.size must be from 16 to 4096 pixels, not {self.size}")
-        if not 0 <= self.low_pass_sigma <= 5:
-            raise ValueError(
-                "preprocess.low_pass_sigma must be from 0 to 5 output pixels, not"
-                f" {self.low_pass_sigma}"
-            )
-        if not self.tone_gain > 0:
-            raise ValueError(f"preprocess.tone_gain must be positive, not {self.tone_gain}")
-        if not 0 < self.tone_sigma <= 1:
-            raise ValueError(
-                "preprocess.tone_sigma is a fraction of the radius: above 0, at most 1, not"
-                f" {self.tone_sigma}"
-            )
-        if not 0 <= self.crop < 1:
-            raise ValueError(
-                f"preprocess.crop is a fraction of the radius: from 0 to below 1, not {self.crop}"
-            )
-        if not 0 <= self.min_confidence <= 1:
-            raise ValueError(
-                f"preprocess.min_confidence must be from 0 to 1, not {self.min_confidence}"
-            )
-        if not 0 <= self.quality_threshold <= 1:
-            raise ValueError(
-                f"preprocess.quality_threshold must be from 0 to 1, not {self.quality_threshold}"
-            )
-        if not 0 < self.max_megapixels <= LARGEST_MEGAPIXELS:
-            raise ValueError(
-                f"preprocess.max_megapixels must be above 0, at most {LARGEST_MEGAPIXELS:g}, not"
-                f" {self.max_megapixels}"
-            )
-        if self.min_side_px < 1:
-            raise ValueError(f"preprocess.min_side_px must be at least 1, not {self.min_side_px}")
+    size: Annotated[int, Interval(ge=16, le=4096), "pixels"] = 256
+    low_pass_sigma: Annotated[float, Interval(ge=0, le=5), "pixels of the output"] = 0.5
+    tone_gain: PositiveFloat = 4.0
+    tone_sigma: Annotated[PositiveShare, "a fraction of the radius"] = 1 / 30
+    crop: Annotated[ShareBelow1, "a fraction of the radius"] = 0.1
+    min_confidence: Share = 0.25
+    quality_threshold: Share = 0.39
+    max_megapixels: Annotated[float, Interval(gt=0, le=LARGEST_MEGAPIXELS)] = 150.0
+    min_side_px: PositiveInt = 64

@@ -16,22 +16,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
+from dr_lib.settings import Limit, PositiveInt, Settings
 
 
 @dataclass(frozen=True)
-class ChannelDissectionParams:
+class ChannelDissectionParams(Settings):
     """layers: convolutional ones whose channels are judged. limit: eyes with masks at most (0:
     all). resamples: of patients.
     """
 
     layers: tuple[str, ...] = ("stem", "mixed2")
-    limit: int = 64
-    resamples: int = 500
-
-    def __post_init__(self) -> None:
-        for name, least in (("limit", 0), ("resamples", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+    limit: Limit = 64
+    resamples: PositiveInt = 500
 
 
 class Agreement(NamedTuple):

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from dr_lib.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, Settings
+
 
 @dataclass(frozen=True)
-class LocalisationParams:
+class LocalisationParams(Settings):
     """Where the masks are and how a map is judged by them.
 
     - `masks`: folder of one PNG a photograph, `<image id>.png`, as large as the photograph or
@@ -20,18 +22,10 @@ class LocalisationParams:
     """
 
     masks: str = ""
-    smoothing_px: float = 1.0
-    tolerance_px: float = 3.0
-    regions: int = 10
+    smoothing_px: NonNegativeFloat = 1.0
+    tolerance_px: NonNegativeFloat = 3.0
+    regions: PositiveInt = 10
     baseline_maps: bool = True
     gradcam_layers: tuple[str, ...] = ("mixed2", "mixed5", "mixed7", "mixed10")
-    resamples: int = 1000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (
-            *(("smoothing_px", 0), ("tolerance_px", 0)),
-            *(("regions", 1), ("resamples", 1), ("seed", 0)),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+    resamples: PositiveInt = 1000
+    seed: NonNegativeInt = 0

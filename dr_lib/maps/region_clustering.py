@@ -10,10 +10,13 @@ told it apart.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Interval
 from jaxtyping import Float64, Int, UInt8
+
+from dr_lib.settings import Settings
 
 EDGES_PX = (0.0, 1.5, 3.0, 5.0, 8.0, 12.0)  # of the rings, at 256 px; they scale with the fundus
 SAMPLE = 20_000  # regions that the groups are made from; all are then assigned
@@ -21,16 +24,12 @@ SILHOUETTE_SAMPLE = 2_000  # its cost grows with the square
 
 
 @dataclass(frozen=True)
-class RegionClusteringParams:
+class RegionClusteringParams(Settings):
     """source: whose regions, such as stem or pixels. clusters: how many groups."""
 
     source: str = "stem"
-    clusters: int = 8
+    clusters: Annotated[int, Interval(ge=2)] = 8
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.clusters < 2:
-            raise ValueError(f"clusters must be at least 2, not {self.clusters}")
 
 
 def descriptors(

@@ -11,7 +11,7 @@ file.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -20,6 +20,7 @@ from dr_lib.network import backend
 from dr_lib.network.backbone import Backbone, next_seed
 from dr_lib.network.inception import INCEPTION_V3
 from dr_lib.network.small import SMALL
+from dr_lib.settings import PositiveInt, Settings, ShareBelow1
 from dr_lib.vocabulary import HALF_GRAY, STAGE_COUNT
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ BACKBONES: dict[str, Backbone] = {"inception_v3": INCEPTION_V3, "small": SMALL}
 
 
 @dataclass(frozen=True)
-class ModelParams:
+class ModelParams(Settings):
     """The architecture and where the backbone's weights come from.
 
     backbone: an entry of `BACKBONES`.
@@ -49,13 +50,14 @@ class ModelParams:
 
     backbone: str = "inception_v3"
     backbone_weights: str = "imagenet"
-    dense: tuple[int, ...] = (256, 64)
+    dense: tuple[Annotated[PositiveInt, "units of a layer"], ...] = (256, 64)
     input_size: int = 256
-    dropout: float = 0.3
+    dropout: ShareBelow1 = 0.3
     mixed_precision: Precision = "off"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.backbone not in BACKBONES:
             raise ValueError(
                 f"backbone must be one of {', '.join(BACKBONES)}, not {self.backbone!r}"
@@ -66,16 +68,8 @@ class ModelParams:
                 f"input_size must be at least {smallest} px for {self.backbone}, not"
                 f" {self.input_size}"
             )
-        if not self.dense or any(units < 1 for units in self.dense):
-            raise ValueError(
-                f"dense must name at least one layer, each of at least 1 unit, not {self.dense}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout}")
-        if self.mixed_precision not in get_args(Precision):
-            raise ValueError(
-                f"mixed_precision must be off, bfloat16 or float16, not {self.mixed_precision!r}"
-            )
+        if not self.dense:
+            raise ValueError("dense must name at least one layer, such as [64]")
         if not self.backbone_weights:
             raise ValueError('backbone_weights must be "imagenet", "none" or a path, not empty')
 

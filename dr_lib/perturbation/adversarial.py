@@ -23,6 +23,7 @@ from dr_lib.perturbation.strength_search import (
     search,
     strength_grid,
 )
+from dr_lib.settings import NonNegativeInt, PositiveFloat, PositiveInt, Settings
 
 Norm = Literal["linf", "l2"]
 Method = Literal["fgsm_linf", "fgsm_l2", "pgd_linf", "pgd_l2"]
@@ -33,7 +34,7 @@ TINY = np.finfo(np.float64).tiny
 
 
 @dataclass(frozen=True)
-class AdversarialParams:
+class AdversarialParams(Settings):
     """Which attacks, how strong, and how the smallest radius is searched (radii in scaled
     pixels: a level is 1/128).
     """
@@ -44,20 +45,16 @@ class AdversarialParams:
     smallest_l2: float = 1 / 16
     largest_l2: float = 128.0
     growth: float = 2.0
-    bisections: int = 6
-    steps: int = 10  # of PGD at each radius tried
-    step_share: float = 0.25  # of the radius, each step of PGD
+    bisections: NonNegativeInt = 6
+    steps: PositiveInt = 10  # of PGD at each radius tried
+    step_share: PositiveFloat = 0.25  # of the radius, each step of PGD
     inside_only: bool = True  # the half-gray surround of the disc stays as it is
-    batch_size: int = 4  # images in one pass: see CounterfactualParams
+    batch_size: PositiveInt = 4  # images in one pass: see CounterfactualParams
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for norm in get_args(Norm):
-            self.grid(norm)
-        if not self.step_share > 0:
-            raise ValueError(f"step_share must be above 0, not {self.step_share}")
-        for name, least in (("bisections", 0), ("steps", 1), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+            self.grid(norm)  # refuses impossible radii
 
     def grid(self, norm: Norm) -> tuple[float, ...]:
         """The radii tried in bracketing."""

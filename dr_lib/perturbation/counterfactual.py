@@ -23,7 +23,8 @@ from dr_lib.perturbation.strength_search import (
     search,
     strength_grid,
 )
-from dr_lib.vocabulary import SIGNS, STAGE_COUNT
+from dr_lib.settings import Limit, NonNegativeInt, PositiveInt, PositiveShare, Settings, Stage
+from dr_lib.vocabulary import SIGNS
 
 Form = Literal["proportional", "constant"]
 # A method is a form, and what becomes of the attribution: taken whole; only its strongest pixels or
@@ -47,7 +48,7 @@ SATURATION = {"proportional": 128.0, "constant": 1.0}
 
 
 @dataclass(frozen=True)
-class CounterfactualParams:
+class CounterfactualParams(Settings):
     """Which eyes, toward which stage, by which methods, and how the strength is searched.
 
     batch_size: images in one pass of the model. Every pass has this shape, whatever few eyes are
@@ -55,9 +56,9 @@ class CounterfactualParams:
     one wastes least.
     """
 
-    true_stage: int = 1
-    predicted_stage: int = 0
-    target_stage: int = 1
+    true_stage: Stage = 1
+    predicted_stage: Stage = 0
+    target_stage: Stage = 1
     methods: tuple[Method, ...] = (
         "proportional",
         "proportional_strongest",
@@ -67,21 +68,19 @@ class CounterfactualParams:
     smallest_strength: float = 1 / 64
     largest_strength: float = 128.0  # the constant form stops at 1 anyway: nothing moves beyond
     growth: float = 2.0
-    bisections: int = 10
-    strongest_share: float = 0.05  # of the pixels, by |attribution|, for the methods *_strongest
-    strongest_regions: int = 5  # of each sign, for the methods *_regions
-    recompute_points: int = (
+    bisections: NonNegativeInt = 10
+    strongest_share: PositiveShare = (
+        0.05  # of the pixels, by |attribution|, for the methods *_strongest
+    )
+    strongest_regions: PositiveInt = 5  # of each sign, for the methods *_regions
+    recompute_points: PositiveInt = (
         16  # midpoints of each attribution made on the way, for the methods *_recomputed
     )
-    limit: int = 0  # eyes; 0: all that qualify
-    batch_size: int = 4
+    limit: Limit = 0  # eyes; 0: all that qualify
+    batch_size: PositiveInt = 4
 
     def __post_init__(self) -> None:
-        for name in ("true_stage", "predicted_stage", "target_stage"):
-            if not 0 <= getattr(self, name) < STAGE_COUNT:
-                raise ValueError(
-                    f"{name} must be a stage from 0 to {STAGE_COUNT - 1}, not {getattr(self, name)}"
-                )
+        super().__post_init__()
         if self.predicted_stage == self.target_stage:
             raise ValueError(
                 f"target_stage {self.target_stage} is what the model predicts already: nothing to"
@@ -90,14 +89,6 @@ class CounterfactualParams:
         if not self.methods:
             raise ValueError(f"methods must name at least one of {', '.join(METHODS)}")
         strength_grid(self.smallest_strength, self.largest_strength, self.growth)
-        if not 0 < self.strongest_share <= 1:
-            raise ValueError(f"strongest_share must lie in (0, 1], not {self.strongest_share}")
-        for name, least in (
-            *(("bisections", 0), ("strongest_regions", 1), ("recompute_points", 1)),
-            *(("limit", 0), ("batch_size", 1)),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
 
     @property
     def pair(self) -> str:

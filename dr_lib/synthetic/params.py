@@ -1,8 +1,12 @@
 """What can be asked of a synthetic data set, and the random streams that its seed stands for."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
+
+from dr_lib.settings import NonNegativeInt, PositiveShare, Settings
 
 # One stream per concern: a change to how lesions are drawn leaves the anatomy and the camera of
 # every eye as it was.
@@ -11,7 +15,7 @@ _EYES = {"both": 0, "left": 1, "right": 2}
 
 
 @dataclass(frozen=True)
-class SynthesisParams:
+class SynthesisParams(Settings):
     """The settings of a synthetic data set.
 
     seed: any integer from 0; the same seed and count give the same bytes. balanced: every stage
@@ -21,33 +25,26 @@ class SynthesisParams:
     kappa between the stages of left and right eyes (EyePACS: 0.85).
     """
 
-    seed: int = 0
+    seed: NonNegativeInt = 0
     balanced: bool = False
-    smallest_px: int = 600
-    largest_px: int = 3000
-    lowest_quality: int = 80
-    highest_quality: int = 95
-    fellow_kappa: float = 0.85
+    smallest_px: Annotated[int, Interval(ge=200), "lesions vanish below"] = 600
+    largest_px: Annotated[int, Interval(le=8000)] = 3000
+    lowest_quality: Annotated[int, Interval(ge=1, le=100)] = 80
+    highest_quality: Annotated[int, Interval(ge=1, le=100)] = 95
+    fellow_kappa: PositiveShare = 0.85
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, not {self.seed}")
-        if self.smallest_px < 200:
+        super().__post_init__()
+        if not self.smallest_px <= self.largest_px:
             raise ValueError(
-                f"smallest_px must be at least 200 (lesions vanish below), not {self.smallest_px}"
-            )
-        if not self.smallest_px <= self.largest_px <= 8000:
-            raise ValueError(
-                f"largest_px must lie between smallest_px ({self.smallest_px}) and 8000, not"
+                f"largest_px must be at least smallest_px ({self.smallest_px}), not"
                 f" {self.largest_px}"
             )
-        if not 1 <= self.lowest_quality <= self.highest_quality <= 100:
+        if not self.lowest_quality <= self.highest_quality:
             raise ValueError(
-                "JPEG qualities must satisfy 1 <= lowest <= highest <= 100, not"
-                f" {self.lowest_quality} and {self.highest_quality}"
+                f"highest_quality must be at least lowest_quality ({self.lowest_quality}), not"
+                f" {self.highest_quality}"
             )
-        if not 0.0 < self.fellow_kappa <= 1.0:
-            raise ValueError(f"fellow_kappa must lie in (0, 1], not {self.fellow_kappa}")
 
 
 def stream(seed: int, patient: int, eye: str, concern: str) -> np.random.Generator:

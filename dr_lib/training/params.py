@@ -1,10 +1,10 @@
 """The settings of a training run."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
+from dr_lib.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, Settings, ShareBelow1
 from dr_lib.training.schedule import FinalDecay, StepwiseRate, learning_rate_schedule
 
 # METHOD §3: eyes of stages 0 … 4 in every sixteen, that is 50, 6.25, 12.5, 6.25 and 25 %.
@@ -19,7 +19,7 @@ Measure = Literal["qwk", "qwk_expected", "auc"]
 
 
 @dataclass(frozen=True)
-class TrainingParams:
+class TrainingParams(Settings):
     """How a model is trained; the defaults are METHOD §3's recipe, the rest is reasoned here.
 
     batch_size: a multiple of 16. composition: eyes of each stage in every 16.
@@ -61,24 +61,25 @@ class TrainingParams:
     warmup_steps: int = 0
     final_decay: FinalDecay = "flat"
     augment: bool = True
-    seed: int = 0
+    seed: NonNegativeInt = 0
     loss: Loss = "crossentropy"
-    ordinal_weight: float = 1.0
+    ordinal_weight: NonNegativeFloat = 1.0
     optimizer: Optimizer = "adam"
-    weight_decay: float = 0.0
+    weight_decay: ShareBelow1 = 0.0
     batch_norm: BatchNorm = "adapt"
-    freeze_backbone_steps: int = 0
+    freeze_backbone_steps: NonNegativeInt = 0
     freeze_below: str = ""
-    label_smoothing: float = 0.1
-    clip_norm: float = 1.0
-    average_decay: float = 0.0
-    validate_every: int = 50
-    checkpoint_every: int = 50
+    label_smoothing: ShareBelow1 = 0.1
+    clip_norm: Annotated[NonNegativeFloat, "0: no limit"] = 1.0
+    average_decay: ShareBelow1 = 0.0
+    validate_every: PositiveInt = 50
+    checkpoint_every: PositiveInt = 50
     keep_best: bool = True
     best_by: Measure = "qwk"
-    prefetch: int = 4
+    prefetch: PositiveInt = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (
             sum(self.composition) != SIXTEEN
             or min(self.composition) < 0
@@ -90,40 +91,8 @@ class TrainingParams:
         if self.batch_size < SIXTEEN or self.batch_size % SIXTEEN:
             raise ValueError(f"batch_size must be a multiple of {SIXTEEN}, not {self.batch_size}")
         _ = self.rate  # refuses an impossible schedule
-        for name, kind in (
-            ("loss", Loss),
-            ("optimizer", Optimizer),
-            ("batch_norm", BatchNorm),
-            ("best_by", Measure),
-            ("final_decay", FinalDecay),
-        ):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(
-                    f"{name} must be {' or '.join(get_args(kind))}, not {getattr(self, name)!r}"
-                )
-        for name in ("label_smoothing", "average_decay", "weight_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 0 and below 1, not {getattr(self, name)}"
-                )
-        for name, allowed in (
-            ("clip_norm", "0 (no limit) or more"),
-            ("ordinal_weight", "0 or more"),
-        ):
-            value = getattr(self, name)
-            if value < 0 or not math.isfinite(value):
-                raise ValueError(f"{name} must be {allowed}, not {value}")
         if self.weight_decay and self.optimizer != "adamw":
             raise ValueError(f'weight_decay needs optimizer = "adamw", not {self.optimizer!r}')
-        for name, least in (
-            ("seed", 0),
-            ("freeze_backbone_steps", 0),
-            ("validate_every", 1),
-            ("checkpoint_every", 1),
-            ("prefetch", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
 
     @property
     def rate(self) -> StepwiseRate:

@@ -30,6 +30,12 @@ from flows.cli.results import gc, show, sql, status, verify
 from flows.cli.terminal import accept_any_encoding
 from flows.registry import STEPS
 
+RUN_HELP = (
+    "Runs the whole pipeline: ingest, preprocess, train, attribute, aggregate, counterfactuals,"
+    " linearity, report.\n\nWhat is already done is not done again: after a first run, ten new"
+    " photographs are ten photographs' work.\n\nExample: dr run deployments/kaggle.toml --set"
+    " data.photos=~/kaggle --set attribution.limit=100"
+)
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -46,45 +52,32 @@ app = typer.Typer(
 )
 
 
-@app.command(rich_help_panel="Pipeline")
-@one_line_errors
-def run(
+def _run(
+    context: typer.Context,
+    config: Config,
+    settings: Settings = None,
+    dask_address: DaskAddress = "",
+) -> None:
+    run_flow(context.info_name or "", config, with_options(settings, dask_address))
+
+
+def _run_or_retry(
+    context: typer.Context,
     config: Config,
     settings: Settings = None,
     dask_address: DaskAddress = "",
     retry_set_aside: RetrySetAside = False,
 ) -> None:
-    """Runs the whole pipeline: ingest, preprocess, train, attribute, aggregate, counterfactuals,
-    linearity, report.
-
-    What is already done is not done again: after a first run, ten new photographs are ten
-    photographs' work.
-
-    Example: dr run deployments/kaggle.toml --set data.photos=~/kaggle --set attribution.limit=100
-    """
-    run_flow("run", config, with_options(settings, dask_address, retry_set_aside))
+    options = with_options(settings, dask_address, retry_set_aside)
+    run_flow(context.info_name or "", config, options)
 
 
-def _add_step_command(name: str, help_text: str) -> None:
-    def plain(config: Config, settings: Settings = None, dask_address: DaskAddress = "") -> None:
-        run_flow(name, config, with_options(settings, dask_address))
-
-    def retrying(
-        config: Config,
-        settings: Settings = None,
-        dask_address: DaskAddress = "",
-        retry_set_aside: RetrySetAside = False,
-    ) -> None:
-        run_flow(name, config, with_options(settings, dask_address, retry_set_aside))
-
-    step = retrying if name in ("preprocess", "attribute") else plain
-    app.command(name, help=help_text, rich_help_panel="One step of the pipeline")(
-        one_line_errors(step)
-    )
-
-
+app.command("run", help=RUN_HELP, rich_help_panel="Pipeline")(one_line_errors(_run_or_retry))
 for _name, _step in STEPS.items():
-    _add_step_command(_name, _step.sentence)
+    _command = _run_or_retry if _name in ("preprocess", "attribute") else _run
+    app.command(_name, help=_step.sentence, rich_help_panel="One step of the pipeline")(
+        one_line_errors(_command)
+    )
 
 
 @app.command("import-model", rich_help_panel="Pipeline")
@@ -113,9 +106,9 @@ def import_model(
 
     loaded = load_config(config, settings or [])
     check_inputs(loaded)
-    from flows.service.server import be_quiet
+    from flows.service.server import prepare_prefect
 
-    be_quiet()
+    prepare_prefect()
     from tasks.train.importing import import_model as take_in
 
     model_id, ready = take_in(loaded.workspace, file, loaded.recipe, as_tables(loaded))
@@ -157,9 +150,9 @@ def plan(
     """
     from flows.cli.printing import print_rows
     from flows.config import check_inputs, load_config
-    from flows.service.server import be_quiet
+    from flows.service.server import prepare_prefect
 
-    be_quiet()
+    prepare_prefect()
     from tasks.attribute.planning import plan as plan_run
 
     loaded = load_config(config, settings or [])
@@ -214,9 +207,9 @@ def synthesise(
     The stage of an eye follows its lesions by the international clinical scale.
     """
     from dr_lib.synthetic import SynthesisParams
-    from flows.service.server import be_quiet
+    from flows.service.server import prepare_prefect
 
-    be_quiet()
+    prepare_prefect()
     from tasks.ingest.synthesise import synthesise as draw
 
     try:

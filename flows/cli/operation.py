@@ -82,10 +82,10 @@ def doctor(
     Ends with exit code 1 if something must be mended before a run.
     """
     from flows.cli.printing import print_rows
-    from flows.service.server import be_quiet
+    from flows.service.server import prepare_prefect
 
     environment = dict(os.environ)
-    be_quiet()
+    prepare_prefect()
     from flows.service.doctor import examine
 
     findings = examine(config, settings or [], environment)

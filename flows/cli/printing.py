@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dr_lib.formatting import duration, plain
+from dr_lib.formatting import plain
 
 
 def print_rows(rows: Sequence[dict[str, Any]], title: str = "") -> None:
@@ -43,24 +43,7 @@ def print_frame(frame: Any, style: str) -> None:
 
 def print_summary(results: Sequence[Any]) -> None:
     """Prints what each step did: images in all, new ones, seconds, and its own closing words."""
-    print_rows(
-        [
-            {
-                "step": result.step,
-                "images": result.images,
-                "new": result.new_images,
-                "time": duration(result.seconds),
-                "a minute": (
-                    round(60 * result.new_images / result.seconds, 1)
-                    if result.new_images and result.seconds
-                    else ""
-                ),
-                "result": result.message,
-            }
-            for result in results
-        ],
-        title="Done",
-    )
+    print_rows([result.row for result in results], title="Done")
     for result in results:
         if result.step == "report":
             print(f"\nReport: {result.message}")  # on a line of its own, which a terminal can open

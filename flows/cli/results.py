@@ -155,10 +155,10 @@ def show(
     Example: dr show workspaces/demo 10_left --photos workspaces/demo-photos --compare stage0,stage2
     """
     from flows.cli.printing import print_rows
-    from flows.service.server import be_quiet
+    from flows.service.server import prepare_prefect
     from storage import open_workspace
 
-    be_quiet()
+    prepare_prefect()
     from tasks.report.show import show_image
 
     outcomes = tuple(name.strip() for name in compare.split(","))

@@ -62,7 +62,7 @@ def call_off(client: SyncPrefectClient, deployment_id: str, reason: str) -> int:
         ),
         limit=200,
     )
-    due = [one for one in due if one.auto_scheduled]
-    for one in due:
-        client.set_flow_run_state(one.id, Cancelled(message=reason), force=True)
+    due = [run for run in due if run.auto_scheduled]
+    for run in due:
+        client.set_flow_run_state(run.id, Cancelled(message=reason), force=True)
     return len(due)

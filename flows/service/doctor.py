@@ -1,18 +1,23 @@
 """What `dr doctor` looks at: this machine, and a configuration with the places it names."""
 
+import importlib.metadata
 import os
 import pathlib
 import shutil
 from collections.abc import Mapping
 
+from packaging.version import Version
+
 from flows.config import ConfigError, PipelineConfig, check_inputs, load_config
 from flows.service import network
+from flows.service.server import server_version
+from flows.service.server_end import ServerError
 from storage import open_workspace
 from storage.errors import StorageError
 from storage.photos.source import PhotoSource
 from tasks.attribute.planning import check_run
-from tasks.execution import system_checks as machine
-from tasks.execution.system_checks import Finding
+from tasks.execution import system_checks as checks
+from tasks.execution.system_checks import Finding, refusal
 from tasks.run.errors import UserError
 from tasks.run.settings import DaskParams
 
@@ -20,41 +25,63 @@ from tasks.run.settings import DaskParams
 def examine(
     config_file: pathlib.Path | None, settings: list[str], environment: Mapping[str, str]
 ) -> list[Finding]:
-    """A finding a check: the machine first, then the configuration and what it points to, as far as
-    that can be read.
+    """A finding for each check: the machine first, then the configuration and what it points to,
+    as far as that can be read.
 
+    Parameters
+    ----------
+    config_file: the configuration to look at as well, or None.
+    settings: what `--set` lays over it.
     environment: the variables as the user set them, before any was changed for this process.
     """
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME
-
-    keras = machine.keras()
+    keras = checks.keras()
     config, findings = _configuration(config_file, settings)
     dask = config.dask if config else DaskParams()
-    here = DaskParams(workers=dask.workers) if not dask.address else DaskParams(workers=1)
+    workers_here = 1 if dask.address else dask.workers
+    exposed = network.exposed("Prefect's page and the reports, with patients' photographs,")
     findings = [
-        machine.python(),
-        machine.packages(),
-        machine.cores(here.workers),
-        machine.memory(here.workers),
+        checks.python_version(),
+        checks.packages(),
+        checks.cores(workers_here),
+        checks.memory(workers_here),
         keras,
-        *([machine.gpu()] if keras.verdict == "ok" else []),
-        machine.prefect(
-            PREFECT_API_URL.value(), str(PREFECT_HOME.value()), password=network.password()
-        ),
-        machine.network(
-            network.host(),
-            network.exposed("Prefect's page and the reports, with patients' photographs,"),
-        ),
-        *machine.proxies(environment),
+        *([] if keras.remedy else [checks.gpu()]),
+        prefect(),
+        checks.network(network.host(), exposed),
+        *checks.proxy_settings(environment),
         *findings,
     ]
     if config is None:
-        return [*findings, machine.disk(os.getcwd(), shutil.disk_usage(".").free)]
-    findings.append(machine.dask(dask))
-    findings += machine.place(open_workspace(config.workspace))
-    if not any(finding.verdict == "mend" for finding in findings):
+        return [*findings, checks.disk(os.getcwd(), shutil.disk_usage(".").free)]
+    findings += [checks.dask(dask), *checks.place(open_workspace(config.workspace))]
+    if all(finding.verdict != "mend" for finding in findings):
         findings.append(_room(config))
     return findings
+
+
+def prefect(version: str = "") -> Finding:
+    """The server that PREFECT_API_URL names, or the place for the history of those that `dr`
+    starts. version: of Prefect here, unless given.
+    """
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME
+
+    version = version or importlib.metadata.version("prefect")
+    api, home = PREFECT_API_URL.value(), PREFECT_HOME.value()
+    if not api:
+        if not checks.may_write(home):
+            remedy = "set PREFECT_HOME to a folder of your own"
+            return Finding("Prefect", f"{home} cannot be written", remedy)
+        return Finding(
+            "Prefect", f"{version}; a server is started for each run, its history in {home}"
+        )
+    try:
+        theirs = server_version(api)
+    except ServerError as error:
+        return refusal("Prefect", error)
+    if Version(theirs).release[:2] != Version(version).release[:2]:
+        found = f"server {theirs} at {api}, but {version} here"
+        return Finding("Prefect", found, f"pip install prefect=={version} there")
+    return Finding("Prefect", f"server {theirs} at {api}")
 
 
 def _configuration(
@@ -67,15 +94,14 @@ def _configuration(
         config = load_config(config_file, settings)
     except ConfigError as error:
         return None, [
-            Finding("configuration", "mend", line, "mend the file or --set")
+            Finding("configuration", line, "mend the file or --set")
             for line in str(error).splitlines()
         ]
-    findings = [Finding("configuration", "ok", str(config_file))]
+    findings = [Finding("configuration", str(config_file))]
     try:
         check_inputs(config)
     except ConfigError as error:
-        what, _, remedy = str(error).partition("; ")
-        return config, [*findings, Finding("inputs", "mend", what, remedy)]
+        return config, [*findings, refusal("inputs", error)]
     return config, [*findings, *_photographs(config), *_schedule(config)]
 
 
@@ -86,30 +112,17 @@ def _photographs(config: PipelineConfig) -> list[Finding]:
         ids = {photograph.image_id for photograph in source.photographs()}
         needed = not config.recipe.trains_none(open_workspace(config.workspace))
     except (StorageError, UserError) as error:
-        return [
-            Finding(
-                "photographs",
-                "mend",
-                str(error),
-                "give the data set's folder with --set data.photos=…",
-            )
-        ]
+        remedy = "give the data set's folder with --set data.photos=…"
+        return [Finding("photographs", str(error), remedy)]
     if fault := source.label_fault(needed):
-        what, _, remedy = fault.partition("; ")
-        return [Finding("labels", "mend", what, remedy)]
+        return [refusal("labels", fault)]
     if not ids:
-        return [
-            Finding(
-                "photographs",
-                "mend",
-                f"none in {photos}",
-                "give the folder that has train/ and trainLabels.csv",
-            )
-        ]
+        remedy = "give the folder that has train/ and trainLabels.csv"
+        return [Finding("photographs", f"none in {photos}", remedy)]
     labelled = len(ids.intersection(source.labels()["image_id"]))
     return [
-        Finding("photographs", "ok", f"{len(ids):,} in {photos}"),
-        Finding("labels", "ok", f"of {labelled:,} photographs"),
+        Finding("photographs", f"{len(ids):,} in {photos}"),
+        Finding("labels", f"of {labelled:,} photographs"),
     ]
 
 
@@ -119,9 +132,7 @@ def _schedule(config: PipelineConfig) -> list[Finding]:
     try:
         cron_schedule(config.schedule)
     except ConfigError as error:
-        return [
-            Finding("schedule", "mend", str(error), "write cron's five fields, such as '0 2 * * *'")
-        ]
+        return [Finding("schedule", str(error), "write cron's five fields, such as '0 2 * * *'")]
     return []
 
 
@@ -130,6 +141,5 @@ def _room(config: PipelineConfig) -> Finding:
     try:
         check_run(config.workspace, config.data.photos, config.recipe, config.storage, config.dask)
     except UserError as error:
-        what, _, remedy = str(error).partition("; ")
-        return Finding("room for the run", "mend", what, remedy)
-    return Finding("room for the run", "ok", "what is known before a run fits; dr plan says more")
+        return refusal("room for the run", error)
+    return Finding("room for the run", "what is known before a run fits; dr plan says more")

@@ -37,6 +37,14 @@ def address(port: int) -> str:
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
+def listener(port: int) -> socket.socket:
+    """A socket that listens there (0: at a free port). Raises OSError or OverflowError if it
+    cannot.
+    """
+    family = socket.AF_INET6 if ":" in host() else socket.AF_INET
+    return socket.create_server((host(), port), family=family)
+
+
 def exposed(what: str) -> str:
     """What is to be said loudly where others can reach `what` without a password; empty where
     nobody can.
@@ -52,7 +60,7 @@ def exposed(what: str) -> str:
 
 def _is_loopback(name: str) -> bool:
     try:
-        found = socket.getaddrinfo(name, None)
+        addresses = socket.getaddrinfo(name, None)
     except OSError:
         return False
-    return all(ipaddress.ip_address(sockaddr[0]).is_loopback for *_, sockaddr in found)
+    return all(ipaddress.ip_address(sockaddr[0]).is_loopback for *_, sockaddr in addresses)

@@ -7,17 +7,20 @@ list of what there is. Asks for the password of Prefect's server where that has 
 
 import base64
 import contextlib
-import functools
 import hmac
-import http
 import os
-import socket
 import sys
 import threading
 from collections.abc import Generator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import cast
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from flows.service import network
 from storage.files.files import is_url
@@ -25,75 +28,40 @@ from storage.layout import REPORT
 from tasks.run.artifacts import REPORT_ADDRESS, SERVED_REPORT
 
 PORT = 4201  # beside Prefect's
+ASK = {"WWW-Authenticate": 'Basic realm="The password of Prefect\'s server", charset="UTF-8"'}
 
 
-class _Pages(SimpleHTTPRequestHandler):
-    """Answers GET and HEAD alone; both come through `send_head`. password: `user:password`,
-    empty for none.
+class _Reports(StaticFiles):
+    """The files in the folder `directory`, none that a link leads out of it to; `/` is the newest
+    report. password: `user:password`, empty for none.
     """
 
-    def __init__(self, *request, directory: str, password: str):
-        self.password = password
-        super().__init__(*request, directory=directory)
+    def __init__(self, directory: str, password: str) -> None:
+        super().__init__(directory=directory, html=True, check_dir=False)
+        self.folder, self.password = Path(directory), password
 
-    def send_head(self):
-        if not self._may_read():
-            self.send_response(http.HTTPStatus.UNAUTHORIZED)
-            self.send_header(
-                "WWW-Authenticate",
-                'Basic realm="The password of Prefect\'s server", charset="UTF-8"',
-            )
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return None
-        root, place = Path(self.directory), Path(self.translate_path(self.path))
-        if not all(_stays_inside(root, place / name) for name in ("", "index.html", "index.htm")):
-            self.send_error(http.HTTPStatus.NOT_FOUND)
-            return None
-        if place == root and (newest := _newest_report(root)):
-            self.send_response(http.HTTPStatus.FOUND)
-            self.send_header("Location", f"/{newest}/index.html")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return None
-        return super().send_head()
+    async def check_config(self) -> None:
+        """The folder may be absent: it is made with the first report."""
 
-    def list_directory(self, path) -> None:
-        """A folder without a page of its own is no page at all."""
-        self.send_error(http.HTTPStatus.NOT_FOUND)
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        if not self._may_read(Request(scope).headers.get("Authorization", "")):
+            return Response(status_code=401, headers=ASK)
+        if path == "." and (newest := self._newest()):
+            return RedirectResponse(f"/{newest}/index.html")
+        return await super().get_response(path, scope)
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Says nothing: the terminal has the runs' own words."""
-
-    def _may_read(self) -> bool:
-        if not self.password:
-            return True
+    def _may_read(self, authorization: str) -> bool:
         wanted = base64.b64encode(self.password.encode())
-        scheme, _, given = self.headers.get("Authorization", "").partition(" ")
-        return scheme.lower() == "basic" and hmac.compare_digest(given.strip().encode(), wanted)
+        scheme, _, given = authorization.partition(" ")
+        matches = hmac.compare_digest(given.strip().encode(), wanted)
+        return not self.password or (scheme.lower() == "basic" and matches)
 
-
-def _stays_inside(root: Path, place: Path) -> bool:
-    """Whether no link on the way to `place` leads out of `root`."""
-    try:
-        return Path(os.path.realpath(place)).is_relative_to(os.path.realpath(root))
-    except ValueError:  # a null byte, which no path has
-        return False
-
-
-def _newest_report(root: Path) -> str:
-    """The folder of the report that was made last; empty before the first."""
-    pages = [page for page in root.glob("*/index.html") if _stays_inside(root, page)]
-    return max(pages, key=lambda page: page.stat().st_mtime).parent.name if pages else ""
-
-
-class _Server(ThreadingHTTPServer):
-    """On IPv6 too, where that is what the host is."""
-
-    def __init__(self, host: str, port: int, handler):
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        self.address_family, address = found[0], found[-1]
-        super().__init__(cast("tuple[str, int]", address), handler)
+    def _newest(self) -> str:
+        """The folder of the report that was made last; empty before the first."""
+        names = [page.parent.name for page in self.folder.glob("*/index.html")]
+        pages = {name: self.lookup_path(f"{name}/index.html")[1] for name in names}
+        times = {name: page.st_mtime for name, page in pages.items() if page}
+        return max(times, key=times.__getitem__, default="")
 
 
 @contextlib.contextmanager
@@ -107,20 +75,24 @@ def report_pages(workspace: str) -> Generator[str]:
     folder = os.path.abspath(os.path.join(workspace, REPORT))
     if warning := network.exposed("the reports, with patients' photographs,"):
         print(f"dr: WARNING: {warning}", file=sys.stderr, flush=True)
-    handler = functools.partial(_Pages, directory=folder, password=network.password())
     try:
-        server = _Server(network.host(), PORT, handler)
-    except OSError:  # somebody else has the port
-        server = _Server(network.host(), 0, handler)
-    thread = threading.Thread(target=server.serve_forever, name="serves the reports", daemon=True)
+        listener = network.listener(PORT)
+    except OSError:  # another program has the port
+        listener = network.listener(0)
+    address = network.address(listener.getsockname()[1])
+    application = Starlette(routes=[Mount("/", _Reports(folder, network.password()))])
+    server = uvicorn.Server(
+        uvicorn.Config(application, log_config=None, access_log=False, lifespan="off", ws="none")
+    )
+    thread = threading.Thread(
+        target=server.run, args=([listener],), name="serves the reports", daemon=True
+    )
     thread.start()
-    address = network.address(server.server_port)
     os.environ.update({SERVED_REPORT: folder, REPORT_ADDRESS: address})
     try:
         yield address
     finally:
         for name in (SERVED_REPORT, REPORT_ADDRESS):
             os.environ.pop(name, None)
-        server.shutdown()
+        server.should_exit = True
         thread.join()
-        server.server_close()

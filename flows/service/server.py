@@ -38,6 +38,15 @@ START_TIMEOUT_S = (
 SECONDS_BETWEEN_LOOKS = 1
 _PR_SET_PDEATHSIG = 1
 
+PORT_PROBLEMS = {
+    errno.EADDRINUSE: (
+        "port {port} is taken by another program: end that, or set PREFECT_SERVER_API_PORT to a"
+        " free port"
+    ),
+    errno.EACCES: (
+        "port {port} is the administrator's: set PREFECT_SERVER_API_PORT to a port above 1023"
+    ),
+}
 # Telemetry stays off unless asked for, and the terminal belongs to our own progress bar: Prefect's
 # page has the rest.
 QUIET = {
@@ -49,14 +58,16 @@ QUIET = {
 }
 
 
-def be_quiet() -> None:
-    """What Prefect needs before it is first imported: the terminal is left to our words, and its
-    server is asked directly.
+def prepare_prefect() -> None:
+    """To be called before Prefect is first imported: leaves the terminal to our own words, and has
+    servers on this machine asked without a proxy.
+
+    Raises ServerError where Prefect cannot read its settings.
     """
     ask_directly()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    # A home that cannot be made is told of where it matters.
+    # A home that cannot be made is reported where it matters.
     warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")
     try:
         with contextlib.redirect_stderr(
@@ -94,29 +105,28 @@ def prefect_server(port: int = 0, environment: dict[str, str] | None = None) -> 
     port: where a server of our own listens (0: at a free port); one that answers there already is
     used. environment: variables for a server that is started here.
     """
-    be_quiet()
+    prepare_prefect()
     from prefect.settings import PREFECT_API_URL
 
-    given = PREFECT_API_URL.value()  # from the environment or the user's Prefect profile
-    if given:
+    if PREFECT_API_URL.value():  # from the environment or the user's Prefect profile
         with given_server() as api:
             yield api
         return
-    given_port, port = port, port or _free_port()
-    api = f"{network.address(port)}/api"
+    own_port = port or _free_port()
+    api = f"{network.address(own_port)}/api"
     ask_directly(network.host())
-    if given_port and _answers(f"{api}/health"):
-        _check_password(api)
+    if port and _answers(f"{api}/health"):
+        server_version(api)  # raises where it does not let us in
         with _used(api):
             yield api
         return
     _check_home()
-    _check_port(port)
+    _check_port(own_port)
     if warning := network.exposed("Prefect's page, and whatever it can start,"):
         print(f"dr: WARNING: {warning}", file=sys.stderr, flush=True)
     with (
         tempfile.TemporaryFile() as output,
-        _own_server(output, port, environment or {}),
+        _own_server(output, own_port, environment or {}),
         _used(api),
     ):
         yield api
@@ -127,7 +137,7 @@ def given_server() -> Generator[str]:
     """Yields the address of the server that PREFECT_API_URL or the user's profile names. Raises
     ServerError if none answers.
     """
-    be_quiet()
+    prepare_prefect()
     from prefect.settings import PREFECT_API_URL
 
     given = PREFECT_API_URL.value()
@@ -135,40 +145,49 @@ def given_server() -> Generator[str]:
         raise ServerError(
             "PREFECT_API_URL names no Prefect server; set it, such as to http://127.0.0.1:4200/api"
         )
-    if not _answers(f"{given}/health"):
-        raise ServerError(
-            f"no Prefect server answers at {given}{_through(given)}; start it, or unset"
-            " PREFECT_API_URL to have one for this run"
-        )
-    _check_password(given)
+    server_version(given)
     yield given
 
 
-def _check_password(api: str) -> None:
-    """Raises ServerError where the server does not let us in. Its health it tells to anybody."""
+def server_version(api: str) -> str:
+    """The version of Prefect that a server runs.
+
+    Parameters
+    ----------
+    api: the server's address, such as http://127.0.0.1:4200/api.
+
+    Raises
+    ------
+    ServerError: if no server answers there, or it does not accept our password.
+    """
+    request = urllib.request.Request(f"{api}/admin/version")
     password = network.password()
-    asked = urllib.request.Request(f"{api}/admin/version")
     if password:
-        asked.add_header("Authorization", f"Basic {b64encode(password.encode()).decode()}")
+        request.add_header("Authorization", f"Basic {b64encode(password.encode()).decode()}")
     try:
-        _open(asked).close()
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
+        with _open(request) as answer:
+            return answer.read().decode().strip().strip('"')
+    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+        if getattr(error, "code", None) in (401, 403):
             asks = "takes another password" if password else "asks for a password"
             raise ServerError(
                 f"the Prefect server at {api} {asks}; set PREFECT_API_AUTH_STRING=user:password"
             ) from None
+        raise ServerError(
+            f"no Prefect server answers at {api}{_through(api)}; start it (prefect server start),"
+            " or unset PREFECT_API_URL to have one for each run"
+        ) from None
 
 
 def _through(address: str) -> str:
     """The proxy on the way to an address, in words; empty where there is none."""
-    asked = urllib.request.Request(address)
-    proxy = urllib.request.getproxies().get(asked.type)
-    if not proxy or urllib.request.proxy_bypass(asked.host):
+    request = urllib.request.Request(address)
+    proxy = urllib.request.getproxies().get(request.type)
+    if not proxy or urllib.request.proxy_bypass(request.host):
         return ""
     return (
         f" through the proxy {without_password(proxy)} (to ask it directly, add"
-        f" {asked.host.partition(':')[0]} to NO_PROXY)"
+        f" {request.host.partition(':')[0]} to NO_PROXY)"
     )
 
 
@@ -192,7 +211,7 @@ def service_port() -> int:
     """Where the server of `dr serve` listens: Prefect's PREFECT_SERVER_API_PORT, 4200 unless
     set.
     """
-    be_quiet()
+    prepare_prefect()
     from prefect.settings import PREFECT_SERVER_API_PORT
 
     return PREFECT_SERVER_API_PORT.value()
@@ -232,32 +251,18 @@ def _check_home() -> None:
 def _check_port(port: int) -> None:
     """Raises ServerError where no server can listen."""
     try:
-        family, kind, _, _, place = socket.getaddrinfo(
-            network.host(), port, type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((place[0], port, *place[2:]))  # getaddrinfo makes port 4464 of 70000
-    except (OSError, OverflowError) as error:
-        host, number = network.host(), getattr(error, "errno", None)
-        if number == errno.EADDRINUSE:
-            why = (
-                f"port {port} is taken by another program: end that, or set PREFECT_SERVER_API_PORT"
-                " to a free port"
-            )
-        elif number == errno.EACCES:
-            why = (
-                f"port {port} is the administrator's: set PREFECT_SERVER_API_PORT to a port above"
-                " 1023"
-            )
-        elif isinstance(error, OverflowError):
-            why = f"there is no port {port}: set PREFECT_SERVER_API_PORT to one up to 65535"
-        else:
-            why = (
-                f"this machine has no address {host} ({error}): set PREFECT_SERVER_API_HOST to one"
-                " it has, or unset it"
-            )
-        raise ServerError(f"the Prefect server cannot start; {why}") from None
+        network.listener(port).close()
+    except OverflowError:
+        reason = f"there is no port {port}: set PREFECT_SERVER_API_PORT to one up to 65535"
+    except OSError as error:
+        reason = PORT_PROBLEMS.get(
+            error.errno or 0,
+            "this machine has no address {host} ({error}): set PREFECT_SERVER_API_HOST to one it"
+            " has, or unset it",
+        ).format(host=network.host(), port=port, error=error)
+    else:
+        return
+    raise ServerError(f"the Prefect server cannot start; {reason}")
 
 
 @contextlib.contextmanager
@@ -314,17 +319,8 @@ def _start(port: int, output: IO[bytes], environment: dict[str, str]) -> subproc
 
 
 def _command(port: int) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        network.host(),
-        "--port",
-        str(port),
-    ]
+    command = [sys.executable, "-m", "prefect", "server", "start"]
+    return [*command, "--host", network.host(), "--port", str(port)]
 
 
 def _end_with_parent() -> None:
@@ -336,8 +332,7 @@ def _end_with_parent() -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
 
 
@@ -365,13 +360,12 @@ def _answers(address: str) -> bool:
     return True
 
 
-def _open(asked: urllib.request.Request) -> IO[bytes]:
+def _open(request: urllib.request.Request) -> IO[bytes]:
     # The standard library knows `[::1]` by a name in NO_PROXY that Prefect's client cannot read, so
-    # this one is not left to it.
-    here = urlsplit(asked.full_url).hostname in THIS_MACHINE
-    return urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * here).open(
-        asked, timeout=5
-    )
+    # this machine is asked directly here.
+    is_here = urlsplit(request.full_url).hostname in THIS_MACHINE
+    handlers = [urllib.request.ProxyHandler({})] if is_here else []
+    return urllib.request.build_opener(*handlers).open(request, timeout=5)
 
 
 def _stop(server: subprocess.Popen) -> None:

@@ -54,35 +54,16 @@ def watch(
     """
     _set(
         "dr: a run without a sign of life is marked Crashed",
-        EventTrigger(
-            after={HEARTBEAT},
-            expect={HEARTBEAT, *ENDS},
-            match=ANY_RUN,
-            match_related=OURS,
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=dead_after,
-        ),
+        _silence(HEARTBEAT, dead_after),
         ChangeFlowRunState(state=StateType.CRASHED, message=DEAD_MESSAGE),
     )
     block_id = _webhook(notify)
     if block_id is None:
         return False
-    silent = timedelta(minutes=schedule.silent_minutes)
     _set(
         "dr: a run that gets on with nothing is told of",
-        EventTrigger(
-            after={ALIVE},
-            expect={ALIVE, *ENDS},
-            match=ANY_RUN,
-            match_related=OURS,
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=silent,
-        ),
-        _tell(
+        _silence(ALIVE, timedelta(minutes=schedule.silent_minutes)),
+        _message(
             block_id,
             f'" has finished no image and no mini-batch for {schedule.silent_minutes:g} minutes: it'
             ' may hang. Cancel it on its page and start it again; what is finished is kept."',
@@ -98,12 +79,26 @@ def watch(
             posture=Posture.Reactive,
             threshold=1,
         ),
-        _tell(block_id, '": " ~ flow_run.state.name ~ ": " ~ flow_run.state.message'),
+        _message(block_id, '": " ~ flow_run.state.name ~ ": " ~ flow_run.state.message'),
     )
     return True
 
 
-def _tell(block_id: UUID, words: str) -> CallWebhook:
+def _silence(sign: str, within: timedelta) -> EventTrigger:
+    """A run of ours that gave this sign and then, for so long, neither another nor its end."""
+    return EventTrigger(
+        after={sign},
+        expect={sign, *ENDS},
+        match=ANY_RUN,
+        match_related=OURS,
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=within,
+    )
+
+
+def _message(block_id: UUID, words: str) -> CallWebhook:
     """words: what follows the run's name and comes before its page's address, an expression of
     Prefect's templates.
     """
@@ -113,16 +108,16 @@ def _tell(block_id: UUID, words: str) -> CallWebhook:
 
 def _set(name: str, trigger: EventTrigger, action: ChangeFlowRunState | CallWebhook) -> None:
     """Makes the automation, or makes the one of this name so."""
-    wanted = Automation(
+    automation = Automation(
         name=name, description="Set up by dr serve or dr watch.", trigger=trigger, actions=[action]
     )
     try:
         # Prefect's overloads say that it is a coroutine, which only an event loop is given.
-        wanted.id = Automation.read(name=name).id  # ty: ignore[missing-attribute]
+        automation.id = Automation.read(name=name).id  # ty: ignore[missing-attribute]
     except ValueError:
-        wanted.create()
-        return
-    wanted.update()
+        automation.create()
+    else:
+        automation.update()
 
 
 def _webhook(url: str) -> UUID | None:

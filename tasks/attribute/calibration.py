@@ -2,10 +2,14 @@
 folder that is thrown away.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -33,6 +37,34 @@ from tasks.run.recipe import Recipe
 IMAGES = 4  # a worker explains so many in one go, after one that pays for compiling
 
 
+@dataclass(frozen=True)
+class CalibrationJob:
+    """What `measure` takes: the model of a workspace, or an untrained one if `model_id` is None.
+
+    pixels: fundi (image, y, x, 3); the first one is explained alone, to compile for it.
+    """
+
+    location: str
+    model_id: str | None
+    architecture: ModelParams
+    params: AttributionParams
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a worker took. Seconds, bytes on disk, bytes in arrays and passes are of an image;
+    start_seconds is what came before the first, peak_bytes the worker's memory.
+    """
+
+    seconds: float
+    start_seconds: float
+    stored_bytes: float
+    array_bytes: int
+    peak_bytes: int
+    passes: float
+
+
 def calibrate(
     workspace: Workspace,
     pool: Pool,
@@ -46,27 +78,32 @@ def calibrate(
     The images are fundi of the workspace or, before there are any, the first photographs of the
     data folder. Before training, the network has random weights: its passes cost the same, but it
     may need fewer of them.
+
+    Raises
+    ------
+    UserError: if there is no photograph, or a worker fails.
     """
     model_id = recipe.find_model(workspace)
-    model = (workspace.location, model_id) if model_id else recipe.model
     pixels = sample(workspace, recipe, photos, images + 1)
+    job = CalibrationJob(workspace.location, model_id, recipe.model, recipe.engine, pixels)
     pool.connect()
-    jobs = [(model, recipe.engine, pixels, min(shard_images, images))] * pool.workers
-    found = [result for _, result in pool.run(measure, jobs)]
-    if failures := [one for one in found if isinstance(one, Failure)]:
-        raise UserError(
-            f"the calibration failed: {failures[0].reason}; dr plan --no-calibrate leaves it out"
-        )
-    one_image = found[0]["raw_bytes"]
+    workers: list[Measured] = []
+    for _, result in pool.run(measure, [job] * pool.workers):
+        if isinstance(result, Failure):
+            raise UserError(
+                f"the calibration failed: {result.reason}; dr plan --no-calibrate leaves it out"
+            )
+        workers.append(result)
+    more_images = max(shard_images - images, 0)
     return Rates(
-        bytes=float(np.mean([one["bytes"] for one in found])),
-        worker_bytes=max(one["peak"] for one in found)
-        + ARRAYS_AT_ONCE * one_image * max(shard_images - images, 0),
+        bytes=mean(worker.stored_bytes for worker in workers),
+        worker_bytes=max(worker.peak_bytes for worker in workers)
+        + ARRAYS_AT_ONCE * workers[0].array_bytes * more_images,
         basis=f"calibration on {images} eyes a worker"
         + ("" if model_id else ", untrained network"),
-        seconds=float(np.mean([one["seconds"] for one in found])),
-        start_seconds=max(one["start_seconds"] for one in found),
-        passes=float(np.mean([one["passes"] for one in found])),
+        seconds=mean(worker.seconds for worker in workers),
+        start_seconds=max(worker.start_seconds for worker in workers),
+        passes=mean(worker.passes for worker in workers),
     )
 
 
@@ -81,70 +118,61 @@ def sample(workspace: Workspace, recipe: Recipe, photos: str, count: int) -> np.
     if len(rows):
         chosen = rows[np.linspace(0, len(rows) - 1, count).astype(int)]
         return fundus_store(workspace, recipe.preprocess_id).read_rows(chosen, ["pixels"])["pixels"]
-    source, found = PhotoSource(photos), []
+    source, fundi = PhotoSource(photos), []
     for photograph in source.photographs()[: 10 * count]:
-        try:
-            found.append(normalise(source.read(photograph.path), recipe.preprocess).pixels)
-        except (UnusablePhoto, OSError):
-            continue
-        if len(found) == count:
+        with contextlib.suppress(UnusablePhoto, OSError):
+            fundi.append(normalise(source.read(photograph.path), recipe.preprocess).pixels)
+        if len(fundi) == count:
             break
-    if not found:
+    if not fundi:
         raise UserError(
             f"{photos} has no photograph to calibrate with; dr plan --no-calibrate plans without"
         )
-    return np.stack([found[index % len(found)] for index in range(count)])
+    return np.stack(list(itertools.islice(itertools.cycle(fundi), count)))
 
 
-def measure(
-    model: tuple[str, str] | ModelParams,
-    params: AttributionParams,
-    pixels: np.ndarray,
-    shard_images: int,
-) -> dict[str, Any]:
-    """Runs on a worker: one image to start with, then all others in one go, written as a shard
-    of a store elsewhere.
+def measure(job: CalibrationJob) -> Measured:
+    """Runs on a worker: explains one image to start with, then all others in one go, and writes
+    these as a shard of a store elsewhere.
     """
     started = time.monotonic()
-    network = untrained(model) if isinstance(model, ModelParams) else loaded_model(*model)
-    engine = Explainer(network, params)
-    engine.explain(pixels[:1])
-    running = time.monotonic()
-    rest = pixels[1:]
-    found = engine.explain(rest)
-    specs = specs_of(network, params, pixels.shape[1])
-    with tempfile.TemporaryDirectory() as folder:
-        stored, arrays = _stored(folder, specs, found, len(rest), shard_images)
-    seconds = (time.monotonic() - running) / len(rest)
-    good = arrays["pixels/status"] == DONE
-    return {
-        "seconds": seconds,
-        "start_seconds": max(running - started - seconds, 0.0),
-        "bytes": stored / len(rest),
-        "raw_bytes": sum(spec.row_bytes for spec in specs),
-        "peak": peak_memory_bytes(),
-        "passes": explain_measures(arrays, good, good).passes / len(rest),
-    }
-
-
-def _stored(
-    folder: str, specs: Sequence[ArraySpec], found: dict, images: int, shard_images: int
-) -> tuple[int, dict]:
-    """Bytes of the results as a store keeps them, and the arrays of the whole axis."""
-    store = ShardedStore.create_or_open(
-        open_workspace(folder).files, attributions_path("0"), specs, shard_images
+    network = (
+        loaded_model(job.location, job.model_id) if job.model_id else untrained(job.architecture)
     )
-    store.extend([f"{number}_left" for number in range(images)])
-    failed = found.pop("pixels/failed").astype(bool)
-    found["pixels/status"] = np.where(failed, 0, DONE).astype(np.uint8)
-    total = 0
-    for span in store.spans():
+    engine = Explainer(network, job.params)
+    engine.explain(job.pixels[:1])
+    running = time.monotonic()
+    results = engine.explain(job.pixels[1:])
+    images = len(job.pixels) - 1
+    done = ~results.pop("pixels/failed").astype(bool)
+    results["pixels/status"] = np.where(done, DONE, 0).astype(np.uint8)
+    specs = specs_of(network, job.params, job.pixels.shape[1])
+    stored_bytes = _stored_bytes(specs, results, images)
+    seconds = (time.monotonic() - running) / images
+    return Measured(
+        seconds=seconds,
+        start_seconds=max(running - started - seconds, 0.0),
+        stored_bytes=stored_bytes / images,
+        array_bytes=sum(spec.row_bytes for spec in specs),
+        peak_bytes=peak_memory_bytes(),
+        passes=explain_measures(results, done, done).passes / images,
+    )
+
+
+def _stored_bytes(
+    specs: Sequence[ArraySpec], results: Mapping[str, np.ndarray], images: int
+) -> int:
+    """Bytes of the results in a store's files."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = ShardedStore.create_or_open(
+            open_workspace(folder).files, attributions_path("0"), specs, images
+        )
+        store.extend([f"{number}_left" for number in range(images)])
+        (span,) = store.spans()
         arrays = blank(store, span)
-        for path, values in found.items():
-            arrays[path][:] = values[span.rows]
-        entry = store.write_shard(span, arrays, digests=[""] * span.images)
-        total += entry.bytes
-    return total, found
+        for path, values in results.items():
+            arrays[path][:] = values
+        return store.write_shard(span, arrays, digests=[""] * images).bytes
 
 
 def untrained(params: ModelParams) -> Any:
@@ -156,20 +184,22 @@ def untrained(params: ModelParams) -> Any:
 
 
 def specs_of(network: Any, params: AttributionParams, size: int) -> list[ArraySpec]:
-    """The arrays of an explanation by this network. Raises UserError for a layer that does not
-    cut it in two.
+    """The arrays of an explanation by this network, of fundi of `size` px.
+
+    Raises
+    ------
+    UserError: for a layer that is missing or does not cut the network in two.
     """
     try:
         shapes = layer_shapes(network, params)
-    except ValueError as error:  # a layer that is missing or no full cut, named
+    except ValueError as error:
         raise UserError(str(error)) from None
     layers = {name: LayerShape(shape.unit_shape, shape.window) for name, shape in shapes.items()}
-    lesions = bool(params.lesion_poses)
     return explanation_specs(
         params.quantities,
         size,
         layers,
         params.neurons,
         layer_quantity=params.layer_quantity,
-        lesions=lesions,
+        lesions=bool(params.lesion_poses),
     )

@@ -11,8 +11,7 @@ import heapq
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from dr_lib.formatting import size_text
 from dr_lib.network import backend
@@ -20,12 +19,12 @@ from storage import Workspace
 from storage.arrays.ledger import Ledger
 from storage.arrays.store import ArraySpec
 from storage.files.disk_space import free_bytes
-from storage.files.scratch import recall, remember
+from storage.files.scratch import recall
 from storage.ids import content_id
 from storage.layout import attributions_path, ledger_folder
 from tasks.execution.pool import WORKER_BASE_BYTES
 from tasks.run.errors import UserError
-from tasks.run.recipe import Recipe, settings_of
+from tasks.run.recipe import Recipe
 
 ARRAYS_AT_ONCE = (
     3  # a shard's blank arrays, the engine's results, and the rounded copy that is written
@@ -56,13 +55,13 @@ class Estimate:
     """
 
     images: int
-    shards: int
-    workers: int
-    bytes: int
-    memory_bytes: int
-    passes: int | None
-    seconds: float | None
-    basis: str
+    shards: int = 0
+    workers: int = 1
+    bytes: int = 0
+    memory_bytes: int = 0
+    passes: int | None = None
+    seconds: float | None = None
+    basis: str = ""
 
 
 def estimate(rates: Rates, shard_sizes: Sequence[int], workers: int) -> Estimate:
@@ -76,30 +75,23 @@ def estimate(rates: Rates, shard_sizes: Sequence[int], workers: int) -> Estimate
     Estimate(images=10, shards=3, workers=2, bytes=1000, memory_bytes=10, passes=160,
              seconds=13.0, basis='given')
     """
-    images = sum(shard_sizes)
-    used = min(workers, len(shard_sizes))
+    images, seconds = sum(shard_sizes), None
+    if rates.seconds is not None:
+        # The worker that ends last decides; each takes the next shard as it finishes one.
+        loads = [0] * max(workers, 1)
+        for size in shard_sizes:
+            heapq.heapreplace(loads, loads[0] + size)
+        seconds = rates.start_seconds + rates.seconds * max(loads)
     return Estimate(
         images,
         len(shard_sizes),
         workers,
         round(rates.bytes * images),
-        rates.worker_bytes * used,
+        rates.worker_bytes * min(workers, len(shard_sizes)),
         None if rates.passes is None else round(rates.passes * images),
-        (
-            None
-            if rates.seconds is None
-            else rates.start_seconds + rates.seconds * _longest(shard_sizes, workers)
-        ),
+        seconds,
         rates.basis,
     )
-
-
-def _longest(shard_sizes: Sequence[int], workers: int) -> int:
-    """Images of the worker that ends last, when each takes the next shard as it finishes one."""
-    loads = [0] * max(workers, 1)
-    for images in shard_sizes:
-        heapq.heapreplace(loads, loads[0] + images)
-    return max(loads)
 
 
 def bound(specs: Sequence[ArraySpec], shard_images: int, weights_bytes: int = 0) -> Rates:
@@ -117,21 +109,20 @@ def known_rates(workspace: Workspace, recipe: Recipe, fallback: Rates) -> Rates:
     """The best rates there are without measuring anew: see the module. What none knows is taken
     from `fallback`.
     """
-    explain_id = recipe.explain_id(workspace)
-    own = _shard_rates(workspace, explain_id)
-    if own:
-        return _filled(own, fallback)
-    if kept := recall(calibration_name(workspace, recipe)):
-        return Rates(**kept)
-    same = [
+    others = [
         record.explain_id
         for record in workspace.explanations()
-        if content_id(record.attribution) == content_id(_engine_settings(recipe))
+        if content_id(record.attribution) == content_id(recipe.engine)
         and record.preprocess_id == recipe.preprocess_id
     ]
-    for other in reversed(same):
-        if other != explain_id and (rates := _shard_rates(workspace, other)):
-            return _filled(rates, fallback)
+    this = recipe.explain_id(workspace) if recipe.find_model(workspace) else None
+    if this and (rates := _shard_rates(workspace, this, fallback)):
+        return rates
+    if calibration := recall(calibration_name(workspace, recipe)):
+        return Rates(**calibration)
+    for explain_id in reversed(others):
+        if rates := _shard_rates(workspace, explain_id, fallback):
+            return rates
     return fallback
 
 
@@ -141,23 +132,17 @@ def calibration_name(workspace: Workspace, recipe: Recipe) -> str:
     """
     model = recipe.find_model(workspace) or recipe.training_id
     machine = (platform.node(), os.cpu_count())
-    return (
-        f"calibration-{content_id(model, recipe.preprocess_id, _engine_settings(recipe), machine)}"
-    )
-
-
-def remember_rates(workspace: Workspace, recipe: Recipe, rates: Rates) -> None:
-    """Keeps a calibration in the user's cache, so that the run after `dr plan` can be compared
-    with it.
-    """
-    remember(calibration_name(workspace, recipe), {**vars(rates)})
+    return f"calibration-{content_id(model, recipe.preprocess_id, recipe.engine, machine)}"
 
 
 def check_room(workspace: Workspace, planned: Estimate, *, workers_here: bool) -> None:
-    """Raises UserError, one line saying by how much, where the run fits neither the disk nor the
+    """Raises UserError, one line saying by how much, where a run does not fit the disk or the
     memory.
 
-    workers_here: whether the workers are this machine's; another one's memory is its own affair.
+    Parameters
+    ----------
+    planned: what the run will take.
+    workers_here: whether the workers are this machine's; another one's memory is not looked at.
     """
     place, free = free_bytes(workspace.files)
     if free is not None and planned.bytes > free:
@@ -176,12 +161,8 @@ def check_room(workspace: Workspace, planned: Estimate, *, workers_here: bool) -
         )
 
 
-def _engine_settings(recipe: Recipe) -> dict[str, Any]:
-    return settings_of(type(recipe.engine), recipe.engine)
-
-
-def _shard_rates(workspace: Workspace, explain_id: str) -> Rates | None:
-    """From an explanation's finished shards; what their records do not say stays None or 0."""
+def _shard_rates(workspace: Workspace, explain_id: str, fallback: Rates) -> Rates | None:
+    """From an explanation's finished shards; None where no image was explained in any."""
     path = attributions_path(explain_id)
     entries = list(Ledger(workspace.files, ledger_folder(path)).entries().values())
     worked = [entry.record for entry in entries if entry.record.images]
@@ -190,12 +171,8 @@ def _shard_rates(workspace: Workspace, explain_id: str) -> Rates | None:
         return None
     return Rates(
         sum(entry.bytes for entry in entries) / sum(entry.span.images for entry in entries),
-        max(record.peak_memory_bytes for record in worked),
+        max(record.peak_memory_bytes for record in worked) or fallback.worker_bytes,
         f"{len(worked)} shards of {explain_id}",
         seconds=sum(record.seconds for record in worked) / images,
         passes=sum(record.passes for record in worked) / images,
     )
-
-
-def _filled(rates: Rates, fallback: Rates) -> Rates:
-    return rates if rates.worker_bytes else replace(rates, worker_bytes=fallback.worker_bytes)

@@ -2,6 +2,7 @@
 rates. Writes nothing.
 """
 
+import dataclasses
 from dataclasses import replace
 from typing import Any
 
@@ -12,24 +13,27 @@ from storage import Workspace, open_workspace
 from storage.arrays.store import ArraySpec, spans
 from storage.contents.explanations import LayerShape, explanation_specs
 from storage.contents.fundus import DONE
-from storage.contents.models import load_record
+from storage.files.scratch import remember
 from tasks.access.data_folder import labelled_source
 from tasks.access.images import chosen_images, usable_rows
-from tasks.access.stores import explanation_store, fundus_store, set_aside, stored_digests, whole
+from tasks.access.stores import explanation_store, fundus_store, whole
 from tasks.attribute.calibration import calibrate, specs_of, untrained
 from tasks.attribute.estimate import (
     Estimate,
     Rates,
     bound,
+    calibration_name,
     check_room,
     estimate,
     known_rates,
-    remember_rates,
 )
+from tasks.attribute.selection import image_axis, shard_sizes
 from tasks.execution.pool import WORKER_BASE_BYTES, Pool
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
 from tasks.run.settings import DaskParams, StorageParams
+
+HEAD_BYTES = 4 * 10**6  # of the dense layers' weights; a trunk's count once there is a model
 
 
 def plan(
@@ -42,50 +46,46 @@ def plan(
     measure: bool | None = None,
     seconds: float | None = None,
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """A row a step — images, images still to do, shards, MB to write, memory, passes, time and
-    where the numbers are from — and, where the run cannot fit, the line that says so and by how
-    much.
+    """What a run would do, step by step, and whether it fits.
 
-    measure: calibrate on this machine; None does so where no finished shard and no earlier
-    calibration tells. seconds: what an image takes one worker, if known. Writes nothing into the
-    workspace; a calibration is remembered in the user's cache, so that the run after it can be
-    compared with it. Raises UserError where the labels cannot be used.
+    Parameters
+    ----------
+    location, photos: the workspace and the data folder. recipe, storage, dask: the settings.
+    measure: whether to calibrate on this machine; None does so where no finished shard and no
+        earlier calibration tells. A calibration is remembered in the user's cache, so that the run
+        after it can be compared with it.
+    seconds: what an image takes one worker, if known.
+
+    Returns
+    -------
+    A row for each step: images, images still to do, shards, MB to write, memory, passes, time and
+    where the numbers are from. Then, if the run cannot fit, a line that says so and by how much.
+
+    Raises
+    ------
+    UserError: if the labels cannot be used.
     """
     workspace = open_workspace(location)
-    catalogue = workspace.photos()
-    found = len(labelled_source(photos, not recipe.trains_none(workspace)).photographs())
-    new_photos = max(found - int(catalogue["present"].sum()), 0)
+    count = _count_photographs(workspace, photos, recipe)
+    new = max(count - int(workspace.photos()["present"].sum()), 0)
     pool = Pool(dask)
-    rows = [_row("ingest", found, _paced(workspace, "ingest", new_photos, new_photos, 1))]
-    unprocessed = max(found - _finished(workspace, recipe, storage), 0)
-    fundus = _paced(
-        workspace,
-        "preprocess",
-        unprocessed,
-        found,
-        storage.shard_images,
-        3 * recipe.preprocess.size**2,
-        pool.workers,
-    )
-    rows.append(_row("preprocess", found, fundus))
-    trained = recipe.find_model(workspace)
-    seconds_of_training = _training_seconds(workspace, recipe)
-    basis = "pace of the last model" if seconds_of_training else ""
-    training = Estimate(0 if trained else found, 0, 1, 0, 0, None, seconds_of_training, basis)
-    rows.append(_row("train", found, training))
-    sizes, chosen = _to_explain(workspace, recipe, storage, catalogue, found)
+    fundi = _fundi(workspace, recipe, storage, count, pool.workers)
+    to_do = _to_explain(workspace, recipe, storage, count)
+    sizes, rates = shard_sizes(to_do, storage.shard_images), Rates(0.0, 0, "")
     try:
-        rates = (
-            _rates(workspace, pool, recipe, photos, storage, measure, seconds)
-            if sizes
-            else Rates(0.0, 0, "")
-        )
+        if sizes:
+            rates = _rates(workspace, pool, recipe, photos, storage, measure, seconds)
     finally:
         pool.close()
     explain = estimate(rates, sizes, pool.workers)
-    rows.append(_row("attribute", chosen, explain))
+    rows = [
+        _row("ingest", count, _paced(workspace, "ingest", Estimate(new))),
+        _row("preprocess", count, _paced(workspace, "preprocess", fundi)),
+        _row("train", count, _training(workspace, recipe, count)),
+        _row("attribute", len(to_do), explain),
+    ]
     try:
-        check_room(workspace, _with_fundi(explain, fundus), workers_here=not dask.address)
+        _check_both(workspace, explain, fundi, dask)
     except UserError as error:
         return rows, str(error)
     return rows, None
@@ -94,45 +94,42 @@ def plan(
 def check_run(
     location: str, photos: str, recipe: Recipe, storage: StorageParams, dask: DaskParams
 ) -> None:
-    """Raises UserError where a whole run will plainly not fit or the labels cannot be used, so that
-    nobody waits a day to hear it.
+    """Refuses a whole run that will plainly not fit, so that nobody waits a day to hear it.
 
     Loads no network: until there is one, the maps stand for the whole explanation. `attribute`
     looks again, exactly.
+
+    Raises
+    ------
+    UserError: if the run does not fit the disk or the memory, or the labels cannot be used.
     """
     workspace = open_workspace(location)
-    found = len(labelled_source(photos, not recipe.trains_none(workspace)).photographs())
-    sizes, _ = _to_explain(workspace, recipe, storage, workspace.photos(), found)
+    count = _count_photographs(workspace, photos, recipe)
+    sizes = shard_sizes(_to_explain(workspace, recipe, storage, count), storage.shard_images)
     if not sizes:
         return
-    size, params = recipe.preprocess.size, recipe.attribution
-    layers = dict.fromkeys(params.layers, LayerShape((1,), 1))
+    params = recipe.attribution
     specs = explanation_specs(
-        params.quantities, size, layers, params.neurons, lesions=bool(params.lesion_poses)
+        params.quantities,
+        recipe.preprocess.size,
+        dict.fromkeys(params.layers, LayerShape((1,), 1)),
+        params.neurons,
+        lesions=bool(params.lesion_poses),
     )
-    rates = bound(specs, storage.shard_images)
-    if recipe.find_model(workspace):
-        rates = known_rates(workspace, recipe, rates)
+    rates = known_rates(workspace, recipe, bound(specs, storage.shard_images))
     workers = Pool(dask).workers
-    fundus = Estimate(
-        0,
-        0,
-        workers,
-        3 * size**2 * max(found - _finished(workspace, recipe, storage), 0),
-        0,
-        None,
-        None,
-        "",
-    )
-    check_room(
-        workspace,
-        _with_fundi(estimate(rates, sizes, workers), fundus),
-        workers_here=not dask.address,
-    )
+    fundi = _fundi(workspace, recipe, storage, count, workers)
+    _check_both(workspace, estimate(rates, sizes, workers), fundi, dask)
 
 
-def _with_fundi(explain: Estimate, fundus: Estimate) -> Estimate:
-    return replace(explain, bytes=explain.bytes + fundus.bytes)
+def _check_both(workspace: Workspace, explain: Estimate, fundi: Estimate, dask: DaskParams) -> None:
+    planned = replace(explain, bytes=explain.bytes + fundi.bytes)
+    check_room(workspace, planned, workers_here=not dask.address)
+
+
+def _count_photographs(workspace: Workspace, photos: str, recipe: Recipe) -> int:
+    """How many photographs the data folder has."""
+    return len(labelled_source(photos, not recipe.trains_none(workspace)).photographs())
 
 
 def _rates(
@@ -144,65 +141,49 @@ def _rates(
     measure: bool | None,
     seconds: float | None,
 ) -> Rates:
-    weights = 4 * 10**6  # of the head; a trunk's are in the bound only once a model is there
     model_id = recipe.find_model(workspace)
-    if model_id:
-        weights = load_record(workspace.files, model_id).weights_bytes
-    rates = bound(_specs(workspace, recipe), storage.shard_images, weights)
-    if model_id:
-        rates = known_rates(workspace, recipe, rates)
+    weights = next(
+        (
+            record.weights_bytes or HEAD_BYTES
+            for record in workspace.models()
+            if record.model_id == model_id
+        ),
+        HEAD_BYTES,
+    )
+    specs = _specs(workspace, recipe)
+    rates = known_rates(workspace, recipe, bound(specs, storage.shard_images, weights))
     if seconds is not None:
         return replace(rates, seconds=seconds, start_seconds=0.0, basis="the given rate")
     if measure or (measure is None and rates.seconds is None):
         rates = calibrate(workspace, pool, recipe, photos, storage.shard_images)
-        remember_rates(workspace, recipe, rates)
+        remember(calibration_name(workspace, recipe), dataclasses.asdict(rates))
     return rates
 
 
 def _to_explain(
-    workspace: Workspace, recipe: Recipe, storage: StorageParams, catalogue: Any, found: int
-) -> tuple[list[int], int]:
-    """How many images of each shard are to be explained, and how many are chosen in all; all
-    found ones before ingest.
+    workspace: Workspace, recipe: Recipe, storage: StorageParams, count: int
+) -> list[bool]:
+    """For every image of the explanation, as far as can be told, whether it is still to be
+    explained; before `ingest` all that were found are.
     """
-    stored, known = {}, []
-    if recipe.find_model(workspace):
-        try:
-            store = explanation_store(workspace, recipe.explain_id(workspace))
-            stored, known = stored_digests(store), store.image_ids
-            if storage.retry_set_aside:
-                stored |= dict.fromkeys(set_aside(store), "")
-        except FileNotFoundError:
-            pass
-    if catalogue.empty:
-        limit = recipe.selection.limit
-        to_do = [True] * (min(found, limit) if limit else found)
-    else:
-        chosen = chosen_images(_explainable(workspace, recipe, catalogue), recipe.selection)
-        unusable = catalogue["position"].isin(_unusable(workspace, recipe))
-        digests = catalogue.set_index("image_id")["sha256"].where(~unusable.to_numpy(), "")
-        every = list(dict.fromkeys([*known, *chosen["image_id"]]))
-        to_do = [stored.get(image_id) != digests.get(image_id) for image_id in every]
-    sizes = [sum(to_do[span.rows]) for span in spans(len(to_do), storage.shard_images)]
-    return [size for size in sizes if size], len(to_do)
-
-
-def _explainable(workspace: Workspace, recipe: Recipe, catalogue: Any) -> Any:
-    """The photographs present, and of those preprocessed already only the usable ones."""
-    return catalogue[
-        catalogue["present"] & ~catalogue["position"].isin(_unusable(workspace, recipe))
-    ]
-
-
-def _unusable(workspace: Workspace, recipe: Recipe) -> np.ndarray:
-    """Positions of the photographs that were preprocessed and cannot be used."""
+    photos = workspace.photos()
+    if photos.empty:
+        return [True] * min(count, recipe.selection.limit or count)
     try:
         status = whole(fundus_store(workspace, recipe.preprocess_id), "status")
+        usable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
+        unusable = np.setdiff1d(np.flatnonzero(status), usable)
     except FileNotFoundError:
-        return np.empty(0, np.int64)
-    return np.setdiff1d(
-        np.flatnonzero(status), usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
-    )
+        unusable = np.empty(0, np.int64)
+    # What is not preprocessed yet may well turn out to be usable.
+    usable = ~photos["position"].isin(unusable)
+    chosen = chosen_images(photos[usable & photos["present"]], recipe.selection)
+    try:
+        store = explanation_store(workspace, recipe.explain_id(workspace))
+    except (FileNotFoundError, UserError):  # UserError: not even a model is there
+        store = None
+    images = image_axis(photos, usable, chosen["image_id"], store, storage.retry_set_aside)
+    return images["to_do"].tolist()
 
 
 def _specs(workspace: Workspace, recipe: Recipe) -> list[ArraySpec]:
@@ -215,70 +196,56 @@ def _specs(workspace: Workspace, recipe: Recipe) -> list[ArraySpec]:
         return specs_of(untrained(recipe.model), recipe.engine, recipe.preprocess.size)
 
 
-def _paced(
-    workspace: Workspace,
-    step: str,
-    to_do: int,
-    images: int,
-    shard_images: int,
-    image_bytes: int = 0,
-    workers: int = 1,
+def _fundi(
+    workspace: Workspace, recipe: Recipe, storage: StorageParams, count: int, workers: int
 ) -> Estimate:
-    """A step by the pace of its last run that had work."""
-    pace = seconds_per_image(workspace, step)
-    shards = len(spans(to_do, shard_images)) if image_bytes else 0
-    memory = min(workers, shards) * (WORKER_BASE_BYTES // 2 + 2 * image_bytes * shard_images)
-    seconds = None if pace is None else pace * to_do
-    return Estimate(
-        to_do,
-        shards,
-        workers,
-        to_do * image_bytes,
-        memory,
-        None,
-        seconds,
-        "pace of the last run" if pace else "",
-    )
+    """What preprocessing will write and hold in memory."""
+    try:
+        status = whole(fundus_store(workspace, recipe.preprocess_id), "status")
+        finished = int((status == DONE if storage.retry_set_aside else status > 0).sum())
+    except FileNotFoundError:
+        finished = 0
+    to_do, image_bytes = max(count - finished, 0), 3 * recipe.preprocess.size**2
+    shards = len(spans(to_do, storage.shard_images))
+    worker_bytes = WORKER_BASE_BYTES // 2 + 2 * image_bytes * storage.shard_images
+    memory = min(workers, shards) * worker_bytes
+    return Estimate(to_do, shards, workers, to_do * image_bytes, memory)
 
 
-def _row(step: str, images: int, found: Estimate) -> dict[str, Any]:
-    if not found.images:
-        time = "nothing to do"
-    else:
-        time = "unknown before a first run" if found.seconds is None else duration(found.seconds)
-    return {
-        "step": step,
-        "images": images,
-        "to do": found.images,
-        "shards": found.shards or "",
-        "MB on disk": round(found.bytes / 1e6) or "",
-        "MB of memory": round(found.memory_bytes / 1e6) or "",
-        "passes": "" if found.passes is None else found.passes,
-        "time": time,
-        "by": found.basis if found.images else "",
-    }
+def _paced(workspace: Workspace, step: str, planned: Estimate) -> Estimate:
+    """The same with the pace of the step's last run that had work."""
+    runs = workspace.frame("runs", stage=step, state="completed")
+    runs = runs[runs["new_images"] > 0].sort_values("started")
+    if runs.empty:
+        return planned
+    pace = runs["seconds"].iloc[-1] / runs["new_images"].iloc[-1]
+    return replace(planned, seconds=float(pace * planned.images), basis="pace of the last run")
 
 
-def _training_seconds(workspace: Workspace, recipe: Recipe) -> float | None:
-    """From the pace of the newest model of the same trunk."""
+def _training(workspace: Workspace, recipe: Recipe, count: int) -> Estimate:
+    """By the pace of the newest model of the same trunk."""
+    planned = Estimate(0 if recipe.find_model(workspace) else count)
     pace = [
         record.step_seconds
         for record in workspace.models()
         if record.architecture["backbone"] == recipe.model.backbone and record.step_seconds
     ]
-    return pace[-1] * recipe.training.steps if pace else None
+    if not pace:
+        return planned
+    seconds = pace[-1] * recipe.training.steps
+    return replace(planned, seconds=seconds, basis="pace of the last model")
 
 
-def seconds_per_image(workspace: Workspace, step: str) -> float | None:
-    """From the last run of the step that had work, or None."""
-    runs = workspace.frame("runs", stage=step, state="completed")
-    runs = runs[runs["new_images"] > 0].sort_values("started")
-    return float(runs.iloc[-1]["seconds"] / runs.iloc[-1]["new_images"]) if len(runs) else None
-
-
-def _finished(workspace: Workspace, recipe: Recipe, storage: StorageParams) -> int:
-    try:
-        status = whole(fundus_store(workspace, recipe.preprocess_id), "status")
-        return int((status == DONE if storage.retry_set_aside else status > 0).sum())
-    except FileNotFoundError:
-        return 0
+def _row(step: str, images: int, planned: Estimate) -> dict[str, Any]:
+    time = "unknown before a first run" if planned.seconds is None else duration(planned.seconds)
+    return {
+        "step": step,
+        "images": images,
+        "to do": planned.images,
+        "shards": planned.shards or "",
+        "MB on disk": round(planned.bytes / 1e6) or "",
+        "MB of memory": round(planned.memory_bytes / 1e6) or "",
+        "passes": "" if planned.passes is None else planned.passes,
+        "time": time if planned.images else "nothing to do",
+        "by": planned.basis if planned.images else "",
+    }

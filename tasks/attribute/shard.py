@@ -81,22 +81,24 @@ def explain_shard(job: ExplainJob) -> ExplainedShard:
         # Finished by a worker that died before it could say so: Dask gives the job to another,
         # which need not do it again.
         return _explained(entry, job.new_images)
-    wanted = ~kept & ~np.isin(positions, list(job.unusable))
+    new = ~kept & ~np.isin(positions, list(job.unusable))
     arrays = store.read(span) if kept.any() else blank(store, span)
-    before = shard_record(store, span).failed if kept.any() else {}
+    failed_before = shard_record(store, span).failed if kept.any() else {}
     names = store.image_ids[span.rows]
     failed = {
-        names[row]: before[names[row]] for row in np.flatnonzero(kept) if names[row] in before
+        names[row]: failed_before[names[row]]
+        for row in np.flatnonzero(kept)
+        if names[row] in failed_before
     }
     failed |= {
-        names[row]: job.unusable[int(positions[row])] for row in np.flatnonzero(~kept & ~wanted)
+        names[row]: job.unusable[int(positions[row])] for row in np.flatnonzero(~kept & ~new)
     }
-    if wanted.any():
-        rows = np.flatnonzero(wanted)
+    if new.any():
+        rows = np.flatnonzero(new)
         engine = explainer(ids.location, ids.model_id, job.params)
-        found = engine.explain(fundi(ids.location, ids.preprocess_id, positions[rows]))
-        not_finite = rows[found.pop("pixels/failed").astype(bool)]
-        for path, values in found.items():
+        results = engine.explain(fundi(ids.location, ids.preprocess_id, positions[rows]))
+        not_finite = rows[results.pop("pixels/failed").astype(bool)]
+        for path, values in results.items():
             arrays[path][rows] = values
         arrays["pixels/status"][rows] = DONE
         failed |= {names[row]: NOT_FINITE for row in not_finite}
@@ -104,9 +106,9 @@ def explain_shard(job: ExplainJob) -> ExplainedShard:
     for row in np.flatnonzero(aside & ~kept):
         blank_row(store, arrays, row)
     arrays["pixels/status"][aside] = FAILED
-    measures = explain_measures(arrays, ~aside, wanted)
+    measures = explain_measures(arrays, ~aside, new)
     record = ShardRecord(
-        images=int(wanted.sum()),
+        images=int(new.sum()),
         seconds=round(time.monotonic() - started, 3),
         passes=measures.passes,
         peak_memory_bytes=peak_memory_bytes(),
@@ -140,26 +142,29 @@ class Measures:
     passes: int
 
 
+def relative_gaps(outcome: np.ndarray, baseline_outcome: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """|gap| as a share of the outcomes' change, at least 0.001, elementwise."""
+    return np.abs(gap) / np.maximum(np.abs(outcome - baseline_outcome), 1e-3)
+
+
 def explain_measures(
     arrays: Mapping[str, np.ndarray], good: np.ndarray, new: np.ndarray
 ) -> Measures:
     """The measures of a shard's arrays; good, new: (images,) bool."""
-    outcome, baseline, gap = (
-        arrays[f"pixels/{name}"][good] for name in ("outcome", "baseline_outcome", "gap")
+    relative = relative_gaps(
+        *(arrays[f"pixels/{name}"][good] for name in ("outcome", "baseline_outcome", "gap"))
     )
-    relative = np.abs(gap) / np.maximum(np.abs(outcome - baseline), 1e-3)
-    layers = [
-        values[new]
+    # The quantities share the points on the line, so the most of them is what was run.
+    passes = int(arrays["pixels/points"][new].max(axis=1).sum()) + sum(
+        int(values[new].sum())
         for path, values in arrays.items()
         if path.startswith("layers/") and path.endswith("/points")
-    ]
+    )
     return Measures(
         round(float(np.median(relative)), 6) if relative.size else None,
         round(float(relative.max()), 6) if relative.size else None,
         int((~arrays["pixels/converged"][good]).sum()),
-        # The quantities share the points on the line, so the most of them is what was run.
-        int(arrays["pixels/points"][new].max(axis=1).sum())
-        + int(sum(points.sum() for points in layers)),
+        passes,
     )
 
 

@@ -3,16 +3,16 @@ pixels (METHOD §4–5).
 """
 
 import dataclasses
+import functools
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from dr_lib.formatting import percent
-from storage.arrays.store import ArraySpec, ShardedStore, spans
+from storage.arrays.store import ShardedStore
 from storage.contents.explanations import (
     DONE,
     FAILED,
@@ -26,12 +26,18 @@ from storage.errors import after_failure
 from storage.layout import attributions_path
 from tasks.access.images import chosen_images, usable_rows
 from tasks.access.present import gone_words
-from tasks.access.stores import explanation_store, set_aside, stored_digests, whole
+from tasks.access.stores import explanation_store, set_aside, whole
 from tasks.attribute.calibration import specs_of
 from tasks.attribute.estimate import Estimate, bound, check_room, estimate, known_rates
-from tasks.attribute.shard import ExplainedShard, ExplainJob, explain_shard, try_images
-from tasks.execution.pool import Failure, killing_items, run_singly
-from tasks.execution.waves import run_in_waves
+from tasks.attribute.selection import image_axis, shard_sizes
+from tasks.attribute.shard import (
+    ExplainedShard,
+    ExplainJob,
+    explain_shard,
+    relative_gaps,
+    try_images,
+)
+from tasks.execution.waves import Rescue, run_in_waves
 from tasks.execution.worker import loaded_model
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
@@ -42,44 +48,48 @@ STEP = "attribute"
 
 
 def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepResult:
-    """Explains the chosen images that have no explanation yet (or whose photograph changed).
+    """Explains the chosen images that have no explanation yet, or whose photograph changed.
 
-    Raises UserError, before anything is written, for a run that fits neither the disk nor the
-    memory.
+    Parameters
+    ----------
+    session: the workspace, and the workers that explain.
+    recipe: which fundi, which model, which images, and how exactly.
+    storage: images a shard, and whether what was set aside is tried once more.
+
+    Returns
+    -------
+    Images in the explanation, images explained now, and how exact the maps are, in words.
+
+    Raises
+    ------
+    UserError: if there is no model or no image to explain; before anything is written, if the run
+        does not fit the disk or the memory; at the end, if a shard failed.
     """
-    workspace, selection, engine = session.workspace, recipe.selection, recipe.engine
+    workspace, engine = session.workspace, recipe.engine
     ids = recipe.resolve(workspace)
     model_id, explain_id = ids.model_id, ids.explain_id
     photos = workspace.photos()
-    usable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
-    here = photos.iloc[usable]
-    chosen = chosen_images(here[here["present"]], selection)
+    usable = photos["position"].isin(
+        usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
+    )
+    chosen = chosen_images(photos[usable & photos["present"]], recipe.selection)
     if chosen.empty:
         raise UserError(
-            f"no usable photograph is in the {selection.split} split; choose another with --set"
-            " attribution.split=all"
+            f"no usable photograph is in the {recipe.selection.split} split; choose another with"
+            " --set attribution.split=all"
         )
-    by_id = photos.set_index("image_id")
-    # What has no fundus has nothing that it could be explained from; once it has one, its digest is
-    # another.
-    by_id["digest"] = by_id["sha256"].where(by_id["position"].isin(usable), "")
     path = attributions_path(explain_id)
-    store = (
-        explanation_store(workspace, explain_id)
-        if ShardedStore.exists(workspace.files, path)
-        else None
-    )
-    specs = (
-        store.specs
-        if store
-        else specs_of(loaded_model(workspace.location, model_id), engine, recipe.preprocess.size)
-    )
-    if store and storage.retry_set_aside:
-        store.forget(set_aside(store))
-    known = store.image_ids if store else []
-    new_ids = chosen.loc[~chosen["image_id"].isin(known), "image_id"].tolist()
-    planned = _planned(
-        session, recipe, specs, _to_do(store, [*known, *new_ids], by_id["digest"]), storage
+    if ShardedStore.exists(workspace.files, path):
+        store = explanation_store(workspace, explain_id)
+        specs = store.specs
+    else:
+        network = loaded_model(workspace.location, model_id)
+        store, specs = None, specs_of(network, engine, recipe.preprocess.size)
+    images = image_axis(photos, usable, chosen["image_id"], store, storage.retry_set_aside)
+    planned = estimate(
+        known_rates(workspace, recipe, bound(specs, storage.shard_images)),
+        shard_sizes(images["to_do"].tolist(), storage.shard_images),
+        session.pool.workers,
     )
     if planned.images:
         check_room(workspace, planned, workers_here=not session.pool.params.address)
@@ -92,33 +102,27 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
         workspace.files,
         ExplanationRecord(explain_id, model_id, recipe.preprocess_id, dataclasses.asdict(engine)),
     )
-    store.extend(new_ids)
-    digests = by_id.loc[store.image_ids, "digest"].tolist()
-    positions = by_id.loc[store.image_ids, "position"].to_numpy()
+    if storage.retry_set_aside:
+        store.forget(set_aside(store))
+    store.extend(images.index[store.images :].tolist())
+    digests, positions = images["digest"].tolist(), images["position"].to_numpy()
     jobs = []
     for span in store.pending(digests):
-        kept = store.done_rows(span, digests[span.rows])
-        gone = set(positions[span.rows].tolist()) - set(usable.tolist())
-        unusable = dict.fromkeys(gone, "its photograph was replaced by one that cannot be used")
-        jobs.append(
-            ExplainJob(ids, engine, span, positions[span.rows], digests[span.rows], kept, unusable)
-        )
+        rows = span.rows
+        kept = store.done_rows(span, digests[rows])
+        unusable = {
+            int(position): "its photograph was replaced by one that cannot be used"
+            for position, digest in zip(positions[rows], digests[rows], strict=True)
+            if not digest
+        }
+        jobs.append(ExplainJob(ids, engine, span, positions[rows], digests[rows], kept, unusable))
 
-    def rescue(job: ExplainJob, failure: Failure) -> Any:
-        if not failure.killed:
-            return failure
-        tried = [
-            int(row)
-            for row, keep in zip(job.positions, job.kept, strict=True)
-            if not keep and row not in job.unusable
-        ]
-        found = killing_items(session.pool, try_images, tried, ids, engine)
-        if isinstance(found, Failure):
-            return found
-        again = dataclasses.replace(job, unusable={**job.unusable, **found})
-        return run_singly(session.pool, explain_shard, again)
-
-    with _noted(store, explain_id, planned) as note:
+    rescue = Rescue(
+        items=lambda job: sorted(set(job.positions[~job.kept].tolist()) - set(job.unusable)),
+        trial=functools.partial(try_images, ids=ids, params=engine),
+        without=lambda job, killing: dataclasses.replace(job, unusable={**job.unusable, **killing}),
+    )
+    with _recorded(store, explain_id, planned) as note:
         done = run_in_waves(
             session.pool,
             STEP,
@@ -129,35 +133,18 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
             table=_wave_table,
         )
         note(done)
-    new = sum(one.new_images for one in done)
-    eyes = (
-        f"{len(store.image_ids):,} eyes{gone_words(workspace, store.image_ids)}; {_summary(store)}"
-    )
+    gone = gone_words(workspace, store.image_ids)
+    eyes = f"{len(store.image_ids):,} eyes{gone}; {_summary(store)}"
     return StepResult(
-        STEP, len(store.image_ids), new, f"explanation {explain_id} of model {model_id}: {eyes}"
+        STEP,
+        len(store.image_ids),
+        sum(shard.new_images for shard in done),
+        f"explanation {explain_id} of model {model_id}: {eyes}",
     )
-
-
-def _to_do(store: ShardedStore | None, image_ids: Sequence[str], digests: pd.Series) -> list[bool]:
-    """For every row of the image axis as it will be, whether its image has to be explained."""
-    stored = stored_digests(store) if store else {}
-    return [stored.get(image_id) != digests[image_id] for image_id in image_ids]
-
-
-def _planned(
-    session: Session,
-    recipe: Recipe,
-    specs: Sequence[ArraySpec],
-    to_do: Sequence[bool],
-    storage: StorageParams,
-) -> Estimate:
-    rates = known_rates(session.workspace, recipe, bound(specs, storage.shard_images))
-    sizes = [sum(to_do[span.rows]) for span in spans(len(to_do), storage.shard_images)]
-    return estimate(rates, [size for size in sizes if size], session.pool.workers)
 
 
 @contextmanager
-def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Generator[Any]:
+def _recorded(store: ShardedStore, explain_id: str, planned: Estimate) -> Generator[Any]:
     """Leaves a record of what the work inside was planned to take and took; none where there is
     nothing to do.
 
@@ -178,10 +165,12 @@ def _noted(store: ShardedStore, explain_id: str, planned: Estimate) -> Generator
 
     def note(done: Sequence[ExplainedShard]) -> None:
         nonlocal actual
-        records = [one.record for one in done]
+        records = [shard.record for shard in done]
         actual = Cost(
             images=sum(record.images for record in records),
-            bytes=round(sum(one.bytes * one.record.images / one.span.images for one in done)),
+            bytes=round(
+                sum(shard.bytes * shard.record.images / shard.span.images for shard in done)
+            ),
             passes=sum(record.passes for record in records),
             workers=len({record.worker for record in records}),
             worker_bytes=max((record.peak_memory_bytes for record in records), default=0),
@@ -210,7 +199,7 @@ def _wave_table(done: Sequence[ExplainedShard]) -> list[dict[str, Any]]:
     """What Prefect's page shows of a wave: a row a shard, the slowest first."""
     rows = [
         {
-            "shard": one.span.index,
+            "shard": shard.span.index,
             "images": record.images,
             "seconds an image": round(record.seconds / max(record.images, 1), 2),
             "passes an image": round(record.passes / max(record.images, 1), 1),
@@ -219,31 +208,28 @@ def _wave_table(done: Sequence[ExplainedShard]) -> list[dict[str, Any]]:
             "set aside": "; ".join(f"{name}: {reason}" for name, reason in record.failed.items()),
             "worker": record.worker,
         }
-        for one in done
-        for record in [one.record]
+        for shard in done
+        for record in [shard.record]
     ]
     return sorted(rows, key=lambda row: -row["seconds an image"])
 
 
-def _summary(store: Any) -> str:
+def _summary(store: ShardedStore) -> str:
+    """The explanation in a few words: how exact its maps are, and how many images failed."""
     status = whole(store, "pixels/status")
-    outcome, baseline, gap = (
-        whole(store, f"pixels/{name}")[status == DONE]
-        for name in ("outcome", "baseline_outcome", "gap")
-    )
-    converged = whole(store, "pixels/converged")[status == DONE]
-    if not len(gap):
-        return _failures(status)
-    relative = np.abs(gap) / np.maximum(np.abs(outcome - baseline), 1e-3)
-    failed = f", {_failures(status)}" if (status == FAILED).any() else ""
-    return (
-        f"median completeness gap {percent(np.nanmedian(relative), 2)},"
-        f" {percent(converged.mean(), 1)} of maps converged{failed}"
-    )
-
-
-def _failures(status: np.ndarray) -> str:
-    return (
+    good = status == DONE
+    failed = (
         f"{int((status == FAILED).sum())} failed (dr status says why; --retry-set-aside tries"
         " again)"
+    )
+    if not good.any():
+        return failed
+    relative = relative_gaps(
+        *(whole(store, f"pixels/{name}")[good] for name in ("outcome", "baseline_outcome", "gap"))
+    )
+    converged = whole(store, "pixels/converged")[good].mean()
+    return (
+        f"median completeness gap {percent(np.nanmedian(relative), 2)},"
+        f" {percent(converged, 1)} of maps converged"
+        + (f", {failed}" if (status == FAILED).any() else "")
     )

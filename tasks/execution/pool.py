@@ -8,6 +8,7 @@ task on a worker would start a Prefect server there.
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -32,13 +33,36 @@ ONE_THREAD = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "CUDA_VISIBLE_DEVICES": "",  # a worker without the GPU resource must not take the GPU's memory
 }
-# Dask's own threshold of 64 KiB gives every freed image back to the system, to be asked for again:
-# a third of the time of preprocessing. These are the values that glibc itself comes to.
-MALLOC = {"MALLOC_TRIM_THRESHOLD_": 64 * 2**20, "MALLOC_MMAP_THRESHOLD_": 32 * 2**20}
 DEATHS_BEFORE_GIVING_UP = 2
 START_S = 20  # for a given scheduler to answer, and for a first worker to join it
 DESERTED_S = 60  # without any worker; one that is started anew after its death is back sooner
 LOOK_S = 5  # how often that is looked at, where no job ends sooner
+DASK_CONFIG = {
+    "distributed.scheduler.allowed-failures": DEATHS_BEFORE_GIVING_UP,
+    # A worker that is not there 15 s after a death, even an earlier one, would be given up, and
+    # never replaced.
+    "distributed.deploy.lost-worker-timeout": "10000 hours",
+    # Dask's own threshold of 64 KiB gives every freed image back to the system, to be asked for
+    # again: a third of the time of preprocessing. These are the values that glibc itself comes to.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 64 * 2**20,
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 * 2**20,
+    # A network's forward pass holds the event loop for seconds.
+    "distributed.admin.tick.limit": "60s",
+    # As they come, looking after themselves takes scheduler and nannies 7 % of a core that a worker
+    # wants.
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+    # An hour of call stacks would be kept in every worker's memory.
+    "distributed.worker.profile.enabled": False,
+    # The engine bounds its own memory.
+    "distributed.worker.memory.terminate": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.target": False,
+}
+# TensorFlow, its compiled functions and the libraries of a worker, before any image (measured: 0.7
+# to 0.9 GiB).
+WORKER_BASE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -55,11 +79,6 @@ class Failure:
     may_pass: bool = field(default=False, compare=False)
     trace: str = field(default="", compare=False)
     remedy: str = field(default=f"mend that and {AGAIN}", compare=False)
-
-
-def arguments(job: Any) -> tuple:
-    """What a job's function is called with: a tuple's items, or any other object as it is."""
-    return job if isinstance(job, tuple) else (job,)
 
 
 class Pool:
@@ -87,32 +106,7 @@ class Pool:
         import dask
         from distributed import Client, LocalCluster
 
-        dask.config.set(
-            {
-                "distributed.scheduler.allowed-failures": DEATHS_BEFORE_GIVING_UP,
-                # A worker that is not there 15 s after a death, even an earlier one, would be given
-                # up, and never replaced.
-                "distributed.deploy.lost-worker-timeout": "10000 hours",
-                **{
-                    f"distributed.nanny.pre-spawn-environ.{name}": value
-                    for name, value in MALLOC.items()
-                },
-                "distributed.admin.tick.limit": (
-                    "60s"
-                ),  # a network's forward pass holds the event loop for seconds
-                # As they come, looking after themselves takes scheduler and nannies 7 % of a core
-                # that a worker wants.
-                "distributed.admin.tick.interval": "1s",
-                "distributed.admin.system-monitor.interval": "5s",
-                "distributed.worker.profile.enabled": (
-                    False
-                ),  # an hour of call stacks, kept in every worker's memory
-                "distributed.worker.memory.terminate": False,  # the engine bounds its own memory
-                "distributed.worker.memory.pause": False,
-                "distributed.worker.memory.spill": False,
-                "distributed.worker.memory.target": False,
-            }
-        )
+        dask.config.set(DASK_CONFIG)
         if self.params.address:
             return self._client_of(self.params.address)
         spawned = (*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED")
@@ -140,13 +134,11 @@ class Pool:
         from distributed.comm.registry import get_backend
 
         for name in ("distributed.client", "distributed.utils"):
-            logging.getLogger(name).setLevel(
-                logging.CRITICAL
-            )  # a lost scheduler is told in a line, not in its stack traces
+            # A lost scheduler is told in a line, not in its stack traces.
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
-            get_backend(
-                parse_address(address, strict=True)[0]
-            )  # before a client starts threads for it
+            # Looked up before a client starts threads for it.
+            get_backend(parse_address(address, strict=True)[0])
             client = self._closing.enter_context(
                 Client(address, timeout=START_S, set_as_default=False)
             )
@@ -155,19 +147,17 @@ class Pool:
                 f"dask.address = {address!r}: {error}; it should look like tcp://host:8786"
             ) from None
         except OSError:
-            message = (
+            raise UserError(
                 f"no Dask scheduler answers at {address}; start one with `dask scheduler` or leave"
                 " dask.address empty"
-            )
-            raise UserError(message) from None
+            ) from None
         try:
             client.wait_for_workers(1, timeout=START_S)
         except TimeoutError:
-            message = (
+            raise UserError(
                 f"the Dask scheduler at {address} has no workers; start some with `dask worker"
                 f" {address} --nworkers auto --nthreads 1`"
-            )
-            raise UserError(message) from None
+            ) from None
         for worker, theirs in client.run(backend.chosen).items():
             if theirs != backend.chosen():
                 raise UserError(
@@ -177,35 +167,35 @@ class Pool:
         self.workers = len(client.scheduler_info(n_workers=-1)["workers"])
         return client
 
-    def run(self, function: Callable[..., Any], jobs: Iterable[Any]) -> Generator[tuple[Any, Any]]:
-        """Yields (job, result or Failure) as jobs finish. A job is what `function` takes: one
-        object, or a tuple of its arguments.
+    def run(self, function: Callable[[Any], Any], jobs: Iterable[Any]) -> Generator[tuple]:
+        """Runs `function(job)` on a worker for each job; yields (job, result or Failure) as jobs
+        finish.
+
+        Raises UserError where the scheduler, or all its workers, are gone.
         """
         waiting = iter(jobs)
         client = self.connect()
         running: dict[Any, Any] = {}
 
-        def submit_next() -> None:
-            job = next(waiting, None)
-            if job is not None:
-                running[client.submit(function, *arguments(job), pure=False)] = job
+        def submit(most: int) -> None:
+            for job in itertools.islice(waiting, most):
+                running[client.submit(function, job, pure=False)] = job
 
         try:
-            for _ in range(2 * self.workers):
-                submit_next()
+            submit(2 * self.workers)
             while running:
                 for future in self._finished(client, list(running)):
                     job = running.pop(future)
-                    result = _outcome(future)
+                    error = future.exception()
+                    result = future.result() if error is None else failure(error)
                     future.release()
-                    submit_next()
+                    submit(1)
                     yield job, result
         except CancelledError:  # nobody here cancels a job that is waited for
-            message = (
+            raise UserError(
                 f"the Dask scheduler at {client.scheduler.address} is gone; start it again and run"
                 " the same command"
-            )
-            raise UserError(message) from None
+            ) from None
         finally:
             # Reached with jobs running only on Ctrl-C or an error: what has not started never will.
             with after_failure(), contextlib.suppress(OSError):
@@ -213,27 +203,22 @@ class Pool:
             self._restore_environment()
 
     def _finished(self, client, futures: list) -> set:
-        """The jobs that have ended, once there is one. Raises UserError where nobody is left to
-        end any.
+        """The jobs that have ended, once there is one. Raises UserError where no worker has been
+        left for DESERTED_S.
         """
         from distributed import wait
 
-        deserted_since = None
+        last_seen = time.monotonic()
         while True:
-            try:
-                with client.as_current():
-                    return wait(futures, timeout=LOOK_S, return_when="FIRST_COMPLETED").done
-            except TimeoutError:
-                if client.scheduler_info(n_workers=1)["n_workers"]:
-                    deserted_since = None
-                    continue
-            deserted_since = deserted_since or time.monotonic()
-            if time.monotonic() - deserted_since > DESERTED_S:
-                message = (
+            with client.as_current(), contextlib.suppress(TimeoutError):
+                return wait(futures, timeout=LOOK_S, return_when="FIRST_COMPLETED").done
+            if client.scheduler_info(n_workers=1)["n_workers"]:
+                last_seen = time.monotonic()
+            elif time.monotonic() - last_seen > DESERTED_S:
+                raise UserError(
                     f"all workers of the Dask scheduler at {client.scheduler.address} are gone;"
                     " start some and run the same command"
                 )
-                raise UserError(message)
 
     def _restore_environment(self) -> None:
         """Undoes what starting a worker did to this process: its variables, one thread for all,
@@ -249,11 +234,6 @@ class Pool:
         with after_failure():
             self._closing.close()
         self._client = None
-
-
-def _outcome(future) -> Any:
-    error = future.exception()
-    return future.result() if error is None else failure(error)
 
 
 def failure(error: BaseException) -> Failure:
@@ -278,38 +258,40 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def killing_items(
-    pool: Pool, trial: Callable[..., Any], rows: list, *fixed: Any
+    pool: Pool, trial: Callable[[list], Any], items: list
 ) -> dict[Any, str] | Failure:
-    """Which rows kill a worker, found by halving: {row: reason}. `trial(rows, *fixed)` does the
-    work and writes nothing.
+    """Which items kill a worker, found by halving.
 
-    One half at a time, and to be called with nothing else in flight: Dask blames a worker's death
-    on every job that waited there, and an innocent row in such company would be set aside too. A
-    Failure where workers die of `trial([], *fixed)` already, which works on nothing of the data
-    set: then no row is to blame.
+    To be called with nothing else in flight: Dask blames a worker's death on every job that waited
+    there, and an innocent item in such company would be set aside too. For the same reason one half
+    is tried at a time.
+
+    Parameters
+    ----------
+    trial: does the work on some items and writes nothing.
+
+    Returns
+    -------
+    The killing items, each with the reason. A Failure where workers die of `trial([])` already,
+    which works on nothing of the data set: then no item is to blame.
     """
-    control = run_singly(pool, trial, [], *fixed)
+    control = run_singly(pool, trial, [])
     if isinstance(control, Failure) and control.killed:
         return Failure("worker processes die, whatever they work on", remedy=control.remedy)
-    found: dict[Any, str] = {}
-    groups = [rows] if rows else []
+    killing: dict[Any, str] = {}
+    groups = [items] if items else []
     while groups:
         group = groups.pop()
-        result = run_singly(pool, trial, group, *fixed)
+        result = run_singly(pool, trial, group)
         if isinstance(result, Failure) and result.killed:
             if len(group) == 1:
-                found[group[0]] = result.reason
+                killing[group[0]] = result.reason
             else:
                 groups += [group[len(group) // 2 :], group[: len(group) // 2]]
-    return found
+    return killing
 
 
-def run_singly(pool: Pool, function: Callable[..., Any], *job: Any) -> Any:
+def run_singly(pool: Pool, function: Callable[[Any], Any], job: Any) -> Any:
     """The result (or Failure) of one job."""
-    ((_, result),) = pool.run(function, [job if len(job) > 1 else job[0]])
+    ((_, result),) = pool.run(function, [job])
     return result
-
-
-# TensorFlow, its compiled functions and the libraries of a worker, before any image (measured: 0.7
-# to 0.9 GiB).
-WORKER_BASE_BYTES = 1 << 30

@@ -4,7 +4,7 @@
 
 import collections
 import dataclasses
-from typing import Any
+import functools
 
 import pandas as pd
 
@@ -14,8 +14,7 @@ from storage.layout import fundus_path
 from tasks.access.quality import write_quality
 from tasks.access.rejects import check_reject_fraction, replace_rejects
 from tasks.access.stores import set_aside, stored_digests, whole
-from tasks.execution.pool import Failure, killing_items, run_singly
-from tasks.execution.waves import run_in_waves
+from tasks.execution.waves import Rescue, run_in_waves
 from tasks.preprocess.shard import (
     MEASURES,
     PreprocessJob,
@@ -66,15 +65,13 @@ def preprocess(
         photographs = [ShardPhotograph(*photo) for photo in zip(*columns, strict=True)]
         jobs.append(PreprocessJob(workspace.location, path, data.photos, params, span, photographs))
 
-    def rescue(job: PreprocessJob, failure: Failure) -> Any:
-        if not failure.killed:
-            return failure
-        names = [photograph.source for photograph in job.photographs if photograph.pending]
-        fatal = killing_items(session.pool, try_photographs, names, data.photos, params)
-        if isinstance(fatal, Failure):
-            return fatal
-        return run_singly(session.pool, preprocess_shard, dataclasses.replace(job, fatal=fatal))
-
+    rescue = Rescue(
+        items=lambda job: [
+            photograph.source for photograph in job.photographs if photograph.pending
+        ],
+        trial=functools.partial(try_photographs, source=data.photos, params=params),
+        without=lambda job, killing: dataclasses.replace(job, fatal=killing),
+    )
     new = sum(
         run_in_waves(
             session.pool,

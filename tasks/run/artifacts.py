@@ -58,16 +58,7 @@ def show_result(workspace: Workspace, result: StepResult) -> None:
 
 def show_summary(results: Sequence[StepResult]) -> None:
     """A table of all steps of a run: what each did and how long it took."""
-    rows = [
-        {
-            "step": one.step,
-            "images": one.images,
-            "new": one.new_images,
-            "time": duration(one.seconds),
-            "result": one.message,
-        }
-        for one in results
-    ]
+    rows = [result.row for result in results]
     create_table_artifact(rows, key="pipeline-summary", description="What each step did")
 
 
@@ -100,18 +91,13 @@ def show_rejects(workspace: Workspace, step: str) -> None:
         f"{count:,} {label(reason).lower()}"
         for reason, count in Counter(rejects["reason"]).most_common()
     )
-    rows = (
-        rejects[["reason", "image_id", "source", "detail"]]
-        .fillna("")[:REJECTS_SHOWN]
-        .to_dict("records")
-    )
-    more = (
-        f"; the first {REJECTS_SHOWN} here, all in catalog/rejects.parquet"
-        if len(rejects) > REJECTS_SHOWN
-        else ""
-    )
+    shown = rejects[["reason", "image_id", "source", "detail"]].fillna("")[:REJECTS_SHOWN]
+    more = f"; the first {REJECTS_SHOWN} here, all in catalog/rejects.parquet"
     create_table_artifact(
-        rows, key=f"{step}-rejects", description=f"{len(rejects):,} set aside: {counted}{more}"
+        shown.to_dict("records"),
+        key=f"{step}-rejects",
+        description=f"{len(rejects):,} set aside: {counted}"
+        + more * (len(rejects) > REJECTS_SHOWN),
     )
 
 
@@ -122,29 +108,20 @@ def show_photographs(workspace: Workspace, recipe: Recipe, data: DataParams) -> 
     if not inside_run():
         return
     photos = Photos(workspace, data.photos)
-    chosen, worst, aside = (
-        samples(workspace, recipe, photos),
-        flagged(workspace, recipe, photos),
-        set_aside(workspace, photos),
-    )
-    sheets = (
-        (
-            "samples",
-            before_after_sheet(chosen) if chosen else None,
-            "Before and after preprocessing",
-            "",
-        ),
-        (
-            "flagged",
-            before_after_sheet(worst) if worst else None,
-            "Flagged, the worst first",
-            flagged_text(workspace, recipe),
-        ),
-        ("set-aside", set_aside_sheet(aside) if aside else None, "Set aside, with the reason", ""),
-    )
-    for name, sheet, title, text in sheets:
-        if sheet is not None:
-            show_picture(f"preprocess-{name}", small_jpeg(sheet, SHEET_BYTES), "jpeg", title, text)
+    chosen = samples(workspace, recipe, photos)
+    if chosen:
+        _show_sheet("samples", before_after_sheet(chosen), "Before and after preprocessing")
+    worst = flagged(workspace, recipe, photos)
+    if worst:
+        text = flagged_text(workspace, recipe)
+        _show_sheet("flagged", before_after_sheet(worst), "Flagged, the worst first", text)
+    aside = set_aside(workspace, photos)
+    if aside:
+        _show_sheet("set-aside", set_aside_sheet(aside), "Set aside, with the reason")
+
+
+def _show_sheet(name: str, sheet: Any, title: str, text: str = "") -> None:
+    show_picture(f"preprocess-{name}", small_jpeg(sheet, SHEET_BYTES), "jpeg", title, text)
 
 
 def show_model(workspace: Workspace, model_id: str) -> None:

@@ -88,10 +88,6 @@ def progress(step: str, total: int, unit: str = "images") -> Generator[Callable[
     `earlier` run did counts as done but not in the rate: the time left would be far too short.
     """
     meter = _Meter(step, total, unit)
-    if not sys.stderr.isatty():
-        yield meter.advance_in_lines
-        meter.finish()
-        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -100,17 +96,21 @@ def progress(step: str, total: int, unit: str = "images") -> Generator[Callable[
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=_console, transient=True) as bar:
+    with Progress(
+        *columns, console=_console, transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
         task = bar.add_task(step, total=total, rate="", note="")
 
         def advance(count: int, note: str = "", earlier: bool = False) -> None:
             meter.advance(count, earlier)
+            if bar.disable and meter.is_due("line", SECONDS_BETWEEN_LINES):
+                _console.print(f"{meter.text()} {note}".rstrip(), soft_wrap=True)
             if earlier:
                 bar.reset(task, total=total, completed=meter.done)
             bar.update(task, completed=meter.done, rate=meter.rate_text(), note=note)
 
         yield advance
-    meter.finish()
+    meter.update_artifact()
 
 
 def artifact_key(*words: str) -> str:
@@ -123,33 +123,34 @@ def artifact_key(*words: str) -> str:
 
 
 class _Meter:
+    """How far a step is, and its progress artifact in Prefect."""
+
     def __init__(self, step: str, total: int, unit: str):
         self.step, self.total, self.unit = step, total, unit
         self.done = self.done_earlier = 0
-        self.started = self.last_line = self.last_artifact = self.last_sign = time.monotonic()
+        self.started = time.monotonic()
+        self.last = dict.fromkeys(("line", "artifact", "sign"), self.started)
         self.artifact: UUID | None = None
         if inside_run():
             key, text = artifact_key(step, "progress"), f"{step}: 0 of {total} {unit}"
             self.artifact = at_once(create_progress_artifact(0.0, key=key, description=text))
             alive()
 
-    def advance(self, count: int, earlier: bool = False) -> None:
+    def is_due(self, what: str, seconds: float) -> bool:
+        """Whether so long has passed since this was last due."""
+        now = time.monotonic()
+        due = now - self.last[what] > seconds
+        if due:
+            self.last[what] = now
+        return due
+
+    def advance(self, count: int, earlier: bool) -> None:
         self.done += count
         self.done_earlier += count * earlier
-        now = time.monotonic()
-        if now - self.last_artifact > SECONDS_BETWEEN_ARTIFACTS:
-            self.last_artifact = now
-            self._update_artifact()
-        if self.artifact and now - self.last_sign > SECONDS_BETWEEN_SIGNS:
-            self.last_sign = now
+        if self.is_due("artifact", SECONDS_BETWEEN_ARTIFACTS):
+            self.update_artifact()
+        if self.artifact and self.is_due("sign", SECONDS_BETWEEN_SIGNS):
             alive()
-
-    def advance_in_lines(self, count: int, note: str = "", earlier: bool = False) -> None:
-        self.advance(count, earlier)
-        now = time.monotonic()
-        if now - self.last_line > SECONDS_BETWEEN_LINES:
-            self.last_line = now
-            _console.print(f"{self.text()} {note}".rstrip(), soft_wrap=True)
 
     def rate_text(self) -> str:
         minutes = (time.monotonic() - self.started) / 60
@@ -158,21 +159,13 @@ class _Meter:
         return f"{number((self.done - self.done_earlier) / minutes)} a minute"
 
     def text(self) -> str:
-        left = (
-            (self.total - self.done)
-            * (time.monotonic() - self.started)
-            / max(self.done - self.done_earlier, 1)
-        )
+        seconds_each = (time.monotonic() - self.started) / max(self.done - self.done_earlier, 1)
         return (
             f"{self.step}: {self.done:,} of {self.total:,} {self.unit}, {self.rate_text()}, about"
-            f" {duration(left)} left"
+            f" {duration((self.total - self.done) * seconds_each)} left"
         )
 
-    def finish(self) -> None:
-        self._update_artifact()
-
-    def _update_artifact(self) -> None:
-        if self.artifact is None:
-            return
-        share = 100.0 * self.done / self.total if self.total else 100.0
-        update_progress_artifact(self.artifact, progress=min(share, 100.0), description=self.text())
+    def update_artifact(self) -> None:
+        if self.artifact:
+            share = min(100.0 * self.done / self.total, 100.0) if self.total else 100.0
+            update_progress_artifact(self.artifact, progress=share, description=self.text())

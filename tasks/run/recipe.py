@@ -77,11 +77,9 @@ class Recipe:
     @property
     def preprocess_settings(self) -> dict[str, Any]:
         """What decides the fundi's pixels. The quality threshold only flags."""
-        return {
-            name: value
-            for name, value in settings_of(PreprocessParams, self.preprocess).items()
-            if name != "quality_threshold"
-        }
+        settings = settings_of(PreprocessParams, self.preprocess)
+        del settings["quality_threshold"]
+        return settings
 
     @property
     def preprocess_id(self) -> str:
@@ -136,13 +134,14 @@ class Recipe:
         records = workspace.models()
         if self.policy.model_id:
             return self._named(workspace, records)
-        imported = [one for one in records if self.training_id in one.imported_for]
+        imported = [record for record in records if self.training_id in record.imported_for]
         trained = [
-            one
-            for one in records
-            if one.training_id == self.training_id
-            and manifest in (None, one.manifest)
-            and (labels is None or one.labels in ("", labels))  # an older one does not say
+            record
+            for record in records
+            if record.training_id == self.training_id
+            and manifest in (None, record.manifest)
+            # An older record does not say which labels it was.
+            and (labels is None or record.labels in ("", labels))
         ]
         fitting = imported or trained
         return fitting[-1].model_id if fitting else None
@@ -152,24 +151,20 @@ class Recipe:
         needs a label.
         """
         return bool(self.policy.model_id) or any(
-            self.training_id in one.imported_for for one in workspace.models()
+            self.training_id in record.imported_for for record in workspace.models()
         )
 
     def _named(self, workspace: Workspace, records: list[ModelRecord]) -> str:
-        wanted = self.policy.model_id
-        record = next((one for one in records if one.model_id == wanted), None)
-        if record is None:
-            there = (
-                f"there are {', '.join(one.model_id for one in records)}"
-                if records
-                else "there is none yet"
-            )
-            raise UserError(
-                f"training.model_id = {wanted}: {workspace.location} holds no such model; {there}"
-            )
-        if problem := self.misfit(record):
-            raise UserError(f"training.model_id = {wanted}: {problem}")
-        return wanted
+        name = self.policy.model_id
+        by_id = {record.model_id: record for record in records}
+        if name in by_id:
+            problem = self.misfit(by_id[name])
+        else:
+            there = f"there are {', '.join(by_id)}" if by_id else "there is none yet"
+            problem = f"{workspace.location} holds no such model; {there}"
+        if problem:
+            raise UserError(f"training.model_id = {name}: {problem}")
+        return name
 
     def misfit(self, record: ModelRecord) -> str | None:
         """Why a stored model cannot be the model of these settings, or None if it can."""

@@ -7,7 +7,9 @@ import dataclasses
 from collections.abc import Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
+from dr_lib.formatting import duration
 from storage import Workspace, open_workspace
 from storage.photos.source import PhotoSource
 from tasks.execution.pool import Pool
@@ -35,6 +37,19 @@ class StepResult:
     new_images: int
     message: str
     seconds: float = 0.0
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """As tables of a run show it."""
+        worked = self.new_images and self.seconds
+        return {
+            "step": self.step,
+            "images": self.images,
+            "new": self.new_images,
+            "time": duration(self.seconds),
+            "a minute": round(60 * self.new_images / self.seconds, 1) if worked else "",
+            "result": self.message,
+        }
 
     def and_then(self, more: str) -> "StepResult":
         """The same with more to say at the end; nothing changes where there is nothing."""

@@ -4,19 +4,19 @@ stand in `dr_lib`.
 
 import zoneinfo
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from dr_lib.settings import Limit, NonNegativeFloat, NonNegativeInt, PositiveInt, Settings, Share
 
 SplitChoice = Literal["train", "validation", "test", "all"]
 FlaggedChoice = Literal["keep", "exclude"]
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
+SplitFraction = Annotated[float, Interval(gt=0, lt=1)]
 
 
 @dataclass(frozen=True)
-class DataParams:
+class DataParams(Settings):
     """Where the photographs are and how patients are divided.
 
     photos: folder or zip in Kaggle's layout. rehash: read photographs of unchanged size and time
@@ -29,29 +29,22 @@ class DataParams:
     """
 
     photos: str
-    limit: int = 0
+    limit: Limit = 0
     rehash: bool = False
-    max_reject_fraction: float = 0.5
+    max_reject_fraction: Share = 0.5
     flagged: FlaggedChoice = "keep"
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.2
+    validation_fraction: SplitFraction = 0.1
+    test_fraction: SplitFraction = 0.2
     split_seed: int = 0
 
-    def __post_init__(self):
-        _require(self.limit >= 0, "limit must be 0 (all) or a number of photographs")
-        _require(0 <= self.max_reject_fraction <= 1, "max_reject_fraction must lie between 0 and 1")
-        _require(
-            self.validation_fraction > 0 and self.test_fraction > 0,
-            "validation_fraction and test_fraction must be above 0",
-        )
-        _require(
-            self.validation_fraction + self.test_fraction < 1,
-            "validation_fraction + test_fraction must leave something to train on",
-        )
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must leave something to train on")
 
 
 @dataclass(frozen=True)
-class TrainingPolicy:
+class TrainingPolicy(Settings):
     """When a new model is trained: always when a setting changes; on new photographs only if asked.
 
     model_id: a model of the workspace, such as one that `dr import-model` took in, to use instead
@@ -63,23 +56,17 @@ class TrainingPolicy:
 
 
 @dataclass(frozen=True)
-class AttributionSelection:
+class AttributionSelection(Settings):
     """Which images are explained. A limit draws from the stages in turn, so that a small run
     shows every stage.
     """
 
     split: SplitChoice = "test"
-    limit: int = 0
-
-    def __post_init__(self):
-        _require(self.limit >= 0, "limit must be 0 (all) or a number of images")
-        parent = getattr(super(), "__post_init__", None)
-        if parent:
-            parent()
+    limit: Limit = 0
 
 
 @dataclass(frozen=True)
-class SecondModel:
+class SecondModel(Settings):
     """second_model: a model of the workspace, trained with another seed, to be asked whether
     changes transfer (empty: none).
     """
@@ -88,7 +75,7 @@ class SecondModel:
 
 
 @dataclass(frozen=True)
-class StorageParams:
+class StorageParams(Settings):
     """shard_images: images a shard holds; a shard is the unit of writing, of resuming and of a Dask
     task.
 
@@ -96,28 +83,22 @@ class StorageParams:
     run that has this.
     """
 
-    shard_images: int = 64
+    shard_images: PositiveInt = 64
     retry_set_aside: bool = False
-
-    def __post_init__(self):
-        _require(self.shard_images >= 1, "shard_images must be at least 1")
 
 
 @dataclass(frozen=True)
-class DaskParams:
+class DaskParams(Settings):
     """address: a scheduler such as tcp://host:8786 (empty: a cluster on this machine). workers:
     0 for one a core.
     """
 
     address: str = ""
-    workers: int = 0
-
-    def __post_init__(self):
-        _require(self.workers >= 0, "workers must be 0 (one a core) or a number of processes")
+    workers: Annotated[NonNegativeInt, "0: one a core"] = 0
 
 
 @dataclass(frozen=True)
-class ScheduleParams:
+class ScheduleParams(Settings):
     """When `dr serve` runs the pipeline, and how runs are looked after.
 
     cron: in cron's five fields (empty: only when a person starts a run); timezone: whose clock they
@@ -128,24 +109,14 @@ class ScheduleParams:
 
     cron: str = "0 2 * * *"
     timezone: str = "UTC"
-    retries: int = 1
-    retry_minutes: float = 5
-    silent_minutes: float = 120
-    keep_days: int = 90
+    retries: NonNegativeInt = 1
+    retry_minutes: NonNegativeFloat = 5
+    silent_minutes: Annotated[float, Interval(ge=0.2), "Prefect looks no oftener"] = 120
+    keep_days: Annotated[NonNegativeInt, "0: for ever"] = 90
 
-    def __post_init__(self):
-        _require(
-            not self.cron or len(self.cron.split()) == 5,
-            f"cron = {self.cron!r} does not have five fields such as '0 2 * * *'",
-        )
-        _require(
-            self.timezone in zoneinfo.available_timezones(),
-            f"timezone = {self.timezone!r} is none, such as Europe/Berlin",
-        )
-        _require(self.retries >= 0, "retries must be 0 or more")
-        _require(self.retry_minutes >= 0, "retry_minutes must be 0 or more")
-        _require(
-            self.silent_minutes >= 0.2,
-            "silent_minutes must be at least 0.2: Prefect looks no oftener",
-        )
-        _require(self.keep_days >= 0, "keep_days must be 0 (for ever) or a number of days")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cron and len(self.cron.split()) != 5:
+            raise ValueError(f"cron = {self.cron!r} does not have five fields such as '0 2 * * *'")
+        if self.timezone not in zoneinfo.available_timezones():
+            raise ValueError(f"timezone = {self.timezone!r} is none, such as Europe/Berlin")

@@ -37,20 +37,13 @@ def mark_dead_run(workspace: Workspace) -> None:
             mark_crashed(client, UUID(before), MESSAGE.format(flow_run.name))
 
 
-def mark_crashed(client: SyncPrefectClient, run_id: UUID, message: str) -> int:
-    """Marks a run and the steps under it Crashed where Prefect takes them to be running;
-    returns how many it marked.
-    """
+def mark_crashed(client: SyncPrefectClient, run_id: UUID, message: str) -> None:
+    """Marks a run and the steps under it Crashed where Prefect takes them to be running."""
     try:
         run = client.read_flow_run(run_id)
     except ObjectNotFound:  # it ran under another server, or its history has been cleared
-        return 0
+        return
     under = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run_id]))
-    dead = [
-        one
-        for one in (*client.read_flow_runs(flow_run_filter=under), run)
-        if one.state and one.state.is_running()
-    ]
-    for one in dead:
-        client.set_flow_run_state(one.id, Crashed(message=message), force=True)
-    return len(dead)
+    for dead in (*client.read_flow_runs(flow_run_filter=under), run):
+        if dead.state and dead.state.is_running():
+            client.set_flow_run_state(dead.id, Crashed(message=message), force=True)

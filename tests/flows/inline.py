@@ -15,7 +15,7 @@ from dr_lib.fundus import PreprocessParams
 from dr_lib.network.model import ModelParams
 from dr_lib.training import TrainingParams
 from storage import open_workspace
-from tasks.execution.pool import Failure, arguments, failure
+from tasks.execution.pool import Failure, failure
 from tasks.ingest.step import ingest
 from tasks.preprocess import step as preprocessing
 from tasks.preprocess.step import preprocess
@@ -44,11 +44,12 @@ class InlinePool:
 
     def run(self, function: Callable[..., Any], jobs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         for job in jobs:
-            self.jobs.append((function.__name__, job))
+            name = getattr(function, "func", function).__name__  # of a partial
+            self.jobs.append((name, job))
             try:
-                result = function(*arguments(job))
+                result = function(job)
             except WorkerDied:
-                result = failure(KilledWorker(function.__name__, None, 2))
+                result = failure(KilledWorker(name, None, 2))
             except Exception as error:
                 result = failure(error)
             yield job, result

@@ -390,7 +390,7 @@ def test_a_scheduler_without_workers_or_that_loses_them_or_dies_is_one_line(tmp_
             with pytest.raises(
                 UserError, match=r"all workers of the Dask scheduler at .* are gone"
             ):
-                list(pool.run(time.sleep, [(60,)]))
+                list(pool.run(time.sleep, [60]))
         with (
             dask_worker(file, tmp_path),
             contextlib.closing(Pool(DaskParams(address=address))) as pool,
@@ -399,4 +399,4 @@ def test_a_scheduler_without_workers_or_that_loses_them_or_dies_is_one_line(tmp_
             stop = threading.Timer(0.5, scheduler.kill)
             stop.start()
             with pytest.raises(UserError, match="is gone; start it again"):
-                list(pool.run(time.sleep, [(60,)]))
+                list(pool.run(time.sleep, [60]))

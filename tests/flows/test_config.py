@@ -99,14 +99,52 @@ def test_an_impossible_value_is_refused_in_one_line(section, key, value):
     assert lines[0].startswith(f"configuration: {section}")
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "line"),
+    [
+        ("training", "label_smoothing", 1.0, " must be at least 0 and below 1, not 1.0"),
+        ("training", "loss", "hinge", " must be crossentropy or ordinal, not 'hinge'"),
+        ("training", "clip_norm", float("inf"), " must be at least 0 (0: no limit), not inf"),
+        ("model", "dense", [64, 0], ".1 must be at least 1 (units of a layer), not 0"),
+        ("dask", "workers", -1, " must be at least 0 (0: one a core), not -1"),
+        ("preprocess", "size", 8, " must be from 16 to 4096 (pixels), not 8"),
+    ],
+)
+def test_a_value_out_of_its_range_is_told_with_the_key_the_range_and_what_it_is(
+    section, key, value, line
+):
+    assert problems(SMALLEST | {section: {key: value}}) == [
+        f"configuration: {section}.{key} {line}"
+    ]
+
+
 def test_several_mistakes_are_all_told_at_once():
-    lines = problems(SMALLEST | {"preprocess": {"size": "a"}, "training": {"seed": "b"}})
-    assert len(lines) == 2
+    lines = problems(
+        SMALLEST
+        | {"preprocess": {"size": "a", "crop": -1}, "training": {"seed": "b", "prefetch": 0}}
+    )
+    assert [line.split()[1] for line in lines] == [
+        "preprocess.size",
+        "preprocess.crop",
+        "training.seed",
+        "training.prefetch",
+    ]
 
 
 def test_what_follows_from_another_setting_cannot_be_set():
     assert "follows preprocess.size" in problems(SMALLEST | {"model": {"input_size": 128}})[0]
     assert parse_config(SMALLEST | {"preprocess": {"size": 96}}).model.input_size == 96
+
+
+def test_an_unknown_key_hides_no_other_mistake():
+    lines = problems(
+        SMALLEST | {"preprocess": {"sizes": 3, "crop": -1}, "training": {"last_stair": "flat"}}
+    )
+    assert lines == [
+        "configuration: training.last_stair cannot be set: it is called training.final_decay now",
+        "configuration: preprocess.crop must be at least 0 and below 1 (a fraction of the radius), not -1",
+        "configuration: unknown key preprocess.sizes; did you mean preprocess.size?",
+    ]
 
 
 def test_a_section_written_as_a_value_is_explained():

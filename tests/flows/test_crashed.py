@@ -14,7 +14,7 @@ from flows.service.messages import ProgramFault, readable
 from storage import open_workspace
 from storage.errors import NotThere
 from tasks.execution.pool import Failure, _may_pass
-from tasks.execution.waves import run_in_waves
+from tasks.execution.waves import Rescue, run_in_waves
 from tasks.run.errors import UserError
 from tasks.run.stale_runs import LAST_HOLDER, mark_dead_run
 
@@ -104,32 +104,27 @@ class OnceBroken:
 
     def run(self, function, jobs):
         for job in jobs:
-            self.calls.append(job[0])
-            if self.left.get(job[0], 0):
-                self.left[job[0]] -= 1
+            self.calls.append(job)
+            if self.left.get(job, 0):
+                self.left[job] -= 1
                 yield job, Failure("ConnectionError: reset", may_pass=self.may_pass)
             else:
-                yield job, function(*job)
+                yield job, function(job)
 
 
 def in_waves(pool, monkeypatch, **options):
-    from tasks.execution.waves import run_wave
-
-    monkeypatch.setattr(
-        "tasks.execution.waves.run_wave", run_wave.with_options(retry_delay_seconds=0)
-    )
-    numbers = [(n,) for n in range(6)]
+    monkeypatch.setattr("tasks.execution.waves.TRY_AGAIN_AFTER_S", 0)
     return probe(
         lambda: run_in_waves(
-            pool, "square", lambda n: n * n, numbers, images_of=lambda job: 1, **options
+            pool, "square", lambda n: n * n, range(6), images_of=lambda job: 1, **options
         )
     )
 
 
-def test_a_wave_is_tried_again_for_what_may_pass_and_only_its_failed_shards(monkeypatch):
+def test_only_failed_shards_are_tried_again_for_what_may_pass(monkeypatch):
     pool = OnceBroken([1], 1, may_pass=True)
     assert in_waves(pool, monkeypatch) == [0, 1, 4, 9, 16, 25]
-    assert pool.calls == [0, 1, 2, 3, 1, 4, 5]
+    assert pool.calls == [0, 1, 2, 3, 4, 5, 1]
 
 
 def test_results_are_collected_in_the_jobs_order_however_they_come(monkeypatch):
@@ -165,13 +160,13 @@ class InFlight:
         while self.flying:
             job = self.flying.pop(0)
             self.flying += [another for _, another in zip(range(1), waiting, strict=False)]
-            self.told.append((job[0], len(self.flying)))
+            self.told.append((job, len(self.flying)))
             yield (
                 job,
                 (
                     Failure("its worker process died", killed=True)
-                    if job[0] in self.fatal
-                    else function(*job)
+                    if job in self.fatal
+                    else function(job)
                 ),
             )
 
@@ -184,21 +179,21 @@ def test_workers_have_work_across_the_borders_of_waves(monkeypatch):
 
 
 def test_what_kills_workers_is_searched_for_with_nothing_else_in_flight(monkeypatch):
-    pool, flying = InFlight(fatal=[1]), []
-
-    def rescue(job, failure):
-        assert failure.killed
-        flying.append(list(pool.flying))
-        return -1
-
-    assert in_waves(pool, monkeypatch, rescue=rescue) == [0, -1, 4, 9, 16, 25]
-    assert flying == [[]]
-    assert [number for number, _ in pool.told] == [0, 1, 2, 3, 4, 5]
+    pool = InFlight(fatal=[1, ["bad"], ["good", "bad"]])
+    rescue = Rescue(
+        items=lambda job: ["good", "bad"],
+        trial=len,
+        without=lambda job, killing: -job if list(killing) == ["bad"] else job,
+    )
+    assert in_waves(pool, monkeypatch, rescue=rescue) == [0, 1, 4, 9, 16, 25]
+    searched = [[], ["good", "bad"], ["good"], ["bad"], -1]
+    assert pool.told[:6] == [(0, 4), (1, 4), (2, 3), (3, 2), (4, 1), (5, 0)]
+    assert pool.told[6:] == [(job, 0) for job in searched]
 
 
 @pytest.mark.parametrize(
     ("times", "may_pass", "calls"),
-    [(9, True, [0, 1, 2, 3, 1, 4, 5]), (9, False, [0, 1, 2, 3, 4, 5])],
+    [(9, True, [0, 1, 2, 3, 4, 5, 1]), (9, False, [0, 1, 2, 3, 4, 5])],
 )
 def test_what_fails_for_good_is_raised_when_all_others_are_done(
     monkeypatch, times, may_pass, calls

@@ -4,14 +4,22 @@ passes.
 
 import http.server
 import importlib.metadata
+import pathlib
 import shutil
 import threading
 
 import pytest
-from prefect.settings import PREFECT_SERVER_API_HOST, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_HOME,
+    PREFECT_SERVER_API_HOST,
+    temporary_settings,
+)
 from typer.testing import CliRunner
 
 from flows.cli.main import app
+from flows.service.doctor import prefect
 from storage import open_workspace
 from tasks.execution import system_checks as machine
 from tasks.execution.pool import WORKER_BASE_BYTES
@@ -32,11 +40,11 @@ def installed(**versions):
 @pytest.mark.parametrize(
     ("finding", "verdict", "found", "remedy"),
     [
-        (lambda: machine.python((3, 11, 4)), "ok", "3.11.4", ""),
-        (lambda: machine.python((3, 12, 1)), "ok", "3.12.1", ""),
-        (lambda: machine.python((3, 13, 0)), "ok", "3.13.0", ""),
-        (lambda: machine.python((3, 10, 13)), "mend", "3.10.13", "PYTHON=python3.12"),
-        (lambda: machine.python((3, 14, 0)), "mend", "3.14.0", ">=3.11"),
+        (lambda: machine.python_version((3, 11, 4)), "ok", "3.11.4", ""),
+        (lambda: machine.python_version((3, 12, 1)), "ok", "3.12.1", ""),
+        (lambda: machine.python_version((3, 13, 0)), "ok", "3.13.0", ""),
+        (lambda: machine.python_version((3, 10, 13)), "mend", "3.10.13", "PYTHON=python3.12"),
+        (lambda: machine.python_version((3, 14, 0)), "mend", "3.14.0", ">=3.11"),
         (
             lambda: machine.packages(["zarr>=3.1.6,<3.2"], installed(zarr="3.1.7")),
             "ok",
@@ -66,18 +74,6 @@ def installed(**versions):
         (lambda: machine.disk("/data", 10**12), "ok", "1,000.0 GB", ""),
         (lambda: machine.gpu(0, []), "ok", "CPU", ""),
         (lambda: machine.gpu(1, ["NVIDIA H100"]), "ok", "1 usable: NVIDIA H100", ""),
-        (
-            lambda: machine.prefect(None, __file__ + "/home"),
-            "mend",
-            "cannot be written",
-            "PREFECT_HOME",
-        ),
-        (
-            lambda: machine.prefect("http://127.0.0.1:9/api", "/tmp"),
-            "mend",
-            "no server answers at",
-            "unset PREFECT_API_URL",
-        ),
         (lambda: machine.keras(), "ok", "on ", ""),
         (lambda: machine.network("127.0.0.1", ""), "ok", "127.0.0.1", ""),
         (
@@ -87,13 +83,13 @@ def installed(**versions):
             "set a password",
         ),
         (
-            lambda: machine.proxies({"http_proxy": "http://me:secret@proxy:3128"})[0],
+            lambda: machine.proxy_settings({"http_proxy": "http://me:secret@proxy:3128"})[0],
             "ok",
             "http://…@proxy:3128, for all but",
             "",
         ),
         (
-            lambda: machine.proxies({"ALL_PROXY": "socks5://proxy:1080"})[0],
+            lambda: machine.proxy_settings({"ALL_PROXY": "socks5://proxy:1080"})[0],
             "note",
             "speaks socks5",
             "unset it",
@@ -114,6 +110,29 @@ def test_a_check_says_what_it_found_and_what_to_do(finding, verdict, found, reme
     assert remedy in one.remedy
     assert bool(one.remedy) == (verdict != "ok")
     assert "\n" not in one.found + one.remedy
+
+
+@pytest.mark.parametrize(
+    ("settings", "found", "remedy"),
+    [
+        (
+            {PREFECT_HOME: pathlib.Path(__file__) / "home"},
+            "cannot be written",
+            "PREFECT_HOME",
+        ),
+        (
+            {PREFECT_API_URL: "http://127.0.0.1:9/api"},
+            "no Prefect server answers at",
+            "unset PREFECT_API_URL",
+        ),
+    ],
+)
+def test_a_prefect_that_cannot_be_used_is_told(settings, found, remedy):
+    with temporary_settings(settings, restore_defaults={PREFECT_API_URL}):
+        finding = prefect()
+    assert finding.verdict == "mend"
+    assert found in finding.found
+    assert remedy in finding.remedy
 
 
 def test_a_gpu_that_the_framework_cannot_use_and_one_that_is_hidden_are_told_apart(monkeypatch):
@@ -139,7 +158,9 @@ def test_a_server_of_another_version_is_told(theirs, verdict):
     server = http.server.HTTPServer(("127.0.0.1", 0), Old)
     thread = threading.Thread(target=server.handle_request, daemon=True)
     thread.start()
-    one = machine.prefect(f"http://127.0.0.1:{server.server_port}/api", "/tmp", version="3.8.8")
+    api = f"http://127.0.0.1:{server.server_port}/api"
+    with temporary_settings({PREFECT_API_URL: api}):
+        one = prefect(version="3.8.8")
     thread.join()
     server.server_close()
     assert (one.verdict, theirs in one.found) == (verdict, True)
@@ -159,8 +180,10 @@ def test_a_server_that_asks_for_a_password_is_asked_with_it_or_told():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Locked)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     api = f"http://127.0.0.1:{server.server_port}/api"
-    assert machine.prefect(api, "/tmp", version="3.8.8", password="dr:secret").verdict == "ok"
-    told = machine.prefect(api, "/tmp", version="3.8.8")
+    with temporary_settings({PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: "dr:secret"}):
+        assert prefect(version="3.8.8").verdict == "ok"
+    with temporary_settings({PREFECT_API_URL: api}):
+        told = prefect(version="3.8.8")
     server.shutdown()
     server.server_close()
     assert (told.verdict, "asks for a password" in told.found) == ("mend", True)
@@ -206,7 +229,7 @@ def test_workers_with_other_packages_are_told():
             },
         },
     }
-    assert machine._strange_versions(told) == ["numpy 2.4.6 here, 2.1.0 there"]
+    assert machine._version_differences(told) == ["numpy 2.4.6 here, 2.1.0 there"]
 
 
 def test_a_workspace_is_looked_at_without_leaving_anything(tmp_path):

@@ -18,7 +18,7 @@ from storage import open_workspace
 from storage.errors import CannotWrite, after_failure
 from storage.files.files import Files
 from tasks.attribute.estimate import Estimate
-from tasks.attribute.step import _noted
+from tasks.attribute.step import _recorded
 from tasks.execution.pool import Pool
 from tasks.run.errors import UserError
 from tasks.run.session import Session
@@ -57,7 +57,7 @@ def test_without_a_first_error_the_second_is_the_first():
         pass
 
 
-def test_ctrl_c_is_heard_while_a_failure_is_noted():
+def test_ctrl_c_is_heard_while_a_failure_is_recorded():
     def interrupted():
         raise KeyboardInterrupt
 
@@ -106,7 +106,7 @@ def test_an_attribution_whose_record_cannot_be_written_says_what_failed_before(
     )
     with pytest.raises(UserError, match="the first"):
         fails_inside(
-            _noted(Store, "0123456789ab", planned),
+            _recorded(Store, "0123456789ab", planned),
             lambda: monkeypatch.setattr("storage.files.files.write_whole", full_disk),
         )
     assert [one["state"] for one in written] == ["running", "failed"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 import time
@@ -49,24 +50,22 @@ def pool():
 
 
 def test_results_come_with_their_jobs(pool):
-    assert sorted(
-        (job[0], result) for job, result in pool.run(square, [(n,) for n in range(9)])
-    ) == [(n, n * n) for n in range(9)]
+    assert sorted(pool.run(square, range(9))) == [(n, n * n) for n in range(9)]
 
 
 def test_an_error_is_a_failure_of_one_job_in_one_line(pool):
-    results = dict(pool.run(fail_on_three, [(n,) for n in range(5)]))
-    assert results[(3,)] == Failure("ValueError: three is not for me")
-    assert [results[(n,)] for n in (0, 1, 2, 4)] == [0, 1, 2, 4]
+    results = dict(pool.run(fail_on_three, range(5)))
+    assert results[3] == Failure("ValueError: three is not for me")
+    assert [results[n] for n in (0, 1, 2, 4)] == [0, 1, 2, 4]
 
 
 def test_a_worker_that_dies_costs_a_retry(pool, tmp_path):
-    assert [result for _, result in pool.run(die_once, [(str(tmp_path / "marker"),)])] == ["done"]
+    assert [result for _, result in pool.run(die_once, [str(tmp_path / "marker")])] == ["done"]
 
 
 def test_what_kills_workers_is_found_by_halving(pool):
     rows = list(range(7))
-    assert set(killing_items(pool, die_on, rows, [4])) == {4}
+    assert set(killing_items(pool, functools.partial(die_on, fatal=[4]), rows)) == {4}
 
 
 def test_where_workers_die_of_nothing_too_no_row_is_to_blame(pool):
@@ -103,7 +102,7 @@ def test_jobs_in_flight_are_bounded(pool):
     def jobs():
         for number in range(20):
             drawn.append(number)
-            yield (number,)
+            yield number
 
     stream = pool.run(square, jobs())
     next(stream)
@@ -118,7 +117,7 @@ def test_a_scheduler_that_does_not_answer_is_told(monkeypatch):
         Pool(DaskParams(address="tcp://127.0.0.1:9")).connect()
 
 
-def blas_threads():
+def blas_threads(_):
     from threadpoolctl import threadpool_info
 
     return {library["num_threads"] for library in threadpool_info()}
@@ -130,6 +129,6 @@ def test_a_worker_has_one_thread_and_this_process_keeps_its_own(monkeypatch):
     """
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with contextlib.closing(Pool(DaskParams(workers=1))) as another:
-        (threads,) = [result for _, result in another.run(blas_threads, [()])]
+        (threads,) = [result for _, result in another.run(blas_threads, [None])]
     assert threads == {1}
     assert "OMP_NUM_THREADS" not in os.environ

@@ -21,7 +21,6 @@ from flows.config import load_config
 from storage import open_workspace
 from storage.admin.verify import verify
 from storage.contents.fundus import DONE, REJECTED
-from tasks.execution.pool import arguments
 from tasks.ingest.step import ingest
 from tasks.preprocess.step import preprocess
 from tasks.run.errors import UserError
@@ -54,7 +53,7 @@ class Here:
         """There is nothing to connect to."""
 
     def run(self, function, jobs):
-        return ((job, function(*arguments(job))) for job in jobs)
+        return ((job, function(job)) for job in jobs)
 
 
 def draw(folder: pathlib.Path, eyes: int = PHOTOGRAPHS) -> list[str]:
@@ -285,11 +284,7 @@ def test_what_may_be_anybody_s_leaves_a_photograph_pending_and_ends_the_run_with
         return true(data, params)
 
     monkeypatch.setattr(tasks.preprocess.shard, "normalise", spoilt)
-    monkeypatch.setattr(
-        tasks.execution.waves,
-        "run_wave",
-        tasks.execution.waves.run_wave.with_options(retry_delay_seconds=0),
-    )
+    monkeypatch.setattr(tasks.execution.waves, "TRY_AGAIN_AFTER_S", 0)
     with pytest.raises(
         UserError, match=f"1 of 2 shards failed and the others are done.*{advice}"
     ) as caught:

@@ -287,7 +287,7 @@ def test_a_server_that_does_not_let_us_in_is_one_line(ours, says):
 def test_a_setting_that_prefect_cannot_read_is_one_line(tmp_path):
     environment = {**os.environ, "PREFECT_SERVER_API_PORT": "many", "PREFECT_HOME": str(tmp_path)}
     program = (
-        "from flows.service.server import ServerError, be_quiet\ntry:\n    be_quiet()\nexcept"
+        "from flows.service.server import ServerError, prepare_prefect\ntry:\n    prepare_prefect()\nexcept"
         " ServerError as error:\n    print(error)"
     )
     done = subprocess.run(

@@ -432,7 +432,7 @@ def test_a_stage_the_model_does_not_have_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target_stage": 5}, "target_stage must be a stage"),
+        ({"target_stage": 5}, r"target_stage must be from 0 to 4 \(a stage\), not 5"),
         ({"target_stage": 0}, "predicts already"),
         ({"methods": ()}, "at least one"),
         ({"strongest_regions": 0}, "strongest_regions"),

@@ -275,7 +275,7 @@ def test_imagenet_without_a_network_is_one_clear_line(monkeypatch):
     [
         ({"input_size": 64}, "at least 75 px"),
         ({"dense": ()}, "at least one layer"),
-        ({"dense": (0,)}, "at least 1 unit"),
+        ({"dense": (0,)}, r"dense must be at least 1 \(units of a layer\), not 0"),
         ({"dropout": 1.0}, "below 1"),
         ({"backbone_weights": ""}, "not empty"),
     ],
