@@ -147,7 +147,7 @@ def _rates(
     weights = 4 * 10**6  # of the head; a trunk's are in the bound only once a model is there
     model_id = recipe.find_model(workspace)
     if model_id:
-        weights = load_record(workspace.files, model_id).weights_bytes
+        weights = load_record(workspace.files, model_id).weights_bytes or weights
     rates = bound(_specs(workspace, recipe), storage.shard_images, weights)
     if model_id:
         rates = known_rates(workspace, recipe, rates)
