@@ -38,9 +38,7 @@ def address(port: int) -> str:
 
 
 def listener(port: int) -> socket.socket:
-    """A socket that listens there (0: at a free port). Raises OSError or OverflowError if it
-    cannot.
-    """
+    """A socket that listens there (0: at a free port). Raises OSError if it cannot."""
     family = socket.AF_INET6 if ":" in host() else socket.AF_INET
     return socket.create_server((host(), port), family=family)
 

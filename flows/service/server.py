@@ -39,6 +39,7 @@ SECONDS_BETWEEN_LOOKS = 1
 _PR_SET_PDEATHSIG = 1
 
 PORT_PROBLEMS = {
+    errno.ERANGE: "there is no port {port}: set PREFECT_SERVER_API_PORT to one up to 65535",
     errno.EADDRINUSE: (
         "port {port} is taken by another program: end that, or set PREFECT_SERVER_API_PORT to a"
         " free port"
@@ -251,18 +252,16 @@ def _check_home() -> None:
 def _check_port(port: int) -> None:
     """Raises ServerError where no server can listen."""
     try:
+        if port > 65535:
+            raise OSError(errno.ERANGE, "no such port")
         network.listener(port).close()
-    except OverflowError:
-        reason = f"there is no port {port}: set PREFECT_SERVER_API_PORT to one up to 65535"
     except OSError as error:
         reason = PORT_PROBLEMS.get(
             error.errno or 0,
             "this machine has no address {host} ({error}): set PREFECT_SERVER_API_HOST to one it"
             " has, or unset it",
         ).format(host=network.host(), port=port, error=error)
-    else:
-        return
-    raise ServerError(f"the Prefect server cannot start; {reason}")
+        raise ServerError(f"the Prefect server cannot start; {reason}") from None
 
 
 @contextlib.contextmanager

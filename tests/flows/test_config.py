@@ -107,6 +107,12 @@ def test_an_impossible_value_is_refused_in_one_line(section, key, value):
         ("training", "clip_norm", float("inf"), " must be at least 0 (0: no limit), not inf"),
         ("model", "dense", [64, 0], ".1 must be at least 1 (units of a layer), not 0"),
         ("dask", "workers", -1, " must be at least 0 (0: one a core), not -1"),
+        (
+            "attribution",
+            "lesion_poses",
+            3,
+            " must be 0, 1, 2, 4 or 8 (0: no lesion map), not 3",
+        ),
         ("preprocess", "size", 8, " must be from 16 to 4096 (pixels), not 8"),
     ],
 )
@@ -114,7 +120,7 @@ def test_a_value_out_of_its_range_is_told_with_the_key_the_range_and_what_it_is(
     section, key, value, line
 ):
     assert problems(SMALLEST | {section: {key: value}}) == [
-        f"configuration: {section}.{key} {line}"
+        f"configuration: {section}.{key}{line}"
     ]
 
 

@@ -54,9 +54,7 @@ def test_with_eight_poses_a_turned_eye_has_the_turned_map(logits, pixels):
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(
-        ValueError, match=r"lesion_poses must be 0, 1, 2, 4 or 8 \(0: no lesion map\), not 3"
-    ):
+    with pytest.raises((ValueError, TypeError), match="lesion_poses"):  # beartype's, in tests
         AttributionParams(lesion_poses=3)
     with pytest.raises(ValueError, match="needs at least 1 point"):
         AttributionParams(lesion_points=0)
