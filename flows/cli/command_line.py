@@ -159,7 +159,10 @@ def run_flow(name: str, config: pathlib.Path, settings: list[str]) -> None:
     require_inputs(name, open_workspace(loaded.workspace), loaded.recipe)
     from flows.service.server import prefect_server
 
-    with prefect_server() as api:
+    def load_pipeline() -> None:
+        from flows import pipeline  # noqa: F401 - takes seconds, as the server's start does
+
+    with prefect_server(meanwhile=load_pipeline) as api:
         from prefect import tags
 
         from flows import pipeline

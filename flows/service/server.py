@@ -21,7 +21,7 @@ import urllib.error
 import urllib.request
 import warnings
 from base64 import b64encode
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -99,12 +99,17 @@ def _unreadable(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def prefect_server(port: int = 0, environment: dict[str, str] | None = None) -> Generator[str]:
+def prefect_server(
+    port: int = 0,
+    environment: dict[str, str] | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Generator[str]:
     """Yields the API's address. A server started here is stopped on leaving; its history stays in
     PREFECT_HOME.
 
     port: where a server of our own listens (0: at a free port); one that answers there already is
-    used. environment: variables for a server that is started here.
+    used. environment: variables for a server that is started here. meanwhile: called in the seconds
+    that such a server takes to start.
     """
     prepare_prefect()
     from prefect.settings import PREFECT_API_URL
@@ -127,7 +132,7 @@ def prefect_server(port: int = 0, environment: dict[str, str] | None = None) -> 
         print(f"dr: WARNING: {warning}", file=sys.stderr, flush=True)
     with (
         tempfile.TemporaryFile() as output,
-        _own_server(output, own_port, environment or {}),
+        _own_server(output, own_port, environment or {}, meanwhile),
         _used(api),
     ):
         yield api
@@ -265,7 +270,9 @@ def _check_port(port: int) -> None:
 
 
 @contextlib.contextmanager
-def _own_server(output: IO[bytes], port: int, environment: dict[str, str]) -> Generator[None]:
+def _own_server(
+    output: IO[bytes], port: int, environment: dict[str, str], meanwhile: Callable[[], object]
+) -> Generator[None]:
     """Runs a server of this run's own. One that dies meanwhile is started again at the same
     address.
 
@@ -284,6 +291,7 @@ def _own_server(output: IO[bytes], port: int, environment: dict[str, str]) -> Ge
     # stopped.
     keeper = threading.Thread(target=keep, name="keeps the Prefect server", daemon=True)
     try:
+        meanwhile()
         _wait_until_healthy(servers[-1], f"{network.address(port)}/api/health", output)
         keeper.start()
         yield

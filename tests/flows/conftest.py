@@ -22,7 +22,7 @@ from storage import open_workspace
 from tasks.execution.pool import ONE_THREAD, Pool
 from tasks.ingest.synthesise import synthesise
 from tasks.run.settings import DaskParams
-from tests.flows.kills import PRELOAD, TINY_BLOCKS
+from tests.flows.kills import PRELOAD, TINY_BLOCKS, Runs
 
 EYES = 40
 
@@ -103,13 +103,27 @@ def warm_start() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def dask_address(warm_start) -> Iterator[str]:
-    """Where two workers stay from run to run with what they have compiled, as on a cluster; runs
-    of their own start new ones.
+    """Where a worker stays from run to run with what it has compiled, as on a cluster; runs of
+    their own start new ones. One alone: a second would compile all of it too.
     """
-    with contextlib.closing(Pool(DaskParams(workers=2))) as pool:
+    with contextlib.closing(Pool(DaskParams(workers=1))) as pool:
         with dask.config.set(warm_start):
             client = pool.connect()
         yield client.scheduler.address
+
+
+@pytest.fixture(scope="session")
+def warm_runs(tmp_path_factory) -> Iterator[Runs]:
+    """The process that forks runs to be killed, and their Prefect server."""
+    with contextlib.closing(Runs(tmp_path_factory.mktemp("runs"))) as runs:
+        yield runs
+
+
+@pytest.fixture
+def runs(warm_runs) -> Iterator[Runs]:
+    """Starts runs of `dr` and kills them; leaves none running."""
+    yield warm_runs
+    warm_runs.stop()
 
 
 @pytest.fixture(scope="session")
@@ -185,10 +199,14 @@ def snapshot(folder: pathlib.Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def tiny_trunk(monkeypatch):
-    """The small trunk as runs that are killed have it."""
-    monkeypatch.setitem(BACKBONES, "small", small_trunk(TINY_BLOCKS))
+@pytest.fixture(scope="module")
+def tiny_trunk() -> Iterator[None]:
+    """The small trunk with one block of few filters, as runs that are killed have it: compiling
+    takes longer than explaining a few eyes.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "small", small_trunk(TINY_BLOCKS))
+        yield
 
 
 @pytest.fixture

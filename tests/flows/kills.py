@@ -116,9 +116,13 @@ class Runs:
                 found[int(random.integers(len(found)))].kill()
         return bool(found)
 
-    def close(self) -> None:
-        if self.running and self.pid:
+    def stop(self) -> None:
+        """Kills what a test that failed has left running."""
+        if self.pid and self.running:
             self.kill()
+
+    def close(self) -> None:
+        self.stop()
         self._warm.stdin.close()
         self._warm.wait(60)
         self._warm.stdout.close()

@@ -20,6 +20,8 @@ import pytest
 from prefect import flow
 
 import tasks.attribute.shard
+from flows.config import load_config
+from storage import open_workspace
 from storage.admin.status import describe
 from storage.admin.verify import verify
 from storage.arrays.store import ShardedStore
@@ -35,15 +37,17 @@ from tasks.run.session import Session, open_session
 from tasks.run.settings import DaskParams
 from tests.flows.explainable import image_ids, prepare, write_config
 from tests.flows.inline import InlinePool, WorkerDied
-from tests.flows.kills import Runs, killed_run, wait_until
+from tests.flows.kills import killed_run, wait_until
 
 IMAGES, SHARD = 10, 3
 KILLS = ["worker"] * 11 + ["run"] * 6 + ["server"] * 3
 KILLED_SHARDS = 44
+# Each worker that takes the place of a killed one compiles this much less.
+QUICK = ("--set", "attribution.lesion_poses=0", "--set", "attribution.neurons=1")
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
+def template(tmp_path_factory, tiny_trunk):
     """Where the workspace lies in every test, so that the engine is compiled once; and a copy
     from before any attribution.
     """
@@ -57,19 +61,36 @@ def template(tmp_path_factory):
 @pytest.fixture
 def prepared(template, prefect_server):
     """(configuration, workspace) before any attribution."""
-    from flows.config import load_config
-    from storage import open_workspace
-
-    config = load_config(template)
-    workspace = open_workspace(config.workspace)
-    start_anew(workspace)
-    return config, workspace
+    return started_from("blank", template)
 
 
-def start_anew(workspace) -> None:
-    """Brings back the workspace from before any attribution."""
-    shutil.rmtree(workspace.location)
-    shutil.copytree(pathlib.Path(workspace.location).parent / "blank", workspace.location)
+@pytest.fixture(scope="module")
+def first_run(template, prefect_server):
+    """The jobs of a run with nothing in its way. What it left is kept under the name of
+    `explained`.
+    """
+    pool, (config, workspace) = InlinePool(), started_from("blank", template)
+    run((config, workspace), pool)
+    keep(workspace, "explained")
+    return pool.jobs
+
+
+@pytest.fixture
+def explained(template, first_run):
+    """(configuration, workspace) after that run."""
+    return started_from("explained", template)
+
+
+def started_from(name: str, config_file: pathlib.Path):
+    """(configuration, workspace), the workspace as it was when it was kept under this name."""
+    config = load_config(config_file)
+    shutil.rmtree(config.workspace)
+    shutil.copytree(config_file.parent / name, config.workspace)
+    return config, open_workspace(config.workspace)
+
+
+def keep(workspace, name: str) -> None:
+    shutil.copytree(workspace.location, pathlib.Path(workspace.location).parent / name)
 
 
 def run(prepared, pool=None, *, retry=False):
@@ -134,7 +155,7 @@ def worked(pool: InlinePool) -> list[int]:
 
 
 def test_killed_twenty_times_the_run_ends_with_the_bytes_of_an_undisturbed_one(
-    tmp_path, tiny_trunk
+    tmp_path, tiny_trunk, runs
 ):
     """kill -9 of the run's process group, of workers and of the Prefect server, at seeded random
     progress and moments.
@@ -147,33 +168,29 @@ def test_killed_twenty_times_the_run_ends_with_the_bytes_of_an_undisturbed_one(
     blank, plain = tmp_path / "blank", tmp_path / "plain"
     workspace = tmp_path / "workspace"
     shutil.copytree(workspace, blank)
-    commands = [("attribute", str(config_file)), ("aggregate", str(config_file))]
-    runs = Runs(tmp_path)
-    try:
-        runs.start(*commands)
-        wait_until(lambda: not runs.running)
-        assert runs.code() == 0, runs.output()
-        workspace.rename(plain)
-        (explanation,) = (plain / "explanations").iterdir()
-        ledger = workspace / "explanations" / explanation.name / "ledger"
-        kinds = [str(kind) for kind in np.random.default_rng(20).permutation(KILLS)]
-        told: list[str] = []
-        for attempt in range(len(kinds)):
-            shutil.rmtree(workspace, ignore_errors=True)
-            shutil.copytree(blank, workspace)
-            told += killed_run(
-                runs, commands, ledger, KILLED_SHARDS, kinds[len(told) :], seed=20 + attempt
-            )
-            undisturbed, disturbed = (
-                {name: data for name, data in results(at).items() if not name.endswith(".partial")}
-                for at in (plain, workspace)
-            )
-            assert disturbed.keys() == undisturbed.keys()
-            assert {name for name in undisturbed if disturbed[name] != undisturbed[name]} == set()
-            if len(told) == len(kinds):
-                break
-    finally:
-        runs.close()
+    commands = [(step, str(config_file), *QUICK) for step in ("attribute", "aggregate")]
+    runs.start(*commands)
+    wait_until(lambda: not runs.running)
+    assert runs.code() == 0, runs.output()
+    workspace.rename(plain)
+    (explanation,) = (plain / "explanations").iterdir()
+    ledger = workspace / "explanations" / explanation.name / "ledger"
+    kinds = [str(kind) for kind in np.random.default_rng(20).permutation(KILLS)]
+    told: list[str] = []
+    for attempt in range(len(kinds)):
+        shutil.rmtree(workspace, ignore_errors=True)
+        shutil.copytree(blank, workspace)
+        told += killed_run(
+            runs, commands, ledger, KILLED_SHARDS, kinds[len(told) :], seed=20 + attempt
+        )
+        undisturbed, disturbed = (
+            {name: data for name, data in results(at).items() if not name.endswith(".partial")}
+            for at in (plain, workspace)
+        )
+        assert disturbed.keys() == undisturbed.keys()
+        assert {name for name in undisturbed if disturbed[name] != undisturbed[name]} == set()
+        if len(told) == len(kinds):
+            break
     print("\n".join(told))
     assert len(told) == 20
 
@@ -192,19 +209,18 @@ def truncate(path: pathlib.Path) -> None:
     ],
     ids=["torn shard", "missing chunk", "truncated mark", "missing mark"],
 )
-def test_what_is_broken_is_done_again_and_nothing_else(prepared, spoil, repair):
+def test_what_is_broken_is_done_again_and_nothing_else(explained, spoil, repair):
     """A broken mark is no mark, and the next run sees that by itself; a broken array is what `dr
     verify --repair` is for.
     """
-    _, workspace = prepared
-    run(prepared)
+    _, workspace = explained
     before = results(workspace.location)
     spoil(workspace)
     if repair:
         (problem,) = verify(workspace, repair=True)
         assert problem["repair"] == "done"
     pool = InlinePool()
-    assert run(prepared, pool).new_images == SHARD
+    assert run(explained, pool).new_images == SHARD
     assert worked(pool) == [1]
     assert results(workspace.location) == before
     assert verify(workspace) == []
@@ -278,15 +294,14 @@ class SpoiltEngine:
     ids=["not finite", "kills its worker"],
 )
 def test_what_is_an_image_s_own_sets_it_aside_and_its_shard_completes_until_it_is_to_be_tried_again(
-    prepared, monkeypatch, fault, reason
+    explained, monkeypatch, fault, reason
 ):
-    _, workspace = prepared
-    run(prepared)
+    _, workspace = explained
     undisturbed = store_of(workspace).read_rows(range(IMAGES))
     bad, others = 4, [row for row in range(IMAGES) if row != 4]
     shutil.rmtree(ledger_of(workspace).parent)
     spoil(monkeypatch, workspace, bad, fault)
-    result = run(prepared)
+    result = run(explained)
     assert "1 failed (dr status says why; --retry-set-aside tries again)" in result.message
     found = store_of(workspace).read_rows(range(IMAGES))
     assert found["pixels/status"].tolist() == [
@@ -302,19 +317,19 @@ def test_what_is_an_image_s_own_sets_it_aside_and_its_shard_completes_until_it_i
         row["id"]: row["detail"] for row in describe(workspace) if row["what"] == "set aside"
     }
     assert set_aside == {image_ids(IMAGES)[bad]: reason}
-    assert run(prepared).new_images == 0, "what failed is not tried for ever"
+    assert run(explained).new_images == 0, "what failed is not tried for ever"
     without_passes = [name for name in TOLD if name != "passes"]  # those of the last try
     before = results(workspace.location, without_passes)
     pool = InlinePool()
-    assert run(prepared, pool, retry=True).new_images == 1, "tried again, it fails again"
+    assert run(explained, pool, retry=True).new_images == 1, "tried again, it fails again"
     assert worked(pool)[0] == bad // SHARD
     assert results(workspace.location, without_passes) == before
     monkeypatch.undo()
-    assert "failed" not in run(prepared, retry=True).message
+    assert "failed" not in run(explained, retry=True).message
     assert store_of(workspace).read_rows([bad])["pixels/status"].tolist() == [DONE]
     told = workspace.frame("attributions", image_id=[image_ids(IMAGES)[bad]])
     assert told["failure"].isna().all(), "the tables follow"
-    assert run(prepared, retry=True).new_images == 0, "nothing is left to try"
+    assert run(explained, retry=True).new_images == 0, "nothing is left to try"
     assert verify(workspace) == []
 
 
@@ -339,7 +354,24 @@ MEMORY = (
 PROGRAM = "run the same command again; if it fails here again it is a fault of the program"
 
 
-@pytest.mark.parametrize("alone", [True, False], ids=["the only pending image", "one of its shard"])
+@pytest.fixture(scope="module", params=[1, 2], ids=["the only pending image", "one of its shard"])
+def increment(request, template, prefect_server):
+    """(how many images come in the second night, the catalogue with them, what an undisturbed
+    second night leaves). The workspace between the nights is kept under the name of their number.
+
+    The nightly increment is one image, in a shard of its own; or two, of which the first joins a
+    shard begun before.
+    """
+    config, workspace = started_from("blank", template)
+    photos = workspace.photos()
+    without_the_last(workspace, request.param)
+    run((config, workspace))
+    keep(workspace, str(request.param))
+    workspace.write_photos(photos)
+    run((config, workspace))
+    return request.param, photos, results(workspace.location)
+
+
 @pytest.mark.parametrize(
     ("fault", "reason", "advice"),
     [
@@ -354,21 +386,11 @@ PROGRAM = "run the same command again; if it fails here again it is a fault of t
     ids=["memory", "a device", "the program"],
 )
 def test_what_may_be_anybody_s_leaves_the_image_pending_and_ends_the_run_with_a_line(
-    prepared, monkeypatch, fault, reason, advice, alone
+    template, increment, monkeypatch, fault, reason, advice
 ):
-    """The nightly increment is one image, in a shard of its own; or two, of which the first joins a
-    shard begun before.
-    """
-    _, workspace = prepared
-    photos, more = workspace.photos(), 1 if alone else 2
-    without_the_last(workspace, more)
-    run(prepared)
-    workspace.write_photos(photos)
-    run(prepared)
-    undisturbed = results(workspace.location)
-    start_anew(workspace)
-    without_the_last(workspace, more)
-    run(prepared)
+    more, photos, undisturbed = increment
+    begun = started_from(str(more), template)
+    _, workspace = begun
     workspace.write_photos(photos)
     marks = {path.name: path.read_bytes() for path in ledger_of(workspace).iterdir()}
     bad = IMAGES - more
@@ -376,17 +398,17 @@ def test_what_may_be_anybody_s_leaves_the_image_pending_and_ends_the_run_with_a_
     with pytest.raises(
         UserError, match=rf"1 of \d shards failed and the others are done.*{reason}.*{advice}"
     ) as caught:
-        run(prepared)
+        run(begun)
     assert "\n" not in str(caught.value)
     after = {path.name: path.read_bytes() for path in ledger_of(workspace).iterdir()}
     shard = f"{bad // SHARD:06d}.json"
     assert after.get(shard) == marks.get(shard), "the shard is as it was"
     assert all(after[name] == data for name, data in marks.items())
-    assert len(after) == (3 if alone else 4)
+    assert len(after) == (3 if more == 1 else 4)
     assert [row for row in describe(workspace) if row["what"] == "set aside"] == []
     monkeypatch.undo()
     pool = InlinePool()
-    assert run(prepared, pool).new_images == 1
+    assert run(begun, pool).new_images == 1
     assert results(workspace.location) == undisturbed
 
 
@@ -435,22 +457,21 @@ def test_a_second_try_that_is_killed_goes_on_without_being_asked_again(prepared,
     assert results(workspace.location) == undisturbed
 
 
-def test_an_image_whose_photograph_can_be_used_again_is_explained_again(prepared):
+def test_an_image_whose_photograph_can_be_used_again_is_explained_again(explained):
     """Its photograph was replaced by one that could not be read that night; the next night it
     could.
     """
-    config, workspace = prepared
+    config, workspace = explained
     photos, image_id = workspace.photos(), image_ids(IMAGES)[4]
-    run(prepared)
     other = photos["sha256"].mask(photos["image_id"] == image_id, "f" * 64)
     workspace.write_photos(photos.assign(sha256=other))
     set_fundus_status(config, workspace, 4, REJECTED)
-    run(prepared)
+    run(explained)
     assert store_of(workspace).read_rows([4])["pixels/status"].tolist() == [FAILED]
-    assert run(prepared).new_images == 0
-    assert run(prepared, retry=True).new_images == 0, "there is nothing to explain it from"
+    assert run(explained).new_images == 0
+    assert run(explained, retry=True).new_images == 0, "there is nothing to explain it from"
     set_fundus_status(config, workspace, 4, DONE_FUNDUS)
-    assert run(prepared).new_images == 1
+    assert run(explained).new_images == 1
     assert store_of(workspace).read_rows([4])["pixels/status"].tolist() == [DONE]
 
 
@@ -462,16 +483,13 @@ def set_fundus_status(config, workspace, row: int, status: int) -> None:
     fundi.write_shard(span, arrays, digests=fundi.ledger.entry(span.index).digests)
 
 
-def test_new_images_extend_a_shard_without_explaining_its_others_again(prepared, monkeypatch):
+def test_new_images_extend_a_shard_without_explaining_its_others_again(prepared):
     """Ten images, then two more: the short shard is written again with its old rows copied, the
     rest is not touched.
     """
     _, workspace = prepared
     photos = workspace.photos()
-    run(prepared)
-    shutil.rmtree(ledger_of(workspace).parent)
-    fewer = photos.assign(present=[row < IMAGES - 2 for row in range(IMAGES)])
-    workspace.write_photos(fewer)
+    without_the_last(workspace, 2)
     run(prepared)
     marks = {path.name: path.stat().st_mtime_ns for path in ledger_of(workspace).iterdir()}
     workspace.write_photos(photos)
@@ -485,28 +503,25 @@ def test_new_images_extend_a_shard_without_explaining_its_others_again(prepared,
 
 
 def test_a_shard_whose_worker_died_just_after_marking_it_is_not_explained_again(
-    prepared, monkeypatch
+    explained, first_run, monkeypatch
 ):
     """Dask gives the job to another worker, since its result died with the first."""
-    _, workspace = prepared
-    pool = InlinePool()
-    run(prepared, pool)
+    _, workspace = explained
     marks = {path.name: path.stat().st_mtime_ns for path in ledger_of(workspace).iterdir()}
     monkeypatch.setattr(
         tasks.attribute.shard, "explainer", None
     )  # whoever asks for the engine fails
     told = [
         tasks.attribute.shard.explain_shard(job)
-        for name, job in pool.jobs
+        for name, job in first_run
         if name == "explain_shard"
     ]
     assert [one["new_images"] for one in told] == [SHARD, SHARD, SHARD, 1]
     assert {path.name: path.stat().st_mtime_ns for path in ledger_of(workspace).iterdir()} == marks
 
 
-def test_every_shard_says_what_it_took(prepared):
-    _, workspace = prepared
-    run(prepared)
+def test_every_shard_says_what_it_took(explained):
+    _, workspace = explained
     for entry in store_of(workspace).records():
         record = entry.record
         assert record.images == entry.span.images
@@ -519,9 +534,8 @@ def test_every_shard_says_what_it_took(prepared):
         assert {"tensorflow", "zarr", "numpy"} <= record.notes["versions"].keys()
 
 
-def test_a_run_notes_its_plan_and_what_it_took_and_the_next_one_plans_by_that(prepared):
-    _, workspace = prepared
-    run(prepared)
+def test_a_run_notes_its_plan_and_what_it_took_and_the_next_one_plans_by_that(explained):
+    _, workspace = explained
     (first,) = load_runs(workspace.files, workspace.latest_explanation())
     assert first.state == "completed"
     assert (first.planned.images, first.planned.notes["shards"], first.actual.images) == (
@@ -530,12 +544,12 @@ def test_a_run_notes_its_plan_and_what_it_took_and_the_next_one_plans_by_that(pr
         IMAGES,
     )
     assert first.actual.bytes < first.planned.bytes, "the bound holds"
-    run(prepared)
+    run(explained)
     assert len(load_runs(workspace.files, workspace.latest_explanation())) == 1, (
         "nothing to do leaves no note"
     )
     (ledger_of(workspace) / "000001.json").unlink()
-    run(prepared)
+    run(explained)
     second = load_runs(workspace.files, workspace.latest_explanation())[-1]
     assert second.planned.basis.startswith("3 shards of")
     assert second.planned.seconds > 0

@@ -30,7 +30,6 @@ from tasks.run.session import Session
 from tests import chromium
 from tests.flows.explainable import image_ids, prepare, write_config
 from tests.flows.inline import InlinePool, run_here
-from tests.flows.kills import TINY_BLOCKS
 
 FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 
@@ -41,14 +40,13 @@ def as_it_is(function):
 
 
 @pytest.fixture(scope="module")
-def explained(tmp_path_factory):
+def explained(tmp_path_factory, tiny_trunk):
     """The file of a configuration whose workspace has fundi, a model and explanations. Not to be
     written to.
     """
     folder = tmp_path_factory.mktemp("benchmarks")
     config_file = write_config(folder, size=32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "small", small_trunk(TINY_BLOCKS))
         patch.setattr(dr_lib.network.backend, "compiled", as_it_is)
         config, workspace = prepare(config_file, image_ids(5))  # one of each stage
         run_here(patch, tasks.attribute.step)
@@ -80,7 +78,7 @@ def one_server(monkeypatch, prefect_server):
     monkeypatch.setattr(
         flows.service.server,
         "prefect_server",
-        lambda: contextlib.nullcontext(PREFECT_API_URL.value()),
+        lambda **options: contextlib.nullcontext(PREFECT_API_URL.value()),
     )
 
 

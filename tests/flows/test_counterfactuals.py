@@ -36,7 +36,7 @@ from tasks.run.errors import UserError
 from tasks.run.session import Session
 from tests.flows.explainable import image_ids, prepare, write_config
 from tests.flows.inline import InlinePool, run_here
-from tests.flows.kills import Runs, killed_run, wait_until
+from tests.flows.kills import killed_run, wait_until
 
 IMAGES, SHARD = 8, 3
 METHODS = ("proportional", "constant_strongest", "proportional_recomputed")
@@ -45,7 +45,7 @@ ATTACKS = {"methods": ("fgsm_linf", "pgd_l2"), "growth": 8.0, "bisections": 2, "
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
+def template(tmp_path_factory, tiny_trunk):
     """(configuration file, the stage that the untrained model predicts for everything): graded,
     explained, two models.
     """
@@ -126,10 +126,29 @@ def run_attribute(config, workspace) -> None:
 @pytest.fixture
 def prepared(template):
     """(configuration, workspace, settings of the pair that the model misses)."""
+    return started_from("blank", template)
+
+
+@pytest.fixture(scope="module")
+def first_run(template) -> None:
+    """A run of `dr counterfactuals`; what it left is kept under the name of `changed`."""
+    config, workspace, params = started_from("blank", template)
+    run((config, workspace, params))
+    shutil.copytree(workspace.location, pathlib.Path(workspace.location).parent / "changed")
+
+
+@pytest.fixture
+def changed(template, first_run):
+    """What `prepared` is, after that run."""
+    return started_from("changed", template)
+
+
+def started_from(name: str, template):
+    """What `prepared` is, the workspace as it was when it was kept under this name."""
     config_file, predicted = template
     config = load_config(config_file)
     shutil.rmtree(config.workspace)
-    shutil.copytree(config_file.parent / "blank", config.workspace)
+    shutil.copytree(config_file.parent / name, config.workspace)
     stages = {
         "true_stage": (predicted + 1) % 5,
         "predicted_stage": predicted,
@@ -265,12 +284,10 @@ def test_stored_maps_are_shared_and_only_what_has_none_is_attributed(prepared, m
     assert (before == whole(store, "proportional/reached")).sum() >= IMAGES - 2
 
 
-def test_one_more_eye_is_one_eyes_work_and_the_bytes_are_those_of_a_run_with_all(prepared):
+def test_one_more_eye_is_one_eyes_work_and_the_bytes_are_those_of_a_run_with_all(template, changed):
+    at_once = results(changed[1].location)
+    prepared = started_from("blank", template)
     config, workspace, _ = prepared
-    run(prepared)
-    at_once = results(workspace.location)
-    shutil.rmtree(workspace.location)
-    shutil.copytree(pathlib.Path(workspace.location).parent / "blank", workspace.location)
     model_id = config.recipe.model_id(workspace)
     frame = workspace.frame("predictions", model_id=model_id).drop(columns="model_id")
     last = frame["image_id"] == image_ids(IMAGES)[IMAGES - 2]
@@ -294,28 +311,26 @@ def test_one_more_eye_is_one_eyes_work_and_the_bytes_are_those_of_a_run_with_all
     assert run(prepared).new_images == 0
 
 
-def test_asking_another_second_model_changes_the_tables_but_no_image(prepared):
-    _, workspace, _ = prepared
-    run(prepared)
-    second = next(one.model_id for one in workspace.models() if one.training_id == "another")
+def test_asking_another_second_model_changes_the_tables_but_no_image(changed):
+    _, workspace, _ = changed
+    second = next(model.model_id for model in workspace.models() if model.training_id == "another")
     before = results(workspace.location, "tables")
     pool = InlinePool()
-    assert run(prepared, pool, second_model=second).new_images == 0
+    assert run(changed, pool, second_model=second).new_images == 0
     assert {name for name, _ in worked(pool)} == {"_tabulate_shard"}
     assert results(workspace.location, "tables") == before
     assert (workspace.frame("adversarials")["second_model_id"] == second).all()
     assert len(workspace.frame("transfers")) == 5
     pool = InlinePool()
-    run(prepared, pool, second_model=second)
+    run(changed, pool, second_model=second)
     assert pool.jobs == []
 
 
-def test_another_pair_of_stages_stands_beside_the_first(prepared):
-    _, workspace, params = prepared
-    run(prepared)
+def test_another_pair_of_stages_stands_beside_the_first(changed):
+    _, workspace, params = changed
     first = results(workspace.location)
     other = (params.predicted_stage + 2) % 5
-    assert run(prepared, true_stage=other, target_stage=other).images == 1
+    assert run(changed, true_stage=other, target_stage=other).images == 1
     both = results(workspace.location)
     assert {name for name in first if both[name] != first[name]} == set()
     assert len(workspace.frame("counterfactuals")) == 3 * IMAGES
@@ -374,7 +389,7 @@ def test_the_searchs_settings_decide_and_the_other_model_does_not():
 
 
 def test_killed_and_started_again_both_studies_end_with_the_bytes_of_an_undisturbed_run(
-    tiny_trunk, tmp_path
+    tiny_trunk, tmp_path, runs
 ):
     """kill -9 of the run's process group and of workers, at seeded random progress; `killed_run`
     sees that nothing is done twice.
@@ -417,24 +432,20 @@ def test_killed_and_started_again_both_studies_end_with_the_bytes_of_an_undistur
     ]
     place, blank, plain = tmp_path / "workspace", tmp_path / "blank", tmp_path / "plain"
     shutil.copytree(place, blank)
-    runs = Runs(tmp_path)
-    try:
-        runs.start(*commands)
-        wait_until(lambda: not runs.running)
-        assert runs.code() == 0, runs.output()
-        place.rename(plain)
-        shutil.copytree(blank, place)
-        (ledger,) = plain.glob("explanations/*/counterfactuals-*.ledger")
-        told = killed_run(
-            runs,
-            commands,
-            place / ledger.relative_to(plain),
-            shards,
-            ["worker", "run", "run"],
-            seed=8,
-        )
-    finally:
-        runs.close()
+    runs.start(*commands)
+    wait_until(lambda: not runs.running)
+    assert runs.code() == 0, runs.output()
+    place.rename(plain)
+    shutil.copytree(blank, place)
+    (ledger,) = plain.glob("explanations/*/counterfactuals-*.ledger")
+    told = killed_run(
+        runs,
+        commands,
+        place / ledger.relative_to(plain),
+        shards,
+        ["worker", "run", "run"],
+        seed=8,
+    )
     assert told
     undisturbed, disturbed = (
         {

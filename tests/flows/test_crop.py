@@ -42,7 +42,7 @@ SETTINGS = [
 
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory):
+def steps(tmp_path_factory, tiny_trunk):
     """(workspace, what each function was told of the disc) after all steps that ask for it, on
     fundi cropped to 0.6 R.
     """

@@ -33,7 +33,7 @@ IMAGES, SHARD, SIZE = 10, 4, 32
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def prepared(tmp_path_factory, tiny_trunk):
     """(configuration file, configuration, workspace) with fundi and a model, and nothing
     explained; not to be changed.
     """

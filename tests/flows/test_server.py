@@ -88,6 +88,17 @@ def test_a_server_that_is_killed_is_started_again_at_its_address_and_ends_with_t
     assert pid_of(api) is None
 
 
+def test_what_takes_long_as_well_is_done_while_the_server_starts(stand_in, monkeypatch):
+    done, look = [], flows.service.server._wait_until_healthy
+    monkeypatch.setattr(
+        flows.service.server,
+        "_wait_until_healthy",
+        lambda *told: (done.append("wait"), look(*told)),
+    )
+    with prefect_server(meanwhile=lambda: done.append("meanwhile")):
+        assert done == ["meanwhile", "wait"]
+
+
 def test_a_server_that_cannot_start_is_one_line(stand_in, monkeypatch):
     monkeypatch.setattr(
         flows.service.server,
