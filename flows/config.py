@@ -229,9 +229,9 @@ def parse_config(tables: dict[str, Any], *, source: str = "configuration") -> Pi
     every mistake.
     """
     problems = [
-        f"{section}.{key} cannot be set: {reason}"
-        for (section, key), reason in REFUSED_KEYS.items()
-        if isinstance(tables.get(section), dict) and key in tables[section]
+        f"{'.'.join(place)} cannot be set: {reason}"
+        for place, reason in REFUSED_KEYS.items()
+        if _is_set(tables, *place)
     ]
     try:
         # JSON-strict: a list may become a tuple, but "16" never becomes 16.
@@ -244,6 +244,11 @@ def parse_config(tables: dict[str, Any], *, source: str = "configuration") -> Pi
         if not problems:
             return config
     raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems))
+
+
+def _is_set(tables: Any, key: str, *below: str) -> bool:
+    there = isinstance(tables, dict) and key in tables
+    return there and (not below or _is_set(tables[key], *below))
 
 
 def _readable(error: Mapping[str, Any]) -> str:

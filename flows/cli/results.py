@@ -13,7 +13,7 @@ def status(workspace: Location) -> None:
     """Shows what a workspace holds, how far each step is, and what failed."""
     from flows.cli.printing import print_rows
     from storage import open_workspace
-    from storage.admin.status import describe
+    from tasks.access.status import describe
 
     print_rows(describe(open_workspace(workspace, must_exist=True)), title=workspace)
 

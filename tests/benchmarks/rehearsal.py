@@ -136,8 +136,8 @@ def stage(
 ) -> None:
     """Runs one stage and prints what it took."""
     from flows.config import load_config
-    from storage.admin.status import progress
     from storage.layout import attributions_path
+    from tasks.access.status import progress
 
     before = spent(notes)
     memory, started = Memory(), time.monotonic()

@@ -22,13 +22,13 @@ from prefect import flow
 import tasks.attribute.shard
 from flows.config import load_config
 from storage import open_workspace
-from storage.admin.status import describe
 from storage.admin.verify import verify
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import DONE, FAILED, load_runs
 from storage.contents.fundus import DONE as DONE_FUNDUS
 from storage.contents.fundus import REJECTED
 from storage.errors import WorkspaceLocked
+from tasks.access.status import describe
 from tasks.access.stores import fundus_store
 from tasks.aggregate.step import aggregate
 from tasks.attribute.step import attribute

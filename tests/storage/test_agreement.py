@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from storage import open_workspace
-from storage.admin.status import describe
 from storage.admin.verify import verify
 from storage.arrays.ledger import ShardRecord
 from storage.arrays.store import ShardedStore
@@ -23,6 +22,7 @@ from storage.contents.explanations import (
     save_run,
 )
 from storage.layout import attributions_path
+from tasks.access.status import describe
 from tests.storage.small import image_ids
 from tests.storage.test_tables import example, photos
 

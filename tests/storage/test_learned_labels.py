@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from storage.admin.learned_labels import LabelChanges, label_changes, learned_from
-from storage.admin.status import describe
 from storage.contents.models import ModelRecord, save_model
+from tasks.access.status import describe
 from tests.storage.test_models_store import HISTORY, weights_file
 from tests.storage.test_tables import example, photos
 

@@ -11,12 +11,12 @@ import pytest
 from storage import open_workspace
 from storage.admin.catalog import query, refresh
 from storage.admin.gc import listing
-from storage.admin.status import describe
 from storage.admin.verify import verify
 from storage.arrays.store import ShardedStore
 from storage.errors import Refused
 from storage.photos.source import PhotoSource
 from storage.tables.schemas import PARTITION, SCHEMAS
+from tasks.access.status import describe
 from tests.storage.small import SHARD, SPECS, digests, image_ids, values
 from tests.storage.test_tables import example, photos
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.admin.status import describe, progress
 from storage.admin.verify import verify
 from storage.contents.explanations import ExplanationRecord, save_record
 from storage.contents.models import ModelRecord, save_model
+from tasks.access.status import describe, progress
 from tests.storage.small import SPECS, digests, image_ids, write_all
 from tests.storage.test_models_store import HISTORY, weights_file
 from tests.storage.test_tables import example, photos

@@ -4,9 +4,10 @@ tables, no arrays.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dr_lib.formatting import duration, size_text
+from storage import Workspace
 from storage.admin.learned_labels import RETRAIN, label_changes
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import RunRecord, load_runs
@@ -15,10 +16,6 @@ from storage.errors import NotThere
 from storage.layout import CATALOGUE_TABLES, attributions_path, fundus_path
 from storage.tables.parts import all_parts
 from storage.tables.schemas import SCHEMAS
-
-if TYPE_CHECKING:
-    from storage.workspace import Workspace
-
 
 LAST_RUNS = 3  # of an explanation, planned against actual
 
@@ -39,7 +36,7 @@ class Progress:
     failed: tuple[tuple[str, str], ...] = ()
 
 
-def progress(ws: "Workspace", path: str) -> Progress:
+def progress(ws: Workspace, path: str) -> Progress:
     """How far the store at `path` is; nothing of a store that is not there."""
     try:
         store = ShardedStore.open(ws.files, path)
@@ -58,7 +55,7 @@ def progress(ws: "Workspace", path: str) -> Progress:
     )
 
 
-def describe(ws: "Workspace") -> list[dict]:
+def describe(ws: Workspace) -> list[dict]:
     """One row for each thing in the workspace: what, id, images, done, of, detail."""
     return [
         *_photographs(ws),
@@ -74,7 +71,7 @@ def _row(what: str, name: str = "", images: Any = "", done="", of="", detail: st
     return {"what": what, "id": name, "images": images, "done": done, "of": of, "detail": detail}
 
 
-def _photographs(ws: "Workspace") -> Iterator[dict]:
+def _photographs(ws: Workspace) -> Iterator[dict]:
     photos, rejects = ws.photos(), ws.rejects()
     present = photos[photos["present"]]
     yield _row("photographs", images=len(present), detail=_counts(present["split"].value_counts()))
@@ -96,7 +93,7 @@ def _stored(what: str, name: str, found: Progress) -> dict:
     return _row(what, name, found.images, found.images_done, found.images, detail)
 
 
-def _models(ws: "Workspace") -> Iterator[dict]:
+def _models(ws: Workspace) -> Iterator[dict]:
     """Every model, with today's label changes and, for the newest of its settings, what to do."""
     records = ws.models()
     newest = {record.training_id: record.model_id for record in records}
@@ -109,7 +106,7 @@ def _models(ws: "Workspace") -> Iterator[dict]:
         yield _row("model", record.model_id, detail=detail)
 
 
-def _explanations(ws: "Workspace") -> Iterator[dict]:
+def _explanations(ws: Workspace) -> Iterator[dict]:
     for record in ws.explanations():
         found = progress(ws, attributions_path(record.explain_id))
         yield _stored("explanation", record.explain_id, found)
@@ -119,7 +116,7 @@ def _explanations(ws: "Workspace") -> Iterator[dict]:
             yield _row("planned", record.explain_id, run.planned.images, detail=_planned(run))
 
 
-def _tables(ws: "Workspace") -> Iterator[dict]:
+def _tables(ws: Workspace) -> Iterator[dict]:
     for table in SCHEMAS:
         count = 0 if table in CATALOGUE_TABLES else len(list(all_parts(ws.files, table)))
         if count:
@@ -127,7 +124,7 @@ def _tables(ws: "Workspace") -> Iterator[dict]:
             yield _row("table", table, done=count, detail=detail)
 
 
-def _last_runs(ws: "Workspace") -> Iterator[dict]:
+def _last_runs(ws: Workspace) -> Iterator[dict]:
     runs = ws.frame("runs").sort_values("started").drop_duplicates("stage", keep="last")
     for run in runs.itertuples():
         detail = f"{run.state} {run.started:%Y-%m-%d %H:%M}, {run.seconds:.0f} s"
