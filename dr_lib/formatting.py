@@ -89,16 +89,17 @@ def _minus(text: str) -> str:
 def plain(value: object) -> str:
     """A value for a terminal or a pipe: ASCII, no trailing digits, nothing for what is missing.
 
-    >>> plain(0.123456), plain(float("nan")), plain(None), plain(12000), plain(56516.2)
+    >>> plain(0.123456), plain(float("nan")), plain(None), plain(12000), plain(np.float32(56516.2))
     ('0.1235', '', '', '12,000', '56,516')
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value is pd.NaT or value is pd.NA:
         return ""
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return str(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return str(value)
+    if isinstance(value, Integral):
+        return f"{int(value):,}"
+    x = float(value)
+    return "" if math.isnan(x) else f"{x:.4g}" if abs(x) < 1000 else f"{x:,.0f}"
 
 
 def counted(count: int | np.integer, noun: str, plural: str = "") -> str:
