@@ -119,9 +119,7 @@ def test_an_impossible_value_is_refused_in_one_line(section, key, value):
 def test_a_value_out_of_its_range_is_told_with_the_key_the_range_and_what_it_is(
     section, key, value, line
 ):
-    assert problems(SMALLEST | {section: {key: value}}) == [
-        f"configuration: {section}.{key}{line}"
-    ]
+    assert problems(SMALLEST | {section: {key: value}}) == [f"configuration: {section}.{key}{line}"]
 
 
 def test_several_mistakes_are_all_told_at_once():
