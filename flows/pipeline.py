@@ -87,8 +87,12 @@ def _no_second_try() -> None:
 
 
 def run_step(name: str, session: Session, config: PipelineConfig) -> StepResult:
-    """Runs one step and leaves a row in `runs`, whatever happens, and its result on Prefect's
-    page.
+    """Runs one step and leaves a row in the table `runs`, whatever happens, and its result on
+    Prefect's page.
+
+    Raises
+    ------
+    UserError: if the output of an earlier step is missing; else whatever the step raises.
     """
     log_start(name, f"{STEPS[name].sentence} Workspace: {config.workspace}")
     settings = json.dumps(as_tables(config), sort_keys=True)
