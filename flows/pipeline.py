@@ -160,8 +160,8 @@ def _flow(
 
         Args:
             config_file: The pipeline's configuration, a TOML file on the machine that runs it.
-            settings: Settings laid over it for this run alone, such as data.limit=100, one an
-            entry.
+            settings: Settings laid over it for this run alone, one an entry, such as
+                data.limit=100.
         """
         try:
             results = work(config_file, settings)
