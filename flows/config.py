@@ -161,11 +161,18 @@ def find_config(given: str | pathlib.Path) -> pathlib.Path:
 
 
 def load_config(path: str | pathlib.Path, settings: list[str] | None = None) -> PipelineConfig:
-    """The validated configuration of a TOML file or profile, with `section.key=value` settings laid
-    over it.
+    """The validated configuration of a TOML file or profile.
 
     Relative folders in the file are relative to the working directory, as on the command line.
-    Raises ConfigError, one line a mistake.
+
+    Parameters
+    ----------
+    path: the file, or the name of a profile such as `demo`.
+    settings: `section.key=value` entries, laid over the file in their order.
+
+    Raises
+    ------
+    ConfigError: with a line for each mistake.
     """
     return parse_config(apply_settings(read_toml(path), settings or []), source=str(path))
 
@@ -225,8 +232,15 @@ def _value(text: str) -> Any:
 
 
 def parse_config(tables: dict[str, Any], *, source: str = "configuration") -> PipelineConfig:
-    """The validated configuration of parsed TOML tables. Raises ConfigError with a line for
-    every mistake.
+    """The validated configuration of parsed TOML tables.
+
+    Parameters
+    ----------
+    source: what each line of an error begins with, such as the file's name.
+
+    Raises
+    ------
+    ConfigError: with a line for each mistake.
     """
     problems = [
         f"{'.'.join(place)} cannot be set: {reason}"
@@ -296,8 +310,12 @@ def as_tables(config: PipelineConfig) -> dict[str, Any]:
 
 
 def check_inputs(config: PipelineConfig) -> None:
-    """Raises ConfigError if the workspace cannot lie there, or if photographs, weights or Keras'
-    backend are absent.
+    """Checks what a configuration points to.
+
+    Raises
+    ------
+    ConfigError: if the workspace cannot lie where it should, or if photographs, weights or Keras'
+        backend are absent.
     """
     try:
         open_workspace(config.workspace)

@@ -30,7 +30,7 @@ from storage.errors import after_failure
 from tasks.access.inputs import require_inputs
 from tasks.attribute.planning import check_run
 from tasks.run.artifacts import show_report, show_result, show_summary
-from tasks.run.progress import alive, begin, say
+from tasks.run.progress import log_start, report_alive, say
 from tasks.run.run_log import record_run
 from tasks.run.session import Session, StepResult, open_session
 
@@ -87,10 +87,14 @@ def _no_second_try() -> None:
 
 
 def run_step(name: str, session: Session, config: PipelineConfig) -> StepResult:
-    """Runs one step and leaves a row in `runs`, whatever happens, and its result on Prefect's
-    page.
+    """Runs one step and leaves a row in the table `runs`, whatever happens, and its result on
+    Prefect's page.
+
+    Raises
+    ------
+    UserError: if the output of an earlier step is missing; else whatever the step raises.
     """
-    begin(name, f"{STEPS[name].sentence} Workspace: {config.workspace}")
+    log_start(name, f"{STEPS[name].sentence} Workspace: {config.workspace}")
     settings = json.dumps(as_tables(config), sort_keys=True)
     row: dict[str, Any] = {
         "run_id": uuid.uuid4().hex[:12],
@@ -137,7 +141,7 @@ def _all_steps(config_file: str, settings: list[str] | None) -> list[StepResult]
         _configured(config_file, settings) as config,
         open_session(config.workspace, config.dask),
     ):
-        alive()
+        report_alive()
         check_run(config.workspace, config.data.photos, config.recipe, config.storage, config.dask)
         results = [result for name in STEPS for result in FLOWS[name](config_file, settings)]
         show_summary(results)
@@ -156,8 +160,8 @@ def _flow(
 
         Args:
             config_file: The pipeline's configuration, a TOML file on the machine that runs it.
-            settings: Settings laid over it for this run alone, such as data.limit=100, one an
-            entry.
+            settings: Settings laid over it for this run alone, one an entry, such as
+                data.limit=100.
         """
         try:
             results = work(config_file, settings)

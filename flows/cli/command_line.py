@@ -56,8 +56,8 @@ Location = Annotated[
 
 
 def fail(message: str, code: int) -> typer.Exit:
-    """Tells a person what is wrong, a line a mistake; the exception to raise ends the command
-    with `code`.
+    """Prints what is wrong, one line for each mistake; raising the result ends the command with
+    the exit code `code`.
     """
     for line in message.splitlines() or [""]:
         typer.echo(f"dr: {line}", err=True)
@@ -147,8 +147,17 @@ def with_options(
 
 
 def run_flow(name: str, config: pathlib.Path, settings: list[str]) -> None:
-    """Checks the configuration and a step's inputs first, in a second; only then starts Prefect
-    and the flow.
+    """Runs a flow from the terminal and prints its summary. The configuration and the step's
+    inputs are checked first, which takes a second; only then Prefect is started.
+
+    Parameters
+    ----------
+    name: a step, or `run` for the whole pipeline.
+    config, settings: the configuration's file, and what is laid over it.
+
+    Raises
+    ------
+    ConfigError, UserError, StorageError: what a person can put right.
     """
     from flows.config import check_inputs, load_config
     from storage import open_workspace

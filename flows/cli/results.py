@@ -121,8 +121,8 @@ def sql(
 
     if output not in ("table", "csv", "json"):
         raise fail("--format is table, csv or json", 2)
-    found = ask(open_workspace(workspace, must_exist=True), query)
-    print_frame(found, output if sys.stdout.isatty() or output != "table" else "csv")
+    frame = ask(open_workspace(workspace, must_exist=True), query)
+    print_frame(frame, output if sys.stdout.isatty() or output != "table" else "csv")
 
 
 def show(

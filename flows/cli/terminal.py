@@ -33,7 +33,8 @@ def plain(error: UnicodeError) -> tuple[str, int]:
         raise error
     unknown = error.object[error.start : error.end]
     escaped = (
-        PLAIN.get(one) or one.encode("ascii", "backslashreplace").decode() for one in unknown
+        PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode()
+        for character in unknown
     )
     return "".join(escaped), error.end
 

@@ -30,11 +30,11 @@ def tags_of(location: str) -> list[str]:
 def closing_words(results: Sequence[StepResult]) -> str:
     """What a run did, in a line.
 
-    >>> one, two = (
+    >>> ingest, train = (
     ...     StepResult("ingest", 9, 9, "9 photographs"),
     ...     StepResult("train", 9, 0, "model a"),
     ... )
-    >>> closing_words([one]), closing_words([one, two]), closing_words([two, two])
+    >>> closing_words([ingest]), closing_words([ingest, train]), closing_words([train, train])
     ('9 photographs', 'new work in ingest; train: model a', 'nothing new; train: model a')
     """
     *_, last = results

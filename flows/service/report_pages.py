@@ -81,9 +81,15 @@ def report_pages(workspace: str) -> Generator[str]:
         listener = network.listener(0)
     address = network.address(listener.getsockname()[1])
     application = Starlette(routes=[Mount("/", _Reports(folder, network.password()))])
-    server = uvicorn.Server(
-        uvicorn.Config(application, log_config=None, access_log=False, lifespan="off", ws="none")
+    options = uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=2,  # s; a browser may be slow to take a picture
     )
+    server = uvicorn.Server(options)
     thread = threading.Thread(
         target=server.run, args=([listener],), name="serves the reports", daemon=True
     )

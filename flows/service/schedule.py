@@ -25,7 +25,7 @@ from flows.service.messages import tags_of, workspace_name
 from flows.service.report_pages import report_pages
 from flows.service.server_end import ServerError
 from flows.service.watch import watch
-from tasks.run.progress import at_once
+from tasks.run.progress import result_of
 from tasks.run.settings import ScheduleParams
 
 
@@ -35,13 +35,13 @@ class _Runner(Runner):
     """
 
     async def until_stopped(self) -> None:
-        self._whole = asyncio.current_task()
+        self._task = asyncio.current_task()
         await self.start()
 
-    def handle_sigterm(self, *told: Any) -> None:
-        # Not by raising SIGINT: what a shell started in its background is deaf to that.
-        if whole := self._whole:
-            whole.get_loop().call_soon_threadsafe(whole.cancel)
+    def handle_sigterm(self, *signal_and_frame: Any) -> None:
+        # Not by raising SIGINT: a process that a shell started in its background ignores that.
+        if task := self._task:
+            task.get_loop().call_soon_threadsafe(task.cancel)
 
 
 def serve_deployments(
@@ -55,12 +55,20 @@ def serve_deployments(
 ) -> None:
     """Serves the whole pipeline on its schedule, and every step by hand, until interrupted.
 
-    page: the API's address, for the person at the terminal. Raises ConfigError for a cron that
-    Prefect cannot read.
+    Parameters
+    ----------
+    config_file, settings: what the runs are started with. config: the same, read.
+    notify: the webhook's URL; empty for the one of an earlier call, if any.
+    say: shows a line to the person at the terminal. page: the API's address, for that person.
+
+    Raises
+    ------
+    ConfigError: for a cron that Prefect cannot read.
+    ServerError: if the Prefect server does not accept a deployment.
     """
     deployments = deployments_of(config_file, settings, config)
     schedule = config.schedule
-    heard = watch(schedule, notify)
+    somebody_is_told = watch(schedule, notify)
     # For the processes of the runs: a step that failed is tried again.
     os.environ.setdefault("PREFECT_FLOWS_DEFAULT_RETRIES", str(schedule.retries))
     os.environ.setdefault(
@@ -84,7 +92,7 @@ def serve_deployments(
         say(f"Prefect: {page.removesuffix('/api')}   schedule: {when}")
         if reports:
             say(f"Reports: {reports}")
-        say(told(heard))
+        say(who_is_told(somebody_is_told))
         started = f"{flow_name('run')}/{deployments[0].name}"
         say(f"Start a run: on Prefect's page, or prefect deployment run {shlex.quote(started)}")
         with contextlib.suppress(KeyboardInterrupt, TerminationSignal, asyncio.CancelledError):
@@ -105,7 +113,7 @@ def deployments_of(
     def deployment(
         step: str, suffix: str, schedule: Schedule | None, description: str
     ) -> RunnerDeployment:
-        made = FLOWS[step].to_deployment(
+        planned = FLOWS[step].to_deployment(
             name=name + suffix,
             schedule=schedule,
             parameters=parameters,
@@ -117,7 +125,7 @@ def deployments_of(
             tags=tags_of(config.workspace),
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
-        return at_once(made)
+        return result_of(planned)
 
     return [
         deployment("run", "", cron_schedule(config.schedule), PIPELINE),
@@ -142,9 +150,9 @@ def cron_schedule(schedule: ScheduleParams) -> Schedule | None:
         ) from None
 
 
-def told(heard: bool) -> str:
-    """Whether anybody hears of a run that fails."""
-    if heard:
+def who_is_told(webhook: bool) -> str:
+    """A line that says who hears of a run that fails. webhook: whether there is one to call."""
+    if webhook:
         return "Runs that fail, crash or hang are reported to the webhook dr-notify"
     return (
         "Nobody is told of runs that fail or hang; give --notify URL, a webhook (dead runs are"

@@ -104,12 +104,23 @@ def prefect_server(
     environment: dict[str, str] | None = None,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> Generator[str]:
-    """Yields the API's address. A server started here is stopped on leaving; its history stays in
-    PREFECT_HOME.
+    """The server that PREFECT_API_URL names; without one, a server of our own that is stopped on
+    leaving. Its history stays in PREFECT_HOME.
 
+    Parameters
+    ----------
     port: where a server of our own listens (0: at a free port); one that answers there already is
-    used. environment: variables for a server that is started here. meanwhile: called in the seconds
-    that such a server takes to start.
+        used.
+    environment: variables for a server that is started here.
+    meanwhile: called in the seconds that such a server takes to start.
+
+    Yields
+    ------
+    The API's address.
+
+    Raises
+    ------
+    ServerError: if a server cannot be reached or started; the message says what to do.
     """
     prepare_prefect()
     from prefect.settings import PREFECT_API_URL
@@ -123,7 +134,7 @@ def prefect_server(
     ask_directly(network.host())
     if port and _answers(f"{api}/health"):
         server_version(api)  # raises where it does not let us in
-        with _used(api):
+        with _as_api(api):
             yield api
         return
     _check_home()
@@ -133,7 +144,7 @@ def prefect_server(
     with (
         tempfile.TemporaryFile() as output,
         _own_server(output, own_port, environment or {}, meanwhile),
-        _used(api),
+        _as_api(api),
     ):
         yield api
 
@@ -180,12 +191,12 @@ def server_version(api: str) -> str:
                 f"the Prefect server at {api} {asks}; set PREFECT_API_AUTH_STRING=user:password"
             ) from None
         raise ServerError(
-            f"no Prefect server answers at {api}{_through(api)}; start it (prefect server start),"
+            f"no Prefect server answers at {api}{_proxy_words(api)}; start it (prefect server start),"
             " or unset PREFECT_API_URL to have one for each run"
         ) from None
 
 
-def _through(address: str) -> str:
+def _proxy_words(address: str) -> str:
     """The proxy on the way to an address, in words; empty where there is none."""
     request = urllib.request.Request(address)
     proxy = urllib.request.getproxies().get(request.type)
@@ -198,7 +209,7 @@ def _through(address: str) -> str:
 
 
 @contextlib.contextmanager
-def _used(api: str) -> Generator[None]:
+def _as_api(api: str) -> Generator[None]:
     """Inside, Prefect's client, and processes that are started, use this server."""
     from prefect.logging.handlers import APILogHandler
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings

@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 
-from tasks.run.progress import ALIVE, at_once
+from tasks.run.progress import ALIVE, result_of
 from tasks.run.settings import ScheduleParams
 
 BLOCK = "dr-notify"
@@ -46,11 +46,18 @@ DEAD_MESSAGE = (
 def watch(
     schedule: ScheduleParams, notify: str = "", *, dead_after: timedelta = DEAD_AFTER
 ) -> bool:
-    """Sets up the automations on the server, over those of an earlier call; returns whether
-    somebody will be told.
+    """Sets up the automations on the server, in the place of those of an earlier call.
 
-    notify: the webhook's URL, kept in the server's block; empty: the block of an earlier call or of
-    the server's page, if any.
+    Parameters
+    ----------
+    schedule: says after how many minutes without progress a run is reported.
+    notify: the webhook's URL, kept in the server's block; empty for the block of an earlier call or
+        of the server's page, if any.
+    dead_after: how long a run may give no sign of life.
+
+    Returns
+    -------
+    Whether there is a webhook, so that somebody will be told.
     """
     _set(
         "dr: a run without a sign of life is marked Crashed",
@@ -126,8 +133,8 @@ def _webhook(url: str) -> UUID | None:
     """
     if url:
         block = Webhook(method="POST", url=url, headers={"Content-Type": "application/json"})
-        return at_once(block.save(BLOCK, overwrite=True))
+        return result_of(block.save(BLOCK, overwrite=True))
     try:
-        return at_once(Webhook.load(BLOCK))._block_document_id
+        return result_of(Webhook.load(BLOCK))._block_document_id
     except ValueError:
         return None

@@ -66,12 +66,7 @@ class Measured:
 
 
 def calibrate(
-    workspace: Workspace,
-    pool: Pool,
-    recipe: Recipe,
-    photos: str,
-    shard_images: int,
-    images: int = IMAGES,
+    workspace: Workspace, pool: Pool, recipe: Recipe, photos: str, shard_images: int
 ) -> Rates:
     """Rates measured on this run's workers; writes nothing into the workspace.
 
@@ -84,7 +79,7 @@ def calibrate(
     UserError: if there is no photograph, or a worker fails.
     """
     model_id = recipe.find_model(workspace)
-    pixels = sample(workspace, recipe, photos, images + 1)
+    pixels = sample(workspace, recipe, photos, IMAGES + 1)
     job = CalibrationJob(workspace.location, model_id, recipe.model, recipe.engine, pixels)
     pool.connect()
     workers: list[Measured] = []
@@ -94,12 +89,12 @@ def calibrate(
                 f"the calibration failed: {result.reason}; dr plan --no-calibrate leaves it out"
             )
         workers.append(result)
-    more_images = max(shard_images - images, 0)
+    more_images = max(shard_images - IMAGES, 0)
     return Rates(
         bytes=mean(worker.stored_bytes for worker in workers),
         worker_bytes=max(worker.peak_bytes for worker in workers)
         + ARRAYS_AT_ONCE * workers[0].array_bytes * more_images,
-        basis=f"calibration on {images} eyes a worker"
+        basis=f"calibration on {IMAGES} eyes a worker"
         + ("" if model_id else ", untrained network"),
         seconds=mean(worker.seconds for worker in workers),
         start_seconds=max(worker.start_seconds for worker in workers),

@@ -66,10 +66,14 @@ def lock_folder() -> Path:
 
 
 def take_gpu(numbers: Sequence[int], folder: Path, look_again_s: float = LOOK_AGAIN_S) -> HeldGpu:
-    """The first GPU of `numbers` that no other process holds, held now; waits, saying once who
-    holds them, while there is none.
+    """Takes the first GPU that no other process holds; waits for one, saying once who holds them.
+
+    Parameters
+    ----------
+    numbers: of the GPUs that may be taken, as this process counts them.
+    folder: where the lock files lie. look_again_s: seconds between two looks.
     """
-    told = False
+    announced = False
     while True:
         holders = []
         for number in numbers:
@@ -88,12 +92,12 @@ def take_gpu(numbers: Sequence[int], folder: Path, look_again_s: float = LOOK_AG
             holder = f"process {os.getpid()} ({command}) since {time.strftime('%Y-%m-%d %H:%M')}"
             os.pwrite(handle, holder.encode()[:200], 0)
             return HeldGpu(number, handle)
-        if not told:
+        if not announced:
             say(
                 f"{'; '.join(holders)}: waiting for it to end (Ctrl-C stops;"
                 " CUDA_VISIBLE_DEVICES=-1 computes on the CPU)"
             )
-            told = True
+            announced = True
         time.sleep(look_again_s)
 
 
@@ -142,7 +146,8 @@ def _slot(count: int) -> Generator[None]:
         return
     limit = f"gpu-{socket.gethostname()}"
     with get_client(sync_client=True) as client:
-        if limit not in {one.name for one in client.read_global_concurrency_limits(limit=200)}:
+        limits = client.read_global_concurrency_limits(limit=200)
+        if limit not in {known.name for known in limits}:
             client.upsert_global_concurrency_limit_by_name(limit, count)
     with contextlib.ExitStack() as held:
         try:

@@ -33,12 +33,11 @@ ONE_THREAD = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "CUDA_VISIBLE_DEVICES": "",  # a worker without the GPU resource must not take the GPU's memory
 }
-DEATHS_BEFORE_GIVING_UP = 2
 START_S = 20  # for a given scheduler to answer, and for a first worker to join it
 DESERTED_S = 60  # without any worker; one that is started anew after its death is back sooner
 LOOK_S = 5  # how often that is looked at, where no job ends sooner
 DASK_CONFIG = {
-    "distributed.scheduler.allowed-failures": DEATHS_BEFORE_GIVING_UP,
+    "distributed.scheduler.allowed-failures": 2,  # deaths of workers before a job is given up
     # A worker that is not there 15 s after a death, even an earlier one, would be given up, and
     # never replaced.
     "distributed.deploy.lost-worker-timeout": "10000 hours",

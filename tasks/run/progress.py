@@ -40,15 +40,19 @@ def say(message: str) -> None:
         get_run_logger().info(message)
 
 
-def begin(step: str, sentence: str) -> None:
-    """Opens a step's log in Prefect: a page without a line looks like a run that hangs."""
+def log_start(step: str, sentence: str) -> None:
+    """Writes the first line of a step's log in Prefect: an empty page looks like a run that
+    hangs.
+    """
     if inside_run():
         get_run_logger().info("%s: %s", step, sentence)
-        alive()
+        report_alive()
 
 
-def alive() -> None:
-    """Tells Prefect that the whole run, not only the part that is called here, gets on."""
+def report_alive() -> None:
+    """Sends Prefect the event by which the watch sees that the whole run makes progress, of
+    whichever part of it this is called.
+    """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return
@@ -71,9 +75,9 @@ def inside_run() -> bool:
     return FlowRunContext.get() is not None or TaskRunContext.get() is not None
 
 
-def at_once(answer: Coroutine[Any, Any, Answer] | Answer) -> Answer:
-    """What a function of Prefect's answers; its type has a coroutine too, which only an event
-    loop is given.
+def result_of(answer: Coroutine[Any, Any, Answer] | Answer) -> Answer:
+    """The result of one of Prefect's functions that give a coroutine inside an event loop only;
+    here none runs, but their types name both.
     """
     assert not isinstance(answer, Coroutine)
     return answer
@@ -133,8 +137,8 @@ class _Meter:
         self.artifact: UUID | None = None
         if inside_run():
             key, text = artifact_key(step, "progress"), f"{step}: 0 of {total} {unit}"
-            self.artifact = at_once(create_progress_artifact(0.0, key=key, description=text))
-            alive()
+            self.artifact = result_of(create_progress_artifact(0.0, key=key, description=text))
+            report_alive()
 
     def is_due(self, what: str, seconds: float) -> bool:
         """Whether so long has passed since this was last due."""
@@ -150,7 +154,7 @@ class _Meter:
         if self.is_due("artifact", SECONDS_BETWEEN_ARTIFACTS):
             self.update_artifact()
         if self.artifact and self.is_due("sign", SECONDS_BETWEEN_SIGNS):
-            alive()
+            report_alive()
 
     def rate_text(self) -> str:
         minutes = (time.monotonic() - self.started) / 60

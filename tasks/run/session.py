@@ -73,8 +73,11 @@ def photo_source(photos: str) -> PhotoSource:
 
 @contextlib.contextmanager
 def open_session(location: str, dask: DaskParams) -> Generator[Session]:
-    """The session of the run around this call, or a new one. Raises the storage's error if
-    another run holds the lock.
+    """The session of the run around this call, or a new one.
+
+    Raises
+    ------
+    WorkspaceLocked: if another run works in the workspace at `location`.
     """
     outer = _current.get()
     if outer is not None:

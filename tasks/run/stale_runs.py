@@ -5,9 +5,10 @@ ended. If Prefect still takes that run to be running, it died without a word, an
 show it running for ever.
 """
 
+import contextlib
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
@@ -24,26 +25,21 @@ MESSAGE = (
 
 
 def mark_dead_run(workspace: Workspace) -> None:
-    """To be called with the workspace's lock held: marks the run that held it before Crashed if
-    Prefect thinks it runs still.
+    """To be called with the workspace's lock held: marks the run that held it before, and its
+    steps, Crashed if Prefect takes them to be running still.
     """
     if not inside_run():
         return
     holder = flow_run.root_flow_run_id
     before = (workspace.files.read_json(LAST_HOLDER) or {}).get("flow_run_id", holder)
     workspace.files.write_json(LAST_HOLDER, {"flow_run_id": holder})
-    if before != holder:
-        with get_client(sync_client=True) as client:
-            mark_crashed(client, UUID(before), MESSAGE.format(flow_run.name))
-
-
-def mark_crashed(client: SyncPrefectClient, run_id: UUID, message: str) -> None:
-    """Marks a run and the steps under it Crashed where Prefect takes them to be running."""
-    try:
-        run = client.read_flow_run(run_id)
-    except ObjectNotFound:  # it ran under another server, or its history has been cleared
+    if before == holder:
         return
-    under = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run_id]))
-    for dead in (*client.read_flow_runs(flow_run_filter=under), run):
-        if dead.state and dead.state.is_running():
-            client.set_flow_run_state(dead.id, Crashed(message=message), force=True)
+    message = MESSAGE.format(flow_run.name)
+    steps = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(before)]))
+    # NotFound: it ran under another server, or its history has been cleared.
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
+        run = client.read_flow_run(UUID(before))
+        for dead in (*client.read_flow_runs(flow_run_filter=steps), run):
+            if dead.state and dead.state.is_running():
+                client.set_flow_run_state(dead.id, Crashed(message=message), force=True)

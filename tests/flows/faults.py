@@ -99,9 +99,8 @@ def run_all(runs: list[dict]) -> list[int]:
     from flows.pipeline import FLOWS
 
     assert FLOWS, "imported for the forks"
-    tasks.execution.pool.DEATHS_BEFORE_GIVING_UP = (
-        0  # a worker's start costs seconds, and one death is as good as three
-    )
+    # A worker's start costs seconds, and one death is as good as three.
+    tasks.execution.pool.DASK_CONFIG["distributed.scheduler.allowed-failures"] = 0
     codes = []
     for run in runs:
         child = os.fork()
