@@ -116,7 +116,7 @@ def to_frame(table: pa.Table):
     nullable = dict(zip((pa.int8(), pa.int16(), pa.int32(), pa.int64()), kinds, strict=True))
     columns = {
         field.name: table.column(field.name).to_pandas(
-            types_mapper=nullable.get if field.nullable else None
+            types_mapper=nullable.get if field.nullable and field.type in nullable else None
         )
         for field in table.schema
     }

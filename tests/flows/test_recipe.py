@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from flows.config import parse_config
+from storage.contents.models import ModelRecord
 from tasks.run.errors import UserError
 
 SMALLEST = {"workspace": "w", "data": {"photos": "p"}}
@@ -17,7 +18,7 @@ OTHER = "0123456789ab"
 class Records:
     """What a recipe asks of a workspace."""
 
-    records: list[dict]
+    records: list[ModelRecord]
     location: str = "w"
 
     def models(self):
@@ -34,12 +35,9 @@ def record(model_id, of, **more):
         "dense": list(of.model.dense),
         "input_size": of.model.input_size,
     }
-    return {
-        "model_id": model_id,
-        "preprocess_id": of.preprocess_id,
-        "architecture": architecture,
-        **more,
-    }
+    return ModelRecord(
+        model_id=model_id, preprocess_id=of.preprocess_id, architecture=architecture, **more
+    )
 
 
 def test_the_ids_of_the_first_models_stand_still():
