@@ -167,7 +167,7 @@ def shared_information(clusters: pd.DataFrame) -> list[Text]:
         if rows["lesion"].nunique() > 1
     ]
     words = (
-        "How much does a region’s group tell about the lesion there? The information that they share"
-        f" (adjusted: 0 is chance, 1 complete) is {' and '.join(shares)}."
+        "How much does a region’s group tell about the lesion there? The information that they"
+        f" share (adjusted: 0 is chance, 1 complete) is {' and '.join(shares)}."
     )
     return [Text(words)] if shares else []
