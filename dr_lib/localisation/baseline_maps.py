@@ -66,7 +66,7 @@ class BaselineMaps:
     def maps(
         self, pixels: UInt8[np.ndarray, "y x 3"], *, crop: float
     ) -> dict[str, Float32[np.ndarray, "y x"]]:
-        """Every baseline map of one fundus with this crop: gradient, gradient_input, gradcam_<layer>,
+        """Every map of one fundus with this crop: gradient, gradient_input, gradcam_<layer>,
         centre, contrast.
 
         gradient: Σ|∂F/∂x| over colours (Simonyan et al., 2013). gradient_input: Σ x · ∂F/∂x, with

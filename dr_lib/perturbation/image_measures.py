@@ -114,13 +114,21 @@ def feature_distances(
     real: Float[np.ndarray, "example feature"],
     made_from: Int[np.ndarray, "image"] | None = None,
 ) -> tuple[Float[np.ndarray, "image"], float]:
-    """(distance of each image to its nearest real example, the median such distance among the real
-    examples themselves).
+    """How near images lie to real ones, in any feature space, such as the network's pooled
+    features of real stage-1 eyes.
 
-    Euclidean, in any feature space, such as the network's pooled features of real stage-1 eyes. An
-    image whose distance is near the second number is as close to reality as reality is to itself.
-    `made_from` names the example that an image was made from (−1: none), which is not counted: every
-    small change would be near that one. NaN where there are too few examples.
+    Parameters
+    ----------
+    features, real : of the images and of the real examples, (image, feature), (example, feature)
+    made_from : the example that each image was made from (−1: none), which is not counted: every
+        small change would be near that one
+
+    Returns
+    -------
+    nearest, typical
+        The Euclidean distance of each image to its nearest example, and the median such distance
+        among the examples themselves: an image near that is as close to reality as reality is to
+        itself. NaN where there are too few examples.
     """
     from scipy.spatial.distance import cdist
 

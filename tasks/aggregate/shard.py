@@ -221,7 +221,7 @@ def _attribution_rows(
 def _neuron_rows(
     image_id: str, layer: str, arrays: Mapping[str, np.ndarray], row: int, size: int
 ) -> list[dict[str, Any]]:
-    """One row for each chosen neuron of a layer; a sign of which the layer has too few has fewer."""
+    """One row for each chosen neuron of a layer: fewer of a sign that has too few."""
     neurons = arrays[f"layers/{layer}/neuron"][row]
     numbers = {
         name.removeprefix("neuron_"): arrays[f"layers/{layer}/{name}"][row]

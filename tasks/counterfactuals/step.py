@@ -151,8 +151,8 @@ def second_model(workspace: Workspace, recipe: Recipe, model_id: str, second_id:
         )
     if load_record(workspace.files, second_id).preprocess_id != recipe.preprocess_id:
         raise UserError(
-            f"counterfactuals.second_model = {second_id}: it was made for fundi of other [preprocess]"
-            " settings"
+            f"counterfactuals.second_model = {second_id}: it was made for fundi of other"
+            " [preprocess] settings"
         )
     return second_id
 

@@ -1,4 +1,4 @@
-"""One part of some tables, and what it was made from: asked for before the work, written after it."""
+"""One part of some tables, and what it is made from: asked for before the work, written after."""
 
 from dataclasses import dataclass
 from typing import Any
