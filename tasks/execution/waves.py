@@ -120,32 +120,34 @@ def run_in_waves(
                 )
 
         def try_again() -> None:
-            if any(results[index].may_pass for index in failed):
+            passing = [jobs[index] for index in failed if results[index].may_pass]
+            if passing:
                 time.sleep(TRY_AGAIN_AFTER_S)
+                for job, result in pool.run(function, passing):
+                    results[numbers[id(job)]] = result
             for index in failed:
-                job, result = jobs[index], results[index]
-                if result.may_pass:
-                    result = run_singly(pool, function, job)
-                elif result.killed and rescue:
-                    result = _without_killing(pool, function, job, rescue)
+                result = results[index]
+                if isinstance(result, Failure) and result.killed and rescue:
+                    result = _without_killing(pool, function, jobs[index], rescue)
                 if isinstance(result, Failure):
                     get_run_logger().error("%s", result.trace or result.reason)
                 note(index, result)
-                advance(images_of(job))
+                advance(images_of(jobs[index]))
 
         for number, wave in enumerate(waves, 1):
             name = f"{step}: wave {number} of {len(waves)}, {images(wave)}"
             run_wave(name, lambda number=number, wave=wave: work(number, wave))
-        failed = [index for index, result in results.items() if isinstance(result, Failure)]
+        failed = [index for index in range(len(jobs)) if isinstance(results[index], Failure)]
         if failed:
             run_wave(f"{step}: what failed once more, {images(failed)}", try_again)
-    failures = [result for result in results.values() if isinstance(result, Failure)]
+    done = [results[index] for index in range(len(jobs))]
+    failures = [result for result in done if isinstance(result, Failure)]
     if failures:
         raise UserError(
             f"{step}: {len(failures)} of {len(jobs)} shards failed and the others are done; "
             f"the first said: {failures[0].reason}; {failures[0].remedy}"
         )
-    return [results[index] for index in range(len(jobs))]
+    return done
 
 
 def _without_killing(pool: Pool, function: Callable[[Any], Any], job: Any, rescue: Rescue) -> Any:

@@ -10,6 +10,7 @@ from tasks.run.run_log import versions
 
 # A table of more rows is left in the workspace: the report must stay light enough to send.
 CSV_ROWS = 100_000
+DOWNLOADS = "tables"  # a folder of the report
 
 
 def content(data: ReportData, folder: Folder) -> Content:
@@ -23,7 +24,7 @@ def content(data: ReportData, folder: Folder) -> Content:
         download: Address | str = "too large"
         if count <= CSV_ROWS:
             text = data.workspace.frame(name, **data.ids_of(name)).to_csv(index=False)
-            download = Address(f"{name}.csv", folder.add(f"tables/{name}.csv", text.encode()))
+            download = Address(f"{name}.csv", folder.add(f"{DOWNLOADS}/{name}.csv", text.encode()))
         rows.append(
             {
                 "table": name,
