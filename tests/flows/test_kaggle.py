@@ -187,7 +187,7 @@ def test_a_part_that_is_missing_is_named_and_the_others_are_used(kaggle, tmp_pat
 
 
 def test_the_readmes_commands_in_their_order_on_a_fresh_workspace(
-    kaggle, tiny_config, tiny_trunk, tmp_path, monkeypatch
+    kaggle, tiny_config, tmp_path, monkeypatch
 ):
     """`dr plan` measures photographs before there is a workspace, and again after each step
     until the run.
