@@ -33,6 +33,7 @@ from storage import open_workspace
 from storage.errors import StorageError
 from storage.files.files import is_url
 from storage.files.text import decoded
+from storage.photos.types import Source
 from tasks.run.recipe import Recipe
 from tasks.run.settings import (
     AttributionSelection,
@@ -71,7 +72,9 @@ class CounterfactualSection(SecondModel, CounterfactualParams):
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """Everything a run depends on. `workspace` and `data.photos` have no default; all else does."""
+    """Everything a run depends on. `workspace` and the photographs have no default; all else
+    does.
+    """
 
     workspace: str
     data: DataParams
@@ -99,14 +102,8 @@ class PipelineConfig:
             backbone_weights=os.path.expanduser(self.model.backbone_weights),
         )
         object.__setattr__(self, "model", model)
-        # A shell expands ~ at the start of a word only, so --set data.photos=~/photos arrives as it
-        # was typed.
         object.__setattr__(self, "workspace", os.path.expanduser(self.workspace))
-        object.__setattr__(
-            self,
-            "data",
-            dataclasses.replace(self.data, photos=os.path.expanduser(self.data.photos)),
-        )
+        object.__setattr__(self, "data", self.data.with_homes())
         if not self.attribution.layers:
             raise ValueError("attribution.layers must name at least one layer, such as stem")
         known = layer_names(self.model)
@@ -252,6 +249,12 @@ def _unknown_keys(tables: dict[str, Any], section: type[Any], place: tuple[str, 
                 problems += _unknown_keys(value, kind, (*place, key))
             else:
                 problems.append(f"{name} is a section: write [{name}] and its keys under it")
+        elif kind == tuple[Source, ...]:
+            if isinstance(value, list) and all(isinstance(one, dict) for one in value):
+                for one in value:
+                    problems += _unknown_keys(one, Source, (*place, key))
+            else:
+                problems.append(f"{name} is a list of sections: write [[{name}]] for each of them")
     return problems
 
 
@@ -292,12 +295,15 @@ def check_inputs(config: PipelineConfig) -> None:
         open_workspace(config.workspace)
     except StorageError as error:
         raise ConfigError(f"workspace: {error}") from None
-    photos = config.data.photos
-    if not is_url(photos) and not pathlib.Path(photos).exists():
-        raise ConfigError(
-            f"data.photos = {photos}: no such folder or zip; give Kaggle's data folder with --set"
-            " data.photos=…"
-        )
+    for source in config.data.every_source:
+        photos = source.photos
+        if not is_url(photos) and not pathlib.Path(photos).exists():
+            raise ConfigError(
+                f"data.sources: {source.name} has photos = {photos}: no such folder or zip"
+                if source.name
+                else f"data.photos = {photos}: no such folder or zip; give the data set's folder"
+                " with --set data.photos=…"
+            )
     weights = config.model.backbone_weights
     if weights not in ("imagenet", "none") and not pathlib.Path(weights).is_file():
         raise ConfigError(

@@ -201,7 +201,11 @@ def run(config_file: str, settings: list[str] | None = None):
         ):
             alive()
             check_run(
-                config.workspace, config.data.photos, config.recipe, config.storage, config.dask
+                config.workspace,
+                config.data.every_source,
+                config.recipe,
+                config.storage,
+                config.dask,
             )
             results = [
                 result for step in STEP_FLOWS.values() for result in step(config_file, settings)

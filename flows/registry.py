@@ -52,7 +52,8 @@ def _aggregate(session: "Session", config: "PipelineConfig") -> "StepResult":
     from tasks.aggregate.localise import localise
     from tasks.aggregate.step import aggregate
 
-    recipe, photos, masks = config.recipe, config.data.photos, config.localisation
+    recipe, masks = config.recipe, config.localisation
+    photos = config.data.every_source[0].photos
     return (
         aggregate(session, recipe, config.heatmaps)
         .and_then(localise(session, recipe, photos, masks))

@@ -6,13 +6,10 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import PurePath
 
 ID_DIGITS = 12  # 48 bits: two of a million settings collide with a chance of 1 in 560
-# What an image id may look like. Nothing in it can climb out of a folder or hide a file.
-IMAGE_ID = re.compile(r"^([A-Za-z0-9][A-Za-z0-9.-]{0,62})_(left|right)\Z")
 
 
 def content_id(*parts) -> str:
@@ -44,22 +41,6 @@ def digest(*parts) -> str:
 def digest_bytes(data: bytes) -> str:
     """The sha256 of some bytes, 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
-
-
-def patient_and_eye(image_id: str) -> tuple[str, str]:
-    """The patient's id and the eye that an image id names.
-
-    >>> patient_and_eye("10_left")
-    ('10', 'left')
-
-    Raises ValueError for anything else.
-    """
-    match = IMAGE_ID.match(image_id)
-    if match is None:
-        raise ValueError(
-            f"{image_id!r} is not an image id: expected <patient>_left or <patient>_right"
-        )
-    return match[1], match[2]
 
 
 def _plain(value):

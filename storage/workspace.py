@@ -107,6 +107,14 @@ class Workspace:
         """Photographs and label rows set aside, with the reason."""
         return self._catalogue("rejects")
 
+    def sources(self) -> "pd.DataFrame":
+        """The table of sources, as the last ingest wrote it."""
+        return self._catalogue("sources")
+
+    def write_sources(self, frame) -> None:
+        """Replaces the table of sources."""
+        self._write_catalogue("sources", frame)
+
     def write_photos(self, frame) -> None:
         """Replaces the manifest. Raises ValueError where a photograph would change its position
         or vanish.
@@ -159,8 +167,9 @@ class Workspace:
         nothing is there yet.
         """
         from storage.tables import parts as tables
+        from storage.tables.schemas import CATALOGUE
 
-        if name in ("photos", "rejects"):
+        if name in CATALOGUE:
             from pyarrow import dataset
 
             from storage.tables.schemas import to_table

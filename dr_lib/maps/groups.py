@@ -25,7 +25,7 @@ POSTER = (
 )
 
 
-def group_names(stage: int | None, predicted_stage: int, eye: Eye) -> list[str]:
+def group_names(stage: int | None, predicted_stage: int, eye: Eye | None) -> list[str]:
     """The groups that an image belongs to; those of the true stage only where it is known.
     `POSTER`'s are among them.
 
@@ -34,7 +34,8 @@ def group_names(stage: int | None, predicted_stage: int, eye: Eye) -> list[str]:
     >>> group_names(None, 0, "right")
     ['all', 'predicted_stage=0', 'eye=right']
     """
-    names = ["all", f"predicted_stage={predicted_stage}", f"eye={eye}"]
+    names = ["all", f"predicted_stage={predicted_stage}"]
+    names += [f"eye={eye}"] if eye else []
     if stage is not None:
         names += [f"stage={stage}", f"stage={stage},predicted_stage={predicted_stage}"]
         names.append("correct" if stage == predicted_stage else "wrong")
@@ -55,7 +56,7 @@ class GroupHeatmaps:
     """
 
     size: int
-    skipped: int = 0  # maps left out because a value was not finite
+    skipped: int = 0  # maps left out: a value was not finite, or the eye may be left or right
     sums: dict[Key, _Sums] = field(default_factory=dict)
 
     def add(
@@ -64,16 +65,16 @@ class GroupHeatmaps:
         source: str,
         quantity: str,
         values: Float[np.ndarray, "y x"],
-        eye: Eye,
+        eye: Eye | None,
     ) -> None:
-        """Adds one image's map to each of its groups; a map with a value that is not finite is
-        counted as skipped.
+        """Adds one image's map to each of its groups; a map with a value that is not finite, or of
+        an eye that may be left or right, is counted as skipped.
         """
         if values.shape != (self.size, self.size):
             raise ValueError(
                 f"a map of {values.shape} cannot join sums of {self.size} × {self.size}"
             )
-        if not np.isfinite(values).all():
+        if eye is None or not np.isfinite(values).all():
             self.skipped += 1
             return
         values = values.astype(np.float64)[:, :: -1 if eye == "left" else 1]

@@ -10,12 +10,15 @@ from dr_lib.fundus.optic_disc import optic_disc
 from dr_lib.maps.params import HeatmapParams
 from dr_lib.maps.regions import find_regions, region_rows
 from dr_lib.maps.stats import stat_row, symmetry
-from dr_lib.vocabulary import SIGNS
+from dr_lib.vocabulary import QUADRANTS, SIGNS
+
+# What a region's row says of nasal and temporal.
+OF_SIDES = {"quadrant", "angle_deg"}
 
 
 def image_rows(
     image_id: str,
-    eye: Eye,
+    eye: Eye | None,
     fundus: UInt8[np.ndarray, "y x 3"],
     maps: Mapping[tuple[str, str], Float[np.ndarray, "y x"] | Float[np.ndarray, "2 y x"]],
     params: HeatmapParams = HeatmapParams(),
@@ -27,7 +30,8 @@ def image_rows(
 
     `maps[(source, quantity)]` is one map with its signs, or a pair (sign, y, x) such as a layer's
     resultants: the regions of each sign then come from the map of the neurons of that sign, and the
-    statistics from the sum of the two. Where a source has both stage 0 and stage 4, their rows
+    statistics from the sum of the two. Of an eye that is neither known to be left nor right nothing
+    is said of quadrants. Where a source has both stage 0 and stage 4, their rows
     carry the symmetry of the pair. `converged` says of maps whether they met their tolerance
     (absent: not known). The optic disc is looked for once, in the fundus. crop: of the fundus
     (`PreprocessParams.crop`).
@@ -47,7 +51,7 @@ def image_rows(
                 image_id=image_id,
                 source=source,
                 quantity=quantity,
-                eye=eye,
+                eye=eye or "right",
                 crop=crop,
                 params=params,
                 signs=(sign,),
@@ -61,7 +65,7 @@ def image_rows(
                 image_id=image_id,
                 source=source,
                 quantity=quantity,
-                eye=eye,
+                eye=eye or "right",
                 crop=crop,
                 regions_positive=found["positive"].count,
                 regions_negative=found["negative"].count,
@@ -70,6 +74,11 @@ def image_rows(
                 converged=(converged or {}).get((source, quantity)),
             )
         )
+    if eye is None:
+        for row in regions:
+            row |= dict.fromkeys(OF_SIDES & row.keys())
+        for row in stats:
+            row |= {f"share_{quadrant}": float("nan") for quadrant in QUADRANTS}
     return regions, stats
 
 

@@ -37,8 +37,7 @@ def paired_comparison(
     """How a measure differs between two methods on the eyes that both reached: median of first −
     second, 95 % interval.
 
-    `rows` needs image_id, method, reached and the measure; patients are what precedes the last `_`
-    of image_id. `p_value` is Wilcoxon's signed-rank test (two-sided). Numbers are NaN where no eye
+    `rows` needs image_id, patient_id, method, reached and the measure. `p_value` is Wilcoxon's signed-rank test (two-sided). Numbers are NaN where no eye
     was reached by both.
     """
     from scipy.stats import wilcoxon
@@ -62,8 +61,8 @@ def paired_comparison(
             ),
             **dict.fromkeys(("share_lower", "p_value"), np.nan),
         }
-    patients = [image_id.rpartition("_")[0] or image_id for image_id in pairs.index]
-    bootstrap = PatientBootstrap(np.array(patients), seed, one_by_one=True)
+    patients = reached.drop_duplicates("image_id").set_index("image_id")["patient_id"]
+    bootstrap = PatientBootstrap(patients.loc[pairs.index].to_numpy(str), seed, one_by_one=True)
     weights = bootstrap.weights(resamples).astype(int)
     low, high = interval_95(np.array([np.median(np.repeat(difference, w)) for w in weights]))
     return {

@@ -6,7 +6,7 @@ import functools
 import inspect
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -146,17 +146,18 @@ def with_options(
     )
 
 
-def run_flow(name: str, config: pathlib.Path, settings: list[str]) -> None:
-    """Checks the configuration and a step's inputs first, in a second; only then starts Prefect
-    and the flow.
+def run_flow(names: str | Sequence[str], config: pathlib.Path, settings: list[str]) -> None:
+    """Checks the configuration and the first step's inputs first, in a second; only then starts
+    Prefect and the flow, or one flow after another.
     """
+    names = [names] if isinstance(names, str) else names
     from flows.config import check_inputs, load_config
     from storage import open_workspace
     from tasks.access.inputs import require_inputs
 
     loaded = load_config(config, settings)
     check_inputs(loaded)
-    require_inputs(name, open_workspace(loaded.workspace), loaded.recipe)
+    require_inputs(names[0], open_workspace(loaded.workspace), loaded.recipe)
     from flows.service.server import prefect_server
 
     with prefect_server() as api:
@@ -168,5 +169,7 @@ def run_flow(name: str, config: pathlib.Path, settings: list[str]) -> None:
 
         typer.echo(f"Prefect: {api.removesuffix('/api')}", err=True)
         with tags(*tags_of(loaded.workspace)):
-            results = pipeline.FLOWS[name](str(config), settings)
+            results = [
+                result for name in names for result in pipeline.FLOWS[name](str(config), settings)
+            ]
         print_summary(results)

@@ -63,6 +63,8 @@ def print_summary(results: Sequence[Any]) -> None:
         title="Done",
     )
     for result in results:
+        if result.table:
+            print_rows(result.table, title=f"\nWhat {result.step} found")
         if result.step == "report":
             print(f"\nReport: {result.message}")  # on a line of its own, which a terminal can open
 

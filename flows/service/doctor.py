@@ -9,7 +9,8 @@ from flows.config import ConfigError, PipelineConfig, check_inputs, load_config
 from flows.service import network
 from storage import open_workspace
 from storage.errors import StorageError
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSources
+from tasks.access.sources import listed_rows, shown_rows
 from tasks.attribute.planning import check_run
 from tasks.execution import system_checks as machine
 from tasks.execution.system_checks import Finding
@@ -80,10 +81,10 @@ def _configuration(
 
 
 def _photographs(config: PipelineConfig) -> list[Finding]:
-    photos = config.data.photos
+    """What the sources hold by their names and tables; no photograph is read."""
     try:
-        source = PhotoSource(photos)
-        ids = {photograph.image_id for photograph in source.photographs()}
+        sources = PhotoSources(config.data.every_source)
+        count = len(sources.photographs())
         needed = not config.recipe.trains_none(open_workspace(config.workspace))
     except (StorageError, UserError) as error:
         return [
@@ -94,22 +95,30 @@ def _photographs(config: PipelineConfig) -> list[Finding]:
                 "give the data set's folder with --set data.photos=…",
             )
         ]
-    if fault := source.label_fault(needed):
+    if fault := sources.label_fault(needed):
         what, _, remedy = fault.partition("; ")
         return [Finding("labels", "mend", what, remedy)]
-    if not ids:
+    if not count:
         return [
             Finding(
                 "photographs",
                 "mend",
-                f"none in {photos}",
+                f"none in {config.data.places}",
                 "give the folder that has train/ and trainLabels.csv",
             )
         ]
-    labelled = len(ids.intersection(source.labels()["image_id"]))
+    rows = listed_rows(sources)
     return [
-        Finding("photographs", "ok", f"{len(ids):,} in {photos}"),
-        Finding("labels", "ok", f"of {labelled:,} photographs"),
+        Finding("photographs", "ok", f"{count:,} in {config.data.places}"),
+        Finding("labels", "ok", f"of {sum(row['labelled'] for row in rows):,} photographs"),
+        *(
+            Finding(
+                f"source {row['source']}".strip(),
+                "ok",
+                ", ".join(f"{name} {value}" for name, value in row.items() if value != ""),
+            )
+            for row in shown_rows(rows)
+        ),
     ]
 
 
@@ -128,7 +137,9 @@ def _schedule(config: PipelineConfig) -> list[Finding]:
 def _room(config: PipelineConfig) -> Finding:
     """Whether the run that this configuration asks for fits the disk and the memory."""
     try:
-        check_run(config.workspace, config.data.photos, config.recipe, config.storage, config.dask)
+        check_run(
+            config.workspace, config.data.every_source, config.recipe, config.storage, config.dask
+        )
     except UserError as error:
         what, _, remedy = str(error).partition("; ")
         return Finding("room for the run", "mend", what, remedy)

@@ -11,10 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow.parquet as pq
+
 from storage.contents.fundus import fundus_ids
 from storage.errors import QueryError, Refused
-from storage.tables.parts import partitions, parts
-from storage.tables.schemas import PARTITION, SCHEMAS, TITLES, dataset_schema
+from storage.tables.parts import folder, former_names, partitions, parts
+from storage.tables.schemas import CATALOGUE, PARTITION, SCHEMAS, TITLES, dataset_schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +34,6 @@ DUCKDB_TYPES = {
     "double": "DOUBLE",
     "timestamp[us, tz=UTC]": "TIMESTAMP",
 }
-CATALOGUE = ("photos", "rejects")  # one file each
 # DuckDB would fetch extensions from the network in the middle of a query. None is needed.
 OFFLINE: dict[str, str | float | list[str]] = {
     "autoinstall_known_extensions": False,
@@ -135,15 +136,46 @@ def _view(ws: "Workspace", table: str) -> str:
             if name
             else "hive_partitioning = false"
         )
+        older = _older(ws, table)
+        # By name only where it must be: DuckDB then opens every file before the first query.
+        options += ", union_by_name = true" if older and table not in CATALOGUE else ""
         found = f"read_parquet({_text(_escaped(ws.files.path()) + '/' + pattern)}, {options})"
-        if (
-            table in CATALOGUE
-        ):  # written as a whole, perhaps before there were all these columns: those are null
-            found = f"(FROM {found} UNION ALL BY NAME {_no_rows(schema)})"
+        if older:  # written before there were all these columns: those are null
+            found = f"(FROM {_renamed(ws, table, found)} UNION ALL BY NAME {_no_rows(schema)})"
         body = f"SELECT {columns} FROM {found}"
     else:
         body = _no_rows(schema)
     return f"CREATE OR REPLACE VIEW {table} AS {body};"
+
+
+def _older(ws: "Workspace", table: str) -> bool:
+    """Whether a file of the table has fewer columns than it would have today. Of each partition's
+    files, which are written in order, the first and the last tell.
+    """
+    if table in CATALOGUE:
+        paths = [f"catalog/{table}.parquet"]
+    else:
+        places = partitions(ws.files, table) if PARTITION[table] else [None]
+        names = [(at, parts(ws.files, table, at)) for at in places]
+        paths = [
+            f"{folder(table, at)}/{part}.parquet"
+            for at, found in names
+            for part in dict.fromkeys(found[:1] + found[-1:])
+        ]
+    wanted = set(SCHEMAS[table].names)
+    return any(not wanted <= set(pq.read_schema(ws.files.path(path)).names) for path in paths)
+
+
+def _renamed(ws: "Workspace", table: str, found: str) -> str:
+    """What reads a catalogue's file, with the present names of its columns."""
+    if table not in CATALOGUE:
+        return found
+    names = pq.read_schema(ws.files.path(f"catalog/{table}.parquet")).names
+    former = former_names(table, names)
+    if not former:
+        return found
+    pairs = ", ".join(f"{_name(old)} AS {_name(new)}" for old, new in former.items())
+    return f"(SELECT * RENAME ({pairs}) FROM {found})"
 
 
 def _no_rows(schema) -> str:

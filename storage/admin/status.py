@@ -11,7 +11,7 @@ from storage.contents.explanations import attributions_path, load_runs
 from storage.contents.fundus import fundus_ids, fundus_path
 from storage.errors import NotThere
 from storage.tables.parts import partitions, parts
-from storage.tables.schemas import PARTITION, SCHEMAS
+from storage.tables.schemas import CATALOGUE, PARTITION, SCHEMAS
 
 if TYPE_CHECKING:
     from storage.workspace import Workspace
@@ -165,7 +165,7 @@ def _progress(ws: "Workspace", path: str) -> dict:
 def _tables(ws: "Workspace") -> list[dict]:
     rows = []
     for table in SCHEMAS:
-        if table in ("photos", "rejects"):
+        if table in CATALOGUE:
             continue
         groups = partitions(ws.files, table) if PARTITION[table] else [None]
         count = sum(len(parts(ws.files, table, at)) for at in groups)

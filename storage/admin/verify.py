@@ -16,7 +16,7 @@ from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import attributions_path
 from storage.contents.fundus import fundus_ids, fundus_path
 from storage.tables.parts import folder, partitions, parts
-from storage.tables.schemas import KEYS, PARTITION, SCHEMAS
+from storage.tables.schemas import CATALOGUE, KEYS, PARTITION, SCHEMAS
 
 if TYPE_CHECKING:
     from storage.workspace import Workspace
@@ -176,7 +176,7 @@ def _model_flaws(ws: "Workspace") -> Iterator[tuple[Flaw, Callable[[], None]]]:
 
 def _table_flaws(ws: "Workspace", known: set[str]) -> Iterator[tuple[Flaw, Callable[[], None]]]:
     for table in SCHEMAS:
-        if table in ("photos", "rejects"):
+        if table in CATALOGUE:
             continue
         for at in partitions(ws.files, table) if PARTITION[table] else [None]:
             seen: set[tuple] = set()

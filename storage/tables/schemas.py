@@ -14,8 +14,10 @@ import pyarrow as pa
 from dr_lib.vocabulary import LESION_TYPES, STAGES
 
 __all__ = [
+    "CATALOGUE",
     "KEYS",
     "PARTITION",
+    "RENAMED",
     "SCHEMAS",
     "TITLES",
     "dataset_schema",
@@ -30,6 +32,7 @@ PARTITION_TEXT = {
     "model_id": "the model: hash of its weights",
     "explain_id": "the explanation: hash of model, preprocessing and attribution settings",
 }
+CATALOGUE = ("photos", "rejects", "sources")  # one file each, in catalog/
 TYPES = {
     "string": pa.string(),
     "bool": pa.bool_(),
@@ -50,6 +53,10 @@ TITLES: dict[str, str] = {table: entry["title"] for table, entry in _TABLES.item
 KEYS: dict[str, list[str]] = {table: entry["keys"] for table, entry in _TABLES.items()}
 PARTITION: dict[str, str | None] = {
     table: entry["partition"] or None for table, entry in _TABLES.items()
+}
+# By table the present name of each column that was called otherwise in earlier versions.
+RENAMED: dict[str, dict[str, str]] = {
+    table: entry.get("renamed", {}) for table, entry in _TABLES.items()
 }
 
 
@@ -110,6 +117,7 @@ def to_table(table: str, rows) -> pa.Table:
     if isinstance(rows, pa.Table):
         rows = rows.to_pandas()
     columns, length = _columns(rows, schema)
+    _add_sources(columns, schema)
     unknown = [name for name in columns if name not in schema.names]
     missing = [name for name in schema.names if name not in columns]
     if unknown:
@@ -157,7 +165,7 @@ def markdown() -> str:
             if PARTITION[table]
             else f"tables/{table}/*.parquet"
         )
-        where = f"catalog/{table}.parquet" if table in ("photos", "rejects") else where
+        where = f"catalog/{table}.parquet" if table in CATALOGUE else where
         keys = ", ".join(f"`{key}`" for key in KEYS[table])
         lines += [
             f"## {table}",
@@ -175,6 +183,18 @@ def markdown() -> str:
             lines.append(f"| `{field.name}` | {kind} | {text['unit']} | {range_} | {meaning} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _add_sources(columns: dict, schema: pa.Schema) -> None:
+    """Fills the column of the photograph's source, where the rows do not give it, from the image
+    ids, which begin with it where there are several sources.
+    """
+    name = "image_source" if "image_source" in schema.names else "source"
+    if name in schema.names and "image_id" in columns and name not in columns:
+        columns[name] = [
+            image_id.partition("/")[0] if isinstance(image_id, str) and "/" in image_id else None
+            for image_id in columns["image_id"]
+        ]
 
 
 def _known(table: str) -> pa.Schema:

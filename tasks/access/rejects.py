@@ -50,7 +50,7 @@ def _check_fraction(
     worst, count = collections.Counter(set_aside["reason"]).most_common(1)[0]
     first = set_aside[set_aside["reason"] == worst].iloc[0]
     raise UserError(
-        f"{share:.0%} of the {what} in {data.photos} were set aside, mostly {worst} ({count}, such"
-        f" as {first['source']}: {first['detail']}); look at `dr sql {workspace.location} 'from"
+        f"{share:.0%} of the {what} in {data.places} were set aside, mostly {worst} ({count}, such"
+        f" as {first['path']}: {first['detail']}); look at `dr sql {workspace.location} 'from"
         f" rejects'`, or raise data.max_reject_fraction (now {data.max_reject_fraction})"
     )

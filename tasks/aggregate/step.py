@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.attribution import AttributionParams
+from dr_lib.fundus.anatomy import Eye
 from dr_lib.maps import GroupHeatmaps, HeatmapParams, group_names, image_rows, region_measures
 from dr_lib.vocabulary import SIGNS
 from storage.arrays.store import ShardedStore, Span
@@ -143,7 +144,7 @@ def _summed(
             for row in explained_rows(arrays["pixels/status"], eyes.iloc[span.rows]):
                 eye = eyes.iloc[span.start + row]
                 stage = None if pd.isna(eye["stage"]) else int(eye["stage"])
-                groups = group_names(stage, int(eye["predicted_stage"]), eye["eye"])
+                groups = group_names(stage, int(eye["predicted_stage"]), side_of(eye))
                 converged = converged_of(arrays, row, params)
                 for (source, quantity), values in maps_of(
                     arrays, row, int(eye["predicted_stage"]), params
@@ -158,10 +159,15 @@ def _summed(
                         source,
                         quantity,
                         values.sum(axis=0) if values.ndim == 3 else values,
-                        eye["eye"],
+                        side_of(eye),
                     )
             advance(span.images)
     return sums or GroupHeatmaps(1)
+
+
+def side_of(eye: pd.Series) -> Eye | None:
+    """Which eye a row is about; None where that is not known."""
+    return eye["eye"] if isinstance(eye["eye"], str) else None
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,7 @@ def _aggregate_shard(job: AggregateJob) -> int:
         maps = maps_of(arrays, row, int(eye["predicted_stage"]), job.explained)
         converged = converged_of(arrays, row, job.explained)
         regions, stats = image_rows(
-            image_id, eye["eye"], pixels[row], maps, job.params, converged, crop=crop
+            image_id, side_of(eye), pixels[row], maps, job.params, converged, crop=crop
         )
         rows["lesion_regions"] += regions
         rows["heatmap_stats"] += stats

@@ -19,7 +19,8 @@ from dr_lib.network.model import ModelParams, build
 from storage import Workspace, open_workspace
 from storage.arrays.store import ArraySpec, ShardedStore
 from storage.contents.explanations import DONE, explanation_specs
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSources
+from storage.photos.types import Source
 from tasks.access.images import usable_rows
 from tasks.access.stores import blank, fundus_store
 from tasks.attribute.estimate import ARRAYS_AT_ONCE, Rates
@@ -36,7 +37,7 @@ def calibrate(
     workspace: Workspace,
     pool: Pool,
     recipe: Recipe,
-    photos: str,
+    sources: Sequence[Source],
     shard_images: int,
     images: int = IMAGES,
 ) -> Rates:
@@ -48,7 +49,7 @@ def calibrate(
     """
     model_id = recipe.find_model(workspace)
     model = (workspace.location, model_id) if model_id else recipe.model
-    pixels = sample(workspace, recipe, photos, images + 1)
+    pixels = sample(workspace, recipe, sources, images + 1)
     pool.connect()
     jobs = [(model, recipe.engine, pixels, min(shard_images, images))] * pool.workers
     found = [result for _, result in pool.run(measure, jobs)]
@@ -69,7 +70,9 @@ def calibrate(
     )
 
 
-def sample(workspace: Workspace, recipe: Recipe, photos: str, count: int) -> np.ndarray:
+def sample(
+    workspace: Workspace, recipe: Recipe, sources: Sequence[Source], count: int
+) -> np.ndarray:
     """`count` fundi (image, y, x, 3), spread over what there is; again from the front where
     there are fewer.
     """
@@ -80,17 +83,17 @@ def sample(workspace: Workspace, recipe: Recipe, photos: str, count: int) -> np.
     if len(rows):
         chosen = rows[np.linspace(0, len(rows) - 1, count).astype(int)]
         return fundus_store(workspace, recipe.preprocess_id).read_rows(chosen, ["pixels"])["pixels"]
-    source, found = PhotoSource(photos), []
-    for photograph in source.photographs()[: 10 * count]:
+    photos, found = PhotoSources(sources), []
+    for photograph in photos.photographs()[: 10 * count]:
         try:
-            found.append(normalise(source.read(photograph.path), recipe.preprocess).pixels)
+            found.append(normalise(photos.read(photograph.path), recipe.preprocess).pixels)
         except (UnusablePhoto, OSError):
             continue
         if len(found) == count:
             break
     if not found:
         raise UserError(
-            f"{photos} has no photograph to calibrate with; dr plan --no-calibrate plans without"
+            f"{sources[0].photos} has no photograph to calibrate with; dr plan --no-calibrate plans without"
         )
     return np.stack([found[index % len(found)] for index in range(count)])
 

@@ -2,6 +2,7 @@
 rates. Writes nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,8 @@ from storage import Workspace, open_workspace
 from storage.arrays.store import ArraySpec, spans
 from storage.contents.explanations import explanation_specs
 from storage.contents.fundus import DONE
-from tasks.access.data_folder import labelled_source
+from storage.photos.types import Source
+from tasks.access.data_folder import labelled_sources
 from tasks.access.images import chosen_images, usable_rows
 from tasks.access.stores import explanation_store, fundus_store, set_aside, stored_digests, whole
 from tasks.attribute.calibration import calibrate, specs_of, untrained
@@ -33,7 +35,7 @@ from tasks.run.settings import DaskParams, StorageParams
 
 def plan(
     location: str,
-    photos: str,
+    sources: Sequence[Source],
     recipe: Recipe,
     storage: StorageParams,
     dask: DaskParams,
@@ -52,7 +54,7 @@ def plan(
     """
     workspace = open_workspace(location)
     catalogue = workspace.photos()
-    found = len(labelled_source(photos, not recipe.trains_none(workspace)).photographs())
+    found = len(labelled_sources(sources, not recipe.trains_none(workspace)).photographs())
     new_photos = max(found - int(catalogue["present"].sum()), 0)
     pool = Pool(dask)
     rows = [_row("ingest", found, _paced(workspace, "ingest", new_photos, new_photos, 1))]
@@ -75,7 +77,7 @@ def plan(
     sizes, chosen = _to_explain(workspace, recipe, storage, catalogue, found)
     try:
         rates = (
-            _rates(workspace, pool, recipe, photos, storage, measure, seconds)
+            _rates(workspace, pool, recipe, sources, storage, measure, seconds)
             if sizes
             else Rates(0.0, 0, "")
         )
@@ -91,7 +93,11 @@ def plan(
 
 
 def check_run(
-    location: str, photos: str, recipe: Recipe, storage: StorageParams, dask: DaskParams
+    location: str,
+    sources: Sequence[Source],
+    recipe: Recipe,
+    storage: StorageParams,
+    dask: DaskParams,
 ) -> None:
     """Raises UserError where a whole run will plainly not fit or the labels cannot be used, so that
     nobody waits a day to hear it.
@@ -100,7 +106,7 @@ def check_run(
     looks again, exactly.
     """
     workspace = open_workspace(location)
-    found = len(labelled_source(photos, not recipe.trains_none(workspace)).photographs())
+    found = len(labelled_sources(sources, not recipe.trains_none(workspace)).photographs())
     sizes, _ = _to_explain(workspace, recipe, storage, workspace.photos(), found)
     if not sizes:
         return
@@ -138,7 +144,7 @@ def _rates(
     workspace: Workspace,
     pool: Pool,
     recipe: Recipe,
-    photos: str,
+    sources: Sequence[Source],
     storage: StorageParams,
     measure: bool | None,
     seconds: float | None,
@@ -155,7 +161,7 @@ def _rates(
     if seconds is not None:
         return replace(rates, seconds=seconds, start_seconds=0.0, basis="the given rate")
     if measure or (measure is None and rates.seconds is None):
-        rates = calibrate(workspace, pool, recipe, photos, storage.shard_images)
+        rates = calibrate(workspace, pool, recipe, sources, storage.shard_images)
         remember_rates(workspace, recipe, rates)
     return rates
 

@@ -257,6 +257,8 @@ def write_pair_tables(
     ):
         return
     rows = pd.concat(pair_rows(workspace, pair_ids, store, params).values(), ignore_index=True)
+    patients = workspace.photos().set_index("image_id")["patient_id"]
+    rows["patient_id"] = rows["image_id"].map(patients)
     stages = {
         name: getattr(params, name) for name in ("true_stage", "predicted_stage", "target_stage")
     }

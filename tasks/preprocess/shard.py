@@ -21,7 +21,8 @@ from dr_lib.fundus.quality import MEASURES as QUALITY_MEASURES
 from storage import open_workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.fundus import DONE, REJECTED
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSources
+from storage.photos.types import Source
 from tasks.access.stores import blank, blank_row, shard_record
 
 # Arrays of their own; the score is the array `quality`, and confidence belongs to the geometry.
@@ -34,10 +35,10 @@ SHORTAGES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 class ShardPhotograph(NamedTuple):
-    """A photograph of a shard. source: its path. sha256: empty where there is nothing to make."""
+    """A photograph of a shard. path: in its source. sha256: empty where there is nothing to make."""
 
     image_id: str
-    source: str
+    path: str
     sha256: str
     kept: bool
 
@@ -51,13 +52,13 @@ class ShardPhotograph(NamedTuple):
 class PreprocessJob:
     """One shard to make, as `preprocess_shard` takes it.
 
-    location: the workspace. path: the store in it. source: the data folder. fatal: photographs that
+    location: the workspace. path: the store in it. sources: of the photographs. fatal: photographs that
     killed their worker, by path, with the reason.
     """
 
     location: str
     path: str
-    source: str
+    sources: tuple[Source, ...]
     params: PreprocessParams
     span: Span
     photographs: Sequence[ShardPhotograph]
@@ -68,11 +69,13 @@ class PreprocessJob:
         return sum(photograph.pending for photograph in self.photographs)
 
 
-def try_photographs(names: Sequence[str], source: str, params: PreprocessParams) -> None:
+def try_photographs(
+    names: Sequence[str], sources: tuple[Source, ...], params: PreprocessParams
+) -> None:
     """The work of a shard without its result: run on a worker to find what kills it. Without names:
     of a drawn disc.
     """
-    photos = PhotoSource(source)
+    photos = PhotoSources(sources)
     for name in names:
         try:
             normalise(photos.read(name), params)
@@ -93,7 +96,7 @@ def preprocess_shard(job: PreprocessJob) -> int:
     _one_opencv_thread()
     store = ShardedStore.open(open_workspace(job.location).files, job.path)
     span, photographs = job.span, job.photographs
-    photos = PhotoSource(job.source)
+    photos = PhotoSources(job.sources)
     digests = [photograph.sha256 for photograph in photographs]
     kept = [photograph.kept for photograph in photographs]
     arrays = store.read(span) if any(kept) else blank(store, span)

@@ -37,7 +37,7 @@ def preprocess(
     used in `rejects`.
     """
     workspace, params = session.workspace, recipe.preprocess
-    photos = workspace.photos()
+    photos, sources = workspace.photos(), data.every_source
     path = fundus_path(recipe.preprocess_id)
     store = ShardedStore.create_or_open(
         workspace.files,
@@ -66,16 +66,16 @@ def preprocess(
         photographs = [
             ShardPhotograph(*given)
             for given in zip(
-                rows["image_id"], rows["source"], digests[span.rows], kept.tolist(), strict=True
+                rows["image_id"], rows["path"], digests[span.rows], kept.tolist(), strict=True
             )
         ]
-        jobs.append(PreprocessJob(workspace.location, path, data.photos, params, span, photographs))
+        jobs.append(PreprocessJob(workspace.location, path, sources, params, span, photographs))
 
     def rescue(job: PreprocessJob, failure: Failure) -> Any:
         if not failure.killed:
             return failure
-        names = [photograph.source for photograph in job.photographs if photograph.pending]
-        found = killing_items(session.pool, try_photographs, names, data.photos, params)
+        names = [photograph.path for photograph in job.photographs if photograph.pending]
+        found = killing_items(session.pool, try_photographs, names, sources, params)
         if isinstance(found, Failure):
             return found
         return run_singly(session.pool, preprocess_shard, dataclasses.replace(job, fatal=found))
@@ -112,9 +112,15 @@ def preprocess(
 
 def _rejects(store: ShardedStore, present: set[str]) -> pd.DataFrame:
     rows = [
-        {"image_id": image_id, "step": STEP, **reject}
+        {
+            "image_id": image_id,
+            "step": STEP,
+            "path": reject["source"],  # as it has been called since the first version
+            "reason": reject["reason"],
+            "detail": reject["detail"],
+        }
         for record in store.records()
         for image_id, reject in sorted(record["record"].get("rejects", {}).items())
         if image_id in present
     ]
-    return pd.DataFrame(rows, columns=["image_id", "source", "step", "reason", "detail"])
+    return pd.DataFrame(rows, columns=["image_id", "path", "step", "reason", "detail"])

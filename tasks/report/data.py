@@ -30,7 +30,7 @@ class Shown:
 
     @functools.cached_property
     def photos(self) -> Photos:
-        return Photos(self.workspace, self.data.photos)
+        return Photos(self.workspace, self.data.every_source)
 
     @functools.cached_property
     def lead(self) -> tuple[EyeEntry, str] | None:

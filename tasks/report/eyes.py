@@ -1,6 +1,7 @@
 """The explained eyes of the report: which there are, all that is shown of one, and the drawing of a
 shard's eyes on a worker."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from dr_lib.vocabulary import SIGNS, STAGES
 from storage import Workspace, open_workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import load_record
-from storage.ids import content_id
+from storage.ids import content_id, digest_bytes
+from storage.photos.types import Source
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_rows
 from tasks.access.stores import (
@@ -46,12 +48,12 @@ EYE_TABLES = (
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker finds what it draws, and where the report lies. photos: the data folder, or
-    empty to leave photographs out."""
+    """Where a worker finds what it draws, and where the report lies. sources: of the
+    photographs, or none to leave them out."""
 
     location: str
     explain_id: str
-    photos: str
+    sources: tuple[Source, ...]
 
     @property
     def folder(self) -> str:
@@ -61,7 +63,17 @@ class Place:
 def key(row: int, image_id: str, shard_images: int) -> str:
     """An eye's name among the report's files: it stays the same as long as the image axis only
     grows."""
-    return f"{row // shard_images:05d}/{image_id}"
+    return f"{row // shard_images:05d}/{page_name(image_id)}"
+
+
+def page_name(image_id: str) -> str:
+    """The image id as the name of a file and a part of an address; unlike ids stay unlike.
+
+    >>> page_name("10_left"), page_name("clinic/Weiß OD")
+    ('10_left', 'clinic-Wei-OD-4b94b35a')
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", image_id).strip(".-")
+    return plain if plain == image_id else f"{plain}-{digest_bytes(image_id.encode())[:8]}"
 
 
 def gallery_rows(
@@ -279,7 +291,7 @@ def draw_shard(job: DrawJob) -> int:
     explained = Explained(
         workspace,
         job.place.explain_id,
-        Photos(workspace, job.place.photos) if job.place.photos else None,
+        Photos(workspace, job.place.sources) if job.place.sources else None,
     )
     folder = f"{job.place.folder}/eyes/{job.span.index:05d}"
     before = (workspace.files.read_json(f"{folder}/{MADE}") or {}).get("eyes", {})
@@ -299,7 +311,7 @@ def draw_shard(job: DrawJob) -> int:
         if before.get(name) == made[name]:
             continue
         entry = explained.entry(job.eyes, job.span.start + int(at), int(at), mine)
-        for file, content in eye_files(entry, f"{job.span.index:05d}/{name}").items():
+        for file, content in eye_files(entry, f"{job.span.index:05d}/{page_name(name)}").items():
             workspace.files.write(f"{job.place.folder}/{file}", content, flush=False)
             files.append(f"{job.place.folder}/{file}")
         drawn += 1
@@ -307,7 +319,7 @@ def draw_shard(job: DrawJob) -> int:
     for gone in (
         set(workspace.files.names(folder))
         - {MADE}
-        - {f"{name}.{kind}" for name in made for kind in ("js", "jpg")}
+        - {f"{page_name(name)}.{kind}" for name in made for kind in ("js", "jpg")}
     ):
         workspace.files.remove(f"{folder}/{gone}")
     workspace.files.write_json(f"{folder}/{MADE}", {"shard": job.state, "eyes": made})

@@ -8,6 +8,7 @@ import pandas as pd
 from dr_lib.drawing.figures import png
 from dr_lib.report import EyeEntry, eye_sheet
 from storage import Workspace
+from storage.photos.types import Source
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_eyes
 from tasks.report.eyes import Explained
@@ -28,7 +29,9 @@ def show_image(
     photos: the data folder, for the photograph itself. compare: the two outcomes of Fig (b). Raises
     UserError.
     """
-    explained = Explained(workspace, "latest", Photos(workspace, photos) if photos else None)
+    explained = Explained(
+        workspace, "latest", Photos(workspace, [Source(photos=photos)]) if photos else None
+    )
     known = explained.store.image_ids
     if image_id not in known:
         there = f"{len(known)} images are, such as {known[0]}" if known else "no image is"

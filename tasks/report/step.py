@@ -33,7 +33,7 @@ def report(
     refreshes the SQL catalogue."""
     workspace = session.workspace
     model_id, explain_id = recipe.model_id(workspace), recipe.explain_id(workspace)
-    place = Place(workspace.location, explain_id, data.photos)
+    place = Place(workspace.location, explain_id, data.every_source)
     index = workspace.files.url(f"{place.folder}/index.html")
     if workspace.is_local:
         refresh(workspace)

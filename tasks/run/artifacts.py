@@ -101,7 +101,7 @@ def show_rejects(workspace: Workspace, step: str) -> None:
         for reason, count in Counter(rejects["reason"]).most_common()
     )
     rows = (
-        rejects[["reason", "image_id", "source", "detail"]]
+        rejects[["reason", "image_id", "path", "detail"]]
         .fillna("")[:REJECTS_SHOWN]
         .to_dict("records")
     )
@@ -121,7 +121,7 @@ def show_photographs(workspace: Workspace, recipe: Recipe, data: DataParams) -> 
     """
     if not inside_run():
         return
-    photos = Photos(workspace, data.photos)
+    photos = Photos(workspace, data.every_source)
     chosen, worst, aside = (
         samples(workspace, recipe, photos),
         flagged(workspace, recipe, photos),

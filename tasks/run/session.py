@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Generator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 from storage import Workspace, open_workspace
 from tasks.execution.pool import Pool
@@ -26,13 +27,16 @@ class Session:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did. images: how many it is about; new_images: how many had work done now."""
+    """What a step did. images: how many it is about; new_images: how many had work done now. table:
+    rows for people to read after it.
+    """
 
     step: str
     images: int
     new_images: int
     message: str
     seconds: float = 0.0
+    table: tuple[dict[str, Any], ...] = ()
 
     def and_then(self, more: str) -> "StepResult":
         """The same with more to say at the end; nothing changes where there is nothing."""

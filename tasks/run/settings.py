@@ -2,11 +2,15 @@
 stand in `dr_lib`.
 """
 
+import dataclasses
+import os
 import zoneinfo
 from dataclasses import dataclass
 from typing import Literal
 
-SplitChoice = Literal["train", "validation", "test", "all"]
+from storage.photos.types import Source
+
+SplitChoice = Literal["train", "validation", "test", "external", "all"]
 FlaggedChoice = Literal["keep", "exclude"]
 
 
@@ -19,8 +23,9 @@ def _require(holds: bool, message: str) -> None:
 class DataParams:
     """Where the photographs are and how patients are divided.
 
-    photos: folder or zip in Kaggle's layout. rehash: read photographs of unchanged size and time
-    too. limit: photographs to take, whole patients in their natural order (0: all).
+    photos: folder or zip of the only source; or sources: several, as `[[data.sources]]` lists them.
+    rehash: read photographs of unchanged size and time too. limit: photographs to take of each
+    source, whole patients in their natural order (0: all).
     max_reject_fraction: a run stops when a larger share of photographs or of labels is set aside,
     since the folder is then plainly the wrong one; second copies do not count. flagged: what
     becomes of eyes whose quality score lies below preprocess.quality_threshold. With "exclude" no
@@ -28,7 +33,8 @@ class DataParams:
     table `quality`.
     """
 
-    photos: str
+    photos: str = ""
+    sources: tuple[Source, ...] = ()
     limit: int = 0
     rehash: bool = False
     max_reject_fraction: float = 0.5
@@ -38,6 +44,22 @@ class DataParams:
     split_seed: int = 0
 
     def __post_init__(self):
+        names = [source.name.casefold() for source in self.sources]
+        _require(
+            bool(self.photos or self.sources),
+            "photos is missing; give it in the file or with --set data.photos=…, or list"
+            " [[data.sources]]",
+        )
+        _require(
+            not (self.photos and self.sources),
+            "photos and [[data.sources]] are both given; name the folder of photos as one more"
+            " source, or leave it out",
+        )
+        _require("" not in names, "sources: each of [[data.sources]] needs a name")
+        _require(
+            len(set(names)) == len(names),
+            "sources: two of [[data.sources]] have one name; image ids begin with it",
+        )
         _require(self.limit >= 0, "limit must be 0 (all) or a number of photographs")
         _require(0 <= self.max_reject_fraction <= 1, "max_reject_fraction must lie between 0 and 1")
         _require(
@@ -48,6 +70,29 @@ class DataParams:
             self.validation_fraction + self.test_fraction < 1,
             "validation_fraction + test_fraction must leave something to train on",
         )
+
+    @property
+    def every_source(self) -> tuple[Source, ...]:
+        """The sources, also the one without a name that `photos` stands for."""
+        return self.sources or (Source(photos=self.photos),)
+
+    @property
+    def places(self) -> str:
+        """Where the photographs lie, in words."""
+        return " and ".join(source.photos for source in self.every_source)
+
+    def with_homes(self) -> "DataParams":
+        """The same with each leading ~ replaced: a shell expands it at the start of a word only."""
+        sources = tuple(
+            dataclasses.replace(
+                source,
+                photos=os.path.expanduser(source.photos),
+                labels=os.path.expanduser(source.labels),
+                masks=os.path.expanduser(source.masks),
+            )
+            for source in self.sources
+        )
+        return dataclasses.replace(self, photos=os.path.expanduser(self.photos), sources=sources)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def reading_rows(
     eyes = predictions_here(
         workspace, model_id, "predictions" if grading.poses == 1 else POSES_TABLE
     )
-    eyes = eyes[eyes["split"] != "train"].reset_index(drop=True)
+    eyes = eyes[~eyes["split"].isin(["train", "excluded"])].reset_index(drop=True)
     rows: list[dict[str, Any]] = []
     for reading in _readings(eyes, grading):
         for split in sorted(eyes["split"].unique()):

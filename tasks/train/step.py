@@ -35,6 +35,7 @@ from storage.tables.schemas import SCHEMAS
 from tasks.access.images import usable_rows
 from tasks.access.present import predictions_here
 from tasks.access.quality import FLAGGED, GOOD, strata
+from tasks.access.sources import SOURCE, graded_sources
 from tasks.access.stores import as_text, fundus_store, stored_digests
 from tasks.execution.gpu import gpu_turn
 from tasks.execution.worker import loaded_model
@@ -211,14 +212,15 @@ def _predict(
     answer is what is explained.
     """
     table, extra = ("predictions", {}) if poses == 1 else (POSES_TABLE, {"poses": poses})
+    # Eyes of a source without a name keep the digest that they had before there were sources.
+    columns = ["image_id", "sha256", "split", "stage"]
+    columns += ["source"] if eyes["source"].notna().any() else []
     store = fundus_store(workspace, fundus_id)
     parts = []
     for span in store.spans():
         rows = eyes[(eyes["position"] >= span.start) & (eyes["position"] < span.stop)]
         part = f"{span.index:05d}"
-        digest = content_id(
-            {"eyes": as_text(rows[["image_id", "sha256", "split", "stage"]]), **extra}
-        )
+        digest = content_id({"eyes": as_text(rows[columns]), **extra})
         if rows.empty:
             workspace.remove_part(table, model_id, part)
         elif not workspace.has_part(table, model_id, part, digest=digest):
@@ -245,7 +247,9 @@ def _predict(
 
 def prediction_rows(eyes: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
     """Rows of `predictions` for eyes and their probabilities (eye, 5)."""
-    frame = eyes[["image_id", "patient_id", "eye", "split", "stage"]].reset_index(drop=True)
+    frame = eyes[["image_id", "source", "patient_id", "eye", "split", "stage"]].reset_index(
+        drop=True
+    )
     frame["predicted_stage"] = found.argmax(axis=1).astype(np.int8)
     for stage in range(STAGE_COUNT):
         frame[f"probability_stage{stage}"] = found[:, stage]
@@ -259,7 +263,7 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
     words.
     """
     predictions = predictions_here(workspace, model_id)
-    predictions = predictions[predictions["stage"].notna()]
+    predictions = predictions[predictions["stage"].notna() & (predictions["split"] != "excluded")]
     quality = strata(workspace, recipe, predictions["image_id"])
     parts = workspace.part_digests("predictions", model_id)
     readings = {
@@ -285,6 +289,8 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
                 rows += _evaluation_rows(
                     in_split[quality[in_split.index] == stratum], split, stratum
                 )
+            for name, from_source in in_split.groupby("source"):
+                rows += _evaluation_rows(from_source, split, f"{SOURCE}{name}")
         rows += reading_rows(workspace, recipe.grading, model_id)
         workspace.write_table(
             "evaluation",
@@ -296,7 +302,7 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
     test = workspace.frame("evaluation", model_id=model_id, split="test")
     graded = test[test["stratum"] == "all"].set_index("metric")
     if graded.empty:
-        return "no labelled eye in the test split"
+        return "no labelled eye in the test split" + external_words(workspace, model_id)
 
     def with_interval(name: str) -> str:
         value, low, high = graded.loc[name, ["value", "low", "high"]]
@@ -307,7 +313,18 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
         f"on {eyes:,} test eyes kappa {with_interval('qwk')}, AUC of referable disease"
         f" {with_interval('auc_referable')}"
     )
-    return own + in_words(test)
+    return own + in_words(test) + external_words(workspace, model_id)
+
+
+def external_words(workspace: Workspace, model_id: str) -> str:
+    """How the model does on external sources, as the end of a sentence; empty without any."""
+    told = [
+        f"{one.source} kappa {one.measures['qwk'][0]:.3f},"
+        f" AUC {one.measures['auc_referable'][0]:.3f}"
+        for one in graded_sources(workspace, model_id)
+        if one.split == "external"
+    ]
+    return f"; external: {'; '.join(told)}" if told else ""
 
 
 def _evaluation_rows(

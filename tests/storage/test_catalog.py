@@ -9,7 +9,7 @@ from storage import open_workspace
 from storage.admin.catalog import query, refresh
 from storage.contents.explanations import save_record
 from storage.errors import QueryError
-from storage.tables.schemas import PARTITION, SCHEMAS, dataset_schema
+from storage.tables.schemas import CATALOGUE, PARTITION, SCHEMAS, dataset_schema
 from tests.storage.test_tables import example, photos
 
 OLD, NEW = "9" * 12, "123456789012"
@@ -22,7 +22,7 @@ def full(tmp_path_factory):
     for explain_id in (OLD, NEW):
         save_record(ws.files, explain_id, {"model_id": "m"})
     for table in SCHEMAS:
-        if table not in ("photos", "rejects", "units"):
+        if table not in (*CATALOGUE, "units"):
             # The older explanation's files are the younger ones: the record decides, not the file's
             # age.
             for partition in (NEW, OLD) if PARTITION[table] else (None,):

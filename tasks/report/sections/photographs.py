@@ -148,5 +148,5 @@ def _aside(folder: Folder, rejects: pd.DataFrame, photographs: Sequence[SetAside
             "Photographs set aside, with their reasons",
         )
         blocks += [Grid(pictures), Download(sheet.src, "Contact sheet")]
-    rows = rejects[["reason", "image_id", "source", "detail"]].rename(columns={"source": "path"})
+    rows = rejects[["reason", "image_id", "path", "detail"]]
     return [*blocks, table(rows, "Each photograph set aside and its reason", folded=True)]
