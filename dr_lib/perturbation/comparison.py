@@ -37,8 +37,8 @@ def paired_comparison(
     """How a measure differs between two methods on the eyes that both reached: median of first −
     second, 95 % interval.
 
-    `rows` needs image_id, patient_id, method, reached and the measure. `p_value` is Wilcoxon's signed-rank test (two-sided). Numbers are NaN where no eye
-    was reached by both.
+    `rows` needs image_id, patient_id, method, reached and the measure. `p_value` is Wilcoxon's
+    signed-rank test (two-sided). Numbers are NaN where no eye was reached by both.
     """
     from scipy.stats import wilcoxon
 

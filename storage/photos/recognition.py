@@ -89,7 +89,9 @@ class Recogniser:
                 f" {given.stage_column}; name the table with labels {SETTING}"
             )
             return Labelling(PRIVATE, [], fault)
-        named = {file.layout.name: file.path for file in reversed(files)}
+        named: dict[str, str] = {}
+        for file in files:
+            named.setdefault(file.layout.name, file.path)
         if folders and not columns and (not files or disagreement([*files, folders], set())):
             named[FOLDERS_BY_CLASS.name] = FOLDERS
             files = files or [folders]

@@ -40,6 +40,8 @@ class PhotoSources:
 
     def photographs(self) -> list[Photograph]:
         """The usable photographs, source by source, each ordered by id."""
+        if (alone := self.parts.get("")) and alone.given.name == "":
+            return alone.photographs()
         return [
             photo._replace(
                 image_id=prefix + photo.image_id,

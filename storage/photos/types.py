@@ -1,4 +1,4 @@
-"""What the data folders are made of: sources, photographs, labels, and problems with any of them."""
+"""What the data folders are made of: sources, photographs, labels, and problems with them."""
 
 import re
 from dataclasses import dataclass

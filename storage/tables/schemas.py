@@ -117,7 +117,7 @@ def to_table(table: str, rows) -> pa.Table:
     if isinstance(rows, pa.Table):
         rows = rows.to_pandas()
     columns, length = _columns(rows, schema)
-    _add_sources(columns, schema)
+    _add_sources(columns, length, schema)
     unknown = [name for name in columns if name not in schema.names]
     missing = [name for name in schema.names if name not in columns]
     if unknown:
@@ -185,15 +185,15 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
-def _add_sources(columns: dict, schema: pa.Schema) -> None:
+def _add_sources(columns: dict, length: int, schema: pa.Schema) -> None:
     """Fills the column of the photograph's source, where the rows do not give it, from the image
     ids, which begin with it where there are several sources.
     """
     name = "image_source" if "image_source" in schema.names else "source"
-    if name in schema.names and "image_id" in columns and name not in columns:
+    if name in schema.names and "image_id" in schema.names and name not in columns:
         columns[name] = [
             image_id.partition("/")[0] if isinstance(image_id, str) and "/" in image_id else None
-            for image_id in columns["image_id"]
+            for image_id in columns.get("image_id", [None] * length)
         ]
 
 

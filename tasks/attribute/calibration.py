@@ -93,7 +93,8 @@ def sample(
             break
     if not found:
         raise UserError(
-            f"{sources[0].photos} has no photograph to calibrate with; dr plan --no-calibrate plans without"
+            f"{sources[0].photos} has no photograph to calibrate with; dr plan --no-calibrate plans"
+            " without"
         )
     return np.stack([found[index % len(found)] for index in range(count)])
 

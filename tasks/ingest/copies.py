@@ -18,8 +18,8 @@ from tasks.ingest.inspection import Finding
 
 @dataclass(frozen=True)
 class Kin:
-    """What is known of a photograph by the others. patient_id: of all that belong together. copy_of:
-    the first photograph that it is a copy of, itself excepted. excluded: an external source has a
+    """What is known of a photograph by the others. patient_id: of all that belong together.
+    copy_of: the first photograph that it is a copy of, itself excepted. excluded: an external source has a
     photograph of this patient.
     """
 
@@ -57,13 +57,14 @@ def kin_of(
     for group in members.values():
         outside = any(photographs[number].use == "external" for number in group)
         oldest = min(group, key=lambda number: _age(photographs[number], number, known))
-        name = photographs[oldest].image_id
-        patient = known.at[name, "patient_id"] if name in known.index else None
+        name, patient = photographs[oldest].image_id, photographs[oldest].patient
+        if patient is None and name in known.index:
+            patient = known.at[name, "patient_id"]  # of a first copy that is gone by now
         for number in group:
             photo = photographs[number]
             first = first_copy[number]
             found[photo.image_id] = Kin(
-                patient or photographs[oldest].patient or name,
+                patient or name,
                 None if first == number else photographs[first].image_id,
                 outside and photo.use != "external",
             )

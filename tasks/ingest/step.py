@@ -61,8 +61,8 @@ def ingest(session: Session, data: DataParams, labels_needed: bool = True) -> St
     present = int(frame["present"].sum())
     if not present:
         raise UserError(
-            f"data.photos = {data.places} holds no usable photograph; docs/data.md shows the layouts"
-            " that are known, such as train/<id>_left.jpeg beside trainLabels.csv"
+            f"data.photos = {data.places} holds no usable photograph; docs/data.md shows the"
+            " layouts that are known, such as train/<id>_left.jpeg beside trainLabels.csv"
         )
     reasons = counted(row["reason"] for row in rejects)
     patients = frame.loc[frame["present"], "patient_id"].nunique()

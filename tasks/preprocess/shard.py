@@ -35,7 +35,7 @@ SHORTAGES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 class ShardPhotograph(NamedTuple):
-    """A photograph of a shard. path: in its source. sha256: empty where there is nothing to make."""
+    """A photograph of a shard. path: in its source. sha256: empty if there is nothing to make."""
 
     image_id: str
     path: str
@@ -52,8 +52,8 @@ class ShardPhotograph(NamedTuple):
 class PreprocessJob:
     """One shard to make, as `preprocess_shard` takes it.
 
-    location: the workspace. path: the store in it. sources: of the photographs. fatal: photographs that
-    killed their worker, by path, with the reason.
+    location: the workspace. path: the store in it. sources: of the photographs. fatal:
+    photographs that killed their worker, by path, with the reason.
     """
 
     location: str

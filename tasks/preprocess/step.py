@@ -91,6 +91,7 @@ def preprocess(
         )
     )
     rejects = _rejects(store, set(photos.loc[photos["present"], "image_id"]))
+    rejects["source"] = rejects["image_id"].map(photos.set_index("image_id")["source"])
     replace_rejects(workspace, STEP, rejects)
     if write_quality(workspace, recipe) or new:
         show_photographs(workspace, recipe, data)

@@ -70,7 +70,7 @@ def page_name(image_id: str) -> str:
     """The image id as the name of a file and a part of an address; unlike ids stay unlike.
 
     >>> page_name("10_left"), page_name("clinic/Weiß OD")
-    ('10_left', 'clinic-Wei-OD-4b94b35a')
+    ('10_left', 'clinic-Wei-OD-06d16b5b')
     """
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", image_id).strip(".-")
     return plain if plain == image_id else f"{plain}-{digest_bytes(image_id.encode())[:8]}"

@@ -59,7 +59,12 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StepResul
     photos = workspace.photos()
     eyes = photos.iloc[usable_rows(workspace, recipe.preprocess_id)]
     learnable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
-    labelled = eyes[eyes["stage"].notna() & eyes["present"] & eyes["position"].isin(learnable)]
+    labelled = eyes[
+        eyes["stage"].notna()
+        & eyes["present"]
+        & eyes["position"].isin(learnable)
+        & ~eyes["split"].isin(["external", "excluded"])  # new ones call for no new model
+    ]
     manifest = content_id({"eyes": as_text(labelled[["image_id", "sha256", "split"]])})
     labels = content_id({"labels": as_text(learned_from(labelled))})
     model_id = recipe.find_model(

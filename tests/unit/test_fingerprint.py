@@ -1,11 +1,16 @@
 """Copies of one photograph look alike whatever their size and compression; other eyes do not."""
 
+import csv
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from dr_lib.fundus.fingerprint import look_at, look_of, near_copies
 from dr_lib.synthetic import SynthesisParams, draw, plan
+
+IDRID = Path(__file__).parents[3] / "shared" / "data" / "idrid"
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +55,15 @@ def test_the_side_of_the_optic_disc_tells_the_eye(photographs):
     known = [pair for pair in told if pair[0] is not None]
     assert len(known) >= 9
     assert all(found == eye for found, eye in known)
+
+
+@pytest.mark.skipif(not IDRID.is_dir(), reason="needs IDRiD, which is not shipped")
+def test_what_idrid_publishes_at_two_sizes_is_found_and_its_other_photographs_are_not():
+    with (IDRID / "same_photograph.csv").open() as table:
+        same = [(row["segmentation_image"], row["grading_image"]) for row in csv.DictReader(table)]
+    large = IDRID / "A. Segmentation" / "1. Original Images" / "a. Training Set"
+    small = IDRID / "B. Disease Grading" / "images"
+    prints = [look_at((large / f"{one}.jpg").read_bytes()).fingerprint for one, _ in same]
+    prints += [look_at((small / f"{other}.jpg").read_bytes()).fingerprint for _, other in same]
+    found = near_copies(prints, np.ones(len(prints), bool))
+    assert found == [(number, number + len(same)) for number in range(len(same))]

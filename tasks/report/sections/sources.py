@@ -1,5 +1,5 @@
-"""The sources side by side: what each holds, and how the model does on each, above all on those from
-elsewhere that it never learnt from.
+"""The sources side by side: what each holds, and how the model does on each, above all on those
+from elsewhere that it never learnt from.
 """
 
 import numpy as np
@@ -39,8 +39,8 @@ def content(shown: Shown, folder: Folder) -> Content:
         _finding(graded),
         [
             Text(
-                "No model learns from the eyes of an external source, chooses its weights by them or"
-                " its thresholds. Of the other sources the test split is graded. Intervals are over"
+                "No model learns from the eyes of an external source, or chooses its weights or"
+                " thresholds by them. Of the other sources the test split is graded. Intervals are over"
                 " patients; a photograph whose patient is unknown counts as one."
             ),
             table(side_by_side(graded), "The model on each source, with 95 % intervals"),
@@ -50,8 +50,8 @@ def content(shown: Shown, folder: Folder) -> Content:
             Heading("What each source holds"),
             Text(
                 "Copies are other files of one photograph: resized, compressed anew, or with more"
-                " border. They stay in one split; what an external source has, or an eye of the same"
-                " patient, is kept from learning and from grades."
+                " border. They stay in one split; what an external source has, or an eye of the"
+                " same patient, is kept from learning and from grades."
             ),
             holdings,
         ],
