@@ -38,7 +38,7 @@ class Layout:
     tables: the columns by which its tables are known. files: what a table's name must match (a
     regular expression; empty: any name). headless: rows of name and stage without a line of names.
     names: how its photographs are named. ungradable: stages that mean "cannot be graded".
-    unlabelled: folders whose photographs have no stage by design, such as those that have masks instead.
+    unlabelled: folders whose photographs have no stage by design, such as those with masks.
     """
 
     name: str

@@ -165,7 +165,7 @@ def shown_rows(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
         copies = [row["copies_within"], row["copies_across"], row["kept_from_learning"]]
         shown.append(
             {
-                "source": row["source"] or "(one)",
+                "source": row["source"] or "(unnamed)",
                 "use": row["use"],
                 "layout": row["layout"],
                 "photographs": row["photographs"],

@@ -19,8 +19,8 @@ from tasks.ingest.inspection import Finding
 @dataclass(frozen=True)
 class Kin:
     """What is known of a photograph by the others. patient_id: of all that belong together.
-    copy_of: the first photograph that it is a copy of, itself excepted. excluded: an external source has a
-    photograph of this patient.
+    copy_of: the first photograph that it is a copy of, itself excepted. excluded: an external
+    source has a photograph of this patient.
     """
 
     patient_id: str

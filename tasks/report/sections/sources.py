@@ -40,8 +40,8 @@ def content(shown: Shown, folder: Folder) -> Content:
         [
             Text(
                 "No model learns from the eyes of an external source, or chooses its weights or"
-                " thresholds by them. Of the other sources the test split is graded. Intervals are over"
-                " patients; a photograph whose patient is unknown counts as one."
+                " thresholds by them. Of the other sources the test split is graded. Intervals are"
+                " over patients; a photograph whose patient is unknown counts as one."
             ),
             table(side_by_side(graded), "The model on each source, with 95 % intervals"),
             Plots([_compared(folder, graded, metric) for metric in PLOTTED]),
