@@ -71,12 +71,12 @@ def source_rows(
     photos: rows with source, stage, patient_id and, where copies were looked for (`looked_at`),
     image_id, copy_of and split. rejects: rows with source, reason and detail.
     """
-    names = photos["source"].fillna("")
+    names = _named(photos["source"])
     across = _across(photos) if looked_at else pd.Series(False, photos.index)
     rows = []
     for part in sources.parts.values():
         given, mine = part.given, names == part.given.name
-        here, aside = photos[mine], rejects[rejects["source"].fillna("") == given.name]
+        here, aside = photos[mine], rejects[_named(rejects["source"]) == given.name]
         rows.append(
             {
                 "source": given.name,
@@ -107,12 +107,12 @@ def _copies(
     """How many photographs of a source are copies, second copies that were set aside included."""
     if not looked_at:
         return dict.fromkeys(("copies_within", "copies_across", "kept_from_learning"))
-    firsts = aside.loc[aside["reason"] == "duplicate_content", "detail"]
+    firsts = aside.loc[aside["reason"] == "duplicate_content", "detail"].astype("str")
     first_ids = firsts.str.removeprefix("the same file as ")
     of = photos.set_index("image_id")
-    homes = first_ids.map(of["source"]).fillna("")
+    homes = _named(first_ids.map(of["source"]))
     outside = first_ids.map(of["split"]) == "external"
-    near = here["copy_of"].map(of["source"]).fillna("") == given.name
+    near = _named(here["copy_of"].map(of["source"])) == given.name
     return {
         "copies_within": int((here["copy_of"].notna() & near).sum() + (homes == given.name).sum()),
         "copies_across": int(across.sum() + (homes != given.name).sum()),
@@ -122,10 +122,15 @@ def _copies(
     }
 
 
+def _named(sources: pd.Series) -> pd.Series:
+    """The sources' names, empty text for the one without a name."""
+    return sources.astype(object).where(sources.notna(), "")
+
+
 def _across(photos: pd.DataFrame) -> pd.Series:
     """Whether a photograph has a copy in another source."""
     group = photos["copy_of"].fillna(photos["image_id"])
-    homes = photos["source"].fillna("").groupby(group).transform("nunique")
+    homes = _named(photos["source"]).groupby(group).transform("nunique")
     return homes > 1
 
 

@@ -83,7 +83,7 @@ def _copies(
     prints = [finding.fingerprint or "" for _, finding in usable.values()]
     before = known["fingerprint"].to_dict()
     new = np.array(
-        [before.get(name) != print_ for name, print_ in zip(usable, prints, strict=True)]
+        [before.get(name) != print_ for name, print_ in zip(usable, prints, strict=True)], bool
     )
     earlier = [
         (place[name], place[first])
