@@ -16,7 +16,7 @@ from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import attributions_path
 from storage.contents.fundus import fundus_ids, fundus_path
 from storage.tables.parts import folder, partitions, parts
-from storage.tables.schemas import CATALOGUE, KEYS, PARTITION, SCHEMAS
+from storage.tables.schemas import CATALOGUE, KEYS, PARTITION, SCHEMAS, source_column
 
 if TYPE_CHECKING:
     from storage.workspace import Workspace
@@ -197,8 +197,14 @@ def _part_flaw(
         found = pq.read_table(io.BytesIO(ws.files.read(path)), partitioning=None)
     except (OSError, pa.ArrowException) as error:
         return f"does not read: {str(error).splitlines()[0]}"
-    if not found.schema.equals(SCHEMAS[table], check_metadata=False):
-        names = sorted({*found.schema.names} ^ {*SCHEMAS[table].names})
+    # Whether a column may be null is wider today in places, and older rows do not name a source.
+    younger = source_column(SCHEMAS[table])
+    there, today = (
+        [(field.name, field.type) for field in schema if field.name != younger]
+        for schema in (found.schema, SCHEMAS[table])
+    )
+    if there != today:
+        names = sorted({name for name, _ in there} ^ {name for name, _ in today})
         return f"has another version's columns{': ' + ', '.join(names) if names else ''}"
     if KEYS[table]:
         keys = list(zip(*(found.column(key).to_pylist() for key in KEYS[table]), strict=True))

@@ -23,6 +23,7 @@ __all__ = [
     "dataset_schema",
     "empty_frame",
     "markdown",
+    "source_column",
     "to_frame",
     "to_table",
 ]
@@ -185,12 +186,24 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
+def source_column(schema: pa.Schema) -> str | None:
+    """The column with the photograph's source, in tables that speak of images; it is younger than
+    the first files of these tables.
+
+    >>> source_column(SCHEMAS["neurons"]), source_column(SCHEMAS["lesion_regions"])
+    ('source', 'image_source')
+    """
+    if "image_id" not in schema.names:
+        return None
+    return "image_source" if "image_source" in schema.names else "source"
+
+
 def _add_sources(columns: dict, length: int, schema: pa.Schema) -> None:
     """Fills the column of the photograph's source, where the rows do not give it, from the image
     ids, which begin with it where there are several sources.
     """
-    name = "image_source" if "image_source" in schema.names else "source"
-    if name in schema.names and "image_id" in schema.names and name not in columns:
+    name = source_column(schema)
+    if name and name not in columns:
         columns[name] = [
             image_id.partition("/")[0] if isinstance(image_id, str) and "/" in image_id else None
             for image_id in columns.get("image_id", [None] * length)

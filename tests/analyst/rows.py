@@ -124,7 +124,7 @@ def quality_rows(eyes: pd.DataFrame, seed: int) -> pd.DataFrame:
     measures = {
         name: rng.random(len(eyes))
         for name in SCHEMAS["quality"].names
-        if name not in ("image_id", "flagged", "score")
+        if name not in ("image_id", "source", "flagged", "score")
     }
     return pd.DataFrame(
         {"image_id": eyes["image_id"], "flagged": score < 0.39, "score": score, **measures}
