@@ -46,7 +46,7 @@ def content(shown: Shown, folder: Folder) -> Content:
             table(side_by_side(graded), "The model on each source, with 95 % intervals"),
             Plots([_compared(folder, graded, metric) for metric in PLOTTED]),
             Heading("Grades and how sure they are"),
-            Plots(_pictures(shown, folder, graded)),
+            *(Plots(pair) for pair in _pictures(shown, folder, graded)),
             Heading("What each source holds"),
             Text(
                 "Copies are other files of one photograph: resized, compressed anew, or with more"
@@ -97,24 +97,26 @@ def _compared(folder: Folder, graded: list[GradedSource], metric: str) -> Pictur
     return folder.plot(f"sources-{metric}", drawn, alt, caption=f"{label(metric)} by source")
 
 
-def _pictures(shown: Shown, folder: Folder, graded: list[GradedSource]) -> list[Picture]:
-    """For each source its confusion matrix, then its reliability."""
+def _pictures(shown: Shown, folder: Folder, graded: list[GradedSource]) -> list[list[Picture]]:
+    """For each source its confusion matrix and its reliability, side by side."""
     eyes = predictions_here(shown.workspace, shown.model_id)
     eyes = eyes[eyes["stage"].notna()]
-    drawn = []
+    pairs = []
     for one, slug in zip(graded, slugs(one.source for one in graded), strict=True):
         mine = eyes[(eyes["source"] == one.source) & (eyes["split"] == one.split)]
         stages = mine["stage"].to_numpy(np.int64)
         columns = [f"probability_stage{stage}" for stage in STAGES]
         bins = reliability(stages, mine[columns].to_numpy(np.float32))
+        pair = []
         for kind, plot in (
             ("Confusion", plots.confusion_matrix(_counts(mine))),
             ("Reliability", plots.reliability(*bins)),
         ):
             caption = f"{kind}, {_name(one)}"
             alt = f"{kind} of {number(len(mine))} eyes of {one.source}"
-            drawn.append(folder.plot(f"sources-{slug}-{kind.lower()}", plot, alt, caption=caption))
-    return drawn
+            pair.append(folder.plot(f"sources-{slug}-{kind.lower()}", plot, alt, caption=caption))
+        pairs.append(pair)
+    return pairs
 
 
 def _counts(eyes: pd.DataFrame) -> np.ndarray:
