@@ -72,7 +72,9 @@ class CounterfactualSection(SecondModel, CounterfactualParams):
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """Everything a run depends on. `workspace` and `data.photos` have no default; all else does."""
+    """Everything a run depends on. `workspace` and the photographs have no default; all else
+    does.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # of all sections, too
 
@@ -102,14 +104,8 @@ class PipelineConfig:
             backbone_weights=os.path.expanduser(self.model.backbone_weights),
         )
         object.__setattr__(self, "model", model)
-        # A shell expands ~ at the start of a word only, so --set data.photos=~/photos arrives as it
-        # was typed.
         object.__setattr__(self, "workspace", os.path.expanduser(self.workspace))
-        object.__setattr__(
-            self,
-            "data",
-            dataclasses.replace(self.data, photos=os.path.expanduser(self.data.photos)),
-        )
+        object.__setattr__(self, "data", self.data.with_homes())
         if not self.attribution.layers:
             raise ValueError("attribution.layers must name at least one layer, such as stem")
         known = layer_names(self.model)
@@ -321,12 +317,15 @@ def check_inputs(config: PipelineConfig) -> None:
         open_workspace(config.workspace)
     except StorageError as error:
         raise ConfigError(f"workspace: {error}") from None
-    photos = config.data.photos
-    if not is_url(photos) and not pathlib.Path(photos).exists():
-        raise ConfigError(
-            f"data.photos = {photos}: no such folder or zip; give Kaggle's data folder with --set"
-            " data.photos=…"
-        )
+    for source in config.data.every_source:
+        photos = source.photos
+        if not is_url(photos) and not pathlib.Path(photos).exists():
+            raise ConfigError(
+                f"data.sources: {source.name} has photos = {photos}: no such folder or zip"
+                if source.name
+                else f"data.photos = {photos}: no such folder or zip; give the data set's folder"
+                " with --set data.photos=…"
+            )
     weights = config.model.backbone_weights
     if weights not in ("imagenet", "none") and not pathlib.Path(weights).is_file():
         raise ConfigError(

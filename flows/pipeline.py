@@ -142,7 +142,9 @@ def _all_steps(config_file: str, settings: list[str] | None) -> list[StepResult]
         open_session(config.workspace, config.dask),
     ):
         report_alive()
-        check_run(config.workspace, config.data.photos, config.recipe, config.storage, config.dask)
+        check_run(
+            config.workspace, config.data.every_source, config.recipe, config.storage, config.dask
+        )
         results = [result for name in STEPS for result in FLOWS[name](config_file, settings)]
         show_summary(results)
         return results

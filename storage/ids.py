@@ -6,13 +6,10 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import PurePath
 
 ID_DIGITS = 12  # 48 bits: two of a million settings collide with a chance of 1 in 560
-# What an image id may look like. Nothing in it can climb out of a folder or hide a file.
-IMAGE_ID = re.compile(r"^([A-Za-z0-9][A-Za-z0-9.-]{0,62})_(left|right)\Z")
 
 
 def content_id(*parts) -> str:

@@ -2,6 +2,10 @@
 workspace and with `/`. No other module writes such a path.
 """
 
+import re
+
+from storage.ids import digest_bytes
+
 CATALOG, FUNDUS, MODELS, EXPLANATIONS, TABLES, REPORT = (
     "catalog",
     "fundus",
@@ -13,7 +17,7 @@ CATALOG, FUNDUS, MODELS, EXPLANATIONS, TABLES, REPORT = (
 # A folder with any of these in it is a workspace.
 FOLDERS = {CATALOG, FUNDUS, MODELS, EXPLANATIONS, TABLES, REPORT}
 # Tables of one file each, which are replaced as a whole.
-CATALOGUE_TABLES = ("photos", "rejects")
+CATALOGUE_TABLES = ("photos", "rejects", "sources")
 # Small files: the layout's version, and what makes a model and an explanation count.
 FORMAT, MODEL_RECORD, EXPLANATION_RECORD = "workspace.json", "model.json", "explanation.json"
 VIEWS, VIEWS_DATABASE = "catalog.sql", "catalog.duckdb"
@@ -89,6 +93,16 @@ def table_folder(table: str, key: str | None = None, partition: str = "") -> str
     'tables/predictions/model_id=0123456789ab'
     """
     return f"{TABLES}/{table}" if key is None else f"{TABLES}/{table}/{key}={partition}"
+
+
+def page_name(image_id: str) -> str:
+    """The image id as the name of a file and a part of an address; unlike ids stay unlike.
+
+    >>> page_name("10_left"), page_name("clinic/Weiß OD")
+    ('10_left', 'clinic-Wei-OD-06d16b5b')
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", image_id).strip(".-")
+    return plain if plain == image_id else f"{plain}-{digest_bytes(image_id.encode())[:8]}"
 
 
 def report_path(explain_id: str, name: str = "") -> str:

@@ -130,6 +130,14 @@ class Workspace:
         """Photographs and label rows set aside, with the reason."""
         return self._catalogue("rejects")
 
+    def sources(self) -> "pd.DataFrame":
+        """The table of sources, as the last ingest wrote it."""
+        return self._catalogue("sources")
+
+    def write_sources(self, frame) -> None:
+        """Replaces the table of sources."""
+        self._write_catalogue("sources", frame)
+
     def write_photos(self, frame) -> None:
         """Replaces the manifest. Raises ValueError where a photograph would change its position
         or vanish.

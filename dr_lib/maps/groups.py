@@ -26,7 +26,7 @@ POSTER = (
 )
 
 
-def group_names(stage: int | None, predicted_stage: int, eye: Eye) -> list[str]:
+def group_names(stage: int | None, predicted_stage: int, eye: Eye | None) -> list[str]:
     """The groups that an image belongs to; those of the true stage only where it is known.
     `POSTER`'s are among them.
 
@@ -35,7 +35,8 @@ def group_names(stage: int | None, predicted_stage: int, eye: Eye) -> list[str]:
     >>> group_names(None, 0, "right")
     ['all', 'predicted_stage=0', 'eye=right']
     """
-    names = ["all", f"predicted_stage={predicted_stage}", f"eye={eye}"]
+    names = ["all", f"predicted_stage={predicted_stage}"]
+    names += [f"eye={eye}"] if eye else []
     if stage is not None:
         names += [f"stage={stage}", f"stage={stage},predicted_stage={predicted_stage}"]
         names.append("correct" if stage == predicted_stage else "wrong")
@@ -58,10 +59,10 @@ class GroupHeatmaps:
         source: str,
         quantity: str,
         values: Float[np.ndarray, "y x"],
-        eye: Eye,
+        eye: Eye | None,
     ) -> None:
-        """Adds one image's map to each of its groups; a map with a value that is not finite is
-        left out.
+        """Adds one image's map to each of its groups; a map with a value that is not finite, or of
+        an eye that may be left or right, is left out.
 
         Raises
         ------
@@ -69,7 +70,7 @@ class GroupHeatmaps:
             For a map of another size.
         """
         self._check(values.shape[0])
-        if np.isfinite(values).all():
+        if eye is not None and np.isfinite(values).all():
             values = values.astype(np.float64)[:, :: -1 if eye == "left" else 1]
             parts = np.stack([np.maximum(values, 0.0), np.minimum(values, 0.0)])
             for group in groups:

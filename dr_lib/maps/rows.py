@@ -10,12 +10,15 @@ from dr_lib.fundus.optic_disc import optic_disc
 from dr_lib.maps.params import HeatmapParams
 from dr_lib.maps.regions import find_regions, region_rows
 from dr_lib.maps.stats import map_stats, symmetry
-from dr_lib.vocabulary import SIGNS
+from dr_lib.vocabulary import QUADRANTS, SIGNS
+
+# What a region's row says of nasal and temporal.
+OF_SIDES = {"quadrant", "angle_deg"}
 
 
 def image_rows(
     image_id: str,
-    eye: Eye,
+    eye: Eye | None,
     fundus: UInt8[np.ndarray, "y x 3"],
     maps: Mapping[tuple[str, str], Float[np.ndarray, "y x"] | Float[np.ndarray, "2 y x"]],
     params: HeatmapParams = HeatmapParams(),
@@ -38,7 +41,8 @@ def image_rows(
     -------
     regions, stats
         Rows in the order of `maps`. Where a source has both stage 0 and stage 4, their statistics
-        carry the symmetry of the pair.
+        carry the symmetry of the pair. Of an eye that is neither known to be left nor right nothing
+        is said of quadrants.
 
     Raises
     ------
@@ -46,7 +50,7 @@ def image_rows(
         For a map of another size than the fundus.
     """
     regions, stats = [], []
-    disc, retina = optic_disc(fundus, crop=crop), anatomy(len(fundus), eye, crop=crop)
+    disc, retina = optic_disc(fundus, crop=crop), anatomy(len(fundus), eye or "right", crop=crop)
     for (source, quantity), values in maps.items():
         about = {"image_id": image_id, "source": source, "quantity": quantity}
         mark = {"converged": (converged or {}).get((source, quantity))}
@@ -58,6 +62,11 @@ def image_rows(
             regions += [{**about, "sign": sign, **row, **mark} for row in rows]
         pair = {"symmetry_stage0_stage4": _pair_symmetry(maps, source, quantity, crop)}
         stats.append(about | map_stats(_whole(values), retina, disc) | counts | pair | mark)
+    if eye is None:
+        for row in regions:
+            row |= dict.fromkeys(OF_SIDES & row.keys())
+        for row in stats:
+            row |= {f"share_{quadrant}": float("nan") for quadrant in QUADRANTS}
     return regions, stats
 
 

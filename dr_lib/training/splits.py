@@ -63,15 +63,3 @@ def split_of_usage(usage: str) -> Split:
     if usage not in KAGGLE_USAGE:
         raise ValueError(f"Usage must be one of {', '.join(KAGGLE_USAGE)}, not {usage!r}")
     return KAGGLE_USAGE[usage]
-
-
-def patient_of(image_id: str) -> str:
-    """The patient's id in a photograph's id.
-
-    >>> patient_of("10_left")
-    '10'
-    """
-    patient, underscore, eye = image_id.rpartition("_")
-    if not underscore or not patient or eye not in ("left", "right"):
-        raise ValueError(f"a photograph's id ends in _left or _right, not {image_id!r}")
-    return patient

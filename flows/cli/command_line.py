@@ -6,7 +6,7 @@ import functools
 import inspect
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -146,26 +146,28 @@ def with_options(
     )
 
 
-def run_flow(name: str, config: pathlib.Path, settings: list[str]) -> None:
-    """Runs a flow from the terminal and prints its summary. The configuration and the step's
-    inputs are checked first, which takes a second; only then Prefect is started.
+def run_flow(names: str | Sequence[str], config: pathlib.Path, settings: list[str]) -> None:
+    """Runs a flow, or one after another, from the terminal and prints their summary. The
+    configuration and the first step's inputs are checked first, which takes a second; only then
+    Prefect is started.
 
     Parameters
     ----------
-    name: a step, or `run` for the whole pipeline.
+    names: a step, several, or `run` for the whole pipeline.
     config, settings: the configuration's file, and what is laid over it.
 
     Raises
     ------
     ConfigError, UserError, StorageError: what a person can put right.
     """
+    names = [names] if isinstance(names, str) else names
     from flows.config import check_inputs, load_config
     from storage import open_workspace
     from tasks.access.inputs import require_inputs
 
     loaded = load_config(config, settings)
     check_inputs(loaded)
-    require_inputs(name, open_workspace(loaded.workspace), loaded.recipe)
+    require_inputs(names[0], open_workspace(loaded.workspace), loaded.recipe)
     from flows.service.server import prefect_server
 
     def load_pipeline() -> None:
@@ -180,5 +182,7 @@ def run_flow(name: str, config: pathlib.Path, settings: list[str]) -> None:
 
         typer.echo(f"Prefect: {api.removesuffix('/api')}", err=True)
         with tags(*tags_of(loaded.workspace)):
-            results = pipeline.FLOWS[name](str(config), settings)
+            results = [
+                result for name in names for result in pipeline.FLOWS[name](str(config), settings)
+            ]
         print_summary(results)

@@ -123,6 +123,38 @@ def import_model(
 
 @app.command(rich_help_panel="Pipeline")
 @one_line_errors
+def evaluate(
+    config: Config,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", metavar="ID", help="A model of the workspace, trained there or imported."
+        ),
+    ],
+    settings: Settings = None,
+    dask_address: DaskAddress = "",
+) -> None:
+    """Grades a model on the sources of a configuration: reads and preprocesses what is new,
+    predicts, and prints a line a source. Trains and explains nothing.
+
+    Example: dr evaluate external.toml --model 0123456789ab
+    """
+    from flows.cli.printing import print_rows
+    from flows.config import load_config
+    from storage import open_workspace
+
+    given = [*with_options(settings, dask_address), f"training.model_id={model}"]
+    loaded = load_config(config, given)
+    workspace = open_workspace(loaded.workspace)
+    loaded.recipe.model_id(workspace)  # refuses a model that is not there before anything is read
+    run_flow(["ingest", "preprocess", "train"], config, given)
+    from tasks.access.sources import evaluation_rows
+
+    print_rows(evaluation_rows(workspace, model), title=f"Model {model}")
+
+
+@app.command(rich_help_panel="Pipeline")
+@one_line_errors
 def plan(
     config: Config,
     settings: Settings = None,
@@ -159,7 +191,7 @@ def plan(
     check_inputs(loaded)
     rows, refusal = plan_run(
         loaded.workspace,
-        loaded.data.photos,
+        loaded.data.every_source,
         loaded.recipe,
         loaded.storage,
         loaded.dask,

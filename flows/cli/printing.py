@@ -45,5 +45,7 @@ def print_summary(results: Sequence[Any]) -> None:
     """Prints what each step did: images in all, new ones, seconds, and its own closing words."""
     print_rows([result.row for result in results], title="Done")
     for result in results:
+        if result.table:
+            print_rows(result.table, title=f"\nWhat {result.step} found")
         if result.step == "report":
             print(f"\nReport: {result.message}")  # on a line of its own, which a terminal can open

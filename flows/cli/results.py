@@ -159,6 +159,7 @@ def show(
     from storage import open_workspace
 
     prepare_prefect()
+    from storage.layout import page_name
     from tasks.report.show import show_image
 
     outcomes = tuple(name.strip() for name in compare.split(","))
@@ -166,7 +167,7 @@ def show(
         raise fail(
             f"--compare {compare}: give two outcomes with a comma between, such as stage0,stage4", 2
         )
-    target = picture or pathlib.Path(f"{image_id}.png")
+    target = picture or pathlib.Path(f"{page_name(image_id)}.png")
     opened = open_workspace(workspace, must_exist=True)
     numbers, neurons, path = show_image(opened, image_id, target, photos=photos, compare=outcomes)
     print_rows(numbers, title=image_id)

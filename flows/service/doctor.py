@@ -14,7 +14,8 @@ from flows.service.server import server_version
 from flows.service.server_end import ServerError
 from storage import open_workspace
 from storage.errors import StorageError
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSources
+from tasks.access.sources import listed_rows, shown_rows
 from tasks.attribute.planning import check_run
 from tasks.execution import system_checks as checks
 from tasks.execution.system_checks import Finding, refusal
@@ -106,23 +107,30 @@ def _configuration(
 
 
 def _photographs(config: PipelineConfig) -> list[Finding]:
-    photos = config.data.photos
+    """What the sources hold by their names and tables; no photograph is read."""
     try:
-        source = PhotoSource(photos)
-        ids = {photograph.image_id for photograph in source.photographs()}
+        sources = PhotoSources(config.data.every_source)
+        count = len(sources.photographs())
         needed = not config.recipe.trains_none(open_workspace(config.workspace))
     except (StorageError, UserError) as error:
         remedy = "give the data set's folder with --set data.photos=…"
         return [Finding("photographs", str(error), remedy)]
-    if fault := source.label_fault(needed):
+    if fault := sources.label_fault(needed):
         return [refusal("labels", fault)]
-    if not ids:
+    if not count:
         remedy = "give the folder that has train/ and trainLabels.csv"
-        return [Finding("photographs", f"none in {photos}", remedy)]
-    labelled = len(ids.intersection(source.labels()["image_id"]))
+        return [Finding("photographs", f"none in {config.data.places}", remedy)]
+    rows = listed_rows(sources)
     return [
-        Finding("photographs", f"{len(ids):,} in {photos}"),
-        Finding("labels", f"of {labelled:,} photographs"),
+        Finding("photographs", f"{count:,} in {config.data.places}"),
+        Finding("labels", f"of {sum(row['labelled'] for row in rows):,} photographs"),
+        *(
+            Finding(
+                f"source {row['source']}".strip(),
+                ", ".join(f"{name} {value}" for name, value in row.items() if value != ""),
+            )
+            for row in shown_rows(rows)
+        ),
     ]
 
 
@@ -139,7 +147,9 @@ def _schedule(config: PipelineConfig) -> list[Finding]:
 def _room(config: PipelineConfig) -> Finding:
     """Whether the run that this configuration asks for fits the disk and the memory."""
     try:
-        check_run(config.workspace, config.data.photos, config.recipe, config.storage, config.dask)
+        check_run(
+            config.workspace, config.data.every_source, config.recipe, config.storage, config.dask
+        )
     except UserError as error:
         return refusal("room for the run", error)
     return Finding("room for the run", "what is known before a run fits; dr plan says more")

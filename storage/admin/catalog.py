@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from storage import layout
 from storage.contents.fundus import preprocess_ids
 from storage.errors import QueryError, Refused
-from storage.tables.parts import all_parts
+from storage.tables.parts import all_parts, column_names, former_names, part_path
 from storage.tables.schemas import PARTITION, SCHEMAS, TITLES, dataset_schema
 
 if TYPE_CHECKING:
@@ -123,12 +123,41 @@ def _view(ws: "Workspace", table: str) -> str:
         options = "hive_partitioning = false"
         if key:
             options = f"hive_partitioning = true, hive_types = {{{_text(key)}: VARCHAR}}"
+        older = _older(ws, table)
+        # By name only where it must be: DuckDB then opens every file before the first query.
+        if older and table not in layout.CATALOGUE_TABLES:
+            options += ", union_by_name = true"
         rows = f"read_parquet({_text(_escaped(ws.files.path()) + '/' + pattern)}, {options})"
-        # Written as a whole, perhaps before there were all these columns: those are null.
-        if table in layout.CATALOGUE_TABLES:
-            rows = f"(FROM {rows} UNION ALL BY NAME {body})"
+        if older:  # written before there were all these columns: those are null
+            rows = f"(FROM {_renamed(ws, table, rows)} UNION ALL BY NAME {body})"
         body = f"SELECT {', '.join(map(_column, schema))} FROM {rows}"
     return f"CREATE OR REPLACE VIEW {table} AS {body};"
+
+
+def _older(ws: "Workspace", table: str) -> bool:
+    """Whether a file of the table has fewer columns than it would have today. Of each partition's
+    files, which are written in order, the first and the last tell.
+    """
+    if table in layout.CATALOGUE_TABLES:
+        paths = [layout.catalogue_path(table)]
+    else:
+        found: dict[str | None, list[str]] = {}
+        for partition, part in all_parts(ws.files, table):
+            found.setdefault(partition, []).append(part_path(table, partition, part))
+        paths = [path for names in found.values() for path in dict.fromkeys([names[0], names[-1]])]
+    wanted = set(SCHEMAS[table].names)
+    return any(not wanted <= set(column_names(ws.files, path)) for path in paths)
+
+
+def _renamed(ws: "Workspace", table: str, found: str) -> str:
+    """What reads a catalogue's file, with the present names of its columns."""
+    if table not in layout.CATALOGUE_TABLES:
+        return found
+    former = former_names(table, column_names(ws.files, layout.catalogue_path(table)))
+    if not former:
+        return found
+    pairs = ", ".join(f"{_name(old)} AS {_name(new)}" for old, new in former.items())
+    return f"(SELECT * RENAME ({pairs}) FROM {found})"
 
 
 def _no_rows(schema) -> str:

@@ -27,7 +27,7 @@ from storage.layout import (
     model_path,
 )
 from storage.tables.parts import all_parts, part_path, read_raw
-from storage.tables.schemas import KEYS, SCHEMAS
+from storage.tables.schemas import KEYS, SCHEMAS, source_column
 
 if TYPE_CHECKING:
     from storage.workspace import Workspace
@@ -183,8 +183,14 @@ def _part_damage(
         found = read_raw(ws.files, path)
     except (OSError, pa.ArrowException) as error:
         return f"does not read: {_line(error)}"
-    if not found.schema.equals(SCHEMAS[table], check_metadata=False):
-        names = sorted({*found.schema.names} ^ {*SCHEMAS[table].names})
+    # Whether a column may be null is wider today in places, and older rows do not name a source.
+    younger = source_column(SCHEMAS[table])
+    there, today = (
+        [(field.name, field.type) for field in schema if field.name != younger]
+        for schema in (found.schema, SCHEMAS[table])
+    )
+    if there != today:
+        names = sorted({name for name, _ in there} ^ {name for name, _ in today})
         return f"has another version's columns{': ' + ', '.join(names) if names else ''}"
     if KEYS[table]:
         keys = list(zip(*(found.column(key).to_pylist() for key in KEYS[table]), strict=True))

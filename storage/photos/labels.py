@@ -1,4 +1,4 @@
-"""Kaggle's label files: what each says row by row, and whether all of them together can be used.
+"""Label files: what each says row by row, and whether all of them together can be used.
 
 A row that is wrong is set aside with its reason, the others count. A file that is no list of
 labels, or that contradicts another, is never passed over in silence: the labels then cannot be used
@@ -7,20 +7,16 @@ until a person has chosen.
 
 import csv
 import io
-import itertools
 import re
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+import unicodedata
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from dr_lib.vocabulary import STAGES
 from storage.files.text import decoded
-from storage.photos.types import (
-    Label,
-    Photograph,
-    Problem,
-    canonical_id,
-)
+from storage.photos.layouts import EYEPACS, KAGGLES, Columns, Layout
+from storage.photos.names import match_key
+from storage.photos.types import Label, Problem
 
 # File name (lower case) → the split whose photographs it labels.
 LABEL_FILES = {
@@ -28,12 +24,7 @@ LABEL_FILES = {
     "retinopathy_solution.csv": "test",
     "testlabels.csv": "test",
 }
-COLUMNS = ("image", "level")
 SEPARATORS = (",", ";", "\t", "|", " ")
-EXPECTED = (
-    "expected a first line with the columns image and level, and rows such as 10_left,0 with a"
-    " stage from 0 to 4"
-)
 # What browsers and file managers add to the name of a second copy.
 COPY_MARKS = re.compile(r"^copy of |( -)? copy(?=[ .])| ?\(\d+\)")
 MAX_LABEL_BYTES = 64 * 2**20  # Kaggle's 53,576 labels are under one megabyte
@@ -46,10 +37,12 @@ ABOUT_LABELS_ONLY = {
     "stage_out_of_range",
     "bad_labels_file",
     "unknown_usage",
+    "ungradable",
 }
 # A photograph whose label row was set aside for these needs no second row saying that it has no
 # label.
 STAGE_FAULTS = {"stage_out_of_range", "malformed_row"}
+NO_STAGE = STAGE_FAULTS | {"ungradable"}
 SECOND_COPIES = {"duplicate_id", "duplicate_content"}
 
 
@@ -72,6 +65,8 @@ class LabelFile(NamedTuple):
     name: str
     labels: list[Label]
     problems: list[Problem]
+    layout: Layout = EYEPACS
+    columns: Columns = KAGGLES
 
     @property
     def fault(self) -> str | None:
@@ -84,11 +79,28 @@ class LabelFile(NamedTuple):
         if not self.problems:
             return "it has no row below its first line"
         first = self.problems[0]
-        line = (first.source or "").rpartition(":")[2]
+        line = (first.path or "").rpartition(":")[2]
         return f"none of its {len(self.problems):,} rows can be used (line {line}: {first.detail})"
 
 
-def read_labels(data: bytes, source: str, split_hint: str) -> tuple[list[Label], list[Problem]]:
+def label_text(data: bytes) -> str:
+    """The text of a table's bytes: UTF-8 or UTF-16, otherwise Windows' western encoding."""
+    try:
+        return decoded(data)
+    except UnicodeDecodeError:
+        try:
+            return data.decode("cp1252")
+        except UnicodeDecodeError:
+            return data.decode("latin-1")  # has a letter for every byte
+
+
+def read_labels(
+    data: bytes,
+    source: str,
+    split_hint: str,
+    layout: Layout = EYEPACS,
+    columns: Columns = KAGGLES,
+) -> tuple[list[Label], list[Problem]]:
     """The rows of one file, and what was wrong with the others.
 
     >>> read_labels(b"image,level\\n10_left,0\\n10_right,7\\n", "trainLabels.csv", "train")[1][
@@ -96,14 +108,13 @@ def read_labels(data: bytes, source: str, split_hint: str) -> tuple[list[Label],
     ... ].detail
     "level '7' is not one of 0, 1, 2, 3, 4"
     """
+    text = label_text(data)
     try:
-        text = decoded(data)
-    except UnicodeDecodeError:
-        text = data.decode(
-            "latin-1"
-        )  # whichever 8-bit encoding it is: ids and stages are in the ASCII that all share
-    try:
-        lines, header = _table(text)
+        lines, header = (
+            (_Rows(text), [columns.image, columns.stage])
+            if layout.headless
+            else _table(text, columns)
+        )
     except (ValueError, csv.Error) as error:
         return [], [Problem(source, None, "bad_labels_file", str(error))]
     labels, problems, seen = [], [], {}
@@ -123,14 +134,15 @@ def read_labels(data: bytes, source: str, split_hint: str) -> tuple[list[Label],
         while len(row) > len(header) and not row[-1].strip():
             row.pop()  # spreadsheets end every row with separators
         if len(row) == len(header):
-            found = _label(dict(zip(header, row, strict=True)), at, split_hint)
+            found = _label(dict(zip(header, row, strict=True)), at, split_hint, layout, columns)
         else:
             detail = (
                 f"{len(row)} fields where the first line has {len(header)}: {','.join(row)[:80]}"
             )
             found = Problem(at, None, "malformed_row", detail)
-        if isinstance(found, Label) and found.image_id in seen:
-            first = seen[found.image_id]
+        key = match_key(found.image_id or "")
+        if isinstance(found, Label) and key in seen:
+            first = seen[key]
             detail = (
                 f"line {first.source.rpartition(':')[2]} gave stage {first.stage} before this one's"
                 f" {found.stage}"
@@ -139,17 +151,26 @@ def read_labels(data: bytes, source: str, split_hint: str) -> tuple[list[Label],
         if isinstance(found, Problem):
             problems.append(found)
         else:
-            seen[found.image_id] = found
+            seen[key] = found
             labels.append(found)
     return labels, problems
 
 
-def _table(text: str) -> tuple[Any, list[str]]:
-    """The csv.reader of the rows below the line that names the columns, and its names in lower
-    case. Raises ValueError where there is none.
+class _Rows:
+    """Rows of a table without a first line of names: a photograph, a space, a stage."""
 
-    The separator is the one under which that line names both columns: no other can, since neither
-    name contains one.
+    def __init__(self, text: str):
+        self._lines, self.line_num = iter(text.splitlines()), 0
+
+    def __next__(self) -> list[str]:
+        line = next(self._lines)
+        self.line_num += 1
+        return line.rsplit(maxsplit=1)
+
+
+def headers(text: str) -> Iterator[tuple[Any, list[str]]]:
+    """For each separator the csv.reader of the rows below the line that names the columns, and its
+    names in lower case.
     """
     for separator in SEPARATORS:
         lines = csv.reader(
@@ -161,9 +182,34 @@ def _table(text: str) -> tuple[Any, list[str]]:
             for row in lines
             if any(cell.strip() for cell in row) and not row[0].lower().startswith("sep=")
         )
-        header = [name.strip().lower() for name in next(above, [])]
-        if set(COLUMNS) <= set(header):
-            if twice := [name for name in COLUMNS if header.count(name) > 1]:
+        try:
+            yield lines, [column_key(name) for name in next(above, [])]
+        except csv.Error:
+            continue
+
+
+def column_key(name: str) -> str:
+    """A column's name as it is compared: without spaces around it, in lower case and one normal
+    form.
+    """
+    return unicodedata.normalize("NFC", name.strip()).lower()
+
+
+def has_columns(text: str, columns: Columns) -> bool:
+    """Whether a table's first line names these columns."""
+    return any(columns.are_in(header) for _, header in headers(text))
+
+
+def _table(text: str, columns: Columns) -> tuple[Any, list[str]]:
+    """The csv.reader of the rows below the line that names the columns, and its names in lower
+    case. Raises ValueError where there is none.
+
+    The separator is the one under which that line names both columns: no other can, since neither
+    name contains one.
+    """
+    for lines, header in headers(text):
+        if columns.are_in(header):
+            if twice := [name for name in (columns.image, columns.stage) if header.count(name) > 1]:
                 raise ValueError(f"its first line names the column {twice[0]} twice")
             return lines, header
     raise ValueError(f"its first line is {first_line(text)!r}" if text.strip() else "it is empty")
@@ -174,12 +220,19 @@ def first_line(text: str) -> str:
     return next((line.strip()[:80] for line in text.splitlines() if line.strip()), "")
 
 
-def _label(row: dict[str, str], at: str, split_hint: str) -> Label | Problem:
-    name = row["image"].strip()
-    path = name.replace("\\", "/").split("/")  # ids may be given as the photographs' paths
-    image_id = None if ".." in path else canonical_id(path[-1])
+def _label(
+    row: dict[str, str], at: str, split_hint: str, layout: Layout, columns: Columns
+) -> Label | Problem:
+    name = row[columns.image].strip()
+    path = name.replace("\\", "/")  # ids may be given as the photographs' paths
+    outside = ".." in path.split("/")
+    # The split is the file's own: a name may repeat in the training and the testing set.
+    image_id = (
+        None
+        if outside
+        else layout.names.image_id(f"{split_hint}/{path}" if layout.names.split_in_id else path)
+    )
     if image_id is None:
-        outside = ".." in path
         reason, why = (
             ("outside_folder", "leads outside the data folder")
             if outside
@@ -189,108 +242,41 @@ def _label(row: dict[str, str], at: str, split_hint: str) -> Label | Problem:
             at,
             None,
             reason,
-            f"image {name[:80]!r} {why}: expected <patient>_left or <patient>_right",
+            f"{columns.image} {name[:80]!r} {why}: expected {expected_name(layout)}",
         )
-    level = row["level"].strip()
-    try:
-        stage = float(level.replace(",", "."))  # a spreadsheet's 0,0 is 0.0
-    except ValueError:
-        return Problem(at, image_id, "malformed_row", f"level {level[:20]!r} is not a number")
+    said = row[columns.stage].strip()
+    shown = f"{columns.stage} {said[:20]!r}"
+    if columns.gradable and _number(row.get(columns.gradable, "")) == 0:
+        return Problem(at, image_id, "ungradable", f"{columns.gradable} is 0")
+    stage = _number(said)
+    if stage is None:
+        return Problem(at, image_id, "malformed_row", f"{shown} is not a number")
+    if stage in layout.ungradable:
+        return Problem(at, image_id, "ungradable", f"{shown} means that it cannot be graded")
     if stage not in STAGES:
-        return Problem(
-            at, image_id, "stage_out_of_range", f"level {level[:20]!r} is not one of 0, 1, 2, 3, 4"
-        )
-    return Label(image_id, int(stage), split_hint, (row.get("usage") or "").strip() or None, at)
+        return Problem(at, image_id, "stage_out_of_range", f"{shown} is not one of 0, 1, 2, 3, 4")
+    return Label(
+        image_id, int(stage), split_hint, (row.get(columns.usage) or "").strip() or None, at
+    )
 
 
-def merged(files: Sequence[LabelFile]) -> list[Label]:
-    """One label an image: the first file's, with the Usage that any of them gives."""
-    found: dict[str, Label] = {}
-    for label in itertools.chain.from_iterable(file.labels for file in files):
-        first = found.get(label.image_id)
-        found[label.image_id] = (
-            label if first is None else first._replace(usage=first.usage or label.usage)
-        )
-    return list(found.values())
+def expected_table(columns: Columns) -> str:
+    """What a label file should look like, in words."""
+    return (
+        f"expected a first line with the columns {columns.image} and {columns.stage}, and rows such"
+        " as 10_left,0 with a stage from 0 to 4"
+    )
 
 
-def disagreement(
-    files: Sequence[LabelFile], photographed: AbstractSet[str]
-) -> tuple[LabelFile, LabelFile, str] | None:
-    """The first two files that contradict each other, and by how much; None where all agree.
-
-    Of two copies of one file it also counts which photographs only one of them labels: which copy
-    holds then decides whether these are used. Files without a common image are parts of one list.
-    """
-    tables = [{label.image_id: label for label in file.labels} for file in files]
-    for (one, first), (other, second) in itertools.combinations(zip(files, tables, strict=True), 2):
-        common = first.keys() & second.keys()
-        differing = [image_id for image_id in common if _differ(first[image_id], second[image_id])]
-        alone = (
-            (first.keys() ^ second.keys()) & photographed
-            if common and one.name == other.name
-            else ()
-        )
-        details = []
-        if differing:
-            example = min(differing)
-            said = f"{_said(first[example])} and {_said(second[example])}"
-            details.append(f"{len(differing):,} labels differ (such as {example}: {said})")
-        if alone:
-            details.append(
-                f"{len(alone):,} photographs are labelled in one of them only (such as"
-                f" {min(alone)})"
-            )
-        if details:
-            return one, other, " and ".join(details)
-    return None
+def expected_name(layout: Layout) -> str:
+    """What a photograph's name should be, in words."""
+    if layout.names.required:
+        return "<patient>_left or <patient>_right"
+    return "a name without control characters, slashes or a dot at its front"
 
 
-def _differ(one: Label, other: Label) -> bool:
-    return one.stage != other.stage or bool(one.usage and other.usage and one.usage != other.usage)
-
-
-def _said(label: Label) -> str:
-    return f"stage {label.stage}" + (f", {label.usage}" if label.usage else "")
-
-
-def matched(
-    photographs: "list[Photograph]", labels: list[Label], problems: list[Problem]
-) -> "list[Photograph]":
-    """The photographs that have a label or whose split has none at all; the others, and labels
-    left over, become problems.
-    """
-    labelled = {label.image_id for label in labels}
-    labelled_splits = {label.split_hint for label in labels}
-    explained = {problem.image_id for problem in problems if problem.reason in STAGE_FAULTS}
-    kept = []
-    for photo in photographs:
-        if photo.image_id in labelled or photo.split_hint not in labelled_splits:
-            kept.append(photo)
-        elif photo.image_id not in explained:
-            problems.append(
-                Problem(
-                    photo.path, photo.image_id, "no_label", "no row of the label files names it"
-                )
-            )
-    accounted = {photo.image_id for photo in photographs} | {p.image_id for p in problems}
-    for split in sorted(labelled_splits):
-        alone = [
-            label
-            for label in labels
-            if label.split_hint == split and label.image_id not in accounted
-        ]
-        total = sum(label.split_hint == split for label in labels)
-        if len(alone) == total and not any(photo.split_hint == split for photo in photographs):
-            file = alone[0].source.rpartition(":")[0]
-            problems.append(
-                Problem(
-                    file, None, "no_photograph", f"none of its {total} images has a photograph here"
-                )
-            )
-            continue
-        problems.extend(
-            Problem(label.source, label.image_id, "no_photograph", "no photograph of this id")
-            for label in alone
-        )
-    return kept
+def _number(text: str) -> float | None:
+    try:
+        return float(text.strip().replace(",", "."))  # a spreadsheet's 0,0 is 0.0
+    except ValueError:
+        return None

@@ -12,9 +12,10 @@ from typing import NamedTuple
 from storage.errors import Refused
 from storage.photos.archive import Archive, archive_stem, ignored, is_archive
 from storage.photos.fingerprints import file_stamp
-from storage.photos.types import MAX_PHOTO_BYTES, PHOTO_SUFFIXES, Problem, canonical_id
+from storage.photos.names import EYEPACS_NAMES, PHOTO_SUFFIXES, match_key, split_of, without_suffix
+from storage.photos.types import MAX_PHOTO_BYTES, Problem
 
-MAX_DEPTH = 3  # train/, and train/train/ as some unpackers leave it
+MAX_DEPTH = 6  # a patient's folder in a year's, or train/train/ as some unpackers leave it
 WAY_OUT = (
     "put the files themselves here (cp -rL follows links), or set data.photos to a folder that"
     " holds both"
@@ -141,7 +142,7 @@ class Listing:
             elif entry.is_dir():
                 if depth < MAX_DEPTH:
                     yield from self._folder_entries(Path(entry.path), path + "/", depth + 1)
-                if canonical_id(entry.name) and entry.name.lower().endswith(PHOTO_SUFFIXES):
+                if entry.name.lower().endswith(PHOTO_SUFFIXES):
                     yield FileEntry(path, fault=("not_a_file", "a folder with a photograph's name"))
             elif not entry.is_file():
                 yield FileEntry(path, fault=("not_a_file", "a device, pipe or socket"))
@@ -242,13 +243,5 @@ def _unpacked(
 
 
 def _twin_name(entry: FileEntry) -> str:
-    return canonical_id(entry.name) or entry.name.lower()
-
-
-def split_of(folder: str) -> str:
-    """`test` for test/ and test.zip/test/, `train` for train/; empty elsewhere."""
-    for part in reversed(folder.lower().split("/")):
-        stem = archive_stem(part)
-        if stem in ("train", "test"):
-            return stem
-    return ""
+    """Two files of one archive, packed and unpacked, have this in common."""
+    return EYEPACS_NAMES.image_id(entry.name) or match_key(without_suffix(entry.name))

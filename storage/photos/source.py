@@ -1,5 +1,5 @@
-"""The user's photographs and labels, as they come: a folder or a zip in Kaggle's layout. Reads,
-never writes.
+"""One source of photographs and labels, as it comes: a folder or a zip in a published layout, or
+with a table of one's own. Reads, never writes.
 
 Every file found is a photograph of `photographs()` or a row of `problems()`: nothing is lost and
 nothing raises, except where there is no data folder at all; whether the labels can be used,
@@ -8,48 +8,44 @@ its name (`train.zip/train/10_left.jpeg`). No path leads outside, but for links 
 git-annex, DVC or Hugging Face to which the folder belongs, and an archive that is a link itself.
 """
 
+import dataclasses
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage.errors import NotThere, Refused
 from storage.files.files import is_url
-from storage.files.text import decoded
 from storage.photos.archive import is_archive, unzipped
 from storage.photos.labels import (
-    EXPECTED,
-    LABEL_FILES,
     MAX_LABEL_BYTES,
     LabelFile,
-    disagreement,
+    expected_name,
+    expected_table,
     first_line,
     label_name,
-    matched,
-    merged,
-    read_labels,
+    label_text,
 )
-from storage.photos.listing import FileEntry, Listing, split_of
-from storage.photos.types import (
-    MAX_PHOTO_BYTES,
-    PHOTO_SUFFIXES,
-    Label,
-    Photograph,
-    Problem,
-    canonical_id,
-)
+from storage.photos.layouts import KAGGLES, Layout
+from storage.photos.listing import FileEntry, Listing
+from storage.photos.matching import disagreement, matched, merged
+from storage.photos.names import EYEPACS_NAMES, PHOTO_SUFFIXES, NameRule, match_key, split_of
+from storage.photos.recognition import READ_TABLES, SETTING, Recogniser, is_mask
+from storage.photos.types import MAX_PHOTO_BYTES, Label, Photograph, Problem, Source
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OTHER_ARCHIVES = (".7z", ".rar", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-OTHER_TABLES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".csv.zip", ".csv.gz", ".json")
+OTHER_TABLES = (*READ_TABLES, ".xlsx", ".xls", ".ods", ".csv.gz", ".json")
 
 
 class _Scan(NamedTuple):
     photographs: list[Photograph]
     labels: list[Label]
     problems: list[Problem]
-    contradiction: str | None
+    layout: Layout
+    fault: str | None
     unlabelled: str | None
 
 
@@ -60,27 +56,33 @@ class PhotoSource:
     for one that is neither folder nor zip.
     """
 
-    def __init__(self, location: str | Path):
-        text = str(location)
+    def __init__(self, given: Source | str | Path):
+        self.given = given if isinstance(given, Source) else Source(photos=str(given))
+        setting = f"photos of the source {self.given.name}" if self.given.name else "data.photos"
+        text = self.given.photos
         if not text.strip():
-            raise Refused("the photographs need a folder: set data.photos")
+            raise Refused(f"the photographs need a folder: set {setting}")
         if is_url(text):
             raise Refused(
                 f"{text}: photographs are read from a folder or zip file on this machine; copy or"
-                " mount them, and set data.photos to that"
+                f" mount them, and set {setting} to that"
             )
         self.root = Path(text.removeprefix("file://")).expanduser().resolve()
         if not self.root.exists():
             raise NotThere(
-                f"{self.root} is not there: set data.photos to the folder or zip with the"
-                " photographs"
+                f"{self.root} is not there: set {setting} to the folder or zip with the photographs"
             )
         if not self.root.is_dir() and not is_archive(self.root.name):
             raise Refused(f"{self.root} is neither a folder nor a .zip file")
         self._files = Listing(self.root)
 
     def __reduce__(self):
-        return PhotoSource, (str(self.root),)
+        return PhotoSource, (self.given,)
+
+    @property
+    def layout(self) -> str:
+        """The name of the layout that was recognised."""
+        return self._scan.layout.name
 
     def photographs(self) -> list[Photograph]:
         """The usable photographs, ordered by id: well named, found once, labelled where their
@@ -88,20 +90,15 @@ class PhotoSource:
         """
         return self._scan.photographs
 
+    def valid_labels(self) -> list[Label]:
+        """The valid labels."""
+        return self._scan.labels
+
     def labels(self) -> "pd.DataFrame":
         """The valid labels: image_id, stage (int8), split_hint, usage (None where not given),
         source (file:line).
         """
-        import pandas as pd
-
-        labels = self._scan.labels
-        columns = zip(*labels, strict=True) if labels else ((),) * len(Label._fields)
-        kinds = {"stage": "int8", "usage": object}  # as text, None would become NaN
-        series = (
-            pd.Series(list(column), dtype=kinds.get(name, "str"))
-            for name, column in zip(Label._fields, columns, strict=True)
-        )
-        return pd.DataFrame(dict(zip(Label._fields, series, strict=True)))
+        return label_frame(self._scan.labels)
 
     def problems(self) -> list[Problem]:
         """Everything set aside, with its reason."""
@@ -113,7 +110,7 @@ class PhotoSource:
         Without `required`, photographs that nobody labelled are no fault; a label file that is
         none, or that contradicts another, always is.
         """
-        return self._scan.contradiction or (self._scan.unlabelled if required else None)
+        return self._scan.fault or (self._scan.unlabelled if required else None)
 
     def read(self, path: str) -> bytes:
         """The bytes of a photograph. Raises OSError where it cannot be read, ValueError for a
@@ -125,33 +122,25 @@ class PhotoSource:
     def _scan(self) -> _Scan:
         problems: list[Problem] = []
         entries = sorted(self._files.entries(problems), key=lambda entry: entry.order)
-        files = self._label_files(entries)
+        layout, files, fault = Recogniser(self.given, self.root, self._table).labelling(entries)
         problems += [problem for file in files for problem in file.problems]
         labels = merged(files)
-        photographs = self._photographs(entries, labels, problems)
-        contradiction = self._contradiction(files, photographs)
-        unlabelled = (
-            None if contradiction else self._unlabelled(entries, files, labels, photographs)
-        )
-        kept = sorted(matched(photographs, labels, problems), key=_natural)
-        problems.sort(key=lambda problem: (problem.source or "", problem.reason))
-        return _Scan(kept, labels, problems, contradiction, unlabelled)
-
-    def _label_files(self, entries: list[FileEntry]) -> list[LabelFile]:
-        files = []
-        for entry in entries:
-            if name := label_name(entry.name):
-                try:
-                    labels, problems = read_labels(
-                        self._table(entry), entry.path, LABEL_FILES[name]
-                    )
-                except OSError as error:
-                    labels, problems = (
-                        [],
-                        [Problem(entry.path, None, "bad_labels_file", str(error))],
-                    )
-                files.append(LabelFile(entry.path, name, labels, problems))
-        return files
+        photographs = self._photographs(entries, layout, labels, problems)
+        ids = {match_key(photo.image_id): photo.image_id for photo in photographs}
+        labels = [
+            label._replace(image_id=ids.get(match_key(label.image_id), label.image_id))
+            for label in labels
+        ]
+        fault = fault or self._contradiction(files, photographs)
+        unlabelled = None if fault else self._unlabelled(entries, files, labels, photographs)
+        by_design = {
+            photo.image_id
+            for photo in photographs
+            if layout.unlabelled and _lies_in(layout.unlabelled, photo.path)
+        }
+        kept = sorted(matched(photographs, labels, problems, by_design), key=_natural)
+        problems.sort(key=lambda problem: (problem.path or "", problem.reason))
+        return _Scan(kept, labels, problems, layout, fault, unlabelled)
 
     def _table(self, entry: FileEntry) -> bytes:
         """The bytes of a table, unpacked. Raises OSError where there is none."""
@@ -167,7 +156,10 @@ class PhotoSource:
     def _contradiction(self, files: list[LabelFile], photographs: list[Photograph]) -> str | None:
         for file in files:
             if file.fault:
-                return f"{self.root / file.path} cannot be used as labels: {file.fault}; {EXPECTED}"
+                return (
+                    f"{self.root / file.path} cannot be used as labels: {file.fault};"
+                    f" {expected_table(file.columns)}"
+                )
         if found := disagreement(files, {photo.image_id for photo in photographs}):
             one, other, what = found
             return (
@@ -202,7 +194,7 @@ class PhotoSource:
             if entry.name.lower().endswith(OTHER_TABLES) and "submission" not in entry.name.lower()
         ]
         found = "".join(
-            f"; {entry.path} is no label file by its name{self._begins(entry)}"
+            f"; {entry.path} is no label file by its name or columns{self._begins(entry)}"
             for entry in tables[:3]
         )
         place = (
@@ -212,60 +204,112 @@ class PhotoSource:
         )
         return (
             f"{self.root} holds {len(ids):,} photographs and no label file{found}; give the labels"
-            f" as trainLabels.csv{place}: {EXPECTED}; a model of dr import-model or"
+            f" as trainLabels.csv{place}: {expected_table(KAGGLES)}; or name the columns of your"
+            f" own with image_column and stage_column {SETTING}; a model of dr import-model or"
             " training.model_id needs none"
         )
 
     def _begins(self, entry: FileEntry) -> str:
         try:
-            line = first_line(decoded(self._table(entry)))
-        except (OSError, UnicodeDecodeError):
+            line = first_line(label_text(self._table(entry)))
+        except OSError:
             return ""
         return f" (its first line is {line!r})" if line.isprintable() else ""
 
     def _photographs(
-        self, entries: list[FileEntry], labels: list[Label], problems: list[Problem]
+        self,
+        entries: list[FileEntry],
+        layout: Layout,
+        labels: list[Label],
+        problems: list[Problem],
     ) -> list[Photograph]:
-        hints = {label.image_id: label.split_hint for label in labels}
+        layout = Recogniser(self.given, self.root, self._table).with_settings(layout)
+        hints = {match_key(label.image_id): label.split_hint for label in labels}
         found: dict[str, Photograph] = {}
+        masks = self._masks_inside()
         for entry in entries:
-            folder, _, name = entry.path.rpartition("/")
-            photo = name.lower().endswith(PHOTO_SUFFIXES)
-            image_id = canonical_id(name if photo else name.rpartition(".")[0] or name)
-            if not photo and not (folder and image_id):
+            if is_mask(entry.path) or (masks and entry.path.startswith(masks)):
+                continue
+            rule = layout.names
+            if layout.unlabelled and _lies_in(layout.unlabelled, entry.path):
+                rule = dataclasses.replace(rule, split_in_id=False)
+            self._add(entry, rule, layout, hints, found, problems)
+        return list(found.values())
+
+    def _add(
+        self,
+        entry: FileEntry,
+        rule: NameRule,
+        layout: Layout,
+        hints: dict[str, str],
+        found: dict[str, Photograph],
+        problems: list[Problem],
+    ) -> None:
+        """Takes a file in as a photograph, or as a problem; other files are neither."""
+        folder, _, name = entry.path.rpartition("/")
+        photo = name.lower().endswith(PHOTO_SUFFIXES)
+        image_id = rule.image_id(entry.path)
+        if not photo:
+            # A photograph under a wrong ending is told of; only Kaggle's names can tell it.
+            image_id = EYEPACS_NAMES.image_id(name.rpartition(".")[0] or name)
+            if not (folder and image_id):
                 if entry.fault and not label_name(name):
                     problems.append(Problem(entry.path, None, *entry.fault))
                 elif name.lower().endswith(OTHER_ARCHIVES):
-                    problems.append(
-                        Problem(
-                            entry.path,
-                            None,
-                            "bad_archive",
-                            "no zip file, and only those are read: unpack it here",
-                        )
-                    )
-                continue  # label files, a README, what else lies about
-            if entry.fault:
-                problems.append(Problem(entry.path, image_id, *entry.fault))
-            elif image_id is None:
-                problems.append(
-                    Problem(
-                        entry.path, None, "wrong_name", "expected <patient>_left or <patient>_right"
-                    )
-                )
-            elif not photo:
-                detail = f"expected one of {', '.join(PHOTO_SUFFIXES)}"
-                problems.append(Problem(entry.path, image_id, "wrong_extension", detail))
-            elif entry.bytes > MAX_PHOTO_BYTES:
-                detail = f"{entry.bytes:,} bytes; no photograph has more than {MAX_PHOTO_BYTES:,}"
-                problems.append(Problem(entry.path, image_id, "too_large", detail))
-            elif image_id in found:
-                detail = f"{found[image_id].path} has the same id and comes first"
-                problems.append(Problem(entry.path, image_id, "duplicate_id", detail))
-            else:
-                hint = split_of(folder) or hints.get(image_id, "train")
-                found[image_id] = Photograph(image_id, hint, entry.path, entry.bytes, entry.stamp)
-        return list(found.values())
+                    detail = "no zip file, and only those are read: unpack it here"
+                    problems.append(Problem(entry.path, None, "bad_archive", detail))
+                return  # label files, a README, what else lies about
+        first = found.get(match_key(image_id)) if image_id else None
+        if entry.fault:
+            problems.append(Problem(entry.path, image_id, *entry.fault))
+        elif image_id is None:
+            detail = f"expected {expected_name(layout)}"
+            problems.append(Problem(entry.path, None, "wrong_name", detail))
+        elif not photo:
+            detail = f"expected one of {', '.join(PHOTO_SUFFIXES)}"
+            problems.append(Problem(entry.path, image_id, "wrong_extension", detail))
+        elif entry.bytes > MAX_PHOTO_BYTES:
+            detail = f"{entry.bytes:,} bytes; no photograph has more than {MAX_PHOTO_BYTES:,}"
+            problems.append(Problem(entry.path, image_id, "too_large", detail))
+        elif first is not None and first.image_id != image_id:
+            detail = f"its name differs from that of {first.path} only in upper and lower case"
+            problems.append(Problem(entry.path, image_id, "ambiguous_name", detail))
+        elif first is not None:
+            advice = "" if rule.required else f'; set ids = "path" {SETTING} where names repeat'
+            detail = f"{first.path} has the same id and comes first{advice}"
+            problems.append(Problem(entry.path, image_id, "duplicate_id", detail))
+        else:
+            hint = split_of(folder) or hints.get(match_key(image_id)) or "train"
+            whose = rule.whose(entry.path)
+            found[match_key(image_id)] = Photograph(
+                image_id, hint, entry.path, entry.bytes, entry.stamp, *whose
+            )
+
+    def _masks_inside(self) -> str:
+        """The folder of masks, as a path inside this source; empty where it lies elsewhere."""
+        masks = Path(self.given.masks).expanduser().resolve() if self.given.masks else self.root
+        inside = masks != self.root and masks.is_relative_to(self.root)
+        return f"{masks.relative_to(self.root).as_posix()}/" if inside else ""
+
+
+def label_frame(labels: list[Label]) -> "pd.DataFrame":
+    """Labels as a table: image_id, stage (int8), split_hint, usage (None where not given), source
+    (file:line).
+    """
+    import pandas as pd
+
+    columns = zip(*labels, strict=True) if labels else ((),) * len(Label._fields)
+    kinds = {"stage": "int8", "usage": object}  # as text, None would become NaN
+    series = (
+        pd.Series(list(column), dtype=kinds.get(name, "str"))
+        for name, column in zip(Label._fields, columns, strict=True)
+    )
+    return pd.DataFrame(dict(zip(Label._fields, series, strict=True)))
+
+
+def _lies_in(pattern: str, path: str) -> bool:
+    """Whether a folder above a file, or one above the source, is named so."""
+    return any(re.fullmatch(pattern, folder.lower()) for folder in path.split("/")[:-1])
 
 
 def _natural(photo: Photograph) -> tuple:

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 
 from storage.files.files import Files
 from storage.layout import table_folder
-from storage.tables.schemas import PARTITION, dataset_schema, empty_frame, to_frame, to_table
+from storage.tables.schemas import (
+    PARTITION,
+    RENAMED,
+    dataset_schema,
+    empty_frame,
+    to_frame,
+    to_table,
+)
 
 # Small enough that a query for one image skips most of a part by its statistics.
 ROW_GROUP = 65536
@@ -58,17 +65,41 @@ def encode(table: str, rows, digest: str | None = None) -> bytes:
 def read_file(files: Files, name: str, table: str):
     """One Parquet file of a table as a DataFrame; the empty one where the file is absent.
 
-    A column that the file has not got, since it is older, is null.
+    A column that the file has not got, since it is older, is null; one that it has under an
+    earlier name is taken from there.
     """
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
     try:
-        data = files.read(name)
+        found = read_raw(files, name)
     except FileNotFoundError:
         return empty_frame(table)
-    return to_frame(
-        pq.read_table(io.BytesIO(data), schema=dataset_schema(table), partitioning=None)
-    )
+    former = former_names(table, found.schema.names)
+    found = found.rename_columns([former.get(name, name) for name in found.schema.names])
+    schema = dataset_schema(table)
+    arrays = [
+        found[field.name].cast(field.type)
+        if field.name in found.schema.names
+        else pa.nulls(found.num_rows, field.type)
+        for field in schema
+    ]
+    return to_frame(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def former_names(table: str, there: list[str]) -> dict[str, str]:
+    """For each column of an older file that is called otherwise now its present name.
+
+    >>> former_names("photos", ["image_id", "source"]), former_names("photos", ["path", "source"])
+    ({'source': 'path'}, {})
+    """
+    return {former: name for name, former in RENAMED[table].items() if name not in there}
+
+
+def column_names(files: Files, name: str) -> list[str]:
+    """The names of the columns that a Parquet file on this machine has."""
+    import pyarrow.parquet as pq
+
+    return pq.read_schema(files.path(name)).names
 
 
 def read_raw(files: Files, name: str):

@@ -39,6 +39,10 @@ KEYS: dict[str, list[str]] = {table: entry["keys"] for table, entry in _TABLES.i
 PARTITION: dict[str, str | None] = {
     table: entry["partition"] or None for table, entry in _TABLES.items()
 }
+# By table the present name of each column that was called otherwise in earlier versions.
+RENAMED: dict[str, dict[str, str]] = {
+    table: entry.get("renamed", {}) for table, entry in _TABLES.items()
+}
 
 
 def _fields(column: list[str]) -> list[pa.Field]:
@@ -96,6 +100,7 @@ def to_table(table: str, rows) -> pa.Table:
     """
     schema = _known(table)
     columns = _columns(rows, schema)
+    _add_sources(columns, schema)
     unknown = [name for name in columns if name not in schema.names]
     missing = [name for name in schema.names if name not in columns]
     if unknown:
@@ -126,6 +131,30 @@ def to_frame(table: pa.Table):
 def empty_frame(table: str):
     """A DataFrame without rows, with the table's columns and types."""
     return to_frame(dataset_schema(table).empty_table())
+
+
+def source_column(schema: pa.Schema) -> str | None:
+    """The column with the photograph's source, in tables that speak of images; it is younger than
+    the first files of these tables.
+
+    >>> source_column(SCHEMAS["neurons"]), source_column(SCHEMAS["lesion_regions"])
+    ('source', 'image_source')
+    """
+    if "image_id" not in schema.names:
+        return None
+    return "image_source" if "image_source" in schema.names else "source"
+
+
+def _add_sources(columns: dict, schema: pa.Schema) -> None:
+    """Fills the column of the photograph's source, where the rows do not give it, from the image
+    ids, which begin with it where there are several sources.
+    """
+    name = source_column(schema)
+    if name and name not in columns and "image_id" in columns:
+        columns[name] = [
+            image_id.partition("/")[0] if isinstance(image_id, str) and "/" in image_id else None
+            for image_id in columns["image_id"]
+        ]
 
 
 def _known(table: str) -> pa.Schema:

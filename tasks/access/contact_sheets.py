@@ -13,7 +13,8 @@ from dr_lib.fundus.photo import UnreadablePhoto, decode
 from storage import Workspace
 from storage.errors import StorageError
 from storage.photos.labels import ABOUT_LABELS_ONLY
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSources
+from storage.photos.types import Source
 from tasks.access.quality import eye_quality, shortcomings
 from tasks.access.stores import fundus_store
 from tasks.run.recipe import Recipe
@@ -33,25 +34,26 @@ SEEN = {
     "no_label",
     "wrong_name",
     "wrong_extension",
+    "ambiguous_name",
 }
 
 
 class Photos:
     """The original photographs, reduced; None where the file is gone or cannot be read any more."""
 
-    def __init__(self, workspace: Workspace, folder: str):
+    def __init__(self, workspace: Workspace, sources: Sequence[Source]):
         self.catalogue = workspace.photos().set_index("image_id")
-        self.source = PhotoSource(folder)
+        self.sources = PhotoSources(sources)
 
     def get(self, image_id: str) -> np.ndarray | None:
         """The photograph of the catalogue with this id."""
-        return self.reduced(self.catalogue.at[image_id, "source"])
+        return self.reduced(self.catalogue.at[image_id, "path"])
 
     def reduced(self, path: str) -> np.ndarray | None:
         """The photograph at a path of the data folder."""
         try:
             return decode(
-                self.source.read(path), diameter_px=PHOTO_DIAMETER_PX, min_side_px=1
+                self.sources.read(path), diameter_px=PHOTO_DIAMETER_PX, min_side_px=1
             ).pixels
         except (OSError, StorageError, UnreadablePhoto):
             return None
@@ -108,10 +110,10 @@ def flagged_text(workspace: Workspace, recipe: Recipe) -> str:
 def set_aside(workspace: Workspace, photos: Photos) -> tuple[SetAside, ...]:
     """Photographs that could not be used, the reasons taking turns so that each is seen."""
     rejects = workspace.rejects()
-    rejects = rejects[
-        rejects["source"].notna() & ~rejects["reason"].isin(ABOUT_LABELS_ONLY)
-    ].fillna({"detail": ""})
-    names = rejects["image_id"].fillna(rejects["source"])
+    rejects = rejects[rejects["path"].notna() & ~rejects["reason"].isin(ABOUT_LABELS_ONLY)].fillna(
+        {"detail": ""}
+    )
+    names = rejects["image_id"].fillna(rejects["path"])
     turn = rejects.groupby("reason").cumcount()
     chosen = rejects.assign(turn=turn, name=names).sort_values(["turn", "reason"], kind="stable")[
         :SET_ASIDE_SHOWN
@@ -121,7 +123,7 @@ def set_aside(workspace: Workspace, photos: Photos) -> tuple[SetAside, ...]:
             row.name,
             label(row.reason),
             row.detail,
-            photos.reduced(row.source) if row.reason in SEEN else None,
+            photos.reduced(row.path) if row.reason in SEEN else None,
         )
         for row in chosen.itertuples()
     )

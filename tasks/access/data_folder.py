@@ -1,15 +1,18 @@
-"""The data folder as every step that reads it sees it: refused where its labels cannot be used."""
+"""The data folders as the steps take them: with labels that can be used."""
 
-from storage.photos.source import PhotoSource
+from collections.abc import Sequence
+
+from storage.photos.sources import PhotoSources
+from storage.photos.types import Source
 from tasks.run.errors import UserError
-from tasks.run.session import photo_source
+from tasks.run.session import photo_sources
 
 
-def labelled_source(photos: str, labels_needed: bool) -> PhotoSource:
-    """The photographs and labels at a place. Raises UserError if the labels cannot be used; if
-    needed, also if there are none.
+def labelled_sources(sources: Sequence[Source], labels_needed: bool) -> PhotoSources:
+    """The photographs and labels at these places. Raises UserError if the labels cannot be used;
+    `labels_needed`: also if there are none.
     """
-    source = photo_source(photos)
-    if fault := source.label_fault(labels_needed):
+    found = photo_sources(sources)
+    if fault := found.label_fault(labels_needed):
         raise UserError(fault)
-    return source
+    return found

@@ -28,7 +28,7 @@ ARRAYS = {
     "centre_y_px": "centre_y",
     "centre_x_px": "centre_x",
 }
-COLUMNS = [name for name in SCHEMAS[TABLE].names if name not in ("image_id", "flagged")]
+COLUMNS = [name for name in SCHEMAS[TABLE].names if name not in ("image_id", "source", "flagged")]
 
 
 def write_quality(workspace: Workspace, recipe: Recipe) -> bool:

@@ -53,7 +53,7 @@ def _check_fraction(
     worst, count = collections.Counter(set_aside["reason"]).most_common(1)[0]
     first = set_aside[set_aside["reason"] == worst].iloc[0]
     raise UserError(
-        f"{percent(share)} of the {noun} in {data.photos} were set aside, mostly {worst} ({count},"
-        f" such as {first['source']}: {first['detail']}); look at `dr sql {workspace.location}"
+        f"{percent(share)} of the {noun} in {data.places} were set aside, mostly {worst} ({count},"
+        f" such as {first['path']}: {first['detail']}); look at `dr sql {workspace.location}"
         f" 'from rejects'`, or raise data.max_reject_fraction (now {data.max_reject_fraction})"
     )

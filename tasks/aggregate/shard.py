@@ -11,6 +11,7 @@ import pandas as pd
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.fundus import PreprocessParams
+from dr_lib.fundus.anatomy import Eye
 from dr_lib.localisation import Judge, LocalisationParams, Score, UnusableMask
 from dr_lib.maps import (
     GroupHeatmaps,
@@ -108,7 +109,7 @@ def aggregate_shard(job: AggregateJob) -> ShardResult:
         if job.missing:
             regions, stats = image_rows(
                 eye["image_id"],
-                eye["eye"],
+                side_of(eye),
                 fundi["pixels"][row],
                 maps,
                 job.heatmaps,
@@ -135,6 +136,11 @@ def aggregate_shard(job: AggregateJob) -> ShardResult:
     return result
 
 
+def side_of(eye: pd.Series) -> Eye | None:
+    """Which eye a row is about; None where that is not known."""
+    return eye["eye"] if isinstance(eye["eye"], str) else None
+
+
 def _add(
     sums: GroupHeatmaps,
     eye: pd.Series,
@@ -143,10 +149,10 @@ def _add(
     params: HeatmapParams,
 ) -> None:
     stage = None if pd.isna(eye["stage"]) else int(eye["stage"])
-    groups = group_names(stage, int(eye["predicted_stage"]), eye["eye"])
+    groups = group_names(stage, int(eye["predicted_stage"]), side_of(eye))
     for key, values in maps.items():
         if params.unconverged == "keep" or converged.get(key, True):
-            sums.add(groups, *key, values.sum(axis=0) if values.ndim == 3 else values, eye["eye"])
+            sums.add(groups, *key, values.sum(axis=0) if values.ndim == 3 else values, side_of(eye))
 
 
 def _judge(

@@ -24,7 +24,8 @@ from storage import Workspace, open_workspace
 from storage.arrays.store import ArraySpec, ShardedStore
 from storage.contents.explanations import DONE, LayerShape, explanation_specs
 from storage.layout import attributions_path
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSources
+from storage.photos.types import Source
 from tasks.access.images import usable_rows
 from tasks.access.stores import blank, fundus_store
 from tasks.attribute.estimate import ARRAYS_AT_ONCE, Rates
@@ -66,7 +67,11 @@ class Measured:
 
 
 def calibrate(
-    workspace: Workspace, pool: Pool, recipe: Recipe, photos: str, shard_images: int
+    workspace: Workspace,
+    pool: Pool,
+    recipe: Recipe,
+    sources: Sequence[Source],
+    shard_images: int,
 ) -> Rates:
     """Rates measured on this run's workers; writes nothing into the workspace.
 
@@ -79,7 +84,7 @@ def calibrate(
     UserError: if there is no photograph, or a worker fails.
     """
     model_id = recipe.find_model(workspace)
-    pixels = sample(workspace, recipe, photos, IMAGES + 1)
+    pixels = sample(workspace, recipe, sources, IMAGES + 1)
     job = CalibrationJob(workspace.location, model_id, recipe.model, recipe.engine, pixels)
     pool.connect()
     workers: list[Measured] = []
@@ -102,7 +107,9 @@ def calibrate(
     )
 
 
-def sample(workspace: Workspace, recipe: Recipe, photos: str, count: int) -> np.ndarray:
+def sample(
+    workspace: Workspace, recipe: Recipe, sources: Sequence[Source], count: int
+) -> np.ndarray:
     """`count` fundi (image, y, x, 3), spread over what there is; again from the front where
     there are fewer.
     """
@@ -113,15 +120,16 @@ def sample(workspace: Workspace, recipe: Recipe, photos: str, count: int) -> np.
     if len(rows):
         chosen = rows[np.linspace(0, len(rows) - 1, count).astype(int)]
         return fundus_store(workspace, recipe.preprocess_id).read_rows(chosen, ["pixels"])["pixels"]
-    source, fundi = PhotoSource(photos), []
-    for photograph in source.photographs()[: 10 * count]:
+    photos, fundi = PhotoSources(sources), []
+    for photograph in photos.photographs()[: 10 * count]:
         with contextlib.suppress(UnusablePhoto, OSError):
-            fundi.append(normalise(source.read(photograph.path), recipe.preprocess).pixels)
+            fundi.append(normalise(photos.read(photograph.path), recipe.preprocess).pixels)
         if len(fundi) == count:
             break
     if not fundi:
         raise UserError(
-            f"{photos} has no photograph to calibrate with; dr plan --no-calibrate plans without"
+            f"{sources[0].photos} has no photograph to calibrate with; dr plan --no-calibrate plans"
+            " without"
         )
     return np.stack(list(itertools.islice(itertools.cycle(fundi), count)))
 

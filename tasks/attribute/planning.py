@@ -3,6 +3,7 @@ rates. Writes nothing.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,8 @@ from storage.arrays.store import ArraySpec, spans
 from storage.contents.explanations import LayerShape, explanation_specs
 from storage.contents.fundus import DONE
 from storage.files.scratch import remember
-from tasks.access.data_folder import labelled_source
+from storage.photos.types import Source
+from tasks.access.data_folder import labelled_sources
 from tasks.access.images import chosen_images, usable_rows
 from tasks.access.stores import explanation_store, fundus_store, whole
 from tasks.attribute.calibration import calibrate, specs_of, untrained
@@ -38,7 +40,7 @@ HEAD_BYTES = 4 * 10**6  # of the dense layers' weights; a trunk's count once the
 
 def plan(
     location: str,
-    photos: str,
+    sources: Sequence[Source],
     recipe: Recipe,
     storage: StorageParams,
     dask: DaskParams,
@@ -50,7 +52,7 @@ def plan(
 
     Parameters
     ----------
-    location, photos: the workspace and the data folder. recipe, storage, dask: the settings.
+    location, sources: the workspace and the photographs. recipe, storage, dask: the settings.
     measure: whether to calibrate on this machine; None does so where no finished shard and no
         earlier calibration tells. A calibration is remembered in the user's cache, so that the run
         after it can be compared with it.
@@ -66,7 +68,7 @@ def plan(
     UserError: if the labels cannot be used.
     """
     workspace = open_workspace(location)
-    count = _count_photographs(workspace, photos, recipe)
+    count = _count_photographs(workspace, sources, recipe)
     new = max(count - int(workspace.photos()["present"].sum()), 0)
     pool = Pool(dask)
     fundi = _fundi(workspace, recipe, storage, count, pool.workers)
@@ -74,7 +76,7 @@ def plan(
     sizes, rates = shard_sizes(to_do, storage.shard_images), Rates(0.0, 0, "")
     try:
         if sizes:
-            rates = _rates(workspace, pool, recipe, photos, storage, measure, seconds)
+            rates = _rates(workspace, pool, recipe, sources, storage, measure, seconds)
     finally:
         pool.close()
     explain = estimate(rates, sizes, pool.workers)
@@ -92,7 +94,11 @@ def plan(
 
 
 def check_run(
-    location: str, photos: str, recipe: Recipe, storage: StorageParams, dask: DaskParams
+    location: str,
+    sources: Sequence[Source],
+    recipe: Recipe,
+    storage: StorageParams,
+    dask: DaskParams,
 ) -> None:
     """Refuses a whole run that will plainly not fit, so that nobody waits a day to hear it.
 
@@ -104,7 +110,7 @@ def check_run(
     UserError: if the run does not fit the disk or the memory, or the labels cannot be used.
     """
     workspace = open_workspace(location)
-    count = _count_photographs(workspace, photos, recipe)
+    count = _count_photographs(workspace, sources, recipe)
     sizes = shard_sizes(_to_explain(workspace, recipe, storage, count), storage.shard_images)
     if not sizes:
         return
@@ -127,16 +133,16 @@ def _check_both(workspace: Workspace, explain: Estimate, fundi: Estimate, dask: 
     check_room(workspace, planned, workers_here=not dask.address)
 
 
-def _count_photographs(workspace: Workspace, photos: str, recipe: Recipe) -> int:
-    """How many photographs the data folder has."""
-    return len(labelled_source(photos, not recipe.trains_none(workspace)).photographs())
+def _count_photographs(workspace: Workspace, sources: Sequence[Source], recipe: Recipe) -> int:
+    """How many photographs the sources have."""
+    return len(labelled_sources(sources, not recipe.trains_none(workspace)).photographs())
 
 
 def _rates(
     workspace: Workspace,
     pool: Pool,
     recipe: Recipe,
-    photos: str,
+    sources: Sequence[Source],
     storage: StorageParams,
     measure: bool | None,
     seconds: float | None,
@@ -155,7 +161,7 @@ def _rates(
     if seconds is not None:
         return replace(rates, seconds=seconds, start_seconds=0.0, basis="the given rate")
     if measure or (measure is None and rates.seconds is None):
-        rates = calibrate(workspace, pool, recipe, photos, storage.shard_images)
+        rates = calibrate(workspace, pool, recipe, sources, storage.shard_images)
         remember(calibration_name(workspace, recipe), dataclasses.asdict(rates))
     return rates
 

@@ -192,6 +192,8 @@ def write_pair_tables(workspace: Workspace, study: PairStudy) -> None:
     if not part.missing(*PAIR_TABLES):
         return
     rows = pd.concat(_pair_rows(workspace, study), ignore_index=True)
+    patients = workspace.photos().set_index("image_id")["patient_id"]
+    rows["patient_id"] = rows["image_id"].map(patients)
     methods = (*params.methods, *study.adversarial.methods)
     transfers = [
         {"method": method, "second_model_id": study.second}

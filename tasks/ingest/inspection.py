@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from dr_lib.fundus.fingerprint import look_at
 from dr_lib.fundus.photo import UnreadablePhoto, inspect
 from storage.photos.fingerprints import wait_until_settled
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSources
 from storage.photos.types import Photograph
 from tasks.run.progress import progress
 
@@ -26,7 +27,7 @@ BATCH = (
 
 class Finding(NamedTuple):
     """What a file's bytes are: an image of some size, or none for a reason. `lasting`: as long
-    as the file stays as it is.
+    as the file stays as it is. fingerprint, side: of its retina, where these were asked for.
     """
 
     sha256: str = ""
@@ -35,41 +36,60 @@ class Finding(NamedTuple):
     reason: str | None = None
     detail: str = ""
     lasting: bool = True
+    fingerprint: str | None = None
+    side: str | None = None
 
 
 Look = tuple[str, int, str]  # how a file looks from outside: path, bytes, stamp
 
 
-def remembered(photos: pd.DataFrame, rejects: pd.DataFrame) -> dict[Look, Finding]:
-    """The lasting findings of earlier ingests, by how the files looked then."""
+def remembered(photos: pd.DataFrame, rejects: pd.DataFrame, looked_at: bool) -> dict[Look, Finding]:
+    """The lasting findings of earlier ingests, by how the files looked then. looked_at: only those
+    with a fingerprint.
+    """
     known, sizes = {}, {}
     for row in photos.itertuples(index=False):
-        sizes[row.sha256] = row.width_px, row.height_px
+        fingerprint, eye = (
+            value if isinstance(value, str) else None for value in (row.fingerprint, row.eye)
+        )
+        if looked_at and fingerprint is None:
+            continue
+        finding = Finding(
+            row.sha256, row.width_px, row.height_px, fingerprint=fingerprint, side=eye
+        )
+        sizes[row.sha256] = finding
         if isinstance(row.stamp, str):
-            known[row.source, row.bytes, row.stamp] = Finding(
-                row.sha256, row.width_px, row.height_px
-            )
+            known[row.path, row.bytes, row.stamp] = finding
     for row in rejects[rejects["stamp"].notna()].itertuples(index=False):
         if not isinstance(row.sha256, str):
-            known[row.source, row.bytes, row.stamp] = Finding(reason=row.reason, detail=row.detail)
+            known[row.path, row.bytes, row.stamp] = Finding(reason=row.reason, detail=row.detail)
         elif (
             row.sha256 in sizes
         ):  # a second copy is as large as the first, and may be the only one by now
-            known[row.source, row.bytes, row.stamp] = Finding(row.sha256, *sizes[row.sha256])
+            known[row.path, row.bytes, row.stamp] = sizes[row.sha256]
     return known
 
 
+class Inspected(NamedTuple):
+    """By id the photographs that can be used; rejects for those empty, unreadable, no image, or the
+    copy of another; and those copies, each with the id of the first.
+    """
+
+    usable: dict[str, tuple[Photograph, Finding]]
+    rejects: list[dict[str, Any]]
+    second_copies: list[tuple[Photograph, str]]
+
+
 def inspected(
-    source: PhotoSource,
+    sources: PhotoSources,
     photographs: Sequence[Photograph],
     known: Mapping[Look, Finding],
     stage: str,
-) -> tuple[dict[str, tuple[Photograph, Finding]], list[dict[str, Any]]]:
-    """By id the photographs that can be used, and rejects for those empty, unreadable, no image,
-    or the copy of another.
-    """
-    usable, rejects, first_with = {}, [], {}
-    for photo, finding in _findings(source, photographs, known, stage):
+    look: bool = False,
+) -> Inspected:
+    """What is in each photograph's file. look: decode it too, for its fingerprint and its side."""
+    usable, rejects, copies, first_with = {}, [], [], {}
+    for photo, finding in _findings(sources, photographs, known, stage, look):
         if (
             finding.reason is None
             and (first := first_with.setdefault(finding.sha256, photo.image_id)) != photo.image_id
@@ -77,26 +97,28 @@ def inspected(
             finding = finding._replace(
                 reason="duplicate_content", detail=f"the same file as {first}"
             )
+            copies.append((photo, first))
         if finding.reason is None:
             usable[photo.image_id] = photo, finding
             continue
         reject: dict[str, Any] = {
             "image_id": photo.image_id,
-            "source": photo.path,
+            "path": photo.path,
             "reason": finding.reason,
             "detail": finding.detail,
         }
         if finding.lasting:
             reject |= {"bytes": photo.bytes, "stamp": photo.stamp, "sha256": finding.sha256 or None}
         rejects.append(reject)
-    return usable, rejects
+    return Inspected(usable, rejects, copies)
 
 
 def _findings(
-    source: PhotoSource,
+    sources: PhotoSources,
     photographs: Sequence[Photograph],
     known: Mapping[Look, Finding],
     stage: str,
+    look: bool,
 ) -> Iterator[tuple[Photograph, Finding]]:
     # Reading and hashing leave the interpreter's lock, so threads serve; a process each would only
     # copy the bytes.
@@ -106,25 +128,29 @@ def _findings(
     ):
         for start in range(0, len(photographs), BATCH):
             batch = photographs[start : start + BATCH]
-            unknown = [photo for photo in batch if photo[2:] not in known]
+            unknown = [photo for photo in batch if photo.look not in known]
             wait_until_settled(photo.stamp for photo in unknown)
             read = dict(
                 zip(
                     unknown,
-                    threads.map(lambda photo: _finding(source, photo.path), unknown),
+                    threads.map(lambda photo: _finding(sources, photo.path, look), unknown),
                     strict=True,
                 )
             )
-            yield from ((photo, read.get(photo) or known[photo[2:]]) for photo in batch)
+            yield from ((photo, read.get(photo) or known[photo.look]) for photo in batch)
             advance(len(batch))
 
 
-def _finding(source: PhotoSource, path: str) -> Finding:
+def _finding(sources: PhotoSources, path: str, look: bool) -> Finding:
     try:
-        content = source.read(path)
+        content = sources.read(path)
         _, width_px, height_px = inspect(content)
     except UnreadablePhoto as error:
         return Finding(reason=error.reason, detail=error.detail)
     except OSError as error:
         return Finding(reason="unreadable", detail=error.strerror or str(error), lasting=False)
-    return Finding(hashlib.sha256(content).hexdigest(), width_px, height_px)
+    finding = Finding(hashlib.sha256(content).hexdigest(), width_px, height_px)
+    if not look:
+        return finding
+    seen = look_at(content)
+    return finding._replace(fingerprint=seen.fingerprint, side=seen.side)

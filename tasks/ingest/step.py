@@ -5,15 +5,17 @@ The catalogue only grows: a photograph keeps its position for ever, since that i
 image axis. One that is gone, or can no longer be used, stays as a row marked absent.
 """
 
-import collections
 from collections.abc import Mapping
 
 import pandas as pd
 
-from dr_lib.training.splits import KAGGLE_USAGE, patient_of, split_of, split_of_usage
+from dr_lib.training.splits import KAGGLE_USAGE, split_of, split_of_usage
+from storage.photos.sources import PhotoSources
 from storage.photos.types import Photograph
-from tasks.access.data_folder import labelled_source
+from tasks.access.data_folder import labelled_sources
 from tasks.access.rejects import check_label_fraction, check_reject_fraction, replace_rejects
+from tasks.access.sources import counted, shown_rows, source_rows
+from tasks.ingest.copies import Kin, kin_of
 from tasks.ingest.inspection import Finding, inspected, remembered
 from tasks.run.artifacts import show_rejects
 from tasks.run.errors import UserError
@@ -21,46 +23,48 @@ from tasks.run.session import Session, StepResult
 from tasks.run.settings import DataParams
 
 STEP = "ingest"
-REJECT_COLUMNS = ["image_id", "source", "step", "reason", "detail", "bytes", "stamp", "sha256"]
+REJECT_COLUMNS = ["image_id", "path", "step", "reason", "detail", "bytes", "stamp", "sha256"]
 
 
 def ingest(session: Session, data: DataParams, labels_needed: bool = True) -> StepResult:
-    """Brings the catalogue up to the data folder.
+    """Brings the catalogue up to the sources.
 
     Raises UserError if too many photographs or labels had to be set aside, and, before any
     photograph is read, if the labels cannot be used. `labels_needed`: also if there are none.
     """
     workspace = session.workspace
-    source = labelled_source(data.photos, labels_needed)
-    old = workspace.photos()
-    known = {} if data.rehash else remembered(old, workspace.rejects())
-    usable, unusable = inspected(source, _limited(source.photographs(), data.limit), known, STEP)
-    labels = source.labels()
+    sources = labelled_sources(data.every_source, labels_needed)
+    old, look = workspace.photos(), sources.needs_copies
+    known = {} if data.rehash else remembered(old, workspace.rejects(), look)
+    found = inspected(sources, _chosen(sources, data.limit), known, STEP, look)
+    kin = kin_of(found.usable, found.second_copies, old)
+    labels = sources.labels()
     rejects = (
-        [problem._asdict() for problem in source.problems()] + unusable + _unknown_usages(labels)
+        [problem._asdict() for problem in sources.problems()]
+        + found.rejects
+        + _unknown_usages(labels)
     )
-    frame = _catalogue(old, usable, labels, data)
+    frame = _catalogue(old, found.usable, kin, labels, data)
     if labels_needed:
         _check_teachers(frame, data)
     before = frame["image_id"].map(old.set_index("image_id")["sha256"])
     new = int((frame["present"] & (before != frame["sha256"])).sum())
     workspace.write_photos(frame)
-    replace_rejects(
-        workspace, STEP, pd.DataFrame(rejects, columns=REJECT_COLUMNS).assign(step=STEP)
-    )
+    set_aside = pd.DataFrame(rejects, columns=REJECT_COLUMNS).assign(step=STEP)
+    set_aside["source"] = set_aside["path"].map(sources.name_of)
+    replace_rejects(workspace, STEP, set_aside)
+    rows = source_rows(sources, frame[frame["present"]], set_aside, looked_at=look)
+    workspace.write_sources(pd.DataFrame(rows))
     show_rejects(workspace, STEP)
     check_reject_fraction(workspace, data)
     check_label_fraction(workspace, len(labels), data)
     present = int(frame["present"].sum())
     if not present:
         raise UserError(
-            f"data.photos = {data.photos} holds no usable photograph; Kaggle's layout is"
-            " train/<id>_left.jpeg beside trainLabels.csv"
+            f"data.photos = {data.places} holds no usable photograph; docs/data.md shows the"
+            " layouts that are known, such as train/<id>_left.jpeg beside trainLabels.csv"
         )
-    reasons = ", ".join(
-        f"{count} {reason}"
-        for reason, count in collections.Counter(row["reason"] for row in rejects).most_common()
-    )
+    reasons = counted(row["reason"] for row in rejects)
     patients = frame.loc[frame["present"], "patient_id"].nunique()
     return StepResult(
         STEP,
@@ -68,6 +72,7 @@ def ingest(session: Session, data: DataParams, labels_needed: bool = True) -> St
         new,
         f"{present:,} photographs of {patients:,} patients"
         + (f"; set aside: {reasons}" if reasons else ""),
+        table=shown_rows(rows),
     )
 
 
@@ -78,22 +83,24 @@ def _check_teachers(frame: pd.DataFrame, data: DataParams) -> None:
     teachers = frame[frame["present"] & (frame["split"] == "train")]
     if len(teachers) and teachers["stage"].isna().all():
         raise UserError(
-            f"none of the {len(teachers):,} photographs to learn from in {data.photos} has a label;"
+            f"none of the {len(teachers):,} photographs to learn from in {data.places} has a label;"
             f" add trainLabels.csv, or the rows of {teachers['image_id'].iloc[0]} and the others;"
             " no labels are needed for a model of dr import-model or training.model_id"
         )
 
 
-def _limited(photographs: list[Photograph], limit: int) -> list[Photograph]:
-    """Whole patients in natural order until `limit` photographs are reached."""
-    if not limit or len(photographs) <= limit:
-        return photographs
-    last = patient_of(photographs[limit - 1].image_id)
-    return [
-        photo
-        for index, photo in enumerate(photographs)
-        if index < limit or patient_of(photo.image_id) == last
-    ]
+def _chosen(sources: PhotoSources, limit: int) -> list[Photograph]:
+    """The photographs to read, external sources first: of two equal files the external one counts.
+    With a limit, of each source whole patients in natural order until it is reached.
+    """
+    every = sorted(sources.photographs(), key=lambda photo: photo.use != "external")
+    taken: dict[str, list[Photograph]] = {}
+    for photo in every:
+        there = taken.setdefault(photo.source, [])
+        fellow = bool(there) and photo.patient is not None and there[-1].patient == photo.patient
+        if not limit or len(there) < limit or fellow:
+            there.append(photo)
+    return [photo for there in taken.values() for photo in there]
 
 
 def _unknown_usages(labels: pd.DataFrame) -> list[dict[str, str]]:
@@ -101,7 +108,7 @@ def _unknown_usages(labels: pd.DataFrame) -> list[dict[str, str]]:
     return [
         {
             "image_id": label.image_id,
-            "source": label.source,
+            "path": label.source,
             "reason": "unknown_usage",
             "detail": f"Usage {label.usage!r}",
         }
@@ -112,31 +119,42 @@ def _unknown_usages(labels: pd.DataFrame) -> list[dict[str, str]]:
 def _catalogue(
     old: pd.DataFrame,
     usable: Mapping[str, tuple[Photograph, Finding]],
+    kin: Mapping[str, Kin],
     labels: pd.DataFrame,
     data: DataParams,
 ) -> pd.DataFrame:
     """The old rows in their places, brought up to date, and the new ones behind them."""
     label_of = {label.image_id: label for label in labels.itertuples(index=False)}
-    by_usage = labels["usage"].notna().any()
+    photographs = {photo.image_id: photo for photo, _ in usable.values()}
+    by_usage = {
+        photographs[label.image_id].source
+        for label in labels[labels["usage"].notna()].itertuples(index=False)
+        if label.image_id in photographs
+    }
     columns = list(old.columns)
 
     def row(position: int, photo: Photograph, finding: Finding) -> tuple:
         label = label_of.get(photo.image_id)
         usage = label.usage if label is not None and isinstance(label.usage, str) else None
-        patient = patient_of(photo.image_id)
+        belongs = kin[photo.image_id]
+        split = "external" if photo.use == "external" else "excluded" if belongs.excluded else None
         values = {
             "position": position,
             "image_id": photo.image_id,
-            "patient_id": patient,
-            "eye": photo.image_id.rpartition("_")[2],
+            "source": photo.source or None,
+            "patient_id": belongs.patient_id,
+            "eye": photo.eye or finding.side,
             "stage": None if label is None else int(label.stage),
-            "split": _split(patient, photo.split_hint, usage, by_usage, data),
+            "split": split
+            or _split(belongs.patient_id, photo.split_hint, usage, photo.source in by_usage, data),
             "usage": usage,
-            "source": photo.path,
+            "path": photo.path,
             "bytes": photo.bytes,
             "width_px": finding.width_px,
             "height_px": finding.height_px,
             "sha256": finding.sha256,
+            "fingerprint": finding.fingerprint,
+            "copy_of": belongs.copy_of,
             "stamp": photo.stamp,
             "present": True,
         }

@@ -22,7 +22,8 @@ from storage import open_workspace
 from storage.arrays.ledger import ShardRecord
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.fundus import DONE, REJECTED
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSources
+from storage.photos.types import Source
 from tasks.access.stores import blank, blank_row, shard_record
 
 # Arrays of their own; the score is the array `quality`, and confidence belongs to the geometry.
@@ -35,10 +36,10 @@ SHORTAGES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 class ShardPhotograph(NamedTuple):
-    """A photograph of a shard. source: its path. sha256: empty where there is nothing to make."""
+    """A photograph of a shard. path: in its source. sha256: empty if there is nothing to make."""
 
     image_id: str
-    source: str
+    path: str
     sha256: str
     kept: bool
 
@@ -52,13 +53,13 @@ class ShardPhotograph(NamedTuple):
 class PreprocessJob:
     """One shard to make, as `preprocess_shard` takes it.
 
-    location: the workspace. path: the store in it. source: the data folder. fatal: photographs that
-    killed their worker, by path, with the reason.
+    location: the workspace. path: the store in it. sources: of the photographs. fatal:
+    photographs that killed their worker, by path, with the reason.
     """
 
     location: str
     path: str
-    source: str
+    sources: tuple[Source, ...]
     params: PreprocessParams
     span: Span
     photographs: Sequence[ShardPhotograph]
@@ -69,11 +70,13 @@ class PreprocessJob:
         return sum(photograph.pending for photograph in self.photographs)
 
 
-def try_photographs(names: Sequence[str], source: str, params: PreprocessParams) -> None:
+def try_photographs(
+    names: Sequence[str], sources: tuple[Source, ...], params: PreprocessParams
+) -> None:
     """The work of a shard without its result: run on a worker to find what kills it. Without names:
     of a drawn disc.
     """
-    photos = PhotoSource(source)
+    photos = PhotoSources(sources)
     for name in names:
         try:
             normalise(photos.read(name), params)
@@ -93,7 +96,7 @@ def preprocess_shard(job: PreprocessJob) -> int:
     """
     _one_opencv_thread()
     store = ShardedStore.open(open_workspace(job.location).files, job.path)
-    span, photos = job.span, PhotoSource(job.source)
+    span, photos = job.span, PhotoSources(job.sources)
     digests = [photograph.sha256 for photograph in job.photographs]
     kept = {photograph.image_id for photograph in job.photographs if photograph.kept}
     arrays = store.read(span) if kept else blank(store, span)
@@ -106,7 +109,7 @@ def preprocess_shard(job: PreprocessJob) -> int:
         blank_row(store, arrays, row)
         if not photograph.pending:
             continue  # gone before anything was made of it
-        name = photograph.source
+        name = photograph.path
         try:
             if name in job.fatal:
                 raise UnreadablePhoto("kills_worker", job.fatal[name])

@@ -37,7 +37,7 @@ def preprocess(
     used in `rejects`.
     """
     workspace, params = session.workspace, recipe.preprocess
-    photos = workspace.photos()
+    photos, sources = workspace.photos(), data.every_source
     path = fundus_path(recipe.preprocess_id)
     store = ShardedStore.create_or_open(
         workspace.files,
@@ -61,15 +61,13 @@ def preprocess(
         rows = photos.iloc[span.rows]
         digests_here = digests[span.rows]
         kept = store.done_rows(span, digests_here).tolist()
-        columns = (rows["image_id"], rows["source"], digests_here, kept)
+        columns = (rows["image_id"], rows["path"], digests_here, kept)
         photographs = [ShardPhotograph(*photo) for photo in zip(*columns, strict=True)]
-        jobs.append(PreprocessJob(workspace.location, path, data.photos, params, span, photographs))
+        jobs.append(PreprocessJob(workspace.location, path, sources, params, span, photographs))
 
     rescue = Rescue(
-        items=lambda job: [
-            photograph.source for photograph in job.photographs if photograph.pending
-        ],
-        trial=functools.partial(try_photographs, source=data.photos, params=params),
+        items=lambda job: [photograph.path for photograph in job.photographs if photograph.pending],
+        trial=functools.partial(try_photographs, sources=sources, params=params),
         without=lambda job, killing: dataclasses.replace(job, fatal=killing),
     )
     new = sum(
@@ -83,6 +81,7 @@ def preprocess(
         )
     )
     rejects = _rejects(store, set(photos.loc[photos["present"], "image_id"]))
+    rejects["source"] = rejects["image_id"].map(photos.set_index("image_id")["source"])
     replace_rejects(workspace, STEP, rejects)
     if write_quality(workspace, recipe) or new:
         show_photographs(workspace, recipe, data)
@@ -104,9 +103,15 @@ def preprocess(
 
 def _rejects(store: ShardedStore, present: set[str]) -> pd.DataFrame:
     rows = [
-        {"image_id": image_id, "step": STEP, **reject}
+        {
+            "image_id": image_id,
+            "step": STEP,
+            "path": reject["source"],  # as it has been called since the first version
+            "reason": reject["reason"],
+            "detail": reject["detail"],
+        }
         for entry in store.records()
         for image_id, reject in sorted(entry.record.rejects.items())
         if image_id in present
     ]
-    return pd.DataFrame(rows, columns=["image_id", "source", "step", "reason", "detail"])
+    return pd.DataFrame(rows, columns=["image_id", "path", "step", "reason", "detail"])

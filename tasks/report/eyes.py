@@ -15,7 +15,8 @@ from storage import Workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import load_record
 from storage.ids import content_id
-from storage.layout import report_path
+from storage.layout import page_name, report_path
+from storage.photos.types import Source
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_rows
 from tasks.access.stores import (
@@ -103,7 +104,10 @@ class Explained:
         regions = self._rows("lesion_regions", source="lesion", sign="positive")
         gallery = pd.DataFrame(
             {
-                "key": [f"{shard:05d}/{name}" for shard, name in zip(shards, names, strict=True)],
+                "key": [
+                    f"{shard:05d}/{page_name(name)}"
+                    for shard, name in zip(shards, names, strict=True)
+                ],
                 "stage": chosen["stage"].astype("Int8"),
                 "predicted": chosen["predicted_stage"].astype("Int8"),
                 "patient": chosen["patient_id"],
@@ -193,11 +197,11 @@ def _neurons(neurons: np.ndarray, *arrays: np.ndarray) -> tuple[NeuronEntry, ...
 
 @dataclass(frozen=True)
 class DrawJob:
-    """One shard of eyes to draw. photos: the data folder, or empty to leave photographs out; state:
+    """One shard of eyes to draw. sources: of the photographs, or none to leave them out; state:
     what the eyes are drawn from."""
 
     ids: ResolvedIds
-    photos: str
+    sources: tuple[Source, ...]
     span: Span
     eyes: pd.DataFrame
     state: str
@@ -209,7 +213,11 @@ class DrawJob:
 
 
 def shards_to_draw(
-    workspace: Workspace, ids: ResolvedIds, photos: str, store: ShardedStore, eyes: pd.DataFrame
+    workspace: Workspace,
+    ids: ResolvedIds,
+    sources: tuple[Source, ...],
+    store: ShardedStore,
+    eyes: pd.DataFrame,
 ) -> list[DrawJob]:
     """The jobs for `draw_shard`: of finished shards of which something shown has changed since they
     were drawn."""
@@ -228,7 +236,7 @@ def shards_to_draw(
                 "tables": [digests.get(span.part) for digests in parts],
             }
         )
-        job = DrawJob(ids, photos, span, rows, state)
+        job = DrawJob(ids, sources, span, rows, state)
         if _drawn_from(workspace, job).get("shard") != state:
             jobs.append(job)
     return jobs
@@ -250,7 +258,7 @@ def draw_shard(job: DrawJob) -> int:
     What was drawn is noted last: after a kill in between, eyes are drawn again with the same bytes.
     """
     workspace = job.ids.workspace
-    photos = Photos(workspace, job.photos) if job.photos else None
+    photos = Photos(workspace, job.sources) if job.sources else None
     explained = Explained(workspace, job.ids.explain_id, photos)
     before = _drawn_from(workspace, job).get("eyes", {})
     stored = stored_digests(explained.store)
@@ -268,12 +276,13 @@ def draw_shard(job: DrawJob) -> int:
         if before.get(name) == digests[name]:
             continue
         entry = explained.entry(eye, job.span.start + place, tables[name])
-        for file, content in eye_files(entry, f"{job.span.index:05d}/{name}").items():
+        for file, content in eye_files(entry, f"{job.span.index:05d}/{page_name(name)}").items():
             files.append(f"{report_path(job.ids.explain_id)}/{file}")
             workspace.files.write(files[-1], content, flush=False)
         drawn += 1
     workspace.files.flush(files)
-    kept = {DRAWN_FROM, *(f"{name}.{kind}" for name in digests for kind in ("js", "jpg"))}
+    pages = map(page_name, digests)
+    kept = {DRAWN_FROM, *(f"{page}.{kind}" for page in pages for kind in ("js", "jpg"))}
     for gone in set(workspace.files.names(job.folder)) - kept:
         workspace.files.remove(f"{job.folder}/{gone}")
     workspace.files.write_json(f"{job.folder}/{DRAWN_FROM}", {"shard": job.state, "eyes": digests})

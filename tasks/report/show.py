@@ -9,6 +9,7 @@ from dr_lib.drawing.figures import png
 from dr_lib.report.entry import EyeEntry
 from dr_lib.report.eyes import eye_sheet
 from storage import Workspace
+from storage.photos.types import Source
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_eyes
 from tasks.report.eyes import Explained
@@ -39,7 +40,9 @@ def show_image(
     ------
     UserError: the eye or an outcome is not explained, or the file cannot be written.
     """
-    explained = Explained(workspace, "latest", Photos(workspace, photos) if photos else None)
+    explained = Explained(
+        workspace, "latest", Photos(workspace, [Source(photos=photos)]) if photos else None
+    )
     known = explained.store.image_ids
     if image_id not in known:
         there = f"{len(known)} images are, such as {known[0]}" if known else "no image is"

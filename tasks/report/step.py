@@ -59,7 +59,7 @@ def report(
     eyes = explained_eyes(workspace, ids.model_id, store.image_ids)
     present = workspace.photos().set_index("image_id")["present"]
     eyes["present"] = present.reindex(store.image_ids).to_numpy()
-    jobs = shards_to_draw(workspace, ids, data.photos, store, eyes)
+    jobs = shards_to_draw(workspace, ids, data.every_source, store, eyes)
     drawn = sum(
         run_in_waves(session.pool, STEP, draw_shard, jobs, images_of=lambda job: job.span.images)
     )
@@ -68,7 +68,7 @@ def report(
     digest = _fingerprint(workspace, ids.explain_id, config)
     if (files.read_json(f"{folder}/made-from.json") or {}).get("digest") == digest:
         return result
-    photos = Photos(workspace, data.photos)
+    photos = Photos(workspace, data.every_source)
     content = _pages(ReportData(workspace, recipe, config, ids, photos, eyes))
     pages = {f"{folder}/{name}": text for name, text in content.items()}
     for name, text in pages.items():

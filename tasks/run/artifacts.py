@@ -91,7 +91,7 @@ def show_rejects(workspace: Workspace, step: str) -> None:
         f"{count:,} {label(reason).lower()}"
         for reason, count in Counter(rejects["reason"]).most_common()
     )
-    shown = rejects[["reason", "image_id", "source", "detail"]].fillna("")[:REJECTS_SHOWN]
+    shown = rejects[["reason", "image_id", "path", "detail"]].fillna("")[:REJECTS_SHOWN]
     more = f"; the first {REJECTS_SHOWN} here, all in catalog/rejects.parquet"
     create_table_artifact(
         shown.to_dict("records"),
@@ -107,7 +107,7 @@ def show_photographs(workspace: Workspace, recipe: Recipe, data: DataParams) -> 
     """
     if not inside_run():
         return
-    photos = Photos(workspace, data.photos)
+    photos = Photos(workspace, data.every_source)
     chosen = samples(workspace, recipe, photos)
     if chosen:
         _show_sheet("samples", before_after_sheet(chosen), "Before and after preprocessing")

@@ -4,14 +4,15 @@ share them.
 
 import contextlib
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 from dr_lib.formatting import duration
 from storage import Workspace, open_workspace
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSources
+from storage.photos.types import Source
 from tasks.execution.pool import Pool
 from tasks.run.settings import DaskParams
 from tasks.run.stale_runs import mark_dead_run
@@ -20,23 +21,26 @@ from tasks.run.stale_runs import mark_dead_run
 @dataclass(frozen=True)
 class Session:
     """An open workspace that this run alone writes to, and a pool that starts workers when first
-    used. sources: the photographs that were listed in this run, by their place.
+    used. sources: the photographs that were listed in this run, by where they lie.
     """
 
     workspace: Workspace
     pool: Pool
-    sources: dict[str, PhotoSource] = field(default_factory=dict)
+    sources: dict[tuple[Source, ...], PhotoSources] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did. images: how many it is about; new_images: how many had work done now."""
+    """What a step did. images: how many it is about; new_images: how many had work done now. table:
+    rows for people to read after it.
+    """
 
     step: str
     images: int
     new_images: int
     message: str
     seconds: float = 0.0
+    table: tuple[dict[str, Any], ...] = ()
 
     @property
     def row(self) -> dict[str, Any]:
@@ -59,16 +63,16 @@ class StepResult:
 _current: ContextVar[Session | None] = ContextVar("session", default=None)
 
 
-def photo_source(photos: str) -> PhotoSource:
-    """The photographs at a place; inside a run always the same object, so that the folder or zip
-    is listed once.
+def photo_sources(sources: Sequence[Source]) -> PhotoSources:
+    """The photographs of these sources; inside a run always the same object, so that each folder
+    or zip is listed once.
     """
-    session = _current.get()
+    session, key = _current.get(), tuple(sources)
     if session is None:
-        return PhotoSource(photos)
-    if photos not in session.sources:
-        session.sources[photos] = PhotoSource(photos)
-    return session.sources[photos]
+        return PhotoSources(key)
+    if key not in session.sources:
+        session.sources[key] = PhotoSources(key)
+    return session.sources[key]
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 stand in `dr_lib`.
 """
 
+import dataclasses
+import os
 import zoneinfo
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -9,8 +11,9 @@ from typing import Annotated, Literal
 from annotated_types import Interval
 
 from dr_lib.settings import Limit, NonNegativeFloat, NonNegativeInt, PositiveInt, Settings, Share
+from storage.photos.types import Source
 
-SplitChoice = Literal["train", "validation", "test", "all"]
+SplitChoice = Literal["train", "validation", "test", "external", "all"]
 FlaggedChoice = Literal["keep", "exclude"]
 SplitFraction = Annotated[float, Interval(gt=0, lt=1)]
 
@@ -19,8 +22,9 @@ SplitFraction = Annotated[float, Interval(gt=0, lt=1)]
 class DataParams(Settings):
     """Where the photographs are and how patients are divided.
 
-    photos: folder or zip in Kaggle's layout. rehash: read photographs of unchanged size and time
-    too. limit: photographs to take, whole patients in their natural order (0: all).
+    photos: folder or zip of the only source; or sources: several, as `[[data.sources]]` lists them.
+    rehash: read photographs of unchanged size and time too. limit: photographs to take of each
+    source, whole patients in their natural order (0: all).
     max_reject_fraction: a run stops when a larger share of photographs or of labels is set aside,
     since the folder is then plainly the wrong one; second copies do not count. flagged: what
     becomes of eyes whose quality score lies below preprocess.quality_threshold. With "exclude" no
@@ -28,7 +32,8 @@ class DataParams(Settings):
     table `quality`.
     """
 
-    photos: str
+    photos: str = ""
+    sources: tuple[Source, ...] = ()
     limit: Limit = 0
     rehash: bool = False
     max_reject_fraction: Share = 0.5
@@ -41,6 +46,46 @@ class DataParams(Settings):
         super().__post_init__()
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("validation_fraction + test_fraction must leave something to train on")
+        names = [source.name.casefold() for source in self.sources]
+        if not (self.photos or self.sources):
+            raise ValueError(
+                "photos is missing; give it in the file or with --set data.photos=…, or list"
+                " [[data.sources]]"
+            )
+        if self.photos and self.sources:
+            raise ValueError(
+                "photos and [[data.sources]] are both given; name the folder of photos as one more"
+                " source, or leave it out"
+            )
+        if "" in names:
+            raise ValueError("sources: each of [[data.sources]] needs a name")
+        if len(set(names)) < len(names):
+            raise ValueError(
+                "sources: two of [[data.sources]] have one name; image ids begin with it"
+            )
+
+    @property
+    def every_source(self) -> tuple[Source, ...]:
+        """The sources, also the one without a name that `photos` stands for."""
+        return self.sources or (Source(photos=self.photos),)
+
+    @property
+    def places(self) -> str:
+        """Where the photographs lie, in words."""
+        return " and ".join(source.photos for source in self.every_source)
+
+    def with_homes(self) -> "DataParams":
+        """The same with each leading ~ replaced: a shell expands it at the start of a word only."""
+        sources = tuple(
+            dataclasses.replace(
+                source,
+                photos=os.path.expanduser(source.photos),
+                labels=os.path.expanduser(source.labels),
+                masks=os.path.expanduser(source.masks),
+            )
+            for source in self.sources
+        )
+        return dataclasses.replace(self, photos=os.path.expanduser(self.photos), sources=sources)
 
 
 @dataclass(frozen=True)

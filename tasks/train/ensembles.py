@@ -83,7 +83,7 @@ def ensemble_rows(
         return []
     table = "predictions" if grading.poses == 1 else POSES_TABLE
     eyes = predictions_here(workspace, model_id, table)
-    eyes = eyes[eyes["split"] != "train"].reset_index(drop=True)
+    eyes = eyes[~eyes["split"].isin(["train", "excluded"])].reset_index(drop=True)
     rows: list[dict[str, Any]] = []
     for ensemble in _ensembles(eyes, grading):
         for split in sorted(eyes["split"].unique()):

@@ -35,6 +35,7 @@ from storage.tables.schemas import SCHEMAS
 from tasks.access.images import usable_rows
 from tasks.access.present import predictions_here
 from tasks.access.quality import FLAGGED, GOOD, strata
+from tasks.access.sources import SOURCE, graded_sources
 from tasks.access.stores import as_text, fundus_store, stored_digests
 from tasks.execution.gpu import gpu_turn
 from tasks.execution.worker import loaded_model
@@ -59,7 +60,12 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StepResul
     photos = workspace.photos()
     eyes = photos.iloc[usable_rows(workspace, recipe.preprocess_id)]
     learnable = usable_rows(workspace, recipe.preprocess_id, recipe.least_quality)
-    labelled = eyes[eyes["stage"].notna() & eyes["present"] & eyes["position"].isin(learnable)]
+    labelled = eyes[
+        eyes["stage"].notna()
+        & eyes["present"]
+        & eyes["position"].isin(learnable)
+        & ~eyes["split"].isin(["external", "excluded"])  # new ones call for no new model
+    ]
     manifest = content_id({"eyes": as_text(labelled[["image_id", "sha256", "split"]])})
     labels = content_id({"labels": as_text(learned_from(labelled))})
     model_id = recipe.find_model(
@@ -198,11 +204,14 @@ def _predict(
     answer is what is explained.
     """
     table, extra = ("predictions", {}) if poses == 1 else (POSES_TABLE, {"poses": poses})
+    # Eyes of a source without a name keep the digest that they had before there were sources.
+    columns = ["image_id", "sha256", "split", "stage"]
+    columns += ["source"] if eyes["source"].notna().any() else []
     store = fundus_store(workspace, preprocess_id)
     waiting = []
     for span in store.spans():
         rows = eyes[eyes["position"].between(span.start, span.stop - 1)]
-        made_from = {"eyes": as_text(rows[["image_id", "sha256", "split", "stage"]]), **extra}
+        made_from = {"eyes": as_text(rows[columns]), **extra}
         part = TablePart(workspace, model_id, span.part, content_id(made_from))
         if rows.empty:
             workspace.remove_part(table, model_id, span.part)
@@ -224,7 +233,8 @@ def _predict(
 
 def prediction_rows(eyes: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
     """Rows of `predictions` for eyes and their probabilities (eye, 5)."""
-    frame = eyes[["image_id", "patient_id", "eye", "split", "stage"]].reset_index(drop=True)
+    columns = ["image_id", "source", "patient_id", "eye", "split", "stage"]
+    frame = eyes[columns].reset_index(drop=True)
     frame["predicted_stage"] = probabilities.argmax(axis=1).astype(np.int8)
     frame[PROBABILITIES] = probabilities
     frame["expected_stage"] = (probabilities @ np.arange(STAGE_COUNT)).astype(np.float32)
@@ -237,7 +247,7 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
     words.
     """
     predictions = predictions_here(workspace, model_id)
-    predictions = predictions[predictions["stage"].notna()]
+    predictions = predictions[predictions["stage"].notna() & (predictions["split"] != "excluded")]
     quality = strata(workspace, recipe, predictions["image_id"])
     made_from = {
         "eyes": predictions["image_id"].tolist(),
@@ -255,6 +265,10 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
             GOOD: quality == GOOD,
             FLAGGED: quality == FLAGGED,
         }
+        members |= {
+            f"{SOURCE}{name}": predictions["source"] == name
+            for name in sorted(predictions["source"].dropna().unique())
+        }
         rows = [
             row
             for split in sorted(predictions["split"].unique())
@@ -269,7 +283,7 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
     test = workspace.frame("evaluation", model_id=model_id, split="test")
     graded = test[test["stratum"] == "all"].set_index("metric")
     if graded.empty:
-        return "no labelled eye in the test split"
+        return "no labelled eye in the test split" + external_words(workspace, model_id)
 
     kappa, auc = (
         with_interval(*graded.loc[name, ["value", "low", "high"]])
@@ -277,5 +291,16 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
     )
     return (
         f"on {graded['images'].iloc[0]:,} test eyes kappa {kappa}, AUC of referable disease"
-        f" {auc}{in_words(test)}"
+        f" {auc}{in_words(test)}{external_words(workspace, model_id)}"
     )
+
+
+def external_words(workspace: Workspace, model_id: str) -> str:
+    """How the model does on external sources, as the end of a sentence; empty without any."""
+    told = [
+        f"{graded.source} kappa {graded.measures['qwk'][0]:.3f},"
+        f" AUC {graded.measures['auc_referable'][0]:.3f}"
+        for graded in graded_sources(workspace, model_id)
+        if graded.split == "external"
+    ]
+    return f"; external: {'; '.join(told)}" if told else ""

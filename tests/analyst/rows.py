@@ -109,7 +109,7 @@ def made_eyes(images: int, seed: int) -> pd.DataFrame:
 def photo_rows(eyes: pd.DataFrame) -> pd.DataFrame:
     count = len(eyes)
     return eyes.assign(
-        source=[f"test/{name}.jpeg" for name in eyes["image_id"]],
+        path=[f"test/{name}.jpeg" for name in eyes["image_id"]],
         bytes=1_000_000 + np.arange(count),
         width_px=3888,
         height_px=2592,
@@ -124,7 +124,7 @@ def quality_rows(eyes: pd.DataFrame, seed: int) -> pd.DataFrame:
     measures = {
         name: rng.random(len(eyes))
         for name in SCHEMAS["quality"].names
-        if name not in ("image_id", "flagged", "score")
+        if name not in ("image_id", "source", "flagged", "score")
     }
     return pd.DataFrame(
         {"image_id": eyes["image_id"], "flagged": score < 0.39, "score": score, **measures}

@@ -97,7 +97,7 @@ def prepare(
         "eye": [name.rpartition("_")[2] for name in ids],
         "stage": [number % STAGE_COUNT for number in range(count)],
         "split": ["test"] * count,
-        "source": [f"test/{name}.jpeg" for name in ids],
+        "path": [f"test/{name}.jpeg" for name in ids],
         **{name: [size] * count for name in ("bytes", "width_px", "height_px")},
         "sha256": [digest_bytes(name.encode()) for name in ids],
         "present": [True] * count,

@@ -67,7 +67,7 @@ def explain(workspace: Workspace, count: int) -> None:
     common |= {"stage": [number % 5 for number in range(count)], "split": ["test"] * count}
     photo = {
         "position": range(count),
-        "source": ids,
+        "path": ids,
         "bytes": [1] * count,
         "width_px": [SIZE] * count,
         "height_px": [SIZE] * count,

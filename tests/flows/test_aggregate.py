@@ -72,7 +72,7 @@ def workspace(tmp_path_factory):
     }
     photos = {
         "position": range(count),
-        "source": IDS,
+        "path": IDS,
         "bytes": 1,
         "width_px": SIZE,
         "height_px": SIZE,

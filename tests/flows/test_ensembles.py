@@ -25,6 +25,7 @@ def eyes(split, patients, seed):
             "image_id": [
                 f"{split}{row // 2}_{('left', 'right')[row % 2]}" for row in range(2 * patients)
             ],
+            "source": None,
             "patient_id": [f"{split}{row // 2}" for row in range(2 * patients)],
             "eye": ["left", "right"] * patients,
             "split": split,

@@ -140,9 +140,9 @@ def test_the_download_as_it_is_gives_what_the_unpacked_folder_gives(
         name: {"Public": "validation", "Private": "test"}[usage]
         for name, (_, usage) in TEST.items()
     }
-    assert photos.loc["13_right", "source"] == "train.zip.001/train/13_right.jpeg"
+    assert photos.loc["13_right", "path"] == "train.zip.001/train/13_right.jpeg"
     rejects = there.workspace.rejects()
-    assert rejects[["source", "reason"]].values.tolist() == [
+    assert rejects[["path", "reason"]].values.tolist() == [
         ["sample.zip/sample/10_left.jpeg", "duplicate_id"]
     ]
     assert here.workspace.rejects().empty
@@ -166,7 +166,7 @@ def test_unpacking_later_is_no_new_work(kaggle, photographs, tmp_path, monkeypat
         (kaggle / name).write_bytes(data)
     session, stages = ingest_and_preprocess(monkeypatch, tmp_path / "workspace", photos=str(kaggle))
     assert [(stage.images, stage.new_images) for stage in stages] == [(10, 0), (10, 0)]
-    assert session.workspace.photos()["source"].tolist()[:2] == [
+    assert session.workspace.photos()["path"].tolist()[:2] == [
         "test/1_left.jpeg",
         "test/1_right.jpeg",
     ]
@@ -182,7 +182,7 @@ def test_a_part_that_is_missing_is_named_and_the_others_are_used(kaggle, tmp_pat
         5,
     ], "the test photographs, and the one of the sample"
     row = session.workspace.rejects().set_index("reason").loc["bad_archive"]
-    assert row["source"] == "train.zip.001"
+    assert row["path"] == "train.zip.001"
     assert row["detail"].endswith("train.zip.003 is missing between the parts of train.zip")
 
 
@@ -210,7 +210,7 @@ def test_the_readmes_commands_in_their_order_on_a_fresh_workspace(
     config = load_config(path, [fewer])
     session = Session(open_workspace(config.workspace), InlinePool())
     run_here(monkeypatch, tasks.preprocess.step)
-    given = (config.workspace, config.data.photos, config.recipe, config.storage, config.dask)
+    given = (config.workspace, config.data.every_source, config.recipe, config.storage, config.dask)
     for step in (ingest, preprocess):
         arguments = (
             (config.data,) if step is ingest else (config.recipe, config.data, config.storage)
@@ -219,7 +219,7 @@ def test_the_readmes_commands_in_their_order_on_a_fresh_workspace(
         rows, refusal = plan(*given, measure=False)
         assert refusal is None
         assert [row["to do"] for row in rows[:2]] == [0, 0 if step is preprocess else 10]
-        assert sample(session.workspace, config.recipe, config.data.photos, 5).shape == (
+        assert sample(session.workspace, config.recipe, config.data.every_source, 5).shape == (
             5,
             64,
             64,

@@ -40,9 +40,7 @@ def outcome(tmp_path_factory):
 @pytest.mark.parametrize("kind", BAD, ids=lambda kind: kind.name)
 def test_a_bad_input_is_one_row_that_says_why(outcome, kind):
     rejects = outcome.rejects()
-    mine = [
-        about(kind, f"{row.image_id} {row.source} {row.detail}") for row in rejects.itertuples()
-    ]
+    mine = [about(kind, f"{row.image_id} {row.path} {row.detail}") for row in rejects.itertuples()]
     if kind.outcome in (
         "duplicate_content",
         "duplicate_id",
@@ -87,7 +85,7 @@ def test_what_the_system_forbids_to_read_is_unreadable():
         (folder / "train" / "11_left.jpeg").chmod(0)
         (folder / "closed").mkdir(mode=0)
         found = _as_nobody(
-            lambda: [(p.source, p.reason, p.detail) for p in PhotoSource(folder).problems()]
+            lambda: [(p.path, p.reason, p.detail) for p in PhotoSource(folder).problems()]
         )
         (folder / "closed").chmod(0o755)
     assert found == [

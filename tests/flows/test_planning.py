@@ -69,7 +69,7 @@ def planned(prepared, **options):
     _, config, workspace = prepared
     return plan(
         workspace.location,
-        config.data.photos,
+        config.data.every_source,
         config.recipe,
         config.storage,
         config.dask,
@@ -254,7 +254,7 @@ def test_a_whole_run_hears_of_it_before_its_first_stage(prepared, monkeypatch, t
     """Also where there is nothing yet: neither catalogue nor model."""
     _, config, workspace = prepared
     for location in (workspace.location, str(tmp_path / "new")):
-        given = (location, config.data.photos, config.recipe, config.storage, config.dask)
+        given = (location, config.data.every_source, config.recipe, config.storage, config.dask)
         check_run(*given)
         monkeypatch.setattr(tasks.attribute.estimate, "free_bytes", lambda ws: (ws.location, 1000))
         with pytest.raises(UserError, match=f"on disk for {IMAGES} images, and .* too little"):
@@ -318,7 +318,7 @@ def test_what_was_set_aside_is_planned_where_it_is_to_be_tried_again(tmp_path, p
     for retry, preprocessed, explained in ((False, 0, 0), (True, 1, 1)):
         storage = dataclasses.replace(config.storage, retry_set_aside=retry)
         settings = (config.recipe, storage, config.dask)
-        rows, _ = plan(workspace.location, config.data.photos, *settings, measure=False)
+        rows, _ = plan(workspace.location, config.data.every_source, *settings, measure=False)
         assert (row_of(rows, "preprocess")["to do"], row_of(rows, "attribute")["to do"]) == (
             preprocessed,
             explained,

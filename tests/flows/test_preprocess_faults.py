@@ -21,6 +21,7 @@ from flows.config import load_config
 from storage import open_workspace
 from storage.admin.verify import verify
 from storage.contents.fundus import DONE, REJECTED
+from storage.photos.types import Source
 from tasks.ingest.step import ingest
 from tasks.preprocess.step import preprocess
 from tasks.run.errors import UserError
@@ -193,7 +194,7 @@ def test_a_photograph_that_kills_its_worker_is_found_and_set_aside_and_a_worker_
     assert runs["codes"][5] == 0, runs["said"]
     culprit = runs["shards"][2][0]
     rejects = open_workspace(runs["root"] / "deadly").rejects()
-    assert dict(zip(rejects["source"], rejects["reason"], strict=True)) == {culprit: "kills_worker"}
+    assert dict(zip(rejects["path"], rejects["reason"], strict=True)) == {culprit: "kills_worker"}
     fundus = open_workspace(runs["root"] / "deadly").fundus()
     undisturbed = open_workspace(runs["root"] / "undisturbed").fundus()
     others = fundus["image_id"].values != pathlib.PurePath(culprit).stem
@@ -330,6 +331,8 @@ def test_a_drawn_disc_stands_for_no_photograph_when_a_culprit_is_looked_for(smal
         lambda data, params: seen.append(normalise(data, params)),
     )
     tasks.preprocess.shard.try_photographs(
-        [], str(pathlib.Path(workspace.location).parent / "photos"), PreprocessParams()
+        [],
+        (Source(photos=str(pathlib.Path(workspace.location).parent / "photos")),),
+        PreprocessParams(),
     )
     assert seen[0].disc.diameter == pytest.approx(480, abs=4)

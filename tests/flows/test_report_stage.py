@@ -83,7 +83,7 @@ def test_an_eye_that_is_explained_no_more_leaves_the_report(made, tmp_path):
     )
     store = report_eyes.Explained(workspace, "latest", None).store
     eyes = stage.explained_eyes(workspace, "0123456789ab", store.image_ids).assign(present=True)
-    jobs = report_eyes.shards_to_draw(workspace, RECIPE.resolve(workspace), "", store, eyes)
+    jobs = report_eyes.shards_to_draw(workspace, RECIPE.resolve(workspace), (), store, eyes)
     assert [job.span.index for job in jobs] == [0]
     for job in jobs:
         report_eyes.draw_shard(job)

@@ -167,7 +167,7 @@ def test_an_archive_of_another_kind_and_a_compression_that_cannot_be_read_are_to
         file.writestr("train/1_left.jpeg", JPEG)
         file.filelist[0].compress_type = 9  # Deflate64, Windows' own for large files
     found = {
-        problem.source: (problem.reason, problem.detail) for problem in PhotoSource(root).problems()
+        problem.path: (problem.reason, problem.detail) for problem in PhotoSource(root).problems()
     }
     assert (
         found["train.7z"]

@@ -3,12 +3,15 @@
 import shutil
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from storage import open_workspace
 from storage.admin.catalog import query, refresh
+from storage.admin.verify import _part_damage
 from storage.contents.explanations import ExplanationRecord, save_record
 from storage.errors import QueryError
+from storage.layout import CATALOGUE_TABLES
 from storage.tables.schemas import PARTITION, SCHEMAS, dataset_schema
 from tests.storage.test_tables import example, photos
 
@@ -22,7 +25,7 @@ def full(tmp_path_factory):
     for explain_id in (OLD, NEW):
         save_record(ws.files, ExplanationRecord(explain_id, "m"))
     for table in SCHEMAS:
-        if table not in ("photos", "rejects", "units"):
+        if table not in (*CATALOGUE_TABLES, "units"):
             # The older explanation's files are the younger ones: the record decides, not the file's
             # age.
             for partition in (NEW, OLD) if PARTITION[table] else (None,):
@@ -134,3 +137,23 @@ def test_describe_and_summarize_are_queries(full):
 def test_a_remote_workspace_says_that_queries_need_a_local_one():
     with pytest.raises(ValueError, match="queries need a local workspace"):
         query(open_workspace("memory://catalog-test"), "from photos")
+
+
+@pytest.mark.parametrize("older", ["first", "last"])
+def test_parts_written_before_there_were_sources_are_read_beside_younger_ones(ws, older):
+    """As where one shard of a table was written anew by a later version."""
+    rows = example("predictions", 2)
+    for part, images in (("first", ["a", "b"]), ("last", ["far/c", "d"])):
+        given = rows.assign(image_id=images).drop(columns="source")
+        path = ws.write_table("predictions", given, partition=NEW, part=part)
+        if part == older:
+            table = pq.read_table(ws.files.path(path), partitioning=None)
+            pq.write_table(table.drop_columns(["source"]), ws.files.path(path))
+    expected = {"a": None, "b": None, "far/c": "far" if older == "first" else None, "d": None}
+    found = query(ws, "select image_id, source from predictions")
+    assert {name: source or None for name, source in found.fillna("").to_numpy()} == expected
+    frame = ws.frame("predictions")
+    assert frame.set_index("image_id")["source"].isna().sum() == sum(
+        source is None for source in expected.values()
+    )
+    assert _part_damage(ws, "predictions", path, set(), set(expected)) is None

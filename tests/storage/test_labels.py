@@ -124,8 +124,8 @@ def test_zipped_labels_are_chosen_by_name_and_never_by_order(tmp_path):
     ("files", "found"),
     [
         ({}, "holds 3 photographs and no label file; give"),
-        ({"labels.csv": PLAIN}, "labels.csv is no label file by its name (its first line is 'image,level')"),
-        ({"train.xlsx": b"PK\x03\x04\0\0", "train.csv": b"id;stage\n"}, "train.csv is no label file by its name (its first line is 'id;stage'); train.xlsx is"),
+        ({"labels.csv": "image,grade\n"}, "labels.csv is no label file by its name or columns (its first line is 'image,grade')"),
+        ({"train.xlsx": b"PK\x03\x04\0\0", "train.csv": b"id;stage\n"}, "train.csv is no label file by its name or columns (its first line is 'id;stage'); train.xlsx is"),
         ({"sampleSubmission.csv": PLAIN}, "no label file; give"),
         ({"trainLabels.csv": csv("1_left,0", "1_right,0")}, "none of the 2 labels in trainLabels.csv names one of the 3 photographs"),
     ],

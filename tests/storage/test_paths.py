@@ -14,6 +14,7 @@ from storage.admin.gc import listing
 from storage.admin.verify import verify
 from storage.arrays.store import ShardedStore
 from storage.errors import Refused
+from storage.layout import CATALOGUE_TABLES
 from storage.photos.source import PhotoSource
 from storage.tables.schemas import PARTITION, SCHEMAS
 from tasks.access.status import describe
@@ -46,7 +47,7 @@ def filled(location):
     store.write_shard(span, values(span), digests=digests(4))
     ws.write_photos(photos(4))
     for table in SCHEMAS:
-        if table not in ("photos", "rejects"):
+        if table not in CATALOGUE_TABLES:
             ws.write_table(
                 table, example(table), partition="p" * 12 if PARTITION[table] else None, digest="d"
             )
@@ -132,6 +133,6 @@ def test_a_file_name_that_is_not_in_utf8_is_set_aside_and_can_be_listed(tmp_path
             file.write(b"photograph")
     source = PhotoSource(tmp_path / "photos")
     assert [photo.image_id for photo in source.photographs()] == ["1_left"]
-    problems = [(problem.source, problem.reason) for problem in source.problems()]
+    problems = [(problem.path, problem.reason) for problem in source.problems()]
     assert problems == [("2_left\\xff.jpeg", "wrong_name"), ("f\\xe9lder", "wrong_name")]
-    assert all(problem.source.encode() for problem in source.problems())
+    assert all(problem.path.encode() for problem in source.problems())

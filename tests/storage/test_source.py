@@ -29,7 +29,7 @@ def csv(*rows: str, header: str = "image,level") -> str:
 
 
 def reasons(source: PhotoSource) -> dict[str, str]:
-    return {problem.source: problem.reason for problem in source.problems()}
+    return {problem.path: problem.reason for problem in source.problems()}
 
 
 def zipped(path: Path, files: dict[str, bytes], compression=zipfile.ZIP_STORED) -> Path:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from storage import open_workspace
+from storage.layout import CATALOGUE_TABLES
 from storage.tables.schemas import (
     KEYS,
     PARTITION,
@@ -42,9 +43,7 @@ def example(table: str, count: int = 3) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-@pytest.mark.parametrize(
-    "table", [table for table in SCHEMAS if table not in ("photos", "rejects")]
-)
+@pytest.mark.parametrize("table", [table for table in SCHEMAS if table not in CATALOGUE_TABLES])
 def test_every_table_goes_to_its_file_and_back(ws, table):
     partition = MODEL if PARTITION[table] else None
     assert list(ws.frame(table).columns) == dataset_schema(table).names

@@ -14,10 +14,22 @@ def table(first, second, reached=None):
     return pd.concat(
         [
             pd.DataFrame(
-                {"image_id": ids, "method": "constant", "reached": reached, "ssim": first}
+                {
+                    "image_id": ids,
+                    "patient_id": [name.partition("_")[0] for name in ids],
+                    "method": "constant",
+                    "reached": reached,
+                    "ssim": first,
+                }
             ),
             pd.DataFrame(
-                {"image_id": ids[::-1], "method": "pgd_linf", "reached": True, "ssim": second[::-1]}
+                {
+                    "image_id": ids[::-1],
+                    "patient_id": [name.partition("_")[0] for name in ids[::-1]],
+                    "method": "pgd_linf",
+                    "reached": True,
+                    "ssim": second[::-1],
+                }
             ),
         ]
     )

@@ -23,6 +23,7 @@ from tasks.report.sections import (
     photographs,
     regions,
     run,
+    sources,
 )
 
 # By its id, which is its page's name: the title, and what makes its content.
@@ -30,6 +31,7 @@ SECTIONS: dict[str, tuple[str, Callable[[ReportData, Folder], Content]]] = {
     "run": ("The run", run.content),
     "data": ("Data", photographs.content),
     "model": ("Model", model.content),
+    "sources": ("Sources", sources.content),
     "eyes": ("Explained eyes", eyes.content),
     "groups": ("Groups", groups.content),
     "regions": ("Regions", regions.content),

@@ -103,6 +103,6 @@ def _aside(folder: Folder, rejects: pd.DataFrame, photographs: Sequence[SetAside
         words = "Photographs set aside, with their reasons"
         sheet = folder.photo("set-aside-sheet", set_aside_sheet(photographs), words)
         blocks += [Grid(pictures), Download(sheet.src, "Contact sheet")]
-    rows = rejects[["reason", "image_id", "source", "detail"]].rename(columns={"source": "path"})
+    rows = rejects[["reason", "image_id", "path", "detail"]]
     caption = "Each photograph set aside and its reason"
     return under("Set aside", *blocks, table(rows, caption, folded=True))

@@ -1,0 +1,186 @@
+"""The table of sources: what each one holds, what was set aside and why, and which photographs
+another one has too.
+"""
+
+import collections
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dr_lib.formatting import label, with_interval
+from dr_lib.vocabulary import STAGES
+from storage import Workspace
+from storage.photos.sources import PhotoSources
+from storage.photos.types import Source
+
+SOURCE = "source="  # begins the stratum of the table `evaluation` in which a source is graded
+COMPARED = ("auc_referable", "auc_any", "qwk", "accuracy", "ece")
+
+
+@dataclass(frozen=True)
+class GradedSource:
+    """How a model does on the eyes of one source in one split. measures: for each of COMPARED the
+    value and the ends of its interval.
+    """
+
+    source: str
+    split: str
+    images: int
+    measures: Mapping[str, tuple[float, float, float]]
+
+
+def graded_sources(
+    workspace: Workspace, model_id: str, stratum: str = SOURCE
+) -> list[GradedSource]:
+    """Each source in the split that the model did not learn from, those to learn from first.
+
+    stratum: how the strata of `evaluation` begin that are meant.
+    """
+    rows = workspace.frame("evaluation", model_id=model_id)
+    rows = rows[rows["stratum"].str.startswith(stratum) & rows["split"].isin(["test", "external"])]
+    graded = []
+    for (split, name), part in rows.groupby(["split", "stratum"]):
+        of = part.set_index("metric")[["value", "low", "high"]].astype(float)
+        measures = {metric: tuple(of.loc[metric].tolist()) for metric in COMPARED}
+        source = name.removeprefix(SOURCE)
+        graded.append(GradedSource(source, split, int(part["images"].iloc[0]), measures))
+    return sorted(graded, key=lambda one: (one.split != "test", one.source))
+
+
+def evaluation_rows(workspace: Workspace, model_id: str) -> list[dict[str, Any]]:
+    """The same as people read it; where sources have no names, all eyes of a split in one row."""
+    graded = graded_sources(workspace, model_id) or graded_sources(workspace, model_id, "all")
+    return [
+        {
+            "source": one.source,
+            "split": one.split,
+            "eyes": one.images,
+            **{label(metric): with_interval(*one.measures[metric]) for metric in COMPARED},
+        }
+        for one in graded
+    ]
+
+
+def source_rows(
+    sources: PhotoSources, photos: pd.DataFrame, rejects: pd.DataFrame, *, looked_at: bool
+) -> list[dict[str, Any]]:
+    """Rows of the table `sources`.
+
+    photos: rows with source, stage, patient_id and, where copies were looked for (`looked_at`),
+    image_id, copy_of and split. rejects: rows with source, reason and detail.
+    """
+    names = _named(photos["source"])
+    across = _across(photos) if looked_at else pd.Series(False, photos.index)
+    rows = []
+    for part in sources.parts.values():
+        given, mine = part.given, names == part.given.name
+        here, aside = photos[mine], rejects[_named(rejects["source"]) == given.name]
+        rows.append(
+            {
+                "source": given.name,
+                "use": given.use,
+                "layout": part.layout,
+                "place": given.photos,
+                "photographs": len(here),
+                "labelled": int(here["stage"].notna().sum()),
+                **{f"stage{stage}": int((here["stage"] == stage).sum()) for stage in STAGES},
+                "patients": here["patient_id"].nunique(),
+                "patients_named": all(photo.patient for photo in part.photographs()),
+                "set_aside": len(aside),
+                "reasons": counted(aside["reason"]),
+                **_copies(given, here, across[mine], aside, photos, looked_at),
+            }
+        )
+    return rows
+
+
+def _copies(
+    given: Source,
+    here: pd.DataFrame,
+    across: pd.Series,
+    aside: pd.DataFrame,
+    photos: pd.DataFrame,
+    looked_at: bool,
+) -> dict[str, int | None]:
+    """How many photographs of a source are copies, second copies that were set aside included."""
+    if not looked_at:
+        return dict.fromkeys(("copies_within", "copies_across", "kept_from_learning"))
+    firsts = aside.loc[aside["reason"] == "duplicate_content", "detail"].astype("str")
+    first_ids = firsts.str.removeprefix("the same file as ")
+    of = photos.set_index("image_id")
+    homes = _named(first_ids.map(of["source"]))
+    outside = first_ids.map(of["split"]) == "external"
+    near = _named(here["copy_of"].map(of["source"])) == given.name
+    return {
+        "copies_within": int((here["copy_of"].notna() & near).sum() + (homes == given.name).sum()),
+        "copies_across": int(across.sum() + (homes != given.name).sum()),
+        "kept_from_learning": int(
+            (here["split"] == "excluded").sum() + (outside.sum() if given.use == "train" else 0)
+        ),
+    }
+
+
+def _named(sources: pd.Series) -> pd.Series:
+    """The sources' names, empty text for the one without a name."""
+    return sources.astype(object).where(sources.notna(), "")
+
+
+def _across(photos: pd.DataFrame) -> pd.Series:
+    """Whether a photograph has a copy in another source."""
+    group = photos["copy_of"].fillna(photos["image_id"])
+    homes = _named(photos["source"]).groupby(group).transform("nunique")
+    return homes > 1
+
+
+def counted(reasons: Iterable[str]) -> str:
+    """Reasons with how often each occurs, the commonest first.
+
+    >>> counted(["empty", "no_label", "no_label"])
+    '2 no_label, 1 empty'
+    """
+    common = collections.Counter(reasons).most_common()
+    return ", ".join(f"{count} {reason}" for reason, count in common)
+
+
+def listed_rows(sources: PhotoSources) -> list[dict[str, Any]]:
+    """The same before any photograph was read: by names and labels alone."""
+    photographs, labels = sources.photographs(), sources.labels()
+    stages = labels.set_index("image_id")["stage"]
+    photos = pd.DataFrame(
+        {
+            "source": [photo.source or None for photo in photographs],
+            "patient_id": [photo.patient or photo.image_id for photo in photographs],
+            "stage": pd.Series([photo.image_id for photo in photographs], dtype="str").map(stages),
+        }
+    )
+    problems = [problem._asdict() for problem in sources.problems()]
+    rejects = pd.DataFrame(problems, columns=["path", "image_id", "reason", "detail"])
+    rejects["source"] = rejects["path"].map(sources.name_of)
+    return source_rows(sources, photos, rejects, looked_at=False)
+
+
+def shown_rows(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The rows as people read them: stages in one column, nothing where nothing is known."""
+    shown = []
+    for row in rows:
+        patients = f"{row['patients']:,}" + ("" if row["patients_named"] else " (not named)")
+        aside = f"{row['set_aside']:,}" + (f" ({row['reasons']})" if row["reasons"] else "")
+        copies = [row["copies_within"], row["copies_across"], row["kept_from_learning"]]
+        shown.append(
+            {
+                "source": row["source"] or "(unnamed)",
+                "use": row["use"],
+                "layout": row["layout"],
+                "photographs": row["photographs"],
+                "labelled": row["labelled"],
+                "stages 0/1/2/3/4": "/".join(str(row[f"stage{stage}"]) for stage in STAGES),
+                "patients": patients,
+                "set aside": aside,
+                "copies within": "" if copies[0] is None else copies[0],
+                "across sources": "" if copies[1] is None else copies[1],
+                "kept from learning": "" if copies[2] is None else copies[2],
+            }
+        )
+    return tuple(shown)

@@ -1,0 +1,202 @@
+"""Several sources in one catalogue: external eyes are never learnt from, copies stay together, and
+the table of sources says all of it.
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from dr_lib.synthetic import SynthesisParams, draw, plan
+from flows.config import ConfigError, parse_config
+from storage import open_workspace
+from storage.photos.source import PhotoSource
+from storage.photos.types import Source
+from tasks.execution.pool import Pool
+from tasks.ingest.step import ingest
+from tasks.run.session import Session
+from tasks.run.settings import DaskParams, DataParams
+
+PARAMS = SynthesisParams(seed=7, balanced=True, largest_px=700)
+
+
+@pytest.fixture(scope="module")
+def eyes():
+    return [draw(eye, PARAMS).photo for eye in plan(12, PARAMS)]
+
+
+@pytest.fixture
+def session(tmp_path):
+    return Session(open_workspace(tmp_path / "workspace"), Pool(DaskParams()))
+
+
+def save(path, photo, width: int = 0, quality: int = 90):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if width:
+        height = round(width * photo.shape[0] / photo.shape[1])
+        photo = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(path), photo[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def two_sources(tmp_path, eyes) -> DataParams:
+    """Kaggle's layout with eyes 0 to 7, and an external one in APTOS' with eyes 8 to 10, eye 0 as a
+    smaller copy, and eye 2 as the same file.
+    """
+    one, two = tmp_path / "one", tmp_path / "two"
+    names = [f"{number // 2}_{('left', 'right')[number % 2]}" for number in range(8)]
+    for name, photo in zip(names, eyes, strict=False):
+        save(one / "train" / f"{name}.jpeg", photo)
+    lines = [f"{name},{number % 5}" for number, name in enumerate(names)]
+    (one / "trainLabels.csv").write_text("\n".join(["image,level", *lines]))
+    for number in (8, 9, 10):
+        save(two / "train_images" / f"e{number}.jpg", eyes[number])
+    save(two / "train_images" / "copy of 0.jpg", eyes[0], width=400, quality=70)
+    (two / "train_images" / "same.jpg").write_bytes((one / "train" / "1_left.jpeg").read_bytes())
+    table = ["id_code,diagnosis", "e8,0", "e9,1", "e10,4", "copy of 0,0", "same,2"]
+    (two / "train.csv").write_text("\n".join(table))
+    return DataParams(
+        sources=(Source(str(one), "kaggle"), Source(str(two), "far", use="external")),
+        max_reject_fraction=1.0,
+    )
+
+
+def test_no_photograph_of_an_external_eye_is_learnt_from(tmp_path, eyes, session):
+    result = ingest(session, two_sources(tmp_path, eyes))
+    photos = session.workspace.photos().set_index("image_id")
+    assert set(photos.loc[photos["source"] == "far", "split"]) == {"external"}
+    assert photos.loc["kaggle/0_left", "split"] == "excluded", "a smaller copy is external"
+    assert photos.loc["kaggle/0_right", "split"] == "excluded", "its fellow is the same patient's"
+    assert photos.loc["kaggle/1_right", "split"] == "excluded", "its fellow is an external file"
+    learnable = photos[photos["split"].isin(["train", "validation", "test"])]
+    assert sorted(learnable.index) == [f"kaggle/{n}_{eye}" for n in (2, 3) for eye in ("left", "right")]  # fmt: skip
+    rejects = session.workspace.rejects().set_index("image_id")
+    assert rejects.loc["kaggle/1_left", "detail"] == "the same file as far/same"
+    assert rejects.loc["kaggle/1_left", "source"] == "kaggle"
+    rows = session.workspace.sources().set_index("source")
+    assert rows.loc["kaggle", ["layout", "photographs", "copies_across", "kept_from_learning"]].tolist() == ["eyepacs", 7, 2, 4]  # fmt: skip
+    assert rows.loc["far", ["use", "layout", "photographs", "labelled", "patients"]].tolist() == ["external", "aptos", 5, 5, 5]  # fmt: skip
+    shown = pd.DataFrame(result.table)
+    assert shown["stages 0/1/2/3/4"].tolist()[1] == "2/1/1/0/1"
+
+
+def test_copies_inside_a_source_without_patients_are_one_patient(tmp_path, eyes, session):
+    folder = tmp_path / "clinic"
+    for number in range(4):
+        save(folder / f"{number}.jpg", eyes[number])
+    save(folder / "0 klein.jpg", eyes[0], width=420, quality=60)
+    (folder / "train.csv").write_text(
+        "id_code,diagnosis\n" + "".join(f"{name},1\n" for name in ("0", "1", "2", "3", "0 klein"))
+    )
+    ingest(session, DataParams(photos=str(folder)))
+    photos = session.workspace.photos().set_index("image_id")
+    assert photos.loc["0", "patient_id"] == photos.loc["0 klein", "patient_id"]
+    assert photos["patient_id"].nunique() == 4
+    assert photos.loc["0", "split"] == photos.loc["0 klein", "split"]
+    assert photos["copy_of"].notna().sum() == 1
+    assert session.workspace.sources()["copies_within"].tolist() == [1]
+
+
+def test_a_second_ingest_reads_nothing_and_changes_nothing(tmp_path, eyes, session, monkeypatch):
+    data = two_sources(tmp_path, eyes)
+    ingest(session, data)
+    before = {
+        name: session.workspace.files.read(f"catalog/{name}.parquet")
+        for name in ("photos", "rejects", "sources")
+    }
+    read, real = [], PhotoSource.read
+    monkeypatch.setattr(
+        PhotoSource, "read", lambda self, path: (read.append(path), real(self, path))[1]
+    )
+    assert ingest(session, data).new_images == 0
+    assert [path for path in read if not path.endswith(".csv")] == []
+    after = {name: session.workspace.files.read(f"catalog/{name}.parquet") for name in before}
+    assert after == before
+
+
+def test_a_new_copy_of_an_old_photograph_joins_its_patient_and_moves_nobody(
+    tmp_path, eyes, session
+):
+    folder = tmp_path / "clinic"
+    for number in range(4):
+        save(folder / f"b{number}.jpg", eyes[number])
+    ingest(session, DataParams(photos=str(folder)), labels_needed=False)
+    before = session.workspace.photos().set_index("image_id")
+    save(folder / "a.jpg", eyes[2], width=380)
+    ingest(session, DataParams(photos=str(folder)), labels_needed=False)
+    after = session.workspace.photos().set_index("image_id")
+    assert after.loc["a", "patient_id"] == before.loc["b2", "patient_id"]
+    assert after.loc["a", "copy_of"] == "b2" or after.loc["b2", "copy_of"] == "a"
+    same = ["patient_id", "split", "position"]
+    assert after.loc[before.index, same].equals(before[same])
+
+
+def test_the_short_form_keeps_its_ids_and_looks_for_no_copies(tmp_path, eyes, session):
+    folder = tmp_path / "photos" / "train"
+    for number in range(4):
+        save(folder / f"{number // 2}_{('left', 'right')[number % 2]}.jpeg", eyes[number])
+    (folder.parent / "trainLabels.csv").write_text(
+        "image,level\n0_left,0\n0_right,1\n1_left,2\n1_right,3\n"
+    )
+    ingest(session, DataParams(photos=str(folder.parent)))
+    photos = session.workspace.photos()
+    assert photos["image_id"].tolist() == ["0_left", "0_right", "1_left", "1_right"]
+    assert photos["patient_id"].tolist() == ["0", "0", "1", "1"]
+    assert photos["source"].isna().all()
+    assert photos["fingerprint"].isna().all()
+    assert photos["path"].tolist()[0] == "train/0_left.jpeg"
+
+
+def test_a_catalogue_of_an_earlier_version_is_read_with_its_paths(tmp_path, eyes, session):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from storage.admin.catalog import query
+
+    test_the_short_form_keeps_its_ids_and_looks_for_no_copies(tmp_path, eyes, session)
+    workspace = session.workspace
+    path = workspace.files.path("catalog/photos.parquet")
+    table = pq.read_table(path).drop_columns(["source", "fingerprint", "copy_of"])
+    names = ["source" if name == "path" else name for name in table.column_names]
+    pq.write_table(pa.table(dict(zip(names, table.columns, strict=True))), path)
+    photos = workspace.photos()
+    assert photos["path"].tolist()[0] == "train/0_left.jpeg"
+    assert photos["source"].isna().all()
+    assert query(workspace, "select path from photos order by position")["path"].tolist()[0] == (
+        "train/0_left.jpeg"
+    )
+    result = ingest(session, DataParams(photos=str(tmp_path / "photos")))
+    assert result.new_images == 0
+
+
+SOURCES = {"workspace": "w", "data": {"sources": [{"name": "a", "photos": "p"}]}}
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ({}, "data.photos is missing"),
+        ({"photos": "p", "sources": [{"name": "a", "photos": "p"}]}, "both given"),
+        ({"sources": [{"photos": "p"}]}, "needs a name"),
+        ({"sources": [{"name": "a", "photos": "p"}, {"name": "A", "photos": "q"}]}, "one name"),
+        ({"sources": [{"name": "a", "photo": "p"}]}, "unknown key data.sources.photo; did you mean"),
+        ({"sources": [{"name": "a", "photos": "p", "use": "test"}]}, "use"),
+        ({"sources": {"name": "a", "photos": "p"}}, "write [[data.sources]]"),
+        ({"sources": [{"name": "a", "photos": "p", "patient": "("}]}, "no regular expression"),
+    ],
+)  # fmt: skip
+def test_each_mistake_in_a_source_is_a_line(data, found):
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"workspace": "w", "data": data})
+    assert found in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_ids_of_model_and_explanation_do_not_depend_on_sources():
+    short = parse_config({"workspace": "w", "data": {"photos": "p"}})
+    listed = parse_config(SOURCES)
+    assert listed.recipe == short.recipe
+    assert listed.data.every_source == (Source(name="a", photos="p"),)
+    assert dataclasses.replace(short.data).every_source == (Source(photos="p"),)
+    assert np.array_equal(short.data.places, "p")
