@@ -50,7 +50,8 @@ class ShardedStore:
         """The store at `path`, created without images where it is absent.
 
         Raises ValueError where a store with other arrays is there already: settings that change
-        arrays must change the id.
+        arrays must change the id. Of arrays that are marked `later` it may lack some: they are
+        added, and its rows read as filled.
         """
         specs = list(specs)
         nodes = metadata.committed(files, path)
@@ -63,6 +64,8 @@ class ShardedStore:
                     shard
                 )  # marks of a store whose root is gone would speak of shards that are not there
             metadata.create(files, path, specs, shard_images, dict(attrs or {}))
+        elif younger := [spec for spec in specs if spec.later and spec.path not in nodes]:
+            metadata.add(files, path, nodes, younger)
         store = cls.open(files, path)
         there, wanted = (
             metadata.layout(specs_, size)
