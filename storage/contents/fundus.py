@@ -24,6 +24,7 @@ BASE = {
     "centre_x",
     "confidence",
     "reduction",
+    "aspect",
     "quality",
 }
 MEASURES = {
@@ -83,7 +84,24 @@ def fundus_specs(
                 "flag_meanings": "pending done rejected",
             },
         ),
-        _measure("diameter", "diameter of the retina's disc", "px", "in the original photograph"),
+        _measure(
+            "diameter",
+            "diameter of the retina's disc",
+            "px",
+            "in the original photograph, from left to right",
+        ),
+        ArraySpec(
+            "aspect",
+            ("image",),
+            (),
+            "float32",
+            1.0,
+            "height of the retina's disc over its width",
+            "",
+            "in the original photograph: 1 round; other values say that it was squeezed, and that"
+            " the fundus was made round",
+            later=True,
+        ),
         _measure(
             "centre_y", "row of the disc's centre", "px", "in the original photograph, from the top"
         ),

@@ -27,6 +27,9 @@ PHOTO_DIAMETER_PX = 384
 SEEN = {
     "no_retina",
     "no_border",
+    "not_round",
+    "two_eyes",
+    "wide_field",
     "duplicate_content",
     "duplicate_id",
     "too_small",
@@ -147,8 +150,9 @@ def _pairs(
         if photo is None:
             continue
         shrunk = photo.shape[1] / photos.catalogue.at[eye.image_id, "width_px"]
-        disc = tuple(
+        y, x, wide = (
             shrunk * float(value) for value in (eye.centre_y_px, eye.centre_x_px, eye.diameter_px)
         )
-        pairs.append(BeforeAfter(eye.image_id, photo, fundus, said, disc))
+        aspect = 1.0 if pd.isna(eye.aspect) else float(eye.aspect)
+        pairs.append(BeforeAfter(eye.image_id, photo, fundus, said, (y, x, wide, aspect)))
     return tuple(pairs)
