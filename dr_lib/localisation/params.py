@@ -7,10 +7,9 @@ from dataclasses import dataclass
 class LocalisationParams:
     """Where the masks are and how a map is judged by them.
 
-    - `masks`: folder of one PNG a photograph, `<image id>.png`, as large as the photograph or
-    shrunk evenly. Empty: the
-      folder `masks` beside the photographs, where `dr synthesise` puts its own; without one nothing
-      is measured.
+    - `masks`: a folder of masks, in any of the layouts of docs/localisation.md, or a COCO
+      annotation file. Empty: the folder `masks` beside the photographs, where `dr synthesise` puts
+      its own; without one nothing is measured.
     - `smoothing_px`: Gaussian σ that every map, the rivals too, is smoothed with before it is
     judged.
     - `tolerance_px`: so near a lesion a map's peak counts as on it.

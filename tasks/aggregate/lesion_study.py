@@ -6,22 +6,19 @@ regions are grouped all the same.
 """
 
 import dataclasses
-import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dr_lib.attribution import split_at
-from dr_lib.attribution.receptive import receptive_field
 from dr_lib.fundus import Disc, PreprocessParams
-from dr_lib.localisation import LesionMasks, LocalisationParams, UnusableMask, lesion_masks
+from dr_lib.localisation import LesionMasks, LocalisationParams, UnusableMask
 from dr_lib.localisation.channel_dissection import (
+    ChannelMaps,
     LesionUnitParams,
     agreement,
-    unit_cells,
     unit_rows,
 )
 from dr_lib.maps.region_clustering import AppearanceParams, cluster, descriptors
@@ -29,10 +26,11 @@ from dr_lib.network.model import scaled
 from dr_lib.vocabulary import LESION_TYPES
 from storage import open_workspace
 from storage.ids import content_id
+from storage.photos.masks import MaskFile, MaskIndex
 from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes, explained_rows
-from tasks.access.stores import crop_settings, explanation_store, fundus_store
-from tasks.aggregate.localise import masks_folder, read_mask
+from tasks.access.masks import eye_masks, masks_of
+from tasks.access.stores import crop_settings, discs, explanation_store, fundus_store
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import fundi, loaded_model
 from tasks.run.recipe import Recipe
@@ -40,7 +38,6 @@ from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
 
 EYES_PER_JOB = 8
-GEOMETRY = ("centre_y", "centre_x", "diameter")
 REGION = ("image_id", "source", "quantity", "sign", "region")
 
 
@@ -55,29 +52,30 @@ def lesion_study(
     """Fills both tables; returns on how many eyes channels were judged, in a few words, empty
     where there are no masks.
     """
-    folder = masks_folder(photos, localisation)
-    eyes = _explained(session, recipe, folder)
-    _group_regions(session, recipe, folder, eyes, appearance)
-    judged = 0 if folder is None else _judge_channels(session, recipe, folder, eyes, units)
+    index = masks_of(session.workspace, photos, localisation)
+    eyes = _explained(session, recipe, index)
+    _group_regions(session, recipe, eyes, appearance)
+    judged = 0 if index is None else _judge_channels(session, recipe, eyes, units)
     return f"channels judged on {judged} eyes with masks" if judged else ""
 
 
 def _explained(
-    session: Session, recipe: Recipe, folder: pathlib.Path | None
+    session: Session, recipe: Recipe, index: MaskIndex | None
 ) -> dict[str, pd.DataFrame]:
-    """Of each part of the tables the explained eyes, with what is known of their photograph and
-    the stamp of their mask.
+    """Of each part of the tables the explained eyes, with what is known of their photograph, their
+    mask files, and the stamp of these (empty: no mask).
     """
     workspace = session.workspace
     store = explanation_store(workspace, recipe.explain_id(workspace))
     eyes = explained_eyes(workspace, recipe.model_id(workspace), store.image_ids)
     photos = workspace.photos().set_index("image_id")[["height_px", "width_px", "sha256"]]
-    paths = [folder / f"{name}.png" if folder else None for name in eyes["image_id"]]
-    stamps = [path.stat().st_mtime_ns if path and path.is_file() else 0 for path in paths]
+    names = eyes["image_id"]
+    files = [index.files.get(name, ()) if index else () for name in names]
+    stamps = [index.stamp(name) if index else "" for name in names]
     eyes = (
         eyes[["image_id", "position", "patient_id", "predicted_stage"]]
         .join(photos, on="image_id")
-        .assign(mask=stamps)
+        .assign(mask=stamps, files=files)
     )
     done = {record["shard"] for record in store.records()}
     found = {}
@@ -93,7 +91,6 @@ def _explained(
 def _judge_channels(
     session: Session,
     recipe: Recipe,
-    folder: pathlib.Path,
     parts: Mapping[str, pd.DataFrame],
     params: LesionUnitParams,
 ) -> int:
@@ -101,7 +98,7 @@ def _judge_channels(
     eyes.
     """
     workspace, explain_id = session.workspace, recipe.explain_id(session.workspace)
-    eyes = [row for some in parts.values() for row in some[some["mask"] != 0].to_dict("records")]
+    eyes = [row for some in parts.values() for row in some[some["mask"] != ""].to_dict("records")]
     eyes = eyes[: params.limit] if params.limit else eyes
     made_from = [[eye["image_id"], eye["sha256"], eye["mask"]] for eye in eyes]
     settings = dataclasses.asdict(params) | crop_settings(recipe.preprocess)
@@ -112,9 +109,7 @@ def _judge_channels(
         return len(eyes)
     ids = recipe.resolve(workspace)
     jobs = [
-        DissectionJob(
-            ids, str(folder), eyes[start : start + EYES_PER_JOB], recipe.preprocess, params
-        )
+        DissectionJob(ids, eyes[start : start + EYES_PER_JOB], recipe.preprocess, params)
         for start in range(0, len(eyes), EYES_PER_JOB)
     ]
     found = run_in_waves(
@@ -137,7 +132,6 @@ class DissectionJob:
     """Some eyes whose channels are compared with lesion types."""
 
     ids: ResolvedIds
-    folder: str
     eyes: list[dict[str, Any]]
     preprocess: PreprocessParams
     params: LesionUnitParams
@@ -148,60 +142,45 @@ def _agreements(job: DissectionJob) -> dict[str, list[tuple]]:
     of every eye with a lesion.
     """
     location, preprocess_id = job.ids.location, job.ids.preprocess_id
-    model_id, folder = job.ids.model_id, job.folder
-    model = loaded_model(location, model_id)
+    model = loaded_model(location, job.ids.model_id)
     store = fundus_store(open_workspace(location), preprocess_id)
     rows = np.array([eye["position"] for eye in job.eyes], np.int64)
-    geometry = store.read_rows(rows, GEOMETRY)
     pixels = fundi(location, preprocess_id, rows)
     x = scaled(pixels)
     masks = [
-        _masks(
-            folder, eye, [geometry[name][index] for name in GEOMETRY], pixels[index], job.preprocess
-        )
-        for index, eye in enumerate(job.eyes)
+        _masks(eye, disc, fundus, job.preprocess)
+        for eye, disc, fundus in zip(job.eyes, discs(store, rows), pixels, strict=True)
     ]
     found: dict[str, list[tuple]] = {layer: [] for layer in job.params.layers}
     for layer in job.params.layers:
-        lower, _ = split_at(model, layer)
-        if len(lower.outputs[0].shape) != 4:
-            continue  # a dense unit has no place
-        field = receptive_field(lower)
-        start = np.asarray(lower(np.zeros((1, *x.shape[1:]), np.float32), training=False))[0]
-        top, left = (field.offset[axis] + (field.size[axis] - 1) / 2 for axis in (0, 1))
-        cells = unit_cells(x.shape[1], start.shape[:2], field.stride, (top, left))
+        channels = ChannelMaps(model, layer)
+        if not channels.has_places:
+            continue
         for index, (eye, lesions) in enumerate(zip(job.eyes, masks, strict=True)):
             if lesions is None or not lesions.kinds:
                 continue
-            maps = np.asarray(lower(x[index : index + 1], training=False))[0] - start
+            maps = channels.of(x[index])
             kinds: dict[str, np.ndarray] = {
                 kind: lesions.kinds.get(kind, np.zeros_like(lesions.inside))
                 for kind in LESION_TYPES
             }
-            found[layer].append((eye["patient_id"], *agreement(maps, kinds, cells, lesions.inside)))
+            found[layer].append(
+                (eye["patient_id"], *agreement(maps, kinds, channels.cells, lesions.inside))
+            )
     return found
 
 
 def _masks(
-    folder: str,
-    eye: Mapping[str, Any],
-    geometry: list[float],
-    pixels: np.ndarray,
-    preprocess: PreprocessParams,
+    eye: Mapping[str, Any], disc: Disc, pixels: np.ndarray, preprocess: PreprocessParams
 ) -> LesionMasks | None:
-    """An eye's lesions in its fundus; None for a mask that cannot be used, which
-    `dr_lib.localisation` has told of already.
+    """An eye's lesions in its fundus; None for one without masks, and for a mask that cannot be
+    used, which `localise` has told of already.
     """
+    files: Sequence[MaskFile] = eye["files"]
+    if not files:
+        return None
     try:
-        mask = read_mask(folder, eye["image_id"])
-        y, x, diameter = (float(number) for number in geometry)
-        return lesion_masks(
-            mask,
-            Disc(y, x, diameter),
-            (int(eye["height_px"]), int(eye["width_px"])),
-            pixels,
-            preprocess,
-        )
+        return eye_masks(files, eye, disc, pixels, preprocess)
     except UnusableMask:
         return None
 
@@ -209,7 +188,6 @@ def _masks(
 def _group_regions(
     session: Session,
     recipe: Recipe,
-    folder: pathlib.Path | None,
     parts: Mapping[str, pd.DataFrame],
     params: AppearanceParams,
 ) -> None:
@@ -228,7 +206,7 @@ def _group_regions(
         return
     ids = recipe.resolve(workspace)
     jobs = [
-        RegionsJob(ids, str(folder), part, some.to_dict("records"), recipe.preprocess, params)
+        RegionsJob(ids, part, some.to_dict("records"), recipe.preprocess, params)
         for part, some in parts.items()
         if len(some)
     ]
@@ -253,7 +231,6 @@ class RegionsJob:
     """The regions of one shard's eyes, to be grouped by what they look like."""
 
     ids: ResolvedIds
-    folder: str
     part: str
     eyes: list[dict[str, Any]]
     preprocess: PreprocessParams
@@ -265,21 +242,16 @@ def _described(job: RegionsJob) -> tuple[list[dict[str, Any]], np.ndarray]:
     features.
     """
     location, preprocess_id = job.ids.location, job.ids.preprocess_id
-    explain_id, folder = job.ids.explain_id, job.folder
     workspace = open_workspace(location)
-    regions = workspace.part("lesion_regions", explain_id, job.part)
+    regions = workspace.part("lesion_regions", job.ids.explain_id, job.part)
     regions = regions[(regions["source"] == job.params.source) & (regions["sign"] == "positive")]
     by_eye = {name: some.to_dict("records") for name, some in regions.groupby("image_id")}
     store = fundus_store(workspace, preprocess_id)
-    arrays = store.read_rows([eye["position"] for eye in job.eyes], ["pixels", *GEOMETRY])
+    places = [eye["position"] for eye in job.eyes]
+    shown, placed = store.read_rows(places, ["pixels"])["pixels"], discs(store, places)
     rows, features = [], []
-    for index, eye in enumerate(job.eyes):
-        mine, pixels = by_eye.get(eye["image_id"], []), arrays["pixels"][index]
-        masks = (
-            _masks(folder, eye, [arrays[name][index] for name in GEOMETRY], pixels, job.preprocess)
-            if eye["mask"]
-            else None
-        )
+    for eye, pixels, disc in zip(job.eyes, shown, placed, strict=True):
+        mine, masks = by_eye.get(eye["image_id"], []), _masks(eye, disc, pixels, job.preprocess)
         features.append(descriptors(pixels, mine))
         rows += [
             {name: row[name] for name in REGION}

@@ -6,44 +6,36 @@ under the stratum "masks". Where there are no masks there is nothing to do, and 
 """
 
 import dataclasses
-import os
-import pathlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from dr_lib.attribution import AttributionParams
-from dr_lib.fundus import Disc, PreprocessParams
-from dr_lib.localisation import (
-    Judge,
-    LocalisationParams,
-    UnusableMask,
-    lesion_masks,
-    score_rows,
-    smoothed,
-)
+from dr_lib.fundus import PreprocessParams
+from dr_lib.localisation import Judge, LocalisationParams, UnusableMask, score_rows, smoothed
 from dr_lib.network.model import layer_names
 from storage import Workspace
 from storage.arrays.store import Span
 from storage.contents.models import load_record
-from storage.files.files import is_url
 from storage.ids import content_id
+from storage.photos.masks import MaskFile, MaskIndex
 from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_rows, maps_of
 from tasks.access.map_scores import STRATUM, pixel_aucs
+from tasks.access.masks import eye_masks, masks_of
 from tasks.access.stores import (
     as_text,
     crop_settings,
+    discs,
     explanation_store,
     fundus_store,
     span_digests,
 )
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import model_params, rivals
-from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
@@ -51,46 +43,32 @@ from tasks.run.session import Session
 STEP = "localise"
 RIVAL_QUANTITY = "referable"
 COLUMNS = SCHEMAS["evaluation"].names
-GEOMETRY = ("centre_y", "centre_x", "diameter")
-
-
-def masks_folder(photos: str, params: LocalisationParams) -> pathlib.Path | None:
-    """The folder of the masks, or None where there is none. Raises UserError for one that was
-    named and is not there.
-    """
-    if params.masks:
-        named = pathlib.Path(os.path.expanduser(params.masks))
-        if not named.is_dir():
-            raise UserError(
-                f"localisation.masks = {params.masks}: no such folder; give the folder of <image"
-                " id>.png, or leave it out"
-            )
-        return named
-    beside = None if is_url(photos) else pathlib.Path(photos) / "masks"
-    return beside if beside is not None and beside.is_dir() else None
+PROBLEMS_NAMED = 3
 
 
 def localise(session: Session, recipe: Recipe, photos: str, params: LocalisationParams) -> str:
     """Writes the explanation's rows of `evaluation`; returns what was found in a few words,
     empty where there are no masks.
     """
-    folder = masks_folder(photos, params)
-    if folder is None:
-        return ""
     workspace = session.workspace
+    index = masks_of(workspace, photos, params)
+    if index is None:
+        return ""
     ids = recipe.resolve(workspace)
     model_id, explain_id = ids.model_id, ids.explain_id
     store = explanation_store(workspace, explain_id)
     made_from = span_digests(store)
     spans = [span for span in store.spans() if span.index in made_from]
-    eyes = masked_eyes(workspace, model_id, store.image_ids, folder)
+    eyes = masked_eyes(workspace, model_id, store.image_ids, index)
     part = f"localisation-{explain_id}"
     how = dataclasses.asdict(params) | crop_settings(recipe.preprocess)
     digest = content_id({"shards": made_from, "eyes": as_text(eyes), "how": how})
     if not workspace.has_part("evaluation", model_id, part, digest=digest):
         settings = (recipe.preprocess, recipe.engine, params)
         jobs = [
-            JudgeJob(ids, str(folder), span, eyes.iloc[span.rows], *settings)
+            JudgeJob(
+                ids, _files(index, eyes.iloc[span.rows]), span, eyes.iloc[span.rows], *settings
+            )
             for span in spans
             if eyes.iloc[span.rows]["mask"].ne("").any()
         ]
@@ -105,10 +83,33 @@ def localise(session: Session, recipe: Recipe, photos: str, params: Localisation
         problems = [problem for _, found in results for problem in found]
         rows = pd.DataFrame(_rows(judged, explain_id, params)).reindex(columns=COLUMNS)
         workspace.write_table("evaluation", rows, partition=model_id, part=part, digest=digest)
-        if problems:
-            note = f"{len(problems)} lesion masks could not be used, the first of {problems[0]}"
-            return f"{in_words(workspace, model_id, explain_id)}; {note}"
-    return in_words(workspace, model_id, explain_id)
+    else:
+        problems = []
+    found = in_words(workspace, model_id, explain_id)
+    return "; ".join([found, *_set_aside(problems), *_unknown(index)])
+
+
+def _files(index: MaskIndex, eyes: pd.DataFrame) -> dict[str, tuple[MaskFile, ...]]:
+    return {name: index.files[name] for name in eyes["image_id"] if name in index.files}
+
+
+def _set_aside(problems: list[str]) -> list[str]:
+    if not problems:
+        return []
+    more = f" and {len(problems) - PROBLEMS_NAMED} more" if len(problems) > PROBLEMS_NAMED else ""
+    named = ", ".join(problems[:PROBLEMS_NAMED])
+    return [f"{len(problems)} eyes' lesion masks could not be used: {named}{more}"]
+
+
+def _unknown(index: MaskIndex) -> list[str]:
+    """What lies among the masks and is not used, in words."""
+    words = []
+    if index.unknown:
+        kinds = ", ".join(f"{name} ({count})" for name, count in index.unknown.items())
+        words.append(f"masks of types that are not known were left out: {kinds}")
+    if index.strangers:
+        words.append(f"{index.strangers} masks belong to no photograph here")
+    return words
 
 
 def in_words(workspace: Workspace, model_id: str, explain_id: str) -> str:
@@ -124,23 +125,18 @@ def in_words(workspace: Workspace, model_id: str, explain_id: str) -> str:
 
 
 def masked_eyes(
-    workspace: Workspace, model_id: str, image_ids: list[str], folder: pathlib.Path
+    workspace: Workspace, model_id: str, image_ids: list[str], index: MaskIndex
 ) -> pd.DataFrame:
-    """The explained eyes in their order, with their photograph's size and their mask's stamp
+    """The explained eyes in their order, with their photograph's size and their masks' stamp
     (empty: no mask).
     """
     photos = workspace.photos().set_index("image_id").reindex(image_ids)
     predicted = workspace.frame("predictions", model_id=model_id).set_index("image_id")[
         "predicted_stage"
     ]
-
-    def stamp(image_id: str) -> str:
-        path = folder / f"{image_id}.png"
-        return f"{path.stat().st_size}:{path.stat().st_mtime_ns}" if path.is_file() else ""
-
     eyes = photos[["patient_id", "split", "position", "width_px", "height_px"]].assign(
         predicted_stage=predicted.reindex(image_ids),
-        mask=[stamp(image_id) for image_id in image_ids],
+        mask=[index.stamp(image_id) for image_id in image_ids],
     )
     return eyes.reset_index(names="image_id")
 
@@ -150,7 +146,7 @@ class JudgeJob:
     """One shard of explained eyes with lesion masks."""
 
     ids: ResolvedIds
-    folder: str
+    masks: Mapping[str, tuple[MaskFile, ...]]
     span: Span
     eyes: pd.DataFrame
     preprocess: PreprocessParams
@@ -170,9 +166,8 @@ def judge_shard(job: JudgeJob) -> tuple[list[dict[str, Any]], list[str]]:
     ]
     paths += ["lesion/map"] if job.explained.lesion_poses else []
     arrays = explanation_store(workspace, ids.explain_id).read(job.span, paths)
-    fundi = fundus_store(workspace, ids.preprocess_id).read_rows(
-        job.eyes["position"].to_numpy(), ["pixels", *GEOMETRY]
-    )
+    fundi, rows = fundus_store(workspace, ids.preprocess_id), job.eyes["position"].to_numpy()
+    pixels, placed = fundi.read_rows(rows, ["pixels"])["pixels"], discs(fundi, rows)
     known = layer_names(model_params(load_record(workspace.files, ids.model_id)))
     cams = tuple(name for name in job.params.rival_layers if name in known)
     judged, problems = [], []
@@ -180,23 +175,16 @@ def judge_shard(job: JudgeJob) -> tuple[list[dict[str, Any]], list[str]]:
         eye = job.eyes.iloc[row]
         if not eye["mask"]:
             continue
-        y, x, diameter = (float(fundi[name][row]) for name in GEOMETRY)
-        shape = (int(eye["height_px"]), int(eye["width_px"]))
+        files = job.masks[eye["image_id"]]
         try:
-            masks = lesion_masks(
-                read_mask(job.folder, eye["image_id"]),
-                Disc(y, x, diameter),
-                shape,
-                fundi["pixels"][row],
-                job.preprocess,
-            )
+            masks = eye_masks(files, eye, placed[row], pixels[row], job.preprocess)
         except UnusableMask as problem:
             problems.append(f"{eye['image_id']}: {problem}")
             continue
         maps = _judged_maps(maps_of(arrays, row, int(eye["predicted_stage"]), job.explained))
         if job.params.rivals and masks.kinds:
             found = rivals(ids.location, ids.model_id, RIVAL_QUANTITY, cams).maps(
-                fundi["pixels"][row], crop=job.preprocess.crop
+                pixels[row], crop=job.preprocess.crop
             )
             maps |= {(name, None): values for name, values in found.items()}
         judge = Judge(masks, job.params)
@@ -222,18 +210,6 @@ def _judged_maps(
         (source, None if v.ndim == 3 else quantity): v[0] if v.ndim == 3 else v
         for (source, quantity), v in maps.items()
     }
-
-
-def read_mask(folder: str, image_id: str) -> np.ndarray:
-    """A photograph's mask (h, w, 3) uint8 RGB. Raises UnusableMask for a file that cannot be
-    decoded, OSError for one that cannot be read: a permission or a cable mends without the file
-    changing, and nobody would judge the eye again.
-    """
-    content = (pathlib.Path(folder) / f"{image_id}.png").read_bytes()
-    mask = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-    if mask is None:
-        raise UnusableMask("unreadable", "the file is no image that can be decoded")
-    return np.ascontiguousarray(mask[..., ::-1])
 
 
 def _rows(

@@ -25,11 +25,12 @@ from storage.contents.explanations import (
 )
 from storage.contents.fundus import fundus_path, fundus_specs
 from storage.contents.group_maps import open_group_maps
+from storage.photos.masks import MaskFile
 from storage.tables.schemas import SCHEMAS
+from tasks.access.masks import read_planes
 from tasks.access.stores import blank
 from tasks.aggregate import lesion_study
 from tasks.aggregate import step as stage
-from tasks.aggregate.localise import read_mask
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
 from tests.flows.inline import InlinePool
@@ -208,8 +209,11 @@ def test_a_mask_is_unusable_for_what_it_holds_and_not_for_a_disk_that_is_away(tm
     """What is noted of a mask's bytes is not looked at again until the file changes; an absent disk
     does not change it.
     """
-    (tmp_path / "1_left.png").write_bytes(content)
-    with pytest.raises(UnusableMask, match="no image that can be decoded"):
-        read_mask(str(tmp_path), "1_left")
+    path = tmp_path / "1_left.png"
+    path.write_bytes(content)
+    for lesion in ("", "haemorrhage"):
+        with pytest.raises(UnusableMask, match="no image that can be decoded"):
+            read_planes([MaskFile(str(path), lesion)])
+    path.unlink()
     with pytest.raises(FileNotFoundError):
-        read_mask(str(tmp_path), "1_right")
+        read_planes([MaskFile(str(path))])

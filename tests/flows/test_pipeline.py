@@ -364,7 +364,8 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
     from dr_lib.localisation import LocalisationParams
     from flows.config import load_config
     from storage.arrays.store import Span
-    from tasks.aggregate.localise import JudgeJob, judge_shard, masked_eyes, masks_folder
+    from tasks.access.masks import masks_location, masks_of
+    from tasks.aggregate.localise import JudgeJob, judge_shard, masked_eyes
     from tasks.run.errors import UserError
 
     folder = tmp_path / "masks"
@@ -378,13 +379,14 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
         str(folder / f"{reshaped}.png"), cv2.imread(str(folder / f"{reshaped}.png"))[:, :-60]
     )
     (folder / f"{broken}.png").write_bytes(b"no picture")
-    eyes = masked_eyes(workspace, model_id, names, folder)
+    index = masks_of(workspace, "", LocalisationParams(masks=str(folder)))
+    eyes = masked_eyes(workspace, model_id, names, index)
     judged, problems = [], []
     for start in range(0, len(names), 4):
         span = Span(start // 4, start, min(start + 4, len(names)))
         job = JudgeJob(
             ids,
-            str(folder),
+            index.files,
             span,
             eyes.iloc[span.rows],
             recipe.preprocess,
@@ -399,8 +401,8 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
     assert any("no image that can be decoded" in problem for problem in problems)
     assert len(judged) == len(names) - 3, "all but those two and the one without a fundus"
 
-    assert masks_folder(str(tmp_path), LocalisationParams()) == folder
-    assert masks_folder(str(folder), LocalisationParams()) is None
-    assert masks_folder("s3://bucket/photos", LocalisationParams()) is None
-    with pytest.raises(UserError, match="no such folder"):
-        masks_folder(str(tmp_path), LocalisationParams(masks=str(tmp_path / "elsewhere")))
+    assert masks_location(str(tmp_path), LocalisationParams()) == folder
+    assert masks_location(str(folder), LocalisationParams()) is None
+    assert masks_location("s3://bucket/photos", LocalisationParams()) is None
+    with pytest.raises(UserError, match="no such folder or file"):
+        masks_location(str(tmp_path), LocalisationParams(masks=str(tmp_path / "elsewhere")))

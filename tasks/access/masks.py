@@ -1,0 +1,95 @@
+"""The lesion masks of photographs, as the steps that judge maps by them read them."""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dr_lib.fundus import Disc, PreprocessParams
+from dr_lib.localisation import LesionMasks, LocalisationParams, lesion_masks
+from dr_lib.localisation.mask_planes import annotated_planes, colour_planes, merged, type_plane
+from dr_lib.localisation.masks import Planes
+from storage import Workspace
+from storage.files.files import is_url
+from storage.photos.masks import MaskFile, MaskIndex, annotations, find_masks
+from tasks.run.errors import UserError
+
+
+def masks_of(workspace: Workspace, photos: str, params: LocalisationParams) -> MaskIndex | None:
+    """The masks of the catalogue's photographs, or None where no place of masks is known.
+
+    Raises
+    ------
+    UserError
+        For a place that was named and is not there.
+    """
+    location = masks_location(photos, params)
+    return None if location is None else indexed(workspace, location)
+
+
+def masks_location(photos: str, params: LocalisationParams) -> pathlib.Path | None:
+    """Where the masks lie: what `localisation.masks` names, or the folder beside the photographs.
+
+    Raises
+    ------
+    UserError
+        For a place that was named and is not there.
+    """
+    if params.masks:
+        named = pathlib.Path(os.path.expanduser(params.masks))
+        if not named.exists():
+            raise UserError(
+                f"localisation.masks = {params.masks}: no such folder or file; give the folder of"
+                " the masks or a COCO annotation file, or leave it out"
+            )
+        return named
+    beside = None if is_url(photos) else pathlib.Path(photos) / "masks"
+    return beside if beside is not None and beside.is_dir() else None
+
+
+def indexed(workspace: Workspace, location: str | os.PathLike) -> MaskIndex:
+    """The masks that lie at a place, of the catalogue's photographs."""
+    photos = workspace.photos()
+    return find_masks(location, dict(zip(photos["image_id"], photos["source"], strict=True)))
+
+
+def read_planes(files: Sequence[MaskFile]) -> Planes:
+    """A photograph's planes, from all of its mask files.
+
+    Raises
+    ------
+    UnusableMask
+        For a file that is no mask.
+    OSError
+        For one that cannot be read: a permission or a cable mends without the file changing, and
+        nobody would judge the eye again.
+    """
+    return merged(_planes(file) for file in files)
+
+
+def _planes(file: MaskFile) -> Planes:
+    if file.image is not None:
+        shape, outlines = annotations(file.path, file.image)
+        return annotated_planes(outlines, shape)
+    content = pathlib.Path(file.path).read_bytes()
+    return {file.lesion: type_plane(content)} if file.lesion else colour_planes(content)
+
+
+def eye_masks(
+    files: Sequence[MaskFile],
+    eye: Mapping[str, Any],
+    disc: Disc,
+    pixels: np.ndarray,
+    preprocess: PreprocessParams,
+) -> LesionMasks:
+    """An eye's lesions in its fundus (`pixels`). `eye`: its photograph's `height_px`, `width_px`.
+
+    Raises
+    ------
+    UnusableMask
+        Where one of its masks cannot be read or laid on its photograph.
+    """
+    shape = (int(eye["height_px"]), int(eye["width_px"]))
+    return lesion_masks(read_planes(files), disc, shape, pixels, preprocess)
