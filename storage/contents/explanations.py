@@ -327,6 +327,20 @@ def load_record(files: Files, explain_id: str = "latest") -> dict:
     return records[explain_id]
 
 
+def save_region_settings(files: Files, explain_id: str, settings: Mapping[str, Any]) -> None:
+    """Notes how regions are cut out of the explanation's maps; nothing is written where that is
+    known already.
+    """
+    path = f"explanations/{explain_id}/regions.json"
+    if canonical_json(files.read_json(path) or {}) != canonical_json(settings):
+        files.write_json(path, dict(settings))
+
+
+def load_region_settings(files: Files, explain_id: str) -> dict[str, Any]:
+    """What `save_region_settings` noted; empty where the regions are of an earlier version."""
+    return files.read_json(f"explanations/{explain_id}/regions.json") or {}
+
+
 def save_run(files: Files, explain_id: str, name: str, record: Mapping[str, Any]) -> None:
     """Notes what a run of `dr attribute` planned and, once it is over, what it took; `name`
     sorts by time.

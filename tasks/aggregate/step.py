@@ -16,7 +16,7 @@ from dr_lib.attribution import AttributionParams
 from dr_lib.maps import GroupHeatmaps, HeatmapParams, group_names, image_rows, region_measures
 from dr_lib.vocabulary import SIGNS
 from storage.arrays.store import ShardedStore, Span
-from storage.contents.explanations import FAILED
+from storage.contents.explanations import FAILED, save_region_settings
 from storage.contents.group_maps import write_group_maps
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
@@ -69,6 +69,7 @@ def aggregate(session: Session, recipe: Recipe, params: HeatmapParams) -> StepRe
             {"shard": made_from[span.index], "labels": labels, "heatmaps": settings}
         )
 
+    save_region_settings(workspace.files, explain_id, dataclasses.asdict(params))
     jobs = []
     for span in spans:
         missing = tuple(
