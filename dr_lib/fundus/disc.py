@@ -26,7 +26,7 @@ FRACTIONS = (0.12, 0.06, 0.25, 0.5)  # thresholds tried, between the border's to
 OFF = 0.25  # of the rim's points off the circle: with more another shape is looked for
 SUPPORTED, LEAST_SEEN = 0.7, 0.25  # of an ellipse's rim within the frame; of all directions
 TRUSTED = 0.85  # of an ellipse's rim; one that is seen less bounds a lit part of the retina
-MORE_SEEN = 1.1  # so many times the directions in which a circle is seen
+MORE_SEEN = 1.1  # times the directions in which a circle is seen, for an ellipse with a flaw
 # Logarithm of the least aspect that is believed, of an ellipse without a flaw and of others. In 946
 # photographs of round discs (EyePACS, Messidor-2, IDRiD) ellipses stray by up to 0.047; where only
 # the corners of a square show a rim by 0.27, which is why directions count.
@@ -112,7 +112,7 @@ def retina_disc(photo: UInt8[np.ndarray, "y x 3"]) -> Disc:
         ellipse = _best_ellipse(tone, dark, bright)
         oval = ellipse is not None and _explains_more(ellipse, rim.circle)
         support = 0.0 if rim.circle is None else rim.circle.support
-        # Lying or ragged ovals are what wide-field scanners show; frames are squeezed the other way.
+        # Wide-field scanners show lying or ragged ovals; frames are squeezed the other way.
         odd = ellipse.aspect < 1 if oval else support < SUPPORTED
         if odd and not _by_white_light(small, tone, dark, bright):
             raise UngradablePhoto(
@@ -201,10 +201,10 @@ def _explains_more(ellipse: Ellipse, circle: Circle | None) -> bool:
     """Whether the ellipse is seen in more directions than the circle, and is none itself."""
     found, seen = ellipse.circle, circle.seen if circle is not None else 0.0
     clean = found.support > 0.95 and ellipse.off < 0.1
-    least = CLEAN_SQUEEZE if clean else LEAST_SQUEEZE
+    least, more = (CLEAN_SQUEEZE, 1.0) if clean else (LEAST_SQUEEZE, MORE_SEEN)
     return (
         found.support > SUPPORTED
-        and found.seen > max(LEAST_SEEN, MORE_SEEN * seen)
+        and found.seen > max(LEAST_SEEN, more * seen)
         and bool(abs(np.log(ellipse.aspect)) > least)
     )
 
