@@ -51,11 +51,10 @@ def _aggregate(session: "Session", config: "PipelineConfig") -> "StepResult":
     from tasks.aggregate.lesion_study import lesion_study
     from tasks.aggregate.step import aggregate
 
-    recipe, photos = config.recipe, config.data.every_source[0].photos
-    masks = config.localisation
+    recipe, sources, masks = config.recipe, config.data.every_source, config.localisation
     clustering, dissection = config.region_clustering, config.channel_dissection
-    return aggregate(session, recipe, photos, config.heatmaps, masks).and_then(
-        lesion_study(session, recipe, photos, masks, clustering, dissection)
+    return aggregate(session, recipe, sources, config.heatmaps, masks).and_then(
+        lesion_study(session, recipe, sources, masks, clustering, dissection)
     )
 
 

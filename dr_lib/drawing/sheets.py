@@ -21,14 +21,14 @@ PAIR_PX, ASIDE_PX, TEXT_PX = 190, 280, 19
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """A photograph beside what preprocessing made of it. `disc`: centre (y, x) and diameter, in
-    pixels of `photo`."""
+    """A photograph beside what preprocessing made of it. `disc`: centre (y, x) and width in pixels
+    of `photo`, and its aspect."""
 
     image_id: str
     photo: Photo
     fundus: Pixels
     notes: tuple[str, ...] = ()
-    disc: tuple[float, float, float] | None = None
+    disc: tuple[float, float, float, float] | None = None
 
     @property
     def circled(self) -> Photo:
@@ -54,25 +54,26 @@ class SetAside:
 
 
 def circled(
-    photo: Pixels, centre_y: float, centre_x: float, diameter: float
+    photo: Pixels, centre_y: float, centre_x: float, diameter: float, aspect: float = 1.0
 ) -> UInt8[np.ndarray, "s s 3"]:
-    """The photograph with its disc drawn (centre and diameter in pixels of `photo`), on a square
-    that holds both.
+    """The photograph with its disc drawn (centre and width in pixels of `photo`, `aspect` its
+    height over its width), on a square that holds both.
 
     Where the frame cuts the retina the circle goes on outside it, so that a wrong disc cannot hide
     there.
     """
     height, width = photo.shape[:2]
-    radius = diameter / 2
+    half = np.array([diameter * aspect, diameter]) / 2
     centre = np.array([centre_y, centre_x])
-    low = np.floor(np.minimum(0, centre - radius)).astype(int)
-    high = np.ceil(np.maximum([height, width], centre + radius)).astype(int)
+    low = np.floor(np.minimum(0, centre - half)).astype(int)
+    high = np.ceil(np.maximum([height, width], centre + half)).astype(int)
     side = int((high - low).max())
     top, left = (-low + (side - (high - low)) // 2).tolist()
     canvas = np.full((side, side, 3), OUTSIDE, np.uint8)
     canvas[top : top + height, left : left + width] = photo
     place = (round(left + centre_x), round(top + centre_y))
-    return cv2.circle(canvas, place, round(radius), DISC, max(2, side // 110), cv2.LINE_AA)
+    axes = (round(diameter / 2), round(diameter * aspect / 2))
+    return cv2.ellipse(canvas, place, axes, 0, 0, 360, DISC, max(2, side // 110), cv2.LINE_AA)
 
 
 def before_after_sheet(samples: Sequence[BeforeAfter]) -> Pixels:

@@ -59,10 +59,10 @@ def normalise(data: bytes, params: PreprocessParams = PreprocessParams()) -> Fun
     photo = decoded()
     disc = retina_disc(photo.pixels)
     if (
-        photo.reduction > 1 and disc.diameter < 1.98 * params.size
+        photo.reduction > 1 and disc.narrowest < 1.98 * params.size
     ):  # the retina fills less of the frame than is usual
         reduction = photo.reduction
-        while reduction > 1 and disc.diameter * photo.reduction < 1.98 * params.size * reduction:
+        while reduction > 1 and disc.narrowest * photo.reduction < 1.98 * params.size * reduction:
             reduction //= 2
         photo = decoded(max_reduction=reduction)
         disc = retina_disc(photo.pixels)

@@ -26,7 +26,8 @@ class Circle(NamedTuple):
     """A circle in pixels; `support` is the share of its directions within the frame in which the
     rim was seen, 0…1.
 
-    `contrast` is the typical fall of tone across the rim, in grey levels.
+    `contrast` is the typical fall of tone across the rim, in grey levels; `seen` the share of all
+    directions in which the rim was seen, however many of them the frame leaves.
     """
 
     y: float
@@ -34,6 +35,7 @@ class Circle(NamedTuple):
     radius: float
     support: float
     contrast: float
+    seen: float
 
 
 def rim_points(
@@ -149,45 +151,84 @@ def refined(
     steepest fall is in the same place for every threshold. Directions that leave the frame have no
     say.
     """
-    height, width = tone.shape
     for _ in range(2):
-        cy, cx, radius = circle
-        steps = max(6, int(np.ceil(2 * reach * radius / 0.5)))
-        radii = np.linspace((1 - reach) * radius, (1 + reach) * radius, steps)
-        apart = max(1.0, 0.012 * radius)
-        rings = np.concatenate([radii - apart, radii + apart])
-        map_y = (cy + rings * _SIN[:, None]).astype(np.float32)
-        map_x = (cx + rings * _COS[:, None]).astype(np.float32)
-        sampled = cv2.remap(
-            tone, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        ).astype(np.float32)
-        fall = sampled[:, :steps] - sampled[:, steps:]
-        in_frame = (map_y > 1) & (map_y < height - 2) & (map_x > 1) & (map_x < width - 2)
-        whole = in_frame[:, :steps] & in_frame[:, steps:]
-        fall[~whole] = -1
-        at = fall.argmax(axis=1)
-        steepest = fall[np.arange(DIRECTIONS), at]
-        inner = np.clip(at, 1, steps - 2)
-        before, here, after = (fall[np.arange(DIRECTIONS), inner + k] for k in (-1, 0, 1))
-        curve = before - 2 * here + after
-        shift = np.where(
-            (curve < -1e-3) & (inner == at), 0.5 * (before - after) / np.minimum(curve, -1e-3), 0
-        )
-        place = radii[inner] + np.clip(shift, -0.5, 0.5) * (radii[1] - radii[0])
-        place = np.where(inner == at, place, radii[at])
-        clear = steepest > least_contrast
-        y, x = cy + place[clear] * _SIN[clear], cx + place[clear] * _COS[clear]
-        better = _least_squares(y, x, circle, (2, 1)) if clear.sum() >= 16 else None
+        fall = _steepest_fall(tone, circle, least_contrast, reach)
+        y, x = fall.points
+        better = _least_squares(y, x, circle, (2, 1)) if fall.clear.sum() >= 16 else None
         if better is None:
             break
         circle = better
     cy, cx, radius = circle
     distance = np.full(DIRECTIONS, np.inf)
-    distance[clear] = np.abs(np.hypot(y - cy, x - cx) - radius)
+    distance[fall.clear] = np.abs(np.hypot(y - cy, x - cx) - radius)
     on_rim = distance < max(
         1.5, 2.5 * TOLERANCE * radius
     )  # wider than the fit's: a soft rim falls over several pixels
-    framed = whole.all(axis=1) | on_rim
+    framed = fall.whole.all(axis=1) | on_rim
     support = on_rim.sum() / max(framed.sum(), DIRECTIONS / 4)  # an arc under a quarter says little
-    contrast = float(np.median(steepest[on_rim])) if on_rim.any() else 0.0
-    return Circle(float(cy), float(cx), float(radius), float(support), contrast)
+    contrast = float(np.median(fall.steepest[on_rim])) if on_rim.any() else 0.0
+    seen = float(on_rim.mean())
+    return Circle(float(cy), float(cx), float(radius), float(support), contrast, seen)
+
+
+def share_off(
+    points: tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]],
+    circle: tuple[float, float, float],
+) -> float:
+    """Which share of the rim's points (y, x) does not lie on the circle (y, x, radius), 0…1."""
+    y, x = points
+    away = np.abs(np.hypot(y - circle[0], x - circle[1]) - circle[2])
+    return float((away > 2 * TOLERANCE * circle[2]).mean())
+
+
+def nearest_fall(
+    tone: Shaped[np.ndarray, "y x"], circle: Circle, least_contrast: float, reach: float = 0.05
+) -> tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]]:
+    """Where tone falls most steeply near the circle, (y, x) of each direction in which it clearly
+    does, those on the circle alone.
+    """
+    y, x = _steepest_fall(tone, circle[:3], least_contrast, reach).points
+    near = (
+        np.abs(np.hypot(y - circle.y, x - circle.x) - circle.radius) < 4 * TOLERANCE * circle.radius
+    )
+    return y[near], x[near]
+
+
+class _Fall(NamedTuple):
+    """The steepest fall of tone in each direction around a circle."""
+
+    points: tuple[np.ndarray, np.ndarray]  # (y, x) of the clear ones
+    clear: np.ndarray  # (direction,) bool
+    steepest: np.ndarray  # (direction,) grey levels
+    whole: np.ndarray  # (direction, step) bool: within the frame
+
+
+def _steepest_fall(tone, circle, least_contrast, reach) -> _Fall:
+    height, width = tone.shape
+    cy, cx, radius = circle
+    steps = max(6, int(np.ceil(2 * reach * radius / 0.5)))
+    radii = np.linspace((1 - reach) * radius, (1 + reach) * radius, steps)
+    apart = max(1.0, 0.012 * radius)
+    rings = np.concatenate([radii - apart, radii + apart])
+    map_y = (cy + rings * _SIN[:, None]).astype(np.float32)
+    map_x = (cx + rings * _COS[:, None]).astype(np.float32)
+    sampled = cv2.remap(
+        tone, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    ).astype(np.float32)
+    fall = sampled[:, :steps] - sampled[:, steps:]
+    in_frame = (map_y > 1) & (map_y < height - 2) & (map_x > 1) & (map_x < width - 2)
+    whole = in_frame[:, :steps] & in_frame[:, steps:]
+    fall[~whole] = -1
+    at = fall.argmax(axis=1)
+    steepest = fall[np.arange(DIRECTIONS), at]
+    inner = np.clip(at, 1, steps - 2)
+    before, here, after = (fall[np.arange(DIRECTIONS), inner + k] for k in (-1, 0, 1))
+    curve = before - 2 * here + after
+    shift = np.where(
+        (curve < -1e-3) & (inner == at), 0.5 * (before - after) / np.minimum(curve, -1e-3), 0
+    )
+    place = radii[inner] + np.clip(shift, -0.5, 0.5) * (radii[1] - radii[0])
+    place = np.where(inner == at, place, radii[at])
+    clear = steepest > least_contrast
+    points = cy + place[clear] * _SIN[clear], cx + place[clear] * _COS[clear]
+    return _Fall(points, clear, steepest, whole)

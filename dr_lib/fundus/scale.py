@@ -3,6 +3,7 @@ shrinking (METHOD §1.2, §1.3).
 """
 
 import functools
+from dataclasses import replace
 from typing import NamedTuple
 
 import cv2
@@ -47,12 +48,16 @@ def across(size: int) -> Float32[np.ndarray, "size size"]:
 
 def matrix(disc: Disc, size: int) -> np.ndarray:
     """The affine map output pixel → photograph pixel: the disc's centre lands on the output's
-    centre, its diameter on `size`.
+    centre, its width and its height on `size`.
     """
-    scale = disc.diameter / size
-    offset = scale * (size - 1) / 2
+    scale_x, scale_y = disc.diameter / size, disc.height / size
+    middle = (size - 1) / 2
     return np.array(
-        [[scale, 0, disc.centre_x - offset], [0, scale, disc.centre_y - offset]], np.float64
+        [
+            [scale_x, 0, disc.centre_x - scale_x * middle],
+            [0, scale_y, disc.centre_y - scale_y * middle],
+        ],
+        np.float64,
     )
 
 
@@ -60,7 +65,7 @@ def scaled(
     photo: UInt8[np.ndarray, "y x 3"], disc: Disc, params: PreprocessParams, reduction: int = 1
 ) -> Scaled:
     """The photograph around its disc, low-passed and shrunk until the retina is `params.size`
-    pixels across.
+    pixels across, and made round.
 
     `reduction` is what the decoder already shrank. Every shrinking step (the decoder's, halving,
     the final sampling) blurs a little; the Gaussian adds what is missing to the variance that
@@ -68,33 +73,29 @@ def scaled(
     """
     size = params.size
     height, width = photo.shape[:2]
-    reach = disc.diameter / 2 + MARGIN_PX
-    top, left = max(0, int(disc.centre_y - reach)), max(0, int(disc.centre_x - reach))
+    reach_y, reach_x = disc.height / 2 + MARGIN_PX, disc.diameter / 2 + MARGIN_PX
+    top, left = max(0, int(disc.centre_y - reach_y)), max(0, int(disc.centre_x - reach_x))
     bottom, right = (
-        min(height, int(disc.centre_y + reach) + 2),
-        min(width, int(disc.centre_x + reach) + 2),
+        min(height, int(disc.centre_y + reach_y) + 2),
+        min(width, int(disc.centre_x + reach_x) + 2),
     )
     part = photo[top:bottom, left:right]
-    here = Disc(disc.centre_y - top, disc.centre_x - left, disc.diameter)
+    here = replace(disc, centre_y=disc.centre_y - top, centre_x=disc.centre_x - left)
     variance = (
         1 - reduction**-2
     ) / 12  # of a box of `reduction` original pixels, in pixels of `part`
     while (
-        here.diameter >= 3.6 * size and min(part.shape[:2]) >= 4
+        here.narrowest >= 3.6 * size and min(part.shape[:2]) >= 4
     ):  # a halved copy then has 1.8 pixels for each of the output
         part, here = halved(part), here.scaled(0.5)
         variance = variance / 4 + 1 / 16
-    scale = here.diameter / size
-    missing = (
-        (params.low_pass_sigma * scale) ** 2 - variance - (1 / 6 if scale > 1 else 0)
-    )  # 1/6: bilinear sampling's own
-    sigma = float(np.sqrt(max(missing, 0.0)))
-    if sigma > 0.2:
-        taps = 2 * int(np.ceil(2 * sigma)) + 1
-        kernel = cv2.getGaussianKernel(
-            taps, 1.04 * sigma, cv2.CV_32F
-        )  # so short it would lose a twelfth of its variance
-        part = cv2.sepFilter2D(part, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
+    sigmas = [
+        _missing_blur(length / size, variance, params) for length in (here.diameter, here.height)
+    ]
+    if max(sigmas) > 0.2:
+        part = cv2.sepFilter2D(
+            part, cv2.CV_32F, *(_kernel(s) for s in sigmas), borderType=cv2.BORDER_REPLICATE
+        )
     else:
         part = part.astype(np.float32)
     affine = matrix(here, size)
@@ -108,6 +109,24 @@ def scaled(
         _covered(affine[1, 2], affine[1, 1], rows, size),
         _covered(affine[0, 2], affine[0, 0], columns, size),
     )
+
+
+def _missing_blur(scale, variance, params):
+    """The Gaussian σ, in pixels of the picture, that its axis still lacks; `scale` of them make one
+    of the output.
+    """
+    missing = (
+        (params.low_pass_sigma * scale) ** 2 - variance - (1 / 6 if scale > 1 else 0)
+    )  # 1/6: bilinear sampling's own
+    return float(np.sqrt(max(missing, 0.0)))
+
+
+def _kernel(sigma):
+    if sigma <= 0.2:
+        return np.ones((1, 1), np.float32)
+    taps = 2 * int(np.ceil(2 * sigma)) + 1
+    # so short it would lose a twelfth of its variance
+    return cv2.getGaussianKernel(taps, 1.04 * sigma, cv2.CV_32F)
 
 
 def warp_mask(

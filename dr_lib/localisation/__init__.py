@@ -9,7 +9,7 @@ from dr_lib.localisation.masks import (
     LesionMasks,
     UnusableMask,
     lesion_masks,
-    lesion_shares,
+    lesion_share,
     retina_seen,
 )
 from dr_lib.localisation.params import LocalisationParams
@@ -24,7 +24,7 @@ __all__ = [
     "Score",
     "UnusableMask",
     "lesion_masks",
-    "lesion_shares",
+    "lesion_share",
     "retina_seen",
     "score_rows",
 ]

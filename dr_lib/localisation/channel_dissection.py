@@ -10,13 +10,18 @@ which a ReLU makes many, count half.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
+from dr_lib.attribution.receptive import receptive_field
 from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
+from dr_lib.network.layers import split_at
 from dr_lib.settings import Limit, PositiveInt, Settings
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,28 @@ class ChannelDissectionParams(Settings):
     layers: tuple[str, ...] = ("stem", "mixed2")
     limit: Limit = 64
     resamples: PositiveInt = 500
+
+
+class ChannelMaps:
+    """The activation maps of a convolutional layer's channels, and which unit speaks for each
+    pixel.
+    """
+
+    def __init__(self, model: "keras.Model", layer: str) -> None:
+        self._lower, _ = split_at(model, layer)
+        side = int(model.inputs[0].shape[1])
+        self._start = np.asarray(
+            self._lower(np.zeros((1, side, side, 3), np.float32), training=False)
+        )[0]
+        self.has_places = self._start.ndim == 3  # a dense unit has none
+        if self.has_places:
+            field = receptive_field(self._lower)
+            top, left = (field.offset[axis] + (field.size[axis] - 1) / 2 for axis in (0, 1))
+            self.cells = unit_cells(side, self._start.shape[:2], field.stride, (top, left))
+
+    def of(self, x: Float[np.ndarray, "side side 3"]) -> Float[np.ndarray, "rows columns channel"]:
+        """h − h' of one scaled fundus."""
+        return np.asarray(self._lower(x[None], training=False))[0] - self._start
 
 
 class Agreement(NamedTuple):

@@ -1,4 +1,4 @@
-"""Which pixels of a normalised fundus are lesions: a photograph's colour mask in the fundus' own
+"""Which pixels of a normalised fundus are lesions: a photograph's masks in the fundus' own
 geometry.
 
 A microaneurysm is two pixels wide in a fundus of 256 px and fifty times as large in the mask.
@@ -17,9 +17,10 @@ from jaxtyping import Bool, Float32, UInt8
 from dr_lib.fundus import Disc, PreprocessParams
 from dr_lib.fundus.anatomy import visible_disc
 from dr_lib.fundus.scale import matrix
-from dr_lib.synthetic import MASK_COLOURS
 from dr_lib.vocabulary import HALF_GRAY
 
+Planes = Mapping[str, Bool[np.ndarray, "_ _"]]
+"""The pixels of each lesion type (and of the optic disc), each plane as large as its file."""
 ANY = "any"  # the lesion type that stands for all of them together
 NO_LESION = ("optic_disc",)
 COVERED = 0.25  # of a fundus pixel: from here on it counts as lesion
@@ -78,76 +79,68 @@ def retina_seen(fundus: UInt8[np.ndarray, "y x 3"], *, crop: float) -> Bool[np.n
 
 
 def lesion_masks(
-    mask: UInt8[np.ndarray, "h w 3"],
+    planes: Planes,
     disc: Disc,
     photo_shape: tuple[int, int],
     fundus: UInt8[np.ndarray, "y x 3"],
     params: PreprocessParams = PreprocessParams(),
 ) -> LesionMasks:
-    """A photograph's mask (RGB, a colour a lesion type) in the geometry of its fundus.
+    """A photograph's masks in the geometry of its fundus.
 
-    `disc`: of the photograph, as preprocessing found it; `photo_shape`: the photograph's height and
-    width. A mask of another size is scaled, if evenly. Raises UnusableMask ("mask_size") for one of
-    another shape.
+    Parameters
+    ----------
+    planes
+        The pixels (h, w) of each type; types may overlap. One of another size than the photograph
+        is scaled, if evenly.
+    disc
+        Of the photograph, as preprocessing found it.
+    photo_shape
+        The photograph's height and width.
+
+    Raises
+    ------
+    UnusableMask
+        mask_size: a plane of another shape than the photograph.
     """
-    height, width = mask.shape[:2]
-    scale_y, scale_x = height / photo_shape[0], width / photo_shape[1]
-    if abs(scale_y / scale_x - 1) > ASPECT:
-        raise UnusableMask(
-            "mask_size",
-            f"a mask of {width} × {height} px does not fit a photograph of {photo_shape[1]} ×"
-            f" {photo_shape[0]} px",
-        )
     inside = retina_seen(fundus, crop=params.crop)
-    own = disc if (scale_y, scale_x) == (1, 1) else disc.scaled((scale_y * scale_x) ** 0.5)
+    speck_px = SPECK_PX * (params.size / 256) ** 2
     kinds = {}
-    for kind, share in lesion_shares(mask, own, params).items():
-        found = _lesions(share, SPECK_PX * (params.size / 256) ** 2) & inside
+    for kind, plane in planes.items():
+        share = lesion_share(plane, _own_disc(disc, plane.shape, photo_shape), params)
+        found = _lesions(share, speck_px) & inside
         if kind not in NO_LESION and found.any():
             kinds[kind] = found
     return LesionMasks(kinds, inside)
 
 
-def lesion_shares(
-    mask: UInt8[np.ndarray, "h w 3"],
-    disc: Disc,
-    params: PreprocessParams = PreprocessParams(),
-) -> dict[str, Float32[np.ndarray, "size size"]]:
-    """For each kind that the mask shows: which share of each fundus pixel it covers, 0 to 1, the
-    whole frame.
+def lesion_share(
+    plane: Bool[np.ndarray, "h w"], disc: Disc, params: PreprocessParams = PreprocessParams()
+) -> Float32[np.ndarray, "size size"]:
+    """Which share of each fundus pixel a lesion type covers, 0 to 1, the whole frame.
 
-    Colours off the palette are snapped to the nearest of it. The mask is sampled in its own
-    resolution or finer and averaged over each fundus pixel.
+    The plane, in which `disc` lies, is sampled in its own resolution or finer and averaged over
+    each fundus pixel.
     """
-    labels = snapped(mask)
-    finer = max(1, int(np.ceil(disc.diameter / params.size)))
+    finer = max(1, int(np.ceil(max(disc.diameter, disc.height) / params.size)))
     fine = params.size * finer
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpAffine(labels, matrix(disc, fine), (fine, fine), flags=flags)
-    present = np.flatnonzero(np.bincount(warped.ravel(), minlength=len(MASK_COLOURS) + 1)[1:]) + 1
-    shares = {}
-    for label in present:
-        blocks = (warped == label).reshape(params.size, finer, params.size, finer)
-        shares[list(MASK_COLOURS)[label - 1]] = blocks.mean(axis=(1, 3), dtype=np.float32)
-    return shares
+    pixels = np.ascontiguousarray(plane).view(np.uint8)
+    warped = cv2.warpAffine(pixels, matrix(disc, fine), (fine, fine), flags=flags)
+    blocks = warped.reshape(params.size, finer, params.size, finer)
+    return blocks.mean(axis=(1, 3), dtype=np.float32)
 
 
-def snapped(mask: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
-    """0 for background, 1 + the place in `MASK_COLOURS` of the nearest colour otherwise.
-
-    >>> snapped(np.array([[[0, 0, 0], [255, 255, 254], [250, 3, 0]]], np.uint8))
-    array([[0, 1, 2]], dtype=uint8)
-    """
-    # The palette is the corners of the colour cube: the nearest one is found channel by channel.
-    code = {
-        tuple(level > 127 for level in colour): place
-        for place, colour in enumerate(MASK_COLOURS.values(), 1)
-    }
-    table = np.array(
-        [code.get((bool(n & 4), bool(n & 2), bool(n & 1)), 0) for n in range(8)], np.uint8
-    )
-    high = (mask > 127).astype(np.uint8)
-    return table[4 * high[..., 0] + 2 * high[..., 1] + high[..., 2]]
+def _own_disc(disc: Disc, shape: tuple[int, ...], photo_shape: tuple[int, int]) -> Disc:
+    """The disc in a plane's own pixels."""
+    (height, width), (photo_height, photo_width) = shape, photo_shape
+    scale_y, scale_x = height / photo_height, width / photo_width
+    if abs(scale_y / scale_x - 1) > ASPECT:
+        raise UnusableMask(
+            "mask_size",
+            f"a mask of {width} × {height} px does not fit a photograph of {photo_width} ×"
+            f" {photo_height} px",
+        )
+    return disc if (scale_y, scale_x) == (1, 1) else disc.scaled((scale_y * scale_x) ** 0.5)
 
 
 def _lesions(share: np.ndarray, speck_px: float) -> np.ndarray:

@@ -9,8 +9,8 @@ from dr_lib.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, Setti
 class LocalisationParams(Settings):
     """Where the masks are and how a map is judged by them.
 
-    - `masks`: folder of one PNG a photograph, `<image id>.png`, as large as the photograph or
-      shrunk evenly. Empty: the folder `masks` beside the photographs, where `dr synthesise` puts
+    - `masks`: a folder of masks, in any of the layouts of docs/localisation.md, or a COCO
+      annotation file. Empty: the folder `masks` beside the photographs, where `dr synthesise` puts
       its own; without one nothing is measured.
     - `smoothing_px`: Gaussian σ that every map, baseline maps too, is smoothed with before it is
       judged.

@@ -125,6 +125,61 @@ def sql(
     print_frame(frame, output if sys.stdout.isatty() or output != "table" else "csv")
 
 
+def export(
+    workspace: Location,
+    regions: Annotated[
+        str,
+        typer.Option(
+            "--regions",
+            metavar="coco|csv|geojson",
+            help=(
+                "coco: for labelling tools such as CVAT and Label Studio; csv: a row a region, its"
+                " polygon as WKT; geojson: for QuPath and its like."
+            ),
+        ),
+    ],
+    out: Annotated[
+        pathlib.Path | None,
+        typer.Option("--out", metavar="FILE", help="Where it goes; by default to the output."),
+    ] = None,
+    source: Annotated[
+        str,
+        typer.Option(
+            "--source",
+            metavar="MAP",
+            help="Whose regions: lesion (the lesion map), or a layer such as stem.",
+        ),
+    ] = "",
+) -> None:
+    """Writes the lesion regions of every explained eye as polygons and boxes in the photograph's
+    own pixels.
+
+    Of the explanation made last. The score is a region's share of its map, 0 to 1. Where lesion
+    masks have shown which channels tell lesion types apart, each region has its likeliest type and
+    that type's probability.
+
+    Example: dr export workspaces/demo --regions coco --out regions.json
+    """
+    from dr_lib.maps.exchange import FORMS
+    from flows.service.server import prepare_prefect
+    from storage import open_workspace
+    from storage.files.files import write_whole
+
+    if regions not in FORMS:
+        raise fail(f"--regions {regions}: choose one of {', '.join(FORMS)}", 2)
+    if out is not None and out.exists() and not out.is_file():
+        raise fail(f"--out {out}: is no file; leave --out away to write to the output", 2)
+    prepare_prefect()
+    from tasks.report.export import export_regions
+
+    found = export_regions(open_workspace(workspace, must_exist=True), regions, source)
+    if out is None:
+        sys.stdout.write(found.text)
+    else:
+        write_whole(out, found.text.encode())
+    typer.echo(found.in_words() + (f": {out}" if out else ""), err=True)
+
+
 def show(
     workspace: Location,
     image_id: Annotated[str, typer.Argument(metavar="IMAGE_ID", help="Such as 10_left.")],

@@ -28,7 +28,7 @@ def create(files: Files, path: str, specs: list[ArraySpec], shard_images: int, a
     replaced.
     """
     import zarr
-    from zarr.codecs import BloscCodec, ZstdCodec
+    from zarr.codecs import ZstdCodec
 
     store = files.zarr(path, read_only=False)
     # `coordinates` is CF's way to say which variables are coordinates though no dimension has their
@@ -66,28 +66,54 @@ def create(files: Files, path: str, specs: list[ArraySpec], shard_images: int, a
                 attributes=about,
             )[:] = _strings(labels)
     for spec in specs:
-        item = np.dtype(spec.dtype).itemsize
-        tree.create_array(
-            spec.path,
-            shape=(0, *spec.shape),
-            dtype=spec.dtype,
-            fill_value=spec.fill,
-            dimension_names=list(spec.dims),
-            compressors=BloscCodec(**CODECS, shuffle=_shuffle(spec, item), typesize=item),
-            attributes=spec.attributes(),
-            # A chunk left out because it equals the fill could not be told from one that was lost.
-            config={"write_empty_chunks": True},
-            **spec.chunking(shard_images),
-        )
+        _create_array(tree, spec, 0, shard_images)
     written = files.walk(path)
     files.flush(written)
     names = [name for name in written if name.endswith("/zarr.json")]
-    nodes = {
+    consolidate(files, path, _read_nodes(files, path, names))
+
+
+def add(files: Files, path: str, nodes: dict[str, dict], specs: list[ArraySpec]) -> None:
+    """Adds arrays to a store's root; its images read as filled there until their shards are
+    written again. Visible with its last write only.
+    """
+    import zarr
+
+    root = nodes[""]["attributes"]
+    tree = zarr.open_group(files.zarr(path, read_only=False), mode="r+", use_consolidated=False)
+    for spec in specs:
+        _create_array(tree, spec, nodes["image_id"]["shape"][0], root["shard_images"])
+    names = [_file(path, spec.path) for spec in specs]
+    files.flush(names)
+    consolidate(files, path, nodes | _read_nodes(files, path, names))
+
+
+def _read_nodes(files: Files, path: str, names: list[str]) -> dict[str, dict]:
+    """The nodes that these files of a store describe, by path."""
+    return {
         name.removeprefix(path).removesuffix("zarr.json").strip("/"): json.loads(data)
         for name, data in zip(names, files.read_many(names), strict=True)
         if data
     }
-    consolidate(files, path, nodes)
+
+
+def _create_array(tree: Any, spec: ArraySpec, images: int, shard_images: int) -> None:
+    from zarr.codecs import BloscCodec
+
+    item = np.dtype(spec.dtype).itemsize
+    tree.create_array(
+        spec.path,
+        shape=(images, *spec.shape),
+        dtype=spec.dtype,
+        fill_value=spec.fill,
+        dimension_names=list(spec.dims),
+        compressors=BloscCodec(**CODECS, shuffle=_shuffle(spec, item), typesize=item),
+        attributes=spec.attributes(),
+        # A chunk left out because it equals the fill could not be told from one that was lost.
+        config={"write_empty_chunks": True},
+        overwrite=True,
+        **spec.chunking(shard_images),
+    )
 
 
 def _shuffle(spec: ArraySpec, item: int) -> Literal["noshuffle", "shuffle", "bitshuffle"]:

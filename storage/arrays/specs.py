@@ -19,7 +19,9 @@ class ArraySpec:
 
     path: `pixels/attribution` — groups and name. dims: names of the dimensions, `image` first.
     shape: sizes of the others. fill: what an image that was never written reads as. mantissa_bits:
-    keep so many of float32's 23. labels: names along a dimension, such as {"quantity": ("stage0",
+    keep so many of float32's 23. later: whether a store that was created before this array existed
+    gets it, filled, instead of being refused. labels: names along a dimension, such as {"quantity":
+    ("stage0",
     …)}; they become coordinates of the group. attrs: further attributes, such as CF's flag_values.
 
     >>> ArraySpec(
@@ -46,6 +48,7 @@ class ArraySpec:
     mantissa_bits: int | None = None
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    later: bool = False
 
     @property
     def group(self) -> str:

@@ -54,7 +54,8 @@ class ShardedStore:
         """The store at `path`, created without images where it is absent.
 
         Raises ValueError where a store with other arrays is there already: settings that change
-        arrays must change the id.
+        arrays must change the id. Of arrays that are marked `later` it may lack some: they are
+        added, and its rows read as filled.
         """
         if not cls.exists(files, path):
             if len({spec.path for spec in specs}) != len(specs):
@@ -64,6 +65,10 @@ class ShardedStore:
             for shard in ledger.entries():
                 ledger.drop(shard)
             metadata.create(files, path, list(specs), shard_images, dict(attrs or {}))
+        else:
+            nodes = metadata.committed(files, path) or {}
+            if younger := [spec for spec in specs if spec.later and spec.path not in nodes]:
+                metadata.add(files, path, nodes, younger)
         store = cls.open(files, path)
         there = metadata.layout(store.specs, store.shard_images)
         wanted = metadata.layout(specs, shard_images)

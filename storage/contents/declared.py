@@ -16,6 +16,7 @@ MAP_BITS = 9
 # Of each kind of array: type, what an image that was never written reads as, mantissa bits kept.
 KINDS: dict[str, tuple[str, Any, int | None]] = {
     "number": ("float32", float("nan"), None),
+    "ratio": ("float32", 1.0, None),
     "map": ("float32", float("nan"), MAP_BITS),
     "count": ("int32", 0, None),
     "index": ("int16", -1, None),
@@ -23,6 +24,8 @@ KINDS: dict[str, tuple[str, Any, int | None]] = {
     "status": ("uint8", 0, None),
     "pixel": ("uint8", HALF_GRAY, None),
 }
+# A store that was made before these arrays were declared gets them.
+LATER = {"aspect"}
 _ARRAYS: dict[str, list[list[str]]] = tomllib.loads(
     importlib.resources.files("storage.contents").joinpath("arrays.toml").read_text("utf-8")
 )
@@ -59,6 +62,7 @@ def declared(
                 mantissa_bits=bits,
                 labels={dim: names[dim] for dim in dims if dim in names},
                 attrs=meanings if kind == "status" else {},
+                later=name in LATER,
             )
         )
     return specs

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-RUNS = "runs"
+RUNS, REGION_SETTINGS = "runs", "regions.json"
 PENDING, DONE, FAILED = range(3)
 
 
@@ -168,6 +168,20 @@ class RunRecord(Record):
     state: str
     planned: Cost
     actual: Cost | None = None
+
+
+def save_region_settings(files: Files, explain_id: str, settings: Mapping[str, Any]) -> None:
+    """Notes how regions are cut out of the explanation's maps; nothing is written where that is
+    known already.
+    """
+    path = explanation_path(explain_id, REGION_SETTINGS)
+    if canonical_json(files.read_json(path) or {}) != canonical_json(settings):
+        files.write_json(path, dict(settings))
+
+
+def load_region_settings(files: Files, explain_id: str) -> dict[str, Any]:
+    """What `save_region_settings` noted; empty where the regions are of an earlier version."""
+    return files.read_json(explanation_path(explain_id, REGION_SETTINGS)) or {}
 
 
 def save_run(files: Files, explain_id: str, name: str, record: RunRecord) -> None:

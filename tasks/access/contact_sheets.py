@@ -28,6 +28,9 @@ PHOTO_DIAMETER_PX = 384
 SEEN = {
     "no_retina",
     "no_border",
+    "not_round",
+    "two_eyes",
+    "wide_field",
     "duplicate_content",
     "duplicate_id",
     "too_small",
@@ -149,8 +152,9 @@ def _pairs(
         if photo is None:
             continue
         shrunk = photo.shape[1] / photos.catalogue.at[eye.image_id, "width_px"]
-        disc = tuple(
+        y, x, wide = (
             shrunk * float(value) for value in (eye.centre_y_px, eye.centre_x_px, eye.diameter_px)
         )
-        pairs.append(BeforeAfter(eye.image_id, photo, fundus, note, disc))
+        aspect = 1.0 if pd.isna(eye.aspect) else float(eye.aspect)
+        pairs.append(BeforeAfter(eye.image_id, photo, fundus, note, (y, x, wide, aspect)))
     return tuple(pairs)

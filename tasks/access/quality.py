@@ -48,9 +48,11 @@ def write_quality(workspace: Workspace, recipe: Recipe) -> bool:
 
 
 def _rows(store: ShardedStore, span: Span, image_ids: list[str], threshold: float) -> pd.DataFrame:
-    arrays = store.read(span, ["status", *(ARRAYS.get(name, name) for name in COLUMNS)])
+    there = {spec.path for spec in store.specs}  # an older store may lack the aspect
+    names = {name: ARRAYS.get(name, name) for name in COLUMNS}
+    arrays = store.read(span, ["status", *(path for path in names.values() if path in there)])
     rows = pd.DataFrame(
-        {"image_id": image_ids, **{name: arrays[ARRAYS.get(name, name)] for name in COLUMNS}}
+        {"image_id": image_ids, **{name: arrays.get(path, np.nan) for name, path in names.items()}}
     )
     rows["flagged"] = rows["score"] < threshold
     return rows[arrays["status"] == DONE]

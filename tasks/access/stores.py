@@ -1,17 +1,19 @@
 """Shorthands over the workspace's array stores: opening them, blank shards, whole small arrays."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dr_lib.fundus import PreprocessParams
+from dr_lib.fundus import Disc, PreprocessParams
 from storage import Workspace
 from storage.arrays.ledger import ShardRecord
 from storage.arrays.store import ShardedStore, Span
 from storage.layout import attributions_path, fundus_path
 
 ASSUMED_CROP = 0.1
+GEOMETRY = ("centre_y", "centre_x", "diameter", "aspect")
 
 
 def fundus_store(workspace: Workspace, preprocess_id: str) -> ShardedStore:
@@ -36,6 +38,21 @@ def crop_settings(preprocess: PreprocessParams) -> dict[str, float]:
     again.
     """
     return {} if preprocess.crop == ASSUMED_CROP else {"crop": preprocess.crop}
+
+
+def discs(fundi: ShardedStore, rows: Sequence[int] | np.ndarray) -> list[Disc]:
+    """Where the retina lies in the photographs of these rows, in their own pixels; round in a store
+    that was made before discs had an aspect.
+    """
+    there = {spec.path for spec in fundi.specs}
+    found = fundi.read_rows(rows, [name for name in GEOMETRY if name in there])
+    aspects = found.get("aspect", np.ones(len(rows)))
+    return [
+        Disc(float(y), float(x), float(width), aspect=float(aspect))
+        for y, x, width, aspect in zip(
+            found["centre_y"], found["centre_x"], found["diameter"], aspects, strict=True
+        )
+    ]
 
 
 def explanation_store(workspace: Workspace, explain_id: str) -> ShardedStore:

@@ -7,31 +7,30 @@ regions are grouped all the same.
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dr_lib.attribution import split_at
-from dr_lib.attribution.receptive import receptive_field
 from dr_lib.fundus import PreprocessParams
 from dr_lib.localisation import LesionMasks, LocalisationParams, UnusableMask
 from dr_lib.localisation.channel_dissection import (
     ChannelDissectionParams,
+    ChannelMaps,
     agreement,
-    unit_cells,
     unit_rows,
 )
 from dr_lib.maps.region_clustering import RegionClusteringParams, cluster, descriptors
 from dr_lib.network.model import scaled
 from dr_lib.vocabulary import LESION_TYPES
 from storage.ids import content_id
+from storage.photos.types import Source
 from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
-from tasks.access.stores import crop_settings, explanation_store, fundus_store
-from tasks.aggregate.masks import GEOMETRY, mask_stamps, masks_folder, masks_of
+from tasks.access.masks import eye_masks, masks_of, with_masks
+from tasks.access.stores import crop_settings, discs, explanation_store, fundus_store
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import loaded_model
 from tasks.run.recipe import Recipe
@@ -45,7 +44,7 @@ REGION = ("image_id", "source", "quantity", "sign", "region")
 def lesion_study(
     session: Session,
     recipe: Recipe,
-    photos: str,
+    sources: Sequence[Source],
     localisation: LocalisationParams,
     clustering: RegionClusteringParams,
     dissection: ChannelDissectionParams,
@@ -54,10 +53,9 @@ def lesion_study(
     where there are no masks.
     """
     workspace, ids = session.workspace, recipe.resolve(session.workspace)
-    folder = masks_folder(photos, localisation)
+    index = masks_of(workspace, sources, localisation)
     store = explanation_store(workspace, ids.explain_id)
-    eyes = explained_eyes(workspace, ids.model_id, store.image_ids)
-    eyes["mask"] = mask_stamps(folder, eyes["image_id"])
+    eyes = with_masks(explained_eyes(workspace, ids.model_id, store.image_ids), index)
     eyes["part"] = ""
     for record in store.records():
         span = store.spans()[record.shard]
@@ -66,20 +64,19 @@ def lesion_study(
     attributions = workspace.frame("attributions", explain_id=ids.explain_id)
     explained = attributions.loc[attributions["failure"].isna(), "image_id"]
     eyes = eyes[eyes["image_id"].isin(explained) & eyes["part"].ne("")]
-    job = LesionJob(ids, str(folder), eyes, recipe.preprocess)
+    job = LesionJob(ids, eyes, recipe.preprocess)
     _group_regions(session, job, clustering)
-    judged = 0 if folder is None else _judge_channels(session, job, dissection)
+    judged = 0 if index is None else _judge_channels(session, job, dissection)
     return f"channels judged on {judged} eyes with masks" if judged else ""
 
 
 @dataclass(frozen=True)
 class LesionJob:
-    """Some explained eyes, by the rows of `explained_eyes`, with the stamp of each one's mask and
-    the part of the tables that it is in. folder: of the masks.
+    """Some explained eyes, by the rows of `explained_eyes`, with each one's mask files, the stamp
+    of these, and the part of the tables that it is in.
     """
 
     ids: ResolvedIds
-    folder: str
     eyes: pd.DataFrame
     preprocess: PreprocessParams
     clustering: RegionClusteringParams | None = None
@@ -90,13 +87,16 @@ class LesionJob:
         be used, which the judgement of maps has told of already.
         """
         store = fundus_store(self.ids.workspace, self.ids.preprocess_id)
-        fundi = store.read_rows(self.eyes["position"].to_numpy(), ["pixels", *GEOMETRY])
+        positions = self.eyes["position"].to_numpy()
+        fundi, placed = store.read_rows(positions, ["pixels"])["pixels"], discs(store, positions)
         masks: list[LesionMasks | None] = [None] * len(self.eyes)
         for row, eye in enumerate(self.eyes.to_dict("records")):
             with contextlib.suppress(UnusableMask):
                 if eye["mask"]:
-                    masks[row] = masks_of(self.folder, eye, fundi, row, self.preprocess)
-        return fundi["pixels"], masks
+                    masks[row] = eye_masks(
+                        eye["files"], eye, placed[row], fundi[row], self.preprocess
+                    )
+        return fundi, masks
 
 
 def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionParams) -> int:
@@ -142,22 +142,19 @@ def _agreements(job: LesionJob) -> dict[str, list[tuple]]:
     x = scaled(pixels)
     agreements: dict[str, list[tuple]] = {layer: [] for layer in job.dissection.layers}
     for layer, judged in agreements.items():
-        lower, _ = split_at(model, layer)
-        if len(lower.outputs[0].shape) != 4:
-            continue  # a dense unit has no position
-        field = receptive_field(lower)
-        start = np.asarray(lower(np.zeros((1, *x.shape[1:]), np.float32), training=False))[0]
-        top, left = (field.offset[axis] + (field.size[axis] - 1) / 2 for axis in (0, 1))
-        cells = unit_cells(x.shape[1], start.shape[:2], field.stride, (top, left))
+        channels = ChannelMaps(model, layer)
+        if not channels.has_places:
+            continue
         for image, patient, lesions in zip(x, job.eyes["patient_id"], masks, strict=True):
             if lesions is None or not lesions.kinds:
                 continue
-            maps = np.asarray(lower(image[None], training=False))[0] - start
             absent = np.zeros_like(lesions.inside)
             kinds: dict[str, np.ndarray] = {
                 kind: lesions.kinds.get(kind, absent) for kind in LESION_TYPES
             }
-            judged.append((patient, *agreement(maps, kinds, cells, lesions.inside)))
+            judged.append(
+                (patient, *agreement(channels.of(image), kinds, channels.cells, lesions.inside))
+            )
     return agreements
 
 

@@ -12,6 +12,7 @@ from dr_lib.fundus import PreprocessParams
 from dr_lib.localisation import LocalisationParams, score_rows
 from storage import Workspace
 from storage.ids import content_id
+from storage.photos.masks import MaskIndex
 from storage.tables.schemas import SCHEMAS
 from tasks.access.map_scores import STRATUM, pixel_aucs
 from tasks.access.stores import as_text, crop_settings
@@ -19,6 +20,7 @@ from tasks.aggregate.shard import JudgedEye
 from tasks.run.resolved_ids import ResolvedIds
 
 EVALUATION = "evaluation"
+PROBLEMS_NAMED = 3
 EYE = [
     *("image_id", "patient_id", "split", "position", "width_px", "height_px"),
     *("predicted_stage", "mask"),
@@ -55,6 +57,26 @@ def judgement_rows(
             ]
     frame = pd.DataFrame(rows).assign(stratum=STRATUM, explain_id=explain_id)
     return frame.reindex(columns=SCHEMAS[EVALUATION].names)
+
+
+def set_aside_in_words(problems: Sequence[str]) -> str:
+    """Which eyes' masks could not be used, and why; empty where all could."""
+    if not problems:
+        return ""
+    more = f" and {len(problems) - PROBLEMS_NAMED} more" if len(problems) > PROBLEMS_NAMED else ""
+    named = ", ".join(problems[:PROBLEMS_NAMED])
+    return f"{len(problems)} eyes' lesion masks could not be used: {named}{more}"
+
+
+def unknown_in_words(index: MaskIndex | None) -> str:
+    """What lies among the masks and is not used; empty where all is."""
+    words = []
+    if index and index.unknown:
+        kinds = ", ".join(f"{name} ({count})" for name, count in index.unknown.items())
+        words.append(f"masks of types that are not known were left out: {kinds}")
+    if index and index.strangers:
+        words.append(f"{index.strangers} masks belong to no photograph here")
+    return "; ".join(words)
 
 
 def in_words(workspace: Workspace, ids: ResolvedIds) -> str:

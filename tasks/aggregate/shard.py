@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.attribution import AttributionParams
-from dr_lib.fundus import PreprocessParams
+from dr_lib.fundus import Disc, PreprocessParams
 from dr_lib.fundus.anatomy import Eye
 from dr_lib.localisation import Judge, LocalisationParams, Score, UnusableMask
 from dr_lib.maps import (
@@ -31,8 +31,8 @@ from tasks.access.explained import (
     maps_of,
     rows_with_status,
 )
-from tasks.access.stores import explanation_store, fundus_store, shard_record
-from tasks.aggregate.masks import GEOMETRY, masks_of
+from tasks.access.masks import eye_masks
+from tasks.access.stores import discs, explanation_store, fundus_store, shard_record
 from tasks.execution.worker import baseline_maps
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.table_part import TablePart
@@ -48,9 +48,9 @@ class AggregateJob:
     """One explained shard, and what is to be made of it.
 
     eyes: the shard's images as `explained_eyes` gives them, with height_px and width_px of their
-    photographs and the stamp of their masks. part: the shard's, of the tables. missing: the tables
-    without it. summed: whether the groups' heat maps need the shard's sums. masks: the folder of
-    the lesion masks by which maps are judged; empty: none is.
+    photographs, their mask files and the stamp of these. part: the shard's, of the tables.
+    missing: the tables without it. summed: whether the groups' heat maps need the shard's sums.
+    judged: whether maps are judged by lesion masks.
     """
 
     ids: ResolvedIds
@@ -63,7 +63,7 @@ class AggregateJob:
     localisation: LocalisationParams
     missing: tuple[str, ...] = ()
     summed: bool = False
-    masks: str = ""
+    judged: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,10 @@ def aggregate_shard(job: AggregateJob) -> ShardResult:
     rows: dict[str, list[dict[str, Any]]] = {table: [] for table in SHARD_TABLES}
     size = arrays["pixels/attribution"].shape[-1]
     result = ShardResult(GroupHeatmaps(size) if job.summed else None)
-    fundi = fundus_store(workspace, job.ids.preprocess_id).read_rows(
-        job.eyes["position"].to_numpy() if job.missing or job.masks else [], ["pixels", *GEOMETRY]
-    )
+    fundi = fundus_store(workspace, job.ids.preprocess_id)
+    positions = job.eyes["position"].to_numpy()
+    pixels = fundi.read_rows(positions if job.missing or job.judged else [], ["pixels"])["pixels"]
+    placed = discs(fundi, positions) if job.judged else []
     for row in explained_rows(arrays["pixels/status"], job.eyes):
         eye = job.eyes.iloc[row]
         maps = maps_of(arrays, row, int(eye["predicted_stage"]), job.explained)
@@ -110,7 +111,7 @@ def aggregate_shard(job: AggregateJob) -> ShardResult:
             regions, stats = image_rows(
                 eye["image_id"],
                 side_of(eye),
-                fundi["pixels"][row],
+                pixels[row],
                 maps,
                 job.heatmaps,
                 converged,
@@ -123,8 +124,8 @@ def aggregate_shard(job: AggregateJob) -> ShardResult:
                 rows["neurons"] += _neuron_rows(eye["image_id"], layer, arrays, row, size)
         if result.sums is not None:
             _add(result.sums, eye, maps, converged, job.heatmaps)
-        if job.masks and eye["mask"]:
-            _judge(result, job, eye, maps, fundi, row)
+        if job.judged and eye["mask"]:
+            _judge(result, job, eye, maps, pixels[row], placed[row])
     if job.missing:
         reasons = shard_record(store, job.span).failed
         for row in rows_with_status(FAILED, arrays["pixels/status"], job.eyes):
@@ -160,8 +161,8 @@ def _judge(
     job: AggregateJob,
     eye: pd.Series,
     maps: Mapping[tuple[str, str], np.ndarray],
-    fundi: dict[str, np.ndarray],
-    row: int,
+    fundus: np.ndarray,
+    disc: Disc,
 ) -> None:
     """Scores every map of an eye and the baseline maps by its lesions.
 
@@ -170,7 +171,7 @@ def _judge(
     judged together all the same.
     """
     try:
-        masks = masks_of(job.masks, eye, fundi, row, job.preprocess)
+        masks = eye_masks(eye["files"], eye, disc, fundus, job.preprocess)
     except UnusableMask as problem:
         result.problems.append(f"{eye['image_id']}: {problem}")
         return
@@ -188,7 +189,7 @@ def _judge(
                 job.ids.model_id,
                 BASELINE_QUANTITY,
                 job.localisation.gradcam_layers,
-            ).maps(fundi["pixels"][row], crop=job.preprocess.crop)
+            ).maps(fundus, crop=job.preprocess.crop)
             judged |= {(name, None): values for name, values in simple.items()}
         judge = Judge(masks, job.localisation)
         scores = {

@@ -7,18 +7,28 @@ read once in a run.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from dr_lib.localisation import LocalisationParams
 from dr_lib.maps import GroupHeatmaps, HeatmapParams
+from storage.contents.explanations import save_region_settings
 from storage.contents.group_maps import write_group_maps
 from storage.ids import content_id
+from storage.photos.types import Source
 from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
+from tasks.access.masks import masks_of, with_masks
 from tasks.access.stores import as_text, crop_settings, explanation_store, span_digests
-from tasks.aggregate.localise import EVALUATION, in_words, judgement_digest, judgement_rows
-from tasks.aggregate.masks import mask_stamps, masks_folder
+from tasks.aggregate.localise import (
+    EVALUATION,
+    in_words,
+    judgement_digest,
+    judgement_rows,
+    set_aside_in_words,
+    unknown_in_words,
+)
 from tasks.aggregate.shard import SHARD_TABLES, AggregateJob, ShardResult, aggregate_shard
 from tasks.execution.waves import run_in_waves
 from tasks.run.recipe import Recipe
@@ -32,7 +42,7 @@ GROUPS = "group_heatmaps"
 def aggregate(
     session: Session,
     recipe: Recipe,
-    photos: str,
+    sources: Sequence[Source],
     heatmaps: HeatmapParams,
     localisation: LocalisationParams,
 ) -> StepResult:
@@ -40,25 +50,25 @@ def aggregate(
 
     Parameters
     ----------
-    photos : the data folder, beside whose photographs the lesion masks may lie
+    sources : of the photographs, beside which their lesion masks may lie
 
     Raises
     ------
     UserError
-        Where no model or explanation is there yet, or the folder of masks that was named.
+        Where no model or explanation is there yet, or the place of masks that was named.
     """
     workspace = session.workspace
     ids = recipe.resolve(workspace)
     store = explanation_store(workspace, ids.explain_id)
-    folder = masks_folder(photos, localisation)
-    eyes = explained_eyes(workspace, ids.model_id, store.image_ids)
-    eyes["mask"] = mask_stamps(folder, eyes["image_id"])
+    index = masks_of(workspace, sources, localisation)
+    eyes = with_masks(explained_eyes(workspace, ids.model_id, store.image_ids), index)
     made_from = span_digests(store)
     # With the columns: rows that an older version wrote without the newer ones are made again.
     settings = dataclasses.asdict(heatmaps) | {
         "columns": {table: SCHEMAS[table].names for table in SHARD_TABLES}
     }
     settings |= crop_settings(recipe.preprocess)
+    save_region_settings(workspace.files, ids.explain_id, dataclasses.asdict(heatmaps))
     how = (recipe.preprocess, recipe.attribution, heatmaps, localisation)
     jobs = []
     for span in store.spans():
@@ -79,13 +89,13 @@ def aggregate(
         judgement_digest(made_from, eyes, localisation, recipe.preprocess),
     )
     to_sum = bool(groups.missing(GROUPS))
-    to_judge = folder is not None and bool(judgement.missing(EVALUATION))
+    to_judge = index is not None and bool(judgement.missing(EVALUATION))
     jobs = [
         dataclasses.replace(
             job,
             missing=job.part.missing(*SHARD_TABLES),
             summed=to_sum,
-            masks=str(folder) if to_judge and job.eyes["mask"].ne("").any() else "",
+            judged=to_judge and bool(job.eyes["mask"].ne("").any()),
         )
         for job in jobs
     ]
@@ -103,7 +113,7 @@ def aggregate(
         session.pool,
         STEP,
         aggregate_shard,
-        [job for job in jobs if job.missing or job.summed or job.masks],
+        [job for job in jobs if job.missing or job.summed or job.judged],
         images_of=lambda job: job.span.images,
         collect=collect,
     )
@@ -122,9 +132,6 @@ def aggregate(
         workspace.count(table, explain_id=ids.explain_id) for table in ("lesion_regions", "neurons")
     )
     problems = [problem for result in results for problem in result.problems]
-    unusable = (
-        f"{len(problems)} lesion masks could not be used, the first of {', '.join(problems[:1])}"
-    )
     return (
         StepResult(
             STEP,
@@ -132,6 +139,7 @@ def aggregate(
             sum(job.span.images for job in jobs if job.missing),
             f"{regions:,} lesion regions, {neurons:,} neurons in the tables of {ids.explain_id}",
         )
-        .and_then(in_words(workspace, ids) if folder else "")
-        .and_then(unusable if problems else "")
+        .and_then(in_words(workspace, ids) if index else "")
+        .and_then(set_aside_in_words(problems))
+        .and_then(unknown_in_words(index))
     )

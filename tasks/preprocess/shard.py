@@ -30,7 +30,7 @@ from tasks.access.stores import blank, blank_row, shard_record
 MEASURES = {
     name: text for name, text in QUALITY_MEASURES.items() if name not in ("score", "confidence")
 }
-GEOMETRY = ("diameter", "centre_y", "centre_x", "confidence", "reduction")
+GEOMETRY = ("diameter", "centre_y", "centre_x", "aspect", "confidence", "reduction")
 # What reading a file may say of the machine instead of the file.
 SHORTAGES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 

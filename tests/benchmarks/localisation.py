@@ -4,7 +4,7 @@
     FOLDER --masks FOLDER
         [--ids IDS.txt] [--limit N] [--layers stem mixed2] [--resultant 2000] [--overlays FOLDER]
 
-Photographs `<id>.jpg|jpeg|png`, each with a mask `<id>.png` as large. Inception V3 with dense
+Photographs `<id>.jpg|jpeg|png`, and their masks in any layout that `dr aggregate` reads. Inception V3 with dense
 layers of --dense units at --size px. Every map is smoothed with each of --sigma and judged by every
 measure; a row says with which. With several networks their lesion maps are averaged too, as
 `lesion_of_all`. One row is an eye's patient: the id up to its last underscore where it ends in left
@@ -29,6 +29,8 @@ from dr_lib.localisation.baseline_maps import BaselineMaps
 from dr_lib.localisation.scores import peaks
 from dr_lib.maps import smoothed
 from dr_lib.network.model import ModelParams, build
+from storage.photos.masks import find_masks
+from tasks.access.masks import read_planes
 
 QUANTITY = "referable"
 SHOWN = ("pixel_auc", "average_precision", "pointing_game", "precision", "recall", "froc", "energy")
@@ -111,10 +113,10 @@ def _eyes(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         if path.suffix in (".jpg", ".jpeg", ".png")
     ]
     photos = [path for path in photos if wanted is None or path.stem in wanted]
+    masked = find_masks(args.masks, {path.stem: path.name for path in photos}).files
     for path in photos[: args.limit or None]:
         data = path.read_bytes()
-        mask = cv2.imread(str(pathlib.Path(args.masks) / f"{path.stem}.png"))
-        if mask is None:
+        if path.stem not in masked:
             continue
         try:
             fundus = normalise(data, params)
@@ -123,7 +125,7 @@ def _eyes(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             continue
         size = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2]
         masks = lesion_masks(
-            np.ascontiguousarray(mask[..., ::-1]), fundus.disc, size, fundus.pixels, params
+            read_planes(masked[path.stem]), fundus.disc, size, fundus.pixels, params
         )
         if masks.kinds:
             yield {"id": path.stem, "pixels": fundus.pixels, "masks": masks}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.attribution.params import AttributionParams
-from dr_lib.fundus import PreprocessParams
+from dr_lib.fundus import Disc, PreprocessParams
 from dr_lib.fundus.quality import MEASURES
 from dr_lib.localisation import LocalisationParams
 from dr_lib.maps import HeatmapParams
@@ -35,6 +35,8 @@ from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.table_part import TablePart
 
 SIZE, SHARD_IMAGES, NEURONS = 64, 4, 2
+PHOTO_SHAPE = (3 * SIZE, 2 * SIZE)
+DISC = Disc(1.5 * SIZE - 0.5, SIZE - 0.5, 2.0 * SIZE, aspect=1.5)
 MODEL_ID = "0123456789ab"
 LAYERS = {
     "stem": LayerShape((16, 16, 8), 32),
@@ -69,8 +71,8 @@ def explain(workspace: Workspace, count: int) -> None:
         "position": range(count),
         "path": ids,
         "bytes": [1] * count,
-        "width_px": [SIZE] * count,
-        "height_px": [SIZE] * count,
+        "width_px": [PHOTO_SHAPE[1]] * count,
+        "height_px": [PHOTO_SHAPE[0]] * count,
     }
     photo |= {"sha256": [digest_bytes(name.encode()) for name in ids], "present": [True] * count}
     workspace.write_photos(_frame("photos", common | photo, count))
@@ -110,10 +112,10 @@ def explain(workspace: Workspace, count: int) -> None:
                     {path: values[row] for path, values in arrays.items()},
                     np.random.default_rng(span.start + row),
                 )
-            if store is fundi:
-                arrays["diameter"][:] = SIZE
-                arrays["centre_y"][:] = arrays["centre_x"][:] = (SIZE - 1) / 2
             arrays["status" if store is fundi else "pixels/status"][:] = DONE
+            if store is fundi:  # the photograph is twice as wide as its fundus, and squeezed
+                arrays["diameter"][:], arrays["aspect"][:] = DISC.diameter, DISC.aspect
+                arrays["centre_y"][:], arrays["centre_x"][:] = DISC.centre_y, DISC.centre_x
             store.write_shard(span, arrays, digests=digests[span.rows])
             if store is maps:
                 eyes = explained_eyes(workspace, MODEL_ID, ids).iloc[span.rows]

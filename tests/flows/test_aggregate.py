@@ -31,11 +31,13 @@ from storage.contents.explanations import (
 from storage.contents.fundus import fundus_specs
 from storage.contents.group_maps import open_group_maps
 from storage.layout import attributions_path, fundus_path
+from storage.photos.masks import MaskFile
+from storage.photos.types import Source
 from storage.tables.schemas import SCHEMAS
+from tasks.access.masks import read_planes
 from tasks.access.stores import blank
 from tasks.aggregate import lesion_study
 from tasks.aggregate import step as stage
-from tasks.aggregate.masks import read_mask
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
 from tests.flows import explained
@@ -134,10 +136,10 @@ def run(ws, monkeypatch, **heatmaps):
     run_here(monkeypatch, stage, lesion_study)
     session = Session(ws, InlinePool())
     result = stage.aggregate(
-        session, RECIPE, ws.location, HeatmapParams(**heatmaps), LocalisationParams()
+        session, RECIPE, [Source(ws.location)], HeatmapParams(**heatmaps), LocalisationParams()
     )
     studies = LocalisationParams(), RegionClusteringParams(clusters=2), ChannelDissectionParams()
-    assert lesion_study.lesion_study(session, RECIPE, ws.location, *studies) == "", (
+    assert lesion_study.lesion_study(session, RECIPE, [Source(ws.location)], *studies) == "", (
         "there are no masks"
     )
     return result
@@ -219,8 +221,8 @@ def test_a_shard_is_read_once_whatever_is_made_of_it(tmp_path, monkeypatch):
     explained.explain(ws, 8)
     masks = tmp_path / "photos" / "masks"
     masks.mkdir(parents=True)
-    mask = np.zeros((explained.SIZE, explained.SIZE, 3), np.uint8)
-    mask[20:26, 30:38] = MASK_COLOURS["haemorrhage"][::-1]
+    mask = np.zeros((*explained.PHOTO_SHAPE, 3), np.uint8)
+    mask[60:78, 60:76] = MASK_COLOURS["haemorrhage"][::-1]
     for name in explained.names(8):
         cv2.imwrite(str(masks / f"{name}.png"), mask)
     readings = collections.Counter()
@@ -232,13 +234,13 @@ def test_a_shard_is_read_once_whatever_is_made_of_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ShardedStore, "read", counted)
     run_here(monkeypatch, stage, lesion_study)
-    session, photos = Session(ws, InlinePool()), str(tmp_path / "photos")
+    session, photos = Session(ws, InlinePool()), [Source(str(tmp_path / "photos"))]
     judge = LocalisationParams(baseline_maps=False, resamples=10)
 
     def aggregate():
         result = stage.aggregate(session, explained.RECIPE, photos, HeatmapParams(), judge)
         studies = LocalisationParams(), RegionClusteringParams(), ChannelDissectionParams()
-        lesion_study.lesion_study(session, explained.RECIPE, "", *studies)
+        lesion_study.lesion_study(session, explained.RECIPE, [Source("")], *studies)
         return result
 
     assert "lesions in 8 masks" in aggregate().message
@@ -255,8 +257,11 @@ def test_a_mask_is_unusable_for_what_it_holds_and_not_for_a_disk_that_is_away(tm
     """What is noted of a mask's bytes is not looked at again until the file changes; an absent disk
     does not change it.
     """
-    (tmp_path / "1_left.png").write_bytes(content)
-    with pytest.raises(UnusableMask, match="no image that can be decoded"):
-        read_mask(str(tmp_path), "1_left")
+    path = tmp_path / "1_left.png"
+    path.write_bytes(content)
+    for lesion in ("", "haemorrhage"):
+        with pytest.raises(UnusableMask, match="no image that can be decoded"):
+            read_planes([MaskFile(str(path), lesion)])
+    path.unlink()
     with pytest.raises(FileNotFoundError):
-        read_mask(str(tmp_path), "1_right")
+        read_planes([MaskFile(str(path))])

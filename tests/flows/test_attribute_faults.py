@@ -102,7 +102,9 @@ def run(prepared, pool=None, *, retry=False):
     @flow(persist_result=False)
     def both():
         result = attribute(session, config.recipe, storage)
-        aggregate(session, config.recipe, config.data.photos, config.heatmaps, config.localisation)
+        aggregate(
+            session, config.recipe, config.data.every_source, config.heatmaps, config.localisation
+        )
         return result
 
     return both()

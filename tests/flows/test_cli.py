@@ -23,7 +23,19 @@ def dr(*arguments):
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "plan", "serve", "status", "verify", "gc", "sql", "show", "synthesise", *STEPS],
+    [
+        "run",
+        "plan",
+        "serve",
+        "status",
+        "verify",
+        "gc",
+        "sql",
+        "show",
+        "export",
+        "synthesise",
+        *STEPS,
+    ],
 )
 def test_every_command_of_the_contract_explains_itself(command):
     result = dr(command, "--help")
@@ -138,7 +150,12 @@ def readers() -> dict[str, list[str]]:
     for name, command in typer.main.get_command(app).commands.items():
         if any(one.name == "workspace" for one in command.params):
             needed = [
-                "from photos" for one in command.params if one.required and one.name != "workspace"
+                word
+                for one in command.params
+                if one.required and one.name != "workspace"
+                for word in (
+                    [one.opts[0], "coco"] if one.opts[0] == "--regions" else ["from photos"]
+                )
             ]
             writing = {"--repair", "--delete-old"} & {
                 opt for one in command.params for opt in one.opts
@@ -163,7 +180,7 @@ def test_a_workspace_that_is_not_there_is_one_line_and_is_not_made(tmp_path, nam
 
 
 def test_all_commands_that_read_a_workspace_are_tried_on_one_that_is_not_there():
-    assert set(readers()) >= {"status", "verify", "gc", "sql", "show"}
+    assert set(readers()) >= {"status", "verify", "gc", "sql", "show", "export"}
 
 
 @pytest.mark.parametrize("place", ["memory://nowhere/dr", "unknown://bucket/dr"])

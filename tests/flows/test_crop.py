@@ -71,7 +71,9 @@ def steps(tmp_path_factory, tiny_trunk):
             patch.setattr(module, name, _noting(told, getattr(module, name), argument))
         session = Session(workspace, InlinePool())
         attribute(session, config.recipe, config.storage)
-        aggregate(session, config.recipe, config.data.photos, config.heatmaps, config.localisation)
+        aggregate(
+            session, config.recipe, config.data.every_source, config.heatmaps, config.localisation
+        )
         counterfactuals(
             session, config.recipe, config.counterfactuals, config.adversarials, config.storage
         )

@@ -362,8 +362,9 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
     from dr_lib.maps import HeatmapParams
     from flows.config import load_config
     from storage.arrays.store import Span
+    from storage.photos.types import Source
     from tasks.access.explained import explained_eyes
-    from tasks.aggregate.masks import mask_stamps, masks_folder
+    from tasks.access.masks import masks_location, masks_of, with_masks
     from tasks.aggregate.shard import AggregateJob, aggregate_shard
     from tasks.run.errors import UserError
     from tasks.run.table_part import TablePart
@@ -379,8 +380,8 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
         str(folder / f"{reshaped}.png"), cv2.imread(str(folder / f"{reshaped}.png"))[:, :-60]
     )
     (folder / f"{broken}.png").write_bytes(b"no picture")
-    eyes = explained_eyes(workspace, model_id, names)
-    eyes["mask"] = mask_stamps(folder, eyes["image_id"])
+    index = masks_of(workspace, [Source("")], LocalisationParams(masks=str(folder)))
+    eyes = with_masks(explained_eyes(workspace, model_id, names), index)
     judged, problems = [], []
     for start in range(0, len(names), 4):
         span = Span(start // 4, start, min(start + 4, len(names)))
@@ -393,7 +394,7 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
             recipe.engine,
             HeatmapParams(),
             LocalisationParams(baseline_maps=False),
-            masks=str(folder),
+            judged=True,
         )
         result = aggregate_shard(job)
         judged += result.judged
@@ -403,8 +404,10 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
     assert any("no image that can be decoded" in problem for problem in problems)
     assert len(judged) == len(names) - 3, "all but those two and the one without a fundus"
 
-    assert masks_folder(str(tmp_path), LocalisationParams()) == folder
-    assert masks_folder(str(folder), LocalisationParams()) is None
-    assert masks_folder("s3://bucket/photos", LocalisationParams()) is None
-    with pytest.raises(UserError, match="no such folder"):
-        masks_folder(str(tmp_path), LocalisationParams(masks=str(tmp_path / "elsewhere")))
+    assert masks_location(Source(str(tmp_path)), LocalisationParams()) == folder
+    assert masks_location(Source(str(folder)), LocalisationParams()) is None
+    assert masks_location(Source("s3://bucket/photos"), LocalisationParams()) is None
+    with pytest.raises(UserError, match="no such folder or file"):
+        masks_location(Source(""), LocalisationParams(masks=str(tmp_path / "elsewhere")))
+    with pytest.raises(UserError, match=r"masks of the source far = .*: no such folder or file"):
+        masks_location(Source("", "far", masks=str(tmp_path / "elsewhere")), LocalisationParams())

@@ -226,6 +226,31 @@ def test_a_store_of_other_arrays_is_not_reused(ws, store):
         ShardedStore.create_or_open(ws.files, store.path, SPECS, 8)
 
 
+def test_an_array_that_came_later_joins_an_older_store_whose_shards_stay(ws):
+    older = ShardedStore.create_or_open(ws.files, PATH, SPECS, SHARD)
+    older.extend(image_ids(2 * SHARD))
+    first, second = older.spans()
+    older.write_shard(first, values(first), digests=digests(2 * SHARD)[first.rows])
+    before = tree_bytes(Path(ws.files.path(f"{PATH}/{SPECS[0].path}")))
+    aspect = ArraySpec(
+        "aspect", ("image",), (), "float32", 1.0, "aspect", "", "how high", later=True
+    )
+    specs = [*SPECS, aspect]
+    store = ShardedStore.create_or_open(ws.files, PATH, specs, SHARD)
+    assert store.pending(digests(2 * SHARD)) == [second], "what was written stays written"
+    assert store.damage(first.index) == []
+    assert store.read(first, ["aspect"])["aspect"].tolist() == [1.0] * SHARD
+    new = values(second) | {"aspect": np.full(SHARD, 1.5, np.float32)}
+    store.write_shard(second, new, digests=digests(2 * SHARD)[second.rows])
+    again = ShardedStore.create_or_open(ws.files, PATH, specs, SHARD)
+    assert again.read_rows([0, SHARD], ["aspect"])["aspect"].tolist() == [1.0, 1.5]
+    assert xr.open_zarr(ws.files.path(PATH))["aspect"].shape == (2 * SHARD,)
+    there = tree_bytes(Path(ws.files.path(f"{PATH}/{SPECS[0].path}")))
+    assert {name: there[name] for name in before} == before
+    with pytest.raises(ValueError, match="array aspect is"):
+        ShardedStore.create_or_open(ws.files, PATH, SPECS, SHARD)
+
+
 def test_a_torn_shard_can_be_rewritten(store):
     """zarr reads the old shard before it writes a new one; half a file would stop it for ever."""
     write_all(store)

@@ -154,7 +154,7 @@ def test_fundus_images_with_their_geometry(ws):
     store.write_shard(store.spans()[0], filled(specs, store.spans()[0], 1), digests=digests(4))
     data = ws.fundus()
     assert set(data.data_vars) == {
-        "pixels", "status", "diameter", "centre_y", "centre_x", "confidence", "reduction", "quality", "exposure", "visible_fraction"
+        "pixels", "status", "diameter", "aspect", "centre_y", "centre_x", "confidence", "reduction", "quality", "exposure", "visible_fraction"
     }  # fmt: skip
     assert data["pixels"].dims == ("image", "y", "x", "channel")
     assert data["pixels"].dtype == np.uint8
@@ -164,6 +164,7 @@ def test_fundus_images_with_their_geometry(ws):
     blank = data.sel(image_id="5_left")
     assert np.unique(blank["pixels"]).tolist() == [128]
     assert np.isnan(blank["diameter"])
+    assert blank["aspect"] == 1
     assert data["channel"].values.tolist() == ["red", "green", "blue"]
 
 

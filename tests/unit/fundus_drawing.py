@@ -11,7 +11,7 @@ import numpy as np
 @dataclass(frozen=True)
 class Eye:
     """A retina `diameter` px across at (`centre_y`, `centre_x`) in a frame of `height` × `width`
-    px.
+    px; `aspect` times as high as wide.
     """
 
     height: int = 600
@@ -23,11 +23,13 @@ class Eye:
     texture: float = 12.0  # grey levels
     tone: tuple[float, float, float] = (180.0, 110.0, 60.0)
     border: float = 0.0
+    aspect: float = 1.0
     shade: float = 0.25  # how much darker the rim is than the middle
 
     def draw(self) -> np.ndarray:
         y, x = np.mgrid[: self.height, : self.width].astype(np.float32)
-        v, u = (y - self.centre_y) / (self.diameter / 2), (x - self.centre_x) / (self.diameter / 2)
+        v = (y - self.centre_y) / (self.aspect * self.diameter / 2)
+        u = (x - self.centre_x) / (self.diameter / 2)
         cosine, sine = (
             math.cos(math.radians(self.angle)),
             math.sin(math.radians(self.angle)),

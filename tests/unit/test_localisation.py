@@ -14,13 +14,12 @@ from dr_lib.localisation import (
     Score,
     UnusableMask,
     lesion_masks,
-    lesion_shares,
+    lesion_share,
     retina_seen,
     score_rows,
 )
 from dr_lib.localisation.scores import FALSE_POSITIVES, chance_precision, peaks
 from dr_lib.localisation.summary import interval
-from dr_lib.synthetic import MASK_COLOURS
 
 SIZE = 64
 EXACT = LocalisationParams(tolerance_px=0.0, regions=4)
@@ -276,9 +275,9 @@ def textured():
 
 
 def painted(shape, kind, rows, columns):
-    mask = np.zeros((*shape, 3), np.uint8)
-    mask[rows, columns] = MASK_COLOURS[kind]
-    return mask
+    plane = np.zeros(shape, bool)
+    plane[rows, columns] = True
+    return {kind: plane}
 
 
 def test_a_masks_area_and_place_survive_the_warp():
@@ -287,7 +286,7 @@ def test_a_masks_area_and_place_survive_the_warp():
     """
     disc = Disc(300.5, 400.5, 512.0)
     mask = painted((700, 800), "hard_exudate", slice(261, 341), slice(361, 441))
-    share = lesion_shares(mask, disc, PARAMS)["hard_exudate"]
+    share = lesion_share(mask["hard_exudate"], disc, PARAMS)
     assert share.sum() == pytest.approx(100.0, abs=1e-4)
     assert (share[27:37, 27:37] == 1).all()
 
@@ -295,7 +294,7 @@ def test_a_masks_area_and_place_survive_the_warp():
 def test_a_lesion_smaller_than_a_pixel_is_kept_where_it_lies_and_a_speck_is_not():
     disc = Disc(319.5, 319.5, 640.0)  # ten mask pixels to one
     mask = painted((640, 640), "microaneurysm", slice(204, 207), slice(303, 306))  # 9 of 100
-    mask[400, 400] = MASK_COLOURS["haemorrhage"]
+    mask |= painted((640, 640), "haemorrhage", 400, 400)
     found = lesion_masks(mask, disc, (640, 640), textured(), PreprocessParams(size=64))
     assert list(found.kinds) == [
         "microaneurysm",
@@ -303,7 +302,8 @@ def test_a_lesion_smaller_than_a_pixel_is_kept_where_it_lies_and_a_speck_is_not(
     ]  # at 64 px the limit is 0.15 / 16 of a pixel
     assert np.argwhere(found.kinds["microaneurysm"]).tolist() == [[20, 30]]
     mask = painted((2560, 2560), "microaneurysm", slice(1000, 1010), slice(1000, 1010))
-    mask[1400:1403, 1400:1403] = MASK_COLOURS["new_vessels"]  # where two colours met
+    stray = slice(1400, 1403)  # where two colours met
+    mask |= painted((2560, 2560), "new_vessels", stray, stray)
     fundus = np.random.default_rng(0).integers(0, 120, (256, 256, 3)).astype(np.uint8)
     found = lesion_masks(mask, Disc(1279.5, 1279.5, 2560.0), (2560, 2560), fundus)
     assert list(found.kinds) == ["microaneurysm"]
@@ -312,7 +312,7 @@ def test_a_lesion_smaller_than_a_pixel_is_kept_where_it_lies_and_a_speck_is_not(
 
 def test_the_optic_disc_is_no_lesion_and_lesions_outside_the_retina_do_not_count():
     mask = painted((64, 64), "optic_disc", slice(20, 30), slice(20, 30))
-    mask[0:4, 0:4] = MASK_COLOURS["haemorrhage"]
+    mask |= painted((64, 64), "haemorrhage", slice(0, 4), slice(0, 4))
     found = lesion_masks(mask, Disc(31.5, 31.5, 64.0), (64, 64), textured(), PARAMS)
     assert found.kinds == {}
     assert found.targets() == {}
@@ -321,7 +321,7 @@ def test_the_optic_disc_is_no_lesion_and_lesions_outside_the_retina_do_not_count
 def test_a_mask_of_another_size_is_scaled_and_one_of_another_shape_refused():
     disc = Disc(319.5, 319.5, 640.0)
     small = painted((320, 320), "haemorrhage", slice(100, 140), slice(60, 100))
-    large = small.repeat(2, axis=0).repeat(2, axis=1)
+    large = {"haemorrhage": small["haemorrhage"].repeat(2, axis=0).repeat(2, axis=1)}
     there, here = (
         lesion_masks(mask, disc, (640, 640), textured(), PARAMS) for mask in (large, small)
     )
@@ -330,7 +330,28 @@ def test_a_mask_of_another_size_is_scaled_and_one_of_another_shape_refused():
         UnusableMask,
         match=r"mask_size: a mask of 320 × 300 px does not fit a photograph of 640 × 640 px",
     ):
-        lesion_masks(small[:300], disc, (640, 640), textured(), PARAMS)
+        lesion_masks(
+            {"haemorrhage": small["haemorrhage"][:300]}, disc, (640, 640), textured(), PARAMS
+        )
+
+
+def test_lesions_of_two_types_at_one_place_are_both_kept_and_a_type_less_does_not_move_the_others():
+    disc = Disc(319.5, 319.5, 640.0)
+    here = (slice(300, 340), slice(300, 340))
+    both = painted((640, 640), "haemorrhage", *here) | painted((640, 640), "hard_exudate", *here)
+    found = lesion_masks(both, disc, (640, 640), textured(), PARAMS)
+    assert np.array_equal(found.kinds["haemorrhage"], found.kinds["hard_exudate"])
+    assert found.any.sum() == found.kinds["haemorrhage"].sum() == 16
+
+
+def test_a_squeezed_photographs_mask_is_made_round_with_it():
+    """The mask is 1.5 times as high as wide, as its photograph is; in the fundus it is a square."""
+    disc = Disc(479.5, 319.5, 640.0, aspect=1.5)
+    mask = painted((960, 640), "haemorrhage", slice(450, 510), slice(300, 340))
+    found = lesion_masks(mask, disc, (960, 640), textured(), PARAMS)
+    rows, columns = np.nonzero(found.any)
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (4, 4)
+    assert (rows.mean(), columns.mean()) == (31.5, 31.5)
 
 
 def test_a_cut_disc_is_not_retina():

@@ -51,7 +51,7 @@ def test_a_sheet_wraps_and_shows_each_pair_and_its_words():
         np.zeros((20, 30, 3), np.uint8),
         fundus,
         ("score 0.11: dark", "redness"),
-        (9.0, 14.0, 12.0),
+        (9.0, 14.0, 12.0, 1.0),
     )
     three, four = (sheets.before_after_sheet([pair] * count) for count in (3, 4))
     assert three.shape[1] == four.shape[1] > 3 * 2 * sheets.PAIR_PX
