@@ -48,6 +48,7 @@ LONG = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Gives every file, or group of files, to one process."""
     for item in items:
