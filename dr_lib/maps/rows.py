@@ -38,8 +38,7 @@ def image_rows(
     -------
     regions, stats
         Rows in the order of `maps`. Where a source has both stage 0 and stage 4, their statistics
-        carry the symmetry of the pair. Of an eye that is neither known to be left nor right nothing
-        is said of quadrants.
+        carry the symmetry of the pair.
 
     Raises
     ------
@@ -47,7 +46,7 @@ def image_rows(
         For a map of another size than the fundus.
     """
     regions, stats = [], []
-    disc, retina = optic_disc(fundus, crop=crop), anatomy(len(fundus), eye or "right", crop=crop)
+    disc, retina = optic_disc(fundus, crop=crop), anatomy(len(fundus), eye, crop=crop)
     for (source, quantity), values in maps.items():
         about = {"image_id": image_id, "source": source, "quantity": quantity}
         mark = {"converged": (converged or {}).get((source, quantity))}
@@ -59,11 +58,6 @@ def image_rows(
             regions += [{**about, "sign": sign, **row, **mark} for row in rows]
         pair = {"symmetry_stage0_stage4": _pair_symmetry(maps, source, quantity, crop)}
         stats.append(about | map_stats(_whole(values), retina, disc) | counts | pair | mark)
-    if eye is None:
-        for row in regions:
-            row |= dict.fromkeys(OF_SIDES & row.keys())
-        for row in stats:
-            row |= {f"share_{quadrant}": float("nan") for quadrant in QUADRANTS}
     return regions, stats
 
 

@@ -42,7 +42,8 @@ def paired_comparison(
 
     Parameters
     ----------
-    rows : with image_id, patient_id, method, reached and the measure
+    rows : with image_id, method, reached and the measure; patients are what precedes the last `_`
+        of image_id
 
     Returns
     -------
@@ -62,9 +63,8 @@ def paired_comparison(
     answer = {"measure": measure, "first": first, "second": second, "pairs": len(pairs)}
     numbers = dict.fromkeys(COMPARED, float("nan"))
     if len(pairs):
-        patients = reached.drop_duplicates("image_id").set_index("image_id")["patient_id"]
-        patients = patients.loc[pairs.index].to_numpy(str)
-        bootstrap = PatientBootstrap(patients, seed, one_by_one=True)
+        patients = [image_id.rpartition("_")[0] or image_id for image_id in pairs.index]
+        bootstrap = PatientBootstrap(np.array(patients), seed, one_by_one=True)
         weights = bootstrap.weights(resamples).astype(int)
         medians = np.array([np.median(np.repeat(difference, weight)) for weight in weights])
         values = (
