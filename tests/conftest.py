@@ -23,21 +23,17 @@ install_import_hook("dr_lib", "beartype.beartype")
 # made under pytest, that would be pytest's own.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
-# Files whose tests share what takes long to start or to make, and the name of their group: one
-# process takes them all.
-TOGETHER = {
-    "test_attribute_faults": "kills",
-    "test_counterfactuals": "kills",
-    "test_pipeline": "chain",
-    "test_report_pages": "chain",
-    "test_import_model": "chain",
-    "test_artifacts": "chain",
-}
-# What starts first, the longest first: a long file that started last would be waited for alone.
+# What starts first, in this order: a long file that started last would be waited for alone.
+# test_report_pages looks at the run that test_pipeline makes: whichever process ends that takes it.
 LONG = (
-    *TOGETHER,
+    "test_attribute_faults",
+    "test_pipeline",
     "test_service",
     "test_cluster",
+    "test_report_pages",
+    "test_import_model",
+    "test_artifacts",
+    "test_counterfactuals",
     "test_explain",
     "test_preprocess_faults",
     "test_benchmarks",
@@ -49,9 +45,6 @@ LONG = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives every file, or group of files, to one process."""
-    for item in items:
-        name = item.path.stem
-        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(name, name)))
+    """Puts long files first; pytest-xdist hands files out in this order."""
     start = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: start.get(item.path.stem, len(start)))

@@ -191,8 +191,8 @@ def server_version(api: str) -> str:
                 f"the Prefect server at {api} {asks}; set PREFECT_API_AUTH_STRING=user:password"
             ) from None
         raise ServerError(
-            f"no Prefect server answers at {api}{_proxy_words(api)}; start it (prefect server start),"
-            " or unset PREFECT_API_URL to have one for each run"
+            f"no Prefect server answers at {api}{_proxy_words(api)}; start it (prefect server"
+            " start), or unset PREFECT_API_URL to have one for each run"
         ) from None
 
 
