@@ -21,6 +21,7 @@ from dr_lib.evaluation.grading import averaged_probabilities
 from dr_lib.evaluation.metrics import evaluate
 from dr_lib.network import backend
 from dr_lib.network.model import build, probabilities
+from dr_lib.report.words import score
 from dr_lib.training import StepReport, TrainingDiverged, TrainingParams, write_weights
 from dr_lib.training import train as fit
 from dr_lib.vocabulary import STAGE_COUNT
@@ -324,8 +325,8 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
 def external_words(workspace: Workspace, model_id: str) -> str:
     """How the model does on external sources, as the end of a sentence; empty without any."""
     told = [
-        f"{one.source} kappa {one.measures['qwk'][0]:.3f},"
-        f" AUC {one.measures['auc_referable'][0]:.3f}"
+        f"{one.source} kappa {score(one.measures['qwk'][0])},"
+        f" AUC {score(one.measures['auc_referable'][0])}"
         for one in graded_sources(workspace, model_id)
         if one.split == "external"
     ]
