@@ -264,14 +264,14 @@ def _is_set(tables: Any, key: str, *below: str) -> bool:
 def _readable(error: Mapping[str, Any]) -> str:
     """One error of pydantic's as a line: the key, what its value must be, and what it is."""
     *above, key = error["loc"] or ("",)
-    place = ".".join(map(str, error["loc"]))
+    place = _written(error["loc"])
     message = error["msg"].removeprefix("Value error, ")
     match error["type"]:
         case "unexpected_keyword_argument":
             known = field_types(_type_at(above))
             close = difflib.get_close_matches(key, known, n=1)
             advice = (
-                f"did you mean {'.'.join(map(str, [*above, *close]))}?"
+                f"did you mean {_written([*above, *close])}?"
                 if close
                 else f"known here: {', '.join(sorted(known))}"
             )
@@ -279,7 +279,11 @@ def _readable(error: Mapping[str, Any]) -> str:
         case "missing":
             return f"{place} is missing; give it in the file or with --set {place}=…"
         case "dataclass_type":
+            if isinstance(key, int):
+                return f"{place} is a list of sections: write [[{place}]] for each of them"
             return f"{place} is a section: write [{place}] and its keys under it"
+        case "tuple_type" if _is_section(_type_at([*error["loc"], 0])):
+            return f"{place} is a list of sections: write [[{place}]] for each of them"
         case "json_invalid":  # which JSON made of TOML's values is only here
             return "a path or name in it is not in UTF-8; rename that folder or file"
         case "value_error":
@@ -290,6 +294,19 @@ def _readable(error: Mapping[str, Any]) -> str:
     if "ctx" in error and (text := problem(value, _type_at(error["loc"]))):
         return f"{place} {text}"  # of the right type, but outside its range or choices
     return f"{place} = {json.dumps(value, default=str)}: {message[:1].lower()}{message[1:]}"
+
+
+def _written(place: Sequence[str | int]) -> str:
+    """A place as it is written in the file, where sections of a list have no number."""
+    return ".".join(
+        str(part)
+        for depth, part in enumerate(place, 1)
+        if isinstance(part, str) or not _is_section(_type_at(place[:depth]))
+    )
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
 def _type_at(place: Sequence[str | int]) -> Any:

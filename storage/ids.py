@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
 
@@ -41,6 +42,16 @@ def digest(*parts) -> str:
 def digest_bytes(data: bytes) -> str:
     """The sha256 of some bytes, 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def page_name(image_id: str) -> str:
+    """The image id as the name of a file and a part of an address; unlike ids stay unlike.
+
+    >>> page_name("10_left"), page_name("clinic/Weiß OD")
+    ('10_left', 'clinic-Wei-OD-06d16b5b')
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", image_id).strip(".-")
+    return plain if plain == image_id else f"{plain}-{digest_bytes(image_id.encode())[:8]}"
 
 
 def _plain(value):

@@ -2,10 +2,6 @@
 workspace and with `/`. No other module writes such a path.
 """
 
-import re
-
-from storage.ids import digest_bytes
-
 CATALOG, FUNDUS, MODELS, EXPLANATIONS, TABLES, REPORT = (
     "catalog",
     "fundus",
@@ -93,16 +89,6 @@ def table_folder(table: str, key: str | None = None, partition: str = "") -> str
     'tables/predictions/model_id=0123456789ab'
     """
     return f"{TABLES}/{table}" if key is None else f"{TABLES}/{table}/{key}={partition}"
-
-
-def page_name(image_id: str) -> str:
-    """The image id as the name of a file and a part of an address; unlike ids stay unlike.
-
-    >>> page_name("10_left"), page_name("clinic/Weiß OD")
-    ('10_left', 'clinic-Wei-OD-06d16b5b')
-    """
-    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", image_id).strip(".-")
-    return plain if plain == image_id else f"{plain}-{digest_bytes(image_id.encode())[:8]}"
 
 
 def report_path(explain_id: str, name: str = "") -> str:

@@ -62,9 +62,8 @@ def paired_comparison(
     answer = {"measure": measure, "first": first, "second": second, "pairs": len(pairs)}
     numbers = dict.fromkeys(COMPARED, float("nan"))
     if len(pairs):
-        patients = reached.drop_duplicates("image_id").set_index("image_id")["patient_id"]
-        patients = patients.loc[pairs.index].to_numpy(str)
-        bootstrap = PatientBootstrap(patients, seed, one_by_one=True)
+        patients = reached["patient_id"].groupby("image_id").first().loc[pairs.index]
+        bootstrap = PatientBootstrap(patients.to_numpy(str), seed, one_by_one=True)
         weights = bootstrap.weights(resamples).astype(int)
         medians = np.array([np.median(np.repeat(difference, weight)) for weight in weights])
         values = (

@@ -214,7 +214,7 @@ def show(
     from storage import open_workspace
 
     prepare_prefect()
-    from storage.layout import page_name
+    from storage.ids import page_name
     from tasks.report.show import show_image
 
     outcomes = tuple(name.strip() for name in compare.split(","))

@@ -150,10 +150,10 @@ def _add_sources(columns: dict, schema: pa.Schema) -> None:
     ids, which begin with it where there are several sources.
     """
     name = source_column(schema)
-    if name and name not in columns and "image_id" in columns:
+    if name and name not in columns:
         columns[name] = [
             image_id.partition("/")[0] if isinstance(image_id, str) and "/" in image_id else None
-            for image_id in columns["image_id"]
+            for image_id in columns.get("image_id", ())
         ]
 
 

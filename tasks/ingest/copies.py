@@ -53,13 +53,19 @@ def kin_of(
     for number in range(len(photographs)):
         members[groups[number]].append(number)
     first_copy = _first_of(_groups(len(every), [*copies, *exact]))
+    positions, patients = known["position"].to_dict(), known["patient_id"].to_dict()
+
+    def age(number: int) -> tuple[bool, int]:
+        position = positions.get(photographs[number].image_id)
+        return position is None, number if position is None else position
+
     found = {}
     for group in members.values():
         outside = any(photographs[number].use == "external" for number in group)
-        oldest = min(group, key=lambda number: _age(photographs[number], number, known))
+        oldest = min(group, key=age)
         name, patient = photographs[oldest].image_id, photographs[oldest].patient
-        if patient is None and name in known.index:
-            patient = known.at[name, "patient_id"]  # of a first copy that is gone by now
+        if patient is None:
+            patient = patients.get(name)  # of a first copy that is gone by now
         for number in group:
             photo = photographs[number]
             first = first_copy[number]
@@ -69,11 +75,6 @@ def kin_of(
                 outside and photo.use != "external",
             )
     return found
-
-
-def _age(photo: Photograph, number: int, known: pd.DataFrame) -> tuple[bool, int]:
-    there = photo.image_id in known.index
-    return not there, int(known.at[photo.image_id, "position"]) if there else number
 
 
 def _copies(

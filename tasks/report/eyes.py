@@ -14,8 +14,8 @@ from dr_lib.vocabulary import SIGNS, STAGES
 from storage import Workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import load_record
-from storage.ids import content_id
-from storage.layout import page_name, report_path
+from storage.ids import content_id, page_name
+from storage.layout import report_path
 from storage.photos.types import Source
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_rows

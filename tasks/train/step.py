@@ -18,7 +18,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from dr_lib.evaluation.grading import averaged_probabilities
-from dr_lib.formatting import percent, with_interval
+from dr_lib.formatting import percent, score, with_interval
 from dr_lib.network import backend
 from dr_lib.network.model import build, probabilities
 from dr_lib.training import StepReport, TrainingDiverged, write_weights
@@ -298,8 +298,8 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
 def external_words(workspace: Workspace, model_id: str) -> str:
     """How the model does on external sources, as the end of a sentence; empty without any."""
     told = [
-        f"{graded.source} kappa {graded.measures['qwk'][0]:.3f},"
-        f" AUC {graded.measures['auc_referable'][0]:.3f}"
+        f"{graded.source} kappa {score(graded.measures['qwk'][0])},"
+        f" AUC {score(graded.measures['auc_referable'][0])}"
         for graded in graded_sources(workspace, model_id)
         if graded.split == "external"
     ]

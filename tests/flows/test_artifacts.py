@@ -77,7 +77,7 @@ def graded(tmp_path, monkeypatch):
             "patient_id": [str(n) for n in range(EYES)],
         }
     )
-    eyes = eyes.assign(eye="left", split="test", stage=pd.array(stages, "Int8"))
+    eyes = eyes.assign(source=None, eye="left", split="test", stage=pd.array(stages, "Int8"))
     ws.write_table("predictions", prediction_rows(eyes, probabilities), partition=MODEL)
     rows = evaluate(
         stages, probabilities, bootstrap_patients=eyes["patient_id"].to_numpy(str), resamples=20

@@ -19,6 +19,7 @@ from storage.arrays.store import ShardedStore
 from storage.contents.explanations import explanation_specs
 from storage.contents.fundus import REJECTED
 from storage.files.disk_space import free_bytes
+from storage.photos.types import Source
 from tasks.access.stores import blank, fundus_store
 from tasks.attribute.estimate import Estimate, Rates, bound, check_room, estimate
 from tasks.attribute.planning import check_run, plan
@@ -238,15 +239,15 @@ def test_labels_that_cannot_be_used_are_told_before_anything_is_planned_or_run(
     _, config, _ = prepared
     photos = tmp_path / "photos"
     shutil.copytree(config.data.photos, photos)
-    given = (config.recipe, config.storage, config.dask)
+    sources, given = (Source(str(photos)),), (config.recipe, config.storage, config.dask)
     (photos / "testLabels.csv").write_text(f"{image_ids(1)[0]},0\n")
     for planned in (check_run, plan):
         with pytest.raises(UserError, match=r"testLabels\.csv cannot be used as labels"):
-            planned(str(tmp_path / "new"), str(photos), *given)
+            planned(str(tmp_path / "new"), sources, *given)
     (photos / "testLabels.csv").unlink()
     for planned in (check_run, plan):
         with pytest.raises(UserError, match="and no label file"):
-            planned(str(tmp_path / "new"), str(photos), *given)
+            planned(str(tmp_path / "new"), sources, *given)
     assert pools == []
 
 

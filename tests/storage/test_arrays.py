@@ -238,7 +238,7 @@ def test_an_array_that_came_later_joins_an_older_store_whose_shards_stay(ws):
     specs = [*SPECS, aspect]
     store = ShardedStore.create_or_open(ws.files, PATH, specs, SHARD)
     assert store.pending(digests(2 * SHARD)) == [second], "what was written stays written"
-    assert store.damage(first.index) == []
+    assert store.damage(store.ledger.entries()[first.index]) == []
     assert store.read(first, ["aspect"])["aspect"].tolist() == [1.0] * SHARD
     new = values(second) | {"aspect": np.full(SHARD, 1.5, np.float32)}
     store.write_shard(second, new, digests=digests(2 * SHARD)[second.rows])
