@@ -276,6 +276,8 @@ def _readable(error: Mapping[str, Any]) -> str:
                 else f"known here: {', '.join(sorted(known))}"
             )
             return f"unknown key {place}; {advice}"
+        case "missing" if _written(above) != ".".join(map(str, above)):
+            return f"{place} is missing; give it in each [[{_written(above)}]]"
         case "missing":
             return f"{place} is missing; give it in the file or with --set {place}=…"
         case "dataclass_type":

@@ -9,15 +9,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dr_lib.localisation import LocalisationParams
 from dr_lib.synthetic import SynthesisParams, draw, plan
 from flows.config import ConfigError, parse_config
 from storage import open_workspace
+from storage.photos.masks import MaskFile
 from storage.photos.source import PhotoSource
 from storage.photos.types import Source
+from tasks.access.masks import masks_of
 from tasks.execution.pool import Pool
 from tasks.ingest.step import ingest
 from tasks.run.session import Session
 from tasks.run.settings import DaskParams, DataParams
+from tests.storage.test_tables import example
 
 PARAMS = SynthesisParams(seed=7, balanced=True, largest_px=700)
 
@@ -170,6 +174,37 @@ def test_a_catalogue_of_an_earlier_version_is_read_with_its_paths(tmp_path, eyes
     assert result.new_images == 0
 
 
+def test_each_sources_masks_are_found_at_their_own_place(tmp_path):
+    """Named in the source, for all in [localisation], or beside the photographs; equal names in two
+    sources stay two photographs.
+    """
+    workspace = open_workspace(tmp_path / "workspace")
+    homes = ["near", "near", "far"]
+    frame = example("photos").assign(
+        position=range(3),
+        image_id=["near/1", "near/2", "far/1"],
+        path=["near/1.jpg", "near/2.jpg", "far/1.jpg"],
+        source=homes,
+    )
+    workspace.write_photos(frame)
+    places = [tmp_path / "near" / "masks" / "1.png", tmp_path / "lesions" / "1_MA.tif"]
+    for place in places:
+        place.parent.mkdir(parents=True)
+        place.write_bytes(b"")
+    near = Source(str(tmp_path / "near"), "near")
+    far = Source(str(tmp_path / "far"), "far", masks=str(places[1].parent))
+    index = masks_of(workspace, (near, far), LocalisationParams())
+    assert index.files == {
+        "near/1": (MaskFile(str(places[0])),),
+        "far/1": (MaskFile(str(places[1]), "microaneurysm"),),
+    }
+    assert (
+        masks_of(workspace, (Source(str(tmp_path / "far"), "far"),), LocalisationParams()) is None
+    )
+    both = LocalisationParams(masks=str(places[1].parent))
+    assert set(masks_of(workspace, (near,), both).files) == {"near/1"}
+
+
 SOURCES = {"workspace": "w", "data": {"sources": [{"name": "a", "photos": "p"}]}}
 
 
@@ -180,7 +215,11 @@ SOURCES = {"workspace": "w", "data": {"sources": [{"name": "a", "photos": "p"}]}
         ({"photos": "p", "sources": [{"name": "a", "photos": "p"}]}, "both given"),
         ({"sources": [{"photos": "p"}]}, "needs a name"),
         ({"sources": [{"name": "a", "photos": "p"}, {"name": "A", "photos": "q"}]}, "one name"),
-        ({"sources": [{"name": "a", "photo": "p"}]}, "unknown key data.sources.photo; did you mean"),
+        (
+            {"sources": [{"name": "a", "photos": "p", "patients": "x"}]},
+            "unknown key data.sources.patients; did you mean data.sources.patient?",
+        ),
+        ({"sources": [{"name": "a"}]}, "data.sources.photos is missing; give it in each [[data.so"),
         ({"sources": [{"name": "a", "photos": "p", "use": "test"}]}, "use"),
         ({"sources": {"name": "a", "photos": "p"}}, "write [[data.sources]]"),
         ({"sources": [{"name": "a", "photos": "p", "patient": "("}]}, "no regular expression"),
