@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from dr_lib.formatting import percent
 from dr_lib.localisation.masks import Planes, UnusableMask
 from dr_lib.synthetic import MASK_COLOURS
 
@@ -35,7 +36,7 @@ def type_plane(content: bytes) -> Bool[np.ndarray, "h w"]:
     plane = _lit(_opened(content))
     if plane.mean() > MOST_COVERED:
         raise UnusableMask(
-            "inverted", f"{plane.mean():.0%} of it is lesion; black must be what is not"
+            "inverted", f"{percent(plane.mean())} of it is lesion; black must be what is not"
         )
     return plane
 

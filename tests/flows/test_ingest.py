@@ -16,6 +16,7 @@ from storage import open_workspace
 from storage.admin.catalog import query
 from storage.photos.listing import Listing
 from storage.photos.source import PhotoSource
+from storage.photos.types import Source
 from tasks.attribute.planning import check_run
 from tasks.execution.pool import Pool
 from tasks.ingest.step import ingest
@@ -74,7 +75,7 @@ def test_photographs_are_listed_once_a_run(photos, tmp_path, monkeypatch):
     location = str(tmp_path / "workspace")
     recipe = Recipe(PreprocessParams(size=64), ModelParams(), TrainingParams(), AttributionParams())
     with open_session(location, DaskParams()) as session:
-        check_run(location, str(photos), recipe, StorageParams(), DaskParams())
+        check_run(location, (Source(str(photos)),), recipe, StorageParams(), DaskParams())
         assert ingest(session, DataParams(str(photos))).images == 8
     assert listed == [photos]
 

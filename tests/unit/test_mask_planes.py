@@ -56,7 +56,7 @@ def test_a_jpeg_is_cut_at_half_so_that_its_noise_is_no_lesion():
 
 
 def test_an_inverted_mask_and_one_that_is_no_picture_are_refused():
-    with pytest.raises(UnusableMask, match="inverted: 92% of it is lesion"):
+    with pytest.raises(UnusableMask, match="inverted: 92 % of it is lesion"):
         type_plane(encoded(255 * (~PLANE).astype(np.uint8)))
     with pytest.raises(UnusableMask, match="no image that can be decoded"):
         type_plane(b"")
