@@ -15,9 +15,10 @@ from tasks.access.present import predictions_here
 from tasks.access.sources import COMPARED, GradedSource, graded_sources, shown_rows
 from tasks.report.data import ReportData
 
-ONE = (
-    "The photographs come from one source. Others are listed under [[data.sources]]; those with use"
-    ' = "external" test the model on eyes from elsewhere.'
+ONE = "The photographs come from one source."
+OTHERS = (
+    ' Others are listed under [[data.sources]]; those with use = "external" test the model on eyes'
+    " from elsewhere."
 )
 PLOTTED = ("auc_referable", "qwk")
 
@@ -29,7 +30,7 @@ def content(data: ReportData, folder: Folder) -> Content:
     workspace = data.workspace
     held, graded = workspace.sources(), graded_sources(workspace, data.ids.model_id)
     if held.empty or (held["source"] == "").all():
-        return Content(ONE, [Missing(ONE)])
+        return Content(ONE, [Missing(ONE + OTHERS)])
     holdings = table(shown_rows(held.to_dict("records")), "What each source holds")
     if not graded:
         words = f"{number(len(held))} sources; none has labelled eyes to grade the model on."
