@@ -178,7 +178,7 @@ def test_a_limit_takes_whole_patients(photos, session):
 def test_a_folder_that_is_plainly_wrong_stops_the_run_and_says_so(photos, session):
     for path in (photos / "train").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"100% of the photographs .* empty"):
+    with pytest.raises(UserError, match=r"100\s% of the photographs .* empty"):
         ingest(session, DataParams(photos=str(photos)))
     assert set(reasons(session).values()) == {"empty"}, "the reasons are there to look at"
 
@@ -391,7 +391,7 @@ def test_most_labels_set_aside_stop_the_run_and_say_which(photos, session):
     with pytest.raises(
         UserError,
         match=(
-            r"62% of the labels .* malformed_row \(5, such as trainLabels.csv:2: level 'mild' is"
+            r"62\s% of the labels .* malformed_row \(5, such as trainLabels.csv:2: level 'mild' is"
             r" not a number\)"
         ),
     ):
@@ -419,7 +419,7 @@ def test_what_is_set_aside_most_is_told_with_an_example(photos, session, tmp_pat
     with pytest.raises(
         UserError,
         match=(
-            r"100% of the photographs .* mostly outside_folder \(1, such as train: a link .*"
+            r"100\s% of the photographs .* mostly outside_folder \(1, such as train: a link .*"
             r" \(cp -rL"
         ),
     ):
