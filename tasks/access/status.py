@@ -1,4 +1,4 @@
-"""What a workspace holds and how far it is: plain numbers for `dr status`. Reads ledgers and
+"""What a workspace holds and how far it is, as rows for people: `dr status`. Reads ledgers and
 tables, no arrays.
 """
 
@@ -127,7 +127,7 @@ def _tables(ws: Workspace) -> Iterator[dict]:
 def _last_runs(ws: Workspace) -> Iterator[dict]:
     runs = ws.frame("runs").sort_values("started").drop_duplicates("stage", keep="last")
     for run in runs.itertuples():
-        detail = f"{run.state} {run.started:%Y-%m-%d %H:%M}, {run.seconds:.0f} s"
+        detail = f"{run.state} {run.started:%Y-%m-%d %H:%M}, {duration(run.seconds)}"
         detail += f": {run.message}" if isinstance(run.message, str) else ""
         yield _row("last run", run.stage, run.images, detail=detail)
 

@@ -20,7 +20,7 @@ import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from dr_lib.formatting import size_text
+from dr_lib.formatting import counted, size_text
 from dr_lib.network import backend
 from storage import Workspace
 from storage.files.disk_space import free_bytes
@@ -116,7 +116,7 @@ def memory(workers: int, count: int | None = None, available: int | None = None)
     """A worker needs about a gibibyte before its first image."""
     workers = workers or count or len(os.sched_getaffinity(0))
     available = psutil.virtual_memory().available if available is None else available
-    found = f"{size_text(available)} free, for {workers} worker{'s' * (workers != 1)}"
+    found = f"{size_text(available)} free, for {counted(workers, 'worker')}"
     fit = available // WORKER_BASE_BYTES
     if fit >= workers:
         return Finding("memory", found)

@@ -18,6 +18,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from dr_lib.formatting import counted
 from tasks.execution.pool import Failure, Pool, killing_items, run_singly
 from tasks.run.errors import UserError
 from tasks.run.progress import artifact_key, progress
@@ -85,8 +86,7 @@ def run_in_waves(
     waves = [range(start, min(start + size, len(jobs))) for start in range(0, len(jobs), size)]
 
     def images(wave: Sequence[int]) -> str:
-        count = sum(images_of(jobs[index]) for index in wave)
-        return f"{count:,} image{'s' * (count != 1)}"
+        return counted(sum(images_of(jobs[index]) for index in wave), "image")
 
     with (
         progress(step, sum(map(images_of, jobs))) as advance,

@@ -3,11 +3,14 @@
 import pathlib
 import re
 
+import pandas as pd
+
 from dr_lib.perturbation.counterfactual import METHODS
 from dr_lib.synthetic import SynthesisParams, plan
 from dr_lib.training.splits import split_of
 from dr_lib.vocabulary import STAGE_COUNT
 from flows.config import load_config
+from tasks.access.images import chosen_images
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = load_config(ROOT / "deployments" / "demo.toml")
@@ -17,29 +20,47 @@ SYNTHESISE = re.search(
 )
 
 
-def stages_in(split: str) -> list[int]:
-    """The true stages of the demo's eyes in one split."""
+def catalogue() -> pd.DataFrame:
+    """The demo's photographs with their true stages and splits."""
     assert SYNTHESISE is not None, "the Makefile no longer draws the demo's photographs"
     eyes = plan(
         int(SYNTHESISE["count"]), SynthesisParams(seed=int(SYNTHESISE["seed"]), balanced=True)
     )
     data = CONFIG.data
-    return [
-        eye.stage
-        for eye in eyes
-        if split
-        == split_of(
+    splits = [
+        split_of(
             str(eye.patient),
             seed=data.split_seed,
             validation_fraction=data.validation_fraction,
             test_fraction=data.test_fraction,
         )
+        for eye in eyes
     ]
+    return pd.DataFrame(
+        {
+            "image_id": [eye.image_id for eye in eyes],
+            "stage": [eye.stage for eye in eyes],
+            "split": splits,
+            "position": range(len(eyes)),
+        }
+    )
+
+
+def stages_in(split: str) -> list[int]:
+    """The true stages of the demo's eyes in one split."""
+    eyes = catalogue()
+    return eyes.loc[eyes["split"] == split, "stage"].tolist()
 
 
 def test_the_makefile_draws_the_photographs_that_the_demo_reads():
     assert SYNTHESISE is not None
     assert SYNTHESISE["folder"] == CONFIG.data.photos
+
+
+def test_the_readme_shows_an_eye_that_the_demo_explains():
+    shown = re.search(r"dr show workspaces/demo (\S+)", (ROOT / "README.md").read_text())
+    assert shown is not None
+    assert shown[1] in chosen_images(catalogue(), CONFIG.attribution)["image_id"].tolist()
 
 
 def test_every_stage_has_eyes_to_learn_from_and_eyes_to_be_tested_on():
