@@ -9,7 +9,6 @@ from dr_lib.fundus.disc import Disc, retina_disc
 from dr_lib.fundus.errors import UngradablePhoto
 from dr_lib.fundus.normalise import Fundus, normalise, preprocess
 from dr_lib.fundus.params import PreprocessParams
-from dr_lib.fundus.scale import warp_mask
 
 __all__ = [
     "Disc",
@@ -19,5 +18,4 @@ __all__ = [
     "normalise",
     "preprocess",
     "retina_disc",
-    "warp_mask",
 ]

@@ -30,7 +30,6 @@ RINGS = 3
 class Anatomy:
     """Per pixel of one eye's fundus: visible disc, radius share, angle, quadrant and ring."""
 
-    size: int
     eye: Eye
     inside: Bool[np.ndarray, "y x"]
     radius_share: Float64[
@@ -86,18 +85,12 @@ def anatomy(size: int, eye: Eye, *, crop: float) -> Anatomy:
     """
     y, x = np.mgrid[:size, :size].astype(np.float64)
     radius, angle = _polar(y, x, size, eye, crop)
-    arrays = {
-        "inside": radius <= 1.0,
-        "radius_share": radius,
-        "angle_deg": angle,
-        "quadrant": _quadrant(angle).astype(np.int8),
-        "ring": np.minimum(radius * RINGS, RINGS - 1).astype(np.int8),
-    }
-    for array in arrays.values():
-        array.setflags(
-            write=False
-        )  # shared by every caller: a stray write would move the anatomy for all
-    return Anatomy(size=size, eye=eye, **arrays)
+    rings = np.minimum(radius * RINGS, RINGS - 1).astype(np.int8)
+    arrays = radius <= 1.0, radius, angle, _quadrant(angle).astype(np.int8), rings
+    for array in arrays:
+        # shared by every caller: a stray write would move the anatomy for all
+        array.setflags(write=False)
+    return Anatomy(eye, *arrays)
 
 
 def visible_disc(size: int, *, crop: float) -> Bool[np.ndarray, "y x"]:
@@ -116,4 +109,4 @@ def _polar(y, x, size: int, eye: Eye, crop: float):
 def _quadrant(angle_deg):
     superior = angle_deg < 180.0
     nasal = (angle_deg < 90.0) | (angle_deg >= 270.0)
-    return np.where(superior, 0, 2) + np.where(nasal, 1, 0)
+    return np.where(superior, 0, 2) + nasal

@@ -8,6 +8,7 @@ remains where no circle can be found. Where an upright ellipse fits far better t
 squeezed, and where neither holds what is bright it is refused: a wrong disc would pass unseen.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,8 +17,8 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from dr_lib.fundus.errors import UngradablePhoto
-from dr_lib.fundus.rim import TOLERANCE, Circle, fit_circle, refined, rim_points, share_off
-from dr_lib.fundus.squeeze import Ellipse, fit_ellipse
+from dr_lib.fundus.rim import TOLERANCE, Circle, away, rim_points
+from dr_lib.fundus.squeeze import Ellipse, fit_ellipse, fit_round
 
 # the rim is traced on a copy at least this wide: hundreds of rim points average to a tenth of its
 # pixel
@@ -91,30 +92,22 @@ def retina_disc(photo: UInt8[np.ndarray, "y x 3"]) -> Disc:
     while max(small.shape[:2]) >= 2 * WORKING_PX:
         small, step = halved(small), 2 * step
     tone = np.maximum(np.maximum(small[..., 0], small[..., 1]), small[..., 2])
-    dark, bright = _tones(tone)
-    if bright - dark < 2:
-        raise UngradablePhoto(
-            "no_retina",
-            f"no bright disc on a dark border (tones {dark:.0f} and {bright:.0f} of 255)",
-        )
-    if (
-        dark > 0.5 * bright
-    ):  # in 644 EyePACS photographs the border reaches a sixth of the retina's tone
-        raise UngradablePhoto(
-            "no_border",
-            f"its corners are not darker than its middle (tones {dark:.0f} and {bright:.0f} of"
-            " 255)",
-        )
-    rim = _best_circle(tone, dark, bright)
-    if rim.off > OFF:
-        if rim.circle is not None and _another_disc(tone, rim.circle, rim.points, dark, bright):
+    view = _View(tone, *_tones(tone))
+    tones = f"(tones {view.dark:.0f} and {view.bright:.0f} of 255)"
+    if view.range < 2:
+        raise UngradablePhoto("no_retina", f"no bright disc on a dark border {tones}")
+    # in 644 EyePACS photographs the border reaches a sixth of the retina's tone
+    if view.dark > 0.5 * view.bright:
+        raise UngradablePhoto("no_border", f"its corners are not darker than its middle {tones}")
+    best = _best(view, fit_round)
+    if best is None or best.off > OFF:
+        if best is not None and _another_disc(view, best):
             raise UngradablePhoto("two_eyes", "it shows two discs; cut it into a photograph an eye")
-        ellipse = _best_ellipse(tone, dark, bright)
-        oval = ellipse is not None and _explains_more(ellipse, rim.circle)
-        support = 0.0 if rim.circle is None else rim.circle.support
+        ellipse = _best(view, fit_ellipse)
+        oval = ellipse is not None and _explains_more(ellipse, best)
         # Wide-field scanners show lying or ragged ovals; frames are squeezed the other way.
-        odd = ellipse.aspect < 1 if oval else support < SUPPORTED
-        if odd and not _by_white_light(small, tone, dark, bright):
+        odd = ellipse.aspect < 1 if oval else best is None or best.circle.support < SUPPORTED
+        if odd and not _by_white_light(small, view):
             raise UngradablePhoto(
                 "wide_field",
                 "its outline is not round, and its colours are not those of white light: a"
@@ -126,80 +119,86 @@ def retina_disc(photo: UInt8[np.ndarray, "y x 3"]) -> Disc:
                 "its outline is neither a circle nor an ellipse, as where one side of it is dark",
             )
         if oval:
-            return _round_disc(ellipse).scaled(step)
-    if rim.circle is not None and _retina_outside(tone, rim.circle, dark, bright):
-        raise UngradablePhoto("no_border", "the retina fills the frame, and no rim of it is seen")
-    count, line = _middle_line(tone, dark + max(1.0, 0.1 * (bright - dark)))
-    best = rim.circle
+            confidence, aspect = _confidence(ellipse.circle), round(ellipse.aspect, 4)
+            return Disc(*ellipse.in_photo(), confidence, "ellipse", aspect).scaled(step)
+    count, line = _middle_line(tone, view.level(0.1))
     if best is None:
         disc = Disc(float(line), (tone.shape[1] - 1) / 2, max(count, 1.0), 0.0, "middle_line")
-    else:
-        chord = 2 * np.sqrt(max(best.radius**2 - (line - best.y) ** 2, 0))
-        agrees = abs(count - chord) < AGREEMENT * 2 * best.radius + 1
-        method = "middle_line+circle" if agrees else "circle"
-        disc = Disc(best.y, best.x, 2 * best.radius, round(min(best.support, 1.0), 4), method)
-    return disc.scaled(step)
+        return disc.scaled(step)
+    circle = best.circle
+    if _retina_outside(view, circle):
+        raise UngradablePhoto("no_border", "the retina fills the frame, and no rim of it is seen")
+    chord = 2 * np.sqrt(max(circle.radius**2 - (line - circle.y) ** 2, 0))
+    agrees = abs(count - chord) < AGREEMENT * 2 * circle.radius + 1
+    method = "middle_line+circle" if agrees else "circle"
+    return Disc(circle.y, circle.x, 2 * circle.radius, _confidence(circle), method).scaled(step)
 
 
-class _Rim(NamedTuple):
-    """The circle that fits best, the rim's points (y, x) that it was found in, and the share of
-    them that does not lie on it.
+class _View(NamedTuple):
+    """The small grey picture in which the disc is looked for, with the tones of the border and of
+    the retina.
     """
 
-    circle: Circle | None
-    points: tuple[np.ndarray, np.ndarray]
-    off: float
+    tone: np.ndarray
+    dark: float
+    bright: float
+
+    @property
+    def range(self) -> float:
+        return self.bright - self.dark
+
+    @property
+    def least_contrast(self) -> float:
+        """The fall of tone from which on it may be the rim's."""
+        return max(0.75, 0.03 * self.range)
+
+    def level(self, fraction: float) -> float:
+        """A tone between the border's and the retina's."""
+        return self.dark + max(1.0, fraction * self.range)
+
+    def lit(self) -> np.ndarray:
+        """Which pixels are brighter than any border."""
+        return self.tone > self.level(0.25)
 
 
-def _best_circle(tone, dark, bright) -> _Rim:
-    best, best_merit = _Rim(None, (np.empty(0), np.empty(0)), 1.0), 0.0
-    for fraction in FRACTIONS:
-        points = rim_points(tone, dark + max(1.0, fraction * (bright - dark)))
-        circle = fit_circle(*points, tone.shape)
-        if circle is None:
-            continue
-        circle = refined(tone, circle, _least_contrast(dark, bright))
-        merit, sharp = _merit(circle, dark, bright)
-        if merit > best_merit:
-            best, best_merit = _Rim(circle, points, share_off(points, circle[:3])), merit
-        if sharp:
-            break
-    return best
+def _best(view: _View, fit: Callable[..., Ellipse | None]) -> Ellipse | None:
+    """The best circle or ellipse in the rims that the thresholds give.
 
-
-def _best_ellipse(tone, dark, bright) -> Ellipse | None:
+    Glow outside the rim makes a circle too, but a faint one: of two complete circles the sharper is
+    the rim.
+    """
     best, best_merit = None, 0.0
     for fraction in FRACTIONS:
-        points = rim_points(tone, dark + max(1.0, fraction * (bright - dark)))
-        ellipse = fit_ellipse(tone, points, _least_contrast(dark, bright))
-        if ellipse is None:
+        found = fit(view.tone, rim_points(view.tone, view.level(fraction)), view.least_contrast)
+        if found is None:
             continue
-        merit, sharp = _merit(ellipse.circle, dark, bright)
+        sharpness = found.circle.contrast / view.range
+        merit = found.circle.support * (0.2 + min(sharpness, 0.5))
         if merit > best_merit:
-            best, best_merit = ellipse, merit
-        if sharp:
+            best, best_merit = found, merit
+        if found.circle.support > 0.85 and sharpness > 0.35:
             break
     return best
 
 
-def _another_disc(tone, first: Circle, points, dark, bright) -> bool:
+def _another_disc(view: _View, found: Ellipse) -> bool:
     """Whether the points that are not on the first circle make a second one beside it."""
-    y, x = points
-    off = np.abs(np.hypot(y - first.y, x - first.x) - first.radius) > 4 * TOLERANCE * first.radius
+    first, (y, x) = found.circle, found.points
     if first.support < SECOND:
         return False
-    second = fit_circle(y[off], x[off], tone.shape)
+    off = away(found.points, first) > 4 * TOLERANCE * first.radius
+    second = fit_round(view.tone, (y[off], x[off]), view.least_contrast)
     if second is None:
         return False
-    second = refined(tone, second, _least_contrast(dark, bright))
-    apart = np.hypot(second.y - first.y, second.x - first.x) / (first.radius + second.radius)
-    alike = 0.6 < second.radius / first.radius < 1 / 0.6
-    return bool(second.support > SECOND and alike and apart > 0.75)
+    other = second.circle
+    apart = np.hypot(other.y - first.y, other.x - first.x) / (first.radius + other.radius)
+    alike = 0.6 < other.radius / first.radius < 1 / 0.6
+    return bool(other.support > SECOND and alike and apart > 0.75)
 
 
-def _explains_more(ellipse: Ellipse, circle: Circle | None) -> bool:
-    """Whether the ellipse is seen in more directions than the circle, and is none itself."""
-    found, seen = ellipse.circle, circle.seen if circle is not None else 0.0
+def _explains_more(ellipse: Ellipse, best: Ellipse | None) -> bool:
+    """Whether the ellipse is seen in more directions than the best circle, and is none itself."""
+    found, seen = ellipse.circle, 0.0 if best is None else best.circle.seen
     clean = found.support > 0.95 and ellipse.off < 0.1
     least, more = (CLEAN_SQUEEZE, 1.0) if clean else (LEAST_SQUEEZE, MORE_SEEN)
     return (
@@ -209,47 +208,26 @@ def _explains_more(ellipse: Ellipse, circle: Circle | None) -> bool:
     )
 
 
-def _retina_outside(tone, circle: Circle, dark, bright) -> bool:
+def _retina_outside(view: _View, circle: Circle) -> bool:
     """Whether the circle is a faint one amid the retina."""
-    if circle.contrast >= FAINT * (bright - dark):
+    if circle.contrast >= FAINT * view.range:
         return False
-    y, x = np.ogrid[: tone.shape[0], : tone.shape[1]]
+    lit = view.lit()
+    y, x = np.ogrid[: lit.shape[0], : lit.shape[1]]
     outside = np.hypot(y - circle.y, x - circle.x) > 1.06 * circle.radius
-    lit = _lit(tone, dark, bright)
     return bool(lit[outside].sum() > SPILL * lit.sum())
 
 
-def _by_white_light(small, tone, dark, bright) -> bool:
+def _by_white_light(small: np.ndarray, view: _View) -> bool:
     """Whether the retina is redder than green and has some blue. A scanner's two lasers show no
     blue, and mostly green.
     """
-    red, green, blue = small[_lit(tone, dark, bright)].mean(axis=0)
+    red, green, blue = small[view.lit()].mean(axis=0)
     return bool(red > green and blue > NO_BLUE * red)
 
 
-def _lit(tone, dark, bright):
-    return tone > dark + max(1.0, 0.25 * (bright - dark))
-
-
-def _round_disc(ellipse: Ellipse) -> Disc:
-    y, x, width = ellipse.in_photo()
-    confidence = round(min(ellipse.circle.support, 1.0), 4)
-    return Disc(y, x, width, confidence, "ellipse", round(ellipse.aspect, 4))
-
-
-def _least_contrast(dark, bright):
-    return max(0.75, 0.03 * (bright - dark))
-
-
-def _merit(circle: Circle, dark, bright) -> tuple[float, bool]:
-    """How good a circle is, and whether no better one need be looked for.
-
-    Glow outside the rim makes a circle too, but a faint one: of two complete circles the sharper is
-    the rim.
-    """
-    sharpness = circle.contrast / (bright - dark)
-    merit = circle.support * (0.2 + min(sharpness, 0.5))
-    return merit, circle.support > 0.85 and sharpness > 0.35
+def _confidence(circle: Circle) -> float:
+    return round(min(circle.support, 1.0), 4)
 
 
 def halved(image: UInt8[np.ndarray, "y x 3"]) -> UInt8[np.ndarray, "half_y half_x 3"]:

@@ -100,15 +100,13 @@ def near_copies(
     if not len(fresh):
         return []
     patterns = _unit(fingerprints, known)
-    rank = np.zeros(len(fingerprints), np.int64)
-    rank[known] = np.arange(len(known))
     pairs = set()
     for start in range(0, len(fresh), BLOCK):
         block = fresh[start : start + BLOCK]
-        rows, columns = np.nonzero(patterns[rank[block]] @ patterns.T > COPIES_CORRELATE)
-        for one, other in zip(block[rows].tolist(), known[columns].tolist(), strict=True):
-            if one != other:
-                pairs.add((min(one, other), max(one, other)))
+        here = patterns[np.searchsorted(known, block)]
+        rows, columns = np.nonzero(here @ patterns.T > COPIES_CORRELATE)
+        alike = zip(block[rows].tolist(), known[columns].tolist(), strict=True)
+        pairs |= {(min(pair), max(pair)) for pair in alike if pair[0] != pair[1]}
     return sorted(pairs)
 
 

@@ -6,7 +6,7 @@ evened out (METHOD §1.4) no other place of that size has as much detail in gree
 exudates come near; a prior on the place, which is the same for both eyes since photographs may be
 mirrored, tells them apart. Measured with the disc masks of IDRiD's first twelve photographs and of
 50 synthetic ones (seed 11): the centre lay within one disc radius for 12 and 49, 4.6 and 3.3 px
-away at the median; `least_lead` leaves one of the 12 and two of the 50 unfound. It cannot keep
+away at the median; `LEAST_LEAD` leaves one of the 12 and two of the 50 unfound. It cannot keep
 every false one out: a disc that the photograph does not show is not known to be missing, and
 something else may lead.
 """
@@ -19,32 +19,20 @@ import numpy as np
 from jaxtyping import Bool, Float64, UInt8
 
 from dr_lib.fundus.anatomy import anatomy
-from dr_lib.settings import NonNegativeFloat, Settings
 from dr_lib.vocabulary import HALF_GRAY
 
 RADIUS_SHARE = 0.15  # of the retina's radius, the median of the 62 masks (0.12 to 0.18)
+LEAST_LEAD = 0.35  # standard deviations of the detail, over every other place
 GREEN = 1
 
 
 @dataclass(frozen=True)
-class OpticDiscParams(Settings):
-    """`least_lead`: a disc is found where its place leads every other by this many standard
-    deviations of the detail.
-    """
-
-    least_lead: NonNegativeFloat = 0.35
-
-
-@dataclass(frozen=True)
 class OpticDisc:
-    """Centre and radius in px of the fundus, and how far its place leads the next best, in
-    standard deviations.
-    """
+    """Centre and radius in px of the fundus."""
 
     centre_y_px: float
     centre_x_px: float
     radius_px: float
-    lead: float
 
     def mask(self, size: int) -> Bool[np.ndarray, "y x"]:
         """The pixels of a fundus of `size` px that lie on it."""
@@ -52,12 +40,7 @@ class OpticDisc:
         return (y - self.centre_y_px) ** 2 + (x - self.centre_x_px) ** 2 <= self.radius_px**2
 
 
-def optic_disc(
-    fundus: UInt8[np.ndarray, "y x 3"],
-    params: OpticDiscParams = OpticDiscParams(),
-    *,
-    crop: float,
-) -> OpticDisc | None:
+def optic_disc(fundus: UInt8[np.ndarray, "y x 3"], *, crop: float) -> OpticDisc | None:
     """The optic disc of a square normalised fundus, or None where no place leads clearly (a blank
     image, a blurred one).
 
@@ -80,7 +63,7 @@ def optic_disc(
     rows, columns = np.mgrid[:size, :size]
     elsewhere = inside & (np.hypot(rows - y, columns - x) > 2 * radius)
     lead = float(score[y, x] - score[elsewhere].max()) if elsewhere.any() else 0.0
-    return OpticDisc(float(y), float(x), radius, lead) if lead >= params.least_lead else None
+    return OpticDisc(float(y), float(x), radius) if lead >= LEAST_LEAD else None
 
 
 def _pooled(values: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:

@@ -56,17 +56,12 @@ class UnreadablePhoto(UnusablePhoto):
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded photograph, upright.
-
-    `pixels` (H, W, 3) uint8 RGB may be smaller than the original by `reduction` (1, 2, 4 or 8);
-    `height_px` and `width_px` are the original's, after its EXIF orientation was applied.
+    """A decoded photograph, upright: `pixels` (H, W, 3) uint8 RGB may be smaller than the original
+    by `reduction` (1, 2, 4 or 8).
     """
 
     pixels: UInt8[np.ndarray, "y x 3"]
     reduction: int
-    height_px: int
-    width_px: int
-    format: str
 
 
 @dataclass(frozen=True)
@@ -82,17 +77,7 @@ class Header:
     frames: int
 
 
-def inspect(data: bytes) -> tuple[str, int, int]:
-    """The format, width and height (in pixels, upright) that a file's header states; no pixel is
-    decoded.
-
-    Raises UnreadablePhoto (empty, not_an_image, corrupt, too_large).
-    """
-    header = read_header(data)
-    return header.format, header.width_px, header.height_px
-
-
-def read_header(data: bytes) -> Header:
+def inspect(data: bytes) -> Header:
     """The header of an image file; no pixel is decoded. Raises UnreadablePhoto (empty,
     not_an_image, corrupt, too_large).
     """
@@ -153,7 +138,7 @@ def decode(
     EXIF's orientation is applied. Raises UnreadablePhoto; the class lists the reasons. Raises
     MemoryError where the machine has no room for it.
     """
-    header = read_header(data)
+    header = inspect(data)
     width_px, height_px = header.width_px, header.height_px
     if width_px * height_px > max_megapixels * 1e6:
         raise UnreadablePhoto(
@@ -170,9 +155,8 @@ def decode(
         )
     if header.format == "JPEG" and header.mode in ("RGB", "L"):
         reduction = _reduction(0.93 * min(height_px, width_px), diameter_px, max_reduction)
-        return Photo(_decode_jpeg(data, reduction), reduction, height_px, width_px, "JPEG")
-    pixels = _decode_with_pillow(data)
-    return Photo(pixels, 1, *pixels.shape[:2], header.format)
+        return Photo(_decode_jpeg(data, reduction), reduction)
+    return Photo(_decode_with_pillow(data), 1)
 
 
 def _reduction(expected_px, diameter_px, max_reduction):

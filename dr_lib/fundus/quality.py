@@ -50,13 +50,14 @@ MEASURES = {
 # A logistic regression on a person's verdict (gradable or not) on 644 public EyePACS photographs of
 # Kaggle's 2015 competition, of which 125 are ungradable. AUC 0.851 on these, 0.838 cross-validated
 # by patient; of the gradable 97.7 % score at least 0.39.
-WEIGHTS = {
-    "weakest": 5.8447,
-    "redness": 8.1262,
-    "haze squared": -4.3156,
-    "vessels": -0.519,
-    "log clarity": 2.1343,
-    "log structure": -0.7204,
+# The weight of each measure, and how the score sees it.
+TERMS = {
+    "weakest": (5.8447, lambda value: value),
+    "redness": (8.1262, lambda value: value),
+    "haze": (-4.3156, lambda value: value**2),
+    "vessels": (-0.519, lambda value: value),
+    "clarity": (2.1343, lambda value: np.log(np.maximum(value, 0.0) + 0.01)),
+    "structure": (-0.7204, lambda value: np.log(np.maximum(value, 0.0) + 0.01)),
 }
 OFFSET = 5.1522
 # What a person sees in an eye whose measure lowers the score, by the sign of its weight.
@@ -95,20 +96,15 @@ def quality_of(photo: Scaled, disc: Disc, params: PreprocessParams) -> dict[str,
         name: _block_means(channel * core)[full] / share[full]
         for name, channel in zip("rgb", (red, green, blue), strict=True)
     }
-    red_narrow, red_middle = (
-        cv2.GaussianBlur(red, (7, 7), 1),
-        cv2.GaussianBlur(red, (13, 13), 2),
-    )  # three σ to each side
-    red_fine = _block_rms(red_narrow - red_middle, core, share, full)
-    half = cv2.resize(
-        red_middle, (SIDE // 2, SIDE // 2), interpolation=cv2.INTER_AREA
-    )  # after σ = 2 half the resolution loses nothing
-    wide = cv2.resize(
-        cv2.GaussianBlur(half, (0, 0), np.sqrt(3.0)), (SIDE, SIDE)
-    )  # 2² + (2·√3)² = 4²
-    red_middle_sized = _block_rms(red_middle - wide, core, share, full)
-    green_fine = _block_rms(
-        cv2.GaussianBlur(green, (7, 7), 1) - cv2.GaussianBlur(green, (13, 13), 2), core, share, full
+    (red_fine, red_middle), (green_fine, _) = (_fine(channel) for channel in (red, green))
+    # after σ = 2 half the resolution loses nothing
+    half = cv2.resize(red_middle, (SIDE // 2, SIDE // 2), interpolation=cv2.INTER_AREA)
+    # 2² + (2·√3)² = 4²
+    wide = cv2.resize(cv2.GaussianBlur(half, (0, 0), np.sqrt(3.0)), (SIDE, SIDE))
+    # The root mean square of each detail in the blocks that are mostly retina.
+    red_fine, red_middle, green_fine = (
+        np.sqrt(_block_means(detail * detail * core)[full] / share[full])
+        for detail in (red_fine, red_middle - wide, green_fine)
     )
     structure, shadow = _coarse(green, seen)
     measures = {
@@ -120,7 +116,7 @@ def quality_of(photo: Scaled, disc: Disc, params: PreprocessParams) -> dict[str,
         "sharpness": quantile(green_fine, 0.25),
         "weakest": quantile(red_fine, 0.1),
         "clarity": quantile(green_fine / (tones["g"] + 5), 0.5),
-        "vessels": quantile(red_middle_sized, 0.9),
+        "vessels": quantile(red_middle, 0.9),
         "structure": structure,
         "shadow": shadow,
         "visible": count / kept.sum(),
@@ -134,7 +130,7 @@ def quality_of(photo: Scaled, disc: Disc, params: PreprocessParams) -> dict[str,
 
 def score(measures: dict[str, float]) -> float:
     """The probability, 0…1, that a person would call an eye with these measures gradable."""
-    value = OFFSET + sum(weight * _term(name, measures) for name, weight in WEIGHTS.items())
+    value = OFFSET + sum(weight * seen(measures[name]) for name, (weight, seen) in TERMS.items())
     missing = min(1.0, measures["visible"] / WHOLE) * min(1.0, measures["confidence"] / WHOLE)
     return float(missing / (1 + np.exp(-value)))
 
@@ -148,23 +144,10 @@ def score_parts(
     A disc or rim that is not wholly seen multiplies the score; its part is the logarithm, which for
     low scores is the same.
     """
-    parts = {
-        name.removeprefix("log ").removesuffix(" squared"): weight * _term(name, measures)
-        for name, weight in WEIGHTS.items()
-    }
-    return parts | {
-        name: np.log(np.clip(measures[name] / WHOLE, 1e-6, 1.0))
-        for name in ("visible", "confidence")
-    }
-
-
-def _term(name, measures):
-    """A measure as the score sees it: plain, `log …` its logarithm, or `… squared` its square."""
-    if name.startswith("log "):
-        return np.log(np.maximum(measures[name[4:]], 0.0) + 0.01)
-    if name.endswith(" squared"):
-        return measures[name[:-8]] ** 2
-    return measures[name]
+    parts = {name: weight * seen(measures[name]) for name, (weight, seen) in TERMS.items()}
+    for name in ("visible", "confidence"):
+        parts[name] = np.log(np.clip(measures[name] / WHOLE, 1e-6, 1.0))
+    return parts
 
 
 def _at_own_size(pixels, seen):
@@ -180,9 +163,12 @@ def _block_means(image):
     return cv2.resize(image, (SIDE // BLOCK, SIDE // BLOCK), interpolation=cv2.INTER_AREA)
 
 
-def _block_rms(detail, core, share, full):
-    """The root mean square of a detail in each block that is mostly retina."""
-    return np.sqrt(_block_means(detail * detail * core)[full] / share[full])
+def _fine(channel):
+    """A channel's detail at 1 to 2 px, and what is coarser than that."""
+    narrow, middle = (
+        cv2.GaussianBlur(channel, (side, side), sigma) for side, sigma in ((7, 1), (13, 2))
+    )  # three σ to each side
+    return narrow - middle, middle
 
 
 def _coarse(green, seen):

@@ -17,6 +17,9 @@ TRIOS = 160  # with four in ten points on the rim, all 160 trios miss it once in
 JUDGES = 96  # points that judge a circle; more cost time and change nothing
 DIRECTIONS = 96  # in which the rim is looked for around a circle
 TOLERANCE = 0.012  # of the radius: a point this near lies on the circle
+REACH = 0.05  # of the radius: so near a circle the steepest fall of tone is looked for
+
+Points = tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]]  # (y, x)
 
 _ANGLES = np.linspace(-np.pi, np.pi, DIRECTIONS, endpoint=False)
 _SIN, _COS = np.sin(_ANGLES), np.cos(_ANGLES)
@@ -38,9 +41,7 @@ class Circle(NamedTuple):
     seen: float
 
 
-def rim_points(
-    tone: Shaped[np.ndarray, "y x"], threshold: float
-) -> tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]]:
+def rim_points(tone: Shaped[np.ndarray, "y x"], threshold: float) -> Points:
     """Where rows and columns first and last cross the threshold, (y, x) to a fraction of a pixel.
 
     Crossings at the frame's edges are left out: there the photograph ends, not the retina. So are
@@ -78,13 +79,11 @@ def rim_points(
     return np.concatenate(ys).astype(np.float64), np.concatenate(xs).astype(np.float64)
 
 
-def fit_circle(
-    y: Float[np.ndarray, " point"], x: Float[np.ndarray, " point"], shape: tuple[int, int]
-) -> tuple[float, float, float] | None:
+def fit_circle(points: Points, shape: tuple[int, ...]) -> tuple[float, float, float] | None:
     """The circle (y, x, radius) that most of the points lie on, or None: RANSAC, then least
     squares on the points it meets.
     """
-    height, width = shape
+    (y, x), (height, width) = points, shape
     if len(y) < 12:
         return None
     random = np.random.default_rng(0)  # fixed, so that a photograph always gives the same disc
@@ -114,16 +113,22 @@ def fit_circle(
         - radius
     )
     best = np.maximum(0, 1 - off / (TOLERANCE * radius)).sum(axis=1).argmax()
-    return _least_squares(
-        y, x, (float(cy[best, 0]), float(cx[best, 0]), float(radius[best, 0])), (2, 1, 1)
-    )
+    circle = tuple(float(values[best, 0]) for values in (cy, cx, radius))
+    return _least_squares(points, circle, (2, 1, 1))
 
 
-def _least_squares(y, x, circle, tolerances):
+def away(points: Points, circle: tuple[float, ...]) -> Float[np.ndarray, " point"]:
+    """How far each point (y, x) lies from a circle (y, x, radius, …), in pixels."""
+    y, x = points
+    return np.abs(np.hypot(y - circle[0], x - circle[1]) - circle[2])
+
+
+def _least_squares(points, circle, tolerances):
     """The circle refined on the points near it, pass by pass, or None when too few lie near."""
+    y, x = points
     for tolerance in tolerances:
         cy, cx, radius = circle
-        near = np.abs(np.hypot(y - cy, x - cx) - radius) < max(1.0, tolerance * TOLERANCE * radius)
+        near = away(points, circle) < max(1.0, tolerance * TOLERANCE * radius)
         if near.sum() < 8:
             return None
         v, u = y[near] - cy, x[near] - cx
@@ -142,9 +147,8 @@ def refined(
     tone: Shaped[np.ndarray, "y x"],
     circle: tuple[float, float, float],
     least_contrast: float,
-    reach: float = 0.05,
 ) -> Circle:
-    """The circle moved onto the steepest fall of tone near it (within `reach` of the radius), with
+    """The circle moved onto the steepest fall of tone near it (within `REACH` of the radius), with
     its support and contrast.
 
     A threshold puts the rim too far out where glow surrounds it and too far in where it is dim; its
@@ -152,15 +156,14 @@ def refined(
     say.
     """
     for _ in range(2):
-        fall = _steepest_fall(tone, circle, least_contrast, reach)
-        y, x = fall.points
-        better = _least_squares(y, x, circle, (2, 1)) if fall.clear.sum() >= 16 else None
+        fall = _steepest_fall(tone, circle, least_contrast)
+        better = _least_squares(fall.points, circle, (2, 1)) if fall.clear.sum() >= 16 else None
         if better is None:
             break
         circle = better
     cy, cx, radius = circle
     distance = np.full(DIRECTIONS, np.inf)
-    distance[fall.clear] = np.abs(np.hypot(y - cy, x - cx) - radius)
+    distance[fall.clear] = away(fall.points, circle)
     on_rim = distance < max(
         1.5, 2.5 * TOLERANCE * radius
     )  # wider than the fit's: a soft rim falls over several pixels
@@ -171,26 +174,17 @@ def refined(
     return Circle(float(cy), float(cx), float(radius), float(support), contrast, seen)
 
 
-def share_off(
-    points: tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]],
-    circle: tuple[float, float, float],
-) -> float:
-    """Which share of the rim's points (y, x) does not lie on the circle (y, x, radius), 0…1."""
-    y, x = points
-    away = np.abs(np.hypot(y - circle[0], x - circle[1]) - circle[2])
-    return float((away > 2 * TOLERANCE * circle[2]).mean())
+def share_off(points: Points, circle: Circle) -> float:
+    """Which share of the rim's points does not lie on the circle, 0…1."""
+    return float((away(points, circle) > 2 * TOLERANCE * circle.radius).mean())
 
 
-def nearest_fall(
-    tone: Shaped[np.ndarray, "y x"], circle: Circle, least_contrast: float, reach: float = 0.05
-) -> tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]]:
+def nearest_fall(tone: Shaped[np.ndarray, "y x"], circle: Circle, least_contrast: float) -> Points:
     """Where tone falls most steeply near the circle, (y, x) of each direction in which it clearly
     does, those on the circle alone.
     """
-    y, x = _steepest_fall(tone, circle[:3], least_contrast, reach).points
-    near = (
-        np.abs(np.hypot(y - circle.y, x - circle.x) - circle.radius) < 4 * TOLERANCE * circle.radius
-    )
+    y, x = points = _steepest_fall(tone, circle[:3], least_contrast).points
+    near = away(points, circle) < 4 * TOLERANCE * circle.radius
     return y[near], x[near]
 
 
@@ -203,11 +197,11 @@ class _Fall(NamedTuple):
     whole: np.ndarray  # (direction, step) bool: within the frame
 
 
-def _steepest_fall(tone, circle, least_contrast, reach) -> _Fall:
+def _steepest_fall(tone, circle, least_contrast) -> _Fall:
     height, width = tone.shape
     cy, cx, radius = circle
-    steps = max(6, int(np.ceil(2 * reach * radius / 0.5)))
-    radii = np.linspace((1 - reach) * radius, (1 + reach) * radius, steps)
+    steps = max(6, int(np.ceil(2 * REACH * radius / 0.5)))
+    radii = np.linspace((1 - REACH) * radius, (1 + REACH) * radius, steps)
     apart = max(1.0, 0.012 * radius)
     rings = np.concatenate([radii - apart, radii + apart])
     map_y = (cy + rings * _SIN[:, None]).astype(np.float32)

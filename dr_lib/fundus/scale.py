@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Shaped, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from dr_lib.fundus.disc import Disc, halved, quantile
 from dr_lib.fundus.params import PreprocessParams
@@ -127,26 +127,6 @@ def _kernel(sigma):
     taps = 2 * int(np.ceil(2 * sigma)) + 1
     # so short it would lose a twelfth of its variance
     return cv2.getGaussianKernel(taps, 1.04 * sigma, cv2.CV_32F)
-
-
-def warp_mask(
-    mask: Shaped[np.ndarray, "y x"],
-    disc: Disc,
-    params: PreprocessParams = PreprocessParams(),
-) -> Shaped[np.ndarray, "size size"]:
-    """A mask of labels in the normalised fundus' geometry: nearest neighbour; 0 outside the
-    photograph and in the cropped rim.
-
-    `mask` (H, W), bool or integer up to 16 bits, is as large as the photograph that `disc` was
-    found in.
-    """
-    values = np.ascontiguousarray(mask.view(np.uint8) if mask.dtype == bool else mask)
-    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpAffine(
-        values, matrix(disc, params.size), (params.size, params.size), flags=flags
-    )
-    warped[across(params.size) > 1 - params.crop] = 0
-    return warped.astype(mask.dtype, copy=False)
 
 
 def _covered(offset, scale, length, size):

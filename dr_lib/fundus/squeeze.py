@@ -9,9 +9,18 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
-from dr_lib.fundus.rim import TOLERANCE, Circle, fit_circle, nearest_fall, refined, share_off
+from dr_lib.fundus.rim import (
+    TOLERANCE,
+    Circle,
+    Points,
+    away,
+    fit_circle,
+    nearest_fall,
+    refined,
+    share_off,
+)
 
 ASPECTS = np.geomspace(0.55, 1.8, 25)  # tried, 5 % apart: what lies between is fitted
 PASSES = 3
@@ -19,21 +28,18 @@ PASSES = 3
 
 class Ellipse(NamedTuple):
     """An upright ellipse: its `aspect` (height over width), its circle in the picture made round,
-    and the share of the rim's points that does not lie on it.
+    the rim's points (y, x) that it was found in, and the share of them that does not lie on it.
     """
 
     aspect: float
     circle: Circle
+    points: Points
     off: float
 
     def in_photo(self) -> tuple[float, float, float]:
         """Its centre (y, x) and width in pixels of the squeezed picture."""
-        grow_y, grow_x = growth(self.aspect)
-        y, x = (
-            (place + 0.5) / grow - 0.5
-            for place, grow in zip(self.circle[:2], (grow_y, grow_x), strict=True)
-        )
-        return y, x, 2 * self.circle.radius / grow_x
+        y, x = _carried(self.circle[:2], self.aspect, 1.0)
+        return y, x, 2 * self.circle.radius / growth(self.aspect)[1]
 
 
 def growth(aspect: float) -> tuple[float, float]:
@@ -50,34 +56,41 @@ def made_round(
 ) -> Shaped[np.ndarray, "round_y round_x"]:
     """The picture with its shorter axis enlarged by exactly the aspect."""
     grow_y, grow_x = growth(aspect)
-    height, width = round(picture.shape[0] * grow_y), round(picture.shape[1] * grow_x)
     back = np.array([[1 / grow_x, 0, 0.5 / grow_x - 0.5], [0, 1 / grow_y, 0.5 / grow_y - 0.5]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(
-        picture, back, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        picture,
+        back,
+        _round_shape(picture, aspect)[::-1],
+        flags=flags,
+        borderMode=cv2.BORDER_REPLICATE,
     )
 
 
-def fit_ellipse(
-    tone: Shaped[np.ndarray, "y x"],
-    points: tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]],
-    least_contrast: float,
-) -> Ellipse | None:
-    """The upright ellipse that most of the rim's points (y, x) lie on, or None.
+def fit_round(tone: Shaped[np.ndarray, "y x"], points: Points, contrast: float) -> Ellipse | None:
+    """The circle that most of the rim's points lie on, moved onto the steepest fall of tone (at
+    least this contrast), or None.
+    """
+    circle = fit_circle(points, tone.shape)
+    if circle is None:
+        return None
+    found = refined(tone, circle, contrast)
+    return Ellipse(1.0, found, points, share_off(points, found))
+
+
+def fit_ellipse(tone: Shaped[np.ndarray, "y x"], points: Points, contrast: float) -> Ellipse | None:
+    """The upright ellipse that most of the rim's points lie on, or None.
 
     Each aspect of a grid makes the points round, and a circle is fitted to them; the best one's
     aspect is then fitted with its circle to the steepest fall of tone.
     """
     best, best_share = None, 0.0
     for aspect in ASPECTS:
-        grow_y, grow_x = growth(aspect)
-        v, u = _grown(points, aspect)
-        shape = round(tone.shape[0] * grow_y), round(tone.shape[1] * grow_x)
-        circle = fit_circle(v, u, shape)
+        grown = _carried(points, 1.0, aspect)
+        circle = fit_circle(grown, _round_shape(tone, aspect))
         if circle is None:
             continue
-        off = np.abs(np.hypot(v - circle[0], u - circle[1]) - circle[2])
-        share = float(np.maximum(0, 1 - off / (2 * TOLERANCE * circle[2])).mean())
+        share = float(np.maximum(0, 1 - away(grown, circle) / (2 * TOLERANCE * circle[2])).mean())
         if share > best_share:
             best, best_share = (float(aspect), circle), share
     if best is None:
@@ -85,28 +98,36 @@ def fit_ellipse(
     aspect, circle = best
     for _ in range(PASSES):
         picture = made_round(tone, aspect)
-        found = refined(picture, circle, least_contrast)
-        change = _aspect_of(*nearest_fall(picture, found, least_contrast))
+        found = refined(picture, circle, contrast)
+        change = _aspect_of(*nearest_fall(picture, found, contrast))
         if change is None or not ASPECTS[0] <= aspect * change <= ASPECTS[-1]:
             break
         circle = _rescaled(found, aspect, aspect * change)
         aspect *= change
-    found = refined(made_round(tone, aspect), circle, least_contrast)
-    return Ellipse(aspect, found, share_off(_grown(points, aspect), found[:3]))
+    found = refined(made_round(tone, aspect), circle, contrast)
+    return Ellipse(aspect, found, points, share_off(_carried(points, 1.0, aspect), found))
 
 
-def _grown(points, aspect):
-    """The points (y, x) in the picture made round."""
+def _round_shape(picture, aspect):
     return tuple(
-        (place + 0.5) * grow - 0.5 for place, grow in zip(points, growth(aspect), strict=True)
+        round(side * grow) for side, grow in zip(picture.shape, growth(aspect), strict=True)
     )
 
 
-def _rescaled(circle: Circle, aspect: float, changed: float) -> tuple[float, float, float]:
+def _carried(places, aspect, other):
+    """Places (y, x) of the picture made round by one aspect, in the one made round by another; by
+    1 it is as it was.
+    """
+    return tuple(
+        (place + 0.5) / before * after - 0.5
+        for place, before, after in zip(places, growth(aspect), growth(other), strict=True)
+    )
+
+
+def _rescaled(circle: Circle, aspect: float, other: float) -> tuple[float, float, float]:
     """The circle in the picture made round by another aspect."""
-    (old_y, old_x), (new_y, new_x) = growth(aspect), growth(changed)
-    y = (circle.y + 0.5) / old_y * new_y - 0.5
-    x = (circle.x + 0.5) / old_x * new_x - 0.5
+    (old_y, old_x), (new_y, new_x) = growth(aspect), growth(other)
+    y, x = _carried(circle[:2], aspect, other)
     return y, x, circle.radius * float(np.sqrt(new_y / old_y * new_x / old_x))
 
 

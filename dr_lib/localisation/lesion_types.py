@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64
 
+from dr_lib.attribution.quantities import softmax
 from dr_lib.vocabulary import LESION_TYPES
 
 CERTAIN = 0.02  # AUCs nearer to 0 and 1 say no more: a few eyes cannot tell them apart
@@ -48,9 +49,7 @@ class TypeChannels:
         [[0.5, 0.5]]
         """
         away = activations[:, None, :] - self.distance[None]
-        logs = -0.5 * (away**2).sum(axis=2)
-        weights = np.exp(logs - logs.max(axis=1, keepdims=True))
-        return weights / weights.sum(axis=1, keepdims=True)
+        return softmax(-0.5 * (away**2).sum(axis=2))
 
 
 def type_channels(units: Sequence[Mapping[str, Any]]) -> TypeChannels | None:
@@ -60,30 +59,25 @@ def type_channels(units: Sequence[Mapping[str, Any]]) -> TypeChannels | None:
     A channel counts if it tells its best type from other lesions, and if the type it was chosen for
     on one half of the patients held on the other half.
     """
-    best: dict[str, Mapping[str, Any]] = {}
+    from scipy.special import ndtri
+
+    best: dict[str, tuple[float, Mapping[str, Any]]] = {}
     for row in units:
-        held, others = row["lesion_auc_held_out"], row["lesion_auc_others"]
-        side = np.sign(row["lesion_auc"] - 0.5)
-        tells = side * (others - 0.5) >= LEAST_OTHERS and side * (held - 0.5) >= LEAST_HELD_OUT
-        lesion = row["best_lesion"]
-        if tells and (
-            lesion not in best or abs(others - 0.5) > abs(best[lesion]["lesion_auc_others"] - 0.5)
-        ):
-            best[lesion] = row
+        lesion, side = row["best_lesion"], np.sign(row["lesion_auc"] - 0.5)
+        others, held_out = (
+            side * (row[f"lesion_auc_{against}"] - 0.5) for against in ("others", "held_out")
+        )
+        least, _ = best.get(lesion, (0.0, row))
+        if others >= LEAST_OTHERS and held_out >= LEAST_HELD_OUT and others > least:
+            best[lesion] = others, row
     types = tuple(name for name in LESION_TYPES if name in best)
     if len(types) < 2:
         return None
-    rows = [best[name] for name in types]
+    rows = [best[name][1] for name in types]
     aucs = np.array([[row[f"auc_{name}"] for row in rows] for name in types], np.float64)
     return TypeChannels(
         types,
         tuple(str(row["layer"]) for row in rows),
         tuple(int(row["unit"]) for row in rows),
-        _distance(np.nan_to_num(aucs, nan=0.5)),
+        np.sqrt(2) * ndtri(np.clip(np.nan_to_num(aucs, nan=0.5), CERTAIN, 1 - CERTAIN)),
     )
-
-
-def _distance(auc: Float64[np.ndarray, "type channel"]) -> Float64[np.ndarray, "type channel"]:
-    from scipy.special import ndtri
-
-    return np.sqrt(2) * ndtri(np.clip(auc, CERTAIN, 1 - CERTAIN))

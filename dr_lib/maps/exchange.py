@@ -46,13 +46,16 @@ class ExportedRegion:
 
 @dataclass(frozen=True)
 class ExportedEye:
-    """A photograph and its regions. file: its path inside the data folder."""
+    """A photograph and its regions. file: its path inside the data folder. outside: how many
+    regions do not lie in it.
+    """
 
     image_id: str
     file: str
-    width_px: int
     height_px: int
+    width_px: int
     regions: tuple[ExportedRegion, ...]
+    outside: int = 0
 
 
 def coco(eyes: Sequence[ExportedEye], description: str) -> str:
@@ -98,36 +101,22 @@ def coco(eyes: Sequence[ExportedEye], description: str) -> str:
 
 def table(eyes: Sequence[ExportedEye], description: str = "") -> str:
     """CSV: a row a region, with its box in px and its polygon as well-known text (WKT)."""
+    told = ("region", "score", "attribution", "lesion", "probability")
+    box = ("left_px", "top_px", "width_px", "height_px")
     text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    names = ["region", "score", "attribution", "lesion", "probability"]
-    rows.writerow(
-        [
-            "image_id",
-            "file",
-            *names,
-            "left_px",
-            "top_px",
-            "width_px",
-            "height_px",
-            "area_px2",
-            "polygon",
-        ]
-    )
+    names = ("image_id", "file", *told, *box, "area_px2", "polygon")
+    rows = csv.DictWriter(text, names, lineterminator="\n")
+    rows.writeheader()
     for eye in eyes:
         for region in eye.regions:
-            found, told = region.outline, region.properties()
-            corners = ", ".join(f"{x:g} {y:g}" for x, y in _closed(found))
-            shape = f"POLYGON (({corners}))"
+            around = region.outline
+            corners = ", ".join(f"{x:g} {y:g}" for x, y in _closed(around))
+            shape = {"area_px2": around.area_px, "polygon": f"POLYGON (({corners}))"}
             rows.writerow(
-                [
-                    eye.image_id,
-                    eye.file,
-                    *(told[name] for name in names),
-                    *found.box,
-                    found.area_px,
-                    shape,
-                ]
+                {"image_id": eye.image_id, "file": eye.file}
+                | region.properties()
+                | dict(zip(box, around.box, strict=True))
+                | shape
             )
     return text.getvalue()
 

@@ -144,12 +144,12 @@ def _findings(
 def _finding(sources: PhotoSources, path: str, look: bool) -> Finding:
     try:
         content = sources.read(path)
-        _, width_px, height_px = inspect(content)
+        header = inspect(content)
     except UnreadablePhoto as error:
         return Finding(reason=error.reason, detail=error.detail)
     except OSError as error:
         return Finding(reason="unreadable", detail=error.strerror or str(error), lasting=False)
-    finding = Finding(hashlib.sha256(content).hexdigest(), width_px, height_px)
+    finding = Finding(hashlib.sha256(content).hexdigest(), header.width_px, header.height_px)
     if not look:
         return finding
     seen = look_at(content)

@@ -51,8 +51,8 @@ def eyes():
     told = ExportedRegion(0, shape, 0.25, 1.23456, "haemorrhage", 0.8125)
     untold = ExportedRegion(1, shape, 0.125, 0.5)
     return [
-        ExportedEye("1_left", "train/1_left.jpeg", SHAPE[1], SHAPE[0], (told, untold)),
-        ExportedEye("ü 2", "train/ü 2.jpeg", SHAPE[1], SHAPE[0], ()),
+        ExportedEye("1_left", "train/1_left.jpeg", *SHAPE, (told, untold)),
+        ExportedEye("ü 2", "train/ü 2.jpeg", *SHAPE, ()),
     ]
 
 

@@ -51,10 +51,11 @@ def near(photo: Photo, pixels: np.ndarray, tolerance: float = 6) -> bool:
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM"])
 def test_the_content_decides_about_the_format(format):
     data = saved(picture(), format)
-    assert inspect(data) == (format, 160, 96)
+    header = inspect(data)
+    assert (header.format, header.width_px, header.height_px) == (format, 160, 96)
     photo = decode(data)
     assert near(photo, picture())
-    assert (photo.format, photo.height_px, photo.width_px, photo.reduction) == (format, 96, 160, 1)
+    assert photo.reduction == 1
 
 
 def test_a_machine_without_memory_is_no_corrupt_photograph(monkeypatch):
@@ -128,10 +129,9 @@ def test_exif_orientation_is_honoured(orientation, stored, format):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = saved(np.ascontiguousarray(stored(picture())), format, exif=exif)
-    photo = decode(data)
-    assert near(photo, picture())
-    assert (photo.height_px, photo.width_px) == (96, 160)
-    assert inspect(data)[1:] == (160, 96)
+    assert near(decode(data), picture())
+    header = inspect(data)
+    assert (header.width_px, header.height_px) == (160, 96)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,7 @@ def test_exif_orientation_is_honoured(orientation, stored, format):
 def test_a_jpeg_is_reduced_as_far_as_leaves_a_usual_retina_large_enough(height, reduction):
     photo = decode(saved(picture(height, height + 8), "JPEG"))
     assert photo.reduction == reduction
-    assert photo.pixels.shape[0] == -(-height // reduction)
-    assert (photo.height_px, photo.width_px) == (height, height + 8)
+    assert photo.pixels.shape[:2] == (-(-height // reduction), -(-(height + 8) // reduction))
 
 
 def test_max_reduction_limits_the_reduction():
@@ -267,7 +266,7 @@ def test_size_limits_are_settings():
     data = saved(picture(), "PNG")
     assert reason_of(data, max_megapixels=0.01) == "too_large"
     assert reason_of(data, min_side_px=97) == "too_small"
-    assert decode(data, min_side_px=96).width_px == 160
+    assert decode(data, min_side_px=96).pixels.shape[1] == 160
 
 
 def test_a_tiny_image_is_too_small():
