@@ -2,9 +2,8 @@
 affordable.
 
 A resample of patients is a weight for each eye: how often its patient was drawn. In this form a
-thousand resamples are a few matrix products instead of a thousand calls of scikit-learn, whose
-values `dr_lib.evaluation.metrics` gives for the whole set and against which the tests hold these
-sums.
+thousand resamples are a few matrix products instead of a thousand calls of scikit-learn, against
+whose values the tests hold these sums.
 """
 
 import math
@@ -13,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 
 from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
-from dr_lib.vocabulary import REFERABLE, STAGE_COUNT
+from dr_lib.vocabulary import REFERABLE, STAGE_COUNT, STAGES
 
 ECE_BINS = 15
 # Screening programmes fix the one side at a target and read off the other.
@@ -29,15 +28,6 @@ OTHER_SIDE = {"specificity": "sensitivity", "sensitivity": "specificity"}
 ROUNDING = 1e-9
 # Resamples at a time: a thousand weights for each of 50,000 eyes at once would take gigabytes.
 CHUNK = 50
-
-
-def operating_metric(fixed: str, target: float) -> str:
-    """The name of what is read off.
-
-    >>> operating_metric("specificity", 0.9)
-    'sensitivity_at_specificity_0.90'
-    """
-    return f"{OTHER_SIDE[fixed]}_at_{fixed}_{target:.2f}"
 
 
 def bin_of(top: Float64[np.ndarray, "eye"]) -> Int64[np.ndarray, "eye"]:
@@ -68,27 +58,26 @@ class BootstrapMetrics:
 
     def metrics(self, weights: Float64[np.ndarray, "resample eye"]) -> dict[str, np.ndarray]:
         """Every metric of every resample: name → (resample,)."""
-        confusion = self._confusion(weights, self.predicted)
+        confusion = self.confusion(weights, self.predicted)
         # How much too sure each eye's grade is, in the column of its bin.
         too_sure = self.top - (self.stages == self.likeliest)
         excess = too_sure[:, np.newaxis] * np.eye(ECE_BINS)[bin_of(self.top)]
         total = weights.sum(axis=1)
-        sensitivity, specificity = rates_of(confusion)
+        sensitivity, specificity = _rates(confusion)
         curve = self.referable.curve(weights)
         result = {
             "qwk": kappa_of(confusion),
-            "qwk_expected": kappa_of(self._confusion(weights, self.expected)),
+            "qwk_expected": kappa_of(self.confusion(weights, self.expected)),
             "accuracy": _ratio(np.trace(confusion, axis1=1, axis2=2), total),
-            "auc_any": _auc(*self.any.curve(weights)),
             "auc_referable": _auc(*curve),
+            "auc_any": _auc(*self.any.curve(weights)),
             "ece": _ratio(abs(weights @ excess).sum(axis=1), total),
         }
-        for stage in range(STAGE_COUNT):
-            result[f"sensitivity_stage{stage}"] = sensitivity[:, stage]
-            result[f"specificity_stage{stage}"] = specificity[:, stage]
+        for side, values in (("sensitivity", sensitivity), ("specificity", specificity)):
+            result |= {f"{side}_stage{stage}": values[:, stage] for stage in STAGES}
         return result | _read_off(*curve)
 
-    def _confusion(self, weights: np.ndarray, called: np.ndarray) -> np.ndarray:
+    def confusion(self, weights: np.ndarray, called: np.ndarray) -> np.ndarray:
         """The weight of each true and called stage: (resample, 5, 5)."""
         cells = np.eye(STAGE_COUNT * STAGE_COUNT)[self.stages * STAGE_COUNT + called]
         return (weights @ cells).reshape(-1, STAGE_COUNT, STAGE_COUNT)
@@ -102,7 +91,7 @@ class _Ranked:
     def __init__(self, positive: np.ndarray, score: np.ndarray) -> None:
         self.order = np.argsort(-score, kind="stable")
         ranked = score[self.order]
-        self.starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+        self.starts = np.flatnonzero(np.diff(ranked, prepend=np.inf))
         self.positive = positive[self.order]
 
     def curve(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -131,12 +120,13 @@ def _read_off(sensitivity: np.ndarray, false_positive: np.ndarray) -> dict[str, 
     result = {}
     for fixed, target in OPERATING_TARGETS:
         reached = sides[fixed] >= target - ROUNDING
-        best = np.where(reached, sides[OTHER_SIDE[fixed]], 0).max(axis=1)
-        result[operating_metric(fixed, target)] = np.where(defined, best, np.nan)
+        other = OTHER_SIDE[fixed]
+        best = np.where(reached, sides[other], 0).max(axis=1)
+        result[f"{other}_at_{fixed}_{target:.2f}"] = np.where(defined, best, np.nan)
     return result
 
 
-def rates_of(confusion: Float64[np.ndarray, "resample 5 5"]) -> tuple[np.ndarray, np.ndarray]:
+def _rates(confusion: Float64[np.ndarray, "resample 5 5"]) -> tuple[np.ndarray, np.ndarray]:
     """Sensitivity and specificity of each stage against all others: (resample, 5) each."""
     true, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
     right = np.diagonal(confusion, axis1=1, axis2=2)
@@ -158,7 +148,6 @@ def patient_intervals(
     sums: BootstrapMetrics,
     patients: Shaped[np.ndarray, "eye"],
     resamples: int,
-    seed: int,
 ) -> dict[str, tuple[float, float]]:
     """The 95 % interval of each metric over resampled patients.
 
@@ -171,7 +160,7 @@ def patient_intervals(
     -------
     name → (low, high).
     """
-    bootstrap = PatientBootstrap(patients, seed)
+    bootstrap = PatientBootstrap(patients, seed=0)
     parts = [
         sums.metrics(bootstrap.weights(min(CHUNK, resamples - start)))
         for start in range(0, resamples, CHUNK)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64, Integer, Shaped, UInt8
 
 from dr_lib.evaluation.bootstrap_metrics import ROUNDING, kappa_of
-from dr_lib.evaluation.metrics import ranking
+from dr_lib.evaluation.metrics import evaluate
 from dr_lib.evaluation.patient_bootstrap import PatientBootstrap
 from dr_lib.settings import Settings
 from dr_lib.vocabulary import STAGE_COUNT
@@ -130,10 +130,11 @@ def fellow_share(
 
     Returns
     -------
-    The share with the largest `ranking`, the smallest of equals; 0 where there is nothing to rank.
+    The share with the largest `Evaluation.ranking`, the smallest of equals; 0 where there is
+    nothing to rank.
     """
     scores = [
-        ranking(stages[graded], with_fellow(probabilities, fellow, share)[graded])
+        evaluate(stages[graded], with_fellow(probabilities, fellow, share)[graded]).ranking
         for share in FELLOW_SHARES
     ]
     return 0.0 if np.isnan(scores).any() else FELLOW_SHARES[int(np.argmax(scores))]
@@ -141,7 +142,7 @@ def fellow_share(
 
 def expected_stage(probabilities: Float[np.ndarray, "eye 5"]) -> Float64[np.ndarray, "eye"]:
     """Σ s · P(s), from 0 to 4."""
-    return probabilities.astype(np.float64) @ np.arange(5)
+    return probabilities.astype(np.float64) @ np.arange(STAGE_COUNT)
 
 
 def decided(
@@ -161,7 +162,6 @@ def kappa_thresholds(
     stages: Integer[np.ndarray, "eye"],
     expected: Float[np.ndarray, "eye"],
     patients: Shaped[np.ndarray, "eye"],
-    seed: int = 0,
 ) -> Float64[np.ndarray, "4"]:
     """Four rising thresholds on the expected stage: the mean of those with the best kappa on
     resampled patients.
@@ -169,7 +169,7 @@ def kappa_thresholds(
     Parameters
     ----------
     stages, expected: the true stages 0 … 4 and the expected ones of validation eyes.
-    patients: whose eye each is. seed: of the resamples.
+    patients: whose eye each is.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def kappa_thresholds(
     below = (expected[:, np.newaxis] < places).astype(np.float64)
     of_stage = np.eye(5)[stages]
     best = []
-    for weights in PatientBootstrap(patients, seed).weights(RESAMPLES):
+    for weights in PatientBootstrap(patients, seed=0).weights(RESAMPLES):
         weighted = weights[:, np.newaxis] * of_stage
         best.append(places[_best_cuts(weighted.T @ below, weighted.sum(axis=0))])
     return np.mean(best, axis=0)

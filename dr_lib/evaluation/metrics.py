@@ -1,8 +1,9 @@
 """How good the grades are, as the field measures it: agreement, discrimination, calibration, with
 honest intervals.
 
-Values come from scikit-learn. Their 95 % intervals come from resampling patients, not eyes: the two
-eyes of a patient agree so often that intervals over eyes would be too narrow.
+The whole set is the resample in which every eye counts once (`dr_lib.evaluation.bootstrap_metrics`).
+95 % intervals come from resampling patients, not eyes: the two eyes of a patient agree so often that
+intervals over eyes would be too narrow.
 
 A metric that the data leave undefined (the sensitivity of a stage of which there is no eye) is NaN,
 without a warning.
@@ -22,9 +23,7 @@ from dr_lib.evaluation.bootstrap_metrics import (
     ROUNDING,
     BootstrapMetrics,
     bin_of,
-    operating_metric,
     patient_intervals,
-    rates_of,
 )
 from dr_lib.vocabulary import REFERABLE, STAGE_COUNT
 
@@ -42,47 +41,28 @@ class OperatingPoint(NamedTuple):
     sensitivity: float
     specificity: float
 
-    @property
-    def metric(self) -> str:
-        """The name of what is read off."""
-        return operating_metric(self.fixed, self.target)
-
-    @property
-    def value(self) -> float:
-        """What is read off: the side that is not fixed."""
-        return getattr(self, OTHER_SIDE[self.fixed])
-
 
 @dataclass(frozen=True)
 class Evaluation:
     """The grades of a set of eyes against their stages.
 
-    `confusion`: (5, 5) counts, rows the true stage. `sensitivity`, `specificity`: (5,), each stage
-    against all others. `intervals`: metric → (low, high), 95 %, empty without patients. Undefined
-    values are NaN.
+    `values`: every metric by name, `sensitivity_stage0` … being a stage against all others, NaN
+    where the data leave it undefined. `confusion`: (5, 5) counts, rows the true stage. `intervals`:
+    metric → (low, high), 95 %, empty without patients.
     """
 
     eyes: int
-    qwk: float
-    qwk_expected: float
-    accuracy: float
-    auc_referable: float
-    auc_any: float
-    ece: float
+    values: dict[str, float]
     confusion: Int64[np.ndarray, "true predicted"]
-    sensitivity: Float64[np.ndarray, "stage"]
-    specificity: Float64[np.ndarray, "stage"]
     operating_points: tuple[OperatingPoint, ...]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def values(self) -> dict[str, float]:
-        """Every metric that has an interval, by name."""
-        single = ("qwk", "qwk_expected", "accuracy", "auc_referable", "auc_any", "ece")
-        values = {name: getattr(self, name) for name in single}
-        for side in ("sensitivity", "specificity"):
-            for stage, value in enumerate(getattr(self, side)):
-                values[f"{side}_stage{stage}"] = float(value)
-        return values | {point.metric: point.value for point in self.operating_points}
+    @property
+    def ranking(self) -> float:
+        """The mean AUC of any and of referable disease: how well eyes are ordered, whatever the
+        thresholds; NaN without both sides.
+        """
+        return (self.values["auc_any"] + self.values["auc_referable"]) / 2
 
     def rows(self) -> list[dict[str, Any]]:
         """The long form: metric, value, low, high; with the thresholds, the confusion's cells and
@@ -90,7 +70,7 @@ class Evaluation:
 
         Those last have no interval: low and high are NaN.
         """
-        values = self.values() | {"eyes": float(self.eyes)}
+        values = self.values | {"eyes": float(self.eyes)}
         for point in self.operating_points:
             values[f"threshold_at_{point.fixed}_{point.target:.2f}"] = point.threshold
         for (true, predicted), count in np.ndenumerate(self.confusion):
@@ -109,7 +89,6 @@ def evaluate(
     predicted: Integer[np.ndarray, "eye"] | None = None,
     bootstrap_patients: Shaped[np.ndarray, "eye"] | None = None,
     resamples: int = 1000,
-    seed: int = 0,
 ) -> Evaluation:
     """Every measure of the grades of a set of eyes.
 
@@ -119,7 +98,6 @@ def evaluate(
     probabilities: (n, 5), rows adding up to 1. `qwk_expected` uses their expected stage, rounded.
     predicted: (n,) stages that another rule made of the probabilities; without it the likeliest.
     bootstrap_patients: (n,) whose eye each is; adds 95 % intervals over `resamples` of patients.
-    seed: of the resamples.
 
     Returns
     -------
@@ -133,57 +111,17 @@ def evaluate(
     stages = stages.astype(np.int64)
     probabilities = probabilities.astype(np.float64)
     sums = BootstrapMetrics(stages, probabilities, predicted)
-    referable = probabilities[:, REFERABLE:].sum(axis=1)
-    confusion = _confusion(stages, sums.predicted)
-    sensitivity, specificity = rates_of(confusion[np.newaxis].astype(float))
-    result = Evaluation(
-        eyes=len(stages),
-        qwk=quadratic_weighted_kappa(stages, sums.predicted),
-        qwk_expected=quadratic_weighted_kappa(stages, sums.expected),
-        accuracy=float((stages == sums.predicted).mean()) if len(stages) else math.nan,
-        auc_referable=_auc(stages >= REFERABLE, referable),
-        auc_any=_auc(stages >= 1, 1 - probabilities[:, 0]),
-        ece=expected_calibration_error(stages, probabilities),
-        confusion=confusion,
-        sensitivity=sensitivity[0],
-        specificity=specificity[0],
-        operating_points=operating_points(stages >= REFERABLE, referable),
-    )
+    once = np.ones((1, len(stages)))
+    values = {name: float(value[0]) for name, value in sums.metrics(once).items()}
+    intervals = {}
     if bootstrap_patients is not None and len(stages):
-        result.intervals.update(
-            patient_intervals(result.values(), sums, bootstrap_patients, resamples, seed)
-        )
-    return result
-
-
-def ranking(stages: Integer[np.ndarray, "eye"], probabilities: Float[np.ndarray, "eye 5"]) -> float:
-    """The mean AUC of any and of referable disease: how well eyes are ordered, whatever the
-    thresholds; NaN without both sides.
-    """
-    exact = probabilities.astype(np.float64)
-    return (
-        _auc(stages >= 1, 1 - exact[:, 0])
-        + _auc(stages >= REFERABLE, exact[:, REFERABLE:].sum(axis=1))
-    ) / 2
-
-
-def quadratic_weighted_kappa(
-    stages: Integer[np.ndarray, "eye"], predicted: Integer[np.ndarray, "eye"]
-) -> float:
-    """Cohen's kappa with squared distances as weights; NaN where all eyes have one stage and all
-    grades are that stage.
-
-    >>> quadratic_weighted_kappa(np.array([0, 0, 4, 4]), np.array([0, 0, 4, 0]))
-    0.5
-    """
-    from sklearn.metrics import cohen_kappa_score
-
-    if len(np.union1d(stages, predicted)) < 2:
-        return math.nan
-    # Without `labels` scikit-learn would number the stages that occur: in a set without stage 3, 4
-    # would be one from 2.
-    return float(
-        cohen_kappa_score(stages, predicted, weights="quadratic", labels=range(STAGE_COUNT))
+        intervals = patient_intervals(values, sums, bootstrap_patients, resamples)
+    return Evaluation(
+        len(stages),
+        values,
+        sums.confusion(once, sums.predicted)[0].astype(np.int64),
+        operating_points(stages >= REFERABLE, probabilities[:, REFERABLE:].sum(axis=1)),
+        intervals,
     )
 
 
@@ -206,19 +144,6 @@ def reliability(
     filled = np.where(count, count, np.nan)
     confidence, accuracy = (np.bincount(bins, x, ECE_BINS) / filled for x in (top, right))
     return confidence, accuracy, count
-
-
-def expected_calibration_error(
-    stages: Integer[np.ndarray, "eye"], probabilities: Float[np.ndarray, "eye 5"]
-) -> float:
-    """The mean distance between how sure the grades are and how often they are right, over equal
-    bins; NaN without eyes.
-    """
-    if not len(stages):
-        return math.nan
-    confidence, accuracy, count = reliability(stages, probabilities)
-    filled = count > 0
-    return float((count[filled] * abs(confidence - accuracy)[filled]).sum() / count.sum())
 
 
 def operating_points(
@@ -262,18 +187,3 @@ def _check(stages: np.ndarray, probabilities: np.ndarray) -> None:
         )
     if not np.isfinite(probabilities).all() or (abs(probabilities.sum(axis=1) - 1) > 1e-3).any():
         raise ValueError("each row of probabilities must be finite and add up to 1")
-
-
-def _confusion(stages: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    from sklearn.metrics import confusion_matrix
-
-    # scikit-learn refuses an empty set.
-    if not len(stages):
-        return np.zeros((STAGE_COUNT, STAGE_COUNT), np.int64)
-    return confusion_matrix(stages, predicted, labels=range(STAGE_COUNT)).astype(np.int64)
-
-
-def _auc(positive: np.ndarray, score: np.ndarray) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(positive, score)) if len(np.unique(positive)) == 2 else math.nan

@@ -6,7 +6,6 @@ sixteen are read by Pillow; what counts in a plane is what is not black.
 """
 
 import io
-import itertools
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -63,9 +62,8 @@ def colour_planes(content: bytes) -> Planes:
             " picture a lesion type",
         )
     labels = snapped(pixels)
-    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=len(MASK_COLOURS) + 1)[1:]) + 1
-    names = list(MASK_COLOURS)
-    return {names[label - 1]: labels == label for label in present}
+    planes = {kind: labels == label for label, kind in enumerate(MASK_COLOURS, 1)}
+    return {kind: plane for kind, plane in planes.items() if plane.any()}
 
 
 def snapped(mask: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
@@ -75,15 +73,11 @@ def snapped(mask: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
     array([[0, 1, 2]], dtype=uint8)
     """
     # The palette is the corners of the colour cube: the nearest one is found channel by channel.
-    code = {
-        tuple(level > 127 for level in colour): place
-        for place, colour in enumerate(MASK_COLOURS.values(), 1)
-    }
-    table = np.array(
-        [code.get((bool(n & 4), bool(n & 2), bool(n & 1)), 0) for n in range(8)], np.uint8
-    )
-    high = (mask > 127).astype(np.uint8)
-    return table[4 * high[..., 0] + 2 * high[..., 1] + high[..., 2]]
+    labels = np.zeros((2, 2, 2), np.uint8)
+    for label, colour in enumerate(MASK_COLOURS.values(), 1):
+        labels[tuple(level // 255 for level in colour)] = label
+    red, green, blue = np.moveaxis(mask >> 7, -1, 0)
+    return labels[red, green, blue]
 
 
 def annotated_planes(annotations: Iterable[Mapping[str, Any]], shape: tuple[int, int]) -> Planes:
@@ -169,10 +163,12 @@ def merged(parts: Iterable[Planes]) -> Planes:
         mask_size: two planes of one type differ in size.
     """
     planes: dict[str, np.ndarray] = {}
-    for kind, plane in itertools.chain.from_iterable(part.items() for part in parts):
-        if kind in planes and planes[kind].shape != plane.shape:
-            raise UnusableMask("mask_size", f"two masks of {kind} differ in size")
-        planes[kind] = planes[kind] | plane if kind in planes else plane
+    for part in parts:
+        for kind, plane in part.items():
+            known = planes.get(kind, plane)
+            if known.shape != plane.shape:
+                raise UnusableMask("mask_size", f"two masks of {kind} differ in size")
+            planes[kind] = known | plane
     return planes
 
 
@@ -180,17 +176,14 @@ def _lit(image: "Image.Image") -> Bool[np.ndarray, "h w"]:
     """Where any colour of a picture is not black; its transparency has no say."""
     values = np.asarray(image)
     if image.mode == "P":  # of a large mask the palette is looked up far sooner than converted
-        palette = np.zeros((256, 3), np.uint8)
-        given = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-        palette[: len(given)] = given
-        return (palette.max(axis=1) > 0)[values]
+        lit = np.zeros(256, bool)
+        colours = np.reshape(image.getpalette("RGB"), (-1, 3))
+        lit[: len(colours)] = colours.any(axis=1)
+        return lit[values]
     above = 127 if image.format == "JPEG" else 0  # what a JPEG made of black is not quite black
-    colours = values[..., None] if values.ndim == 2 else values
-    lit = np.zeros(colours.shape[:2], bool)
-    for channel, band in enumerate(image.getbands()):
-        if band != "A":
-            lit |= colours[..., channel] > above
-    return lit
+    bands = [number for number, band in enumerate(image.getbands()) if band != "A"]
+    colours = np.atleast_3d(values)
+    return np.logical_or.reduce([colours[..., number] > above for number in bands])
 
 
 def _opened(content: bytes) -> "Image.Image":

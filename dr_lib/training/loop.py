@@ -237,7 +237,7 @@ class _Run:
         """Writes down a mini-batch and whether its weights are the best so far (the earlier of
         two equals).
         """
-        kappa = None if graded is None else graded.qwk
+        kappa = None if graded is None else graded.values["qwk"]
         score = None if graded is None else _score(graded, self.params)
         row = {
             "step": self.step,
@@ -323,11 +323,7 @@ def _smoothed(smoothing: float) -> Float32[np.ndarray, "stage 5"]:
 
 def _score(graded: Evaluation, params: TrainingParams) -> float:
     """What the best checkpoint is the best by."""
-    return (
-        (graded.auc_any + graded.auc_referable) / 2
-        if params.best_by == "auc"
-        else getattr(graded, params.best_by)
-    )
+    return graded.ranking if params.best_by == "auc" else graded.values[params.best_by]
 
 
 def _fingerprint(model: "keras.Model", params: TrainingParams, stages: np.ndarray) -> str:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from dr_lib.evaluation.metrics import evaluate, ranking
+from dr_lib.evaluation.metrics import evaluate
 from dr_lib.network import backend
 from dr_lib.network.model import probabilities
 from dr_lib.training import (
@@ -193,7 +193,7 @@ def test_the_best_may_be_chosen_by_another_measure_than_kappa(tmp_path):
     found = {}
 
     def note(report):
-        found[report.step] = ranking(stages, probabilities(model, pixels))
+        found[report.step] = evaluate(stages, probabilities(model, pixels)).ranking
 
     history = run(
         model, short(8, validate_every=1, best_by="auc", schedule=((8, 1e-2),)), on_step=note
@@ -222,7 +222,7 @@ def test_averaged_weights_are_validated_and_kept_and_the_run_goes_on_with_its_ow
         wanted = (share**2 * first + share * second + third) / (share**2 + share + 1)
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-7)  # float32, three steps
     pixels, stages = eyes()
-    assert kappas[-1] == evaluate(stages, probabilities(averaged, pixels)).qwk
+    assert kappas[-1] == evaluate(stages, probabilities(averaged, pixels)).values["qwk"]
     assert history.chosen_step == 11
 
 
