@@ -1,5 +1,1 @@
 """How good grades are: metrics with intervals over patients, and the ways to decide a stage."""
-
-from dr_lib.evaluation.metrics import Evaluation, evaluate
-
-__all__ = ["Evaluation", "evaluate"]

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 
 from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
+from dr_lib.evaluation.ratio import ratio
 from dr_lib.vocabulary import REFERABLE, STAGE_COUNT, STAGES
 
 ECE_BINS = 15
@@ -68,10 +69,10 @@ class BootstrapMetrics:
         result = {
             "qwk": kappa_of(confusion),
             "qwk_expected": kappa_of(self.confusion(weights, self.expected)),
-            "accuracy": _ratio(np.trace(confusion, axis1=1, axis2=2), total),
+            "accuracy": ratio(np.trace(confusion, axis1=1, axis2=2), total),
             "auc_referable": _auc(*curve),
             "auc_any": _auc(*self.any.curve(weights)),
-            "ece": _ratio(abs(weights @ excess).sum(axis=1), total),
+            "ece": ratio(abs(weights @ excess).sum(axis=1), total),
         }
         for side, values in (("sensitivity", sensitivity), ("specificity", specificity)):
             result |= {f"{side}_stage{stage}": values[:, stage] for stage in STAGES}
@@ -103,7 +104,7 @@ class _Ranked:
         for member in (self.positive, ~self.positive):
             grown = np.cumsum(np.add.reduceat(ranked * member, self.starts, axis=1), axis=1)
             grown = np.concatenate([np.zeros((len(grown), 1)), grown], axis=1)
-            rates.append(_ratio(grown, grown[:, -1:]))
+            rates.append(ratio(grown, grown[:, -1:]))
         return rates[0], rates[1]
 
 
@@ -131,7 +132,7 @@ def _rates(confusion: Float64[np.ndarray, "resample 5 5"]) -> tuple[np.ndarray, 
     true, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
     right = np.diagonal(confusion, axis1=1, axis2=2)
     total = confusion.sum(axis=(1, 2))[:, np.newaxis]
-    return _ratio(right, true), _ratio(total - true - predicted + right, total - true)
+    return ratio(right, true), ratio(total - true - predicted + right, total - true)
 
 
 def kappa_of(confusion: Float64[np.ndarray, "resample 5 5"]) -> np.ndarray:
@@ -140,7 +141,7 @@ def kappa_of(confusion: Float64[np.ndarray, "resample 5 5"]) -> np.ndarray:
     distance = (stage[:, np.newaxis] - stage) ** 2
     observed = (confusion * distance).sum(axis=(1, 2))
     chance = np.einsum("ri,rj,ij->r", confusion.sum(axis=2), confusion.sum(axis=1), distance)
-    return 1 - _ratio(observed * confusion.sum(axis=(1, 2)), chance)
+    return 1 - ratio(observed * confusion.sum(axis=(1, 2)), chance)
 
 
 def patient_intervals(
@@ -173,10 +174,3 @@ def patient_intervals(
         )
         for name, value in values.items()
     }
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """above / below, NaN where below is 0."""
-    return np.divide(
-        above, below, out=np.full(np.broadcast(above, below).shape, np.nan), where=below > 0
-    )

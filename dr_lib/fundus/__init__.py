@@ -7,15 +7,5 @@ at the result.
 
 from dr_lib.fundus.disc import Disc, retina_disc
 from dr_lib.fundus.errors import UngradablePhoto
-from dr_lib.fundus.normalise import Fundus, normalise, preprocess
+from dr_lib.fundus.normalise import normalise, preprocess
 from dr_lib.fundus.params import PreprocessParams
-
-__all__ = [
-    "Disc",
-    "Fundus",
-    "PreprocessParams",
-    "UngradablePhoto",
-    "normalise",
-    "preprocess",
-    "retina_disc",
-]

@@ -11,13 +11,3 @@ from dr_lib.linearity.effects import special_units, unit_effects, unit_region
 from dr_lib.linearity.params import LinearityParams
 from dr_lib.linearity.study import engine_average_gradient, linearity_study
 from dr_lib.linearity.verdicts import unit_verdicts
-
-__all__ = [
-    "LinearityParams",
-    "engine_average_gradient",
-    "linearity_study",
-    "special_units",
-    "unit_effects",
-    "unit_region",
-    "unit_verdicts",
-]

@@ -2,6 +2,7 @@
 gradient, attribution.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -116,19 +117,12 @@ def engine_average_gradient(params: LinearityParams) -> AverageGradient:
     """
     from dr_lib.attribution import integrated_gradients, stage_quantities
 
-    evaluators: dict[
-        int, tuple[Model, Any]
-    ] = {}  # with the model, so that no other one can take its id
+    evaluator = functools.cache(upper_evaluator)
 
     def average(upper: Model, stage: int, inputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
         flat = inputs.ndim == 2
-        if id(upper) not in evaluators:
-            evaluators[id(upper)] = (
-                upper,
-                upper_evaluator(upper, UNITS_AT_ONCE if flat else params.batch_size),
-            )
         values = integrated_gradients(
-            evaluators[id(upper)][1],
+            evaluator(upper, UNITS_AT_ONCE if flat else params.batch_size),
             inputs,
             baseline,
             points=params.points if flat else params.conv_points,

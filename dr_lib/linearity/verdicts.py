@@ -5,6 +5,7 @@ dead.
 import numpy as np
 import pandas as pd
 
+from dr_lib.evaluation.ratio import ratio
 from dr_lib.linearity.params import LinearityParams
 
 COLUMNS = (
@@ -97,19 +98,19 @@ def _judged(
 ) -> dict[str, np.ndarray]:
     """Verdict and numbers of each unit from arrays (image, strength, unit)."""
     size = np.abs(attribution).max(axis=(0, 1))
-    moved = _ratio(
+    moved = ratio(
         np.ptp(difference, axis=1).sum(axis=0),
         np.abs(difference).max(axis=1).sum(axis=0),
-        when_empty=0.0,
+        empty=0.0,
     )
-    variation = _ratio(gradient.std(axis=1).sum(axis=0), np.abs(gradient).mean(axis=1).sum(axis=0))
+    variation = ratio(gradient.std(axis=1).sum(axis=0), np.abs(gradient).mean(axis=1).sum(axis=0))
     with_outcome = _correlation_within(attribution, outcome)
     flattening = _correlation_within(np.abs(gradient), np.abs(difference))
-    slopes = _ratio(
+    slopes = ratio(
         (attribution * difference).sum(axis=1), (difference**2).sum(axis=1)
     )  # (image, unit)
     residual = attribution - np.nan_to_num(slopes)[:, None] * difference
-    r2 = 1 - _ratio((residual**2).sum(axis=(0, 1)), (_centred(attribution) ** 2).sum(axis=(0, 1)))
+    r2 = 1 - ratio((residual**2).sum(axis=(0, 1)), (_centred(attribution) ** 2).sum(axis=(0, 1)))
 
     verdicts = {
         "dead": size <= params.dead_share * size.max(initial=0),
@@ -136,13 +137,9 @@ def _centred(values: np.ndarray) -> np.ndarray:
 def _correlation_within(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Correlation over strengths, means taken out eye by eye; (unit,), NaN where nothing varies."""
     a, b = _centred(a), _centred(b)
-    return _ratio(
+    return ratio(
         (a * b).sum(axis=(0, 1)), np.sqrt((a**2).sum(axis=(0, 1)) * (b**2).sum(axis=(0, 1)))
     )
-
-
-def _ratio(top: np.ndarray, bottom: np.ndarray, when_empty: float = np.nan) -> np.ndarray:
-    return np.divide(top, bottom, out=np.full(np.shape(top), when_empty), where=bottom != 0)
 
 
 def flip_strengths(rows: pd.DataFrame, target_stage: int) -> pd.Series:

@@ -5,7 +5,6 @@
 """
 
 from dr_lib.localisation.masks import (
-    ANY,
     LesionMasks,
     UnusableMask,
     lesion_masks,
@@ -15,16 +14,3 @@ from dr_lib.localisation.masks import (
 from dr_lib.localisation.params import LocalisationParams
 from dr_lib.localisation.scores import Judge, Score
 from dr_lib.localisation.summary import score_rows
-
-__all__ = [
-    "ANY",
-    "Judge",
-    "LesionMasks",
-    "LocalisationParams",
-    "Score",
-    "UnusableMask",
-    "lesion_masks",
-    "lesion_share",
-    "retina_seen",
-    "score_rows",
-]

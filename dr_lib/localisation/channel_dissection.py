@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from dr_lib.attribution.receptive import receptive_field
 from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
+from dr_lib.evaluation.ratio import ratio
 from dr_lib.network.layers import split_at
 from dr_lib.settings import Limit, PositiveInt, Settings
 
@@ -129,9 +130,7 @@ def _auc(
     """
     below = np.cumsum(negative, axis=1) - negative / 2
     pairs = positive.sum(axis=1) * negative.sum(axis=1)
-    return np.divide(
-        (positive * below).sum(axis=1), pairs, out=np.full(len(positive), np.nan), where=pairs > 0
-    )
+    return ratio((positive * below).sum(axis=1), pairs)
 
 
 def unit_rows(
@@ -193,7 +192,7 @@ def _means(values: np.ndarray, weights: Float64[np.ndarray, "draw eye"]) -> np.n
     finite = np.isfinite(values)
     total = np.tensordot(weights, np.where(finite, values, 0.0), 1)
     count = np.tensordot(weights, finite.astype(np.float64), 1)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return ratio(total, count)
 
 
 def _furthest(values: np.ndarray) -> int | None:

@@ -177,7 +177,7 @@ def _lit(image: "Image.Image") -> Bool[np.ndarray, "h w"]:
     values = np.asarray(image)
     if image.mode == "P":  # of a large mask the palette is looked up far sooner than converted
         lit = np.zeros(256, bool)
-        colours = np.reshape(image.getpalette("RGB"), (-1, 3))
+        colours = np.array(image.getpalette("RGB")).reshape(-1, 3)
         lit[: len(colours)] = colours.any(axis=1)
         return lit[values]
     above = 127 if image.format == "JPEG" else 0  # what a JPEG made of black is not quite black

@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
+from dr_lib.evaluation.ratio import ratio
 from dr_lib.localisation.masks import LesionMasks
 from dr_lib.localisation.params import LocalisationParams
 
@@ -103,7 +104,7 @@ class Judge:
         # Peaks fall until N + 1 of them lie on healthy retina; only those on this lesion or on
         # healthy retina matter.
         either = healthy + each
-        missed = np.divide(healthy, either, out=np.zeros_like(either), where=either > 0)
+        missed = ratio(healthy, either, empty=0.0)
         curve = {
             f"sensitivity_fp{allowed}": (
                 hits[:, false <= allowed].any(axis=1).mean(),

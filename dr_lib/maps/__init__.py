@@ -10,15 +10,3 @@ from dr_lib.maps.params import HeatmapParams
 from dr_lib.maps.regions import find_regions, smoothed
 from dr_lib.maps.rows import image_rows
 from dr_lib.maps.stats import symmetry
-
-__all__ = [
-    "POSTER",
-    "GroupHeatmaps",
-    "HeatmapParams",
-    "find_regions",
-    "group_names",
-    "image_rows",
-    "region_measures",
-    "smoothed",
-    "symmetry",
-]

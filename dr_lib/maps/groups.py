@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Float64
 
+from dr_lib.evaluation.ratio import ratio
 from dr_lib.fundus.anatomy import Eye, anatomy
 from dr_lib.maps.params import HeatmapParams
 
@@ -123,12 +124,7 @@ class GroupHeatmaps:
                 bins = np.minimum(bins, count - 1) if profile == "radial" else bins % count
                 pixels = np.bincount(bins, minlength=count)
                 means = [
-                    np.divide(
-                        np.bincount(bins, weights=part[retina.inside], minlength=count),
-                        pixels,
-                        out=np.full(count, np.nan),
-                        where=pixels > 0,
-                    ).tolist()
+                    ratio(np.bincount(bins, part[retina.inside], count), pixels).tolist()
                     for part in parts
                 ]
                 rows += [

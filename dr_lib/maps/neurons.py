@@ -5,6 +5,8 @@ scattered", as numbers.
 import numpy as np
 from jaxtyping import Float, Float64
 
+from dr_lib.evaluation.ratio import ratio
+
 
 def region_measures(
     regions: Float[np.ndarray, "*neurons y x"], size_px: int
@@ -33,7 +35,7 @@ def region_measures(
     flat[broken] = 0.0
     size = np.abs(flat)
     total = size.sum(axis=1)
-    weights = np.divide(size, total[:, None], out=np.zeros_like(size), where=total[:, None] > 0)
+    weights = ratio(size, total[:, None], empty=0.0)
     y, x = (axis.ravel().astype(np.float64) for axis in np.mgrid[:height, :width])
     dy, dx = (axis[None, :] - (weights @ axis)[:, None] for axis in (y, x))
     count = min(max(1, round(0.01 * size_px**2)), height * width)

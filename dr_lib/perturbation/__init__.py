@@ -1,5 +1,1 @@
 """Changed images: counterfactuals, adversarial examples, and how they compare (METHOD §7)."""
-
-from dr_lib.perturbation.counterfactual import perturb
-
-__all__ = ["perturb"]

@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float
 
+from dr_lib.perturbation.image_measures import Images
 from dr_lib.perturbation.strength_search import (
     LEGAL,
     Predict,
@@ -63,11 +64,11 @@ class AdversarialParams(Settings):
 
 
 def fgsm(
-    x: Float[np.ndarray, "image y x channel"],
-    gradients: Float[np.ndarray, "image y x channel"],
+    x: Images,
+    gradients: Images,
     epsilon: Float[np.ndarray, "image"],
     norm: Norm = "linf",
-) -> Float[np.ndarray, "image y x channel"]:
+) -> Images:
     """`x` after one step of length `epsilon` up the gradient (L∞: its sign, L2: its direction),
     clipped to the legal range.
     """
@@ -77,14 +78,14 @@ def fgsm(
 
 
 def pgd(
-    x: Float[np.ndarray, "image y x channel"],
+    x: Images,
     gradient: Callable[[np.ndarray], np.ndarray],
     epsilon: Float[np.ndarray, "image"],
     norm: Norm = "linf",
     *,
     steps: int = 10,
     step_share: float = 0.25,
-) -> Float[np.ndarray, "image y x channel"]:
+) -> Images:
     """`x` after `steps` steps of `step_share · epsilon`, each projected back into the ball around
     `x` and the legal range.
 
@@ -104,9 +105,7 @@ def pgd(
     return moved
 
 
-def ascent(
-    gradients: Float[np.ndarray, "image y x channel"], norm: Norm = "linf"
-) -> Float[np.ndarray, "image y x channel"]:
+def ascent(gradients: Images, norm: Norm = "linf") -> Images:
     """The direction of steepest ascent of length 1 in the norm: sgn(g), or g / ‖g‖₂; zero where
     the gradient is zero.
     """
@@ -122,7 +121,7 @@ def ascent(
 def smallest_epsilon(
     predict: Predict,
     gradient: Gradient,
-    inputs: Float[np.ndarray, "image y x channel"],
+    inputs: Images,
     target_stage: int,
     params: AdversarialParams = AdversarialParams(),
     *,

@@ -97,6 +97,8 @@ def transfer(rows: pd.DataFrame) -> dict[str, float | int]:
     the second model's. Eyes that it gives the target stage unchanged are left out. `share` comes
     with Wilson's 95 % interval; NaN where no eye is left.
     """
+    from scipy.stats import binomtest
+
     asked = rows[
         rows["reached"].astype(bool) & (rows["second_stage_before"] != rows["target_stage"])
     ]
@@ -104,16 +106,13 @@ def transfer(rows: pd.DataFrame) -> dict[str, float | int]:
     gain = asked["second_probability_after"] - asked["second_probability_before"]
     low = share = high = float("nan")
     if n:
-        z = 1.959963984540054
-        share, spread = hits / n, z**2 / n
-        centre = (share + spread / 2) / (1 + spread)
-        half = z * np.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-        low, high = max(0.0, float(centre - half)), min(1.0, float(centre + half))
+        share = hits / n
+        low, high = binomtest(hits, n).proportion_ci(method="wilson")
     return {
         "eyes": n,
         "transferred": hits,
         "share": share,
-        "low": low,
-        "high": high,
+        "low": float(low),
+        "high": float(high),
         "mean_probability_gain": float(gain.mean()),
     }

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dr_lib.maps import find_regions
+from dr_lib.perturbation.image_measures import Images
 from dr_lib.perturbation.strength_search import (
     LEGAL,
     Predict,
@@ -162,7 +163,7 @@ def perturb(
 
 def smallest_strength(
     predict: Predict,
-    inputs: Float[np.ndarray, "image y x channel"],
+    inputs: Images,
     baselines: Float[np.ndarray, "..."],
     attributions: Float[np.ndarray, "image y x _"],
     target_stage: int,

@@ -9,12 +9,12 @@ somebody else's work.
 import numpy as np
 from jaxtyping import Float, Int
 
+Image = Float[np.ndarray, "y x channel"]
+Images = Float[np.ndarray, "image y x channel"]
 DATA_RANGE = 255 / 128  # between the darkest and the brightest legal value
 
 
-def distances(
-    before: Float[np.ndarray, "y x channel"], after: Float[np.ndarray, "y x channel"]
-) -> dict[str, float]:
+def distances(before: Image, after: Image) -> dict[str, float]:
     """`l0_share` (share of pixel positions with any channel changed), `l1` (sum), `l2`, `linf` of
     the change.
 
@@ -32,9 +32,7 @@ def distances(
     }
 
 
-def ssim(
-    before: Float[np.ndarray, "y x channel"], after: Float[np.ndarray, "y x channel"]
-) -> float:
+def ssim(before: Image, after: Image) -> float:
     """Structural similarity (1 for equal images), mean over channels, 7×7 windows; smaller images
     take the largest odd window.
 
@@ -58,7 +56,7 @@ def ssim(
     )
 
 
-def total_variation(image: Float[np.ndarray, "y x channel"]) -> float:
+def total_variation(image: Image) -> float:
     """Mean absolute difference of neighbouring pixels, over all pairs (down and right) and
     channels; 0 for a single pixel.
 
@@ -71,17 +69,12 @@ def total_variation(image: Float[np.ndarray, "y x channel"]) -> float:
     return float((down.sum() + right.sum()) / max(down.size + right.size, 1))
 
 
-def high_frequency_energy(
-    before: Float[np.ndarray, "y x channel"],
-    after: Float[np.ndarray, "y x channel"],
-    *,
-    cutoff: float = 0.25,
-) -> float:
-    """Share of the change's energy at spatial frequencies above `cutoff` cycles a pixel (Nyquist is
-    0.5); NaN for no change.
+def high_frequency_energy(before: Image, after: Image) -> float:
+    """Share of the change's energy at spatial frequencies above a quarter of a cycle a pixel
+    (Nyquist is 0.5); NaN for no change.
 
     The frequency is radial, √(fy² + fx²); the energies of the channels are added. White noise has 1
-    − π·cutoff² ≈ 0.80 at the default, a smooth change almost 0.
+    − π/16 ≈ 0.80, a smooth change almost 0.
     """
     change = _change(before, after)
     if not np.isfinite(change).all():
@@ -93,12 +86,10 @@ def high_frequency_energy(
     frequency = np.hypot(
         np.fft.fftfreq(change.shape[0])[:, None], np.fft.fftfreq(change.shape[1])[None, :]
     )
-    return float(energy[frequency > cutoff].sum() / total)
+    return float(energy[frequency > 0.25].sum() / total)
 
 
-def change_measures(
-    before: Float[np.ndarray, "y x channel"], after: Float[np.ndarray, "y x channel"]
-) -> dict[str, float]:
+def change_measures(before: Image, after: Image) -> dict[str, float]:
     """Every measure of one change, named as the columns of `counterfactuals` and `adversarials`."""
     return {
         **distances(before, after),
@@ -112,7 +103,7 @@ def change_measures(
 def feature_distances(
     features: Float[np.ndarray, "image feature"],
     real: Float[np.ndarray, "example feature"],
-    made_from: Int[np.ndarray, "image"] | None = None,
+    made_from: Int[np.ndarray, "image"],
 ) -> tuple[Float[np.ndarray, "image"], float]:
     """How near images lie to real ones, in any feature space, such as the network's pooled
     features of real stage-1 eyes.
@@ -135,9 +126,8 @@ def feature_distances(
     if len(real) == 0:
         return np.full(len(features), np.nan), float("nan")
     between = cdist(features, real)
-    if made_from is not None:
-        rows = np.flatnonzero(made_from >= 0)
-        between[rows, made_from[rows]] = np.inf
+    rows = np.flatnonzero(made_from >= 0)
+    between[rows, made_from[rows]] = np.inf
     nearest = between.min(axis=1)
     nearest[np.isinf(nearest)] = np.nan
     if len(real) < 2:

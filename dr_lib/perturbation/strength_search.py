@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dr_lib.perturbation.image_measures import change_measures
+from dr_lib.perturbation.image_measures import Images, change_measures
 from dr_lib.vocabulary import STAGE_COUNT
 
 LEGAL = (-1.0, 127 / 128)  # pixels 0 and 255 after scaling
@@ -41,7 +41,7 @@ class StrengthResult:
     best_probability: Float[np.ndarray, "image"]  # of the target, over all strengths tried
     before: Float[np.ndarray, "image stage"]
     after: Float[np.ndarray, "image stage"]
-    images: Float[np.ndarray, "image y x channel"]
+    images: Images
 
 
 def batches(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -68,7 +68,7 @@ def strength_grid(smallest: float, largest: float, growth: float) -> tuple[float
 
 def search(
     predict: Predict,
-    inputs: Float[np.ndarray, "image y x channel"],
+    inputs: Images,
     move: Move,
     target_stage: int,
     *,
@@ -157,7 +157,7 @@ def result_rows(
     image_ids: Sequence[str],
     method: str,
     target_stage: int,
-    originals: Float[np.ndarray, "image y x channel"],
+    originals: Images,
     result: StrengthResult,
 ) -> list[dict]:
     """One row per eye for the tables `counterfactuals` and `adversarials`.

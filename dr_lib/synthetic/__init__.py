@@ -10,19 +10,6 @@ itself), `camera` (what a camera makes of it), `eye` (one call that joins them).
 """
 
 from dr_lib.synthetic.eye import SyntheticEye, draw, jpeg_bytes
-from dr_lib.synthetic.lesions import MASK_COLOURS, Lesion
+from dr_lib.synthetic.lesions import MASK_COLOURS
 from dr_lib.synthetic.params import SynthesisParams
 from dr_lib.synthetic.planning import KAGGLE_COUNTS, EyePlan, plan, stage_counts
-
-__all__ = [
-    "KAGGLE_COUNTS",
-    "MASK_COLOURS",
-    "EyePlan",
-    "Lesion",
-    "SynthesisParams",
-    "SyntheticEye",
-    "draw",
-    "jpeg_bytes",
-    "plan",
-    "stage_counts",
-]

@@ -194,15 +194,6 @@ class Shot:
         """Last visible y of the retina."""
         return min(1.0, (self.work_height - 1 - self.work_y) / self.patch.radius)
 
-    def to_photo(self, x: float, y: float) -> tuple[float, float]:
-        """Retina coordinates as pixels (x, y) of the photograph; cv2.resize aligns pixel edges,
-        hence the halves.
-        """
-        return (
-            (self.work_x + self.patch.radius * x + 0.5) * self.width / self.work_width - 0.5,
-            (self.work_y + self.patch.radius * y + 0.5) * self.height / self.work_height - 0.5,
-        )
-
     def framed(
         self, picture: np.ndarray, border: np.ndarray | int, interpolation: int
     ) -> np.ndarray:

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from dr_lib.synthetic.anatomy import draw_landmarks, draw_vessels
-from dr_lib.synthetic.camera import Camera, choose_camera, expose, frame, visible
+from dr_lib.synthetic.anatomy import Landmarks, draw_landmarks, draw_vessels
+from dr_lib.synthetic.camera import Camera, Shot, choose_camera, expose, frame, visible
 from dr_lib.synthetic.canvas import LABELS, Canvas, Skin
-from dr_lib.synthetic.lesions import MASK_COLOURS, Lesion, quadrant_of, spots_of_stage
+from dr_lib.synthetic.lesions import MASK_COLOURS, Spot, spots_of_stage
 from dr_lib.synthetic.painting import paint
 from dr_lib.synthetic.params import SynthesisParams, stream
 from dr_lib.synthetic.planning import EyePlan
@@ -22,27 +22,21 @@ class SyntheticEye:
     """A drawn eye.
 
     photo: RGB. mask: RGB, `MASK_COLOURS` upon black, only inside the visible retina.
-    stage: 0 to 4, as the lesions make it.
-    camera: its make. quality: its JPEG quality, 1 to 100.
-    retina_y_px, retina_x_px, retina_diameter_px: where the retina's disc truly is, even where the
-        frame cuts it.
+    quality: its JPEG quality, 1 to 100.
+    spots, marks: its lesions and landmarks, in the retina's own coordinates.
+    shot: where these lie in the photograph, even where the frame cuts the disc.
     """
 
     photo: UInt8[np.ndarray, "height width 3"]
     mask: UInt8[np.ndarray, "height width 3"]
-    stage: int
-    lesions: tuple[Lesion, ...]
-    camera: str
     quality: int
-    retina_y_px: float
-    retina_x_px: float
-    retina_diameter_px: float
+    spots: tuple[Spot, ...]
+    marks: Landmarks
+    shot: Shot
 
 
 def draw(eye: EyePlan, params: SynthesisParams) -> SyntheticEye:
-    """The photograph of an eye with its lesion mask and lesion records: a pure function of its
-    arguments.
-    """
+    """The photograph of an eye with its lesion mask: a pure function of its arguments."""
     shared = stream(params.seed, eye.patient, "both", "patient")
     camera = choose_camera(shared)
     skin = _skin(camera, shared)
@@ -59,24 +53,8 @@ def draw(eye: EyePlan, params: SynthesisParams) -> SyntheticEye:
     paint(canvas, vessels, spots)
     photo = expose(canvas.retina, shot, exposure * float(light.uniform(0.92, 1.08)), light)
     labels = shot.framed(canvas.labels * visible(shot.patch), 0, cv2.INTER_NEAREST)
-    lesions = []
-    for spot in spots:
-        x, y = shot.to_photo(spot.x, spot.y)
-        quadrant = quadrant_of(spot.x, spot.y, marks)
-        radius = spot.radius * shot.patch.radius * shot.scale
-        lesions.append(Lesion(spot.kind, y, x, radius, quadrant))
-    x, y = shot.to_photo(0.0, 0.0)
-    return SyntheticEye(
-        photo=photo,
-        mask=_PALETTE[labels],
-        stage=eye.stage,
-        lesions=tuple(lesions),
-        camera=camera.name,
-        quality=int(light.integers(params.lowest_quality, params.highest_quality + 1)),
-        retina_y_px=y,
-        retina_x_px=x,
-        retina_diameter_px=2 * shot.patch.radius * shot.scale,
-    )
+    quality = int(light.integers(params.lowest_quality, params.highest_quality + 1))
+    return SyntheticEye(photo, _PALETTE[labels], quality, tuple(spots), marks, shot)
 
 
 def jpeg_bytes(photo: UInt8[np.ndarray, "height width 3"], quality: int) -> bytes:

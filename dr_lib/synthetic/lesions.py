@@ -1,4 +1,4 @@
-"""Lesions: their records, and which an eye of a given stage has, and where.
+"""Lesions: which an eye of a given stage has, and where.
 
 Stages follow the international clinical scale (Wilkinson et al., Ophthalmology 110 (2003)
 1677–1682): 0 no lesion; 1 microaneurysms only; 2 more than that; 3 at least `SEVERE_PER_QUADRANT`
@@ -35,37 +35,15 @@ shows about a quarter.
 
 
 @dataclass(frozen=True)
-class Lesion:
-    """One lesion of a photograph: centre and radius in the photograph's pixels, the quadrant about
-    the fovea.
-
-    A hard exudate's record is one cluster of specks, a new vessel's one tangle; `radius_px` is then
-    the group's.
-    """
-
-    kind: LesionType
-    centre_y_px: float
-    centre_x_px: float
-    radius_px: float
-    quadrant: Quadrant
-
-
-@dataclass(frozen=True)
 class Spot:
-    """A lesion in the retina's own coordinates (see `anatomy`)."""
+    """A lesion in the retina's own coordinates (see `anatomy`): of a hard exudate a cluster of
+    specks, of new vessels a tangle.
+    """
 
     kind: LesionType
     x: float
     y: float
     radius: float
-
-
-def quadrant_of(x: float, y: float, marks: Landmarks) -> Quadrant:
-    """The quadrant about the fovea: nasal is the optic disc's side."""
-    nasal = (x - marks.fovea_x) * marks.nasal >= 0
-    if y < marks.fovea_y:
-        return "superior_nasal" if nasal else "superior_temporal"
-    return "inferior_nasal" if nasal else "inferior_temporal"
 
 
 def spots_of_stage(
@@ -166,7 +144,9 @@ class _Ground:
         self.arcades = np.exp(-((marks.from_fovea(x, y) - 0.6) ** 2) / (2 * 0.15**2)) + 1e-6
         # From each point to the edge of the nearest lesion.
         self.room = np.full(len(x), np.inf)
-        self.quadrants = np.array([quadrant_of(*point, marks) for point in zip(x, y, strict=True)])
+        # About the fovea: nasal is the optic disc's side.
+        nasal = (x - marks.fovea_x) * marks.nasal >= 0
+        self.quadrants = np.array(QUADRANTS)[2 * (y >= marks.fovea_y) + nasal]
 
     def _cells(self, places: np.ndarray) -> np.ndarray:
         return np.clip((places + 1.0) * self._CELLS / 2, 0, self._CELLS - 1).astype(np.int32)

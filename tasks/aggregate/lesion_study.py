@@ -7,7 +7,8 @@ regions are grouped all the same.
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +80,6 @@ class LesionJob:
     ids: ResolvedIds
     eyes: pd.DataFrame
     preprocess: PreprocessParams
-    clustering: RegionClusteringParams | None = None
-    dissection: ChannelDissectionParams | None = None
 
     def masked_fundi(self) -> tuple[np.ndarray, list[LesionMasks | None]]:
         """The eyes' fundi and lesions; None for an eye without a mask, and for a mask that cannot
@@ -91,11 +90,9 @@ class LesionJob:
         fundi, placed = store.read_rows(positions, ["pixels"])["pixels"], discs(store, positions)
         masks: list[LesionMasks | None] = [None] * len(self.eyes)
         for row, eye in enumerate(self.eyes.to_dict("records")):
+            seen = eye["files"], eye, placed[row], fundi[row], self.preprocess
             with contextlib.suppress(UnusableMask):
-                if eye["mask"]:
-                    masks[row] = eye_masks(
-                        eye["files"], eye, placed[row], fundi[row], self.preprocess
-                    )
+                masks[row] = eye_masks(*seen) if eye["mask"] else None
         return fundi, masks
 
 
@@ -113,13 +110,9 @@ def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionP
     digest = content_id(made_from)
     if workspace.has_part("units", explain_id, "lesions", digest=digest):
         return len(eyes)
-    jobs = [
-        dataclasses.replace(job, eyes=eyes.iloc[start : start + EYES_PER_JOB], dissection=params)
-        for start in range(0, len(eyes), EYES_PER_JOB)
-    ]
-    results = run_in_waves(
-        session.pool, "channel dissection", _agreements, jobs, images_of=lambda job: len(job.eyes)
-    )
+    parts = [eyes.iloc[start : start + EYES_PER_JOB] for start in range(0, len(eyes), EYES_PER_JOB)]
+    work = functools.partial(_agreements, params.layers)
+    results = _in_waves(session, "channel dissection", work, job, parts)
     rows = []
     for layer in params.layers:
         if judged := [eye for result in results for eye in result[layer]]:
@@ -132,15 +125,26 @@ def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionP
     return len(eyes)
 
 
-def _agreements(job: LesionJob) -> dict[str, list[tuple]]:
+def _in_waves(
+    session: Session,
+    name: str,
+    work: Callable[[LesionJob], Any],
+    job: LesionJob,
+    parts: Iterable[pd.DataFrame],
+) -> list[Any]:
+    """The results of some work on each of these parts of a job's eyes."""
+    jobs = [dataclasses.replace(job, eyes=eyes) for eyes in parts]
+    return run_in_waves(session.pool, name, work, jobs, images_of=lambda job: len(job.eyes))
+
+
+def _agreements(layers: Sequence[str], job: LesionJob) -> dict[str, list[tuple]]:
     """Runs on a worker: for each layer (patient, AUCs against the rest, against other lesions)
     of every eye with a lesion.
     """
-    assert job.dissection
     model = loaded_model(job.ids.location, job.ids.model_id)
     pixels, masks = job.masked_fundi()
     x = scaled(pixels)
-    agreements: dict[str, list[tuple]] = {layer: [] for layer in job.dissection.layers}
+    agreements: dict[str, list[tuple]] = {layer: [] for layer in layers}
     for layer, judged in agreements.items():
         channels = ChannelMaps(model, layer)
         if not channels.has_places:
@@ -149,9 +153,7 @@ def _agreements(job: LesionJob) -> dict[str, list[tuple]]:
             if lesions is None or not lesions.kinds:
                 continue
             absent = np.zeros_like(lesions.inside)
-            kinds: dict[str, np.ndarray] = {
-                kind: lesions.kinds.get(kind, absent) for kind in LESION_TYPES
-            }
+            kinds = {str(kind): lesions.kinds.get(kind, absent) for kind in LESION_TYPES}
             judged.append(
                 (patient, *agreement(channels.of(image), kinds, channels.cells, lesions.inside))
             )
@@ -172,40 +174,26 @@ def _group_regions(session: Session, job: LesionJob, params: RegionClusteringPar
     digest = content_id(made_from)
     if workspace.has_part("region_clusters", explain_id, "clusters", digest=digest):
         return
-    jobs = [
-        dataclasses.replace(job, eyes=eyes, clustering=params)
-        for _, eyes in job.eyes.groupby("part")
-    ]
-    results = run_in_waves(
-        session.pool, "region clustering", _described, jobs, images_of=lambda job: len(job.eyes)
-    )
-    rows = [row for regions, _ in results for row in regions]
-    groups = cluster(
-        np.concatenate([features for _, features in results] or [np.zeros((0, 1))]), params
-    )
-    for row, number, distance, silhouette in zip(
-        rows, groups.cluster, groups.distance, groups.silhouette, strict=True
-    ):
-        row |= {
-            "cluster": int(number),
-            "distance": float(distance),
-            "silhouette": float(silhouette),
-        }
+    work = functools.partial(_described, params.source)
+    parts = (eyes for _, eyes in job.eyes.groupby("part"))
+    results = _in_waves(session, "region clustering", work, job, parts)
+    features = [features for _, features in results] or [np.zeros((0, 1))]
+    groups = cluster(np.concatenate(features), params)
+    rows = pd.DataFrame(
+        [row for regions, _ in results for row in regions], columns=[*REGION, "lesion"]
+    ).assign(**vars(groups))
     workspace.write_table(
         "region_clusters", rows, partition=explain_id, part="clusters", digest=digest
     )
 
 
-def _described(job: LesionJob) -> tuple[list[dict[str, Any]], np.ndarray]:
+def _described(source: str, job: LesionJob) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Runs on a worker: the regions of a shard's eyes (as rows without a group) and their
     features.
     """
-    assert job.clustering
     part = job.eyes["part"].iloc[0]
     regions = job.ids.workspace.part("lesion_regions", job.ids.explain_id, part)
-    regions = regions[
-        (regions["source"] == job.clustering.source) & (regions["sign"] == "positive")
-    ]
+    regions = regions[(regions["source"] == source) & (regions["sign"] == "positive")]
     by_eye = {name: rows.to_dict("records") for name, rows in regions.groupby("image_id")}
     rows, features = [], []
     for image_id, pixels, masks in zip(job.eyes["image_id"], *job.masked_fundi(), strict=True):

@@ -69,18 +69,15 @@ def aggregate(
     }
     settings |= crop_settings(recipe.preprocess)
     save_region_settings(workspace.files, ids.explain_id, dataclasses.asdict(heatmaps))
-    how = (recipe.preprocess, recipe.attribution, heatmaps, localisation)
-    jobs = []
+    parts = {}
     for span in store.spans():
         if span.index in made_from:
-            of_span = eyes.iloc[span.rows]
-            labels = as_text(of_span[["stage", "predicted_stage", "eye"]])
+            labels = as_text(eyes.iloc[span.rows][["stage", "predicted_stage", "eye"]])
             digest = content_id(
                 {"shard": made_from[span.index], "labels": labels, "heatmaps": settings}
             )
-            part = TablePart(workspace, ids.explain_id, span.part, digest)
-            jobs.append(AggregateJob(ids, span, of_span, part, *how))
-    digests = {job.span.index: job.part.digest for job in jobs}
+            parts[span] = TablePart(workspace, ids.explain_id, span.part, digest)
+    digests = {span.index: part.digest for span, part in parts.items()}
     groups = TablePart(workspace, ids.explain_id, "groups", content_id({"shards": digests}))
     judgement = TablePart(
         workspace,
@@ -90,14 +87,15 @@ def aggregate(
     )
     to_sum = bool(groups.missing(GROUPS))
     to_judge = index is not None and bool(judgement.missing(EVALUATION))
+    how = (recipe.preprocess, recipe.attribution, heatmaps, localisation)
     jobs = [
-        dataclasses.replace(
-            job,
-            missing=job.part.missing(*SHARD_TABLES),
+        AggregateJob(
+            *(ids, span, eyes.iloc[span.rows], part, *how),
+            missing=part.missing(*SHARD_TABLES),
             summed=to_sum,
-            judged=to_judge and bool(job.eyes["mask"].ne("").any()),
+            judged=to_judge and bool(eyes.iloc[span.rows]["mask"].ne("").any()),
         )
-        for job in jobs
+        for span, part in parts.items()
     ]
     sums: GroupHeatmaps | None = None
 

@@ -25,12 +25,6 @@ from tasks.run.table_part import TablePart
 
 EYE_TABLES = ("counterfactuals", "adversarials")
 PAIR_TABLES = ("comparisons", "transfers")
-SECOND = (
-    "second_stage_before",
-    "second_stage_after",
-    "second_probability_before",
-    "second_probability_after",
-)
 STAGES = ("true_stage", "predicted_stage", "target_stage")
 
 
@@ -145,21 +139,20 @@ class _Judge:
         """The further columns of the rows; a failed eye has no measures."""
         features, count = self.study.outputs.features(result.images), len(result.images)
         after, _ = feature_distances(features, self.real, self.made_from)
-        before_2, after_2 = self.second_before, self._second(result.images)
-        second: Sequence[list] = [[None] * count] * len(SECOND)
-        if before_2 is not None and after_2 is not None:
-            target = self.study.params.target_stage
-            pair = (before_2, after_2)
-            second = [
-                *(probabilities.argmax(axis=1).tolist() for probabilities in pair),
-                *(probabilities[:, target].tolist() for probabilities in pair),
-            ]
+        second = {}
+        both = {"before": self.second_before, "after": self._second(result.images)}
+        for when, probabilities in both.items():
+            stage = probability = [None] * count
+            if probabilities is not None:
+                stage = probabilities.argmax(axis=1).tolist()
+                probability = probabilities[:, self.study.params.target_stage].tolist()
+            second |= {f"second_stage_{when}": stage, f"second_probability_{when}": probability}
         return {
             "feature_distance_before": self.before.tolist(),
             "feature_distance_after": np.where(result.failed, np.nan, after).tolist(),
             "feature_distance_typical": [self.typical] * count,
             "second_model_id": [self.study.second or None] * count,
-            **dict(zip(SECOND, second, strict=True)),
+            **second,
         }
 
 

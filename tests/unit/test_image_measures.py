@@ -102,7 +102,9 @@ def test_images_of_other_shapes_are_refused():
 
 def test_feature_distances_are_to_the_nearest_and_typical_ones_leave_oneself_out():
     real = np.array([[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]])  # nearest neighbours at 5, 1, 1
-    nearest, typical = feature_distances(np.array([[0.0, 2.0], [3.0, 4.5]]), real)
+    nearest, typical = feature_distances(
+        np.array([[0.0, 2.0], [3.0, 4.5]]), real, np.array([-1, -1])
+    )
     np.testing.assert_allclose(nearest, [2.0, 0.5], rtol=1e-15)
     assert typical == 1.0
     # What an image was made from does not count: the second lies 0.5 from its own original, and as
@@ -111,6 +113,6 @@ def test_feature_distances_are_to_the_nearest_and_typical_ones_leave_oneself_out
     np.testing.assert_allclose(nearest, [2.0, 0.75], rtol=1e-15)
     alone, _ = feature_distances(np.array([[1.0, 0.0]]), real[:1], np.array([0]))
     assert np.isnan(alone).all()
-    nothing, typical = feature_distances(np.zeros((2, 2)), np.zeros((0, 2)))
+    nothing, typical = feature_distances(np.zeros((2, 2)), np.zeros((0, 2)), np.array([-1, -1]))
     assert np.isnan(nothing).all()
     assert np.isnan(typical)
