@@ -3,8 +3,8 @@
 
 The method's count of non-black pixels on the middle line is right only where that line crosses the
 whole disc. So the rim is traced in every row and column and a circle fitted to it that ignores
-notches, text, dark quarters and the frame's edges. The count is the check on that circle, and what
-remains where no circle can be found. Where an upright ellipse fits far better the photograph was
+notches, text, dark quarters and the frame's edges. The count is what remains where no circle can be
+found. Where an upright ellipse fits far better the photograph was
 squeezed, and where neither holds what is bright it is refused: a wrong disc would pass unseen.
 """
 
@@ -35,7 +35,6 @@ CLEAN_SQUEEZE, LEAST_SQUEEZE = 0.05, 0.1
 FAINT, SPILL = 0.3, 0.1  # of the retina's tone at the rim; of what is lit outside it
 NO_BLUE = 0.02  # of red
 SECOND = 0.6  # of the rim of each of two discs
-AGREEMENT = 0.02  # of the diameter: so near, the middle line's count confirms the circle
 
 
 @dataclass(frozen=True)
@@ -44,17 +43,14 @@ class Disc:
     whole-number coordinates.
 
     `confidence` (0…1) is the share of the rim within the frame where a fall of tone was seen on the
-    circle. `method`: "middle_line+circle" (METHOD's count agrees with the circle), "circle" (it
-    does not: the circle stands), "ellipse" (the photograph was squeezed) or "middle_line" (no
-    circle was found). `diameter` is the disc's width, `aspect` its height over its width: 1 unless
-    the photograph was squeezed.
+    circle or ellipse; 0 where none was found and METHOD's count is all there is. `diameter` is the
+    disc's width, `aspect` its height over its width: 1 unless the photograph was squeezed.
     """
 
     centre_y: float | int
     centre_x: float | int
     diameter: float | int
     confidence: float | int = 1.0
-    method: str = "given"
     aspect: float | int = 1.0
 
     @property
@@ -119,19 +115,14 @@ def retina_disc(photo: UInt8[np.ndarray, "y x 3"]) -> Disc:
                 "its outline is neither a circle nor an ellipse, as where one side of it is dark",
             )
         if oval:
-            confidence, aspect = _confidence(ellipse.circle), round(ellipse.aspect, 4)
-            return Disc(*ellipse.in_photo(), confidence, "ellipse", aspect).scaled(step)
-    count, line = _middle_line(tone, view.level(0.1))
+            aspect = round(ellipse.aspect, 4)
+            return Disc(*ellipse.in_photo(), _confidence(ellipse.circle), aspect).scaled(step)
     if best is None:
-        disc = Disc(float(line), (tone.shape[1] - 1) / 2, max(count, 1.0), 0.0, "middle_line")
-        return disc.scaled(step)
+        return _middle_line(tone, view.level(0.1)).scaled(step)
     circle = best.circle
     if _retina_outside(view, circle):
         raise UngradablePhoto("no_border", "the retina fills the frame, and no rim of it is seen")
-    chord = 2 * np.sqrt(max(circle.radius**2 - (line - circle.y) ** 2, 0))
-    agrees = abs(count - chord) < AGREEMENT * 2 * circle.radius + 1
-    method = "middle_line+circle" if agrees else "circle"
-    return Disc(circle.y, circle.x, 2 * circle.radius, _confidence(circle), method).scaled(step)
+    return Disc(circle.y, circle.x, 2 * circle.radius, _confidence(circle)).scaled(step)
 
 
 class _View(NamedTuple):
@@ -268,9 +259,9 @@ def _tones(tone):
 
 
 def _middle_line(tone, threshold):
-    """METHOD §1.1 as it stands: the number of non-black pixels of the middle line (the median of
-    nine lines), and its row.
+    """METHOD §1.1 as it stands: the diameter is the number of non-black pixels of the middle line
+    (the median of nine lines).
     """
-    height = tone.shape[0]
-    counts = (tone[max(0, height // 2 - 4) : height // 2 + 5] > threshold).sum(axis=1)
-    return float(np.median(counts)), height // 2
+    middle = tone.shape[0] // 2
+    counts = (tone[max(0, middle - 4) : middle + 5] > threshold).sum(axis=1)
+    return Disc(float(middle), (tone.shape[1] - 1) / 2, max(float(np.median(counts)), 1.0), 0.0)
