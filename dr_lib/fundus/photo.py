@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")  # Pillow's names
+UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError)  # Pillow's, of damaged files
 LARGEST_MEGAPIXELS = 178.0  # Pillow itself refuses more
 
 # IMREAD_REDUCED_COLOR_* mean BGR and may not be combined with RGB; these are the bits of the
@@ -111,7 +112,7 @@ def inspect(data: bytes) -> Header:
         raise UnreadablePhoto(
             "not_an_image", f"no image format starts with the bytes {data[:8]!r}"
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except UNDECODABLE as error:
         raise UnreadablePhoto("corrupt", f"its header cannot be read: {error}") from None
     width_px, height_px = image.size[::-1] if lying else image.size
     return Header(
@@ -227,6 +228,6 @@ def _decode_with_pillow(data):
             return np.array(image.convert("RGB"))
     except UnreadablePhoto:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except UNDECODABLE as error:
         reason = "truncated" if "truncated" in str(error) else "corrupt"
         raise UnreadablePhoto(reason, f"it cannot be decoded: {error}") from None

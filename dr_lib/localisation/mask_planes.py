@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from dr_lib.formatting import percent
+from dr_lib.fundus.photo import UNDECODABLE
 from dr_lib.localisation.masks import Planes, UnusableMask
 from dr_lib.synthetic import MASK_COLOURS
 
@@ -196,5 +197,5 @@ def _opened(content: bytes) -> "Image.Image":
             image = Image.open(io.BytesIO(content))
             image.load()
             return image
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+    except (*UNDECODABLE, Image.DecompressionBombError):
         raise UnusableMask("unreadable", "the file is no image that can be decoded") from None

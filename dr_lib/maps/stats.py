@@ -6,6 +6,8 @@ A map of zeros has totals of 0 and no distribution (NaN: undefined); a map with 
 finite has NaN everywhere.
 """
 
+import math
+
 import numpy as np
 from jaxtyping import Float
 
@@ -34,15 +36,13 @@ def map_stats(
     disc : the optic disc, where it was found
     """
     values = values.astype(np.float64)
-    size = np.abs(values[retina.inside])
     finite = bool(np.isfinite(values).all())
+    size = np.abs(values[retina.inside])
+    size = size if np.isfinite(size).all() else np.zeros_like(size)
 
     def shares(part: np.ndarray, count: int) -> list[float]:
-        total = size.sum()
-        if not np.isfinite(total) or total == 0:
-            return [NAN] * count
         sums = np.bincount(part[retina.inside].astype(np.int8), weights=size, minlength=count)
-        return (sums / total).tolist()
+        return (sums / _total(size)).tolist()
 
     quadrants, rings = shares(retina.quadrant, len(QUADRANTS)), shares(retina.ring, RINGS)
     return {
@@ -67,10 +67,7 @@ def top_share(size: Float[np.ndarray, "value"], count: int) -> float:
     >>> top_share(np.array([4.0, 1.0, 3.0, 0.0]), 2)
     0.875
     """
-    total = size.sum()
-    if not np.isfinite(total) or total == 0:
-        return NAN
-    return float(np.partition(size, -count)[-count:].sum() / total)
+    return float(np.partition(size, -count)[-count:].sum() / _total(size))
 
 
 def entropy_bit(size: Float[np.ndarray, "value"]) -> float:
@@ -80,11 +77,8 @@ def entropy_bit(size: Float[np.ndarray, "value"]) -> float:
     >>> entropy_bit(np.array([1.0, 1.0, 2.0, 0.0]))
     1.5
     """
-    total = size.sum()
-    if not np.isfinite(total) or total == 0:
-        return NAN
-    p = size[size > 0] / total
-    p = p[p > 0]  # a value so small that its share underflows adds nothing
+    p = size / _total(size)
+    p = p[p != 0]  # a value so small that its share underflows adds nothing
     return float(-(p * np.log2(p)).sum()) + 0.0
 
 
@@ -97,11 +91,14 @@ def gini(size: Float[np.ndarray, "value"]) -> float:
     >>> gini(np.array([1.0, 3.0]))
     0.25
     """
-    total = size.sum()
-    if not np.isfinite(total) or total == 0:
-        return NAN
     n = size.size
-    return float(((2 * np.arange(1, n + 1) - n - 1) * np.sort(size)).sum() / (n * total))
+    return float(((2 * np.arange(1, n + 1) - n - 1) * np.sort(size)).sum() / (n * _total(size)))
+
+
+def _total(size: np.ndarray) -> float:
+    """The sum; NaN, so that shares of it are undefined, where it is 0 or not finite."""
+    total = float(size.sum())
+    return total if math.isfinite(total) and total else NAN
 
 
 def symmetry(

@@ -14,6 +14,7 @@ from dr_lib.synthetic.painting import paint
 from dr_lib.synthetic.params import SynthesisParams, stream
 from dr_lib.synthetic.planning import EyePlan
 
+QUALITIES = (80, 96)  # of the cameras' JPEG files, from the first to below the second
 _PALETTE = np.array([MASK_COLOURS.get(kind, (0, 0, 0)) for kind in LABELS], np.uint8)
 
 
@@ -22,7 +23,7 @@ class SyntheticEye:
     """A drawn eye.
 
     photo: RGB. mask: RGB, `MASK_COLOURS` upon black, only inside the visible retina.
-    quality: its JPEG quality, 1 to 100.
+    quality: its JPEG quality, in `QUALITIES`.
     spots, marks: its lesions and landmarks, in the retina's own coordinates.
     shot: where these lie in the photograph, even where the frame cuts the disc.
     """
@@ -53,7 +54,7 @@ def draw(eye: EyePlan, params: SynthesisParams) -> SyntheticEye:
     paint(canvas, vessels, spots)
     photo = expose(canvas.retina, shot, exposure * float(light.uniform(0.92, 1.08)), light)
     labels = shot.framed(canvas.labels * visible(shot.patch), 0, cv2.INTER_NEAREST)
-    quality = int(light.integers(params.lowest_quality, params.highest_quality + 1))
+    quality = int(light.integers(*QUALITIES))
     return SyntheticEye(photo, _PALETTE[labels], quality, tuple(spots), marks, shot)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Interval
 
-from dr_lib.settings import NonNegativeInt, PositiveShare, Settings
+from dr_lib.settings import NonNegativeInt, Settings
 
 # One stream per concern: a change to how lesions are drawn leaves the anatomy and the camera of
 # every eye as it was.
@@ -20,18 +20,13 @@ class SynthesisParams(Settings):
 
     seed: any integer from 0; the same seed and count give the same bytes. balanced: every stage
     equally often, instead of Kaggle's frequencies (73.5/7.0/15.1/2.5/2.0 %). smallest_px,
-    largest_px: widths of the smallest and the largest camera's photographs. lowest_quality,
-    highest_quality: range of the cameras' JPEG quality, 1 to 100. fellow_kappa: quadratic weighted
-    kappa between the stages of left and right eyes (EyePACS: 0.85).
+    largest_px: widths of the smallest and the largest camera's photographs.
     """
 
     seed: NonNegativeInt = 0
     balanced: bool = False
     smallest_px: Annotated[int, Interval(ge=200), "lesions vanish below"] = 600
     largest_px: Annotated[int, Interval(le=8000)] = 3000
-    lowest_quality: Annotated[int, Interval(ge=1, le=100)] = 80
-    highest_quality: Annotated[int, Interval(ge=1, le=100)] = 95
-    fellow_kappa: PositiveShare = 0.85
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,11 +34,6 @@ class SynthesisParams(Settings):
             raise ValueError(
                 f"largest_px must be at least smallest_px ({self.smallest_px}), not"
                 f" {self.largest_px}"
-            )
-        if not self.lowest_quality <= self.highest_quality:
-            raise ValueError(
-                f"highest_quality must be at least lowest_quality ({self.lowest_quality}), not"
-                f" {self.highest_quality}"
             )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from dr_lib.synthetic.params import SynthesisParams
 
+FELLOW_KAPPA = 0.85  # EyePACS' between the stages of left and right eyes
 KAGGLE_COUNTS = (25810, 2443, 5292, 873, 708)
 """Stages 0 to 4 among Kaggle's 35,126 training photographs."""
 
@@ -75,9 +76,9 @@ def plan(count: int, params: SynthesisParams) -> list[EyePlan]:
     for stage in single:
         counts[stage] -= 1
     # Neighbours in the sorted list are fellow eyes: complete agreement, which `_disagree` then
-    # lowers to the wanted kappa.
+    # lowers.
     pairs = np.repeat(np.arange(5), counts).reshape(-1, 2)
-    _disagree(pairs, rng, params.fellow_kappa)
+    _disagree(pairs, rng)
     eyes = [int(stage) for pair in rng.permutation(pairs) for stage in pair] + single
     return [
         EyePlan(1 + index // 2, "right" if index % 2 else "left", stage)
@@ -85,9 +86,9 @@ def plan(count: int, params: SynthesisParams) -> list[EyePlan]:
     ]
 
 
-def _disagree(pairs: np.ndarray, rng: np.random.Generator, kappa: float) -> None:
-    """Exchanges eyes between patients, in place, until left and right agree only with the given
-    quadratic weighted kappa.
+def _disagree(pairs: np.ndarray, rng: np.random.Generator) -> None:
+    """Exchanges eyes between patients, in place, until left and right agree only with the quadratic
+    weighted kappa `FELLOW_KAPPA`.
 
     Kappa is 1 − mean (left − right)² / (2 · variance of the stages), as both sides have the same
     frequencies: so the sum of squared differences to reach is known beforehand. No exchange makes
@@ -96,7 +97,7 @@ def _disagree(pairs: np.ndarray, rng: np.random.Generator, kappa: float) -> None
     patients = len(pairs)
     if patients < 2:
         return
-    wanted = (1.0 - kappa) * patients * 2.0 * float(pairs.var())
+    wanted = (1.0 - FELLOW_KAPPA) * patients * 2.0 * float(pairs.var())
     reached = float(((pairs[:, 0] - pairs[:, 1]) ** 2).sum())
     for first, second, side, other_side in rng.integers(
         0, [patients, patients, 2, 2], size=(40 * patients, 4)

@@ -40,7 +40,8 @@ def synthesise(
     asked = {"count": count, **asdict(params)}
     record = folder / RECORD
     if record.exists():
-        if json.loads(record.read_text()) != asked:
+        known = json.loads(record.read_text())
+        if known | asked != known:
             raise UserError(
                 f"{folder} holds a set drawn with other settings (see {RECORD}); give another"
                 " folder or delete this one"
