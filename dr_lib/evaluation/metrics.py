@@ -1,9 +1,9 @@
 """How good the grades are, as the field measures it: agreement, discrimination, calibration, with
 honest intervals.
 
-The whole set is the resample in which every eye counts once (`dr_lib.evaluation.bootstrap_metrics`).
-95 % intervals come from resampling patients, not eyes: the two eyes of a patient agree so often that
-intervals over eyes would be too narrow.
+The whole set is the resample in which every eye counts once
+(`dr_lib.evaluation.bootstrap_metrics`). 95 % intervals come from resampling patients, not eyes: the
+two eyes of a patient agree so often that intervals over eyes would be too narrow.
 
 A metric that the data leave undefined (the sensitivity of a stage of which there is no eye) is NaN,
 without a warning.

@@ -5,7 +5,7 @@ interval in the project comes from here.
 """
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64, Shaped
+from jaxtyping import Float, Float64, Shaped
 
 
 class PatientBootstrap:
@@ -27,17 +27,16 @@ class PatientBootstrap:
         self.patients = int(self.patient.max(initial=-1)) + 1
         self._one_by_one, self._random = one_by_one, np.random.default_rng(seed)
 
-    def draw(self, resamples: int) -> Int64[np.ndarray, "resample patient"]:
-        """How often each patient occurs in each of the next resamples."""
+    def weights(self, resamples: int) -> Float64[np.ndarray, "resample eye"]:
+        """How often each eye occurs in each of the next resamples."""
         count = self.patients
         if self._one_by_one:
             drawn = (self._random.integers(count, size=count) for _ in range(resamples))
-            return np.stack([np.bincount(numbers, minlength=count) for numbers in drawn])
-        return self._random.multinomial(count, np.full(count, 1 / max(count, 1)), size=resamples)
-
-    def weights(self, resamples: int) -> Float64[np.ndarray, "resample eye"]:
-        """How often each eye occurs in each of the next resamples."""
-        return self.draw(resamples)[:, self.patient].astype(np.float64)
+            times = np.stack([np.bincount(numbers, minlength=count) for numbers in drawn])
+        else:
+            shares = np.full(count, 1 / max(count, 1))
+            times = self._random.multinomial(count, shares, size=resamples)
+        return times[:, self.patient].astype(np.float64)
 
 
 def interval_95(sample: Float[np.ndarray, "resample"]) -> tuple[float, float]:

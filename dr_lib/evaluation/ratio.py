@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def ratio(above: np.ndarray, below: np.ndarray, empty: float = np.nan) -> np.ndarray:
+def ratio(above: np.ndarray | np.floating, below: np.ndarray, empty: float = np.nan) -> np.ndarray:
     """above / below, element by element; `empty` where below is 0.
 
     >>> ratio(np.array([3.0, 3.0]), np.array([2.0, 0.0]))

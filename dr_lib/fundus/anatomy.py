@@ -14,7 +14,7 @@ through an inverting lens are not recognised here.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int8
@@ -45,37 +45,27 @@ class Anatomy:
         return int(self.inside.sum())
 
 
-def polar(
+def place_of(
     y_px: float | int, x_px: float | int, size: int, eye: Eye, *, crop: float
-) -> tuple[float, float]:
-    """(radius_share, angle_deg) of a point, in an eye's anatomical frame.
+) -> dict[str, Any]:
+    """Where a point of an eye's fundus lies, named as the columns of `lesion_regions`: radius_share,
+    angle_deg, quadrant and ring (the outermost takes everything beyond).
 
-    >>> polar(63.5, 121.1, 128, "right", crop=0.1)  # the nasal edge of a right eye's visible disc
-    (1.0, 0.0)
-    >>> polar(63.5, 121.1, 128, "left", crop=0.1)  # the same place is temporal in a left eye
-    (1.0, 180.0)
+    >>> place_of(
+    ...     63.5, 121.1, 128, "right", crop=0.1
+    ... )  # the nasal edge of a right eye's visible disc
+    {'radius_share': 1.0, 'angle_deg': 0.0, 'quadrant': 'superior_nasal', 'ring': 2}
+    >>> place_of(63.5, 121.1, 128, "left", crop=0.1)  # the same place is temporal in a left eye
+    {'radius_share': 1.0, 'angle_deg': 180.0, 'quadrant': 'inferior_temporal', 'ring': 2}
     """
     radius, angle = _polar(np.float64(y_px), np.float64(x_px), size, eye, crop)
-    return float(np.round(radius, 12)), float(angle)
-
-
-def ring_of(radius_share: float) -> int:
-    """The ring (equal steps of radius; the outermost takes everything beyond) a radius share falls
-    into.
-
-    >>> [ring_of(share) for share in (0.0, 0.4, 0.99, 1.2)]
-    [0, 1, 2, 2]
-    """
-    return min(int(radius_share * RINGS), RINGS - 1)
-
-
-def quadrant_of(angle_deg: float) -> str:
-    """The name of the quadrant an anatomical angle falls into.
-
-    >>> quadrant_of(45.0), quadrant_of(200.0)
-    ('superior_nasal', 'inferior_temporal')
-    """
-    return QUADRANTS[int(_quadrant(np.float64(angle_deg)))]
+    share = float(np.round(radius, 12))
+    return {
+        "radius_share": share,
+        "angle_deg": float(angle),
+        "quadrant": QUADRANTS[int(_quadrant(angle))],
+        "ring": min(int(share * RINGS), RINGS - 1),
+    }
 
 
 @lru_cache(maxsize=8)

@@ -44,7 +44,7 @@ def linearity_study(
     params: LinearityParams = LinearityParams(),
     *,
     inside: Bool[np.ndarray, "y x"],
-    average_gradient: AverageGradient | None = None,
+    average_gradient: AverageGradient,
 ) -> pd.DataFrame:
     """Units along adversarial examples of growing strength (METHOD §8).
 
@@ -61,7 +61,7 @@ def linearity_study(
         activations (n, units) or (n, y, x, channels), and activations to (n, stages) probabilities.
         Keras models that share their input run as one, so that the trunk below several layers is
         computed once.
-    average_gradient : `engine_average_gradient` where it is left out
+    average_gradient : such as `engine_average_gradient` gives
 
     Returns
     -------
@@ -69,7 +69,6 @@ def linearity_study(
         One row per layer, strength, eye and unit, with COLUMNS; the outcome is the probability of
         `params.target_stage`. An eye whose gradient is not finite has no rows.
     """
-    average_gradient = average_gradient or engine_average_gradient(params)
     if not params.inside_only:
         inside = np.ones(inputs.shape[1:3], bool)
     slopes = [gradient(batch, params.target_stage) for batch in batches(inputs, params.batch_size)]

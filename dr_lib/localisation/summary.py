@@ -77,6 +77,5 @@ def interval(
     bootstrap = PatientBootstrap(np.asarray(patients), seed)
     if bootstrap.patients < MINIMUM_FOR_INTERVAL:
         return float("nan"), float("nan")
-    times, patient = bootstrap.draw(resamples), bootstrap.patient
-    sums, eyes = np.bincount(patient, weights=values), np.bincount(patient)
-    return interval_95((times @ sums) / (times @ eyes))
+    weights = bootstrap.weights(resamples)
+    return interval_95(weights @ values / weights.sum(axis=1))

@@ -8,12 +8,13 @@ contributes to the outcome.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int32, UInt8
 
-from dr_lib.fundus.anatomy import Anatomy, polar, quadrant_of, ring_of, visible_disc
+from dr_lib.fundus.anatomy import Anatomy, place_of, visible_disc
 from dr_lib.fundus.optic_disc import OpticDisc
 from dr_lib.maps.params import HeatmapParams
 from dr_lib.vocabulary import Sign
@@ -133,10 +134,6 @@ def region_rows(
     for prop in regionprops(np.where(regions.labels <= count, regions.labels, 0)):
         y, x = (float(value) for value in prop.centroid)
         inside = values[prop.slice][prop.image]
-        radius, angle = polar(y, x, len(values), retina.eye, crop=crop)
-        contrast = _contrast(
-            fundus, regions.labels, prop.label, prop.bbox, retina.inside, params.surround_px
-        )
         rows.append(
             {
                 "region": int(prop.label) - 1,
@@ -144,10 +141,7 @@ def region_rows(
                 "disc_share": float(prop.area) / retina.area_px,
                 "centroid_y_px": y,
                 "centroid_x_px": x,
-                "radius_share": radius,
-                "angle_deg": angle,
-                "quadrant": quadrant_of(angle),
-                "ring": ring_of(radius),
+                **place_of(y, x, len(values), retina.eye, crop=crop),
                 **{f"bbox_{edge}_px": int(px) for edge, px in zip(EDGES, prop.bbox, strict=True)},
                 "attribution_sum": float(inside.sum()),
                 "attribution_mean": float(inside.mean()),
@@ -155,7 +149,9 @@ def region_rows(
                 "image_share": float(inside.sum() / total) if total else NAN,
                 "eccentricity": float(prop.eccentricity),
                 "solidity": float(prop.solidity),
-                "contrast": contrast,
+                "contrast": _contrast(
+                    fundus, regions.labels, prop, retina.inside, params.surround_px
+                ),
                 "optic_disc_distance_px": (
                     float(np.hypot(y - disc.centre_y_px, x - disc.centre_x_px)) if disc else NAN
                 ),
@@ -167,17 +163,16 @@ def region_rows(
 def _contrast(
     fundus: np.ndarray,
     labels: np.ndarray,
-    label: int,
-    bbox: tuple[int, int, int, int],
+    prop: Any,
     disc: Bool[np.ndarray, "y x"],
     width_px: int,
 ) -> float:
-    top, left, bottom, right = bbox
+    top, left, bottom, right = prop.bbox
     window = (
         slice(max(top - width_px, 0), bottom + width_px),
         slice(max(left - width_px, 0), right + width_px),
     )
-    region = labels[window] == label
+    region = labels[window] == prop.label
     reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width_px + 1, 2 * width_px + 1))
     around = (cv2.dilate(region.astype(np.uint8), reach) > 0) & (labels[window] == 0) & disc[window]
     green = fundus[window][..., GREEN].astype(np.float64)

@@ -13,7 +13,6 @@ from jaxtyping import Float
 
 from dr_lib.fundus.anatomy import RINGS, Anatomy, visible_disc
 from dr_lib.fundus.optic_disc import OpticDisc
-from dr_lib.maps.correlation import correlation
 from dr_lib.vocabulary import QUADRANTS
 
 TOP_SHARE = 0.01
@@ -112,3 +111,18 @@ def symmetry(
     inside = visible_disc(len(first), crop=crop)
     a, b = (values[inside].astype(np.float64) for values in (first, second))
     return correlation(a, b)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """The correlation of two 1-d float64 arrays, −1 to 1; NaN where one does not vary or is not
+    finite.
+    """
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("nan")
+    # Scaled first: the squares of attributions near 1e-170 would underflow, and a map is no less a
+    # map for being faint.
+    a, b = (values / np.abs(values).max() if values.any() else values for values in (a, b))
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    a, b = a - a.mean(), b - b.mean()
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))

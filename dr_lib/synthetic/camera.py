@@ -4,6 +4,7 @@ There are eight makes of camera, of which half cut the disc at top and bottom. A
 frame; each patient and each photograph has its own exposure and light.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -195,19 +196,19 @@ class Shot:
         return min(1.0, (self.work_height - 1 - self.work_y) / self.patch.radius)
 
     def framed(
-        self, picture: np.ndarray, border: np.ndarray | int, interpolation: int
+        self, picture: np.ndarray, border: Sequence[float], interpolation: int
     ) -> np.ndarray:
         """A picture of the patch laid in the frame, cut where the frame ends, at the photograph's
         size.
         """
-        work = np.empty((self.work_height, self.work_width, *picture.shape[2:]), np.uint8)
-        work[:] = border
         top, left = self.work_y - self.patch.half, self.work_x - self.patch.half
-        rows = slice(max(0, top), min(self.work_height, top + self.patch.side))
-        columns = slice(max(0, left), min(self.work_width, left + self.patch.side))
-        work[rows, columns] = picture[
-            rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-        ]
+        work = cv2.warpAffine(
+            picture,
+            np.array([[1.0, 0, left], [0, 1, top]]),
+            (self.work_width, self.work_height),
+            flags=cv2.INTER_NEAREST,
+            borderValue=border,
+        )
         if self.scale == 1.0:
             return work
         return cv2.resize(work, (self.width, self.height), interpolation=interpolation)
@@ -263,7 +264,7 @@ def expose(
     # Alpha blend in 8 bits: picture · opening + border · (1 − opening).
     shut = [cv2.convertScaleAbs(255 - opening, alpha=float(level) / 255) for level in border]
     seen = cv2.multiply(picture, cv2.merge([opening] * 3), scale=1 / 255)
-    photo = shot.framed(cv2.add(seen, cv2.merge(shut)), np.round(border), cv2.INTER_CUBIC)
+    photo = shot.framed(cv2.add(seen, cv2.merge(shut)), np.round(border).tolist(), cv2.INTER_CUBIC)
     return _grain(photo, camera.grain * rng.uniform(0.8, 1.4), rng)
 
 

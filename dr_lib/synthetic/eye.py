@@ -53,7 +53,7 @@ def draw(eye: EyePlan, params: SynthesisParams) -> SyntheticEye:
     canvas = Canvas(shot.patch, skin, marks, painting)
     paint(canvas, vessels, spots)
     photo = expose(canvas.retina, shot, exposure * float(light.uniform(0.92, 1.08)), light)
-    labels = shot.framed(canvas.labels * visible(shot.patch), 0, cv2.INTER_NEAREST)
+    labels = shot.framed(canvas.labels * visible(shot.patch), (0.0,), cv2.INTER_NEAREST)
     quality = int(light.integers(*QUALITIES))
     return SyntheticEye(photo, _PALETTE[labels], quality, tuple(spots), marks, shot)
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float64
 
 from dr_lib.attribution.evaluator import Evaluator
 from dr_lib.attribution.integrated import FLOOR
-from dr_lib.maps.correlation import correlation
+from dr_lib.maps.stats import correlation
 from dr_lib.network.graph import calls
 
 if TYPE_CHECKING:

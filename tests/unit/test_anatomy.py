@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dr_lib.fundus import PreprocessParams, preprocess
-from dr_lib.fundus.anatomy import anatomy, polar, quadrant_of, ring_of, visible_disc
+from dr_lib.fundus.anatomy import anatomy, place_of, visible_disc
 from dr_lib.vocabulary import QUADRANTS
 from tests.unit.fundus_drawing import Eye
 
@@ -44,6 +44,7 @@ def test_the_visible_disc_is_what_preprocessing_leaves(crop):
 
 def test_rings_stay_the_outermost_far_outside_a_small_disc():
     assert anatomy(256, "right", crop=0.99).ring[0, 0] == 2
+    assert place_of(0, 0, 256, "right", crop=0.99)["ring"] == 2
 
 
 @pytest.mark.parametrize(
@@ -60,9 +61,9 @@ def test_rings_stay_the_outermost_far_outside_a_small_disc():
 def test_angles_count_from_nasal_over_superior_and_left_eyes_are_mirrored(dy, dx, right, left):
     """y grows downward; the optic disc is on the right of a right eye's photograph."""
     for eye, expected in (("right", right), ("left", left)):
-        radius, angle = polar(CENTRE + dy, CENTRE + dx, 256, eye, crop=0.1)
-        assert angle == pytest.approx(expected, abs=1e-9)
-        assert radius == pytest.approx(np.hypot(dy, dx) / 115.2, rel=1e-9)
+        place = place_of(CENTRE + dy, CENTRE + dx, 256, eye, crop=0.1)
+        assert place["angle_deg"] == pytest.approx(expected, abs=1e-9)
+        assert place["radius_share"] == pytest.approx(np.hypot(dy, dx) / 115.2, rel=1e-9)
 
 
 def test_quadrants_by_corner_of_a_right_eye():
@@ -74,7 +75,7 @@ def test_quadrants_by_corner_of_a_right_eye():
     }
     for (y, x), name in corners.items():
         assert QUADRANTS[anatomy(256, "right", crop=0.1).quadrant[y, x]] == name
-        assert quadrant_of(polar(y, x, 256, "right", crop=0.1)[1]) == name
+        assert place_of(y, x, 256, "right", crop=0.1)["quadrant"] == name
         mirrored = name.replace("temporal", "?").replace("nasal", "temporal").replace("?", "nasal")
         assert QUADRANTS[anatomy(256, "left", crop=0.1).quadrant[y, x]] == mirrored
 
@@ -86,11 +87,11 @@ def test_a_left_eye_is_a_right_eye_mirrored_and_points_agree_with_pixels(size):
     np.testing.assert_array_equal(left.quadrant, right.quadrant[:, ::-1])
     np.testing.assert_array_equal(left.ring, right.ring)
     for y, x in ((3, 5), (size // 2, size - 4), (size - 2, 7)):
-        radius, angle = polar(y, x, size, "left", crop=0.1)
-        assert radius == pytest.approx(left.radius_share[y, x], abs=1e-11)
-        assert angle == left.angle_deg[y, x]
-        assert ring_of(radius) == left.ring[y, x]
-        assert quadrant_of(angle) == QUADRANTS[left.quadrant[y, x]]
+        place = place_of(y, x, size, "left", crop=0.1)
+        assert place["radius_share"] == pytest.approx(left.radius_share[y, x], abs=1e-11)
+        assert place["angle_deg"] == left.angle_deg[y, x]
+        assert place["ring"] == left.ring[y, x]
+        assert place["quadrant"] == QUADRANTS[left.quadrant[y, x]]
 
 
 def test_shared_arrays_cannot_be_written():

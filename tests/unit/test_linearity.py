@@ -5,7 +5,12 @@ import pandas as pd
 import pytest
 
 from dr_lib.fundus.anatomy import visible_disc
-from dr_lib.linearity import LinearityParams, linearity_study, unit_verdicts
+from dr_lib.linearity import (
+    LinearityParams,
+    engine_average_gradient,
+    linearity_study,
+    unit_verdicts,
+)
 from dr_lib.linearity.effects import baseline_effect
 from dr_lib.linearity.study import COLUMNS
 
@@ -282,7 +287,9 @@ def test_on_a_real_network_attributions_are_complete_and_gradients_are_those_of_
     blank = np.zeros((32, 32, 3), np.float32)
     outcomes, inside = ClassifierOutputs(network, 4), visible_disc(32, crop=0.1)
     rows = linearity_study(
-        ["1_left", "1_right"], images, blank, outcomes.gradient, layers, params, inside=inside
+        *(["1_left", "1_right"], images, blank, outcomes.gradient, layers, params),
+        inside=inside,
+        average_gradient=engine_average_gradient(params),
     )
     assert set(rows["layer"]) == {"fc1", "fc2"}
     assert rows.groupby("layer").size().to_dict() == {"fc1": 2 * 3 * 12, "fc2": 2 * 3 * 6}
