@@ -6,6 +6,6 @@ at the result.
 """
 
 from dr_lib.fundus.disc import Disc, retina_disc
-from dr_lib.fundus.errors import UngradablePhoto
 from dr_lib.fundus.normalise import normalise, preprocess
 from dr_lib.fundus.params import PreprocessParams
+from dr_lib.fundus.photo import UngradablePhoto

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from dr_lib.fundus.errors import UngradablePhoto
+from dr_lib.fundus.photo import UngradablePhoto
 from dr_lib.fundus.rim import TOLERANCE, Circle, away, rim_points
 from dr_lib.fundus.squeeze import Ellipse, fit_ellipse, fit_round
 

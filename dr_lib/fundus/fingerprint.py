@@ -19,11 +19,10 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from dr_lib.fundus.anatomy import Eye
-from dr_lib.fundus.errors import UngradablePhoto
 from dr_lib.fundus.normalise import preprocess
 from dr_lib.fundus.optic_disc import optic_disc
 from dr_lib.fundus.params import PreprocessParams
-from dr_lib.fundus.photo import UnreadablePhoto, decode
+from dr_lib.fundus.photo import UngradablePhoto, UnreadablePhoto, decode
 from dr_lib.vocabulary import HALF_GRAY
 
 PARAMS = PreprocessParams(size=128)

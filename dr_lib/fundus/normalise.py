@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dr_lib.fundus.disc import Disc, retina_disc
-from dr_lib.fundus.errors import UngradablePhoto
 from dr_lib.fundus.params import PreprocessParams
-from dr_lib.fundus.photo import decode
+from dr_lib.fundus.photo import UngradablePhoto, decode
 from dr_lib.fundus.quality import quality_of
 from dr_lib.fundus.scale import scaled
 from dr_lib.fundus.tone import evened

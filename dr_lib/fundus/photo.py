@@ -55,6 +55,18 @@ class UnreadablePhoto(UnusablePhoto):
     """
 
 
+class UngradablePhoto(UnusablePhoto):
+    """A photograph without a retina that can be located.
+
+    `reason` is a short code for tables (`no_retina`, `no_border`, `not_round`, `two_eyes`,
+    `wide_field`); `detail` says more to a person.
+
+    >>> error = UngradablePhoto("no_retina", "the photograph is black")
+    >>> error.reason, str(error)
+    ('no_retina', 'no_retina: the photograph is black')
+    """
+
+
 @dataclass(frozen=True)
 class Photo:
     """A decoded photograph, upright: `pixels` (H, W, 3) uint8 RGB may be smaller than the original

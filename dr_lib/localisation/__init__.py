@@ -1,7 +1,7 @@
 """Are the highlighted places lesions? Maps against lesion masks, beside chance (METHOD §5).
 
-`masks` brings a photograph's mask into the fundus' geometry, `scores` judges one map of one eye,
-`summary` many eyes. Nothing here knows networks, files or tables.
+`masks` brings a photograph's mask into the fundus' geometry, `scores` judges maps of one eye and of
+many. Nothing here knows networks, files or tables.
 """
 
 from dr_lib.localisation.masks import (
@@ -12,5 +12,4 @@ from dr_lib.localisation.masks import (
     retina_seen,
 )
 from dr_lib.localisation.params import LocalisationParams
-from dr_lib.localisation.scores import Judge, Score
-from dr_lib.localisation.summary import score_rows
+from dr_lib.localisation.scores import Judge, Score, score_rows

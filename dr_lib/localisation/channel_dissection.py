@@ -176,7 +176,7 @@ def unit_rows(
                 "lesion_auc_low": low,
                 "lesion_auc_high": high,
                 "lesion_auc_held_out": (
-                    float("nan") if first is None else float(measuring[channel, first])
+                    np.nan if first is None else float(measuring[channel, first])
                 ),
                 "lesion_auc_others": float(apart[channel, best]),
                 "lesion_images": int(eyes[best]),

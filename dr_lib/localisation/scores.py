@@ -1,5 +1,5 @@
-"""How well one map finds the lesions of one eye, by each measure of the field, with what a map of
-chance would get.
+"""How well maps find lesions, by each measure of the field, with what a map of chance would get: one
+map of one eye, and the means over many eyes.
 
 Every measure is a number an eye, so that an interval comes from resampling patients and chance from
 the same eyes. Lesions of other types are neither credited nor counted against a map when it is
@@ -20,19 +20,21 @@ Chance is exact: a random ranking of the pixels, or peaks that fall anywhere in 
 equal chance.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
+from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
 from dr_lib.evaluation.ratio import ratio
 from dr_lib.localisation.masks import LesionMasks
 from dr_lib.localisation.params import LocalisationParams
 
 FALSE_POSITIVES = (1, 2, 4, 8, 16)
 MOST_PEAKS = 400
-NAN = float("nan")
+MINIMUM_FOR_INTERVAL = 2  # patients; of one alone nothing is known of the others
 Pairs = dict[str, tuple[Any, Any]]  # a measure's value and chance's
 
 
@@ -82,7 +84,7 @@ class Judge:
         result = {}
         for kind, (judged, lesion, zones) in self._targets.items():
             near = np.any(zones, axis=0)
-            pointing = near[top].mean() if values.any() else NAN
+            pointing = near[top].mean() if values.any() else np.nan
             measures = _pixel_scores(values[judged], lesion[judged])
             measures["pointing_game"] = pointing, near.sum() / inside.sum()
             measures |= self._peak_scores(tops[:, 0], tops[:, 1], zones)
@@ -114,7 +116,7 @@ class Judge:
         }
         sensitivity, chance = (np.mean(part) for part in zip(*curve.values(), strict=True))
         return {
-            "precision": (first.any(axis=0).mean() if first.size else NAN, near),
+            "precision": (first.any(axis=0).mean() if first.size else np.nan, near),
             "recall": (first.any(axis=1).mean(), (1 - (1 - each) ** regions).mean()),
             **curve,
             "froc": (sensitivity, chance),
@@ -125,14 +127,14 @@ def _pixel_scores(values: np.ndarray, lesion: np.ndarray) -> Pairs:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     if lesion.all():
-        return dict.fromkeys(("pixel_auc", "average_precision", "energy"), (NAN, NAN))
+        return dict.fromkeys(("pixel_auc", "average_precision", "energy"), (np.nan, np.nan))
     chance = chance_precision(lesion.size, lesion.sum())
     strength = np.maximum(values, 0)
     total = strength.sum()
     return {
         "pixel_auc": (roc_auc_score(lesion, values), 0.5),
         "average_precision": (average_precision_score(lesion, values), chance),
-        "energy": (strength[lesion].sum() / total if total > 0 else NAN, lesion.mean()),
+        "energy": (strength[lesion].sum() / total if total > 0 else np.nan, lesion.mean()),
     }
 
 
@@ -173,7 +175,7 @@ def chance_precision(pixels: int | np.integer, lesion_pixels: int | np.integer) 
     """
     n, p = int(pixels), int(lesion_pixels)
     if p == 0:
-        return NAN
+        return np.nan
     harmonic = float((1 / np.arange(1, n + 1)).sum())
     rest = (p - 1) / (n - 1) * (n - harmonic) if n > 1 else 0.0
     return (harmonic + rest) / n
@@ -198,3 +200,70 @@ def _zones(lesion: np.ndarray, inside: np.ndarray, distance_px: float) -> np.nda
         for number in range(1, int(numbered.max()) + 1)
     ]
     return np.stack(zones)
+
+
+def score_rows(
+    scores: Sequence[Mapping[tuple[str, str], Score]],
+    patients: Sequence[str],
+    params: LocalisationParams = LocalisationParams(),
+) -> list[dict[str, Any]]:
+    """One map's scores in many eyes as rows of lesion, metric, value, low, high, chance, images.
+
+    Parameters
+    ----------
+    scores : of each eye, as `Judge.scores` gives them
+    patients : whose eye each is
+
+    Returns
+    -------
+    list of dict
+        value: the mean over those eyes in which the measure is defined, `images` of them. low,
+        high: 2.5th and 97.5th percentile over resampled patients; NaN for fewer than two.
+
+    Raises
+    ------
+    ValueError
+        Where eyes and patients do not match.
+    """
+    if len(scores) != len(patients):
+        raise ValueError(f"{len(scores)} eyes do not match {len(patients)} patients")
+    rows = []
+    for lesion, metric in dict.fromkeys(key for eye in scores for key in eye):
+        pairs = {
+            place: eye[lesion, metric]
+            for place, eye in enumerate(scores)
+            if (lesion, metric) in eye and np.isfinite(eye[lesion, metric].value)
+        }
+        if not pairs:
+            continue
+        values, chances = np.array(list(zip(*pairs.values(), strict=True)))
+        low, high = interval(
+            values, [patients[place] for place in pairs], params.resamples, params.seed
+        )
+        rows.append(
+            {
+                "lesion": lesion,
+                "metric": metric,
+                "value": float(values.mean()),
+                "low": low,
+                "high": high,
+                "chance": float(chances.mean()),
+                "images": len(pairs),
+            }
+        )
+    return rows
+
+
+def interval(
+    values: np.ndarray, patients: Sequence[str], resamples: int, seed: int
+) -> tuple[float, float]:
+    """The 95 % interval of the mean, from drawing patients (with all their eyes) with replacement.
+
+    >>> interval(np.array([0.5, 0.5, 0.5]), ["a", "a", "b"], 100, 0)
+    (0.5, 0.5)
+    """
+    bootstrap = PatientBootstrap(np.asarray(patients), seed)
+    if bootstrap.patients < MINIMUM_FOR_INTERVAL:
+        return np.nan, np.nan
+    weights = bootstrap.weights(resamples)
+    return interval_95(weights @ values / weights.sum(axis=1))

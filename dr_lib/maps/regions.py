@@ -19,7 +19,6 @@ from dr_lib.fundus.optic_disc import OpticDisc
 from dr_lib.maps.params import HeatmapParams
 from dr_lib.vocabulary import Sign
 
-NAN = float("nan")
 EDGES = ("top", "left", "bottom", "right")
 GREEN = 1  # the channel in which both blood and exudates stand out
 
@@ -146,14 +145,14 @@ def region_rows(
                 "attribution_sum": float(inside.sum()),
                 "attribution_mean": float(inside.mean()),
                 "attribution_peak": float(inside.max() if sign == "positive" else inside.min()),
-                "image_share": float(inside.sum() / total) if total else NAN,
+                "image_share": float(inside.sum() / total) if total else np.nan,
                 "eccentricity": float(prop.eccentricity),
                 "solidity": float(prop.solidity),
                 "contrast": _contrast(
                     fundus, regions.labels, prop, retina.inside, params.surround_px
                 ),
                 "optic_disc_distance_px": (
-                    float(np.hypot(y - disc.centre_y_px, x - disc.centre_x_px)) if disc else NAN
+                    float(np.hypot(y - disc.centre_y_px, x - disc.centre_x_px)) if disc else np.nan
                 ),
             }
         )
@@ -176,7 +175,7 @@ def _contrast(
     reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width_px + 1, 2 * width_px + 1))
     around = (cv2.dilate(region.astype(np.uint8), reach) > 0) & (labels[window] == 0) & disc[window]
     green = fundus[window][..., GREEN].astype(np.float64)
-    return float(green[region].mean() - green[around].mean()) if around.any() else NAN
+    return float(green[region].mean() - green[around].mean()) if around.any() else np.nan
 
 
 def _threshold(strength: np.ndarray, inside: np.ndarray, params: HeatmapParams) -> float:

@@ -66,7 +66,7 @@ def image_rows(
         for row in regions:
             row |= dict.fromkeys(OF_SIDES & row.keys())
         for row in stats:
-            row |= {f"share_{quadrant}": float("nan") for quadrant in QUADRANTS}
+            row |= {f"share_{quadrant}": np.nan for quadrant in QUADRANTS}
     return regions, stats
 
 
@@ -77,5 +77,5 @@ def _whole(values: np.ndarray) -> np.ndarray:
 def _pair_symmetry(maps: Mapping, source: str, quantity: str, crop: float) -> float:
     none, proliferative = maps.get((source, "stage0")), maps.get((source, "stage4"))
     if quantity not in ("stage0", "stage4") or none is None or proliferative is None:
-        return float("nan")
+        return np.nan
     return symmetry(_whole(none), _whole(proliferative), crop=crop)

@@ -16,7 +16,6 @@ from dr_lib.fundus.optic_disc import OpticDisc
 from dr_lib.vocabulary import QUADRANTS
 
 TOP_SHARE = 0.01
-NAN = float("nan")
 BORDER = 0.9  # of the visible disc's radius
 
 
@@ -45,17 +44,17 @@ def map_stats(
 
     quadrants, rings = shares(retina.quadrant, len(QUADRANTS)), shares(retina.ring, RINGS)
     return {
-        "positive_total": float(values[values > 0].sum()) if finite else NAN,
-        "negative_total": float(values[values < 0].sum()) if finite else NAN,
+        "positive_total": float(values[values > 0].sum()) if finite else np.nan,
+        "negative_total": float(values[values < 0].sum()) if finite else np.nan,
         "top1_share": top_share(size, max(1, round(TOP_SHARE * size.size))),
         "entropy": entropy_bit(size),
         "gini": gini(size),
         **{f"share_{name}": share for name, share in zip(QUADRANTS, quadrants, strict=True)},
         **{f"share_ring{ring}": share for ring, share in enumerate(rings)},
-        "share_optic_disc": shares(disc.mask(len(values)), 2)[1] if disc else NAN,
+        "share_optic_disc": shares(disc.mask(len(values)), 2)[1] if disc else np.nan,
         "share_border": shares(retina.radius_share > BORDER, 2)[1],
-        "optic_disc_y_px": disc.centre_y_px if disc else NAN,
-        "optic_disc_x_px": disc.centre_x_px if disc else NAN,
+        "optic_disc_y_px": disc.centre_y_px if disc else np.nan,
+        "optic_disc_x_px": disc.centre_x_px if disc else np.nan,
     }
 
 
@@ -97,7 +96,7 @@ def gini(size: Float[np.ndarray, "value"]) -> float:
 def _total(size: np.ndarray) -> float:
     """The sum; NaN, so that shares of it are undefined, where it is 0 or not finite."""
     total = float(size.sum())
-    return total if math.isfinite(total) and total else NAN
+    return total if math.isfinite(total) and total else np.nan
 
 
 def symmetry(
@@ -118,11 +117,11 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     finite.
     """
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return float("nan")
+        return np.nan
     # Scaled first: the squares of attributions near 1e-170 would underflow, and a map is no less a
     # map for being faint.
     a, b = (values / np.abs(values).max() if values.any() else values for values in (a, b))
     if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
+        return np.nan
     a, b = a - a.mean(), b - b.mean()
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))

@@ -60,7 +60,7 @@ def paired_comparison(
     a, b = pairs[first].to_numpy(np.float64), pairs[second].to_numpy(np.float64)
     difference = a - b
     answer = {"measure": measure, "first": first, "second": second, "pairs": len(pairs)}
-    numbers = dict.fromkeys(COMPARED, float("nan"))
+    numbers = dict.fromkeys(COMPARED, np.nan)
     if len(pairs):
         patients = reached["patient_id"].groupby("image_id").first().loc[pairs.index]
         bootstrap = PatientBootstrap(patients.to_numpy(str), seed, one_by_one=True)
@@ -104,7 +104,7 @@ def transfer(rows: pd.DataFrame) -> dict[str, float | int]:
     ]
     n, hits = len(asked), int((asked["second_stage_after"] == asked["target_stage"]).sum())
     gain = asked["second_probability_after"] - asked["second_probability_before"]
-    low = share = high = float("nan")
+    low = share = high = np.nan
     if n:
         share = hits / n
         low, high = binomtest(hits, n).proportion_ci(method="wilson")

@@ -43,7 +43,7 @@ def ssim(before: Image, after: Image) -> float:
     change = _change(before, after)
     side = min(before.shape[:2])
     if side < 3 or not np.isfinite(change).all():
-        return float("nan")
+        return np.nan
     window = min(7, side - (side + 1) % 2)
     return float(
         structural_similarity(
@@ -78,11 +78,11 @@ def high_frequency_energy(before: Image, after: Image) -> float:
     """
     change = _change(before, after)
     if not np.isfinite(change).all():
-        return float("nan")
+        return np.nan
     energy = (np.abs(np.fft.fft2(change, axes=(0, 1))) ** 2).sum(axis=-1)
     total = energy.sum()
     if total == 0:
-        return float("nan")
+        return np.nan
     frequency = np.hypot(
         np.fft.fftfreq(change.shape[0])[:, None], np.fft.fftfreq(change.shape[1])[None, :]
     )
@@ -124,14 +124,14 @@ def feature_distances(
     from scipy.spatial.distance import cdist
 
     if len(real) == 0:
-        return np.full(len(features), np.nan), float("nan")
+        return np.full(len(features), np.nan), np.nan
     between = cdist(features, real)
     rows = np.flatnonzero(made_from >= 0)
     between[rows, made_from[rows]] = np.inf
     nearest = between.min(axis=1)
     nearest[np.isinf(nearest)] = np.nan
     if len(real) < 2:
-        return nearest, float("nan")
+        return nearest, np.nan
     among = cdist(real, real)
     np.fill_diagonal(among, np.inf)
     return nearest, float(np.median(among.min(axis=1)))

@@ -170,7 +170,7 @@ def result_rows(
         measures = change_measures(originals[i], result.images[i])
         measures["strength"] = float(result.strength[i])
         if result.failed[i]:
-            measures = dict.fromkeys(measures, float("nan"))
+            measures = dict.fromkeys(measures, np.nan)
         rows.append(
             {
                 "image_id": image_id,

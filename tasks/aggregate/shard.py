@@ -214,7 +214,7 @@ def _attribution_rows(
         change = numbers["outcome"] - numbers["baseline_outcome"]
         values = arrays["pixels/attribution"][row, index].astype(np.float64)
         sums = (
-            abs(numbers["gap"] / change) if change else float("nan"),
+            abs(numbers["gap"] / change) if change else np.nan,
             float(values[values > 0].sum()),
             float(values[values < 0].sum()),
         )

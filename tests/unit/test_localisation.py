@@ -18,8 +18,7 @@ from dr_lib.localisation import (
     retina_seen,
     score_rows,
 )
-from dr_lib.localisation.scores import FALSE_POSITIVES, chance_precision, peaks
-from dr_lib.localisation.summary import interval
+from dr_lib.localisation.scores import FALSE_POSITIVES, chance_precision, interval, peaks
 
 SIZE = 64
 EXACT = LocalisationParams(tolerance_px=0.0, regions=4)
