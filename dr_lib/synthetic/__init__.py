@@ -9,7 +9,7 @@ The parts, in the order in which an eye comes to be: `planning` (who has which s
 itself), `camera` (what a camera makes of it), `eye` (one call that joins them).
 """
 
-from dr_lib.synthetic.eye import SyntheticEye, draw, jpeg_bytes
+from dr_lib.synthetic.eye import draw, jpeg_bytes
 from dr_lib.synthetic.lesions import MASK_COLOURS
 from dr_lib.synthetic.params import SynthesisParams
 from dr_lib.synthetic.planning import KAGGLE_COUNTS, EyePlan, plan, stage_counts

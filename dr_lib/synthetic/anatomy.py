@@ -31,10 +31,6 @@ class Landmarks:
     fovea_y: float
     nasal: int
 
-    def from_disc(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """The distance of points from the disc's centre."""
-        return np.hypot(x - self.disc_x, y - self.disc_y)
-
     def from_fovea(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """The distance of points from the fovea."""
         return np.hypot(x - self.fovea_x, y - self.fovea_y)

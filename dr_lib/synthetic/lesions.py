@@ -126,7 +126,7 @@ class _Ground:
         radius, angle = 0.86 * np.sqrt(rng.random(3000)), rng.uniform(0, 2 * np.pi, 3000)
         x, y = radius * np.cos(angle), radius * np.sin(angle)
         seen = (y > top + 0.06) & (y < bottom - 0.06) & (marks.from_fovea(x, y) > 0.07)
-        seen &= marks.from_disc(x, y) > 1.35 * marks.disc_radius
+        seen &= np.hypot(x - marks.disc_x, y - marks.disc_y) > 1.35 * marks.disc_radius
         self.x, self.y = x, y = x[seen], y[seen]
         # A dot upon a vessel could not be seen, and the stage would be a lie: keep off them, with a
         # margin of one dot.

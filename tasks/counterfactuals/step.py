@@ -18,7 +18,6 @@ from storage import Workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.counterfactuals import counterfactual_specs
 from storage.contents.explanations import DONE
-from storage.contents.models import load_record
 from storage.ids import content_id
 from storage.layout import attributions_path, counterfactuals_path
 from tasks.access.images import usable_rows
@@ -133,23 +132,23 @@ def second_model(workspace: Workspace, recipe: Recipe, model_id: str, second_id:
     """
     if not second_id:
         return ""
-    model_ids = [record.model_id for record in workspace.models() if record.model_id != model_id]
+    others = {model.model_id: model for model in workspace.models() if model.model_id != model_id}
     if second_id == model_id:
         raise UserError(
             "counterfactuals.second_model is the explained model itself; name another one, trained"
             " with another seed"
         )
-    if second_id not in model_ids:
+    if second_id not in others:
         advice = (
-            f"there are {', '.join(model_ids)}"
-            if model_ids
+            f"there are {', '.join(others)}"
+            if others
             else "there is no other yet: train one with --set training.seed=1"
         )
         raise UserError(
             f"counterfactuals.second_model = {second_id}: {workspace.location} holds no such model;"
             f" {advice}"
         )
-    if load_record(workspace.files, second_id).preprocess_id != recipe.preprocess_id:
+    if others[second_id].preprocess_id != recipe.preprocess_id:
         raise UserError(
             f"counterfactuals.second_model = {second_id}: it was made for fundi of other"
             " [preprocess] settings"
