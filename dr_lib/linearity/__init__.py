@@ -9,5 +9,5 @@ the layer, the gradient, and the engine that averages gradients.
 
 from dr_lib.linearity.effects import special_units, unit_effects, unit_region
 from dr_lib.linearity.params import LinearityParams
-from dr_lib.linearity.study import engine_average_gradient, linearity_study
+from dr_lib.linearity.study import engine_average_gradient, linearity_study, trunk
 from dr_lib.linearity.verdicts import unit_verdicts

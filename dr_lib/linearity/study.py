@@ -40,7 +40,8 @@ def linearity_study(
     inputs: Float[np.ndarray, "image y x channel"],
     baseline: Float[np.ndarray, "y x channel"],
     gradient: Gradient,
-    layers: Mapping[str, tuple[Model, Model]],
+    lower: Callable[[np.ndarray], Mapping[str, Any]],
+    uppers: Mapping[str, Model],
     params: LinearityParams = LinearityParams(),
     *,
     inside: Bool[np.ndarray, "y x"],
@@ -57,10 +58,9 @@ def linearity_study(
     inputs : (image, y, x, channel) scaled images
     baseline : (y, x, channel)
     gradient, inside : as in `dr_lib.perturbation.adversarial`
-    layers : (lower, upper) of each layer, as `dr_lib.attribution.split_at` gives them: images to
-        activations (n, units) or (n, y, x, channels), and activations to (n, stages) probabilities.
-        Keras models that share their input run as one, so that the trunk below several layers is
-        computed once.
+    lower : images to each layer's activations (n, units) or (n, y, x, channels), as `trunk` gives
+        it
+    uppers : of each layer, activations to (n, stages) probabilities
     average_gradient : such as `engine_average_gradient` gives
 
     Returns
@@ -83,8 +83,7 @@ def linearity_study(
         params.norm,
     )
 
-    lower = _together({layer: below for layer, (below, _) in layers.items()})
-    seen: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
+    seen: dict[str, list[np.ndarray]] = {layer: [] for layer in uppers}
     for strength in params.grid:
         examples = np.clip(inputs + np.float32(strength) * direction, *LEGAL).astype(inputs.dtype)
         for batch in batches(examples, params.batch_size):
@@ -93,7 +92,7 @@ def linearity_study(
                 kept.append(np.asarray(activations[layer]))
     start = lower(baseline[None])
     frames = []
-    for layer, (_, upper) in layers.items():
+    for layer, upper in uppers.items():
         activations, origin = np.concatenate(seen.pop(layer)), np.asarray(start[layer])[0]
         stages = np.concatenate(
             [np.asarray(upper(batch)) for batch in batches(activations, params.batch_size)]
@@ -145,15 +144,10 @@ def upper_evaluator(upper: Any, batch_size: int) -> Any:
     return Evaluator(lambda h: logits(h, training=False), batch_size)
 
 
-def _together(lowers: Mapping[str, Any]) -> Callable[[np.ndarray], Mapping[str, Any]]:
-    """One function for the activations of every layer; Keras models on one input become one
-    compiled network.
+def trunk(lowers: Mapping[str, Any]) -> Callable[[np.ndarray], Mapping[str, Any]]:
+    """One compiled function for the activations of every layer, of Keras models on one input, as
+    `dr_lib.attribution.split_at` gives them: what lies below several layers is computed once.
     """
-    inputs = {
-        id(lower.inputs[0]) if hasattr(lower, "inputs") else None for lower in lowers.values()
-    }
-    if len(inputs) != 1 or None in inputs:
-        return lambda images: {layer: lower(images) for layer, lower in lowers.items()}
     import keras
 
     from dr_lib.network import backend

@@ -17,6 +17,7 @@ from dr_lib.linearity import (
     LinearityParams,
     engine_average_gradient,
     special_units,
+    trunk,
     unit_effects,
     unit_region,
 )
@@ -35,12 +36,14 @@ TABLE = "unit_effects"
 @functools.lru_cache(maxsize=1)
 def study_engine(
     location: str, model_id: str, params: LinearityParams
-) -> tuple[Mapping[str, tuple[Any, Any]], Callable]:
-    """A model cut at every layer of the study, and its averaged gradients; kept, so that a
-    process compiles them once.
+) -> tuple[Callable, Mapping[str, Any], Callable]:
+    """A model's activations at every layer of the study, the models above these, and averaged
+    gradients; kept, so that a process compiles them once.
     """
     model = loaded_model(location, model_id)
-    return {name: split_at(model, name) for name in params.layers}, engine_average_gradient(params)
+    cuts = {name: split_at(model, name) for name in params.layers}
+    lowers, uppers = ({name: cut[side] for name, cut in cuts.items()} for side in (0, 1))
+    return trunk(lowers), uppers, engine_average_gradient(params)
 
 
 def study_special_units(
@@ -92,8 +95,7 @@ def _look_at(job: SpecialUnitsJob) -> dict[str, Any]:
     where they are strongest.
     """
     ids, params, image_ids = job.ids, job.params, job.eyes["image_id"].tolist()
-    layers, _ = study_engine(ids.location, ids.model_id, params)
-    lower, upper = layers[job.layer]
+    lower, upper = split_at(loaded_model(ids.location, ids.model_id), job.layer)
     x = scaled(fundi(ids.location, ids.preprocess_id, job.eyes["position"].to_numpy(np.int64)))
     baseline = np.zeros(x.shape[1:], np.float32)
     below = Evaluator(flat_activations(lower), params.batch_size)

@@ -89,13 +89,14 @@ def _study(job: StudyJob) -> int:
     """Runs on a worker: the rows of a few eyes."""
     ids, params = job.ids, job.params
     x = scaled(fundi(ids.location, ids.preprocess_id, job.eyes["position"].to_numpy(np.int64)))
-    layers, average_gradient = study_engine(ids.location, ids.model_id, params)
+    lower, uppers, average_gradient = study_engine(ids.location, ids.model_id, params)
     rows = linearity_study(
         job.eyes["image_id"].tolist(),
         x,
         np.zeros(x.shape[1:], np.float32),
         classifier_outputs(ids.location, ids.model_id, params.batch_size).gradient,
-        layers,
+        lower,
+        uppers,
         params,
         inside=visible_disc(x.shape[1], crop=job.crop),
         average_gradient=average_gradient,

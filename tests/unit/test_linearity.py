@@ -9,6 +9,7 @@ from dr_lib.linearity import (
     LinearityParams,
     engine_average_gradient,
     linearity_study,
+    trunk,
     unit_verdicts,
 )
 from dr_lib.linearity.effects import baseline_effect
@@ -73,7 +74,12 @@ def study(images, ids, **changes):
     blank = np.zeros((SIDE, SIDE, 3), np.float32)
     settings = {"gradient": gradient, "average_gradient": midpoints, **changes}
     return linearity_study(
-        ids, images, blank, layers={"fc1": (lower, upper)}, params=PARAMS, **settings, inside=INSIDE
+        *(ids, images, blank),
+        lower=lambda x: {"fc1": lower(x)},
+        uppers={"fc1": upper},
+        params=PARAMS,
+        **settings,
+        inside=INSIDE,
     )
 
 
@@ -247,7 +253,8 @@ def test_a_convolutional_layer_s_unit_is_a_channel_with_sums_over_positions():
         images,
         np.zeros_like(images[0]),
         gradient,
-        {"stem": (lambda x: x, summed)},
+        lambda x: {"stem": x},
+        {"stem": summed},
         PARAMS,
         average_gradient=average,
         inside=INSIDE,
@@ -287,7 +294,10 @@ def test_on_a_real_network_attributions_are_complete_and_gradients_are_those_of_
     blank = np.zeros((32, 32, 3), np.float32)
     outcomes, inside = ClassifierOutputs(network, 4), visible_disc(32, crop=0.1)
     rows = linearity_study(
-        *(["1_left", "1_right"], images, blank, outcomes.gradient, layers, params),
+        *(["1_left", "1_right"], images, blank, outcomes.gradient),
+        trunk({name: lower for name, (lower, _) in layers.items()}),
+        {name: upper for name, (_, upper) in layers.items()},
+        params,
         inside=inside,
         average_gradient=engine_average_gradient(params),
     )
@@ -343,7 +353,11 @@ def test_layers_that_share_a_trunk_run_it_once(network, monkeypatch):
     x = np.zeros((1, 32, 32, 3), np.float32)
     settings = {"inside": visible_disc(32, crop=0.1), "average_gradient": average}
     linearity_study(
-        ["1_left"], x, x[0], lambda images, stage: images + 1, layers, PARAMS, **settings
+        *(["1_left"], x, x[0], lambda images, stage: images + 1),
+        trunk({name: lower for name, (lower, _) in layers.items()}),
+        {name: upper for name, (_, upper) in layers.items()},
+        PARAMS,
+        **settings,
     )
     assert len(made) == 1
 
