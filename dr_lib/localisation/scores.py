@@ -1,5 +1,5 @@
-"""How well maps find lesions, by each measure of the field, with what a map of chance would get: one
-map of one eye, and the means over many eyes.
+"""How well maps find lesions, by each measure of the field, with what a map of chance would get:
+one map of one eye, and the means over many eyes.
 
 Every measure is a number an eye, so that an interval comes from resampling patients and chance from
 the same eyes. Lesions of other types are neither credited nor counted against a map when it is
