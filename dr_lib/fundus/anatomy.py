@@ -48,14 +48,14 @@ class Anatomy:
 def place_of(
     y_px: float | int, x_px: float | int, size: int, eye: Eye, *, crop: float
 ) -> dict[str, Any]:
-    """Where a point of an eye's fundus lies, named as the columns of `lesion_regions`: radius_share,
-    angle_deg, quadrant and ring (the outermost takes everything beyond).
+    """Where a point of an eye's fundus lies, named as the columns of `lesion_regions`:
+    radius_share, angle_deg, quadrant and ring (the outermost takes everything beyond).
 
-    >>> place_of(
-    ...     63.5, 121.1, 128, "right", crop=0.1
-    ... )  # the nasal edge of a right eye's visible disc
+    The nasal edge of a right eye's visible disc, and the same place, temporal in a left eye:
+
+    >>> place_of(63.5, 121.1, 128, "right", crop=0.1)
     {'radius_share': 1.0, 'angle_deg': 0.0, 'quadrant': 'superior_nasal', 'ring': 2}
-    >>> place_of(63.5, 121.1, 128, "left", crop=0.1)  # the same place is temporal in a left eye
+    >>> place_of(63.5, 121.1, 128, "left", crop=0.1)
     {'radius_share': 1.0, 'angle_deg': 180.0, 'quadrant': 'inferior_temporal', 'ring': 2}
     """
     radius, angle = _polar(np.float64(y_px), np.float64(x_px), size, eye, crop)
