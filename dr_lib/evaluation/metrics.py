@@ -10,7 +10,7 @@ without a warning.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +55,7 @@ class Evaluation:
     values: dict[str, float]
     confusion: Int64[np.ndarray, "true predicted"]
     operating_points: tuple[OperatingPoint, ...]
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]]
 
     @property
     def ranking(self) -> float:

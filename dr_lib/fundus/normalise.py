@@ -1,7 +1,7 @@
 """The normalised fundus of a photograph, from pixels or from a file's bytes (METHOD §1)."""
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
@@ -25,8 +25,8 @@ class Fundus:
 
     pixels: UInt8[np.ndarray, "size size 3"]
     disc: Disc
-    reduction: int = 1
-    quality: dict[str, float] = field(default_factory=dict)
+    reduction: int
+    quality: dict[str, float]
 
 
 def preprocess(

@@ -167,11 +167,11 @@ def smallest_strength(
     baselines: Float[np.ndarray, "..."],
     attributions: Float[np.ndarray, "image y x _"],
     target_stage: int,
-    params: CounterfactualParams = CounterfactualParams(),
+    params: CounterfactualParams,
     *,
-    method: Method = "proportional",
-    attribute: Callable[[np.ndarray], np.ndarray] | None = None,
-    crop: float | None = None,
+    method: Method,
+    attribute: Callable[[np.ndarray], np.ndarray],
+    crop: float,
 ) -> StrengthResult:
     """The smallest strength for each eye at which the model predicts `target_stage`, with the image
     that does it (METHOD §7).
@@ -197,26 +197,20 @@ def smallest_strength(
     Raises
     ------
     ValueError
-        For a method that lacks `attribute` or `crop`.
+        Unless there are as many attributions as inputs.
     """
     n = len(inputs)
     if len(attributions) != n:
         raise ValueError(f"{n} inputs need as many attributions, not {len(attributions)}")
     form: Form = "constant" if method.startswith("constant") else "proportional"
     variant = method.partition("_")[2]
-    if variant == "recomputed" and attribute is None:
-        raise ValueError(f"{method} needs a function that attributes the changed images")
-    if variant == "regions" and crop is None:
-        raise ValueError(
-            f"{method} needs the crop of the fundi: regions lie within the visible disc"
-        )
     failed = ~np.all(np.isfinite(attributions), axis=(1, 2, 3))
     baselines = np.broadcast_to(baselines, inputs.shape)
     starts, directions, walked = inputs.copy(), attributions.copy(), np.zeros(n)
     for i, attribution in enumerate(attributions):
         if variant == "strongest":
             directions[i] = strongest(attribution, params.strongest_share)
-        elif variant == "regions" and crop is not None:
+        elif variant == "regions":
             directions[i] = strongest_regions(attribution, params.strongest_regions, crop=crop)
 
     def move(rows: np.ndarray, strengths: np.ndarray) -> np.ndarray:
@@ -225,7 +219,6 @@ def smallest_strength(
         )
 
     def turn(rows: np.ndarray, strengths: np.ndarray) -> None:
-        assert attribute is not None  # refused above
         for part in batches(rows, params.batch_size):
             moved = move(part, np.full(len(part), strengths[0]))
             starts[part], walked[part] = moved, strengths[0]

@@ -5,11 +5,11 @@ form.
 import numpy as np
 import pytest
 
+from dr_lib.perturbation import counterfactual
 from dr_lib.perturbation.counterfactual import (
     METHODS,
     CounterfactualParams,
     perturb,
-    smallest_strength,
     strongest,
     strongest_regions,
 )
@@ -21,6 +21,7 @@ from dr_lib.perturbation.strength_search import (
     strength_grid,
 )
 
+DEFAULT = CounterfactualParams()
 SIDE = 8
 TOP = 127 / 128
 
@@ -35,6 +36,18 @@ def two_stage_model(score):
         return np.stack([1 - p, p, *[np.zeros(len(images))] * 3], axis=1).astype(np.float32)
 
     return predict
+
+
+def smallest_strength(
+    *values,
+    params=DEFAULT,
+    method="proportional",
+    attribute=np.zeros_like,
+    crop=0.1,
+):
+    return counterfactual.smallest_strength(
+        *values, params, method=method, attribute=attribute, crop=crop
+    )
 
 
 def flat_eyes(*values):
@@ -142,7 +155,7 @@ def test_the_smallest_strength_of_a_linear_model_is_its_known_threshold():
     eyes, params = flat_eyes(*x), CounterfactualParams(bisections=14)
     for form, expected in (("proportional", 0.6 / x - 1), ("constant", 0.6 - x)):
         result = smallest_strength(
-            predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, params, method=form
+            predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, params=params, method=form
         )
         assert result.reached.all()
         # The last bracket's width is at most the strength times 2⁻¹⁴, and its upper end is what is
@@ -287,8 +300,6 @@ def test_recomputed_attribution_can_turn_around_on_the_way():
     assert set(asked) == {1}
     np.testing.assert_array_equal(eyes, flat_eyes(0.5), "the caller's originals stay as they are")
     np.testing.assert_array_equal(wrong, np.ones_like(eyes), "and so do their attributions")
-    with pytest.raises(ValueError, match="needs a function"):
-        smallest_strength(predict, eyes, np.zeros_like(eyes[0]), wrong, 1, **anew)
 
 
 def test_only_the_strongest_share_moves():
@@ -303,7 +314,7 @@ def test_only_the_strongest_share_moves():
         np.zeros_like(eyes[0]),
         attribution,
         1,
-        params,
+        params=params,
         method="proportional_strongest",
     )
     row = result_rows(["1_left"], "proportional_strongest", 1, eyes, result)[0]
@@ -340,7 +351,7 @@ def test_only_the_strongest_regions_move():
         np.zeros_like(eyes[0]),
         attribution,
         1,
-        params,
+        params=params,
         method="constant_regions",
         crop=0.1,
     )
