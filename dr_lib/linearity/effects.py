@@ -21,9 +21,7 @@ from dr_lib.vocabulary import STAGE_QUANTITIES
 SPECIAL = ("constant", "reversed")
 
 
-def special_units(
-    verdicts: pd.DataFrame, params: LinearityParams = LinearityParams()
-) -> dict[str, list[int]]:
+def special_units(verdicts: pd.DataFrame, params: LinearityParams) -> dict[str, list[int]]:
     """For each layer the constant and reversed units to look at, those of the largest mean
     attribution first, ties by number.
     """
@@ -45,7 +43,7 @@ def unit_effects(
     activations: Float[np.ndarray, "image *unit"],
     baseline: Float[np.ndarray, "*unit"],
     verdicts: Mapping[int, str],
-    params: LinearityParams = LinearityParams(),
+    params: LinearityParams,
 ) -> list[dict]:
     """One row per unit and eye for the table `unit_effects`; eyes are ranked by the unit's
     attribution to the target.
@@ -124,7 +122,7 @@ def unit_region(
     baseline: Float[np.ndarray, "y x 3"],
     unit_shape: Sequence[int],
     unit: int,
-    params: LinearityParams = LinearityParams(),
+    params: LinearityParams,
 ) -> Float32[np.ndarray, "y x"]:
     """The unit's activation attributed to the pixels of one image, summed over colours; a channel's
     is the mean over positions.

@@ -42,7 +42,7 @@ def linearity_study(
     gradient: Gradient,
     lower: Callable[[np.ndarray], Mapping[str, Any]],
     uppers: Mapping[str, Model],
-    params: LinearityParams = LinearityParams(),
+    params: LinearityParams,
     *,
     inside: Bool[np.ndarray, "y x"],
     average_gradient: AverageGradient,

@@ -15,7 +15,7 @@ COLUMNS = (
 )
 
 
-def unit_verdicts(rows: pd.DataFrame, params: LinearityParams = LinearityParams()) -> pd.DataFrame:
+def unit_verdicts(rows: pd.DataFrame, params: LinearityParams) -> pd.DataFrame:
     """The verdict on each unit of each layer, and the numbers behind it (METHOD §8).
 
     Sums run over eyes, so strong eyes count most; spreads are taken within an eye over the

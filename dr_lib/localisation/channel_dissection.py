@@ -139,7 +139,7 @@ def unit_rows(
     against_rest: Float64[np.ndarray, "eye channel lesion"],
     against_others: Float64[np.ndarray, "eye channel lesion"],
     patients: Shaped[np.ndarray, "eye"],
-    params: ChannelDissectionParams = ChannelDissectionParams(),
+    params: ChannelDissectionParams,
 ) -> list[dict]:
     """One row per channel for the table `units`: means over eyes, 95 % intervals over patients, the
     best type and how it holds.

@@ -83,7 +83,7 @@ def lesion_masks(
     disc: Disc,
     photo_shape: tuple[int, int],
     fundus: UInt8[np.ndarray, "y x 3"],
-    params: PreprocessParams = PreprocessParams(),
+    params: PreprocessParams,
 ) -> LesionMasks:
     """A photograph's masks in the geometry of its fundus.
 
@@ -114,7 +114,7 @@ def lesion_masks(
 
 
 def lesion_share(
-    plane: Bool[np.ndarray, "h w"], disc: Disc, params: PreprocessParams = PreprocessParams()
+    plane: Bool[np.ndarray, "h w"], disc: Disc, params: PreprocessParams
 ) -> Float32[np.ndarray, "size size"]:
     """Which share of each fundus pixel a lesion type covers, 0 to 1, the whole frame.
 

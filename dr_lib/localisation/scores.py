@@ -48,9 +48,7 @@ class Score(NamedTuple):
 class Judge:
     """The lesions of one eye, made ready once to judge any number of maps of it."""
 
-    def __init__(
-        self, masks: LesionMasks, params: LocalisationParams = LocalisationParams()
-    ) -> None:
+    def __init__(self, masks: LesionMasks, params: LocalisationParams) -> None:
         self.masks, self.params = masks, params
         inside, lesions = masks.inside, masks.any
         self._healthy = inside & ~_near(lesions, params.tolerance_px)
@@ -205,7 +203,7 @@ def _zones(lesion: np.ndarray, inside: np.ndarray, distance_px: float) -> np.nda
 def score_rows(
     scores: Sequence[Mapping[tuple[str, str], Score]],
     patients: Sequence[str],
-    params: LocalisationParams = LocalisationParams(),
+    params: LocalisationParams,
 ) -> list[dict[str, Any]]:
     """One map's scores in many eyes as rows of lesion, metric, value, low, high, chance, images.
 

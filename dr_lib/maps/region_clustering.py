@@ -70,7 +70,7 @@ class Clusters:
 
 def cluster(
     features: Float64[np.ndarray, "region feature"],
-    params: RegionClusteringParams = RegionClusteringParams(),
+    params: RegionClusteringParams,
 ) -> Clusters:
     """k-means of the standardised features, repeatable; with fewer regions than groups each is
     its own.

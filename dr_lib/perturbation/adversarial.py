@@ -123,9 +123,9 @@ def smallest_epsilon(
     gradient: Gradient,
     inputs: Images,
     target_stage: int,
-    params: AdversarialParams = AdversarialParams(),
+    params: AdversarialParams,
     *,
-    method: Method = "pgd_linf",
+    method: Method,
     inside: Bool[np.ndarray, "y x"],
 ) -> StrengthResult:
     """The smallest radius for each eye at which the attack makes the model predict `target_stage`,

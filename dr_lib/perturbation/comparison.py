@@ -23,6 +23,7 @@ MEASURES = (
     "high_frequency_energy",
     "feature_distance_after",
 )
+RESAMPLES = 2000
 COMPARED = (
     *("median_first", "median_second", "median_difference", "low", "high"),
     *("share_lower", "p_value"),
@@ -34,9 +35,6 @@ def paired_comparison(
     first: str,
     second: str,
     measure: str,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
 ) -> dict[str, float | int | str]:
     """How a measure differs between two methods on the eyes that both reached.
 
@@ -63,8 +61,8 @@ def paired_comparison(
     numbers = dict.fromkeys(COMPARED, np.nan)
     if len(pairs):
         patients = reached["patient_id"].groupby("image_id").first().loc[pairs.index]
-        bootstrap = PatientBootstrap(patients.to_numpy(str), seed, one_by_one=True)
-        weights = bootstrap.weights(resamples).astype(int)
+        bootstrap = PatientBootstrap(patients.to_numpy(str), seed=0, one_by_one=True)
+        weights = bootstrap.weights(RESAMPLES).astype(int)
         medians = np.array([np.median(np.repeat(difference, weight)) for weight in weights])
         values = (
             *(np.median(a), np.median(b), np.median(difference), *interval_95(medians)),
@@ -75,14 +73,12 @@ def paired_comparison(
     return answer | numbers
 
 
-def comparisons(
-    rows: pd.DataFrame, firsts: Sequence[str], seconds: Sequence[str], **settings: int
-) -> list[dict]:
+def comparisons(rows: pd.DataFrame, firsts: Sequence[str], seconds: Sequence[str]) -> list[dict]:
     """`paired_comparison` of every measure between each of the first methods and each of the
     second.
     """
     return [
-        paired_comparison(rows, first, second, measure, **settings)
+        paired_comparison(rows, first, second, measure)
         for first in firsts
         for second in seconds
         for measure in MEASURES

@@ -34,6 +34,7 @@ def predict(images):
     return np.stack([1 - p, p, *[np.zeros(len(images))] * 3], axis=1).astype(np.float32)
 
 
+DEFAULT = AdversarialParams()
 EYES = np.zeros((2, SIDE, SIDE, 3), np.float32)
 # Half-gray eyes need a gain of the margin. Under |δ| ≤ ε the most is ε·‖w‖₁, under ‖δ‖₂ ≤ ε it is
 # ε·‖w‖₂.
@@ -73,7 +74,7 @@ def test_without_the_mask_the_surround_moves_too():
     )
     half = np.zeros((SIDE, SIDE), bool)
     half[:, : SIDE // 2] = True
-    result = smallest_epsilon(predict, gradient, EYES, 1, method="fgsm_linf", inside=half)
+    result = smallest_epsilon(predict, gradient, EYES, 1, DEFAULT, method="fgsm_linf", inside=half)
     assert (result.images[:, :, SIDE // 2 :] == 0).all()
     assert result.reached.all()
 
@@ -144,7 +145,7 @@ def test_a_non_finite_gradient_marks_its_eye_and_no_other(method, bad):
 
     eyes = EYES.copy()
     eyes[0, 0, 0, 0] = 0.25  # outside the disc: the mark by which the broken eye is known
-    result = smallest_epsilon(predict, broken, eyes, 1, method=method, inside=INSIDE)
+    result = smallest_epsilon(predict, broken, eyes, 1, DEFAULT, method=method, inside=INSIDE)
     assert result.failed.tolist() == [True, False]
     assert result.reached.tolist() == [False, True]
 
@@ -156,7 +157,7 @@ def test_fgsm_asks_for_the_gradient_of_an_eye_once():
         asked.append(len(images))
         return gradient(images, target_stage)
 
-    smallest_epsilon(predict, counted, EYES, 1, method="fgsm_l2", inside=INSIDE)
+    smallest_epsilon(predict, counted, EYES, 1, DEFAULT, method="fgsm_l2", inside=INSIDE)
     assert sum(asked) == len(EYES)
 
 

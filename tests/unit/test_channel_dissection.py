@@ -106,7 +106,8 @@ def test_rows_have_means_over_eyes_and_honest_halves():
 
 def test_a_channel_that_never_changes_has_no_best_type():
     (row,) = unit_rows(
-        "stem", ["a"], np.full((2, 1, 1), 0.5), np.full((2, 1, 1), 0.5), np.array(["p", "q"])
+        *("stem", ["a"], np.full((2, 1, 1), 0.5), np.full((2, 1, 1), 0.5), np.array(["p", "q"])),
+        ChannelDissectionParams(),
     )
     assert "best_lesion" not in row
     assert row["auc_a"] == 0.5

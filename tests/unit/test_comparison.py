@@ -69,7 +69,7 @@ def test_no_common_eye_and_no_difference():
 def test_every_counterfactual_method_meets_every_adversarial_one_in_every_measure():
     rows = table([1.0, 2.0, 4.0, 9.0], [0.0, 3.0, 1.0, 5.0])
     rows = rows.assign(**dict.fromkeys(MEASURES, rows["ssim"]))
-    found = comparisons(rows, ["constant"], ["pgd_linf", "fgsm_l2"], resamples=10)
+    found = comparisons(rows, ["constant"], ["pgd_linf", "fgsm_l2"])
     assert [(one["second"], one["measure"], one["pairs"]) for one in found] == [
         *(("pgd_linf", measure, 4) for measure in MEASURES),
         *(("fgsm_l2", measure, 0) for measure in MEASURES),

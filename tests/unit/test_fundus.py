@@ -247,7 +247,7 @@ def test_a_masks_lesion_lies_on_the_photographs_lesion():
     photo = eye.draw()
     mask = cv2.circle(np.zeros(photo.shape[:2], np.uint8), (480, 220), 14, 1, -1) > 0
     photo[mask] //= 2
-    lesion = lesion_share(mask, retina_disc(photo)) > 0.5
+    lesion = lesion_share(mask, retina_disc(photo), PreprocessParams()) > 0.5
     dark = preprocess(photo)[..., 0] < 100
     assert (lesion & dark).sum() / (lesion | dark).sum() > 0.8
 

@@ -188,7 +188,7 @@ def test_gradient_variation_and_r2_by_hand():
             "outcome": [0.1, 0.9],
         }
     )
-    (row,) = unit_verdicts(rows).to_dict("records")
+    (row,) = unit_verdicts(rows, PARAMS).to_dict("records")
     slope = 13 / 5
     assert row["gradient_variation"] == pytest.approx(0.5, rel=1e-12)
     assert row["slope"] == pytest.approx(slope, rel=1e-12)
@@ -230,7 +230,7 @@ def test_an_eye_with_a_non_finite_gradient_has_no_rows_and_no_eye_no_table():
     assert set(rows["image_id"]) == {"1_left"}
     empty = study(eyes(0.2), ["1_right"], gradient=broken)
     assert (len(empty), list(empty.columns)) == (0, list(COLUMNS))
-    assert len(unit_verdicts(empty)) == 0
+    assert len(unit_verdicts(empty, PARAMS)) == 0
     assert len(study(eyes(), [])) == 0
 
 

@@ -236,15 +236,15 @@ def test_rows_are_means_over_the_eyes_that_have_the_lesion():
         {("any", "pixel_auc"): Score(0.8, 0.5), ("any", "energy"): Score(0.3, 0.2)},
         {},
     ]
-    rows = score_rows(scores, ["a", "b", "c"])
+    rows = score_rows(scores, ["a", "b", "c"], LocalisationParams())
     assert [(row["metric"], row["images"]) for row in rows] == [("pixel_auc", 2), ("energy", 1)]
     assert rows[0]["value"] == pytest.approx(0.7)
     assert (rows[0]["low"], rows[0]["high"]) == (pytest.approx(0.6), pytest.approx(0.8))
     assert rows[1]["chance"] == 0.2
     assert np.isnan(rows[1]["low"])
-    assert score_rows([], []) == []
+    assert score_rows([], [], LocalisationParams()) == []
     with pytest.raises(ValueError, match="do not match"):
-        score_rows(scores, ["a"])
+        score_rows(scores, ["a"], LocalisationParams())
 
 
 def test_the_interval_resamples_patients_not_eyes():
@@ -304,7 +304,9 @@ def test_a_lesion_smaller_than_a_pixel_is_kept_where_it_lies_and_a_speck_is_not(
     stray = slice(1400, 1403)  # where two colours met
     mask |= painted((2560, 2560), "new_vessels", stray, stray)
     fundus = np.random.default_rng(0).integers(0, 120, (256, 256, 3)).astype(np.uint8)
-    found = lesion_masks(mask, Disc(1279.5, 1279.5, 2560.0), (2560, 2560), fundus)
+    found = lesion_masks(
+        mask, Disc(1279.5, 1279.5, 2560.0), (2560, 2560), fundus, PreprocessParams()
+    )
     assert list(found.kinds) == ["microaneurysm"]
     assert np.argwhere(found.any).tolist() == [[100, 100]]
 

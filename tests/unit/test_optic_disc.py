@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dr_lib.fundus import normalise
+from dr_lib.fundus import PreprocessParams, normalise
 from dr_lib.fundus import optic_disc as module
 from dr_lib.fundus.optic_disc import OpticDisc, optic_disc
 from dr_lib.localisation import lesion_share
@@ -17,7 +17,9 @@ from dr_lib.synthetic import MASK_COLOURS, EyePlan, SynthesisParams, draw, jpeg_
 def test_the_disc_of_a_drawn_eye_is_found_within_half_its_radius(plan):
     eye = draw(plan, SynthesisParams(seed=3, smallest_px=500, largest_px=600))
     fundus = normalise(jpeg_bytes(eye.photo, 90))
-    drawn = lesion_share((eye.mask == MASK_COLOURS["optic_disc"]).all(axis=2), fundus.disc)
+    drawn = lesion_share(
+        (eye.mask == MASK_COLOURS["optic_disc"]).all(axis=2), fundus.disc, PreprocessParams()
+    )
     y, x = (values.mean() for values in np.nonzero(drawn > 0.5))
     found = optic_disc(fundus.pixels, crop=0.1)
     assert np.hypot(found.centre_y_px - y, found.centre_x_px - x) < found.radius_px / 2

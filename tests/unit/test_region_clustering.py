@@ -47,9 +47,11 @@ def test_features_do_not_change_when_the_region_moves_or_turns():
 
 def test_few_or_no_regions_are_no_trouble():
     assert descriptors(GRAY, []).shape == (0, 22)
-    assert cluster(np.zeros((0, 22))).cluster.tolist() == []
-    assert cluster(np.zeros((1, 22))).cluster.tolist() == [0]
-    assert cluster(np.zeros((5, 22))).cluster.tolist() == [0] * 5, "all alike are one group"
+    assert cluster(np.zeros((0, 22)), RegionClusteringParams()).cluster.tolist() == []
+    assert cluster(np.zeros((1, 22)), RegionClusteringParams()).cluster.tolist() == [0]
+    assert cluster(np.zeros((5, 22)), RegionClusteringParams()).cluster.tolist() == [0] * 5, (
+        "all alike are one group"
+    )
 
 
 def test_a_patch_at_the_edge_is_filled_with_half_gray():
