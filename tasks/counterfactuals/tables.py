@@ -5,6 +5,7 @@ comparisons, transfers.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -79,21 +80,18 @@ def _tabulate_shard(job: TabulateJob) -> int:
     study, target = job.study, job.study.params.target_stage
     eyes = job.eyes[job.eyes["sha256"].notna()]
     image_ids = [str(image_id) for image_id in eyes.index]
-    methods = dict(zip(EYE_TABLES, (study.params.methods, study.adversarial.methods), strict=True))
-    rows: dict[str, list[dict]] = {table: [] for table in EYE_TABLES}
+    frames: dict[str, list[pd.DataFrame]] = {table: [] for table in EYE_TABLES}
     if image_ids:
         x = study.inputs(eyes["position"])
         judge = _Judge(study, image_ids, x, job.reference)
-        for table, names in methods.items():
+        methods = study.params.methods, study.adversarial.methods
+        for table, names in zip(EYE_TABLES, methods, strict=True):
             for method in names:
                 result = _stored_result(job, method)
-                columns = judge.columns(result)
-                rows[table] += [
-                    row | {name: values[number] for name, values in columns.items()}
-                    for number, row in enumerate(result_rows(image_ids, method, target, x, result))
-                ]
-    for table in EYE_TABLES:
-        job.part.write(table, rows[table])
+                rows = pd.DataFrame(result_rows(image_ids, method, target, x, result))
+                frames[table].append(rows.assign(**judge.columns(result)))
+    for table, parts in frames.items():
+        job.part.write(table, pd.concat(parts, ignore_index=True) if parts else [])
     return job.span.images
 
 
@@ -135,25 +133,22 @@ class _Judge:
             return None
         return classifier_outputs(location, self.study.second, batch_size).predict(images)
 
-    def columns(self, result: StrengthResult) -> dict[str, list]:
+    def columns(self, result: StrengthResult) -> dict[str, Any]:
         """The further columns of the rows; a failed eye has no measures."""
-        features, count = self.study.outputs.features(result.images), len(result.images)
+        features = self.study.outputs.features(result.images)
         after, _ = feature_distances(features, self.real, self.made_from)
-        second = {}
-        both = {"before": self.second_before, "after": self._second(result.images)}
-        for when, probabilities in both.items():
-            stage = probability = [None] * count
-            if probabilities is not None:
-                stage = probabilities.argmax(axis=1).tolist()
-                probability = probabilities[:, self.study.params.target_stage].tolist()
-            second |= {f"second_stage_{when}": stage, f"second_probability_{when}": probability}
-        return {
-            "feature_distance_before": self.before.tolist(),
-            "feature_distance_after": np.where(result.failed, np.nan, after).tolist(),
-            "feature_distance_typical": [self.typical] * count,
-            "second_model_id": [self.study.second or None] * count,
-            **second,
+        columns = {
+            "feature_distance_before": self.before,
+            "feature_distance_after": np.where(result.failed, np.nan, after),
+            "feature_distance_typical": self.typical,
+            "second_model_id": self.study.second or None,
         }
+        both = {"before": self.second_before, "after": self._second(result.images)}
+        for when, found in both.items():
+            stage = None if found is None else found.argmax(axis=1)
+            probability = None if found is None else found[:, self.study.params.target_stage]
+            columns |= {f"second_stage_{when}": stage, f"second_probability_{when}": probability}
+        return columns
 
 
 @functools.lru_cache(maxsize=2)
