@@ -67,11 +67,6 @@ def posed(
     return np.ascontiguousarray(np.rot90(mirrored, number // 2, axes=(1, 2)))
 
 
-def pose_numbers(poses: int) -> range:
-    """The numbers of the poses in use: 1, 2 or 8 from the first on, 4 the quarter turns."""
-    return range(0, 8, 2) if poses == 4 else range(poses)
-
-
 def averaged_probabilities(
     predict: Callable[[np.ndarray], np.ndarray],
     pixels: UInt8[np.ndarray, "image y x 3"],
@@ -84,12 +79,13 @@ def averaged_probabilities(
     predict: (n, size, size, 3) uint8 fundi -> (n, 5) probabilities.
     poses: 1, 2, 4 or 8, as in `GradingParams`.
     """
+    numbers = range(0, 8, 2) if poses == 4 else range(poses)
     mean = np.empty((len(pixels), STAGE_COUNT), np.float32)
     # All poses of a few fundi at once: `predict` fills up its last batch, and a shard with two
     # held-out eyes would fill eight.
     for start in range(0, len(pixels), FUNDI_AT_ONCE):
         few = pixels[start : start + FUNDI_AT_ONCE]
-        grades = predict(np.concatenate([posed(few, number) for number in pose_numbers(poses)]))
+        grades = predict(np.concatenate([posed(few, number) for number in numbers]))
         mean[start : start + len(few)] = grades.reshape(poses, len(few), STAGE_COUNT).mean(
             axis=0, dtype=np.float64
         )
