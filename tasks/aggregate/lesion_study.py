@@ -32,6 +32,7 @@ from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
 from tasks.access.masks import eye_masks, masks_of, with_masks
 from tasks.access.stores import crop_settings, discs, explanation_store, fundus_store
+from tasks.execution.pool import Pool
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import loaded_model
 from tasks.run.recipe import Recipe
@@ -112,7 +113,7 @@ def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionP
         return len(eyes)
     parts = [eyes.iloc[start : start + EYES_PER_JOB] for start in range(0, len(eyes), EYES_PER_JOB)]
     work = functools.partial(_agreements, params.layers)
-    results = _in_waves(session, "channel dissection", work, job, parts)
+    results = _in_waves(session.pool, "channel dissection", work, job, parts)
     rows = []
     for layer in params.layers:
         if judged := [eye for result in results for eye in result[layer]]:
@@ -126,7 +127,7 @@ def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionP
 
 
 def _in_waves(
-    session: Session,
+    pool: Pool,
     name: str,
     work: Callable[[LesionJob], Any],
     job: LesionJob,
@@ -134,7 +135,7 @@ def _in_waves(
 ) -> list[Any]:
     """The results of some work on each of these parts of a job's eyes."""
     jobs = [dataclasses.replace(job, eyes=eyes) for eyes in parts]
-    return run_in_waves(session.pool, name, work, jobs, images_of=lambda job: len(job.eyes))
+    return run_in_waves(pool, name, work, jobs, images_of=lambda job: len(job.eyes))
 
 
 def _agreements(layers: Sequence[str], job: LesionJob) -> dict[str, list[tuple]]:
@@ -176,7 +177,7 @@ def _group_regions(session: Session, job: LesionJob, params: RegionClusteringPar
         return
     work = functools.partial(_described, params.source)
     parts = (eyes for _, eyes in job.eyes.groupby("part"))
-    results = _in_waves(session, "region clustering", work, job, parts)
+    results = _in_waves(session.pool, "region clustering", work, job, parts)
     features = [features for _, features in results] or [np.zeros((0, 1))]
     groups = cluster(np.concatenate(features), params)
     rows = pd.DataFrame(
