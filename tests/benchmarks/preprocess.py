@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from dr_lib.fundus import PreprocessParams, UngradablePhoto, normalise
-from dr_lib.fundus.photo import UnreadablePhoto, decode
+from dr_lib.fundus.photo import UnreadablePhoto, decode, inspect
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
         except (UnreadablePhoto, UngradablePhoto) as error:
             print(f"{path.stem:<18}  set aside: {error}")
             continue
-        size = decode(data, max_reduction=found.reduction, diameter_px=1)
+        size = inspect(data)
         works = (
             lambda data=data: straightforward(data, params),
             lambda data=data: normalise(data, params),
