@@ -2,13 +2,12 @@
 made.
 """
 
-import importlib.resources
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dr_lib.vocabulary import HALF_GRAY
 from storage.arrays.specs import ArraySpec
+from storage.files.text import shipped_toml
 
 # Rounding to 9 bits changes a value by at most 2^-10 of itself: under 0.1 % of the map's maximum,
 # the sum by far less.
@@ -26,9 +25,7 @@ KINDS: dict[str, tuple[str, Any, int | None]] = {
 }
 # A store that was made before these arrays were declared gets them.
 LATER = {"aspect"}
-_ARRAYS: dict[str, list[list[str]]] = tomllib.loads(
-    importlib.resources.files("storage.contents").joinpath("arrays.toml").read_text("utf-8")
-)
+_ARRAYS: dict[str, list[list[str]]] = shipped_toml("storage.contents", "arrays.toml")
 
 
 def declared(

@@ -6,12 +6,10 @@ the folder's name and joins them on reading. `to_table` is the only way a frame 
 nothing else reaches a file.
 """
 
-import importlib.resources
-import tomllib
-
 import pyarrow as pa
 
 from dr_lib.vocabulary import LESION_TYPES, STAGES
+from storage.files.text import shipped_toml
 
 PARTITION_TEXT = {
     "preprocess_id": "the preprocessing: hash of its settings",
@@ -31,9 +29,7 @@ TYPES = {
 }
 
 
-_TABLES = tomllib.loads(
-    importlib.resources.files("storage.tables").joinpath("columns.toml").read_text("utf-8")
-)
+_TABLES = shipped_toml("storage.tables", "columns.toml")
 TITLES: dict[str, str] = {table: entry["title"] for table, entry in _TABLES.items()}
 KEYS: dict[str, list[str]] = {table: entry["keys"] for table, entry in _TABLES.items()}
 PARTITION: dict[str, str | None] = {

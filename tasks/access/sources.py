@@ -74,7 +74,7 @@ def source_rows(
     names = _named(photos["source"])
     across = _across(photos) if looked_at else pd.Series(False, photos.index)
     rows = []
-    for part in sources.parts.values():
+    for part in sources.parts:
         given, mine = part.given, names == part.given.name
         here, aside = photos[mine], rejects[_named(rejects["source"]) == given.name]
         rows.append(
