@@ -220,15 +220,14 @@ def unzipped(data: bytes, name: str, max_bytes: int) -> bytes:
     suffix = name[name.rindex(".") :].lower()
     try:
         with _Zip(io.BytesIO(data)) as zipped:
-            inner = {
-                path: info
-                for path, info in zipped.entries.items()
+            inner = [
+                path
+                for path in zipped.entries
                 if path.lower().endswith(suffix)
                 and not any(ignored(part) for part in path.split("/"))
-            }
-            chosen = [
-                path for path in inner if path.rpartition("/")[2].lower() == name.lower()
-            ] or list(inner)
+            ]
+            named = [path for path in inner if path.rpartition("/")[2].lower() == name.lower()]
+            chosen = named or inner
             if not chosen:
                 raise OSError(f"no {suffix} inside")
             if len(chosen) > 1:
@@ -236,7 +235,7 @@ def unzipped(data: bytes, name: str, max_bytes: int) -> bytes:
                     f"{len(chosen)} {suffix} files inside, and none is the only {name}:"
                     f" {', '.join(chosen)[:80]}"
                 )
-            info = inner[chosen[0]]
+            info = zipped.entries[chosen[0]]
             if fault := _fault(info):
                 raise OSError(f"{chosen[0]}: {fault[1]}")
             if info.file_size > max_bytes:

@@ -27,7 +27,7 @@ from storage.photos.types import Problem
 
 PICTURES = (".png", ".tif", ".tiff", ".gif", ".bmp", ".jpg", ".jpeg")
 LOSSY = (".jpg", ".jpeg")
-UNKNOWN_TYPE, NO_PHOTOGRAPH = "unknown_lesion_type", "mask_without_photograph"
+NOT_TRIED = UNKNOWN_TYPE, NO_PHOTOGRAPH = "unknown_lesion_type", "mask_without_photograph"
 COCO_KEYS = {
     "images": {"id", "file_name", "width", "height"},
     "annotations": {"image_id", "category_id"},
