@@ -119,7 +119,7 @@ def save_record(files: Files, record: ExplanationRecord) -> None:
     path = explanation_path(record.explain_id, EXPLANATION_RECORD)
     old = ExplanationRecord.read(files, path)
     record = replace(record, created=old.created if old else datetime.now(UTC).isoformat())
-    update_json(files, path, record.as_json())
+    update_json(files, path, old and old.as_json(), record.as_json())
 
 
 def load_records(files: Files) -> list[ExplanationRecord]:
@@ -173,7 +173,8 @@ def save_region_settings(files: Files, explain_id: str, settings: Mapping[str, A
     """Notes how regions are cut out of the explanation's maps; nothing is written where that is
     known already.
     """
-    update_json(files, explanation_path(explain_id, REGION_SETTINGS), settings)
+    path = explanation_path(explain_id, REGION_SETTINGS)
+    update_json(files, path, files.read_json(path), settings)
 
 
 def load_region_settings(files: Files, explain_id: str) -> dict[str, Any]:

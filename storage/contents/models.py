@@ -123,8 +123,9 @@ def update_record(files: Files, model_id: str, **changes: Any) -> None:
     """Adds to a model's record, or replaces what it says; a record that says so already is not
     written again.
     """
-    record = replace(load_record(files, model_id), **changes)
-    update_json(files, model_path(record.model_id, MODEL_RECORD), record.as_json())
+    old = load_record(files, model_id)
+    path = model_path(old.model_id, MODEL_RECORD)
+    update_json(files, path, old.as_json(), replace(old, **changes).as_json())
 
 
 def load_history(files: Files, model_id: str = LATEST) -> "pd.DataFrame":

@@ -28,7 +28,9 @@ def pick(
     return there[wanted]
 
 
-def update_json(files: Files, path: str, value: Mapping[str, Any]) -> None:
-    """Writes a JSON file; one that says so already is not written again."""
-    if canonical_json(files.read_json(path) or {}) != canonical_json(value):
-        files.write_json(path, dict(value))
+def update_json(
+    files: Files, path: str, old: Mapping[str, Any] | None, new: Mapping[str, Any]
+) -> None:
+    """Writes a JSON file that said `old`; one that says so already is not written again."""
+    if canonical_json(old or {}) != canonical_json(new):
+        files.write_json(path, dict(new))

@@ -71,8 +71,8 @@ class PhotoSource:
         self.root = Path(text.removeprefix("file://")).expanduser().resolve()
         if not self.root.exists():
             raise NotThere(
-                f"{self.root} is not there: set {setting} to the folder or zip with the photographs,"
-                " in the file or with --set"
+                f"{self.root} is not there: set {setting} to the folder or zip with the"
+                " photographs, in the file or with --set"
             )
         if not self.root.is_dir() and not is_archive(self.root.name):
             raise Refused(f"{self.root} is neither a folder nor a .zip file")

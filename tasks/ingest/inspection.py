@@ -87,26 +87,17 @@ def inspected(
     """What is in each photograph's file. look: decode it too, for its fingerprint and its side."""
     usable, rejects, copies, first_with = {}, [], [], {}
     for photo, finding in _findings(sources, photographs, known, stage, look):
-        if (
-            finding.reason is None
-            and (first := first_with.setdefault(finding.sha256, photo.image_id)) != photo.image_id
-        ):
-            finding = finding._replace(
-                reason="duplicate_content", detail=f"the same file as {first}"
-            )
+        reason, detail = finding.reason, finding.detail
+        if reason is None:
+            first = first_with.setdefault(finding.sha256, photo.image_id)
+            if first == photo.image_id:
+                usable[photo.image_id] = photo, finding
+                continue
+            reason, detail = "duplicate_content", f"the same file as {first}"
             copies.append((photo, first))
-        if finding.reason is None:
-            usable[photo.image_id] = photo, finding
-            continue
-        reject: dict[str, Any] = {
-            "image_id": photo.image_id,
-            "path": photo.path,
-            "reason": finding.reason,
-            "detail": finding.detail,
-        }
-        if finding.lasting:
-            reject |= {"bytes": photo.bytes, "stamp": photo.stamp, "sha256": finding.sha256 or None}
-        rejects.append(reject)
+        names = {"image_id": photo.image_id, "path": photo.path, "reason": reason, "detail": detail}
+        file = {"bytes": photo.bytes, "stamp": photo.stamp, "sha256": finding.sha256 or None}
+        rejects.append(names | file if finding.lasting else names)
     return Inspected(usable, rejects, copies)
 
 

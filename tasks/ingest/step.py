@@ -6,6 +6,7 @@ image axis. One that is gone, or can no longer be used, stays as a row marked ab
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import pandas as pd
 
@@ -164,23 +165,16 @@ def _catalogue(
         label, belongs = label_of.get(image_id), kin[image_id]
         usage = label.usage if label else None
         rows.append(
-            {
+            photo._asdict()
+            | finding._asdict()
+            | asdict(belongs)
+            | {
                 "position": position_of.setdefault(image_id, len(position_of)),
-                "image_id": image_id,
                 "source": photo.source or None,
-                "patient_id": belongs.patient_id,
                 "eye": photo.eye or finding.side,
                 "stage": label.stage if label else None,
                 "split": _split(photo, belongs, usage, photo.source in by_usage, data),
                 "usage": usage,
-                "path": photo.path,
-                "bytes": photo.bytes,
-                "width_px": finding.width_px,
-                "height_px": finding.height_px,
-                "sha256": finding.sha256,
-                "fingerprint": finding.fingerprint,
-                "copy_of": belongs.copy_of,
-                "stamp": photo.stamp,
                 "present": True,
             }
         )
