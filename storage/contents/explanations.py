@@ -119,7 +119,7 @@ def save_record(files: Files, record: ExplanationRecord) -> None:
     path = explanation_path(record.explain_id, EXPLANATION_RECORD)
     old = ExplanationRecord.read(files, path)
     record = replace(record, created=old.created if old else datetime.now(UTC).isoformat())
-    update_json(files, path, old and old.as_json(), record.as_json())
+    update_json(files, path, old.as_json() if old else None, record.as_json())
 
 
 def load_records(files: Files) -> list[ExplanationRecord]:
