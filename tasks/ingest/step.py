@@ -100,8 +100,8 @@ def _check_names(old: pd.DataFrame, photographs: Sequence[Photograph]) -> None:
         raise UserError(
             f"{len(renamed):,} photographs would get other ids, such as {after} in place of"
             f" {before}, and all that was made of them would be made once more: ids begin with the"
-            " source's name where there are several sources; give another workspace to these"
-            " sources, or the former sources to this one"
+            ' source\'s name where there are several, and with folders where ids = "path"; give'
+            " another workspace to these sources, or the former sources to this one"
         )
 
 

@@ -254,7 +254,7 @@ def test_a_second_source_added_later_is_refused_before_it_renames_the_first(
         UserError, match="8 photographs would get other ids, such as kaggle/"
     ) as told:
         ingest(session, both)
-    assert "give another workspace to these sources" in str(told.value)
+    assert "give another workspace to these sources, or the former" in str(told.value)
     assert session.workspace.photos().equals(before)
 
 
