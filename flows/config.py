@@ -32,8 +32,8 @@ from dr_lib.settings import field_types, problem
 from dr_lib.training import TrainingParams
 from storage import open_workspace
 from storage.errors import StorageError
-from storage.files.files import is_url
 from storage.files.text import decoded
+from storage.photos.sources import PhotoSources
 from tasks.run.recipe import Recipe
 from tasks.run.settings import (
     AttributionSelection,
@@ -336,15 +336,10 @@ def check_inputs(config: PipelineConfig) -> None:
         open_workspace(config.workspace)
     except StorageError as error:
         raise ConfigError(f"workspace: {error}") from None
-    for source in config.data.every_source:
-        photos = source.photos
-        if not is_url(photos) and not pathlib.Path(photos).exists():
-            raise ConfigError(
-                f"data.sources: {source.name} has photos = {photos}: no such folder or zip"
-                if source.name
-                else f"data.photos = {photos}: no such folder or zip; give the data set's folder"
-                " with --set data.photos=…"
-            )
+    try:
+        PhotoSources(config.data.every_source)
+    except StorageError as error:
+        raise ConfigError(str(error)) from None
     weights = config.model.backbone_weights
     if weights not in ("imagenet", "none") and not pathlib.Path(weights).is_file():
         raise ConfigError(

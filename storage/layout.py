@@ -13,7 +13,7 @@ CATALOG, FUNDUS, MODELS, EXPLANATIONS, TABLES, REPORT = (
 # A folder with any of these in it is a workspace.
 FOLDERS = {CATALOG, FUNDUS, MODELS, EXPLANATIONS, TABLES, REPORT}
 # Tables of one file each, which are replaced as a whole.
-CATALOGUE_TABLES = ("photos", "rejects", "sources")
+CATALOGUE_TABLES = ("photos", "rejects", "sources", "unused_masks")
 # Small files: the layout's version, and what makes a model and an explanation count.
 FORMAT, MODEL_RECORD, EXPLANATION_RECORD = "workspace.json", "model.json", "explanation.json"
 VIEWS, VIEWS_DATABASE = "catalog.sql", "catalog.duckdb"

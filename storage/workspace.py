@@ -138,6 +138,10 @@ class Workspace:
         """Replaces the table of sources."""
         self._write_catalogue("sources", frame)
 
+    def write_unused_masks(self, frame) -> None:
+        """Replaces the list of masks that are not used."""
+        self._write_catalogue("unused_masks", frame)
+
     def write_photos(self, frame) -> None:
         """Replaces the manifest. Raises ValueError where a photograph would change its position
         or vanish.

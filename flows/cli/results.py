@@ -192,7 +192,10 @@ def show(
     photos: Annotated[
         str,
         typer.Option(
-            "--photos", metavar="FOLDER", help="The data folder, to show the photograph itself too."
+            "--photos",
+            metavar="FOLDER",
+            help="The data folder (of several sources that of the eye's), to show the photograph"
+            " itself too.",
         ),
     ] = "",
     compare: Annotated[

@@ -119,13 +119,15 @@ def views_sql(ws: "Workspace", *, comments: bool = True) -> str:
 def _view(ws: "Workspace", table: str) -> str:
     schema, key = dataset_schema(table), PARTITION[table]
     body = _no_rows(schema)
-    if pattern := _pattern(ws, table):
-        options = "hive_partitioning = false"
+    if files := _files(ws, table):
+        options, pattern = "hive_partitioning = false", layout.catalogue_path(table)
         if key:
             options = f"hive_partitioning = true, hive_types = {{{_text(key)}: VARCHAR}}"
-        older = _older(ws, table)
+        if table not in layout.CATALOGUE_TABLES:
+            pattern = f"{layout.table_folder(table, key, '*')}/*.parquet"
+        older = _older(ws, table, files)
         # By name only where it must be: DuckDB then opens every file before the first query.
-        if older and table not in layout.CATALOGUE_TABLES:
+        if older and len(files) > 1:
             options += ", union_by_name = true"
         rows = f"read_parquet({_text(_escaped(ws.files.path()) + '/' + pattern)}, {options})"
         if older:  # written before there were all these columns: those are null
@@ -134,19 +136,22 @@ def _view(ws: "Workspace", table: str) -> str:
     return f"CREATE OR REPLACE VIEW {table} AS {body};"
 
 
-def _older(ws: "Workspace", table: str) -> bool:
+def _files(ws: "Workspace", table: str) -> list[tuple[str | None, str]]:
+    """(partition, path) of every file of a table."""
+    if table in layout.CATALOGUE_TABLES:
+        path = layout.catalogue_path(table)
+        return [(None, path)] if ws.files.exists(path) else []
+    parts = all_parts(ws.files, table)
+    return [(partition, part_path(table, partition, part)) for partition, part in parts]
+
+
+def _older(ws: "Workspace", table: str, files: list[tuple[str | None, str]]) -> bool:
     """Whether a file of the table has fewer columns than it would have today. Of each partition's
     files, which are written in order, the first and the last tell.
     """
-    if table in layout.CATALOGUE_TABLES:
-        paths = [layout.catalogue_path(table)]
-    else:
-        found: dict[str | None, list[str]] = {}
-        for partition, part in all_parts(ws.files, table):
-            found.setdefault(partition, []).append(part_path(table, partition, part))
-        paths = [path for names in found.values() for path in dict.fromkeys([names[0], names[-1]])]
+    first_and_last = {*dict(reversed(files)).values(), *dict(files).values()}
     wanted = set(SCHEMAS[table].names)
-    return any(not wanted <= set(column_names(ws.files, path)) for path in paths)
+    return any(not wanted <= set(column_names(ws.files, path)) for path in first_and_last)
 
 
 def _renamed(ws: "Workspace", table: str, found: str) -> str:
@@ -175,15 +180,6 @@ def _column(field) -> str:
     if str(field.type).startswith("timestamp"):
         return f"make_timestamp(epoch_us({name})) AS {name}"
     return name
-
-
-def _pattern(ws: "Workspace", table: str) -> str:
-    """The pattern that finds a table's files; empty where it has none."""
-    if table in layout.CATALOGUE_TABLES:
-        path = layout.catalogue_path(table)
-        return path if ws.files.exists(path) else ""
-    there = any(all_parts(ws.files, table))
-    return f"{layout.table_folder(table, PARTITION[table], '*')}/*.parquet" if there else ""
 
 
 def _latest_partition(ws: "Workspace", table: str, order: list[str]) -> str | None:

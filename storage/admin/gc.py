@@ -9,7 +9,7 @@ that the next listing shows, never a result half believed.
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -31,9 +31,7 @@ GOING = ("old", "unfinished")
 @dataclass(frozen=True)
 class Item:
     """One thing that can go. places: its files and folders in the order in which they go. needs:
-    ids it was made from.
-
-    state: what is known of it alone, such as unfinished; empty where that depends on the others.
+    ids it was made from. state: see `listing`.
     """
 
     kind: str
@@ -54,11 +52,11 @@ def listing(ws: "Workspace", *, keep: int = 1) -> list[dict]:
     resumable (checkpoints of a training that goes on from them). keep: how many explanations count
     as newest, at least 1.
     """
-    items = inventory(ws)
-    return [_row(item, items, keep) for item in items]
+    items = inventory(ws, keep)
+    return [_row(item, items) for item in items]
 
 
-def _row(item: Item, items: list[Item], keep: int) -> dict:
+def _row(item: Item, items: list[Item]) -> dict:
     return {
         "kind": item.kind,
         "id": item.id,
@@ -66,7 +64,7 @@ def _row(item: Item, items: list[Item], keep: int) -> dict:
         "bytes": item.bytes,
         "needs": ", ".join(item.needs),
         "needed_by": ", ".join(other.id for other in items if item.id in other.needs),
-        "state": item.state or ("newest" if item in _wanted(items, keep) else "old"),
+        "state": item.state,
     }
 
 
@@ -81,28 +79,25 @@ def collect(
     still needs.
     """
     with ws.lock():
-        items = inventory(ws)
+        items = inventory(ws, keep)
         if unknown := [name for name in ids if name not in {item.id for item in items}]:
             raise Refused(
                 f"{ws.location} holds nothing called {unknown[0]}; dr gc {ws.location} lists what"
                 " there is"
             )
-        rows = [(item, _row(item, items, keep)) for item in items]
-        going = [
-            (item, row) for item, row in rows if item.id in ids or (old and row["state"] in GOING)
-        ]
-        _refuse_needed(items, [item for item, _ in going])
-        for item, _ in going:
+        going = [item for item in items if item.id in ids or (old and item.state in GOING)]
+        _refuse_needed(items, going)
+        for item in going:
             for place in item.places:
                 _remove(ws, place)
         if going and ws.is_local and ws.files.exists(layout.VIEWS_DATABASE):
             from storage.admin.catalog import refresh
 
             refresh(ws)
-        return [row for _, row in going]
+        return [_row(item, items) for item in going]
 
 
-def inventory(ws: "Workspace") -> list[Item]:
+def inventory(ws: "Workspace", keep: int = 1) -> list[Item]:
     """Everything that could go: explanations, models, fundi, scratch; those that others are made
     from come last.
     """
@@ -116,11 +111,15 @@ def inventory(ws: "Workspace") -> list[Item]:
     trained = {*names(layout.MODELS), *partition_ids(ws.files, "model_id")}
     records = {record.explain_id: record for record in ws.explanations()}
     models = {record.model_id: record for record in ws.models()}
-    return [
+    items = [
         *_recorded(ws, "explanation", records, explained, _explanation_places),
         *_recorded(ws, "model", models, trained, _model_places),
         *_fundi(ws),
         *_scratch(ws),
+    ]
+    wanted = _wanted(items, keep)
+    return [
+        replace(item, state=item.state or ("newest" if item in wanted else "old")) for item in items
     ]
 
 

@@ -2,13 +2,17 @@
 made.
 """
 
-import importlib.resources
-import tomllib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dr_lib.vocabulary import HALF_GRAY
 from storage.arrays.specs import ArraySpec
+from storage.files.text import shipped_toml
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 # Rounding to 9 bits changes a value by at most 2^-10 of itself: under 0.1 % of the map's maximum,
 # the sum by far less.
@@ -26,9 +30,7 @@ KINDS: dict[str, tuple[str, Any, int | None]] = {
 }
 # A store that was made before these arrays were declared gets them.
 LATER = {"aspect"}
-_ARRAYS: dict[str, list[list[str]]] = tomllib.loads(
-    importlib.resources.files("storage.contents").joinpath("arrays.toml").read_text("utf-8")
-)
+_ARRAYS: dict[str, list[list[str]]] = shipped_toml("storage.contents", "arrays.toml")
 
 
 def declared(
@@ -66,3 +68,30 @@ def declared(
             )
         )
     return specs
+
+
+def declared_set(
+    part: str,
+    axis: str,
+    names: Mapping[str, Sequence | np.ndarray],
+    values: Mapping[str, Sequence | np.ndarray],
+    **words: str,
+) -> "xr.Dataset":
+    """The arrays of one part of arrays.toml that are not along images but along `axis`.
+
+    names: the coordinates along it. values: of each array. words: what stands for {word}.
+    """
+    import xarray as xr
+
+    arrays = {}
+    for name, text, kind, *texts in _ARRAYS[part]:
+        meaning = (text.format(**words) for text in texts)
+        attrs = dict(zip(("long_name", "units", "description"), meaning, strict=True))
+        arrays[name] = (axis, *text.split()), np.asarray(values[name], KINDS[kind][0]), attrs
+    # Objects become Zarr's own variable-length strings; fixed-length ones have no specification
+    # yet.
+    coords = {
+        name: (axis, column if isinstance(column, np.ndarray) else np.array(column, object))
+        for name, column in names.items()
+    }
+    return xr.Dataset(arrays, coords=coords)

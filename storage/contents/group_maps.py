@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dr_lib.vocabulary import SIGNS
+from storage.contents.declared import declared_set
 from storage.contents.explanations import unit_of
 from storage.contents.snapshots import open_set, replace_set
 from storage.files.files import Files
 
 if TYPE_CHECKING:
     import xarray as xr
-
-
-_KEY = ("group_name", "source", "quantity")
 
 
 def write_group_maps(
@@ -30,37 +27,13 @@ def write_group_maps(
     """Replaces the groups' maps. keys: (group name, source, quantity) of each; positive,
     negative: (group, y, x) means.
     """
-    import xarray as xr
-
-    unit = unit_of(*(quantity for _, _, quantity in keys))
-    maps = {
-        "units": unit,
-        "description": (
-            "mean per image, left eyes mirrored onto right ones; a layer's are times activation"
-        ),
-    }
-    data = xr.Dataset(
-        {
-            "images": (
-                "group",
-                np.asarray(images, np.int32),
-                {"long_name": "images in the group", "units": "1", "description": "count"},
-            ),
-            **{
-                f"mean_{sign}": (
-                    ("group", "y", "x"),
-                    values.astype(np.float32),
-                    {"long_name": f"mean {sign} attribution", **maps},
-                )
-                for sign, values in zip(SIGNS, (positive, negative), strict=True)
-            },
-        },
-        # Objects become Zarr's own variable-length strings; fixed-length ones have no specification
-        # yet.
-        coords={
-            name: ("group", np.array([key[index] for key in keys], object))
-            for index, name in enumerate(_KEY)
-        },
+    names, sources, quantities = zip(*keys, strict=True)
+    data = declared_set(
+        "groups",
+        "group",
+        {"group_name": names, "source": sources, "quantity": quantities},
+        {"images": images, "mean_positive": positive, "mean_negative": negative},
+        unit=unit_of(*quantities),
     )
     replace_set(files, explain_id, "groups", data)
 

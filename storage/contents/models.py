@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from storage.contents.records import LATEST, pick
+from storage.contents.records import LATEST, pick, update_json
 from storage.errors import Refused
-from storage.files.files import Files, canonical_json, write_whole
+from storage.files.files import Files, write_whole
 from storage.files.formats import Record
 from storage.files.scratch import cache_folder
 from storage.ids import ID_DIGITS
@@ -115,8 +115,7 @@ def load_record(files: Files, model_id: str = LATEST) -> ModelRecord:
 
 def find_record(files: Files, weights_file: Path) -> ModelRecord | None:
     """The record of the model that has just these weights, or None."""
-    with weights_file.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = _sha256(weights_file)
     return next((record for record in load_records(files) if record.weights_sha256 == sha256), None)
 
 
@@ -125,9 +124,8 @@ def update_record(files: Files, model_id: str, **changes: Any) -> None:
     written again.
     """
     old = load_record(files, model_id)
-    new = replace(old, **changes)
-    if canonical_json(new.as_json()) != canonical_json(old.as_json()):
-        files.write_json(model_path(old.model_id, MODEL_RECORD), new.as_json())
+    path = model_path(old.model_id, MODEL_RECORD)
+    update_json(files, path, old.as_json(), replace(old, **changes).as_json())
 
 
 def load_history(files: Files, model_id: str = LATEST) -> "pd.DataFrame":
@@ -165,8 +163,7 @@ def local_weights(files: Files, model_id: str = LATEST) -> Path:
         path = cache_folder() / "models" / f"{record.weights_sha256}.weights.h5"
         if not path.exists():
             write_whole(path, files.read(name))
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = _sha256(path)
     if found != record.weights_sha256:
         if not files.is_local:
             path.unlink()
@@ -213,10 +210,13 @@ def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {item.name.lstrip("/"): item.shape for item in _arrays(file)}
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _parquet(frame: "pd.DataFrame") -> bytes:
-    sink = io.BytesIO()
-    frame.to_parquet(sink, index=False, compression="zstd")
-    return sink.getvalue()
+    return frame.to_parquet(index=False, compression="zstd")
 
 
 def _arrays(group) -> Iterator[Any]:

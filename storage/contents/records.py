@@ -1,10 +1,12 @@
-"""Finding one of many models, explanations or preprocessings: by its id, or the latest."""
+"""Records of models, explanations or preprocessings: finding one of many, by its id or the latest,
+and writing one that has changed.
+"""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from storage.errors import NotThere
-from storage.files.files import Files
+from storage.files.files import Files, canonical_json
 
 LATEST = "latest"
 T = TypeVar("T")
@@ -24,3 +26,11 @@ def pick(
         )
         raise NotThere(f"{files.location} holds {which}: run {command}")
     return there[wanted]
+
+
+def update_json(
+    files: Files, path: str, old: Mapping[str, Any] | None, new: Mapping[str, Any]
+) -> None:
+    """Writes a JSON file that said `old`; one that says so already is not written again."""
+    if canonical_json(old or {}) != canonical_json(new):
+        files.write_json(path, dict(new))

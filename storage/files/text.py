@@ -1,8 +1,11 @@
-"""Text files as other programs write them: in UTF-8 or UTF-16, with a byte order mark or without
-one.
+"""Text files: as other programs write them, in UTF-8 or UTF-16, with a byte order mark or without
+one; and the tables that come with this program.
 """
 
 import codecs
+import importlib.resources
+import tomllib
+from typing import Any
 
 # UTF-32's little-endian mark begins with UTF-16's.
 MARKS = (
@@ -31,3 +34,9 @@ def decoded(data: bytes) -> str:
     if len(data) > 1 and (data[0] == 0) != (data[1] == 0):
         return data.decode("utf-16-le" if data[0] else "utf-16-be")
     return data.decode("utf-8")
+
+
+def shipped_toml(package: str, name: str) -> dict[str, Any]:
+    """The TOML file of that name that lies beside a package's modules."""
+    text = importlib.resources.files(package).joinpath(name).read_text("utf-8")
+    return tomllib.loads(text)

@@ -22,6 +22,7 @@ COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zip
 # Lesion masks carry the photographs' names; the others are what file managers, zip programs and
 # file servers leave behind.
 IGNORED = {"mask", "masks", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
+OPENING = threading.Lock()  # a second thread waits for the directory instead of reading it too
 # What `zipfile` raises for archives that were cut, damaged, encrypted, or made to mislead.
 # NotImplementedError is a RuntimeError: a compression that this Python has not got.
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
@@ -69,9 +70,6 @@ class Parts(io.RawIOBase):
         self._at = start + offset
         return self._at
 
-    def tell(self) -> int:
-        return self._at
-
     def readinto(self, buffer) -> int:
         view, start, done = memoryview(buffer).cast("B"), 0, 0
         for file, size in zip(self._files, self._sizes, strict=True):
@@ -106,15 +104,19 @@ def part_paths(first: Path) -> list[Path]:
     return found
 
 
-class Entry(NamedTuple):
-    """One file of an archive: its size unpacked, its stamp and, where it must not be read, a
-    short reason and what is wrong.
+class FileEntry(NamedTuple):
+    """A file of a folder or archive: its path, its size unpacked, its stamp and, where it must not
+    or cannot be read, a short reason and what is wrong.
     """
 
-    name: str
-    bytes: int
-    stamp: str
-    fault: tuple[str, str] | None
+    path: str
+    bytes: int = 0
+    stamp: str = ""
+    fault: tuple[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
 
 
 class Archive:
@@ -126,16 +128,12 @@ class Archive:
 
     def __init__(self, path: Path):
         self.path = path
-        self._lock = threading.Lock()
-        self._pid = -1
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[FileEntry]:
         """Every file in the archive. Raises OSError where it is no whole zip file."""
-        with self._lock:
-            found = self._open().entries
         return [
-            Entry(name, info.file_size, entry_stamp(info.CRC), _fault(info))
-            for name, info in found.items()
+            FileEntry(name, info.file_size, entry_stamp(info.CRC), _fault(info))
+            for name, info in self._open().entries.items()
         ]
 
     def read(self, name: str, size: int = -1) -> bytes:
@@ -143,16 +141,16 @@ class Archive:
         one that is damaged.
         """
         try:
-            with self._lock:
-                zipped = self._open()
-                info = zipped.entries[name]
-                if fault := _fault(info):
-                    raise OSError(f"{self.path.name}/{name}: {fault[1]}")
+            zipped = self._open()
+            info = zipped.entries[name]
+            if fault := _fault(info):
+                raise OSError(f"{self.path.name}/{name}: {fault[1]}")
+            with zipped.counting:
                 entry = zipped.open(info)
             # Outside the lock: zipfile guards the reading position itself, so threads unpack side
             # by side.
             data = entry.read(size)
-            with self._lock:  # entries count their readers, and counting is not safe
+            with zipped.counting:
                 entry.close()
             return data
         except KeyError:
@@ -160,40 +158,39 @@ class Archive:
         except DAMAGED as error:
             raise OSError(f"{self.path.name}/{name} is damaged: {error}") from None
 
+    @functools.cached_property
+    def _parts(self) -> tuple[tuple[Path, ...], tuple[tuple[int, ...], ...]]:
+        """The files that the archive consists of, and what changes with each."""
+        paths = part_paths(self.path) if FIRST_PART.search(self.path.name) else [self.path]
+        states = [path.stat() for path in paths]
+        return tuple(paths), tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in states)
+
     def _open(self) -> "_Zip":
         """The zip file; opened again after a fork, because parent and child would share one
         reading position.
         """
-        if self._pid != os.getpid():
-            paths = part_paths(self.path) if FIRST_PART.search(self.path.name) else [self.path]
-            states = [path.stat() for path in paths]
-            version = tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
-            self._zip, self._pid = _opened(tuple(paths), version, os.getpid()), os.getpid()
-        return self._zip
-
-    def __getstate__(self) -> dict:
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(state["path"])
+        with OPENING:
+            return _opened(*self._parts, os.getpid())
 
 
 class _Zip(zipfile.ZipFile):
     """A zip file whose `entries` go by names as a person writes them: `/` between folders, as
-    Windows may not have packed them.
+    Windows may not have packed them. `counting` is held while an entry is opened or closed: they
+    count their readers, and counting is not safe.
     """
 
     def __init__(self, file):
         super().__init__(file)
+        self.counting = threading.Lock()
         self.entries = {
-            _plain_name(info): info
+            name: info
             for info in self.infolist()
-            if not _plain_name(info).endswith("/")
+            if not (name := _plain_name(info).removeprefix("./")).endswith("/")
         }
 
 
 def _plain_name(info: zipfile.ZipInfo) -> str:
-    return info.filename.replace("\\", "/").removeprefix("./")
+    return info.filename.replace("\\", "/")
 
 
 @functools.lru_cache(maxsize=4)
@@ -223,15 +220,14 @@ def unzipped(data: bytes, name: str, max_bytes: int) -> bytes:
     suffix = name[name.rindex(".") :].lower()
     try:
         with _Zip(io.BytesIO(data)) as zipped:
-            inner = {
-                path: info
-                for path, info in zipped.entries.items()
+            inner = [
+                path
+                for path in zipped.entries
                 if path.lower().endswith(suffix)
                 and not any(ignored(part) for part in path.split("/"))
-            }
-            chosen = [
-                path for path in inner if path.rpartition("/")[2].lower() == name.lower()
-            ] or list(inner)
+            ]
+            named = [path for path in inner if path.rpartition("/")[2].lower() == name.lower()]
+            chosen = named or inner
             if not chosen:
                 raise OSError(f"no {suffix} inside")
             if len(chosen) > 1:
@@ -239,7 +235,7 @@ def unzipped(data: bytes, name: str, max_bytes: int) -> bytes:
                     f"{len(chosen)} {suffix} files inside, and none is the only {name}:"
                     f" {', '.join(chosen)[:80]}"
                 )
-            info = inner[chosen[0]]
+            info = zipped.entries[chosen[0]]
             if fault := _fault(info):
                 raise OSError(f"{chosen[0]}: {fault[1]}")
             if info.file_size > max_bytes:
@@ -260,7 +256,7 @@ def ignored(name: str) -> bool:
 
 
 def _fault(info: zipfile.ZipInfo) -> tuple[str, str] | None:
-    name = info.filename.replace("\\", "/")
+    name = _plain_name(info)
     if name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0]:
         return "outside_folder", "its name leads outside the archive"
     if stat.S_ISLNK(info.external_attr >> 16):
@@ -268,11 +264,6 @@ def _fault(info: zipfile.ZipInfo) -> tuple[str, str] | None:
     if info.flag_bits & 1:
         return "bad_entry", "it is encrypted: unpack the archive here"
     if info.compress_type not in COMPRESSIONS:
-        return (
-            "bad_entry",
-            (
-                f"its compression (method {info.compress_type}) cannot be read here: unpack the"
-                " archive"
-            ),
-        )
+        method = f"its compression (method {info.compress_type})"
+        return "bad_entry", f"{method} cannot be read here: unpack the archive"
     return None

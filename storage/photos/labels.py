@@ -15,19 +15,13 @@ from typing import Any, NamedTuple
 from dr_lib.vocabulary import STAGES
 from storage.files.text import decoded
 from storage.photos.layouts import EYEPACS, KAGGLES, Columns, Layout
-from storage.photos.names import match_key
+from storage.photos.names import match_key, meanings
 from storage.photos.types import Label, Problem
 
-# File name (lower case) → the split whose photographs it labels.
-LABEL_FILES = {
-    "trainlabels.csv": "train",
-    "retinopathy_solution.csv": "test",
-    "testlabels.csv": "test",
-}
+LABEL_FILES = meanings("label_files")
 SEPARATORS = (",", ";", "\t", "|", " ")
 # What browsers and file managers add to the name of a second copy.
 COPY_MARKS = re.compile(r"^copy of |( -)? copy(?=[ .])| ?\(\d+\)")
-MAX_LABEL_BYTES = 64 * 2**20  # Kaggle's 53,576 labels are under one megabyte
 # Label rows that name no photograph say nothing about the photographs: a part of Kaggle's files
 # comes with all its labels.
 ABOUT_LABELS_ONLY = {
@@ -195,11 +189,6 @@ def column_key(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip()).lower()
 
 
-def has_columns(text: str, columns: Columns) -> bool:
-    """Whether a table's first line names these columns."""
-    return any(columns.are_in(header) for _, header in headers(text))
-
-
 def _table(text: str, columns: Columns) -> tuple[Any, list[str]]:
     """The csv.reader of the rows below the line that names the columns, and its names in lower
     case. Raises ValueError where there is none.
@@ -224,26 +213,16 @@ def _label(
     row: dict[str, str], at: str, split_hint: str, layout: Layout, columns: Columns
 ) -> Label | Problem:
     name = row[columns.image].strip()
+    shown = f"{columns.image} {name[:80]!r}"
     path = name.replace("\\", "/")  # ids may be given as the photographs' paths
-    outside = ".." in path.split("/")
+    if ".." in path.split("/"):
+        detail = f"{shown} leads outside the data folder: expected {expected_name(layout)}"
+        return Problem(at, None, "outside_folder", detail)
     # The split is the file's own: a name may repeat in the training and the testing set.
-    image_id = (
-        None
-        if outside
-        else layout.names.image_id(f"{split_hint}/{path}" if layout.names.split_in_id else path)
-    )
+    image_id = layout.names.image_id(f"{split_hint}/{path}" if layout.names.split_in_id else path)
     if image_id is None:
-        reason, why = (
-            ("outside_folder", "leads outside the data folder")
-            if outside
-            else ("wrong_name", "names no eye")
-        )
-        return Problem(
-            at,
-            None,
-            reason,
-            f"{columns.image} {name[:80]!r} {why}: expected {expected_name(layout)}",
-        )
+        detail = f"{shown} names no eye: expected {expected_name(layout)}"
+        return Problem(at, None, "wrong_name", detail)
     said = row[columns.stage].strip()
     shown = f"{columns.stage} {said[:20]!r}"
     if columns.gradable and _number(row.get(columns.gradable, "")) == 0:
@@ -255,9 +234,7 @@ def _label(
         return Problem(at, image_id, "ungradable", f"{shown} means that it cannot be graded")
     if stage not in STAGES:
         return Problem(at, image_id, "stage_out_of_range", f"{shown} is not one of 0, 1, 2, 3, 4")
-    return Label(
-        image_id, int(stage), split_hint, (row.get(columns.usage) or "").strip() or None, at
-    )
+    return Label(image_id, int(stage), split_hint, row.get("usage", "").strip() or None, at)
 
 
 def expected_table(columns: Columns) -> str:

@@ -1,4 +1,5 @@
-"""The layouts in which photographs and their stages are published: one layout is one entry.
+"""The layouts in which photographs and their stages are published: one layout is one entry of
+published.toml.
 
 A layout is recognised by the columns of its table, by the table's name where columns are shared or
 absent, or by the folders' names. What a layout cannot say (a patient, an eye) stays unknown.
@@ -8,20 +9,21 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from storage.photos.names import EYEPACS_NAMES, NameRule
+from pydantic import TypeAdapter
+
+from storage.photos.names import PUBLISHED, NameRule, meanings
 
 
 @dataclass(frozen=True)
 class Columns:
     """The columns of a table, in lower case: that which names the photograph, that with its stage,
-    and, if any, those that say whether it can be graded (0: no) and Kaggle's Usage.
+    and, if any, that which says whether it can be graded (0: no). also: others that it must have.
     """
 
     image: str = "image"
     stage: str = "level"
     gradable: str = ""
     also: tuple[str, ...] = ()
-    usage: str = "usage"
 
     def are_in(self, header: Sequence[str]) -> bool:
         return {self.image, self.stage, *self.also} <= set(header)
@@ -49,51 +51,18 @@ class Layout:
     ungradable: tuple[int, ...] = ()
     unlabelled: str = ""
 
-    def columns_of(self, file_name: str, header: Sequence[str]) -> Columns | None:
-        """The columns of this layout that a table has; None for a table of another layout."""
-        if self.files and not re.fullmatch(self.files, file_name.lower()):
-            return None
-        return next((columns for columns in self.tables if columns.are_in(header)), None)
+    def has_no_stage_at(self, path: str) -> bool:
+        """Whether the photograph at this path has no stage by design."""
+        return bool(self.unlabelled) and any(
+            re.fullmatch(self.unlabelled, folder.lower()) for folder in path.split("/")[:-1]
+        )
 
 
-EYEPACS = Layout("eyepacs", (KAGGLES,), names=EYEPACS_NAMES)
+LAYOUTS = TypeAdapter(tuple[Layout, ...]).validate_python(PUBLISHED["layouts"])
+EYEPACS = LAYOUTS[0]
 FOLDERS_BY_CLASS = Layout("folders by class")
-PRIVATE = Layout("columns named in the configuration")
 UNLABELLED = Layout("photographs without labels")
-# A stage's folder by its letters; a digit at the front of a folder's name counts before these.
-CLASS_FOLDERS = {
-    **dict.fromkeys(("nodr", "noapparentdr", "normal"), 0),
-    **dict.fromkeys(("mild", "milddr", "mildnpdr"), 1),
-    **dict.fromkeys(("moderate", "moderatedr", "moderatenpdr"), 2),
-    **dict.fromkeys(("severe", "severedr", "severenpdr"), 3),
-    **dict.fromkeys(("proliferative", "proliferate", "proliferatedr", "proliferativedr", "pdr"), 4),
-}
-# Special before general: the first layout that a table fits is its.
-LAYOUTS = (
-    EYEPACS,
-    Layout(
-        "messidor2",
-        (
-            Columns("id_code", "diagnosis", "adjudicated_gradable", also=("adjudicated_dme",)),
-            Columns("image_id", "adjudicated_dr_grade", "adjudicated_gradable"),
-        ),
-    ),
-    Layout(
-        "idrid",
-        (Columns("image name", "retinopathy grade"),),
-        names=NameRule(split_in_id=True),
-        unlabelled=r"a\. *segmentation",
-    ),
-    Layout("ddr", (Columns("id_code", "diagnosis"),), files=r"dr_grading\.csv", ungradable=(5,)),
-    Layout(
-        "ddr",
-        files=r"(train|valid|test)\.txt",
-        headless=True,
-        names=NameRule(r"(?P<patient>\d{3}-\d{4})-\d{3}"),
-        ungradable=(5,),
-    ),
-    Layout("aptos", (Columns("id_code", "diagnosis"),)),
-)
+STAGE_FOLDERS = meanings("stage_folders")
 
 
 def class_of(folder: str) -> int | None:
@@ -104,7 +73,8 @@ def class_of(folder: str) -> int | None:
     """
     if digit := re.fullmatch(r"([0-4])(?:\s*[-_.: ].*\D.*)?", folder.strip()):
         return int(digit[1])
-    return CLASS_FOLDERS.get(re.sub("[^a-z]", "", folder.lower()))
+    stage = STAGE_FOLDERS.get(re.sub("[^a-z]", "", folder.lower()))
+    return None if stage is None else int(stage)
 
 
 def classes_of(folders: Iterable[str]) -> dict[str, int] | None:

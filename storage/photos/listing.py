@@ -7,12 +7,19 @@ the folder and into the stores of git-annex, DVC and Hugging Face.
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from storage.errors import Refused
-from storage.photos.archive import Archive, archive_stem, ignored, is_archive
+from storage.photos.archive import (
+    Archive,
+    FileEntry,
+    archive_stem,
+    ignored,
+    is_archive,
+    unzipped,
+)
 from storage.photos.fingerprints import file_stamp
-from storage.photos.names import EYEPACS_NAMES, PHOTO_SUFFIXES, match_key, split_of, without_suffix
+from storage.photos.layouts import EYEPACS
+from storage.photos.names import PHOTO_SUFFIXES, match_key, without_suffix
 from storage.photos.types import MAX_PHOTO_BYTES, Problem
 
 MAX_DEPTH = 6  # a patient's folder in a year's, or train/train/ as some unpackers leave it
@@ -22,26 +29,7 @@ WAY_OUT = (
 )
 FETCH_IT = "fetch it (git annex get, dvc pull) or copy it again"
 START_BYTES = 1024  # of two photographs hardly ever the same
-
-
-class FileEntry(NamedTuple):
-    """A file that was found: its path, its size, its stamp, and what keeps it from being read."""
-
-    path: str
-    bytes: int = 0
-    stamp: str = ""
-    fault: tuple[str, str] | None = None
-
-    @property
-    def name(self) -> str:
-        return self.path.rpartition("/")[2]
-
-    @property
-    def order(self) -> tuple[bool, str]:
-        """Of two files with one id the first counts: that in train/ or test/ before Kaggle's
-        sample/ of the same eyes.
-        """
-        return not split_of(self.path.rpartition("/")[0]), self.path
+MAX_LABEL_BYTES = 64 * 2**20  # Kaggle's 53,576 labels are under one megabyte
 
 
 class Listing:
@@ -59,7 +47,7 @@ class Listing:
 
     def entries(self, problems: list[Problem]) -> Iterator[FileEntry]:
         if self.root.is_file():
-            yield from self._archive_entries("", self._archive(""), problems, raise_errors=True)
+            yield from self._archive_entries("", problems)
             return
         every = list(self._folder_entries(self.root, "", 0))
         # An archive may be a link: nothing is read but what its own directory lists.
@@ -74,9 +62,7 @@ class Listing:
         cut = set()
         for archive in sorted(packed):
             there = unpacked[_unpacked_folder(archive.path)]
-            for entry in self._archive_entries(
-                f"{archive.path}/", self._archive(archive.path), problems
-            ):
+            for entry in self._archive_entries(archive.path, problems):
                 twin = there.get(_twin_name(entry))
                 # Of what was unpacked the folder's file counts, unless the unpacking ended in the
                 # middle of it.
@@ -95,6 +81,14 @@ class Listing:
         if archive is not None:
             return archive.read(inner)
         return self._inside(path).read_bytes()
+
+    def table(self, entry: FileEntry) -> bytes:
+        """The bytes of a table, unpacked. Raises OSError where there is none."""
+        if entry.fault:
+            raise OSError(entry.fault[1])
+        if entry.bytes > MAX_LABEL_BYTES:
+            raise OSError(f"{entry.bytes:,} bytes are no list of labels")
+        return unpacked_table(entry.name, self.read(entry.path))
 
     def _inside(self, path: str) -> Path:
         """Where a file lies, links followed. Raises ValueError for a path that leads outside."""
@@ -161,38 +155,38 @@ class Listing:
         # A link to a folder above would have the walk go round in circles.
         return ("outside_folder", "a link to a folder") if target.is_dir() else None
 
-    def _archive_entries(
-        self, prefix: str, archive: Archive, problems: list[Problem], raise_errors: bool = False
-    ) -> Iterator[FileEntry]:
+    def _archive_entries(self, archive: str, problems: list[Problem]) -> Iterator[FileEntry]:
+        """The files in the archive at a path; in the root itself where that is empty, and then
+        what keeps it from being read is raised as Refused.
+        """
         try:
-            entries = archive.entries()
+            entries = self._archive(archive).entries()
         except OSError as error:
-            if raise_errors:
+            if not archive:
                 raise Refused(str(error)) from None
-            problems.append(Problem(prefix.rstrip("/"), None, "bad_archive", str(error)))
+            problems.append(Problem(archive, None, "bad_archive", str(error)))
             return
         inner = next(
-            (name for name in (e.name.rpartition("/")[2] for e in entries) if is_archive(name)),
+            (entry.name for entry in entries if is_archive(entry.name)),
             None,
         )
         # As Kaggle's command-line tool delivers everything.
-        if inner and (raise_errors or not (archive.path.parent / inner).exists()):
-            archive_name = prefix.rstrip("/") or self.root.name
+        if inner and not (archive and (self.root / archive).with_name(inner).exists()):
+            name = archive or self.root.name
             advice = (
-                f"{archive_name} holds {inner}, which cannot be read inside it: unpack"
-                f" {archive_name} and set data.photos to that folder"
+                f"{name} holds {inner}, which cannot be read inside it: unpack {name} and set"
+                " data.photos to that folder"
             )
-            if raise_errors:
+            if not archive:
                 raise Refused(advice)
-            problems.append(Problem(archive_name, None, "nested_archive", advice))
+            problems.append(Problem(archive, None, "nested_archive", advice))
+        prefix = f"{archive}/" if archive else ""
         for entry in entries:
-            if not any(ignored(part) for part in entry.name.split("/")):
-                yield FileEntry(prefix + entry.name, *entry[1:])
+            if not any(ignored(part) for part in entry.path.split("/")):
+                yield entry._replace(path=prefix + entry.path)
 
-    def _archive(self, name: str) -> Archive:
-        if name not in self._archives:
-            self._archives[name] = Archive(self.root / name if name else self.root)
-        return self._archives[name]
+    def _archive(self, path: str) -> Archive:
+        return self._archives.setdefault(path, Archive(self.root / path))
 
     def _locate(self, path: str) -> tuple[Archive | None, str]:
         """The archive that a path lies in and the name inside it; (None, path) for a plain file."""
@@ -204,6 +198,12 @@ class Listing:
             if is_archive(part) and (self.root / outer).is_file():
                 return self._archive(outer), "/".join(parts[depth:])
         return None, path
+
+
+def unpacked_table(name: str, data: bytes) -> bytes:
+    """A table's bytes out of those of its file, which may be a zip. Raises OSError."""
+    zipped = name.lower().endswith(".zip")
+    return unzipped(data, name[: -len(".zip")], MAX_LABEL_BYTES) if zipped else data
 
 
 def _file_entry(entry: os.DirEntry, path: str) -> FileEntry:
@@ -244,4 +244,4 @@ def _unpacked(
 
 def _twin_name(entry: FileEntry) -> str:
     """Two files of one archive, packed and unpacked, have this in common."""
-    return EYEPACS_NAMES.image_id(entry.name) or match_key(without_suffix(entry.name))
+    return EYEPACS.names.image_id(entry.name) or match_key(without_suffix(entry.name))

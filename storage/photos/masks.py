@@ -7,7 +7,7 @@
 - An annotation file in COCO's form (`instances.json`).
 
 Only names, and the annotation file's text, are looked at here; what a mask means is decided in
-`dr_lib.localisation`. A type that is not known is counted by its name and never taken for another.
+`dr_lib.localisation`. A type that is not known is named and never taken for another.
 """
 
 import functools
@@ -16,59 +16,28 @@ import os
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from storage.errors import Refused
 from storage.files.text import decoded
+from storage.photos.names import PUBLISHED, meanings
+from storage.photos.types import Problem
 
 PICTURES = (".png", ".tif", ".tiff", ".gif", ".bmp", ".jpg", ".jpeg")
 LOSSY = (".jpg", ".jpeg")
+NOT_TRIED = UNKNOWN_TYPE, NO_PHOTOGRAPH = "unknown_lesion_type", "mask_without_photograph"
 COCO_KEYS = {
     "images": {"id", "file_name", "width", "height"},
     "annotations": {"image_id", "category_id"},
     "categories": {"id", "name"},
 }
 LAST_WORD = re.compile(r"(.+)[_\-. ]([^_\-. ]+)$")
-NOISE = {"mask", "label", "groundtruth", "gt", "segmentation", "annotation", "lesion"}
+LESION_NAMES = meanings("lesions")
+NOISE = set(PUBLISHED["mask_words"]["beside"])
 # Folders that say nothing of a type: photographs, and parts of a data set.
-PLAIN = {"", "image", "originalimage", "original", "photo", "photograph"}
-PLAIN |= {
-    "train",
-    "training",
-    "trainingset",
-    "valid",
-    "validation",
-    "test",
-    "testing",
-    "testingset",
-}
-# What the lesion types are called by the data sets, in letters only, without a plural's s.
-NAMES: dict[str, str] = {
-    "microaneurysm": "microaneurysm",
-    "ma": "microaneurysm",
-    "haemorrhage": "haemorrhage",
-    "hemorrhage": "haemorrhage",
-    "hemohedge": "haemorrhage",  # FGADR's spelling
-    "he": "haemorrhage",
-    "hardexudate": "hard_exudate",
-    "exudate": "hard_exudate",
-    "ex": "hard_exudate",
-    "softexudate": "soft_exudate",
-    "cottonwoolspot": "soft_exudate",
-    "cws": "soft_exudate",
-    "se": "soft_exudate",
-    "newvessel": "new_vessels",
-    "neovascularization": "new_vessels",
-    "neovascularisation": "new_vessels",
-    "nv": "new_vessels",
-    "preretinalhaemorrhage": "preretinal_haemorrhage",
-    "preretinalhemorrhage": "preretinal_haemorrhage",
-    "opticdisc": "optic_disc",
-    "opticdisk": "optic_disc",
-    "od": "optic_disc",
-}
+PLAIN = {"", *PUBLISHED["mask_words"]["folders"]}
 
 
 @dataclass(frozen=True)
@@ -92,14 +61,23 @@ class MaskFile:
 
 @dataclass(frozen=True)
 class MaskIndex:
-    """The masks at a place. files: by photograph's id. unknown: how many masks or annotations are
-    of a type that is not known, by its name. strangers: masks of no photograph of the catalogue.
+    """The masks at a place, or at several. files: by photograph's id. unused: what is not used: a
+    mask or annotation of a type that is not known (its detail is the type's name), and those of no
+    photograph of the catalogue.
     """
 
-    location: str
     files: Mapping[str, tuple[MaskFile, ...]]
-    unknown: Mapping[str, int] = field(default_factory=dict)
-    strangers: int = 0
+    unused: tuple[Problem, ...] = ()
+
+    @property
+    def unknown(self) -> Counter[str]:
+        """How many masks or annotations are of a type that is not known, by its name."""
+        return Counter(one.detail for one in self.unused if one.reason == UNKNOWN_TYPE)
+
+    @property
+    def strangers(self) -> int:
+        """How many masks are of no photograph."""
+        return sum(one.reason == NO_PHOTOGRAPH for one in self.unused)
 
     def stamp(self, image_id: str) -> str:
         """What changes with a photograph's masks; empty where it has none."""
@@ -113,7 +91,7 @@ def lesion_type(name: str) -> str:
     >>> lesion_type("1. Microaneurysms"), lesion_type("SoftExudate_Masks"), lesion_type("drusen")
     ('microaneurysm', 'soft_exudate', '')
     """
-    return NAMES.get(_key(name), "")
+    return LESION_NAMES.get(_key(name), "")
 
 
 def _key(name: str) -> str:
@@ -149,43 +127,40 @@ def find_masks(location: str | os.PathLike, photographs: Mapping[str, str]) -> M
     ids |= {image_id.rpartition("/")[2]: image_id for image_id in photographs}
     paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
     files: dict[str, list[MaskFile]] = {}
-    unknown: Counter[str] = Counter()
-    strangers = 0
+    unused: list[Problem] = []
+
+    def take(stem: str, mask: MaskFile, strange: str = "") -> None:
+        if stem not in ids:
+            unused.append(Problem(mask.path, None, NO_PHOTOGRAPH, f"no photograph {stem} is here"))
+        elif strange:
+            unused.append(Problem(mask.path, ids[stem], UNKNOWN_TYPE, strange))
+        else:
+            files.setdefault(ids[stem], []).append(mask)
+
     pictures = [path for path in paths if path.suffix.lower() in PICTURES]
     depth = _depth_of_types(root, pictures)
-    named = {path: _named(path, root, depth, ids) for path in pictures}
-    typed = any(one.lesion for one in named.values())
-    for path, one in named.items():
-        if not one.lesion and not one.strange and (typed or path.suffix.lower() in LOSSY):
-            continue  # a photograph that lies with its masks; no mask of colours survives a JPEG
-        if one.stem not in ids:
-            strangers += 1
-        elif one.strange:
-            unknown[one.strange] += 1
-        else:
-            files.setdefault(ids[one.stem], []).append(MaskFile(str(path), one.lesion))
+    named = [_named(path, root, depth, ids) for path in pictures]
+    typed = any(one.mask.lesion for one in named)
+    for one in named:
+        # A photograph may lie with its masks; no mask of colours survives a JPEG.
+        if one.mask.lesion or one.strange or not (typed or one.mask.path.lower().endswith(LOSSY)):
+            take(*one)
     for path in paths:
         if path.suffix.lower() == ".json" and (document := _coco(path)):
-            strangers += _annotated(path, document, ids, files, unknown)
-    return MaskIndex(
-        str(location),
-        {name: tuple(found) for name, found in files.items()},
-        dict(sorted(unknown.items())),
-        strangers,
-    )
+            stems = {image["id"]: _stem(image) for image in document["images"]}
+            for number, stem in stems.items():
+                take(stem, MaskFile(str(path), "", number))
+            for one in document["annotations"]:
+                if not one["lesion"] and (stem := stems.get(one["image_id"])) in ids:
+                    take(stem, MaskFile(str(path)), one["name"])
+    return MaskIndex({name: tuple(found) for name, found in files.items()}, tuple(unused))
 
 
-def joined(indexes: Iterable[MaskIndex]) -> MaskIndex:
+def joined(indexes: Sequence[MaskIndex]) -> MaskIndex:
     """The masks at several places, each of photographs of its own, as one."""
-    places = list(indexes)
-    unknown: Counter[str] = Counter()
-    for place in places:
-        unknown.update(place.unknown)
     return MaskIndex(
-        " and ".join(place.location for place in places),
-        {name: files for place in places for name, files in place.files.items()},
-        dict(sorted(unknown.items())),
-        sum(place.strangers for place in places),
+        {name: files for index in indexes for name, files in index.files.items()},
+        tuple(one for index in indexes for one in index.unused),
     )
 
 
@@ -194,33 +169,32 @@ def annotations(path: str, image: int | str) -> tuple[tuple[int, int], list[dict
     the key `lesion`.
     """
     document = _coco(pathlib.Path(path))
-    kinds = _categories(document)
     size = next(one for one in document["images"] if one["id"] == image)
-    found = [
-        one | {"lesion": kinds[one["category_id"]][1]}
-        for one in document["annotations"]
-        if one["image_id"] == image and kinds[one["category_id"]][1]
-    ]
+    found = [one for one in document["annotations"] if one["image_id"] == image and one["lesion"]]
     return (int(size["height"]), int(size["width"])), found
 
 
 def _depth_of_types(root: pathlib.Path, pictures: Iterable[pathlib.Path]) -> int | None:
     """How many folders below the root the folders lie that are named by lesion types, or None."""
-    for path in pictures:
-        for depth, folder in enumerate(path.relative_to(root).parts[:-1]):
-            if lesion_type(folder):
-                return depth
-    return None
+    return next(
+        (
+            depth
+            for path in pictures
+            for depth, folder in enumerate(path.relative_to(root).parts[:-1])
+            if lesion_type(folder)
+        ),
+        None,
+    )
 
 
 class _Named(NamedTuple):
-    """What a picture's place says: the photograph's name, the lesion type if it is known, and what
-    the type is called if it is not.
+    """What a picture's place says: the photograph's name, the mask with its lesion type if that is
+    known, and what the type is called if it is not.
     """
 
     stem: str
-    lesion: str = ""
-    strange: str = ""
+    mask: MaskFile
+    strange: str
 
 
 def _named(
@@ -230,15 +204,12 @@ def _named(
     last = LAST_WORD.match(stem)
     if stem not in ids and last and (last[1] in ids or lesion_type(last[2])):
         stem, word = last.groups()
-    if lesion := lesion_type(word):
-        return _Named(stem, lesion)
     folders = path.relative_to(root).parts[:-1]
     place = -1 if depth is None else depth
     folder = folders[place] if len(folders) > max(place, 0) else ""
-    if lesion := lesion_type(folder):
-        return _Named(stem, lesion)
+    lesion = lesion_type(word) or lesion_type(folder)
     meant = folder if _key(folder) not in PLAIN else ""
-    return _Named(stem, "", word or meant)
+    return _Named(stem, MaskFile(str(path), lesion), "" if lesion else word or meant)
 
 
 def _coco(path: pathlib.Path) -> dict[str, Any]:
@@ -247,51 +218,26 @@ def _coco(path: pathlib.Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=2)
 def _parsed(path: str, modified_ns: int) -> dict[str, Any]:
-    """An annotation file in COCO's form; empty for any other."""
+    """An annotation file in COCO's form, each annotation with the `name` of its category and the
+    `lesion` type that this means (or empty); empty for any other file.
+    """
     try:
         document = json.loads(decoded(pathlib.Path(path).read_bytes()))
     except ValueError:
         return {}
-    if not isinstance(document, dict):
+    parts = document if isinstance(document, dict) else {}
+    if not all(
+        isinstance(items := parts.get(part), list)
+        and all(isinstance(item, dict) and keys <= item.keys() for item in items)
+        for part, keys in COCO_KEYS.items()
+    ):
         return {}
-    for part, keys in COCO_KEYS.items():
-        items = document.get(part)
-        if not isinstance(items, list):
-            return {}
-        if not all(isinstance(item, dict) and keys <= item.keys() for item in items):
-            return {}
+    names = {one["id"]: one["name"] for one in document["categories"]}
+    for one in document["annotations"]:
+        one["name"] = str(names.get(one["category_id"], one["category_id"]))
+        one["lesion"] = lesion_type(one["name"])
     return document
 
 
-def _categories(document: Mapping[str, Any]) -> dict[Any, tuple[str, str]]:
-    """For each category that is used its name and the lesion type that it means (or empty)."""
-    names = {one["id"]: str(one["name"]) for one in document["categories"]}
-    used = {one["category_id"] for one in document["annotations"]}
-    return {
-        number: (names.get(number, str(number)), lesion_type(names.get(number, "")))
-        for number in used
-    }
-
-
-def _annotated(
-    path: pathlib.Path,
-    document: Mapping[str, Any],
-    ids: Mapping[str, str],
-    files: dict[str, list[MaskFile]],
-    unknown: Counter[str],
-) -> int:
-    """Adds an annotation file's images; returns how many are of no photograph."""
-    strangers, known = 0, set()
-    for image in document["images"]:
-        stem = pathlib.PurePosixPath(str(image["file_name"]).replace("\\", "/")).stem
-        if stem in ids:
-            known.add(image["id"])
-            files.setdefault(ids[stem], []).append(MaskFile(str(path), "", image["id"]))
-        else:
-            strangers += 1
-    kinds = _categories(document)
-    for one in document["annotations"]:
-        name, lesion = kinds[one["category_id"]]
-        if one["image_id"] in known and not lesion:
-            unknown[name] += 1
-    return strangers
+def _stem(image: Mapping[str, Any]) -> str:
+    return pathlib.PurePosixPath(str(image["file_name"]).replace("\\", "/")).stem

@@ -82,29 +82,19 @@ def matched(
         ):
             kept.append(photo)
         elif photo.image_id not in explained:
-            problems.append(
-                Problem(
-                    photo.path, photo.image_id, "no_label", "no row of the label files names it"
-                )
-            )
+            detail = "no row of the label files names it"
+            problems.append(Problem(photo.path, photo.image_id, "no_label", detail))
     accounted = {photo.image_id for photo in photographs} | {p.image_id for p in problems}
     for split in sorted(labelled_splits):
-        alone = [
-            label
-            for label in labels
-            if label.split_hint == split and label.image_id not in accounted
-        ]
-        total = sum(label.split_hint == split for label in labels)
-        if len(alone) == total and not any(photo.split_hint == split for photo in photographs):
+        of_split = [label for label in labels if label.split_hint == split]
+        alone = [label for label in of_split if label.image_id not in accounted]
+        if alone == of_split and all(photo.split_hint != split for photo in photographs):
             file = alone[0].source.rpartition(":")[0]
-            problems.append(
-                Problem(
-                    file, None, "no_photograph", f"none of its {total} images has a photograph here"
-                )
+            detail = f"none of its {len(alone)} images has a photograph here"
+            problems.append(Problem(file, None, "no_photograph", detail))
+        else:
+            problems.extend(
+                Problem(label.source, label.image_id, "no_photograph", "no photograph of this id")
+                for label in alone
             )
-            continue
-        problems.extend(
-            Problem(label.source, label.image_id, "no_photograph", "no photograph of this id")
-            for label in alone
-        )
     return kept

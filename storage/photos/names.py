@@ -10,19 +10,24 @@ import unicodedata
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from storage.files.text import shipped_toml
 from storage.photos.archive import archive_stem
 
 PHOTO_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 MAX_ID_BYTES = 160  # a file system takes 255, of which a report's page needs some
-EYE_WORDS = {
-    **dict.fromkeys(("left", "l", "os", "lt", "links", "li", "gauche"), "left"),
-    **dict.fromkeys(("right", "r", "od", "rt", "rechts", "re", "droite"), "right"),
-}
 PATIENT_AND_EYE = r"(?P<patient>.+)_(?P<eye>left|right)"
-EYEPACS_NAME = r"(?P<patient>[A-Za-z0-9][A-Za-z0-9.-]{0,62})_(?P<eye>left|right)"
 SPLIT_FOLDER = re.compile(
     r"(?:[a-z0-9]{1,2}\. *)?(train|valid|val|test)(?:ing|ation)?(?:[ _-]?(?:set|images?|data))?"
 )
+PUBLISHED = shipped_toml("storage.photos", "published.toml")
+
+
+def meanings(kind: str) -> dict[str, str]:
+    """For each word of one kind in published.toml what it means."""
+    return {word: meaning for meaning, words in PUBLISHED[kind].items() for word in words}
+
+
+EYE_WORDS = meanings("eyes")
 
 
 class Whose(NamedTuple):
@@ -96,7 +101,7 @@ class NameRule:
     def image_id(self, path: str) -> str | None:
         """The id of the photograph at this path, or of that which a table names so; None for none.
 
-        >>> NameRule(EYEPACS_NAME, required=True).image_id("train/10_LEFT.jpeg")
+        >>> NameRule(required=True).image_id("train/10_LEFT.jpeg")
         '10_left'
         >>> NameRule(by_path=True).image_id("Weiß/2019/rechts.jpg")
         'Weiß_2019_rechts'
@@ -128,6 +133,3 @@ class NameRule:
                 eye = EYE_WORDS.get((groups.get("eye") or "").casefold())
                 return Whose((groups.get("patient") or "").strip() or None, eye)
         return Whose(None, None)
-
-
-EYEPACS_NAMES = NameRule(EYEPACS_NAME, required=True)

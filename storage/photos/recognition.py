@@ -6,19 +6,17 @@ Where several could be meant nothing is chosen: the question names them, and the
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from storage.photos.archive import unzipped
+from storage.photos.archive import FileEntry
 from storage.photos.labels import (
     COPY_MARKS,
     LABEL_FILES,
-    MAX_LABEL_BYTES,
     LabelFile,
     column_key,
     first_line,
-    has_columns,
     headers,
     label_name,
     label_text,
@@ -29,15 +27,14 @@ from storage.photos.layouts import (
     FOLDERS_BY_CLASS,
     KAGGLES,
     LAYOUTS,
-    PRIVATE,
     UNLABELLED,
     Columns,
     Layout,
     classes_of,
 )
-from storage.photos.listing import FileEntry
+from storage.photos.listing import Listing, unpacked_table
 from storage.photos.matching import disagreement
-from storage.photos.names import EYEPACS_NAMES, PHOTO_SUFFIXES, split_of
+from storage.photos.names import PHOTO_SUFFIXES, split_of
 from storage.photos.types import FOLDERS, Label, Problem, Source
 
 READ_TABLES = (".csv", ".tsv", ".txt", ".csv.zip")
@@ -51,63 +48,64 @@ class Labelling(NamedTuple):
     """The layout recognised, its label files, and what keeps these from being used."""
 
     layout: Layout
-    files: list[LabelFile]
+    files: Sequence[LabelFile] = ()
     fault: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
 class Recogniser:
-    """Looks at the files of one source. table: gives a table's bytes, unpacked; raises OSError."""
+    """Looks at the files of one source."""
 
-    given: Source
-    root: Path
-    table: Callable[[FileEntry], bytes]
+    def __init__(self, given: Source, files: Listing):
+        self.given, self.files = given, files
+        self.eyepacs, self.by_class, self.unlabelled = map(
+            self._with_settings, (EYEPACS, FOLDERS_BY_CLASS, UNLABELLED)
+        )
+        self.layouts = [self._with_settings(layout) for layout in LAYOUTS]
+        self.private = None  # the layout of a table of one's own
+        if given.image_column:
+            columns = Columns(column_key(given.image_column), column_key(given.stage_column))
+            private = Layout("columns named in the configuration", (columns,))
+            self.private = self._with_settings(private)
+            self.layouts = [self.private]
 
     def labelling(self, entries: Sequence[FileEntry]) -> Labelling:
-        """The layout and its label files."""
-        given = self.given
-        columns = (
-            Columns(column_key(given.image_column), column_key(given.stage_column))
-            if given.image_column
-            else None
-        )
+        """The layout, with names as the source's own settings describe them, and its label
+        files.
+        """
+        given, root = self.given, self.files.root
         folders = self._folder_labels(entries)
         if given.labels == FOLDERS:
-            fault = f"{self.root}: the photographs' folders are not named after stages (0 to 4)"
-            files = [folders] if folders else []
-            return Labelling(FOLDERS_BY_CLASS, files, None if folders else fault)
+            if folders:
+                return Labelling(self.by_class, [folders])
+            fault = f"{root}: the photographs' folders are not named after stages (0 to 4)"
+            return Labelling(self.by_class, fault=fault)
         if given.labels:
-            return self._named_table(columns)
-        files = [
-            self._read(entry, *known)
-            for entry in entries
-            if (known := self._known(entry, columns)) is not None
-        ]
-        if columns and not files:
+            return self._named_table()
+        files = [file for entry in entries if (file := self._label_file(entry)) is not None]
+        if self.private and not files:
             fault = (
-                f"{self.root} has no table with the columns {given.image_column} and"
+                f"{root} has no table with the columns {given.image_column} and"
                 f" {given.stage_column}; name the table with labels {SETTING}"
             )
-            return Labelling(PRIVATE, [], fault)
+            return Labelling(self.private, fault=fault)
         named: dict[str, str] = {}
         for file in files:
             named.setdefault(file.layout.name, file.path)
-        if folders and not columns and (not files or disagreement([*files, folders], set())):
-            named[FOLDERS_BY_CLASS.name] = FOLDERS
+        if folders and not self.private and (not files or disagreement([*files, folders], set())):
+            named[self.by_class.name] = FOLDERS
             files = files or [folders]
+        if not files:
+            names = [entry.name for entry in entries if is_photo(entry)]
+            of_kaggle = sum(EYEPACS.names.image_id(name) is not None for name in names)
+            return Labelling(self.eyepacs if 2 * of_kaggle >= len(names) else self.unlabelled)
         fault = None
         if len(named) > 1:
             told = " or ".join(f"{at} ({name})" for name, at in named.items())
             advice = f'labels = "{next(iter(named.values()))}"'
-            fault = f"{self.root}: which labels hold, {told}? Name them, such as {advice} {SETTING}"
-        if files:
-            return Labelling(files[0].layout, files, fault)
-        names = [entry.name for entry in entries if is_photo(entry)]
-        of_kaggle = sum(EYEPACS_NAMES.image_id(name) is not None for name in names)
-        return Labelling(EYEPACS if 2 * of_kaggle >= len(names) else UNLABELLED, [])
+            fault = f"{root}: which labels hold, {told}? Name them, such as {advice} {SETTING}"
+        return Labelling(files[0].layout, files, fault)
 
-    def with_settings(self, layout: Layout) -> Layout:
-        """The layout, with names as the source's own settings describe them."""
+    def _with_settings(self, layout: Layout) -> Layout:
         names = layout.names
         if self.given.patient:
             names = dataclasses.replace(names, pattern=self.given.patient, required=False)
@@ -115,55 +113,71 @@ class Recogniser:
             names = dataclasses.replace(names, by_path=True, required=False, split_in_id=False)
         return dataclasses.replace(layout, names=names)
 
-    def _known(self, entry: FileEntry, columns: Columns | None) -> tuple[Layout, Columns] | None:
-        """The layout and the columns of a table that holds labels; None for any other file."""
+    def _label_file(self, entry: FileEntry) -> LabelFile | None:
+        """A file with labels; None for any other file."""
         name = entry.name.lower()
-        if columns is None and label_name(name):
-            return EYEPACS, KAGGLES
-        example = columns is None and "submission" in name  # Kaggle's, of what to hand in
+        if not self.private and label_name(name):
+            try:
+                return self._parsed(entry, self.files.table(entry), self.eyepacs, KAGGLES)
+            except OSError as error:
+                problem = Problem(entry.path, None, "bad_labels_file", str(error))
+                return LabelFile(entry.path, entry.name, [], [problem])
+        example = not self.private and "submission" in name  # Kaggle's, of what to hand in
         if not name.endswith(READ_TABLES) or entry.fault or example:
             return None
         try:
-            text = label_text(self.table(entry))
+            data = self.files.table(entry)
         except OSError:
             return None
-        if columns is None:
-            return recognised(text, name)
-        return (PRIVATE, columns) if has_columns(text, columns) else None
+        known = self._recognised(label_text(data), name)
+        return self._parsed(entry, data, *known) if known else None
 
-    def _named_table(self, columns: Columns | None) -> Labelling:
+    def _named_table(self) -> Labelling:
         """The table that the configuration names, which may lie anywhere."""
-        named = Path(self.given.labels).expanduser()
-        entry = FileEntry(str(named) if named.is_file() else self.given.labels)
+        given = self.given
+        named = Path(given.labels).expanduser()
         try:
-            data = named.read_bytes() if named.is_file() else self.table(entry)
-            if named.is_file() and entry.name.lower().endswith(".zip"):
-                data = unzipped(data, entry.name[: -len(".zip")], MAX_LABEL_BYTES)
+            if named.is_file():
+                entry = FileEntry(str(named))
+                data = unpacked_table(entry.name, named.read_bytes())
+            else:
+                entry = FileEntry(given.labels)
+                data = self.files.table(entry)
         except (OSError, ValueError) as error:
-            return Labelling(
-                UNLABELLED, [], f"labels = {self.given.labels} cannot be read: {error}"
-            )
+            fault = f"labels = {given.labels} cannot be read: {error}"
+            return Labelling(self.unlabelled, fault=fault)
         text = label_text(data)
-        known = (PRIVATE, columns) if columns else recognised(text, entry.name)
+        known = self._recognised(text, entry.name)
+        if known is None and self.private:
+            known = self.private, self.private.tables[0]  # the reader says what is wrong with it
         if known is None:
             fault = (
-                f"labels = {self.given.labels} is of no layout that is known; its first line is"
+                f"labels = {given.labels} is of no layout that is known; its first line is"
                 f" {first_line(text)!r}; name two of its columns with image_column and stage_column"
                 f" {SETTING}"
             )
-            return Labelling(UNLABELLED, [], fault)
+            return Labelling(self.unlabelled, fault=fault)
         file = self._parsed(entry, data, *known)
         return Labelling(file.layout, [file])
 
-    def _read(self, entry: FileEntry, layout: Layout, columns: Columns) -> LabelFile:
-        try:
-            return self._parsed(entry, self.table(entry), layout, columns)
-        except OSError as error:
-            problem = Problem(entry.path, None, "bad_labels_file", str(error))
-            return LabelFile(entry.path, entry.name, [], [problem], layout, columns)
+    def _recognised(self, text: str, file_name: str) -> tuple[Layout, Columns] | None:
+        """The layout whose label file this is, and its columns; None for any other table."""
+        plain = COPY_MARKS.sub("", file_name.lower().removesuffix(".zip"))
+        rows = [row.strip() for row in text.split("\n") if row.strip()][:20]
+        headless = bool(rows) and all(HEADLESS_ROW.fullmatch(row) for row in rows)
+        found = [header for _, header in headers(text)]
+        for layout in self.layouts:
+            if layout.files and not re.fullmatch(layout.files, plain):
+                continue
+            if layout.headless and headless:
+                return layout, KAGGLES
+            for header in found:
+                for columns in layout.tables:
+                    if columns.are_in(header):
+                        return layout, columns
+        return None
 
     def _parsed(self, entry: FileEntry, data: bytes, layout: Layout, columns: Columns) -> LabelFile:
-        layout = self.with_settings(layout)
         split = split_in_name(entry.name)
         labels, problems = read_labels(data, entry.path, split, layout, columns)
         name = label_name(entry.name) or entry.name
@@ -177,13 +191,12 @@ class Recogniser:
         stages = classes_of({folder for _, folder in photographs})
         if stages is None:
             return None
-        layout = self.with_settings(FOLDERS_BY_CLASS)
         labels = [
             Label(image_id, stages[folder], split_of(folder), None, path)
             for path, folder in photographs
-            if (image_id := layout.names.image_id(path))
+            if (image_id := self.by_class.names.image_id(path))
         ]
-        return LabelFile(FOLDERS, FOLDERS, labels, [], layout)
+        return LabelFile(FOLDERS, FOLDERS, labels, [], self.by_class)
 
 
 def split_in_name(file_name: str) -> str:
@@ -192,28 +205,10 @@ def split_in_name(file_name: str) -> str:
     >>> [split_in_name(name) for name in ("trainLabels.csv", "valid.txt", "labels.csv")]
     ['train', 'validation', '']
     """
-    plain = label_name(file_name)
-    if plain:
+    if plain := label_name(file_name):
         return LABEL_FILES[plain]
-    if part := re.search(r"train|valid|test", file_name.lower()):
-        return "validation" if part[0] == "valid" else part[0]
-    return ""
-
-
-def recognised(text: str, file_name: str) -> tuple[Layout, Columns] | None:
-    """The layout whose label file this is, and its columns; None for any other table."""
-    plain = COPY_MARKS.sub("", file_name.lower().removesuffix(".zip"))
-    for layout in LAYOUTS:
-        if layout.headless and re.fullmatch(layout.files, plain):
-            names = [row for row in text.split("\n") if row.strip()][:20]
-            if names and all(HEADLESS_ROW.fullmatch(row.strip()) for row in names):
-                return layout, KAGGLES
-    found = [header for _, header in headers(text)]
-    for layout in LAYOUTS:
-        for header in found:
-            if columns := layout.columns_of(plain, header):
-                return layout, columns
-    return None
+    part = re.search(r"train|valid|test", file_name.lower())
+    return split_of(part[0]) if part else ""
 
 
 def is_photo(entry: FileEntry) -> bool:

@@ -9,16 +9,15 @@ git-annex, DVC or Hugging Face to which the folder belongs, and an archive that 
 """
 
 import dataclasses
-import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage.errors import NotThere, Refused
 from storage.files.files import is_url
-from storage.photos.archive import is_archive, unzipped
+from storage.photos.archive import FileEntry, is_archive
 from storage.photos.labels import (
-    MAX_LABEL_BYTES,
     LabelFile,
     expected_name,
     expected_table,
@@ -26,10 +25,10 @@ from storage.photos.labels import (
     label_name,
     label_text,
 )
-from storage.photos.layouts import KAGGLES, Layout
-from storage.photos.listing import FileEntry, Listing
+from storage.photos.layouts import EYEPACS, KAGGLES, Layout
+from storage.photos.listing import Listing
 from storage.photos.matching import disagreement, matched, merged
-from storage.photos.names import EYEPACS_NAMES, PHOTO_SUFFIXES, NameRule, match_key, split_of
+from storage.photos.names import PHOTO_SUFFIXES, match_key, split_of
 from storage.photos.recognition import READ_TABLES, SETTING, Recogniser, is_mask
 from storage.photos.types import MAX_PHOTO_BYTES, Label, Photograph, Problem, Source
 
@@ -52,12 +51,14 @@ class _Scan(NamedTuple):
 class PhotoSource:
     """Photographs and labels at a folder, a zip file or the first part (`.zip.001`) of a split one.
 
-    Safe to send to a worker. Raises FileNotFoundError for a location that is not there, ValueError
-    for one that is neither folder nor zip.
+    prefix: goes before every id, path and patient. Safe to send to a worker. Raises
+    FileNotFoundError for a location that is not there, ValueError for one that is neither folder
+    nor zip.
     """
 
-    def __init__(self, given: Source | str | Path):
+    def __init__(self, given: Source | str | Path, prefix: str = ""):
         self.given = given if isinstance(given, Source) else Source(photos=str(given))
+        self.prefix = prefix
         setting = f"photos of the source {self.given.name}" if self.given.name else "data.photos"
         text = self.given.photos
         if not text.strip():
@@ -70,14 +71,15 @@ class PhotoSource:
         self.root = Path(text.removeprefix("file://")).expanduser().resolve()
         if not self.root.exists():
             raise NotThere(
-                f"{self.root} is not there: set {setting} to the folder or zip with the photographs"
+                f"{self.root} is not there: set {setting} to the folder or zip with the"
+                " photographs, in the file or with --set"
             )
         if not self.root.is_dir() and not is_archive(self.root.name):
             raise Refused(f"{self.root} is neither a folder nor a .zip file")
         self._files = Listing(self.root)
 
     def __reduce__(self):
-        return PhotoSource, (self.given,)
+        return PhotoSource, (self.given, self.prefix)
 
     @property
     def layout(self) -> str:
@@ -90,15 +92,16 @@ class PhotoSource:
         """
         return self._scan.photographs
 
-    def valid_labels(self) -> list[Label]:
-        """The valid labels."""
-        return self._scan.labels
-
     def labels(self) -> "pd.DataFrame":
         """The valid labels: image_id, stage (int8), split_hint, usage (None where not given),
         source (file:line).
         """
-        return label_frame(self._scan.labels)
+        import pandas as pd
+
+        # Usage is no text: there None would become NaN.
+        kinds = dict.fromkeys(Label._fields, "str") | {"stage": "int8", "usage": object}
+        frame = pd.DataFrame(self._scan.labels, columns=list(Label._fields), dtype=object)
+        return frame.astype(kinds)
 
     def problems(self) -> list[Problem]:
         """Everything set aside, with its reason."""
@@ -116,13 +119,13 @@ class PhotoSource:
         """The bytes of a photograph. Raises OSError where it cannot be read, ValueError for a
         path that leads outside.
         """
-        return self._files.read(path)
+        return self._files.read(path.removeprefix(self.prefix))
 
     @cached_property
     def _scan(self) -> _Scan:
         problems: list[Problem] = []
-        entries = sorted(self._files.entries(problems), key=lambda entry: entry.order)
-        layout, files, fault = Recogniser(self.given, self.root, self._table).labelling(entries)
+        entries = sorted(self._files.entries(problems), key=_order)
+        layout, files, fault = Recogniser(self.given, self._files).labelling(entries)
         problems += [problem for file in files for problem in file.problems]
         labels = merged(files)
         photographs = self._photographs(entries, layout, labels, problems)
@@ -133,27 +136,27 @@ class PhotoSource:
         ]
         fault = fault or self._contradiction(files, photographs)
         unlabelled = None if fault else self._unlabelled(entries, files, labels, photographs)
-        by_design = {
-            photo.image_id
-            for photo in photographs
-            if layout.unlabelled and _lies_in(layout.unlabelled, photo.path)
-        }
+        by_design = {photo.image_id for photo in photographs if layout.has_no_stage_at(photo.path)}
         kept = sorted(matched(photographs, labels, problems, by_design), key=_natural)
         problems.sort(key=lambda problem: (problem.path or "", problem.reason))
-        return _Scan(kept, labels, problems, layout, fault, unlabelled)
+        return _Scan(
+            [self._prefixed(photo, "image_id", "path", "patient") for photo in kept],
+            [self._prefixed(label, "image_id", "source") for label in labels],
+            [self._prefixed(problem, "image_id", "path") for problem in problems],
+            layout,
+            fault,
+            unlabelled,
+        )
 
-    def _table(self, entry: FileEntry) -> bytes:
-        """The bytes of a table, unpacked. Raises OSError where there is none."""
-        if entry.fault:
-            raise OSError(entry.fault[1])
-        if entry.bytes > MAX_LABEL_BYTES:
-            raise OSError(f"{entry.bytes:,} bytes are no list of labels")
-        data = self.read(entry.path)
-        if not entry.name.lower().endswith(".zip"):
-            return data
-        return unzipped(data, entry.name[: -len(".zip")], MAX_LABEL_BYTES)
+    def _prefixed(self, item: Any, *fields: str) -> Any:
+        values = {name: getattr(item, name) for name in fields}
+        return item._replace(
+            **{name: self.prefix + value for name, value in values.items() if value is not None}
+        )
 
-    def _contradiction(self, files: list[LabelFile], photographs: list[Photograph]) -> str | None:
+    def _contradiction(
+        self, files: Sequence[LabelFile], photographs: list[Photograph]
+    ) -> str | None:
         for file in files:
             if file.fault:
                 return (
@@ -171,7 +174,7 @@ class PhotoSource:
     def _unlabelled(
         self,
         entries: list[FileEntry],
-        files: list[LabelFile],
+        files: Sequence[LabelFile],
         labels: list[Label],
         photographs: list[Photograph],
     ) -> str | None:
@@ -211,7 +214,7 @@ class PhotoSource:
 
     def _begins(self, entry: FileEntry) -> str:
         try:
-            line = first_line(label_text(self._table(entry)))
+            line = first_line(label_text(self._files.table(entry)))
         except OSError:
             return ""
         return f" (its first line is {line!r})" if line.isprintable() else ""
@@ -223,67 +226,73 @@ class PhotoSource:
         labels: list[Label],
         problems: list[Problem],
     ) -> list[Photograph]:
-        layout = Recogniser(self.given, self.root, self._table).with_settings(layout)
         hints = {match_key(label.image_id): label.split_hint for label in labels}
         found: dict[str, Photograph] = {}
         masks = self._masks_inside()
         for entry in entries:
-            if is_mask(entry.path) or (masks and entry.path.startswith(masks)):
-                continue
-            rule = layout.names
-            if layout.unlabelled and _lies_in(layout.unlabelled, entry.path):
-                rule = dataclasses.replace(rule, split_in_id=False)
-            self._add(entry, rule, layout, hints, found, problems)
+            if not (is_mask(entry.path) or (masks and entry.path.startswith(masks))):
+                taken = self._taken(entry, layout, hints, found)
+                if isinstance(taken, Photograph):
+                    found[match_key(taken.image_id)] = taken
+                elif taken:
+                    problems.append(taken)
         return list(found.values())
 
-    def _add(
+    def _taken(
         self,
         entry: FileEntry,
-        rule: NameRule,
         layout: Layout,
         hints: dict[str, str],
         found: dict[str, Photograph],
-        problems: list[Problem],
-    ) -> None:
-        """Takes a file in as a photograph, or as a problem; other files are neither."""
+    ) -> Photograph | Problem | None:
+        """A file as a photograph, or as a problem; None for another file. hints: splits by label;
+        found: photographs so far; both by what tells ids apart.
+        """
         folder, _, name = entry.path.rpartition("/")
-        photo = name.lower().endswith(PHOTO_SUFFIXES)
-        image_id = rule.image_id(entry.path)
-        if not photo:
-            # A photograph under a wrong ending is told of; only Kaggle's names can tell it.
-            image_id = EYEPACS_NAMES.image_id(name.rpartition(".")[0] or name)
-            if not (folder and image_id):
-                if entry.fault and not label_name(name):
-                    problems.append(Problem(entry.path, None, *entry.fault))
-                elif name.lower().endswith(OTHER_ARCHIVES):
-                    detail = "no zip file, and only those are read: unpack it here"
-                    problems.append(Problem(entry.path, None, "bad_archive", detail))
-                return  # label files, a README, what else lies about
-        first = found.get(match_key(image_id)) if image_id else None
+        is_photo = name.lower().endswith(PHOTO_SUFFIXES)
+        rule = layout.names
+        if layout.has_no_stage_at(entry.path):
+            rule = dataclasses.replace(rule, split_in_id=False)
+        # A photograph under a wrong ending is told of; only Kaggle's names can tell it.
+        image_id = (
+            rule.image_id(entry.path)
+            if is_photo
+            else EYEPACS.names.image_id(name.rpartition(".")[0] or name)
+        )
+
+        def problem(reason: str, detail: str) -> Problem:
+            return Problem(entry.path, image_id, reason, detail)
+
+        if not is_photo and not (folder and image_id):
+            image_id = None
+            if entry.fault and not label_name(name):
+                return problem(*entry.fault)
+            if name.lower().endswith(OTHER_ARCHIVES):
+                return problem(
+                    "bad_archive", "no zip file, and only those are read: unpack it here"
+                )
+            return None  # label files, a README, what else lies about
         if entry.fault:
-            problems.append(Problem(entry.path, image_id, *entry.fault))
-        elif image_id is None:
-            detail = f"expected {expected_name(layout)}"
-            problems.append(Problem(entry.path, None, "wrong_name", detail))
-        elif not photo:
-            detail = f"expected one of {', '.join(PHOTO_SUFFIXES)}"
-            problems.append(Problem(entry.path, image_id, "wrong_extension", detail))
-        elif entry.bytes > MAX_PHOTO_BYTES:
-            detail = f"{entry.bytes:,} bytes; no photograph has more than {MAX_PHOTO_BYTES:,}"
-            problems.append(Problem(entry.path, image_id, "too_large", detail))
-        elif first is not None and first.image_id != image_id:
+            return problem(*entry.fault)
+        if image_id is None:
+            return problem("wrong_name", f"expected {expected_name(layout)}")
+        if not is_photo:
+            return problem("wrong_extension", f"expected one of {', '.join(PHOTO_SUFFIXES)}")
+        if entry.bytes > MAX_PHOTO_BYTES:
+            most = f"no photograph has more than {MAX_PHOTO_BYTES:,}"
+            return problem("too_large", f"{entry.bytes:,} bytes; {most}")
+        key = match_key(image_id)
+        first = found.get(key)
+        if first and first.image_id != image_id:
             detail = f"its name differs from that of {first.path} only in upper and lower case"
-            problems.append(Problem(entry.path, image_id, "ambiguous_name", detail))
-        elif first is not None:
+            return problem("ambiguous_name", detail)
+        if first:
             advice = "" if rule.required else f'; set ids = "path" {SETTING} where names repeat'
-            detail = f"{first.path} has the same id and comes first{advice}"
-            problems.append(Problem(entry.path, image_id, "duplicate_id", detail))
-        else:
-            hint = split_of(folder) or hints.get(match_key(image_id)) or "train"
-            whose = rule.whose(entry.path)
-            found[match_key(image_id)] = Photograph(
-                image_id, hint, entry.path, entry.bytes, entry.stamp, *whose
-            )
+            return problem("duplicate_id", f"{first.path} has the same id and comes first{advice}")
+        split = split_of(folder) or hints.get(key) or "train"
+        file = entry.path, entry.bytes, entry.stamp
+        whose = rule.whose(entry.path)
+        return Photograph(image_id, split, *file, *whose, self.given.name, self.given.use)
 
     def _masks_inside(self) -> str:
         """The folder of masks, as a path inside this source; empty where it lies elsewhere."""
@@ -292,24 +301,11 @@ class PhotoSource:
         return f"{masks.relative_to(self.root).as_posix()}/" if inside else ""
 
 
-def label_frame(labels: list[Label]) -> "pd.DataFrame":
-    """Labels as a table: image_id, stage (int8), split_hint, usage (None where not given), source
-    (file:line).
+def _order(entry: FileEntry) -> tuple[bool, str]:
+    """Of two files with one id the first counts: that in train/ or test/ before Kaggle's sample/ of
+    the same eyes.
     """
-    import pandas as pd
-
-    columns = zip(*labels, strict=True) if labels else ((),) * len(Label._fields)
-    kinds = {"stage": "int8", "usage": object}  # as text, None would become NaN
-    series = (
-        pd.Series(list(column), dtype=kinds.get(name, "str"))
-        for name, column in zip(Label._fields, columns, strict=True)
-    )
-    return pd.DataFrame(dict(zip(Label._fields, series, strict=True)))
-
-
-def _lies_in(pattern: str, path: str) -> bool:
-    """Whether a folder above a file, or one above the source, is named so."""
-    return any(re.fullmatch(pattern, folder.lower()) for folder in path.split("/")[:-1])
+    return not split_of(entry.path.rpartition("/")[0]), entry.path
 
 
 def _natural(photo: Photograph) -> tuple:

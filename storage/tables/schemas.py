@@ -6,34 +6,21 @@ the folder's name and joins them on reading. `to_table` is the only way a frame 
 nothing else reaches a file.
 """
 
-import importlib.resources
-import tomllib
+from typing import Any
 
 import pyarrow as pa
 
 from dr_lib.vocabulary import LESION_TYPES, STAGES
+from storage.files.text import shipped_toml
 
 PARTITION_TEXT = {
     "preprocess_id": "the preprocessing: hash of its settings",
     "model_id": "the model: hash of its weights",
     "explain_id": "the explanation: hash of model, preprocessing and attribution settings",
 }
-TYPES = {
-    "string": pa.string(),
-    "bool": pa.bool_(),
-    "int8": pa.int8(),
-    "int16": pa.int16(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "float32": pa.float32(),
-    "float64": pa.float64(),
-    "timestamp": pa.timestamp("us", tz="UTC"),
-}
+TIME = pa.timestamp("us", tz="UTC")
 
-
-_TABLES = tomllib.loads(
-    importlib.resources.files("storage.tables").joinpath("columns.toml").read_text("utf-8")
-)
+_TABLES = shipped_toml("storage.tables", "columns.toml")
 TITLES: dict[str, str] = {table: entry["title"] for table, entry in _TABLES.items()}
 KEYS: dict[str, list[str]] = {table: entry["keys"] for table, entry in _TABLES.items()}
 PARTITION: dict[str, str | None] = {
@@ -59,7 +46,9 @@ def _fields(column: list[str]) -> list[pa.Field]:
 def _field(name: str, kind: str, unit: str, range_: str, description: str) -> pa.Field:
     nullable = kind.endswith("?") or kind.startswith("float")
     words = {"description": description, "unit": unit, "range": range_}
-    return pa.field(name, TYPES[kind.rstrip("?")], nullable, words)
+    alias = kind.rstrip("?")
+    type_ = TIME if alias == "timestamp" else pa.type_for_alias(alias)
+    return pa.field(name, type_, nullable, words)
 
 
 SCHEMAS: dict[str, pa.Schema] = {
@@ -117,11 +106,12 @@ def to_frame(table: pa.Table):
     """
     import pandas as pd
 
-    kinds = (pd.Int8Dtype(), pd.Int16Dtype(), pd.Int32Dtype(), pd.Int64Dtype())
-    nullable = dict(zip((pa.int8(), pa.int16(), pa.int32(), pa.int64()), kinds, strict=True))
+    def nullable(type_: pa.DataType) -> Any:
+        return pd.api.types.pandas_dtype(str(type_).capitalize())  # int8 becomes Int8
+
     columns = {
         field.name: table.column(field.name).to_pandas(
-            types_mapper=nullable.get if field.nullable and field.type in nullable else None
+            types_mapper=nullable if field.nullable and pa.types.is_integer(field.type) else None
         )
         for field in table.schema
     }

@@ -13,8 +13,8 @@ from dr_lib.fundus.photo import UnreadablePhoto, decode
 from storage import Workspace
 from storage.errors import StorageError
 from storage.photos.labels import ABOUT_LABELS_ONLY
+from storage.photos.source import PhotoSource
 from storage.photos.sources import PhotoSources
-from storage.photos.types import Source
 from tasks.access.quality import eye_quality, shortcomings
 from tasks.access.stores import fundus_store
 from tasks.run.recipe import Recipe
@@ -44,9 +44,9 @@ SEEN = {
 class Photos:
     """The original photographs, reduced; None where the file is gone or cannot be read any more."""
 
-    def __init__(self, workspace: Workspace, sources: Sequence[Source]):
+    def __init__(self, workspace: Workspace, sources: PhotoSources | PhotoSource):
         self.catalogue = workspace.photos().set_index("image_id")
-        self.sources = PhotoSources(sources)
+        self.sources = sources
 
     def get(self, image_id: str) -> np.ndarray | None:
         """The photograph of the catalogue with this id."""

@@ -1,6 +1,6 @@
 """What a step needs of the steps before it, and which of them to run where that is not there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from storage import Workspace
@@ -10,61 +10,57 @@ from tasks.run.recipe import Recipe
 
 
 class Output(NamedTuple):
-    """What a step leaves for later ones: its name, whether it is there for these settings, and
-    whether for others.
+    """What a step leaves for later ones: its name, the ids by which it is there, and the one of
+    these settings.
     """
 
     noun: str
-    exists: Callable[[Workspace, Recipe], bool]
-    exists_otherwise: Callable[[Workspace, Recipe], bool] = lambda workspace, recipe: False
+    there: Callable[[Workspace], Iterable[str]]
+    wanted: Callable[[Workspace, Recipe], str | None]
 
 
-def _has_fundi(workspace: Workspace, recipe: Recipe) -> bool:
-    return _has_finished_shard(workspace, fundus_path(recipe.preprocess_id))
+def _begun(workspace: Workspace, ids: Iterable[str], path_of: Callable[[str], str]) -> list[str]:
+    """The ids whose store has a finished shard."""
+    return [name for name in ids if workspace.files.names(ledger_folder(path_of(name)))]
 
 
-def _has_other_fundi(workspace: Workspace, recipe: Recipe) -> bool:
-    return bool(set(workspace.preprocess_ids()) - {recipe.preprocess_id})
+def _graded(workspace: Workspace) -> list[str]:
+    models = (record.model_id for record in workspace.models())
+    return [model_id for model_id in models if workspace.parts("predictions", model_id)]
 
 
-def _has_graded_model(workspace: Workspace, recipe: Recipe) -> bool:
-    model_id = recipe.find_model(workspace)
-    return model_id is not None and bool(workspace.parts("predictions", model_id))
+def _explained(workspace: Workspace) -> list[str]:
+    ids = (record.explain_id for record in workspace.explanations())
+    return _begun(workspace, ids, attributions_path)
 
 
-def _has_other_model(workspace: Workspace, recipe: Recipe) -> bool:
-    return recipe.find_model(workspace) is None and bool(workspace.models())
+def _tabled(workspace: Workspace) -> list[str]:
+    return [name for name in _explained(workspace) if workspace.parts("attributions", name)]
 
 
-def _has_attributions(workspace: Workspace, recipe: Recipe) -> bool:
-    return _has_finished_shard(workspace, attributions_path(recipe.explain_id(workspace)))
-
-
-def _has_other_attributions(workspace: Workspace, recipe: Recipe) -> bool:
-    explain_id = recipe.explain_id(workspace)
-    return any(record.explain_id != explain_id for record in workspace.explanations())
-
-
-def _has_finished_shard(workspace: Workspace, path: str) -> bool:
-    return bool(workspace.files.names(ledger_folder(path)))
+def _explain_id(workspace: Workspace, recipe: Recipe) -> str:
+    return recipe.explain_id(workspace)
 
 
 # Each of these steps works on what those above it left.
 OUTPUTS = {
     "ingest": Output(
-        "a catalogue of photographs", lambda workspace, recipe: not workspace.photos().empty
+        "a catalogue of photographs",
+        lambda workspace: [] if workspace.photos().empty else [""],
+        lambda workspace, recipe: "",
     ),
-    "preprocess": Output("fundi of these settings", _has_fundi, _has_other_fundi),
-    "train": Output("a graded model of these settings", _has_graded_model, _has_other_model),
-    "attribute": Output(
-        "attributions of these settings", _has_attributions, _has_other_attributions
+    "preprocess": Output(
+        "fundi of these settings",
+        lambda workspace: _begun(workspace, workspace.preprocess_ids(), fundus_path),
+        lambda workspace, recipe: recipe.preprocess_id,
     ),
-    "aggregate": Output(
-        "the tables of attributions",
-        lambda workspace, recipe: bool(
-            workspace.parts("attributions", recipe.explain_id(workspace))
-        ),
+    "train": Output(
+        "a graded model of these settings",
+        _graded,
+        lambda workspace, recipe: recipe.find_model(workspace),
     ),
+    "attribute": Output("attributions of these settings", _explained, _explain_id),
+    "aggregate": Output("the tables of attributions", _tabled, _explain_id),
 }
 LAST_NEEDED = {
     "preprocess": "ingest",
@@ -87,11 +83,12 @@ def require_inputs(step: str, workspace: Workspace, recipe: Recipe) -> None:
     needed = steps[: steps.index(LAST_NEEDED[step]) + 1]
     for number, name in enumerate(needed):
         output = OUTPUTS[name]
-        if not output.exists(workspace, recipe):
+        there = set(output.there(workspace))
+        if output.wanted(workspace, recipe) not in there:
             commands = ", then ".join(f"run `dr {missing}`" for missing in needed[number:])
             advice = f"{commands}, with the same configuration and --set"
             held = "none"
-            if output.exists_otherwise(workspace, recipe):
+            if there:
                 held, advice = "only some of other settings", f"repeat their --set, or {advice}"
             needed_here = f"`dr {step}` needs {output.noun}, and {workspace.location} holds {held}"
             raise UserError(f"{needed_here}: {advice}")

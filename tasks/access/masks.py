@@ -14,8 +14,16 @@ from dr_lib.localisation.mask_planes import annotated_planes, colour_planes, mer
 from dr_lib.localisation.masks import Planes
 from storage import Workspace
 from storage.files.files import is_url
-from storage.photos.masks import MaskFile, MaskIndex, annotations, find_masks, joined
-from storage.photos.types import Source
+from storage.photos.masks import (
+    NOT_TRIED,
+    MaskFile,
+    MaskIndex,
+    annotations,
+    find_masks,
+    joined,
+)
+from storage.photos.types import Problem, Source
+from tasks.access.sources import source_names
 from tasks.run.errors import UserError
 
 
@@ -31,7 +39,7 @@ def masks_of(
         For a place that was named and is not there.
     """
     photos = workspace.photos()
-    homes = photos["source"].astype(object).where(photos["source"].notna(), "")
+    homes = source_names(photos["source"])
     places: dict[pathlib.Path, dict[str, str]] = {}
     for source in sources:
         if location := masks_location(source, params):
@@ -62,6 +70,20 @@ def masks_location(source: Source, params: LocalisationParams) -> pathlib.Path |
         return named
     beside = None if is_url(source.photos) else pathlib.Path(source.photos) / "masks"
     return beside if beside is not None and beside.is_dir() else None
+
+
+def note_unused(workspace: Workspace, index: MaskIndex, unusable: Sequence[Problem] | None) -> None:
+    """Writes the table `unused_masks`.
+
+    unusable: masks that could not be laid on their photographs; None where none was tried in this
+    run, so that those noted before stay.
+    """
+    found = dict.fromkeys(index.unused)  # of an annotation file's many, one a photograph and type
+    rows = pd.DataFrame([*found, *(unusable or ())], columns=list(Problem._fields), dtype=object)
+    if unusable is None:
+        before = workspace.frame("unused_masks")
+        rows = pd.concat([rows, before[~before["reason"].isin(NOT_TRIED)].drop(columns="source")])
+    workspace.write_unused_masks(rows)
 
 
 def with_masks(eyes: pd.DataFrame, index: MaskIndex | None) -> pd.DataFrame:

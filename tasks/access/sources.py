@@ -71,12 +71,12 @@ def source_rows(
     photos: rows with source, stage, patient_id and, where copies were looked for (`looked_at`),
     image_id, copy_of and split. rejects: rows with source, reason and detail.
     """
-    names = _named(photos["source"])
+    names = source_names(photos["source"])
     across = _across(photos) if looked_at else pd.Series(False, photos.index)
     rows = []
-    for part in sources.parts.values():
+    for part in sources.parts:
         given, mine = part.given, names == part.given.name
-        here, aside = photos[mine], rejects[_named(rejects["source"]) == given.name]
+        here, aside = photos[mine], rejects[source_names(rejects["source"]) == given.name]
         rows.append(
             {
                 "source": given.name,
@@ -110,9 +110,9 @@ def _copies(
     firsts = aside.loc[aside["reason"] == "duplicate_content", "detail"].astype("str")
     first_ids = firsts.str.removeprefix("the same file as ")
     of = photos.set_index("image_id")
-    homes = _named(first_ids.map(of["source"]))
+    homes = source_names(first_ids.map(of["source"]))
     outside = first_ids.map(of["split"]) == "external"
-    near = _named(here["copy_of"].map(of["source"])) == given.name
+    near = source_names(here["copy_of"].map(of["source"])) == given.name
     return {
         "copies_within": int((here["copy_of"].notna() & near).sum() + (homes == given.name).sum()),
         "copies_across": int(across.sum() + (homes != given.name).sum()),
@@ -122,7 +122,7 @@ def _copies(
     }
 
 
-def _named(sources: pd.Series) -> pd.Series:
+def source_names(sources: pd.Series) -> pd.Series:
     """The sources' names, empty text for the one without a name."""
     return sources.astype(object).where(sources.notna(), "")
 
@@ -130,7 +130,7 @@ def _named(sources: pd.Series) -> pd.Series:
 def _across(photos: pd.DataFrame) -> pd.Series:
     """Whether a photograph has a copy in another source."""
     group = photos["copy_of"].fillna(photos["image_id"])
-    homes = _named(photos["source"]).groupby(group).transform("nunique")
+    homes = source_names(photos["source"]).groupby(group).transform("nunique")
     return homes > 1
 
 

@@ -13,6 +13,7 @@ from dr_lib.localisation import LocalisationParams, score_rows
 from storage import Workspace
 from storage.ids import content_id
 from storage.photos.masks import MaskIndex
+from storage.photos.types import Problem
 from storage.tables.schemas import SCHEMAS
 from tasks.access.map_scores import STRATUM, pixel_aucs
 from tasks.access.stores import as_text, crop_settings
@@ -59,12 +60,14 @@ def judgement_rows(
     return frame.reindex(columns=SCHEMAS[EVALUATION].names)
 
 
-def set_aside_in_words(problems: Sequence[str]) -> str:
+def set_aside_in_words(problems: Sequence[Problem]) -> str:
     """Which eyes' masks could not be used, and why; empty where all could."""
     if not problems:
         return ""
     more = f" and {len(problems) - PROBLEMS_NAMED} more" if len(problems) > PROBLEMS_NAMED else ""
-    named = ", ".join(problems[:PROBLEMS_NAMED])
+    named = ", ".join(
+        f"{one.image_id}: {one.reason}: {one.detail}" for one in problems[:PROBLEMS_NAMED]
+    )
     return f"{len(problems)} eyes' lesion masks could not be used: {named}{more}"
 
 
@@ -76,7 +79,7 @@ def unknown_in_words(index: MaskIndex | None) -> str:
         words.append(f"masks of types that are not known were left out: {kinds}")
     if index and index.strangers:
         words.append(f"{index.strangers} masks belong to no photograph here")
-    return "; ".join(words)
+    return "; ".join([*words, "the table unused_masks names each"] if words else [])
 
 
 def in_words(workspace: Workspace, ids: ResolvedIds) -> str:

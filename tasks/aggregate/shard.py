@@ -24,6 +24,7 @@ from dr_lib.maps import (
 from dr_lib.vocabulary import SIGNS
 from storage.arrays.store import Span
 from storage.contents.explanations import FAILED
+from storage.photos.types import Problem
 from tasks.access.explained import (
     converged_of,
     explained_rows,
@@ -81,12 +82,12 @@ class JudgedEye:
 class ShardResult:
     """What the run gets of a shard: its sums, if asked for, and judgements.
 
-    problems: of masks, in words.
+    problems: of masks.
     """
 
     sums: GroupHeatmaps | None
     judged: list[JudgedEye] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
 
 def aggregate_shard(job: AggregateJob) -> ShardResult:
@@ -172,8 +173,9 @@ def _judge(
     """
     try:
         masks = eye_masks(eye["files"], eye, disc, fundus, job.preprocess)
-    except UnusableMask as problem:
-        result.problems.append(f"{eye['image_id']}: {problem}")
+    except UnusableMask as error:
+        path = eye["files"][0].path if len(eye["files"]) == 1 else None
+        result.problems.append(Problem(path, eye["image_id"], error.reason, error.detail))
         return
     scores = {}
     if masks.kinds:

@@ -19,7 +19,7 @@ from storage.ids import content_id
 from storage.photos.types import Source
 from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
-from tasks.access.masks import masks_of, with_masks
+from tasks.access.masks import masks_of, note_unused, with_masks
 from tasks.access.stores import as_text, crop_settings, explanation_store, span_digests
 from tasks.aggregate.localise import (
     EVALUATION,
@@ -130,6 +130,8 @@ def aggregate(
         workspace.count(table, explain_id=ids.explain_id) for table in ("lesion_regions", "neurons")
     )
     problems = [problem for result in results for problem in result.problems]
+    if index:
+        note_unused(workspace, index, problems if to_judge else None)
     return (
         StepResult(
             STEP,

@@ -3,6 +3,7 @@ sources they lie. What belongs together is one patient, and stands in one split.
 """
 
 import collections
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,41 +40,32 @@ def kin_of(
     the catalogue so far, whose patients keep their ids.
     """
     photographs = [photo for photo, _ in usable.values()]
-    place = {photo.image_id: number for number, photo in enumerate(photographs)}
+    ids = list(usable)
+    place = {image_id: number for number, image_id in enumerate(ids)}
     known = old.set_index("image_id")
-    copies = _copies(usable, place, known)
     every = [*photographs, *(photo for photo, _ in second_copies)]
-    exact = [
-        (len(photographs) + number, place[first])
-        for number, (_, first) in enumerate(second_copies)
+    copies = _copies(usable, place, known) + [
+        (number, place[first])
+        for number, (_, first) in enumerate(second_copies, len(ids))
         if first in place
     ]
-    groups = _groups(len(every), [*copies, *exact, *_fellows(every)])
+    groups = _groups(len(every), [*copies, *_fellows(every)])
     members = collections.defaultdict(list)
-    for number in range(len(photographs)):
+    for number in range(len(ids)):
         members[groups[number]].append(number)
-    first_copy = _first_of(_groups(len(every), [*copies, *exact]))
+    first_copy = _first_of(_groups(len(every), copies))
     positions, patients = known["position"].to_dict(), known["patient_id"].to_dict()
-
-    def age(number: int) -> tuple[bool, int]:
-        position = positions.get(photographs[number].image_id)
-        return position is None, number if position is None else position
-
     found = {}
     for group in members.values():
         outside = any(photographs[number].use == "external" for number in group)
-        oldest = min(group, key=age)
-        name, patient = photographs[oldest].image_id, photographs[oldest].patient
-        if patient is None:
-            patient = patients.get(name)  # of a first copy that is gone by now
+        oldest = min(group, key=lambda number: (positions.get(ids[number], math.inf), number))
+        # The catalogue knows the patient of a first copy that is gone by now.
+        patient = photographs[oldest].patient or patients.get(ids[oldest]) or ids[oldest]
         for number in group:
-            photo = photographs[number]
             first = first_copy[number]
-            found[photo.image_id] = Kin(
-                patient or name,
-                None if first == number else photographs[first].image_id,
-                outside and photo.use != "external",
-            )
+            copy_of = None if first == number else ids[first]
+            excluded = outside and photographs[number].use != "external"
+            found[ids[number]] = Kin(patient, copy_of, excluded)
     return found
 
 

@@ -48,26 +48,23 @@ def remembered(photos: pd.DataFrame, rejects: pd.DataFrame, looked_at: bool) -> 
     with a fingerprint.
     """
     known, sizes = {}, {}
-    for row in photos.itertuples(index=False):
-        fingerprint, eye = (
-            value if isinstance(value, str) else None for value in (row.fingerprint, row.eye)
-        )
-        if looked_at and fingerprint is None:
-            continue
-        finding = Finding(
-            row.sha256, row.width_px, row.height_px, fingerprint=fingerprint, side=eye
-        )
-        sizes[row.sha256] = finding
-        if isinstance(row.stamp, str):
-            known[row.path, row.bytes, row.stamp] = finding
-    for row in rejects[rejects["stamp"].notna()].itertuples(index=False):
-        if not isinstance(row.sha256, str):
-            known[row.path, row.bytes, row.stamp] = Finding(reason=row.reason, detail=row.detail)
-        elif (
-            row.sha256 in sizes
-        ):  # a second copy is as large as the first, and may be the only one by now
+    for row in rows_of(photos):
+        if row.fingerprint or not looked_at:
+            size = row.sha256, row.width_px, row.height_px
+            sizes[row.sha256] = Finding(*size, fingerprint=row.fingerprint, side=row.eye)
             known[row.path, row.bytes, row.stamp] = sizes[row.sha256]
-    return known
+    for row in rows_of(rejects):
+        look = row.path, row.bytes, row.stamp
+        if not row.sha256:
+            known[look] = Finding(reason=row.reason, detail=row.detail)
+        elif row.sha256 in sizes:  # a second copy is as large as the first, and may now be alone
+            known[look] = sizes[row.sha256]
+    return {look: finding for look, finding in known.items() if look[2]}
+
+
+def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
+    """A frame's rows by their columns' names, None for what is missing."""
+    return frame.astype(object).where(frame.notna(), None).itertuples(index=False)
 
 
 class Inspected(NamedTuple):
@@ -90,26 +87,17 @@ def inspected(
     """What is in each photograph's file. look: decode it too, for its fingerprint and its side."""
     usable, rejects, copies, first_with = {}, [], [], {}
     for photo, finding in _findings(sources, photographs, known, stage, look):
-        if (
-            finding.reason is None
-            and (first := first_with.setdefault(finding.sha256, photo.image_id)) != photo.image_id
-        ):
-            finding = finding._replace(
-                reason="duplicate_content", detail=f"the same file as {first}"
-            )
+        reason, detail = finding.reason, finding.detail
+        if reason is None:
+            first = first_with.setdefault(finding.sha256, photo.image_id)
+            if first == photo.image_id:
+                usable[photo.image_id] = photo, finding
+                continue
+            reason, detail = "duplicate_content", f"the same file as {first}"
             copies.append((photo, first))
-        if finding.reason is None:
-            usable[photo.image_id] = photo, finding
-            continue
-        reject: dict[str, Any] = {
-            "image_id": photo.image_id,
-            "path": photo.path,
-            "reason": finding.reason,
-            "detail": finding.detail,
-        }
-        if finding.lasting:
-            reject |= {"bytes": photo.bytes, "stamp": photo.stamp, "sha256": finding.sha256 or None}
-        rejects.append(reject)
+        names = {"image_id": photo.image_id, "path": photo.path, "reason": reason, "detail": detail}
+        file = {"bytes": photo.bytes, "stamp": photo.stamp, "sha256": finding.sha256 or None}
+        rejects.append(names | file if finding.lasting else names)
     return Inspected(usable, rejects, copies)
 
 

@@ -5,7 +5,8 @@ The catalogue only grows: a photograph keeps its position for ever, since that i
 image axis. One that is gone, or can no longer be used, stays as a row marked absent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import pandas as pd
 
@@ -16,7 +17,7 @@ from tasks.access.data_folder import labelled_sources
 from tasks.access.rejects import check_label_fraction, check_reject_fraction, replace_rejects
 from tasks.access.sources import counted, shown_rows, source_rows
 from tasks.ingest.copies import Kin, kin_of
-from tasks.ingest.inspection import Finding, inspected, remembered
+from tasks.ingest.inspection import Finding, inspected, remembered, rows_of
 from tasks.run.artifacts import show_rejects
 from tasks.run.errors import UserError
 from tasks.run.session import Session, StepResult
@@ -30,13 +31,16 @@ def ingest(session: Session, data: DataParams, labels_needed: bool = True) -> St
     """Brings the catalogue up to the sources.
 
     Raises UserError if too many photographs or labels had to be set aside, and, before any
-    photograph is read, if the labels cannot be used. `labels_needed`: also if there are none.
+    photograph is read, if the labels cannot be used or known photographs would get other ids.
+    `labels_needed`: also if there are no labels.
     """
     workspace = session.workspace
     sources = labelled_sources(data.every_source, labels_needed)
     old, look = workspace.photos(), sources.needs_copies
     known = {} if data.rehash else remembered(old, workspace.rejects(), look)
-    found = inspected(sources, _chosen(sources, data.limit), known, STEP, look)
+    chosen = _chosen(sources, data.limit)
+    _check_names(old, chosen)
+    found = inspected(sources, chosen, known, STEP, look)
     kin = kin_of(found.usable, found.second_copies, old)
     labels = sources.labels()
     rejects = (
@@ -76,6 +80,31 @@ def ingest(session: Session, data: DataParams, labels_needed: bool = True) -> St
     )
 
 
+def _check_names(old: pd.DataFrame, photographs: Sequence[Photograph]) -> None:
+    """Raises UserError where photographs of the catalogue would come back under other ids, as when
+    a second source is added: everything made of them would be made once more.
+    """
+    ids, known = {photo.image_id for photo in photographs}, set(old["image_id"])
+    new = {
+        (photo.path.removeprefix(f"{photo.source}/"), photo.bytes, photo.stamp): photo.image_id
+        for photo in photographs
+        if photo.image_id not in known
+    }
+    renamed = {}
+    for row in rows_of(old[old["present"] & ~old["image_id"].isin(list(ids))]):
+        look = row.path.removeprefix(f"{row.source}/"), row.bytes, row.stamp
+        if look in new:
+            renamed[row.image_id] = new[look]
+    if renamed:
+        before, after = next(iter(renamed.items()))
+        raise UserError(
+            f"{len(renamed):,} photographs would get other ids, such as {after} in place of"
+            f" {before}, and all that was made of them would be made once more: ids begin with the"
+            ' source\'s name where there are several, and with folders where ids = "path"; give'
+            " another workspace to these sources, or the former sources to this one"
+        )
+
+
 def _check_teachers(frame: pd.DataFrame, data: DataParams) -> None:
     """Raises UserError if photographs are there to learn from and none of them has a label, as
     where only the test's are given.
@@ -104,7 +133,6 @@ def _chosen(sources: PhotoSources, limit: int) -> list[Photograph]:
 
 
 def _unknown_usages(labels: pd.DataFrame) -> list[dict[str, str]]:
-    odd = labels[labels["usage"].notna() & ~labels["usage"].isin(list(KAGGLE_USAGE))]
     return [
         {
             "image_id": label.image_id,
@@ -112,7 +140,8 @@ def _unknown_usages(labels: pd.DataFrame) -> list[dict[str, str]]:
             "reason": "unknown_usage",
             "detail": f"Usage {label.usage!r}",
         }
-        for label in odd.itertuples(index=False)
+        for label in rows_of(labels)
+        if label.usage and label.usage not in KAGGLE_USAGE
     ]
 
 
@@ -124,69 +153,53 @@ def _catalogue(
     data: DataParams,
 ) -> pd.DataFrame:
     """The old rows in their places, brought up to date, and the new ones behind them."""
-    label_of = {label.image_id: label for label in labels.itertuples(index=False)}
-    photographs = {photo.image_id: photo for photo, _ in usable.values()}
+    label_of = {label.image_id: label for label in rows_of(labels)}
     by_usage = {
-        photographs[label.image_id].source
-        for label in labels[labels["usage"].notna()].itertuples(index=False)
-        if label.image_id in photographs
+        photo.source
+        for image_id, (photo, _) in usable.items()
+        if image_id in label_of and label_of[image_id].usage
     }
-    columns = list(old.columns)
-
-    def row(position: int, photo: Photograph, finding: Finding) -> tuple:
-        label = label_of.get(photo.image_id)
-        usage = label.usage if label is not None and isinstance(label.usage, str) else None
-        belongs = kin[photo.image_id]
-        split = "external" if photo.use == "external" else "excluded" if belongs.excluded else None
-        values = {
-            "position": position,
-            "image_id": photo.image_id,
-            "source": photo.source or None,
-            "patient_id": belongs.patient_id,
-            "eye": photo.eye or finding.side,
-            "stage": None if label is None else int(label.stage),
-            "split": split
-            or _split(belongs.patient_id, photo.split_hint, usage, photo.source in by_usage, data),
-            "usage": usage,
-            "path": photo.path,
-            "bytes": photo.bytes,
-            "width_px": finding.width_px,
-            "height_px": finding.height_px,
-            "sha256": finding.sha256,
-            "fingerprint": finding.fingerprint,
-            "copy_of": belongs.copy_of,
-            "stamp": photo.stamp,
-            "present": True,
-        }
-        return tuple(values[name] for name in columns)
-
-    rows = [
-        (
-            row(before.position, *usable[before.image_id])
-            if before.image_id in usable
-            else before._replace(present=False)
+    position_of = dict(zip(old["image_id"], old["position"], strict=True))
+    rows = []
+    for image_id, (photo, finding) in usable.items():
+        label, belongs = label_of.get(image_id), kin[image_id]
+        usage = label.usage if label else None
+        rows.append(
+            photo._asdict()
+            | finding._asdict()
+            | asdict(belongs)
+            | {
+                "position": position_of.setdefault(image_id, len(position_of)),
+                "source": photo.source or None,
+                "eye": photo.eye or finding.side,
+                "stage": label.stage if label else None,
+                "split": _split(photo, belongs, usage, photo.source in by_usage, data),
+                "usage": usage,
+                "present": True,
+            }
         )
-        for before in old.itertuples(index=False)
-    ]
-    known = set(old["image_id"])
-    for image_id, found in usable.items():
-        if image_id not in known:
-            rows.append(row(len(rows), *found))
-    frame = pd.DataFrame(rows, columns=columns)
-    frame["stage"] = frame["stage"].astype("Int8")
-    return frame.astype({"present": bool})
+    gone = old[~old["image_id"].isin(list(usable))].assign(present=False)
+    frame = pd.concat([gone.astype(object), pd.DataFrame(rows, columns=old.columns, dtype=object)])
+    frame = frame.astype({"position": int, "stage": "Int8", "present": bool})
+    return frame.sort_values("position", ignore_index=True)
 
 
-def _split(patient: str, hint: str, usage: str | None, by_usage: bool, data: DataParams) -> str:
+def _split(
+    photo: Photograph, belongs: Kin, usage: str | None, by_usage: bool, data: DataParams
+) -> str:
     """Kaggle's own division where its Usage column is given, else by the patient's hash, so that
-    no patient is divided.
+    no patient is divided; external eyes and what belongs to them stay apart.
     """
+    if photo.use == "external":
+        return "external"
+    if belongs.excluded:
+        return "excluded"
     if usage in KAGGLE_USAGE:
         return split_of_usage(usage)
     if by_usage:
-        return hint
+        return photo.split_hint
     return split_of(
-        patient,
+        belongs.patient_id,
         seed=data.split_seed,
         validation_fraction=data.validation_fraction,
         test_fraction=data.test_fraction,

@@ -10,12 +10,13 @@ Every file is written whole or not at all, so an interrupted run leaves whole fi
 next one draws what is missing.
 """
 
+import functools
 import json
 import multiprocessing
 import os
 import pathlib
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 
 import cv2
@@ -61,21 +62,16 @@ def synthesise(
         workers_apart = ProcessPoolExecutor(
             workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn")
         )
+        draw_eyes = functools.partial(_draw_eyes, folder, params)
         with workers_apart as pool, progress("synthesise", len(missing)) as advance:
-            running = [pool.submit(_draw_eyes, folder, job, params) for job in jobs]
-            try:
-                for future in as_completed(running):
-                    advance(future.result())
-            except BaseException:
-                pool.shutdown(
-                    wait=True, cancel_futures=True
-                )  # Ctrl-C ends the run, not one job of it
-                raise
+            # Ctrl-C ends the run, not one job of it: what `map` has not begun it cancels then.
+            for drawn in pool.map(draw_eyes, jobs):
+                advance(drawn)
     _write_labels(folder / "trainLabels.csv", eyes)
     return len(missing)
 
 
-def _draw_eyes(folder: pathlib.Path, eyes: Sequence[EyePlan], params: SynthesisParams) -> int:
+def _draw_eyes(folder: pathlib.Path, params: SynthesisParams, eyes: Sequence[EyePlan]) -> int:
     cv2.setNumThreads(1)
     for eye in eyes:
         drawn = draw(eye, params)

@@ -16,6 +16,7 @@ from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import load_record
 from storage.ids import content_id, page_name
 from storage.layout import report_path
+from storage.photos.sources import PhotoSources
 from storage.photos.types import Source
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_rows
@@ -258,7 +259,7 @@ def draw_shard(job: DrawJob) -> int:
     What was drawn is noted last: after a kill in between, eyes are drawn again with the same bytes.
     """
     workspace = job.ids.workspace
-    photos = Photos(workspace, job.sources) if job.sources else None
+    photos = Photos(workspace, PhotoSources(job.sources)) if job.sources else None
     explained = Explained(workspace, job.ids.explain_id, photos)
     before = _drawn_from(workspace, job).get("eyes", {})
     stored = stored_digests(explained.store)

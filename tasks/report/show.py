@@ -9,7 +9,7 @@ from dr_lib.drawing.figures import png
 from dr_lib.report.entry import EyeEntry
 from dr_lib.report.eyes import eye_sheet
 from storage import Workspace
-from storage.photos.types import Source
+from storage.photos.source import PhotoSource
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_eyes
 from tasks.report.eyes import Explained
@@ -29,7 +29,7 @@ def show_image(
     Parameters
     ----------
     picture: the PNG file to write.
-    photos: the data folder, for the photograph itself; empty to leave it out.
+    photos: the data folder of the eye's source, for the photograph itself; empty to leave it out.
     compare: the two outcomes of Fig (b).
 
     Returns
@@ -40,9 +40,8 @@ def show_image(
     ------
     UserError: the eye or an outcome is not explained, or the file cannot be written.
     """
-    explained = Explained(
-        workspace, "latest", Photos(workspace, [Source(photos=photos)]) if photos else None
-    )
+    opened = Photos(workspace, source_of(workspace, image_id, photos)) if photos else None
+    explained = Explained(workspace, "latest", opened)
     known = explained.store.image_ids
     if image_id not in known:
         there = f"{len(known)} images are, such as {known[0]}" if known else "no image is"
@@ -65,6 +64,16 @@ def show_image(
     except OSError as error:
         raise UserError(f"{picture} cannot be written: {error.strerror}") from None
     return _numbers(eye, entry), _neurons(entry), picture
+
+
+def source_of(workspace: Workspace, image_id: str, photos: str) -> PhotoSource:
+    """The data folder as the source that the eye is from; its name stands before the paths in the
+    catalogue where there were several.
+    """
+    rows = workspace.photos()
+    paths = rows.loc[rows["image_id"] == image_id, ["source", "path"]].dropna()
+    prefixes = [f"{name}/" for name, path in paths.to_numpy() if path.startswith(f"{name}/")]
+    return PhotoSource(photos, prefixes[0] if "/" in image_id and prefixes else "")
 
 
 def _numbers(eye: pd.Series, entry: EyeEntry) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from dr_lib.report.section import Section
 from storage import Workspace
 from storage.admin.catalog import refresh
 from storage.layout import CATALOG, TABLES, explanation_path, report_path, table_folder
+from storage.photos.sources import PhotoSources
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_eyes, explained_rows
 from tasks.access.stores import explanation_store, whole
@@ -68,7 +69,7 @@ def report(
     digest = _fingerprint(workspace, ids.explain_id, config)
     if (files.read_json(f"{folder}/made-from.json") or {}).get("digest") == digest:
         return result
-    photos = Photos(workspace, data.every_source)
+    photos = Photos(workspace, PhotoSources(data.every_source))
     content = _pages(ReportData(workspace, recipe, config, ids, photos, eyes))
     pages = {f"{folder}/{name}": text for name, text in content.items()}
     for name, text in pages.items():

@@ -18,6 +18,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from dr_lib.drawing.sheets import before_after_sheet, set_aside_sheet, small_jpeg
 from dr_lib.formatting import duration, label, with_interval
 from storage import Workspace
+from storage.photos.sources import PhotoSources
 from tasks.access.contact_sheets import Photos, flagged, flagged_text, samples, set_aside
 from tasks.access.model_quality import graded_rows, model_plots
 from tasks.run.progress import inside_run
@@ -107,7 +108,7 @@ def show_photographs(workspace: Workspace, recipe: Recipe, data: DataParams) -> 
     """
     if not inside_run():
         return
-    photos = Photos(workspace, data.every_source)
+    photos = Photos(workspace, PhotoSources(data.every_source))
     chosen = samples(workspace, recipe, photos)
     if chosen:
         _show_sheet("samples", before_after_sheet(chosen), "Before and after preprocessing")

@@ -75,7 +75,7 @@ def test_wrong_usage_ends_with_2(arguments):
     [
         (("run", DEMO, "--set", "data.lmit=3"), "did you mean data.limit?"),
         (("run", DEMO, "--set", "attribution.neurons=many"), "attribution.neurons"),
-        (("run", DEMO, "--set", "data.photos=/nowhere"), "no such folder"),
+        (("run", DEMO, "--set", "data.photos=/nowhere"), "is not there"),
     ],
 )
 def test_a_mistake_is_one_line_and_costs_no_heavy_import(arguments, says):

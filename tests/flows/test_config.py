@@ -189,7 +189,7 @@ def test_a_file_that_is_missing_or_not_toml_is_one_line(tmp_path):
 
 
 def test_missing_photographs_and_weights_are_found_before_anything_starts(tmp_path):
-    with pytest.raises(ConfigError, match="no such folder or zip"):
+    with pytest.raises(ConfigError, match=r"is not there: set data\.photos to the folder or zip"):
         check_inputs(parse_config({"workspace": "w", "data": {"photos": str(tmp_path / "none")}}))
     tables = {
         "workspace": "w",

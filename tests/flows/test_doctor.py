@@ -275,7 +275,7 @@ def test_a_sound_machine_and_configuration_pass(tmp_path, drawn_photos, tiny_con
     ("settings", "says"),
     [
         (["data.lmit=3"], "did you mean data.limit?"),
-        (["data.photos=/nowhere"], "no such folder or zip"),
+        (["data.photos=/nowhere"], "/nowhere is not there: set data.photos"),
         (["schedule.cron=99 * * * *"], "cron's five fields"),
         (["model.backbone_weights=/nowhere.h5"], "no such file"),
         (["dask.address=nonsense"], "tcp://host:8786"),

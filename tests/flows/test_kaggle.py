@@ -16,7 +16,7 @@ from dr_lib.synthetic.eye import jpeg_bytes
 from flows.cli.main import app
 from flows.config import load_config
 from storage import open_workspace
-from storage.photos.source import PhotoSource
+from storage.photos.listing import Listing
 from tasks.attribute.calibration import sample
 from tasks.attribute.planning import check_run, plan
 from tasks.ingest.step import ingest
@@ -150,9 +150,9 @@ def test_the_download_as_it_is_gives_what_the_unpacked_folder_gives(
 
 def test_a_second_look_at_the_download_reads_no_photograph(kaggle, tmp_path, monkeypatch):
     ingest_and_preprocess(monkeypatch, tmp_path / "workspace", photos=str(kaggle))
-    read, real = [], PhotoSource.read
+    read, real = [], Listing.read
     monkeypatch.setattr(
-        PhotoSource, "read", lambda self, path: (read.append(path), real(self, path))[1]
+        Listing, "read", lambda self, path: (read.append(path), real(self, path))[1]
     )
     _, stages = ingest_and_preprocess(monkeypatch, tmp_path / "workspace", photos=str(kaggle))
     assert [stage.new_images for stage in stages] == [0, 0]

@@ -13,12 +13,15 @@ from dr_lib.localisation import LocalisationParams
 from dr_lib.synthetic import SynthesisParams, draw, plan
 from flows.config import ConfigError, parse_config
 from storage import open_workspace
-from storage.photos.masks import MaskFile
+from storage.photos.masks import MaskFile, MaskIndex
 from storage.photos.source import PhotoSource
-from storage.photos.types import Source
-from tasks.access.masks import masks_of
+from storage.photos.types import Problem, Source
+from tasks.access.contact_sheets import Photos
+from tasks.access.masks import masks_of, note_unused
 from tasks.execution.pool import Pool
 from tasks.ingest.step import ingest
+from tasks.report.show import source_of
+from tasks.run.errors import UserError
 from tasks.run.session import Session
 from tasks.run.settings import DaskParams, DataParams
 from tests.storage.test_tables import example
@@ -239,3 +242,42 @@ def test_ids_of_model_and_explanation_do_not_depend_on_sources():
     assert listed.data.every_source == (Source(name="a", photos="p"),)
     assert dataclasses.replace(short.data).every_source == (Source(photos="p"),)
     assert np.array_equal(short.data.places, "p")
+
+
+def test_a_second_source_added_later_is_refused_before_it_renames_the_first(
+    tmp_path, eyes, session
+):
+    both = two_sources(tmp_path, eyes)
+    ingest(session, dataclasses.replace(both, sources=both.sources[:1]))
+    before = session.workspace.photos()
+    with pytest.raises(
+        UserError, match="8 photographs would get other ids, such as kaggle/"
+    ) as told:
+        ingest(session, both)
+    assert "give another workspace to these sources, or the former" in str(told.value)
+    assert session.workspace.photos().equals(before)
+
+
+def test_masks_that_are_not_used_are_a_table_that_outlasts_runs_in_which_none_is_opened(tmp_path):
+    workspace = open_workspace(tmp_path / "workspace")
+    strange = Problem("/masks/1_drusen.png", "near/1", "unknown_lesion_type", "drusen")
+    index, unfit = MaskIndex({}, (strange, strange)), Problem(None, "near/2", "mask_size", "small")
+    note_unused(workspace, index, [unfit])
+    rows = workspace.frame("unused_masks")
+    assert rows["reason"].tolist() == ["unknown_lesion_type", "mask_size"]
+    assert rows["source"].tolist() == ["near", "near"]
+    note_unused(workspace, index, None)
+    assert workspace.frame("unused_masks").equals(rows)
+    note_unused(workspace, index, [])
+    assert workspace.frame("unused_masks")["reason"].tolist() == ["unknown_lesion_type"]
+
+
+def test_a_photograph_is_shown_from_the_folder_of_its_own_source(tmp_path, eyes, session):
+    data = two_sources(tmp_path, eyes)
+    ingest(session, data)
+    shown = {
+        name: Photos(session.workspace, source_of(session.workspace, name, folder)).get(name)
+        for name, folder in (("kaggle/0_left", "one"), ("far/e8", "two"))
+        for folder in [str(tmp_path / folder)]
+    }
+    assert all(photo is not None for photo in shown.values())

@@ -208,7 +208,7 @@ def test_a_damaged_entry_is_an_oserror_when_it_is_read(tmp_path):
 
 
 def test_zipped_labels_that_are_none_are_one_problem(tmp_path, monkeypatch):
-    monkeypatch.setattr("storage.photos.source.MAX_LABEL_BYTES", 100_000)
+    monkeypatch.setattr("storage.photos.listing.MAX_LABEL_BYTES", 100_000)
     whole = zipped(
         tmp_path / "labels.zip", {"trainLabels.csv": csv("10_left,0").encode()}
     ).read_bytes()

@@ -315,7 +315,7 @@ def test_a_file_too_large_for_a_photograph_is_not_read(tmp_path, monkeypatch):
     assert (
         source.problems()[1].detail == "536,870,913 bytes; no photograph has more than 536,870,912"
     )
-    monkeypatch.setattr("storage.photos.source.MAX_LABEL_BYTES", 10)
+    monkeypatch.setattr("storage.photos.listing.MAX_LABEL_BYTES", 10)
     assert reasons(PhotoSource(folder))["trainLabels.csv"] == "bad_labels_file"
 
 
