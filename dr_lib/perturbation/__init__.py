@@ -1,1 +1,3 @@
 """Changed images: counterfactuals, adversarial examples, and how they compare (METHOD §7)."""
+
+from dr_lib.perturbation.counterfactual import perturb
