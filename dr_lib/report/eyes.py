@@ -29,7 +29,7 @@ from dr_lib.report.section import table
 # Raise it with every change of what an eye's files or the report's pages show, wherever in the code
 # it is made: reports drawn with another version are drawn again. A hash of the code instead would
 # follow comments, and miss what other modules draw.
-DRAWING_VERSION = 2
+DRAWING_VERSION = 3
 SHEET_PX, PHOTO_PX, THUMB_PX, NEURON_PX = 256, 400, 120, 96
 STEPS = 127  # of opacity between nothing and ±OPACITY, on a byte around 128
 PHOTO_QUALITY, MAP_QUALITY, THUMB_QUALITY = 86, 84, 80
@@ -120,7 +120,6 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
     tables = {
         "The model’s answers, and how exactly the maps add up to them": _outcome_rows(eye.outcomes)
     }
-    more = [table(rows, caption, limit=60) for caption, rows in (tables | {**eye.tables}).items()]
     return {
         "key": key,
         "id": eye.image_id,
@@ -150,9 +149,9 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
         "neurons": [_neuron(eye, layer, neuron) for layer, neuron in chosen],
         "regions": _strip([_region(neuron.region) for _, neuron in chosen]),
         "tables": [
-            {"caption": rows.caption, "columns": rows.columns, "rows": rows.rows}
-            for rows in more
-            if rows
+            {"caption": caption, "columns": shown.columns, "rows": shown.rows}
+            for caption, rows in (tables | {**eye.tables}).items()
+            if (shown := table(rows, limit=60)).rows
         ],
     }
 

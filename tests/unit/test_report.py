@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import html.parser
 import json
+import pathlib
 import posixpath
 import re
 
@@ -23,28 +24,19 @@ from dr_lib.report.gallery import CHUNK_EYES, chunk_names, gallery_files, ordere
 from dr_lib.report.pictures import Folder
 from dr_lib.report.section import (
     Address,
-    Bars,
-    Code,
     Content,
-    Download,
-    Facts,
-    Grid,
-    Heading,
-    Key,
-    Links,
-    Missing,
+    Pair,
     Pairs,
-    Plots,
-    Prose,
     Section,
     Share,
     Subpage,
-    Text,
     Whisker,
     table,
 )
 
 SIZE = 48
+# A section with every macro of blocks.html.j2, which stands in the place of the pipeline's.
+TEMPLATES = pathlib.Path(__file__).with_name("report_templates")
 EVIL = "<script>alert('x')</script>&\"../"
 
 
@@ -85,6 +77,18 @@ def gallery() -> pd.DataFrame:
     return eyes.assign(patient=["10", "2", "10"]).astype({"stage": "Int8", "predicted": "Int8"})
 
 
+def explained(eyes: pd.DataFrame) -> Content:
+    """The content of the section with the gallery."""
+    return Content({"eyes": eyes, "photographs": 3, "attributed": [], "layer": "stem"})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def templates():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "TEMPLATES", [*report.TEMPLATES, TEMPLATES])
+        yield
+
+
 def full(words: str = "some words") -> dict:
     """The arguments of a report with every kind of block."""
     folder, fundus = Folder(), np.full((SIZE, SIZE, 3), 128, np.uint8)
@@ -112,33 +116,23 @@ def full(words: str = "some words") -> dict:
             "file": Address(words, folder.add("tables/x.csv", b"1")),
         }
     ]
-    blocks = [
-        Heading(words),
-        Text(words),
-        Missing(words, "ingest"),
-        Key(),
-        Prose("splits"),
-        Facts([(words, words)]),
-        Facts([(words, words)], folded=words),
-        Bars([(words, "3", 50.0)]),
-        Code(words, words),
-        Links([("units/fc1-4.html", words, words)]),
-        Grid(
-            [picture, folder.figure("units", hinton(np.ones(6), scale=1.0), words, caption="c 0.1")]
-        ),
-        Plots([curve], wide=True),
-        whole,
-        Pairs([(before, after, words, (words,))]),
-        Download(before.src, words),
-        table(rows, words),
-        table(cells, words, folded=True),
-        table([], words),
-        None,
-    ]
-    below = Subpage("units/fc1-4.html", words, words, blocks[:2] + [blocks[10], blocks[12]])
+    shown = {
+        "words": words,
+        "counts": pd.Series({words: 3, "other": 6}),
+        "pictures": [
+            picture,
+            folder.figure("units", hinton(np.ones(6), scale=1.0), words, caption="c 0.1"),
+        ],
+        "plots": [curve],
+        "strip": whole,
+        "drawn": Pairs([Pair(before, after, words, (words,))], before),
+        "rows": rows,
+        "cells": cells,
+    }
+    below = Subpage("units/fc1-4.html", words, "every_block", shown)
     sections = [
-        Section("data", "Data", Content(words, blocks, [below], [("Kappa", "0.684", words)])),
-        Section("eyes", "Explained eyes", Content("Three eyes explained.", [Key()])),
+        Section("every_block", "Data", Content(shown, [below])),
+        Section("eyes", "Explained eyes", explained(gallery())),
     ]
     head = report.Head(words, "workspaces/x", "", "0123456789ab", "ba9876543210")
     return {
@@ -270,26 +264,26 @@ def test_every_figure_is_there_as_png_and_as_svg(files):
 
 def test_every_section_is_a_sentence_of_the_overview_and_one_click_from_every_page(files):
     overview = Page(files["index.html"])
-    for words in ("some words", "Three eyes explained.", "0.684"):
+    for words in ("some words", "3 eyes explained; 1 of 2", "0.684"):
         assert words in overview.text
     for name, page in pages(files).items():
         root = "../" if "/" in name else ""
-        assert {f"{root}{target}" for target in ("index.html", "data.html", "eyes.html")} <= set(
-            page.addresses
-        ), name
+        assert {
+            f"{root}{target}" for target in ("index.html", "every_block.html", "eyes.html")
+        } <= set(page.addresses), name
 
 
 def test_a_block_that_is_nothing_leaves_nothing_and_a_cell_is_what_it_is(files):
-    page = Page(files["data.html"])
+    page = Page(files["every_block.html"])
     assert "None" not in page.text
     assert "stage 2 (moderate)" in page.text, "a quantity is written out"
-    assert "left:20.0%;width:20.0%" in files["data.html"]
+    assert "left:20.0%;width:20.0%" in files["every_block.html"]
     assert "tables/x.csv" in page.addresses
     assert sum(tag == "details" for tag, _ in page.tags) == 3
 
 
 def test_a_long_table_says_how_much_is_left_out():
-    shown = table([{"n": number} for number in range(70)], "Numbers", limit=60)
+    shown = table([{"n": number} for number in range(70)], limit=60)
     assert (len(shown.rows), shown.left_out, shown.columns) == (60, 10, [("N", True)])
 
 
@@ -421,14 +415,14 @@ def test_names_from_outside_cannot_become_markup_or_paths():
 
 
 def test_an_empty_report_is_still_one():
-    empty = Section("eyes", "Explained eyes", Content("No eye is explained yet."))
+    empty = Section("eyes", "Explained eyes", explained(gallery()[:0]))
     files = report.render(report.Head(), [empty], Folder())
     assert {name for name in files if not name.startswith("assets/")} == {
         "index.html",
         "eyes.html",
         "eye.html",
     }
-    assert "No eye is explained yet." in Page(files["index.html"]).text
+    assert "No eye could be explained;" in Page(files["index.html"]).text
     assert "dr show WORKSPACE IMAGE_ID" in Page(files["eye.html"]).text
 
 

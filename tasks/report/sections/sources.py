@@ -9,17 +9,12 @@ from dr_lib.drawing import plots
 from dr_lib.evaluation.metrics import reliability
 from dr_lib.formatting import label, number, with_interval
 from dr_lib.report.pictures import Folder, Picture
-from dr_lib.report.section import Content, Heading, Missing, Plots, Text, table
+from dr_lib.report.section import Content
 from dr_lib.vocabulary import STAGE_COUNT, STAGES
 from tasks.access.present import predictions_here
 from tasks.access.sources import COMPARED, GradedSource, graded_sources, shown_rows
 from tasks.report.data import ReportData
 
-ONE = "The photographs come from one source."
-OTHERS = (
-    ' Others are listed under [[data.sources]]; those with use = "external" test the model on eyes'
-    " from elsewhere."
-)
 PLOTTED = ("auc_referable", "qwk")
 
 
@@ -30,31 +25,15 @@ def content(data: ReportData, folder: Folder) -> Content:
     workspace = data.workspace
     held, graded = workspace.sources(), graded_sources(workspace, data.ids.model_id)
     if held.empty or (held["source"] == "").all():
-        return Content(ONE, [Missing(ONE + OTHERS)])
-    holdings = table(shown_rows(held.to_dict("records")), "What each source holds")
-    if not graded:
-        words = f"{number(len(held))} sources; none has labelled eyes to grade the model on."
-        return Content(words, [holdings])
+        return Content({"held": ()})
     return Content(
-        _finding(graded),
-        [
-            Text(
-                "No model learns from the eyes of an external source, or chooses its weights or"
-                " thresholds by them. Of the other sources the test split is graded. Intervals are"
-                " over patients; a photograph whose patient is unknown counts as one."
-            ),
-            table(side_by_side(graded), "The model on each source, with 95 % intervals"),
-            Plots([_compared(folder, graded, metric) for metric in PLOTTED]),
-            Heading("Grades and how sure they are"),
-            *(Plots(pair) for pair in _pictures(data, folder, graded)),
-            Heading("What each source holds"),
-            Text(
-                "Copies are other files of one photograph: resized, compressed anew, or with more"
-                " border. They stay in one split; what an external source has, or an eye of the"
-                " same patient, is kept from learning and from grades."
-            ),
-            holdings,
-        ],
+        {
+            "held": shown_rows(held.to_dict("records")),
+            "graded": graded,
+            "side_by_side": side_by_side(graded),
+            "compared": [_compared(folder, graded, metric) for metric in PLOTTED] if graded else [],
+            "pictures": _pictures(data, folder, graded),
+        }
     )
 
 
@@ -69,18 +48,6 @@ def side_by_side(graded: list[GradedSource]) -> list[dict[str, object]]:
         }
         for one in graded
     ]
-
-
-def _finding(graded: list[GradedSource]) -> str:
-    told = [
-        f"{one.source} AUC {with_interval(*one.measures['auc_referable'])}, kappa"
-        f" {with_interval(*one.measures['qwk'])} on {number(one.images)} eyes"
-        for one in graded
-        if one.split == "external"
-    ]
-    if not told:
-        return f"{number(len(graded))} sources are graded, none of them from elsewhere."
-    return f"On eyes from elsewhere: {'; '.join(told)}."
 
 
 def _compared(folder: Folder, graded: list[GradedSource], metric: str) -> Picture:
