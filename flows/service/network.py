@@ -31,10 +31,15 @@ def password() -> str:
     return PREFECT_SERVER_API_AUTH_STRING.value() or PREFECT_API_AUTH_STRING.value() or ""
 
 
-def address(port: int) -> str:
-    """Where this machine finds a server of ours."""
-    name = ANY.get(host(), host())
+def address(port: int, name: str = "") -> str:
+    """Where this machine finds a server of ours; name: of the machine, by which others find it."""
+    name = name or ANY.get(host(), host())
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def address_for_others(port: int) -> str:
+    """Where a browser finds it: by this machine's name where a server listens at all addresses."""
+    return address(port, socket.gethostname() if host() in ANY else "")
 
 
 def listener(port: int) -> socket.socket:

@@ -79,7 +79,7 @@ def report_pages(workspace: str) -> Generator[str]:
         listener = network.listener(PORT)
     except OSError:  # another program has the port
         listener = network.listener(0)
-    address = network.address(listener.getsockname()[1])
+    address = network.address_for_others(listener.getsockname()[1])
     application = Starlette(routes=[Mount("/", _Reports(folder, network.password()))])
     options = uvicorn.Config(
         application,

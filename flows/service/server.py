@@ -27,7 +27,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from flows.service import network
-from flows.service.server_end import ServerError, cause_of_end
+from flows.service.server_end import REMEDIES, ServerError, cause_of_end
 from storage.errors import after_failure
 from storage.files.proxies import THIS_MACHINE, ask_directly, without_password
 from tasks.run.settings import ScheduleParams
@@ -38,16 +38,6 @@ START_TIMEOUT_S = (
 SECONDS_BETWEEN_LOOKS = 1
 _PR_SET_PDEATHSIG = 1
 
-PORT_PROBLEMS = {
-    errno.ERANGE: "there is no port {port}: set PREFECT_SERVER_API_PORT to one up to 65535",
-    errno.EADDRINUSE: (
-        "port {port} is taken by another program: end that, or set PREFECT_SERVER_API_PORT to a"
-        " free port"
-    ),
-    errno.EACCES: (
-        "port {port} is the administrator's: set PREFECT_SERVER_API_PORT to a port above 1023"
-    ),
-}
 # Telemetry stays off unless asked for, and the terminal belongs to our own progress bar: Prefect's
 # page has the rest.
 QUIET = {
@@ -272,12 +262,10 @@ def _check_port(port: int) -> None:
             raise OSError(errno.ERANGE, "no such port")
         network.listener(port).close()
     except OSError as error:
-        reason = PORT_PROBLEMS.get(
-            error.errno or 0,
-            "this machine has no address {host} ({error}): set PREFECT_SERVER_API_HOST to one it"
-            " has, or unset it",
-        ).format(host=network.host(), port=port, error=error)
-        raise ServerError(f"the Prefect server cannot start; {reason}") from None
+        known, name = REMEDIES["port"], errno.errorcode.get(error.errno or 0, "")
+        reason = known.get(name, known["other"])
+        words = reason.format(host=network.host(), port=port, error=error)
+        raise ServerError(f"the Prefect server cannot start; {words}") from None
 
 
 @contextlib.contextmanager
