@@ -9,7 +9,6 @@ files.
 
 import inspect
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -21,7 +20,7 @@ import pandas as pd
 from dr_lib import formatting
 from dr_lib.drawing import figures
 from dr_lib.drawing.plots import STAGE_COLOURS
-from dr_lib.formatting import quantity
+from dr_lib.formatting import quantity, unbroken
 from dr_lib.report.entry import EyeEntry
 from dr_lib.report.eyes import STEPS, figure_a, fitted, grades
 from dr_lib.report.gallery import chunk_names, gallery_files, ordered
@@ -102,7 +101,7 @@ def render(
 
     def page(name: str, template: str, root: str = "", **values: object) -> None:
         text = templates.get_template(template).render(shared, here=name, root=root, **values)
-        folder.add(name, _unbroken(text))
+        folder.add(name, unbroken(text))
 
     parts = {section.id: part(section.id, section.content.values) for section in sections}
     page("index.html", "index.html.j2", parts=parts, lead=_lead(folder, lead))
@@ -142,13 +141,6 @@ def _templates() -> "jinja2.Environment":
     )
     environment.filters["kind"] = lambda cell: type(cell).__name__.lower()
     return environment
-
-
-def _unbroken(text: str) -> str:
-    """The page with each percent sign kept on its number's line; text to copy stays as it is."""
-    return re.sub(
-        r"(<pre.*?</pre>)|(?<=\d) %", lambda found: found[1] or "\N{NBSP}%", text, flags=re.S
-    )
 
 
 def _drawing() -> dict[str, object]:

@@ -19,7 +19,15 @@ from dr_lib.drawing import figures, plots
 from dr_lib.drawing.figures import Panel
 from dr_lib.drawing.panels import hinton
 from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
-from dr_lib.report.eyes import DRAWING_VERSION, STEPS, THUMB_PX, eye_files, eye_sheet
+from dr_lib.report.eyes import (
+    DRAWING_VERSION,
+    STEPS,
+    THUMB_PX,
+    eye_files,
+    eye_sheet,
+    figure_a,
+    figure_b,
+)
 from dr_lib.report.gallery import CHUNK_EYES, chunk_names, gallery_files, ordered
 from dr_lib.report.pictures import Folder
 from dr_lib.report.section import (
@@ -282,6 +290,19 @@ def test_a_block_that_is_nothing_leaves_nothing_and_a_cell_is_what_it_is(files):
     assert sum(tag == "details" for tag, _ in page.tags) == 3
 
 
+def test_a_percent_sign_stays_on_its_numbers_line(files):
+    every = {**files, **eye_files(eye("10_left"), "0/10_left")}
+    shown = full("a gap of 3.3 %")
+    report.render(**shown)
+    every |= {f"percent/{name}": text for name, text in shown["folder"].files.items()}
+    for name, text in every.items():
+        if name.endswith((".html", ".js")):
+            text = text if isinstance(text, str) else text.decode()
+            text = re.sub("<pre.*?</pre>", "", text, flags=re.DOTALL)
+            assert not re.search(r"[0-9}] %[^ ]", text), name
+    assert "a gap of 3.3\N{NBSP}%" in every["percent/index.html"]
+
+
 def test_a_long_table_says_how_much_is_left_out():
     shown = table([{"n": number} for number in range(70)], limit=60)
     assert (len(shown.rows), shown.left_out, shown.columns) == (60, 10, [("N", True)])
@@ -326,7 +347,7 @@ def test_an_eye_tells_its_page_everything_it_shows():
     assert told["correlations"]["stage0|stage4"] == "−1.00"
     assert len(told["correlations"]) == 3
     assert [neuron["window"] for neuron in told["neurons"]] == [[8, 32, 16, 16]] * 4
-    assert ["Completeness gap of the grade", "1.0 %"] in told["facts"]
+    assert ["Completeness gap of the grade", "1.0\N{NBSP}%"] in told["facts"]
     assert json.dumps(told["tables"]).count("stage 2 (moderate)") == 1
 
 
@@ -342,7 +363,7 @@ def test_an_eye_drawn_otherwise_has_another_version_of_drawing():
     )
     scales = told.pop("scales")
     words = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-    assert (DRAWING_VERSION, words) == (2, "48e722858479")
+    assert (DRAWING_VERSION, words) == (3, "48e722858479")
     assert scales == pytest.approx([0.718469, 0.652451, 0.718469, 0.688606, 0.625559], rel=1e-3)
     assert [picture.shape for picture in pictures] == [
         (400, 400, 3),
@@ -374,6 +395,42 @@ def test_a_map_reaches_the_page_as_it_would_be_drawn():
     assert np.abs(opacity - figures.signed_opacity(ramp)).max() < 0.06
     assert strip[SIZE // 2, 4] < 64
     assert strip[SIZE // 2, -5] > 192
+
+
+def test_figure_a_is_the_photograph_the_fundus_and_both_resultants_in_words_and_pixels():
+    shown = eye("10_left")
+    panels = figure_a(shown)
+    captions = ["Original", "Preprocessed", "Most positive neurons", "Most negative neurons"]
+    assert [panel.caption for panel in panels] == captions
+    assert [panel.note for panel in panels] == ["", "", "stem", "stem"]
+    wanted = [
+        shown.photo,
+        shown.fundus,
+        figures.overlay(shown.fundus, shown.layers[0].positive),
+        figures.overlay(shown.fundus, shown.layers[0].negative),
+    ]
+    for panel, drawn in zip(panels, wanted, strict=True):
+        np.testing.assert_array_equal(panel.image, drawn)
+    without = LayerMaps("stem", "stage2", shown.layers[0].positive)
+    missing = figure_a(eye("10_left", photo=None, layers=(without,)))
+    assert [panel.image is None for panel in missing] == [True, False, False, True]
+
+
+def test_figure_b_compares_two_maps_and_says_how_alike_they_are():
+    panels = figure_b(eye("10_left"), ("stage2", "stage4"))
+    assert [panel.caption for panel in panels] == [
+        "Preprocessed",
+        "Toward stage 2 (moderate)",
+        "Toward stage 4 (proliferative)",
+    ]
+    correlation = record(eye("10_left"))["correlations"]["stage2|stage4"]
+    assert panels[2].note == f"correlation {correlation}"
+    opposite = figure_b(eye("10_left"), ("stage0", "stage4"))
+    assert opposite[2].note == "correlation −1.00"
+    shown = eye("10_left")
+    np.testing.assert_array_equal(
+        opposite[1].image, figures.overlay(shown.fundus, shown.outcomes[0].values)
+    )
 
 
 def test_thumbnails_are_fig_a_in_a_row_with_grey_for_what_is_missing():

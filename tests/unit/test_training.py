@@ -16,15 +16,13 @@ from hypothesis import strategies as st
 
 from dr_lib.training import (
     BalancedBatches,
-    Checkpoint,
-    Feed,
     TrainingParams,
-    augmented,
     learning_rate_schedule,
     outcome_settings,
-    read_checkpoint,
-    write_checkpoint,
 )
+from dr_lib.training.augment import augmented
+from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from dr_lib.training.feed import Feed
 from dr_lib.training.losses import loss_of
 from dr_lib.training.params import DEFAULTS_BEFORE_ADDED
 
