@@ -20,12 +20,15 @@ from flows.cli.command_line import (
     DaskAddress,
     RetrySetAside,
     Settings,
+    checked_config,
     fail,
     one_line_errors,
+    prepare_prefect,
     run_flow,
     with_options,
 )
 from flows.cli.operation import doctor, serve, watch
+from flows.cli.printing import print_rows
 from flows.cli.results import export, gc, show, sql, status, verify
 from flows.cli.terminal import accept_any_encoding
 from flows.registry import STEPS
@@ -111,11 +114,9 @@ def import_model(
     Example: dr import-model trained.weights.h5 deployments/kaggle.toml --set "model.dense=[256,
     64]"
     """
-    from flows.config import as_tables, check_inputs, load_config
+    from flows.config import as_tables
 
-    loaded = load_config(config, settings or [])
-    check_inputs(loaded)
-    from flows.service.server import prepare_prefect
+    loaded = checked_config(config, settings)
 
     prepare_prefect()
     from tasks.train.importing import import_model as take_in
@@ -148,7 +149,6 @@ def evaluate(
 
     Example: dr evaluate external.toml --model 0123456789ab
     """
-    from flows.cli.printing import print_rows
     from flows.config import load_config
     from storage import open_workspace
 
@@ -189,15 +189,11 @@ def plan(
 
     Ends with exit code 1, saying by how much, where the run fits neither the disk nor the memory.
     """
-    from flows.cli.printing import print_rows
-    from flows.config import check_inputs, load_config
-    from flows.service.server import prepare_prefect
 
     prepare_prefect()
     from tasks.attribute.planning import plan as plan_run
 
-    loaded = load_config(config, settings or [])
-    check_inputs(loaded)
+    loaded = checked_config(config, settings)
     rows, refusal = plan_run(
         loaded.workspace,
         loaded.data.every_source,
@@ -248,7 +244,6 @@ def synthesise(
     The stage of an eye follows its lesions by the international clinical scale.
     """
     from dr_lib.synthetic import SynthesisParams
-    from flows.service.server import prepare_prefect
 
     prepare_prefect()
     from tasks.ingest.synthesise import synthesise as draw

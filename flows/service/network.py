@@ -6,6 +6,7 @@ Both follow Prefect's own settings, so whoever may see the one page may see the 
 
 import ipaddress
 import socket
+from typing import Any
 
 ANY = {
     "0.0.0.0": "127.0.0.1",
@@ -13,22 +14,26 @@ ANY = {
 }  # addresses that stand for all of a machine's, and one where it answers
 
 
+def setting(name: str) -> Any:
+    """The value of a setting of Prefect's, which is imported only then."""
+    import prefect.settings
+
+    return getattr(prefect.settings, name).value()
+
+
 def host() -> str:
     """Where the servers listen: Prefect's PREFECT_SERVER_API_HOST, for this machine alone unless
     set.
     """
-    from prefect.settings import PREFECT_SERVER_API_HOST
-
-    return PREFECT_SERVER_API_HOST.value() or "127.0.0.1"
+    return setting("PREFECT_SERVER_API_HOST") or "127.0.0.1"
 
 
 def password() -> str:
     """`user:password` that the servers ask for, empty for none: that of Prefect's server, or
     what its clients give.
     """
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_SERVER_API_AUTH_STRING
-
-    return PREFECT_SERVER_API_AUTH_STRING.value() or PREFECT_API_AUTH_STRING.value() or ""
+    names = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")
+    return next(filter(None, map(setting, names)), "")
 
 
 def address(port: int, name: str = "") -> str:

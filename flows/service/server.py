@@ -113,9 +113,7 @@ def prefect_server(
     ServerError: if a server cannot be reached or started; the message says what to do.
     """
     prepare_prefect()
-    from prefect.settings import PREFECT_API_URL
-
-    if PREFECT_API_URL.value():  # from the environment or the user's Prefect profile
+    if network.setting("PREFECT_API_URL"):  # from the environment or the user's Prefect profile
         with given_server() as api:
             yield api
         return
@@ -145,9 +143,7 @@ def given_server() -> Generator[str]:
     ServerError if none answers.
     """
     prepare_prefect()
-    from prefect.settings import PREFECT_API_URL
-
-    given = PREFECT_API_URL.value()
+    given = network.setting("PREFECT_API_URL")
     if not given:
         raise ServerError(
             "PREFECT_API_URL names no Prefect server; set it, such as to http://127.0.0.1:4200/api"
@@ -219,9 +215,7 @@ def service_port() -> int:
     set.
     """
     prepare_prefect()
-    from prefect.settings import PREFECT_SERVER_API_PORT
-
-    return PREFECT_SERVER_API_PORT.value()
+    return network.setting("PREFECT_SERVER_API_PORT")
 
 
 def history(schedule: ScheduleParams) -> dict[str, str]:
@@ -240,10 +234,8 @@ def _check_home() -> None:
     """Raises ServerError where the server could not keep its history, before it tries for half a
     minute.
     """
-    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
-
-    home = Path(PREFECT_HOME.value())
-    if str(home) not in str(PREFECT_API_DATABASE_CONNECTION_URL.value()):
+    home = Path(network.setting("PREFECT_HOME"))
+    if str(home) not in str(network.setting("PREFECT_API_DATABASE_CONNECTION_URL")):
         return
     try:
         home.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import tempfile
 import tomllib
 from typing import IO
 
+from flows.service import network
 from storage.files.proxies import without_password
 
 REMEDIES = tomllib.loads(pathlib.Path(__file__).with_name("remedies.toml").read_text("utf-8"))
@@ -22,14 +23,14 @@ def cause_of_end(output: IO[bytes]) -> str:
     """The cause of a server's end and the remedy, in a line, from what it printed. All of that
     is kept in a file.
     """
-    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
-
     output.seek(0)
     printed = output.read().decode(errors="replace").strip()
     raised = _RAISED.findall(printed)
     cause = raised[-1] if raised else " ".join(printed.splitlines()[-3:]) or "it printed nothing"
     database = without_password(
-        str(PREFECT_API_DATABASE_CONNECTION_URL.value()).removeprefix("sqlite+aiosqlite:///")
+        str(network.setting("PREFECT_API_DATABASE_CONNECTION_URL")).removeprefix(
+            "sqlite+aiosqlite:///"
+        )
     )
     fitting = [
         known["remedy"] for known in REMEDIES["printed"] if re.search(known["seen"], printed)
