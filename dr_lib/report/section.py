@@ -65,12 +65,15 @@ class Table(NamedTuple):
     left_out: int
 
 
-def table(rows: Rows, limit: int = 200) -> Table:
-    """The rows as text, their columns by name in their order."""
+def table(rows: Rows, limit: int = 200, titles: Mapping[str, str] | None = None) -> Table:
+    """The rows as text. titles: of the columns that are shown, by name; left out, all columns by
+    their own names (`dr_lib.formatting.label`)."""
     records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
-    names = list(dict.fromkeys(name for row in records for name in row))
-    columns = [(label(name), all(_is_number(row.get(name)) for row in records)) for name in names]
-    cells = [[_cell(name, row.get(name)) for name in names] for row in records[:limit]]
+    titles = titles or {name: label(name) for row in records for name in row}
+    columns = [
+        (title, all(_is_number(row.get(name)) for row in records)) for name, title in titles.items()
+    ]
+    cells = [[_cell(name, row.get(name)) for name in titles] for row in records[:limit]]
     return Table(columns, cells, max(0, len(records) - limit))
 
 

@@ -453,8 +453,8 @@ def test_groups_of_regions_are_strips_of_patches_with_their_lesions_in_words():
     clusters = pd.DataFrame({"cluster": [0, 0, 1], "lesion": ["haemorrhage", "none", "none"]})
     folder, patch = Folder(), np.full((32, 32, 3), 90, np.uint8)
     looks = regions.looks(folder, {0: [patch] * 2, 1: [patch]}, clusters)
-    units = pd.DataFrame(1, range(3), list(regions.CHANNEL_COLUMNS)).assign(
-        layer="stem", best_lesion="haemorrhage", unit=[17, 18, 19], lesion_auc=[0.6, 0.15, 0.81]
+    units = pd.DataFrame({"unit": [17, 18, 19], "lesion_auc": [0.6, 0.15, 0.81]}).assign(
+        layer="stem", best_lesion="haemorrhage"
     )
     layers = pd.DataFrame({"layer": ["stem"], "extent_px": [4.0]})
     plot = groups.picture(folder, "extents", 1, np.ones((SIZE, SIZE)))

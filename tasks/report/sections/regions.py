@@ -19,17 +19,6 @@ from tasks.report.data import ReportData
 
 PATCHES_SHOWN, PATCH_PX = 10, 32
 ENLARGED, GAP_PX = 3, 4  # patches are drawn so many times their size, and so far apart
-CHANNEL_COLUMNS = {
-    "layer": "layer",
-    "best_lesion": "best_lesion",
-    "unit": "channel",
-    "lesion_auc": "auc",
-    "lesion_auc_low": "low",
-    "lesion_auc_high": "high",
-    "lesion_auc_held_out": "held_out",
-    "lesion_auc_others": "against_other_lesions",
-    "lesion_images": "eyes",
-}
 
 
 def content(data: ReportData, folder: Folder) -> Content:
@@ -98,8 +87,7 @@ def lesion_channels(units: pd.DataFrame) -> pd.DataFrame:
     without masks."""
     known = units[units["best_lesion"].notna()]
     distance = (known["lesion_auc"] - 0.5).abs()
-    best = known.loc[distance.groupby([known["layer"], known["best_lesion"]]).idxmax()]
-    return best[list(CHANNEL_COLUMNS)].rename(columns=CHANNEL_COLUMNS)
+    return known.loc[distance.groupby([known["layer"], known["best_lesion"]]).idxmax()]
 
 
 def _patches(data: ReportData, clusters: pd.DataFrame) -> dict[int, list[np.ndarray]]:
