@@ -6,6 +6,7 @@ Both follow Prefect's own settings, so whoever may see the one page may see the 
 
 import ipaddress
 import socket
+import sys
 from typing import Any
 
 ANY = {
@@ -64,6 +65,12 @@ def exposed(what: str) -> str:
         f" (PREFECT_SERVER_API_HOST = {host()}); set PREFECT_SERVER_API_AUTH_STRING=user:password,"
         " or unset PREFECT_SERVER_API_HOST"
     )
+
+
+def warn_if_exposed(what: str) -> None:
+    """Says so on the terminal."""
+    if warning := exposed(what):
+        print(f"dr: WARNING: {warning}", file=sys.stderr, flush=True)
 
 
 def _is_loopback(name: str) -> bool:

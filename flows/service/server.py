@@ -127,8 +127,7 @@ def prefect_server(
         return
     _check_home()
     _check_port(own_port)
-    if warning := network.exposed("Prefect's page, and whatever it can start,"):
-        print(f"dr: WARNING: {warning}", file=sys.stderr, flush=True)
+    network.warn_if_exposed("Prefect's page, and whatever it can start,")
     with (
         tempfile.TemporaryFile() as output,
         _own_server(output, own_port, environment or {}, meanwhile),
