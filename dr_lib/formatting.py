@@ -165,6 +165,17 @@ def percent(value: object, digits: int = 0) -> str:
     return "–" if x is None else _minus(f"{100 * x:.{digits}f} %")
 
 
+def unbroken(text: str) -> str:
+    """A page or script in which a percent sign stays on its number's line; text to copy, in <pre>,
+    is left as it is.
+
+    >>> unbroken("<b>3.3 %</b> <pre>7 % 3</pre>").split(" ")
+    ['<b>3.3\\xa0%</b>', '<pre>7', '%', '3</pre>']
+    """
+    kept_or_broken = r"(<pre.*?</pre>)|(?<=\d) %"
+    return re.sub(kept_or_broken, lambda found: found[1] or "\N{NBSP}%", text, flags=re.DOTALL)
+
+
 def duration(seconds: Number) -> str:
     """A length of time as people say it.
 

@@ -1,4 +1,4 @@
-"""Arrays in, 8-bit RGB pictures out: overlays, and the panels of Fig (a) and Fig (b) (METHOD §6).
+"""Arrays in, 8-bit RGB pictures out: overlays, and the panels that figures consist of (METHOD §6).
 
 Every drawing of an attribution keeps to three rules. Positive is green and negative is red (or blue
 and orange); the ground below is grey, so that colour always means attribution; a pixel without
@@ -10,15 +10,12 @@ twice.
 This module must not know where pictures are kept; `png` and `jpeg` end at bytes.
 """
 
-from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from dr_lib.formatting import signed
-from dr_lib.maps import symmetry
 from dr_lib.vocabulary import HALF_GRAY
 
 Pixels = UInt8[np.ndarray, "y x 3"]
@@ -146,47 +143,6 @@ class Panel(NamedTuple):
     caption: str = ""
     note: str = ""
     signed: bool = False
-
-
-def figure_a(
-    photo: Photo | None,
-    fundus: Pixels,
-    positive: Map | None,
-    negative: Map | None,
-    *,
-    note: str = "",
-    radius_px: float = 1.2,
-) -> list[Panel]:
-    """Fig (a): original · preprocessed · resultant of the most positive neurons · of the most
-    negative.
-
-    Parameters
-    ----------
-    photo, positive, negative: a part that is None is a panel without a picture.
-    positive, negative: the resultants (y, x); each is drawn on its own scale, in the colour of each
-        pixel's own sign.
-    note: under both of them, such as the layer.
-    """
-    drawn = [Panel(photo, "Original"), Panel(fundus, "Preprocessed")]
-    for sign, values in (("positive", positive), ("negative", negative)):
-        picture = None if values is None else overlay(fundus, values, radius_px=radius_px)
-        drawn.append(Panel(picture, f"Most {sign} neurons", note, signed=True))
-    return drawn
-
-
-def figure_b(fundus: Pixels, maps: Mapping[str, Map], *, crop: float) -> list[Panel]:
-    """Fig (b): preprocessed · attribution toward one outcome · toward another, with the correlation
-    of the two maps (`dr_lib.maps.symmetry`) where there is one.
-
-    Parameters
-    ----------
-    maps: two, by what is said under them.
-    crop: the fundus' own, `PreprocessParams.crop`.
-    """
-    correlation = symmetry(*maps.values(), crop=crop)
-    note = "" if np.isnan(correlation) else f"correlation {signed(correlation)}"
-    first, second = (Panel(overlay(fundus, values), name) for name, values in maps.items())
-    return [Panel(fundus, "Preprocessed"), first, second._replace(note=note)]
 
 
 def signed_difference(original: Pixels, changed: Pixels) -> tuple[Pixels, float]:

@@ -132,7 +132,8 @@ def probability_bars(
 def placard(text: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """A plain square with words in its middle, where there is no picture to show."""
     drawing = blank(size, size, np.divide(OUTSIDE, 255))
-    style: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}
     words = textwrap.fill(text, 16, max_lines=4)
-    drawing.text(0.5, 0.5, words, color=WORDS, size=size / 12, **style)
+    drawing.text(
+        0.5, 0.5, words, color=WORDS, size=size / 12, ha="center", va="center", parse_math=False
+    )
     return pixels(drawing)

@@ -172,10 +172,17 @@ def confusion_matrix(counts: Shaped[np.ndarray, "true predicted"]) -> "Figure":
     axes.spines[:].set_visible(False)
     shades = LinearSegmentedColormap.from_list("share", [f"{ACCENT}14", ACCENT])
     axes.pcolormesh(share, cmap=shades, vmin=0, vmax=1, edgecolors=PAPER, linewidth=3)
-    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 10.5}
     for (row, column), count in np.ndenumerate(counts):
         colour = "#ffffff" if share[row, column] > 0.6 else INK if count else MUTED
-        axes.text(column + 0.5, row + 0.5, f"{int(count)}", color=colour, **style)
+        axes.text(
+            column + 0.5,
+            row + 0.5,
+            f"{int(count)}",
+            color=colour,
+            ha="center",
+            va="center",
+            fontsize=10.5,
+        )
     names, places = [stage_text(stage) for stage in STAGES], np.arange(len(counts)) + 0.5
     axes.set_xticks(places, names, rotation=30, ha="right")
     axes.set_yticks(places, names)
@@ -202,8 +209,9 @@ def reliability(
     filled = (counts > 0) & np.isfinite(predicted) & np.isfinite(observed)
     drawing, axes = _unit_square("Predicted probability", "Observed frequency")
     area = 18 + 220 * counts[filled] / max(1, counts.max(initial=1))
-    style: dict[str, Any] = {"edgecolor": PAPER, "linewidth": 1.2, "zorder": 3}
-    axes.scatter(predicted[filled], observed[filled], s=area, **style)
+    axes.scatter(
+        predicted[filled], observed[filled], s=area, edgecolor=PAPER, linewidth=1.2, zorder=3
+    )
     return drawing
 
 
@@ -221,10 +229,18 @@ def roc(
     numbers: dict[tuple[float, float], list[str]] = {}
     for order, (_, x, y) in enumerate(known, 1):
         numbers.setdefault((round(x, 3), round(y, 3)), []).append(str(order))
-    style: dict[str, Any] = {"fontsize": 7, "ha": "center", "va": "center_baseline", "zorder": 5}
     for (x, y), orders in numbers.items():
         axes.plot(x, y, "o", color=SECOND, markeredgecolor=PAPER, markersize=11, zorder=4)
-        axes.text(x, y, "·".join(orders), color="#ffffff", **style)
+        axes.text(
+            x,
+            y,
+            "·".join(orders),
+            color="#ffffff",
+            fontsize=7,
+            ha="center",
+            va="center_baseline",
+            zorder=5,
+        )
     words = "\n".join(f"{order}  {name}" for order, (name, *_) in enumerate(known, 1))
     axes.text(0.99, 0.02, words, color=INK, fontsize=8.5, ha="right", va="bottom", linespacing=1.5)
     return drawing
@@ -258,9 +274,10 @@ def bars(
         axes.barh(places, values, height=0.62, alpha=0.85)
     tips = np.fmax(values, np.where(known, high, values))
     room = float(np.nanmax(np.abs(tips), initial=0)) or 1.0
-    style: dict[str, Any] = {"va": "center", "fontsize": 9, "color": INK}
     for place, value, tip in zip(places, values, tips, strict=True):
-        axes.text(max(tip, 0) + room * 0.02, place, number(value), **style)
+        axes.text(
+            max(tip, 0) + room * 0.02, place, number(value), va="center", fontsize=9, color=INK
+        )
     if reference is not None:
         axes.axvline(reference, color=MUTED, linewidth=1, linestyle=DASHED)
     axes.set_yticks(places, rows.index, color=INK)

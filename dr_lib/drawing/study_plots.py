@@ -2,7 +2,7 @@
 the style of `plots`."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -51,14 +51,17 @@ def paired_differences(rows: pd.DataFrame, left: Mapping[str, str]) -> "Figure":
         for order, first in enumerate(firsts):
             part = rows[(rows["measure"] == measure) & (rows["first"] == first)]
             place = part["second"].map(seconds.index) + 0.7 * ((order + 0.5) / len(firsts) - 0.5)
-            style: dict[str, Any] = {
-                "markeredgecolor": PAPER,
-                "markersize": 5,
-                "label": first.replace("_", ", "),
-            }
-            (dots,) = panel.plot(part["median_difference"], place, "o", **style)
-            line: dict[str, Any] = {"color": dots.get_color(), "linewidth": 1.8, "zorder": 1.5}
-            panel.hlines(place, part["low"], part["high"], **line)
+            (dots,) = panel.plot(
+                part["median_difference"],
+                place,
+                "o",
+                markeredgecolor=PAPER,
+                markersize=5,
+                label=first.replace("_", ", "),
+            )
+            panel.hlines(
+                place, part["low"], part["high"], color=dots.get_color(), linewidth=1.8, zorder=1.5
+            )
         panel.set_yticks(range(len(seconds)), [] if index % columns else names)
         panel.set(ylim=(len(seconds) - 0.5, -0.5), title=label(measure))
         panel.set_xlabel(f"\u2190 {left[measure]}", loc="left")
@@ -112,11 +115,18 @@ def verdicts(units: pd.DataFrame) -> "Figure":
     units: rows of `dr_lib.linearity.verdicts.unit_verdicts`.
     """
     drawing, (axes,) = figure(5.2, 3.9)
-    style: dict[str, Any] = {"s": 26, "edgecolor": PAPER, "linewidth": 0.6, "alpha": 0.9}
     for name, count in units["verdict"].value_counts().items():
         chosen = units[units["verdict"] == name]
         words = f"{name} ({count})"
-        axes.scatter(chosen["gradient_variation"], chosen["r2"], label=words, **style)
+        axes.scatter(
+            chosen["gradient_variation"],
+            chosen["r2"],
+            label=words,
+            s=26,
+            edgecolor=PAPER,
+            linewidth=0.6,
+            alpha=0.9,
+        )
     axes.set(xlabel="Variation of the average gradient", ylabel="R² of the straight line")
     if len(units):
         axes.legend(**BESIDE)

@@ -7,29 +7,33 @@ fetched from the network. This package must not know where the folder lies: the 
 files.
 """
 
+import inspect
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from dr_lib import formatting
 from dr_lib.drawing import figures
 from dr_lib.drawing.plots import STAGE_COLOURS
-from dr_lib.formatting import number, quantity
+from dr_lib.formatting import quantity, unbroken
 from dr_lib.report.entry import EyeEntry
 from dr_lib.report.eyes import STEPS, figure_a, fitted, grades
 from dr_lib.report.gallery import chunk_names, gallery_files, ordered
 from dr_lib.report.pictures import Folder
-from dr_lib.report.section import Section
+from dr_lib.report.section import Section, table
 from dr_lib.vocabulary import STAGE_NAMES
 
 if TYPE_CHECKING:
     import jinja2
+    from jinja2.environment import TemplateModule
 
 HERE = pathlib.Path(__file__).parent
+TEMPLATES = [HERE / "templates"]
 ASSETS = ("report.css", "report.js", "draw.js", "gallery.js", "eye.js")
 
 
@@ -85,23 +89,31 @@ def render(
         "explained": len(eyes),
         "chunks": chunk_names(len(eyes)),
         "known": {name for name in eyes if eyes[name].notna().any()},
+        "tabulated": table,
+        **dict(inspect.getmembers(formatting, inspect.isfunction)),
         **_drawing(),
     }
     templates = _templates()
 
+    def part(template: str, values: Mapping[str, Any], root: str = "") -> "TemplateModule":
+        given = shared | {**values, "root": root}
+        return templates.get_template(f"sections/{template}.html.j2").make_module(given)
+
     def page(name: str, template: str, root: str = "", **values: object) -> None:
         text = templates.get_template(template).render(shared, here=name, root=root, **values)
-        folder.add(name, text)
+        folder.add(name, unbroken(text))
 
-    page("index.html", "index.html.j2", lead=_lead(folder, lead))
+    parts = {section.id: part(section.id, section.content.values) for section in sections}
+    page("index.html", "index.html.j2", parts=parts, lead=_lead(folder, lead))
     page("eye.html", "eye.html.j2")
     for section in sections:
-        content = section.content
         template = "gallery.html.j2" if section.page == "eyes.html" else "section.html.j2"
-        page(section.page, template, section=section, lede=content.finding, blocks=content.blocks)
-        for below in content.subpages:
-            values = {"section": below, "lede": below.lede, "blocks": below.blocks}
-            page(below.page, "section.html.j2", "../", above=section, **values)
+        page(section.page, template, title=section.title, part=parts[section.id])
+        for below in section.content.below:
+            made = part(below.template, below.values, "../")
+            page(
+                below.address, "section.html.j2", "../", title=below.title, part=made, above=section
+            )
     return folder.files
 
 
@@ -121,14 +133,13 @@ def _templates() -> "jinja2.Environment":
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE / "templates"),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = number
-    environment.filters["kind"] = lambda block: type(block).__name__.lower()
+    environment.filters["kind"] = lambda cell: type(cell).__name__.lower()
     return environment
 
 

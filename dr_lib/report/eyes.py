@@ -22,14 +22,14 @@ from dr_lib import maps as heatmaps
 from dr_lib.drawing import figures
 from dr_lib.drawing.figures import Map, Panel, Pixels
 from dr_lib.drawing.panels import Grid, pixels, sheet
-from dr_lib.formatting import number, percent, quantity, signed, stage_text
+from dr_lib.formatting import number, percent, quantity, signed, stage_text, unbroken
 from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
 from dr_lib.report.section import table
 
 # Raise it with every change of what an eye's files or the report's pages show, wherever in the code
 # it is made: reports drawn with another version are drawn again. A hash of the code instead would
 # follow comments, and miss what other modules draw.
-DRAWING_VERSION = 2
+DRAWING_VERSION = 3
 SHEET_PX, PHOTO_PX, THUMB_PX, NEURON_PX = 256, 400, 120, 96
 STEPS = 127  # of opacity between nothing and ±OPACITY, on a byte around 128
 PHOTO_QUALITY, MAP_QUALITY, THUMB_QUALITY = 86, 84, 80
@@ -49,16 +49,40 @@ def eye_files(eye: EyeEntry, key: str) -> dict[str, bytes]:
     """
     script = f"report.eye({json.dumps(eye_record(eye, key), separators=(',', ':'))});\n"
     return {
-        f"eyes/{key}.js": script.encode(),
+        f"eyes/{key}.js": unbroken(script).encode(),
         f"eyes/{key}.jpg": figures.jpeg(thumbnails(eye), THUMB_QUALITY),
     }
 
 
 def figure_a(eye: EyeEntry, radius_px: float = 1.2) -> list[Panel]:
-    """Fig (a) of an eye, by its first layer."""
+    """Fig (a) of an eye, by its first layer: original · preprocessed · resultant of the most
+    positive neurons · of the most negative.
+
+    Each resultant is drawn on its own scale, in the colour of each pixel's own sign. What is absent
+    is a panel without a picture.
+    """
     layer = eye.layers[0] if eye.layers else LayerMaps("")
-    maps = (layer.positive, layer.negative)
-    return figures.figure_a(eye.photo, eye.fundus, *maps, note=layer.layer, radius_px=radius_px)
+    panels = [Panel(eye.photo, "Original"), Panel(eye.fundus, "Preprocessed")]
+    for sign, values in (("positive", layer.positive), ("negative", layer.negative)):
+        picture = (
+            None if values is None else figures.overlay(eye.fundus, values, radius_px=radius_px)
+        )
+        panels.append(Panel(picture, f"Most {sign} neurons", layer.layer, signed=True))
+    return panels
+
+
+def figure_b(eye: EyeEntry, compare: tuple[str, str]) -> list[Panel]:
+    """Fig (b) of an eye: preprocessed · attribution toward one outcome · toward another, with the
+    correlation of the two maps where there is one."""
+    maps = {outcome.quantity: outcome.values for outcome in eye.outcomes}
+    first, second = (maps[name] for name in compare)
+    correlation = heatmaps.symmetry(first, second, crop=eye.crop)
+    note = "" if np.isnan(correlation) else f"correlation {signed(correlation)}"
+    return [
+        Panel(eye.fundus, "Preprocessed"),
+        Panel(figures.overlay(eye.fundus, first), f"Toward {quantity(compare[0])}"),
+        Panel(figures.overlay(eye.fundus, second), f"Toward {quantity(compare[1])}", note),
+    ]
 
 
 def grades(eye: EyeEntry) -> str:
@@ -78,11 +102,10 @@ def thumbnails(eye: EyeEntry) -> Pixels:
 def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> Pixels:
     """An eye's page as one picture: Fig (a), Fig (b) of the two outcomes, and each layer's
     strongest neurons."""
-    grids = [Grid(fitted(figure_a(eye), SHEET_PX), f"{eye.image_id}  ·  {grades(eye)}")]
-    maps = {outcome.quantity: outcome.values for outcome in eye.outcomes}
-    if set(compare) <= set(maps):
-        compared = {f"Toward {quantity(name)}": maps[name] for name in compare}
-        grids.append(Grid(fitted(figures.figure_b(eye.fundus, compared, crop=eye.crop), SHEET_PX)))
+    grids = [
+        Grid(fitted(figure_a(eye), SHEET_PX), f"{eye.image_id}  ·  {grades(eye)}"),
+        Grid(fitted(figure_b(eye, compare), SHEET_PX)),
+    ]
     for layer in eye.layers:
         panels = [
             Panel(_neuron_picture(eye, neuron), neuron.place, number(neuron.attribution, 2))
@@ -120,7 +143,6 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
     tables = {
         "The model’s answers, and how exactly the maps add up to them": _outcome_rows(eye.outcomes)
     }
-    more = [table(rows, caption, limit=60) for caption, rows in (tables | {**eye.tables}).items()]
     return {
         "key": key,
         "id": eye.image_id,
@@ -150,9 +172,9 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
         "neurons": [_neuron(eye, layer, neuron) for layer, neuron in chosen],
         "regions": _strip([_region(neuron.region) for _, neuron in chosen]),
         "tables": [
-            {"caption": rows.caption, "columns": rows.columns, "rows": rows.rows}
-            for rows in more
-            if rows
+            {"caption": caption, "columns": shown.columns, "rows": shown.rows}
+            for caption, rows in (tables | {**eye.tables}).items()
+            if (shown := table(rows, limit=60)).rows
         ],
     }
 

@@ -1,11 +1,12 @@
-"""What a section of the report is: a title, what the run found in a sentence, and blocks, one below
-the other.
+"""What a section of the report is: a title, a template, and the values that the template names.
 
-A block is drawn by the macro of its class's name, in small letters, in templates/blocks.html.j2.
+templates/sections/<id>.html.j2 sets `finding`, what the run found in a sentence, and may set
+`tiles`, numbers for the head of the overview as (name, value, note); the rest of it is the
+section's page. It is put together from the macros of templates/blocks.html.j2.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -17,90 +18,20 @@ from dr_lib.report.pictures import Picture
 Rows = pd.DataFrame | Sequence[Mapping[str, object]]
 
 
-class Heading(NamedTuple):
-    """A line over what follows."""
+class Pair(NamedTuple):
+    """A photograph before and after, with its name and lines of words."""
 
-    text: str
-
-
-class Text(NamedTuple):
-    """A paragraph."""
-
-    words: str
-
-
-class Prose(NamedTuple):
-    """Paragraphs that are the same in every report: the file templates/prose/<name>.html.j2.
-    about: what they name as `block.about`, such as a layer."""
-
+    before: Picture
+    after: Picture
     name: str
-    about: str = ""
-
-
-class Missing(NamedTuple):
-    """Why there is nothing to see, and the step of the pipeline that changes that."""
-
-    words: str
-    step: str = ""
-
-
-class Key(NamedTuple):
-    """Which colour raises something, such as the model's answer, and which lowers it."""
-
-    what: str = "the model’s answer"
-
-
-class Facts(NamedTuple):
-    """Names and their values; folded: the words on which they open."""
-
-    rows: Sequence[tuple[str, str]]
-    folded: str = ""
-
-
-class Bars(NamedTuple):
-    """Names, each with its number and a bar of that part of the largest, in percent."""
-
-    rows: Sequence[tuple[str, str, float]]
-
-
-class Code(NamedTuple):
-    """Text to copy, which opens on a line."""
-
-    text: str
-    caption: str
-
-
-class Links(NamedTuple):
-    """Pages of this report: their address, what they are called, and a few words more."""
-
-    rows: Sequence[tuple[str, str, str]]
-
-
-class Grid(NamedTuple):
-    """Pictures that are figures of their own. kind: how large, a class of report.css."""
-
-    pictures: Sequence[Picture]
-    kind: str = "grid"
-
-
-class Plots(NamedTuple):
-    """Plots, side by side or, if wide, each in a line of its own."""
-
-    pictures: Sequence[Picture]
-    wide: bool = False
+    notes: Sequence[str] = ()
 
 
 class Pairs(NamedTuple):
-    """Photographs before and after, each pair with its name and lines of words."""
+    """Photographs before and after, one by one and as a contact sheet."""
 
-    pairs: Sequence[tuple[Picture, Picture, str, Sequence[str]]]
-
-
-class Download(NamedTuple):
-    """A file to take away."""
-
-    file: str
-    words: str
+    pairs: Sequence[Pair]
+    sheet: Picture
 
 
 class Share(NamedTuple):
@@ -127,32 +58,23 @@ class Address(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Columns (name, is it numeric), rows of cells, and how many rows were left out; folded: it
-    opens on its caption."""
+    """Columns (name, is it numeric), rows of cells, and how many rows were left out."""
 
-    caption: str
     columns: Sequence[tuple[str, bool]]
     rows: Sequence[Sequence[str | Share | Whisker | Address]]
-    left_out: int = 0
-    folded: bool = False
+    left_out: int
 
 
-def table(rows: Rows, caption: str = "", *, limit: int = 200, folded: bool = False) -> Table | None:
-    """The rows as text, their columns by name in their order; None if there are no rows."""
+def table(rows: Rows, limit: int = 200, titles: Mapping[str, str] | None = None) -> Table:
+    """The rows as text. titles: of the columns that are shown, by name; left out, all columns by
+    their own names (`dr_lib.formatting.label`)."""
     records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
-    if not records:
-        return None
-    names = list(dict.fromkeys(name for row in records for name in row))
-    columns = [(label(name), all(_is_number(row.get(name)) for row in records)) for name in names]
-    cells = [[_cell(name, row.get(name)) for name in names] for row in records[:limit]]
-    return Table(caption, columns, cells, max(0, len(records) - limit), folded)
-
-
-def bars(counts: pd.Series) -> Bars:
-    """Counts by name, in their order, each with its bar."""
-    largest = counts.max()
-    rows = [(label(name), number(count), 100 * count / largest) for name, count in counts.items()]
-    return Bars(rows)
+    titles = titles or {name: label(name) for row in records for name in row}
+    columns = [
+        (title, all(_is_number(row.get(name)) for row in records)) for name, title in titles.items()
+    ]
+    cells = [[_cell(name, row.get(name)) for name in titles] for row in records[:limit]]
+    return Table(columns, cells, max(0, len(records) - limit))
 
 
 def _cell(name: str, value: object) -> str | Share | Whisker | Address:
@@ -165,39 +87,23 @@ def _is_number(value: object) -> bool:
     return value is None or (isinstance(value, Real) and not isinstance(value, bool))
 
 
-def under(heading: str, *blocks: Any) -> list[Any]:
-    """The blocks below a heading; an empty list where the last of them has nothing to show."""
-    return [Heading(heading), *blocks] if blocks[-1] and blocks[-1][0] else []
-
-
 @dataclass(frozen=True)
 class Subpage:
-    """A page below a section's: its address within the report, what it is about, and its blocks;
-    None is no block."""
+    """A page below a section's: its address within the report, its title, and the values of its
+    template, templates/sections/<template>.html.j2."""
 
-    page: str
+    address: str
     title: str
-    lede: str
-    blocks: Sequence[Any] = ()
+    template: str
+    values: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a section found, in a sentence for the overview, and what its page shows; None is no
-    block.
+    """What a section's template names, and the pages below the section's own."""
 
-    tiles: numbers for the head of the overview, as (name, value, note).
-    """
-
-    finding: str
-    blocks: Sequence[Any] = ()
-    subpages: Sequence[Subpage] = ()
-    tiles: Sequence[tuple[str, str, str]] = ()
-
-
-def nothing(words: str, step: str = "") -> Content:
-    """What a section shows that has found nothing: why, and the step that changes that."""
-    return Content(words, [Missing(words, step)])
+    values: Mapping[str, Any]
+    below: Sequence[Subpage] = ()
 
 
 @dataclass(frozen=True)
@@ -206,7 +112,7 @@ class Section:
 
     id: str
     title: str
-    content: Content = field(default_factory=lambda: Content(""))
+    content: Content
 
     @property
     def page(self) -> str:

@@ -6,28 +6,20 @@ mini-batches only the weights, the optimiser's state and the dropout's counter a
 checkpoint needs nothing else, and a killed run continues to the same bits.
 """
 
-from dr_lib.training.augment import augmented
 from dr_lib.training.batches import BalancedBatches
-from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_weights
-from dr_lib.training.feed import Feed
+from dr_lib.training.checkpoint import write_weights
 from dr_lib.training.loop import History, StepReport, TrainingDiverged, train
 from dr_lib.training.params import TrainingParams, outcome_settings
-from dr_lib.training.schedule import StepwiseRate, learning_rate_schedule
+from dr_lib.training.schedule import learning_rate_schedule
 
 __all__ = [
     "BalancedBatches",
-    "Checkpoint",
-    "Feed",
     "History",
     "StepReport",
-    "StepwiseRate",
     "TrainingDiverged",
     "TrainingParams",
-    "augmented",
     "learning_rate_schedule",
     "outcome_settings",
-    "read_checkpoint",
     "train",
-    "write_checkpoint",
     "write_weights",
 ]

@@ -2,8 +2,6 @@
 earlier steps.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 from jaxtyping import Int64, Integer
 
@@ -35,7 +33,6 @@ class BalancedBatches:
     def __init__(self, stages: Integer[np.ndarray, "eye"], params: TrainingParams) -> None:
         repeats = params.batch_size // SIXTEEN
         self.counts = tuple(repeats * count for count in params.composition)
-        self.steps = params.steps
         self._seed = params.seed
         self._members = [np.flatnonzero(stages == stage) for stage in range(len(self.counts))]
         missing = [
@@ -48,12 +45,6 @@ class BalancedBatches:
                 f"no training eye of stage {', '.join(missing)}, but every mini-batch needs some: "
                 "add photographs or change composition"
             )
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[Int64[np.ndarray, "batch"]]:
-        return (self.batch(step) for step in range(self.steps))
 
     def batch(self, step: int) -> Int64[np.ndarray, "batch"]:
         """The indices of mini-batch `step` (from 0), in an order that mixes the stages."""

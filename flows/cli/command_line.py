@@ -7,9 +7,15 @@ import inspect
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from flows.cli.printing import print_summary
+
+if TYPE_CHECKING:
+    from flows.config import PipelineConfig
+    from storage import Workspace
 
 Config = Annotated[
     pathlib.Path,
@@ -146,6 +152,29 @@ def with_options(
     )
 
 
+def existing(location: str) -> "Workspace":
+    """The workspace that lies there. Raises StorageError if none does."""
+    from storage import open_workspace
+
+    return open_workspace(location, must_exist=True)
+
+
+def checked_config(config: pathlib.Path, settings: list[str] | None) -> "PipelineConfig":
+    """The configuration, of which everything that it points to is there. Raises ConfigError."""
+    from flows.config import check_inputs, load_config
+
+    loaded = load_config(config, settings)
+    check_inputs(loaded)
+    return loaded
+
+
+def prepare_prefect() -> None:
+    """See `flows.service.server.prepare_prefect`."""
+    from flows.service import server
+
+    server.prepare_prefect()
+
+
 def run_flow(names: str | Sequence[str], config: pathlib.Path, settings: list[str]) -> None:
     """Runs a flow, or one after another, from the terminal and prints their summary. The
     configuration and the first step's inputs are checked first, which takes a second; only then
@@ -161,12 +190,10 @@ def run_flow(names: str | Sequence[str], config: pathlib.Path, settings: list[st
     ConfigError, UserError, StorageError: what a person can put right.
     """
     names = [names] if isinstance(names, str) else names
-    from flows.config import check_inputs, load_config
+    loaded = checked_config(config, settings)
     from storage import open_workspace
     from tasks.access.inputs import require_inputs
 
-    loaded = load_config(config, settings)
-    check_inputs(loaded)
     require_inputs(names[0], open_workspace(loaded.workspace), loaded.recipe)
     from flows.service.server import prefect_server
 
@@ -177,7 +204,6 @@ def run_flow(names: str | Sequence[str], config: pathlib.Path, settings: list[st
         from prefect import tags
 
         from flows import pipeline
-        from flows.cli.printing import print_summary
         from flows.service.messages import tags_of
 
         typer.echo(f"Prefect: {api.removesuffix('/api')}", err=True)

@@ -20,63 +20,75 @@ from flows.cli.command_line import (
     DaskAddress,
     RetrySetAside,
     Settings,
+    checked_config,
     fail,
     one_line_errors,
+    prepare_prefect,
     run_flow,
     with_options,
 )
 from flows.cli.operation import doctor, serve, watch
+from flows.cli.printing import print_rows
 from flows.cli.results import export, gc, show, sql, status, verify
 from flows.cli.terminal import accept_any_encoding
 from flows.registry import STEPS
 
-RUN_HELP = (
-    "Runs the whole pipeline: ingest, preprocess, train, attribute, aggregate, counterfactuals,"
-    " linearity, report.\n\nWhat is already done is not done again: after a first run, ten new"
-    " photographs are ten photographs' work.\n\nExample: dr run deployments/kaggle.toml --set"
-    " data.photos=~/kaggle --set attribution.limit=100"
-)
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help=(
-        "Explains diabetic-retinopathy models over whole data sets: from photographs to"
-        " attributions, tables and a report.\n\nStart with [bold]dr synthesise"
-        " workspaces/demo-photos --count 400 --balanced[/] and [bold]dr run demo[/]; for your own"
-        " photographs, [bold]dr run kaggle --set data.photos=FOLDER[/]. A configuration of your own"
-        " starts as a copy of one in deployments/. Every command can be stopped with Ctrl-C and run"
-        " again: it goes on where it stopped."
-    ),
 )
 
 
-def _run(
-    context: typer.Context,
-    config: Config,
-    settings: Settings = None,
-    dask_address: DaskAddress = "",
-) -> None:
-    run_flow(context.info_name or "", config, with_options(settings, dask_address))
+@app.callback()
+@one_line_errors
+def dr() -> None:
+    """Explains diabetic-retinopathy models over whole data sets: from photographs to attributions,
+    tables and a report.
+
+    Start with [bold]dr synthesise workspaces/demo-photos --count 400 --balanced[/] and [bold]dr run
+    demo[/]; for your own photographs, [bold]dr run kaggle --set data.photos=FOLDER[/]. A
+    configuration of your own starts as a copy of one in deployments/. Every command can be stopped
+    with Ctrl-C and run again: it goes on where it stopped.
+    """
 
 
-def _run_or_retry(
+@app.command(rich_help_panel="Pipeline")
+@one_line_errors
+def run(
     context: typer.Context,
     config: Config,
     settings: Settings = None,
     dask_address: DaskAddress = "",
     retry_set_aside: RetrySetAside = False,
 ) -> None:
+    """Runs the whole pipeline: ingest, preprocess, train, attribute, aggregate, counterfactuals,
+    linearity, report.
+
+    What is already done is not done again: after a first run, ten new photographs are ten
+    photographs' work.
+
+    Example: dr run deployments/kaggle.toml --set data.photos=~/kaggle --set attribution.limit=100
+    """
     options = with_options(settings, dask_address, retry_set_aside)
     run_flow(context.info_name or "", config, options)
 
 
-app.command("run", help=RUN_HELP, rich_help_panel="Pipeline")(one_line_errors(_run_or_retry))
+@one_line_errors
+def run_step(
+    context: typer.Context,
+    config: Config,
+    settings: Settings = None,
+    dask_address: DaskAddress = "",
+) -> None:
+    """As `run`, of a step that sets nothing aside."""
+    run_flow(context.info_name or "", config, with_options(settings, dask_address))
+
+
 for _name, _step in STEPS.items():
-    _command = _run_or_retry if _name in ("preprocess", "attribute") else _run
     app.command(_name, help=_step.sentence, rich_help_panel="One step of the pipeline")(
-        one_line_errors(_command)
+        run if _name in ("preprocess", "attribute") else run_step
     )
 
 
@@ -102,11 +114,9 @@ def import_model(
     Example: dr import-model trained.weights.h5 deployments/kaggle.toml --set "model.dense=[256,
     64]"
     """
-    from flows.config import as_tables, check_inputs, load_config
+    from flows.config import as_tables
 
-    loaded = load_config(config, settings or [])
-    check_inputs(loaded)
-    from flows.service.server import prepare_prefect
+    loaded = checked_config(config, settings)
 
     prepare_prefect()
     from tasks.train.importing import import_model as take_in
@@ -139,7 +149,6 @@ def evaluate(
 
     Example: dr evaluate external.toml --model 0123456789ab
     """
-    from flows.cli.printing import print_rows
     from flows.config import load_config
     from storage import open_workspace
 
@@ -180,15 +189,11 @@ def plan(
 
     Ends with exit code 1, saying by how much, where the run fits neither the disk nor the memory.
     """
-    from flows.cli.printing import print_rows
-    from flows.config import check_inputs, load_config
-    from flows.service.server import prepare_prefect
 
     prepare_prefect()
     from tasks.attribute.planning import plan as plan_run
 
-    loaded = load_config(config, settings or [])
-    check_inputs(loaded)
+    loaded = checked_config(config, settings)
     rows, refusal = plan_run(
         loaded.workspace,
         loaded.data.every_source,
@@ -239,7 +244,6 @@ def synthesise(
     The stage of an eye follows its lesions by the international clinical scale.
     """
     from dr_lib.synthetic import SynthesisParams
-    from flows.service.server import prepare_prefect
 
     prepare_prefect()
     from tasks.ingest.synthesise import synthesise as draw

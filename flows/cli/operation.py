@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.command_line import Config, Settings, fail
+from flows.cli.command_line import Config, Settings, checked_config, fail, prepare_prefect
+from flows.cli.printing import print_rows
 
 Notify = Annotated[
     str,
@@ -32,10 +33,8 @@ def serve(config: Config, settings: Settings = None, notify: Notify = "") -> Non
     Starts a Prefect server at 127.0.0.1:4200 if none runs. One run at a time; of runs that were
     missed one is made up for.
     """
-    from flows.config import check_inputs, load_config
 
-    loaded = load_config(config, settings or [])
-    check_inputs(loaded)
+    loaded = checked_config(config, settings)
     from flows.service.server import history, prefect_server, service_port
 
     with prefect_server(service_port(), history(loaded.schedule)) as api:
@@ -81,8 +80,6 @@ def doctor(
 
     Ends with exit code 1 if something must be mended before a run.
     """
-    from flows.cli.printing import print_rows
-    from flows.service.server import prepare_prefect
 
     environment = dict(os.environ)
     prepare_prefect()

@@ -1,17 +1,18 @@
-"""What `dr` prints: tables for people at a terminal, plain values for a pipe."""
+"""What `dr` prints: tables for people at a terminal, plain values for a pipe. What it needs for
+that is imported when something is printed."""
 
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from dr_lib.formatting import plain
-
 
 def print_rows(rows: Sequence[dict[str, Any]], title: str = "") -> None:
     """Prints rows with the same keys as a table on a terminal, as tab-separated lines in a pipe."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from dr_lib.formatting import plain
+
     rows = list(rows)
     if not rows:
         print("nothing")

@@ -6,16 +6,15 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.command_line import Location, fail, run_flow
+from flows.cli.command_line import Location, existing, fail, prepare_prefect, run_flow
+from flows.cli.printing import print_frame, print_rows
 
 
 def status(workspace: Location) -> None:
     """Shows what a workspace holds, how far each step is, and what failed."""
-    from flows.cli.printing import print_rows
-    from storage import open_workspace
     from tasks.access.status import describe
 
-    print_rows(describe(open_workspace(workspace, must_exist=True)), title=workspace)
+    print_rows(describe(existing(workspace)), title=workspace)
 
 
 def verify(
@@ -38,11 +37,9 @@ def verify(
     """Reads every shard and table and lists what is torn, missing or untrue. Exit code 1 if
     anything is.
     """
-    from flows.cli.printing import print_rows
-    from storage import open_workspace
     from storage.admin.verify import verify as check
 
-    opened = open_workspace(workspace, must_exist=True)
+    opened = existing(workspace)
     if repair:
         with opened.lock("run"):  # what a run under way has not finished is not broken
             problems = check(opened, repair=True)
@@ -86,11 +83,9 @@ def gc(
     Example: dr gc workspaces/demo --delete-old --keep 2
     """
     from dr_lib.formatting import size_text
-    from flows.cli.printing import print_rows
-    from storage import open_workspace
     from storage.admin.gc import collect, listing
 
-    opened = open_workspace(workspace, must_exist=True)
+    opened = existing(workspace)
     if not (delete or delete_old):
         print_rows(listing(opened, keep=keep), title=workspace)
         return
@@ -115,13 +110,11 @@ def sql(
     Example: dr sql workspaces/demo "select stage, count(*) from photos group by stage order by
     stage"
     """
-    from flows.cli.printing import print_frame
-    from storage import open_workspace
     from storage.admin.catalog import query as ask
 
     if output not in ("table", "csv", "json"):
         raise fail("--format is table, csv or json", 2)
-    frame = ask(open_workspace(workspace, must_exist=True), query)
+    frame = ask(existing(workspace), query)
     print_frame(frame, output if sys.stdout.isatty() or output != "table" else "csv")
 
 
@@ -161,8 +154,6 @@ def export(
     Example: dr export workspaces/demo --regions coco --out regions.json
     """
     from dr_lib.maps.exchange import FORMS
-    from flows.service.server import prepare_prefect
-    from storage import open_workspace
     from storage.files.files import write_whole
 
     if regions not in FORMS:
@@ -172,7 +163,7 @@ def export(
     prepare_prefect()
     from tasks.report.export import export_regions
 
-    found = export_regions(open_workspace(workspace, must_exist=True), regions, source)
+    found = export_regions(existing(workspace), regions, source)
     if out is None:
         sys.stdout.write(found.text)
     else:
@@ -212,9 +203,6 @@ def show(
 
     Example: dr show workspaces/demo 10_left --photos workspaces/demo-photos --compare stage0,stage2
     """
-    from flows.cli.printing import print_rows
-    from flows.service.server import prepare_prefect
-    from storage import open_workspace
 
     prepare_prefect()
     from storage.ids import page_name
@@ -226,7 +214,7 @@ def show(
             f"--compare {compare}: give two outcomes with a comma between, such as stage0,stage4", 2
         )
     target = picture or pathlib.Path(f"{page_name(image_id)}.png")
-    opened = open_workspace(workspace, must_exist=True)
+    opened = existing(workspace)
     numbers, neurons, path = show_image(opened, image_id, target, photos=photos, compare=outcomes)
     print_rows(numbers, title=image_id)
     print_rows(neurons, title="Strongest neurons")

@@ -11,13 +11,7 @@ from collections.abc import Generator
 from datetime import UTC, datetime
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterDeploymentId,
-    FlowRunFilterNextScheduledStartTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import StateType
 from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled
@@ -52,17 +46,13 @@ def call_off(client: SyncPrefectClient, deployment_id: str, reason: str) -> int:
     """Cancels the runs of a deployment that its schedule made and that are due already; returns
     how many.
     """
-    due = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            deployment_id=FlowRunFilterDeploymentId(any_=[deployment_id]),
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-            next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(
-                before_=datetime.now(UTC)
-            ),
-        ),
-        limit=200,
-    )
-    due = [run for run in due if run.auto_scheduled]
+    wanted = {
+        "deployment_id": {"any_": [deployment_id]},
+        "state": {"type": {"any_": [StateType.SCHEDULED]}},
+        "next_scheduled_start_time": {"before_": datetime.now(UTC)},
+    }
+    found = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted), limit=200)
+    due = [run for run in found if run.auto_scheduled]
     for run in due:
         client.set_flow_run_state(run.id, Cancelled(message=reason), force=True)
     return len(due)

@@ -64,10 +64,8 @@ def prefect(version: str = "") -> Finding:
     """The server that PREFECT_API_URL names, or the place for the history of those that `dr`
     starts. version: of Prefect here, unless given.
     """
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME
-
     version = version or importlib.metadata.version("prefect")
-    api, home = PREFECT_API_URL.value(), PREFECT_HOME.value()
+    api, home = map(network.setting, ("PREFECT_API_URL", "PREFECT_HOME"))
     if not api:
         if not checks.may_write(home):
             remedy = "set PREFECT_HOME to a folder of your own"

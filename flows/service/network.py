@@ -6,6 +6,8 @@ Both follow Prefect's own settings, so whoever may see the one page may see the 
 
 import ipaddress
 import socket
+import sys
+from typing import Any
 
 ANY = {
     "0.0.0.0": "127.0.0.1",
@@ -13,28 +15,37 @@ ANY = {
 }  # addresses that stand for all of a machine's, and one where it answers
 
 
+def setting(name: str) -> Any:
+    """The value of a setting of Prefect's, which is imported only then."""
+    import prefect.settings
+
+    return getattr(prefect.settings, name).value()
+
+
 def host() -> str:
     """Where the servers listen: Prefect's PREFECT_SERVER_API_HOST, for this machine alone unless
     set.
     """
-    from prefect.settings import PREFECT_SERVER_API_HOST
-
-    return PREFECT_SERVER_API_HOST.value() or "127.0.0.1"
+    return setting("PREFECT_SERVER_API_HOST") or "127.0.0.1"
 
 
 def password() -> str:
     """`user:password` that the servers ask for, empty for none: that of Prefect's server, or
     what its clients give.
     """
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_SERVER_API_AUTH_STRING
+    names = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")
+    return next(filter(None, map(setting, names)), "")
 
-    return PREFECT_SERVER_API_AUTH_STRING.value() or PREFECT_API_AUTH_STRING.value() or ""
 
-
-def address(port: int) -> str:
-    """Where this machine finds a server of ours."""
-    name = ANY.get(host(), host())
+def address(port: int, name: str = "") -> str:
+    """Where this machine finds a server of ours; name: of the machine, by which others find it."""
+    name = name or ANY.get(host(), host())
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def address_for_others(port: int) -> str:
+    """Where a browser finds it: by this machine's name where a server listens at all addresses."""
+    return address(port, socket.gethostname() if host() in ANY else "")
 
 
 def listener(port: int) -> socket.socket:
@@ -54,6 +65,12 @@ def exposed(what: str) -> str:
         f" (PREFECT_SERVER_API_HOST = {host()}); set PREFECT_SERVER_API_AUTH_STRING=user:password,"
         " or unset PREFECT_SERVER_API_HOST"
     )
+
+
+def warn_if_exposed(what: str) -> None:
+    """Says so on the terminal."""
+    if warning := exposed(what):
+        print(f"dr: WARNING: {warning}", file=sys.stderr, flush=True)
 
 
 def _is_loopback(name: str) -> bool:

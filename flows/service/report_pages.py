@@ -9,7 +9,6 @@ import base64
 import contextlib
 import hmac
 import os
-import sys
 import threading
 from collections.abc import Generator
 from pathlib import Path
@@ -73,13 +72,12 @@ def report_pages(workspace: str) -> Generator[str]:
         yield ""
         return
     folder = os.path.abspath(os.path.join(workspace, REPORT))
-    if warning := network.exposed("the reports, with patients' photographs,"):
-        print(f"dr: WARNING: {warning}", file=sys.stderr, flush=True)
+    network.warn_if_exposed("the reports, with patients' photographs,")
     try:
         listener = network.listener(PORT)
     except OSError:  # another program has the port
         listener = network.listener(0)
-    address = network.address(listener.getsockname()[1])
+    address = network.address_for_others(listener.getsockname()[1])
     application = Starlette(routes=[Mount("/", _Reports(folder, network.password()))])
     options = uvicorn.Config(
         application,

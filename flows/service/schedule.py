@@ -110,29 +110,26 @@ def deployments_of(
     name = re.sub(f"[{''.join(BANNED_CHARACTERS)}]", "-", workspace_name(config.workspace))
     parameters = {"config_file": str(find_config(config_file).resolve()), "settings": settings}
 
-    def deployment(
-        step: str, suffix: str, schedule: Schedule | None, description: str
-    ) -> RunnerDeployment:
-        planned = FLOWS[step].to_deployment(
-            name=name + suffix,
-            schedule=schedule,
-            parameters=parameters,
-            description=(
-                f"{description}\n\nWorkspace: `{config.workspace}`. To run it with other settings,"
-                " choose *Custom run* and give them under *settings*, one an entry, such as"
-                " `attribution.limit=100`."
-            ),
-            tags=tags_of(config.workspace),
-            entrypoint_type=EntrypointType.MODULE_PATH,
-        )
-        return result_of(planned)
-
+    planned = {"run": (name, PIPELINE)} | {
+        step: (f"{name}-{place}-{step}", f"One step alone. {entry.sentence}")
+        for place, (step, entry) in enumerate(STEPS.items(), 1)
+    }
     return [
-        deployment("run", "", cron_schedule(config.schedule), PIPELINE),
-        *(
-            deployment(step, f"-{place}-{step}", None, f"One step alone. {entry.sentence}")
-            for place, (step, entry) in enumerate(STEPS.items(), 1)
-        ),
+        result_of(
+            FLOWS[step].to_deployment(
+                name=own_name,
+                schedule=cron_schedule(config.schedule) if step == "run" else None,
+                parameters=parameters,
+                description=(
+                    f"{sentence}\n\nWorkspace: `{config.workspace}`. To run it with other settings,"
+                    " choose *Custom run* and give them under *settings*, one an entry, such as"
+                    " `attribution.limit=100`."
+                ),
+                tags=tags_of(config.workspace),
+                entrypoint_type=EntrypointType.MODULE_PATH,
+            )
+        )
+        for step, (own_name, sentence) in planned.items()
     ]
 
 

@@ -27,7 +27,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from flows.service import network
-from flows.service.server_end import ServerError, cause_of_end
+from flows.service.server_end import REMEDIES, ServerError, cause_of_end
 from storage.errors import after_failure
 from storage.files.proxies import THIS_MACHINE, ask_directly, without_password
 from tasks.run.settings import ScheduleParams
@@ -38,16 +38,6 @@ START_TIMEOUT_S = (
 SECONDS_BETWEEN_LOOKS = 1
 _PR_SET_PDEATHSIG = 1
 
-PORT_PROBLEMS = {
-    errno.ERANGE: "there is no port {port}: set PREFECT_SERVER_API_PORT to one up to 65535",
-    errno.EADDRINUSE: (
-        "port {port} is taken by another program: end that, or set PREFECT_SERVER_API_PORT to a"
-        " free port"
-    ),
-    errno.EACCES: (
-        "port {port} is the administrator's: set PREFECT_SERVER_API_PORT to a port above 1023"
-    ),
-}
 # Telemetry stays off unless asked for, and the terminal belongs to our own progress bar: Prefect's
 # page has the rest.
 QUIET = {
@@ -123,9 +113,7 @@ def prefect_server(
     ServerError: if a server cannot be reached or started; the message says what to do.
     """
     prepare_prefect()
-    from prefect.settings import PREFECT_API_URL
-
-    if PREFECT_API_URL.value():  # from the environment or the user's Prefect profile
+    if network.setting("PREFECT_API_URL"):  # from the environment or the user's Prefect profile
         with given_server() as api:
             yield api
         return
@@ -139,8 +127,7 @@ def prefect_server(
         return
     _check_home()
     _check_port(own_port)
-    if warning := network.exposed("Prefect's page, and whatever it can start,"):
-        print(f"dr: WARNING: {warning}", file=sys.stderr, flush=True)
+    network.warn_if_exposed("Prefect's page, and whatever it can start,")
     with (
         tempfile.TemporaryFile() as output,
         _own_server(output, own_port, environment or {}, meanwhile),
@@ -155,9 +142,7 @@ def given_server() -> Generator[str]:
     ServerError if none answers.
     """
     prepare_prefect()
-    from prefect.settings import PREFECT_API_URL
-
-    given = PREFECT_API_URL.value()
+    given = network.setting("PREFECT_API_URL")
     if not given:
         raise ServerError(
             "PREFECT_API_URL names no Prefect server; set it, such as to http://127.0.0.1:4200/api"
@@ -229,9 +214,7 @@ def service_port() -> int:
     set.
     """
     prepare_prefect()
-    from prefect.settings import PREFECT_SERVER_API_PORT
-
-    return PREFECT_SERVER_API_PORT.value()
+    return network.setting("PREFECT_SERVER_API_PORT")
 
 
 def history(schedule: ScheduleParams) -> dict[str, str]:
@@ -250,10 +233,8 @@ def _check_home() -> None:
     """Raises ServerError where the server could not keep its history, before it tries for half a
     minute.
     """
-    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME
-
-    home = Path(PREFECT_HOME.value())
-    if str(home) not in str(PREFECT_API_DATABASE_CONNECTION_URL.value()):
+    home = Path(network.setting("PREFECT_HOME"))
+    if str(home) not in str(network.setting("PREFECT_API_DATABASE_CONNECTION_URL")):
         return
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -272,12 +253,10 @@ def _check_port(port: int) -> None:
             raise OSError(errno.ERANGE, "no such port")
         network.listener(port).close()
     except OSError as error:
-        reason = PORT_PROBLEMS.get(
-            error.errno or 0,
-            "this machine has no address {host} ({error}): set PREFECT_SERVER_API_HOST to one it"
-            " has, or unset it",
-        ).format(host=network.host(), port=port, error=error)
-        raise ServerError(f"the Prefect server cannot start; {reason}") from None
+        known, name = REMEDIES["port"], errno.errorcode.get(error.errno or 0, "")
+        reason = known.get(name, known["other"])
+        words = reason.format(host=network.host(), port=port, error=error)
+        raise ServerError(f"the Prefect server cannot start; {words}") from None
 
 
 @contextlib.contextmanager

@@ -81,8 +81,6 @@ class Explained:
         self.explain_id = self.record.explain_id
         self.store = explanation_store(workspace, self.explain_id)
         self.fundi = fundus_store(workspace, self.record.preprocess_id)
-        self.quantities, self.layers = self.record.quantities, self.record.layers
-        self.layer_quantity = self.record.layer_quantity
 
     def gallery(self, eyes: pd.DataFrame) -> pd.DataFrame:
         """The gallery's columns (`dr_lib.report.render`), a row an explained eye.
@@ -99,7 +97,7 @@ class Explained:
         names = chosen.index
         shards = explained // self.store.shard_images
         graded = "stage" + chosen["predicted_stage"].astype(int).astype(str)
-        graded = graded.where(graded.isin(self.quantities), self.quantities[0])
+        graded = graded.where(graded.isin(self.record.quantities), self.record.quantities[0])
         gaps = self._rows("attributions").set_index(["image_id", "quantity"])["relative_gap"]
         stats = self._rows("heatmap_stats", source="pixels").groupby("image_id")
         regions = self._rows("lesion_regions", source="lesion", sign="positive")
@@ -148,11 +146,12 @@ class Explained:
         tables: further rows about it, by caption.
         """
         paths = [f"pixels/{name}" for name in OUTCOME_ARRAYS]
-        for layer in self.layers:
+        for layer in self.record.layers:
             paths += [f"layers/{layer}/{name}" for name in ("resultant", *NEURON_ARRAYS)]
         arrays = {path: values[0] for path, values in self.store.read_rows([row], paths).items()}
         predicted = int(eye["predicted_stage"])
-        toward = f"stage{predicted}" if self.layer_quantity == "predicted" else self.layer_quantity
+        toward = self.record.layer_quantity
+        toward = f"stage{predicted}" if toward == "predicted" else toward
         return EyeEntry(
             image_id=eye["image_id"],
             stage=None if pd.isna(eye["stage"]) else int(eye["stage"]),
@@ -162,7 +161,7 @@ class Explained:
             photo=self.photos.get(eye["image_id"]) if self.photos else None,
             outcomes=tuple(
                 OutcomeMap(name, *(arrays[f"pixels/{array}"][index] for array in OUTCOME_ARRAYS))
-                for index, name in enumerate(self.quantities)
+                for index, name in enumerate(self.record.quantities)
             ),
             layers=tuple(
                 LayerMaps(
@@ -171,7 +170,7 @@ class Explained:
                     *arrays[f"layers/{layer}/resultant"],
                     neurons=_neurons(*(arrays[f"layers/{layer}/{name}"] for name in NEURON_ARRAYS)),
                 )
-                for layer in self.layers
+                for layer in self.record.layers
             ),
             split=eye["split"],
             tables=tables or {},

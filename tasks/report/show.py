@@ -46,10 +46,9 @@ def show_image(
     if image_id not in known:
         there = f"{len(known)} images are, such as {known[0]}" if known else "no image is"
         raise UserError(f"{image_id} is not explained in {workspace.location}; {there}")
-    if unknown := [name for name in compare if name not in explained.quantities]:
-        raise UserError(
-            f"{unknown[0]} is not explained there; what is: {', '.join(explained.quantities)}"
-        )
+    quantities = explained.record.quantities
+    if unknown := [name for name in compare if name not in quantities]:
+        raise UserError(f"{unknown[0]} is not explained there; what is: {', '.join(quantities)}")
     eyes = explained_eyes(workspace, explained.record.model_id, known)
     row = known.index(image_id)
     eye = eyes.iloc[row]

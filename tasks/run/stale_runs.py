@@ -9,7 +9,7 @@ import contextlib
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
@@ -36,7 +36,7 @@ def mark_dead_run(workspace: Workspace) -> None:
     if before == holder:
         return
     message = MESSAGE.format(flow_run.name)
-    steps = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(before)]))
+    steps = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [before]}})
     # NotFound: it ran under another server, or its history has been cleared.
     with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
         run = client.read_flow_run(UUID(before))

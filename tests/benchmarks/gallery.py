@@ -21,7 +21,7 @@ import pandas as pd
 from dr_lib.drawing.figures import jpeg
 from dr_lib.report import Head, render
 from dr_lib.report.pictures import Folder
-from dr_lib.report.section import Section
+from dr_lib.report.section import Content, Section
 from tests import chromium
 
 FIRST_VIEW_S, FILTER_S = 2.0, 0.5
@@ -62,8 +62,9 @@ def write(folder: pathlib.Path, eyes: int) -> None:
             "patient": [name.split("_")[0] for name in ids],
         }
     )
+    shown = Content({"eyes": rows, "photographs": eyes, "attributed": [], "layer": "stem"})
     for name, content in render(
-        Head(), [Section("eyes", "Explained eyes")], Folder(), rows
+        Head(), [Section("eyes", "Explained eyes", shown)], Folder(), rows
     ).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from dr_lib.evaluation.grading import GradingParams
+from dr_lib.report import Head, render
 from dr_lib.report.pictures import Folder
+from dr_lib.report.section import Section
 from flows.config import load_config
 from storage import Workspace
 from tasks.access.quality import GOOD
@@ -104,15 +106,20 @@ def test_the_section_sets_the_sources_side_by_side(prepared, monkeypatch):
     file, workspace = prepared
     model_id, _ = graded(file, workspace, monkeypatch)
     shown = types.SimpleNamespace(workspace=workspace, ids=types.SimpleNamespace(model_id=model_id))
-    assert sources.content(shown, Folder()).finding == sources.ONE
+
+    def page() -> str:
+        folder = Folder()
+        section = Section("sources", "Sources", sources.content(shown, folder))
+        return render(Head(), [section], folder)["sources.html"]
+
+    assert "The photographs come from one source." in page()
     row = dict.fromkeys(workspace.sources().columns, 0) | {"reasons": "", "place": "p"}
     held = [
         row | {"source": "here", "use": "train", "layout": "eyepacs", "patients_named": True},
         row | {"source": "far", "use": "external", "layout": "aptos", "patients_named": False},
     ]
     workspace.write_sources(pd.DataFrame(held))
-    made = sources.content(shown, Folder())
-    assert made.finding.startswith("On eyes from elsewhere: far AUC ")
+    assert "On eyes from elsewhere: far AUC " in page()
     table = sources.side_by_side(graded_sources(workspace, model_id))
     assert [(row["source"], row["eyes"], row["learnt_from"]) for row in table] == [
         ("here", 10, "other patients of it"),

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dr_lib.report import Head, render
 from dr_lib.report.pictures import Folder
+from dr_lib.report.section import Section
 from dr_lib.training import History
 from flows.config import PipelineConfig, load_config
 from storage import Workspace
@@ -28,7 +30,9 @@ def section_says(workspace: Workspace, model_id: str) -> str:
     """What the report's section of the model says."""
     ids = ResolvedIds(workspace.location, "", model_id, "")
     data = ReportData(workspace, None, {}, ids, None, pd.DataFrame())
-    return model.content(data, Folder()).finding
+    folder = Folder()
+    section = Section("model", "Model", model.content(data, folder))
+    return render(Head(), [section], folder)["index.html"]
 
 
 def labelled(workspace: Workspace) -> pd.DataFrame:
@@ -161,7 +165,7 @@ def test_grades_rest_on_photographs_that_are_there(graded, monkeypatch):
     assert len(workspace.frame("predictions")) == EYES, (
         "what was explained of them still finds its grade"
     )
-    assert section_says(workspace, model_id) == "No labelled eye is in the test split."
+    assert "No labelled eye is in the test split.</span>" in section_says(workspace, model_id)
     assert grade(file, workspace, monkeypatch, []).startswith("on 6 test eyes kappa"), "back again"
 
 

@@ -3,6 +3,7 @@ come, and of given rows.
 """
 
 import html.parser
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from dr_lib.evaluation.metrics import evaluate
 from dr_lib.perturbation.comparison import MEASURES
 from dr_lib.report import Head, render
 from dr_lib.report.pictures import Folder, Strip
-from dr_lib.report.section import Content, Missing, Section, Table, Text
+from dr_lib.report.section import Content, Section
 from storage import open_workspace
 from storage.photos.source import PhotoSource
 from storage.tables.schemas import empty_frame
@@ -63,13 +64,14 @@ class Page(html.parser.HTMLParser):
         return " ".join("".join(self.words).split())
 
 
-def page(folder: Folder, content: Content) -> Page:
+def page(name: str, values: dict, folder: Folder | None = None) -> Page:
     """A section's page, with nothing else in its report."""
-    return Page(render(Head(), [Section("one", "One", content)], folder)["one.html"])
+    section = Section(name, "One", Content(values))
+    return Page(render(Head(), [section], folder or Folder())[f"{name}.html"])
 
 
 @pytest.fixture(scope="module")
-def early(tmp_path_factory) -> dict[str, Content]:
+def early(tmp_path_factory) -> dict[str, bytes | str]:
     """The sections of a workspace that is explained, but neither evaluated nor studied, nor are
     its photographs at hand.
     """
@@ -87,40 +89,42 @@ def early(tmp_path_factory) -> dict[str, Content]:
         workspace, RECIPE, CONFIG, RECIPE.resolve(workspace), photos, eyes.assign(present=False)
     )
     folder = Folder()
-    made = {name: content(data, folder) for name, (_, content) in SECTIONS.items()}
-    sections = [Section(name, title, made[name]) for name, (title, _) in SECTIONS.items()]
-    return {"files": render(Head(), sections, folder, data.gallery), **made}
+    sections = [
+        Section(name, title, content(data, folder)) for name, (title, content) in SECTIONS.items()
+    ]
+    return render(Head(), sections, folder, data.gallery)
+
+
+def said(files: dict[str, bytes | str], name: str) -> str:
+    """The words of a section's page."""
+    return Page(files[f"{name}.html"]).text
 
 
 def test_every_section_has_a_sentence_and_a_page_that_is_reached_in_one_click(early):
-    overview = Page(early["files"]["index.html"])
-    for name in SECTIONS:
-        assert early[name].finding in overview.text
+    overview = Page(early["index.html"])
+    sentences = re.findall(r"<li id=.*?<span>(.+?)</span></li>", early["index.html"], re.DOTALL)
+    assert len(sentences) == len(SECTIONS)
+    for name, sentence in zip(SECTIONS, sentences, strict=True):
+        assert Page(sentence).text.endswith(".")
+        assert Page(sentence).text in said(early, name)
         assert f"{name}.html" in overview.addresses
-        assert f"{name}.html" in early["files"]
 
 
 def test_a_section_without_numbers_says_which_command_fills_it(early):
-    for name, command in {
-        "run": "run",
-        "counterfactuals": "counterfactuals",
-        "linearity": "linearity",
-    }.items():
-        (missing,) = (block for block in early[name].blocks if isinstance(block, Missing))
-        assert missing.step == command
-    assert early["model"].finding == "No labelled eye is in the test split."
+    for name in ("run", "counterfactuals", "linearity"):
+        assert f"To fill this page, run dr {name} CONFIG.toml." in said(early, name)
+    assert "No labelled eye is in the test split." in said(early, "model")
 
 
 def test_what_is_there_is_told_in_numbers(early):
-    assert early["data"].finding.startswith(
-        f"{EYES} photographs of {EYES // 2} patients; none set aside, 0 of low quality."
-    )
-    assert early["eyes"].finding.startswith(
-        f"{EYES} eyes explained; 5 of {EYES} with a label are graded right."
-    )
-    assert early["localisation"].finding.endswith("there are no lesion masks to compare them with.")
-    assert "px in stem" in early["regions"].finding
-    assert early["files"]["tables/predictions.csv"].startswith(b"image_id,")
+    for name, words in {
+        "data": f"{EYES} photographs of {EYES // 2} patients; none set aside, 0 of low quality.",
+        "eyes": f"{EYES} eyes explained; 5 of {EYES} with a label are graded right.",
+        "localisation": "there are no lesion masks to compare them with.",
+        "regions": "px in stem",
+    }.items():
+        assert words in said(early, name)
+    assert early["tables/predictions.csv"].startswith(b"image_id,")
 
 
 def test_the_model_is_told_by_its_measures_and_its_weakest_stage():
@@ -161,8 +165,8 @@ def test_photographs_are_counted_by_split_and_stage_and_one_without_a_label_is_t
         {"split": ["train", "train", "test"], "stage": pd.array([0, 0, None], "Int8")}
     )
     shown = photographs.by_split(rows)
-    assert [name for name, _ in shown.columns] == ["Split", "0 none", "No label", "All"]
-    assert shown.rows == [["train", "2", "0", "2"], ["test", "0", "1", "1"]]
+    assert [*shown] == ["split", "0 none", "no label", "all"]
+    assert shown.to_numpy().tolist() == [["train", 2, 0, 2], ["test", 0, 1, 1]]
 
 
 def test_a_groups_map_is_a_figure():
@@ -212,14 +216,30 @@ def compared(pairs: int) -> pd.DataFrame:
     )
 
 
+def counterfactuals_page(
+    folder: Folder,
+    attacked: pd.DataFrame | None = None,
+    pairs: int = 5,
+    transfers: pd.DataFrame | None = None,
+) -> Page:
+    """The section's page, of which the stages and the strips are given."""
+    attacked = changed() if attacked is None else attacked
+    values = {
+        "stages": CONFIG["counterfactuals"],
+        "made": True,
+        "strips": [],
+        "transfers": pd.DataFrame() if transfers is None else transfers,
+        **counterfactuals.compared(folder, changed(), attacked, compared(pairs)),
+    }
+    return page("counterfactuals", values, folder)
+
+
 def test_what_was_not_reached_is_counted():
     attacked = changed(method="pgd_l2", reached=True)
-    said = counterfactuals.finding(changed(), attacked, "of stage 1 predicted as 0", 1)
     assert (
-        said
-        == "Of 2 eyes of stage 1 predicted as 0, 1 reached stage 1 along their attribution and 2 by"
+        "Of 2 eyes of stage 1 predicted as 0, 1 reached stage 1 along their attribution and 2 by"
         " an adversarial example."
-    )
+    ) in counterfactuals_page(Folder(), attacked).text
     rows = counterfactuals.by_method(changed()).set_index("method")
     assert rows.loc["proportional", ["eyes", "reached", "l2"]].tolist() == [2, 1, 0.5]
     assert np.isnan(rows.loc["constant", "l2"]), "no median of what was not reached"
@@ -272,33 +292,25 @@ def test_a_counterfactual_is_shown_with_its_signed_difference_and_its_probabilit
 
 def test_a_comparison_of_five_pairs_is_drawn_and_says_so_in_words_and_one_of_four_is_counted():
     folder = Folder()
-    made = page(
-        folder,
-        Content(
-            "", counterfactuals.beside(folder, counterfactuals.by_method(changed()), compared(5))
-        ),
-    )
+    made = counterfactuals_page(folder)
     assert {"figures/comparison.svg", "figures/comparison.png"} <= set(folder.files)
     assert any("SSIM −0.02" in picture["alt"] for picture in made.pictures)
+    assert "too few to compare" not in made.text
+    assert "Paired: the eyes that both methods brought to the target" in made.text
     for pairs in (4, 0):
-        few = counterfactuals.beside(
-            Folder(), counterfactuals.by_method(changed()), compared(pairs)
-        )
-        (said,) = (block.words for block in few if isinstance(block, Text))
+        few = counterfactuals_page(Folder(), pairs=pairs)
         assert (
-            said
-            == "1 pair of methods has fewer than 5 eyes that both brought to the target, too few to"
+            "1 pair of methods has fewer than 5 eyes that both brought to the target, too few to"
             " compare."
-        )
-        assert sum(isinstance(block, Table) for block in few) == 1
-        assert not any(hasattr(block, "pictures") for block in few)
+        ) in few.text
+        assert "Paired" not in few.text
+        assert not few.pictures
 
 
 def test_the_transfer_is_a_table():
     rows = pd.DataFrame([{"method": "pgd_l2", "eyes": 7, "transferred": 3, "share": 0.4286}])
-    folder = Folder()
-    assert "0.429" in page(folder, Content("", counterfactuals.transferred(rows))).text
-    assert counterfactuals.transferred(rows[:0]) == []
+    assert "0.429" in counterfactuals_page(Folder(), transfers=rows).text
+    assert "second model" not in counterfactuals_page(Folder(), transfers=rows[:0]).text
 
 
 # Units
@@ -328,12 +340,35 @@ def test_how_far_units_are_linear_is_told_in_words():
     assert rows.to_dict("records") == [
         {"layer": "fc1", "constant": 1, "linear": 3, "linear_until_the_grade_changes": 3}
     ]
-    assert (
-        "1 change to stage 1, half of these at a strength of at most 0.25 (32 of 256 gray levels)."
-        in linearity.flip_note(FLIPS, 1)
-    )
-    assert linearity.flip_note(FLIPS[1:], 1) == "None of 1 eye changes to stage 1 at any strength."
     assert linearity.scatter(folder, UNITS).alt == "Units by verdict: 3 linear, 1 constant"
+
+
+@pytest.mark.parametrize(
+    ("flips", "words"),
+    [
+        (
+            FLIPS,
+            (
+                "Of 2 eyes, 1 change to stage 1, half of these at a strength of at most 0.25 (32 of"
+                " 256 gray levels)."
+            ),
+        ),
+        (FLIPS[1:], "None of 1 eye changes to stage 1 at any strength."),
+    ],
+)
+def test_how_many_eyes_change_their_stage_is_told_in_words(flips, words):
+    made = page(
+        "linearity",
+        {
+            "target": 1,
+            "units": UNITS,
+            "flips": flips,
+            "reached": flips[np.isfinite(flips)],
+            "by_layer": linearity.by_layer(UNITS, flips),
+            **dict.fromkeys(("plots", "hintons", "special", "below"), ()),
+        },
+    )
+    assert "of 4 units 3 are linear and 1 are constant. " + words in made.text
 
 
 def test_a_layers_hinton_diagrams_are_one_eyes_on_one_scale():
@@ -374,7 +409,8 @@ def test_a_special_unit_has_a_page_of_its_own():
     region = np.eye(SIZE, dtype=np.float32)
     pictures = linearity.unit_pictures(folder, effect, FUNDUS, region, {"caption": "10_left"})
     below = linearity.unit_page(folder, UNITS.iloc[3], rows, pictures)
-    section = Section("linearity", "Linearity", Content("", [], [below]))
+    values = {"units": UNITS[:0], "studied": True}
+    section = Section("linearity", "Linearity", Content(values, [below]))
     made = Page(render(Head(), [section], folder)["units/fc1-3.html"])
     for words in (
         "fc1, unit 3",
@@ -416,25 +452,39 @@ def test_extents_come_most_local_first_and_are_drawn():
 def test_groups_of_regions_are_strips_of_patches_with_their_lesions_in_words():
     clusters = pd.DataFrame({"cluster": [0, 0, 1], "lesion": ["haemorrhage", "none", "none"]})
     folder, patch = Folder(), np.full((32, 32, 3), 90, np.uint8)
-    made = page(folder, Content("", regions.looks(folder, {0: [patch] * 2, 1: [patch]}, clusters)))
+    looks = regions.looks(folder, {0: [patch] * 2, 1: [patch]}, clusters)
+    units = pd.DataFrame({"unit": [17, 18, 19], "lesion_auc": [0.6, 0.15, 0.81]}).assign(
+        layer="stem", best_lesion="haemorrhage"
+    )
+    layers = pd.DataFrame({"layer": ["stem"], "extent_px": [4.0]})
+    plot = groups.picture(folder, "extents", 1, np.ones((SIZE, SIZE)))
+    values = {"layers": layers, "extents": plot, "examples": ()}
+    some = {
+        "looks": looks,
+        "channels": regions.lesion_channels(units),
+        "shared_information": regions.shared_information(clusters),
+    }
+    made = page("regions", values | some, folder)
     for words in (
         "Group 0: 2 regions",
         "Group 1: 1 region",
         "50 % haemorrhage",
         "The information that they share",
+        "0.15",
     ):
         assert words in made.text
+    assert "0.81" not in made.text, "0.15 is further from chance"
     assert {"figures/looks/Group-0-2-regions.png", "figures/looks/Group-1-1-region.svg"} <= set(
         folder.files
     )
-    assert regions.looks(folder, {}, clusters[:0]) == []
-    units = pd.DataFrame(1, range(3), list(regions.CHANNEL_COLUMNS)).assign(
-        layer="stem", best_lesion="haemorrhage", unit=[17, 18, 19], lesion_auc=[0.6, 0.15, 0.81]
-    )
-    text = page(Folder(), Content("", regions.lesion_channels(units))).text
-    assert "0.15" in text
-    assert "0.81" not in text, "0.15 is further from chance"
-    assert regions.lesion_channels(units.assign(best_lesion=None)) == []
+    none = {
+        "looks": regions.looks(folder, {}, clusters[:0]),
+        "channels": regions.lesion_channels(units.assign(best_lesion=None)),
+        "shared_information": regions.shared_information(clusters[:0]),
+    }
+    made = page("regions", values | none)
+    for words in ("Channels and lesion types", "Regions that look alike", "information"):
+        assert words not in made.text
 
 
 def test_a_strip_is_patches_enlarged_with_gaps():

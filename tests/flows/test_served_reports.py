@@ -4,6 +4,7 @@ import base64
 import contextlib
 import os
 import pathlib
+import socket
 import urllib.error
 import urllib.request
 
@@ -136,9 +137,20 @@ def test_reports_that_the_network_can_see_without_a_password_say_so_loudly(
     workspace, capfd, settings, loud
 ):
     with served(workspace, **settings) as address:
-        assert asked(f"{address}/first/index.html", "dr:secret") == (200, b"<html>first")
+        here = address.replace(socket.gethostname(), "127.0.0.1")
+        assert asked(f"{here}/first/index.html", "dr:secret") == (200, b"<html>first")
     said = capfd.readouterr().err
     assert ("WARNING" in said and "PREFECT_SERVER_API_AUTH_STRING" in said) is loud
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.2"])
+def test_the_address_of_reports_names_the_machine_where_others_can_see_them(
+    workspace, monkeypatch, host
+):
+    monkeypatch.setattr(socket, "gethostname", lambda: "clinic-server")
+    name = {"0.0.0.0": "clinic-server"}.get(host, host)
+    with served(workspace, host=host) as address:
+        assert address.startswith(f"http://{name}:")
 
 
 def test_reports_are_served_on_ipv6_too(workspace):

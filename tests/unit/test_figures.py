@@ -106,43 +106,6 @@ def test_fitting_keeps_the_aspect_and_centres():
     assert (fitted[50:] == 0).all()
 
 
-def test_figure_a_is_the_photograph_the_fundus_and_both_resultants_in_words_and_pixels():
-    rng = np.random.default_rng(3)
-    fundus = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    positive, negative = rng.normal(size=(2, 64, 64)).astype(np.float32)
-    panels = figures.figure_a(fundus[::-1], fundus, positive, negative, note="stem")
-    captions = ["Original", "Preprocessed", "Most positive neurons", "Most negative neurons"]
-    assert [panel.caption for panel in panels] == captions
-    assert [panel.note for panel in panels] == ["", "", "stem", "stem"]
-    wanted = [
-        fundus[::-1],
-        fundus,
-        figures.overlay(fundus, positive),
-        figures.overlay(fundus, negative),
-    ]
-    for panel, pixels in zip(panels, wanted, strict=True):
-        np.testing.assert_array_equal(panel.image, pixels)
-    missing = figures.figure_a(None, fundus, positive, None)
-    assert [panel.image is None for panel in missing] == [True, False, False, True]
-
-
-def test_figure_b_compares_two_maps_and_says_how_alike_they_are():
-    fundus, values = (
-        np.full((64, 64, 3), 128, np.uint8),
-        np.linspace(-1, 1, 4096, dtype=np.float32).reshape(64, 64),
-    )
-    panels = figures.figure_b(
-        fundus, {"Toward stage 0": values, "Toward stage 4": -values}, crop=0.1
-    )
-    assert [panel.caption for panel in panels] == [
-        "Preprocessed",
-        "Toward stage 0",
-        "Toward stage 4",
-    ]
-    assert panels[2].note == "correlation −1.00"
-    np.testing.assert_array_equal(panels[1].image, figures.overlay(fundus, values))
-
-
 def test_png_gives_back_every_pixel_and_jpeg_nearly():
     picture = cv2.GaussianBlur(
         np.random.default_rng(4).integers(0, 256, (32, 32, 3), dtype=np.uint8), (0, 0), 4

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import html.parser
 import json
+import pathlib
 import posixpath
 import re
 
@@ -18,33 +19,32 @@ from dr_lib.drawing import figures, plots
 from dr_lib.drawing.figures import Panel
 from dr_lib.drawing.panels import hinton
 from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
-from dr_lib.report.eyes import DRAWING_VERSION, STEPS, THUMB_PX, eye_files, eye_sheet
+from dr_lib.report.eyes import (
+    DRAWING_VERSION,
+    STEPS,
+    THUMB_PX,
+    eye_files,
+    eye_sheet,
+    figure_a,
+    figure_b,
+)
 from dr_lib.report.gallery import CHUNK_EYES, chunk_names, gallery_files, ordered
 from dr_lib.report.pictures import Folder
 from dr_lib.report.section import (
     Address,
-    Bars,
-    Code,
     Content,
-    Download,
-    Facts,
-    Grid,
-    Heading,
-    Key,
-    Links,
-    Missing,
+    Pair,
     Pairs,
-    Plots,
-    Prose,
     Section,
     Share,
     Subpage,
-    Text,
     Whisker,
     table,
 )
 
 SIZE = 48
+# A section with every macro of blocks.html.j2, which stands in the place of the pipeline's.
+TEMPLATES = pathlib.Path(__file__).with_name("report_templates")
 EVIL = "<script>alert('x')</script>&\"../"
 
 
@@ -85,6 +85,18 @@ def gallery() -> pd.DataFrame:
     return eyes.assign(patient=["10", "2", "10"]).astype({"stage": "Int8", "predicted": "Int8"})
 
 
+def explained(eyes: pd.DataFrame) -> Content:
+    """The content of the section with the gallery."""
+    return Content({"eyes": eyes, "photographs": 3, "attributed": [], "layer": "stem"})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def templates():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "TEMPLATES", [*report.TEMPLATES, TEMPLATES])
+        yield
+
+
 def full(words: str = "some words") -> dict:
     """The arguments of a report with every kind of block."""
     folder, fundus = Folder(), np.full((SIZE, SIZE, 3), 128, np.uint8)
@@ -112,33 +124,23 @@ def full(words: str = "some words") -> dict:
             "file": Address(words, folder.add("tables/x.csv", b"1")),
         }
     ]
-    blocks = [
-        Heading(words),
-        Text(words),
-        Missing(words, "ingest"),
-        Key(),
-        Prose("splits"),
-        Facts([(words, words)]),
-        Facts([(words, words)], folded=words),
-        Bars([(words, "3", 50.0)]),
-        Code(words, words),
-        Links([("units/fc1-4.html", words, words)]),
-        Grid(
-            [picture, folder.figure("units", hinton(np.ones(6), scale=1.0), words, caption="c 0.1")]
-        ),
-        Plots([curve], wide=True),
-        whole,
-        Pairs([(before, after, words, (words,))]),
-        Download(before.src, words),
-        table(rows, words),
-        table(cells, words, folded=True),
-        table([], words),
-        None,
-    ]
-    below = Subpage("units/fc1-4.html", words, words, blocks[:2] + [blocks[10], blocks[12]])
+    shown = {
+        "words": words,
+        "counts": pd.Series({words: 3, "other": 6}),
+        "pictures": [
+            picture,
+            folder.figure("units", hinton(np.ones(6), scale=1.0), words, caption="c 0.1"),
+        ],
+        "plots": [curve],
+        "strip": whole,
+        "drawn": Pairs([Pair(before, after, words, (words,))], before),
+        "rows": rows,
+        "cells": cells,
+    }
+    below = Subpage("units/fc1-4.html", words, "every_block", shown)
     sections = [
-        Section("data", "Data", Content(words, blocks, [below], [("Kappa", "0.684", words)])),
-        Section("eyes", "Explained eyes", Content("Three eyes explained.", [Key()])),
+        Section("every_block", "Data", Content(shown, [below])),
+        Section("eyes", "Explained eyes", explained(gallery())),
     ]
     head = report.Head(words, "workspaces/x", "", "0123456789ab", "ba9876543210")
     return {
@@ -270,26 +272,39 @@ def test_every_figure_is_there_as_png_and_as_svg(files):
 
 def test_every_section_is_a_sentence_of_the_overview_and_one_click_from_every_page(files):
     overview = Page(files["index.html"])
-    for words in ("some words", "Three eyes explained.", "0.684"):
+    for words in ("some words", "3 eyes explained; 1 of 2", "0.684"):
         assert words in overview.text
     for name, page in pages(files).items():
         root = "../" if "/" in name else ""
-        assert {f"{root}{target}" for target in ("index.html", "data.html", "eyes.html")} <= set(
-            page.addresses
-        ), name
+        assert {
+            f"{root}{target}" for target in ("index.html", "every_block.html", "eyes.html")
+        } <= set(page.addresses), name
 
 
 def test_a_block_that_is_nothing_leaves_nothing_and_a_cell_is_what_it_is(files):
-    page = Page(files["data.html"])
+    page = Page(files["every_block.html"])
     assert "None" not in page.text
     assert "stage 2 (moderate)" in page.text, "a quantity is written out"
-    assert "left:20.0%;width:20.0%" in files["data.html"]
+    assert "left:20.0%;width:20.0%" in files["every_block.html"]
     assert "tables/x.csv" in page.addresses
     assert sum(tag == "details" for tag, _ in page.tags) == 3
 
 
+def test_a_percent_sign_stays_on_its_numbers_line(files):
+    every = {**files, **eye_files(eye("10_left"), "0/10_left")}
+    shown = full("a gap of 3.3 %")
+    report.render(**shown)
+    every |= {f"percent/{name}": text for name, text in shown["folder"].files.items()}
+    for name, text in every.items():
+        if name.endswith((".html", ".js")):
+            text = text if isinstance(text, str) else text.decode()
+            text = re.sub("<pre.*?</pre>", "", text, flags=re.DOTALL)
+            assert not re.search(r"[0-9}] %[^ ]", text), name
+    assert "a gap of 3.3\N{NBSP}%" in every["percent/index.html"]
+
+
 def test_a_long_table_says_how_much_is_left_out():
-    shown = table([{"n": number} for number in range(70)], "Numbers", limit=60)
+    shown = table([{"n": number} for number in range(70)], limit=60)
     assert (len(shown.rows), shown.left_out, shown.columns) == (60, 10, [("N", True)])
 
 
@@ -332,7 +347,7 @@ def test_an_eye_tells_its_page_everything_it_shows():
     assert told["correlations"]["stage0|stage4"] == "−1.00"
     assert len(told["correlations"]) == 3
     assert [neuron["window"] for neuron in told["neurons"]] == [[8, 32, 16, 16]] * 4
-    assert ["Completeness gap of the grade", "1.0 %"] in told["facts"]
+    assert ["Completeness gap of the grade", "1.0\N{NBSP}%"] in told["facts"]
     assert json.dumps(told["tables"]).count("stage 2 (moderate)") == 1
 
 
@@ -348,7 +363,7 @@ def test_an_eye_drawn_otherwise_has_another_version_of_drawing():
     )
     scales = told.pop("scales")
     words = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-    assert (DRAWING_VERSION, words) == (2, "48e722858479")
+    assert (DRAWING_VERSION, words) == (3, "01a0e3c9c69f")
     assert scales == pytest.approx([0.718469, 0.652451, 0.718469, 0.688606, 0.625559], rel=1e-3)
     assert [picture.shape for picture in pictures] == [
         (400, 400, 3),
@@ -380,6 +395,42 @@ def test_a_map_reaches_the_page_as_it_would_be_drawn():
     assert np.abs(opacity - figures.signed_opacity(ramp)).max() < 0.06
     assert strip[SIZE // 2, 4] < 64
     assert strip[SIZE // 2, -5] > 192
+
+
+def test_figure_a_is_the_photograph_the_fundus_and_both_resultants_in_words_and_pixels():
+    shown = eye("10_left")
+    panels = figure_a(shown)
+    captions = ["Original", "Preprocessed", "Most positive neurons", "Most negative neurons"]
+    assert [panel.caption for panel in panels] == captions
+    assert [panel.note for panel in panels] == ["", "", "stem", "stem"]
+    wanted = [
+        shown.photo,
+        shown.fundus,
+        figures.overlay(shown.fundus, shown.layers[0].positive),
+        figures.overlay(shown.fundus, shown.layers[0].negative),
+    ]
+    for panel, drawn in zip(panels, wanted, strict=True):
+        np.testing.assert_array_equal(panel.image, drawn)
+    without = LayerMaps("stem", "stage2", shown.layers[0].positive)
+    missing = figure_a(eye("10_left", photo=None, layers=(without,)))
+    assert [panel.image is None for panel in missing] == [True, False, False, True]
+
+
+def test_figure_b_compares_two_maps_and_says_how_alike_they_are():
+    panels = figure_b(eye("10_left"), ("stage2", "stage4"))
+    assert [panel.caption for panel in panels] == [
+        "Preprocessed",
+        "Toward stage 2 (moderate)",
+        "Toward stage 4 (proliferative)",
+    ]
+    correlation = record(eye("10_left"))["correlations"]["stage2|stage4"]
+    assert panels[2].note == f"correlation {correlation}"
+    opposite = figure_b(eye("10_left"), ("stage0", "stage4"))
+    assert opposite[2].note == "correlation −1.00"
+    shown = eye("10_left")
+    np.testing.assert_array_equal(
+        opposite[1].image, figures.overlay(shown.fundus, shown.outcomes[0].values)
+    )
 
 
 def test_thumbnails_are_fig_a_in_a_row_with_grey_for_what_is_missing():
@@ -421,14 +472,14 @@ def test_names_from_outside_cannot_become_markup_or_paths():
 
 
 def test_an_empty_report_is_still_one():
-    empty = Section("eyes", "Explained eyes", Content("No eye is explained yet."))
+    empty = Section("eyes", "Explained eyes", explained(gallery()[:0]))
     files = report.render(report.Head(), [empty], Folder())
     assert {name for name in files if not name.startswith("assets/")} == {
         "index.html",
         "eyes.html",
         "eye.html",
     }
-    assert "No eye is explained yet." in Page(files["index.html"]).text
+    assert "No eye could be explained;" in Page(files["index.html"]).text
     assert "dr show WORKSPACE IMAGE_ID" in Page(files["eye.html"]).text
 
 

@@ -126,7 +126,7 @@ def test_half_a_checkpoint_is_never_read(tmp_path):
     """What the kill above leaves under the temporary name, put in the checkpoint's place, is
     told from a whole one.
     """
-    from dr_lib.training import Checkpoint, read_checkpoint, write_checkpoint
+    from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
     path = tmp_path / "checkpoint.npz"
     write_checkpoint(path, Checkpoint([np.arange(1000.0)], {"step": 4}))

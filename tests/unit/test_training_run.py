@@ -15,10 +15,10 @@ from dr_lib.training import (
     BalancedBatches,
     TrainingDiverged,
     TrainingParams,
-    read_checkpoint,
     train,
     write_weights,
 )
+from dr_lib.training.checkpoint import read_checkpoint
 
 
 def tiny(seed=0, dropout=0.2, dtype="float32"):

@@ -57,7 +57,7 @@
       ...(wrong ? [" ", make("span", { class: "verdict wrong" }, "wrong")] : []));
     one("[data-probabilities]").replaceChildren(...eye.probabilities.map((p, number) => make("li", {}, make("span", {}, name(number)),
       make("span", { class: "bar" }, make("i", { style: `width:${(100 * p).toFixed(2)}%;background:${STAGES[number][1]}` })),
-      make("b", {}, `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`))));
+      make("b", {}, `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)}\u00a0%`))));
     one("[data-facts]").replaceChildren(...eye.facts.map(([what, value]) => make("div", {}, make("dt", {}, what), make("dd", {}, value))));
     one("[data-tables]").replaceChildren(...eye.tables.map(table));
     one("#numbers").hidden = eye.tables.length === 0;

@@ -79,7 +79,7 @@
     const graded = make("span", { class: "graded" }, make("span", { class: "to" }, "true"), " ", report.stage(shown.stage), " ",
       make("span", { class: "to" }, "graded"), " ", report.stage(shown.predicted));
     if (shown.stage !== null && shown.stage !== shown.predicted) graded.append(" ", make("span", { class: "verdict wrong" }, "wrong"));
-    const notes = [shown.gap !== null && `gap ${(100 * shown.gap).toFixed(1)} %`, shown.share !== null && `${(100 * shown.share).toFixed(0)} % in lesion regions`,
+    const notes = [shown.gap !== null && `gap ${(100 * shown.gap).toFixed(1)}\u00a0%`, shown.share !== null && `${(100 * shown.share).toFixed(0)}\u00a0% in lesion regions`,
       shown.symmetry !== null && `0 against 4: ${shown.symmetry.toFixed(2).replace("-", "−")}`].filter(Boolean);
     return make("li", { class: "card" },
       make("a", { href: `eye.html#${shown.key}${suffix}` },

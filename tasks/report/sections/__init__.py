@@ -1,10 +1,9 @@
 """The report's sections, in their order: each is one entry here and one module of this folder.
 
 A section's function takes what the report is about (`tasks.report.data.ReportData`) and the folder
-that keeps its pictures; it returns a `dr_lib.report.section.Content`: a sentence for the overview
-and the blocks of its page. It reads tables and stores, and computes nothing that they do not hold.
-Paragraphs without numbers are files of `dr_lib/report/templates/prose/`, shown by the block
-`Prose`.
+that keeps its pictures; it returns a `dr_lib.report.section.Content`: the values that the section's
+template names, `dr_lib/report/templates/sections/<id>.html.j2`. It reads tables and stores, and
+computes nothing that they do not hold. All words of the page are in the template.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,7 @@
 """How to name the numbers, and how to get at the tables behind them."""
 
-from dr_lib.formatting import counted
 from dr_lib.report.pictures import Folder
-from dr_lib.report.section import Address, Content, Facts, Missing, Prose, table
+from dr_lib.report.section import Address, Content
 from storage.layout import CATALOG, table_folder
 from storage.tables.schemas import SCHEMAS, TITLES
 from tasks.report.data import ReportData
@@ -34,21 +33,10 @@ def content(data: ReportData, folder: Folder) -> Content:
                 "what it holds": TITLES[name].replace("`", ""),
             }
         )
-    ids = data.ids
-    facts = [
-        ("Explanation", ids.explain_id),
-        ("Model", ids.model_id),
-        ("Preprocessing", ids.preprocess_id),
-        *sorted(versions().items()),
-    ]
-    return Content(
-        f"{counted(len(rows), 'table')} hold every number; cite them as model {ids.model_id} and"
-        f" explanation {ids.explain_id}.",
-        [
-            Prose("cite"),
-            Facts(facts),
-            table(rows, "Tables: all in the workspace as Parquet files")
-            or Missing("No tables are written yet.", "ingest"),
-            Prose("sql"),
-        ],
-    )
+    ids = {
+        "Explanation": data.ids.explain_id,
+        "Model": data.ids.model_id,
+        "Preprocessing": data.ids.preprocess_id,
+    }
+    facts = ids | dict(sorted(versions().items()))
+    return Content({"ids": data.ids, "facts": facts, "tables": rows})

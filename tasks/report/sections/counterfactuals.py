@@ -1,24 +1,18 @@
 """Counterfactuals: what had to change for another grade, beside adversarial examples of the same
 outcome."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from dr_lib.drawing import study_plots
 from dr_lib.drawing.figures import Panel, signed_difference
 from dr_lib.drawing.panels import probability_bars
-from dr_lib.formatting import counted, label, number, signed
+from dr_lib.formatting import label, number, signed
 from dr_lib.perturbation.counterfactual import CounterfactualParams
-from dr_lib.report.pictures import Folder, Strip
-from dr_lib.report.section import (
-    Content,
-    Plots,
-    Prose,
-    Text,
-    nothing,
-    table,
-    under,
-)
+from dr_lib.report.pictures import Folder, Picture, Strip
+from dr_lib.report.section import Content
 from storage.arrays.store import ShardedStore
 from storage.layout import counterfactuals_path
 from tasks.report.data import ReportData
@@ -45,14 +39,12 @@ def content(data: ReportData, folder: Folder) -> Content:
     workspace, explain_id = data.workspace, data.ids.explain_id
     names = ("true_stage", "predicted_stage", "target_stage")
     stages = {name: int(settings[name]) for name in names}
-    target = stages["target_stage"]
-    pair = CounterfactualParams(stages["true_stage"], stages["predicted_stage"], target).pair
+    true, predicted, target = stages.values()
+    pair = CounterfactualParams(true, predicted, target).pair
     path = counterfactuals_path(explain_id, pair)
-    confused = f"of stage {stages['true_stage']} predicted as {stages['predicted_stage']}"
     if not ShardedStore.exists(workspace.files, path):
-        if pair in workspace.parts("comparisons", explain_id):
-            return nothing(f"No eye {confused}, so there is nothing to change.")
-        return nothing("No counterfactuals are made yet.", "counterfactuals")
+        none_confused = pair in workspace.parts("comparisons", explain_id)
+        return Content({"stages": stages, "made": False, "none_confused": none_confused})
     store = ShardedStore.open(workspace.files, path)
     counterfactuals, adversarial = (
         rows[rows["image_id"].isin(store.image_ids)]
@@ -63,32 +55,14 @@ def content(data: ReportData, folder: Folder) -> Content:
     comparisons, transfers = (
         data.rows(name, **stages).drop(columns=[*stages]) for name in ("comparisons", "transfers")
     )
-    caption = "By method: how many eyes, and medians over those that reached the target"
     return Content(
-        finding(counterfactuals, adversarial, confused, target),
-        [
-            Prose("counterfactuals"),
-            *strips(data, folder, store, counterfactuals),
-            table(by_method(counterfactuals), caption),
-            *beside(folder, by_method(adversarial), comparisons),
-            *transferred(transfers),
-        ],
-    )
-
-
-def finding(
-    counterfactuals: pd.DataFrame, adversarial: pd.DataFrame, confused: str, target: int
-) -> str:
-    """How many eyes reached the target, and by what; what was not reached is counted here and
-    pictured nowhere."""
-    eyes = counted(counterfactuals["image_id"].nunique(), "eye")
-    reached, attacked = (
-        number(rows.loc[rows["reached"], "image_id"].nunique())
-        for rows in (counterfactuals, adversarial)
-    )
-    return (
-        f"Of {eyes} {confused}, {reached} reached stage {target} along their attribution and"
-        f" {attacked} by an adversarial example."
+        {
+            "stages": stages,
+            "made": True,
+            "strips": strips(data, folder, store, counterfactuals),
+            "transfers": transfers,
+            **compared(folder, counterfactuals, adversarial, comparisons),
+        }
     )
 
 
@@ -134,48 +108,47 @@ def strips(
     return drawn
 
 
-def beside(folder: Folder, adversarial: pd.DataFrame, comparisons: pd.DataFrame) -> list:
-    """Adversarial examples by method, and the eyes that both kinds brought to the target compared,
-    in numbers and drawn."""
-    if adversarial.empty:
-        return []
-    caption = (
-        "Adversarial examples of the same outcome, by method: medians over the eyes that reached"
-        " the target"
-    )
-    blocks = [Prose("adversarial"), table(adversarial, caption)]
+def compared(
+    folder: Folder,
+    counterfactuals: pd.DataFrame,
+    adversarial: pd.DataFrame,
+    comparisons: pd.DataFrame,
+) -> dict[str, Any]:
+    """How many eyes reached the target, and by what (what was not reached is counted here and
+    pictured nowhere); the methods of both kinds; the eyes that both kinds brought to the target
+    compared, in numbers and drawn."""
     drawn, pair = study_plots.comparable(comparisons), ["first", "second"]
-    if len(drawn):
-        first, second = drawn[pair].iloc[0]
-        medians = drawn[(drawn["first"] == first) & (drawn["second"] == second)]
-        words = "; ".join(
-            f"{label(row.measure)} {signed(row.median_difference, '.3g')}"
-            for row in medians.itertuples()
-        )
-        picture = folder.plot(
-            "comparison",
-            study_plots.paired_differences(drawn, LEFT),
-            f"Median paired differences, {first} minus {second}: {words}",
-            caption="Counterfactuals minus adversarial examples, eye by eye",
-            note=(
-                "Medians of counterfactual minus adversarial example over the eyes that both"
-                " brought to the target, with 95 % intervals over patients."
-            ),
-        )
-        blocks.append(Plots([picture], wide=True))
-    if few := len(comparisons.drop_duplicates(pair)) - len(drawn.drop_duplicates(pair)):
-        pairs = counted(few, "pair of methods has", "pairs of methods have")
-        least = study_plots.LEAST_PAIRS
-        words = (
-            f"{pairs} fewer than {least} eyes that both brought to the target, too few to compare."
-        )
-        blocks.append(Text(words))
-    rows = drawn.assign(measure=drawn["measure"].map(label))
-    paired = table(rows, "Paired: the eyes that both methods brought to the target", limit=400)
-    return [*under("Beside adversarial examples", *blocks), paired]
+    reached, attacked = (
+        rows.loc[rows["reached"], "image_id"].nunique() for rows in (counterfactuals, adversarial)
+    )
+    return {
+        "eyes": counterfactuals["image_id"].nunique(),
+        "reached": reached,
+        "attacked": attacked,
+        "by_method": by_method(counterfactuals),
+        "adversarial": by_method(adversarial),
+        "differences": [_differences(folder, drawn)] if len(drawn) and len(adversarial) else [],
+        "paired": drawn.assign(measure=drawn["measure"].map(label)),
+        "few": len(comparisons.drop_duplicates(pair)) - len(drawn.drop_duplicates(pair)),
+        "least_pairs": study_plots.LEAST_PAIRS,
+    }
 
 
-def transferred(transfers: pd.DataFrame) -> list:
-    """Whether a second model changes its mind too."""
-    rows = table(transfers, "Changed images given to a second model, by method")
-    return under("Does a second model change its grade too?", rows)
+def _differences(folder: Folder, rows: pd.DataFrame) -> Picture:
+    """The comparison as a plot, with the medians of its first pair of methods in words."""
+    first, second = rows[["first", "second"]].iloc[0]
+    medians = rows[(rows["first"] == first) & (rows["second"] == second)]
+    words = "; ".join(
+        f"{label(row.measure)} {signed(row.median_difference, '.3g')}"
+        for row in medians.itertuples()
+    )
+    return folder.plot(
+        "comparison",
+        study_plots.paired_differences(rows, LEFT),
+        f"Median paired differences, {first} minus {second}: {words}",
+        caption="Counterfactuals minus adversarial examples, eye by eye",
+        note=(
+            "Medians of counterfactual minus adversarial example over the eyes that both brought to"
+            " the target, with 95 % intervals over patients."
+        ),
+    )

@@ -3,10 +3,10 @@
 import numpy as np
 
 from dr_lib.drawing.figures import overlay
-from dr_lib.formatting import counted, signed
+from dr_lib.formatting import counted
 from dr_lib.maps import POSTER
 from dr_lib.report.pictures import Folder, Picture
-from dr_lib.report.section import Content, Grid, Key, Prose, nothing, table, under
+from dr_lib.report.section import Content
 from dr_lib.vocabulary import HALF_GRAY
 from storage.contents.group_maps import open_group_maps
 from tasks.report.data import ReportData
@@ -24,24 +24,14 @@ MEANS = [
 def content(data: ReportData, folder: Folder) -> Content:
     """The summed maps of the poster's groups and of each true stage, and means over all heat
     maps."""
-    pictures, stats = summed(data, folder), data.rows("heatmap_stats")
-    if not pictures and stats.empty:
-        return nothing("No heat maps are summed yet.", "aggregate")
-    groups = counted(len(pictures), "group") if pictures else "no groups"
-    finding = f"The maps of {groups} of eyes are summed."
-    alike = stats.loc[stats["source"] == "pixels", "symmetry_stage0_stage4"].dropna()
-    if len(alike):
-        finding += (
-            f" An eye’s maps toward stages 0 and 4 correlate {signed(alike.mean())} on average."
-        )
+    stats = data.rows("heatmap_stats")
     means = stats.groupby(["source", "quantity"])
-    rows = means[MEANS].mean().join(means.size().rename("images")).reset_index()
     return Content(
-        finding,
-        [
-            *([Prose("groups"), Key(), Grid(pictures)] if pictures else []),
-            *under("Statistics of the heat maps", table(rows, "Means over all eyes", limit=60)),
-        ],
+        {
+            "maps": summed(data, folder),
+            "alike": stats.loc[stats["source"] == "pixels", "symmetry_stage0_stage4"].dropna(),
+            "means": means[MEANS].mean().join(means.size().rename("images")).reset_index(),
+        }
     )
 
 

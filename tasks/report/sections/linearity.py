@@ -9,23 +9,10 @@ import pandas as pd
 from dr_lib.drawing import study_plots
 from dr_lib.drawing.figures import overlay
 from dr_lib.drawing.panels import hinton
-from dr_lib.formatting import counted, label, number, percent, quantity, signed, stage_text
+from dr_lib.formatting import label, number, percent, signed, stage_text
 from dr_lib.linearity.verdicts import flip_strengths
 from dr_lib.report.pictures import Folder, Picture
-from dr_lib.report.section import (
-    Content,
-    Facts,
-    Grid,
-    Key,
-    Links,
-    Plots,
-    Prose,
-    Subpage,
-    bars,
-    nothing,
-    table,
-    under,
-)
+from dr_lib.report.section import Content, Subpage
 from dr_lib.vocabulary import STAGES
 from storage.contents.unit_maps import open_unit_maps
 from tasks.report.data import ReportData
@@ -38,58 +25,34 @@ def content(data: ReportData, folder: Folder) -> Content:
     target = data.config["linearity"]["target_stage"]
     units = data.rows("units", study="linearity")
     if units.empty:
-        if "linearity" in data.workspace.parts("units", data.ids.explain_id):
-            return nothing("No explained eye could be studied.")
-        words = "Units have not been followed along adversarial examples yet."
-        return nothing(words, "linearity")
+        studied = "linearity" in data.workspace.parts("units", data.ids.explain_id)
+        return Content({"units": units, "studied": studied})
     units = units.filter(regex="^(?!study$|auc_|.*lesion)")  # the study of lesions fills those
     alive, rows = units[units["verdict"] != "dead"], data.rows("linearity")
-    verdicts, flips = units["verdict"].value_counts(), flip_strengths(rows, target)
+    flips = flip_strengths(rows, target)
     layers = units["layer"].sort_values().value_counts(ascending=True).index
     dense = [layer for layer in layers if layer.startswith("fc")] or layers
-    diagrams = [
-        picture
-        for layer in dense[:HINTON_LAYERS]
-        for picture in hintons(folder, rows, flips, layer)
-    ]
-    subpages = _pages(data, folder, alive, target)
-    links = [(page.page, page.title, page.lede.partition(":")[0]) for page in subpages]
-    special = alive[alive["verdict"].isin(["constant", "reversed"])]
-    most = " and ".join(f"{number(count)} are {name}" for name, count in verdicts[:2].items())
+    below = _pages(data, folder, alive, target)
     return Content(
-        f"Along adversarial examples, of {counted(len(units), 'unit')} {most}."
-        f" {flip_note(flips, target)}",
-        [
-            Prose("linearity"),
-            bars(verdicts),
-            table(by_layer(units, flips), "Units by layer and verdict"),
-            Plots(
-                [
-                    linear_range(folder, alive, rows["strength"].unique(), flips),
-                    scatter(folder, alive),
-                ],
-                wide=True,
-            ),
-            *under("Units as Hinton diagrams", Prose("hinton"), Grid(diagrams, "grid hintons")),
-            *under("Units one by one", Links(links)),
-            *under(
-                "Constant and reversed units",
-                table(special, "Constant and reversed units", limit=60),
-            ),
-        ],
-        subpages,
-    )
-
-
-def flip_note(flips: pd.Series, target_stage: int) -> str:
-    """How many eyes change to the target stage, and at which strength."""
-    reached, eyes = flips[np.isfinite(flips)], counted(len(flips), "eye")
-    if reached.empty:
-        return f"None of {eyes} changes to stage {target_stage} at any strength."
-    middle = reached.median()
-    return (
-        f"Of {eyes}, {number(len(reached))} change to stage {target_stage}, half of these at a"
-        f" strength of at most {number(middle)} ({number(128 * middle, 2)} of 256 gray levels)."
+        {
+            "target": target,
+            "units": units,
+            "flips": flips,
+            "reached": flips[np.isfinite(flips)],
+            "by_layer": by_layer(units, flips),
+            "plots": [
+                linear_range(folder, alive, rows["strength"].unique(), flips),
+                scatter(folder, alive),
+            ],
+            "hintons": [
+                picture
+                for layer in dense[:HINTON_LAYERS]
+                for picture in hintons(folder, rows, flips, layer)
+            ],
+            "special": alive[alive["verdict"].isin(["constant", "reversed"])],
+            "below": below,
+        },
+        below,
     )
 
 
@@ -205,7 +168,6 @@ def unit_page(
     """One special unit. numbers: its row of the table `units`; effects: its rows of `unit_effects`;
     pictures: of the eyes in which it is strongest."""
     layer, unit = numbers["layer"], numbers["unit"]
-    page = folder.name("units", f"{layer}-{unit}")
     stages: list[dict[str, Any]] = [
         {
             "stage": stage_text(stage),
@@ -215,33 +177,22 @@ def unit_page(
         }
         for stage in STAGES
     ]
+    means = [row["argues for it by"] for row in stages]
+    best, worst = int(np.argmax(means)), int(np.argmin(means))
     regraded = int((effects["predicted_before"] != effects["predicted_after"]).sum())
     facts = numbers.drop(["layer", "unit", "verdict"]).to_dict()
     facts |= {"Eyes graded otherwise without it": regraded}
-    every = effects.drop(columns=["layer", "unit", "verdict", "rank"], errors="ignore")
-    strongest = [Prose("unit-regions"), Key("the unit’s activation"), Grid(pictures, "grid maps")]
     return Subpage(
-        f"{page}.html",
+        f"{folder.name('units', f'{layer}-{unit}')}.html",
         f"{layer}, unit {unit}",
-        f"{numbers['verdict']}: {_argument([row['argues for it by'] for row in stages])}",
-        [
-            table(
-                stages,
-                "Which stages the unit argues for, and how their probabilities change without it:"
-                " means over the eyes of the study",
-            ),
-            Facts([(label(name), number(value)) for name, value in facts.items()]),
-            *under("Where it is strongest", *strongest),
-            *under("Eye by eye", table(every, "Eye by eye")),
-        ],
+        "unit",
+        {
+            "verdict": numbers["verdict"],
+            "best": best if means[best] > 0 else None,
+            "worst": worst if means[best] > 0 > means[worst] else None,
+            "stages": stages,
+            "facts": {label(name): number(value) for name, value in facts.items()},
+            "pictures": pictures,
+            "effects": effects.drop(columns=["layer", "unit", "verdict", "rank"], errors="ignore"),
+        },
     )
-
-
-def _argument(means: list[float]) -> str:
-    """Which stage a unit argues for most, and which one it argues against. means: the mean
-    attribution to it of each stage."""
-    best, worst = int(np.argmax(means)), int(np.argmin(means))
-    if means[best] <= 0:
-        return "it argues for no stage"
-    against = f" and against {quantity(f'stage{worst}')}" if means[worst] < 0 else ""
-    return f"it argues for {quantity(f'stage{best}')}{against}"

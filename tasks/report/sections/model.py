@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from dr_lib.formatting import counted, finite, interval, label, score, stage_text, with_interval
+from dr_lib.formatting import finite, interval, label, score, stage_text, with_interval
 from dr_lib.report.pictures import Folder
-from dr_lib.report.section import Content, Missing, Plots, Whisker, table
+from dr_lib.report.section import Content, Whisker
 from dr_lib.vocabulary import STAGES
 from storage.admin.learned_labels import RETRAIN, label_changes
 from tasks.access.model_quality import MAIN, confusion, graded_eyes, model_plots
@@ -24,42 +24,39 @@ STRATA_METRICS = {
     "auc_referable": "AUC, referable",
     "sensitivity_stage1": "sensitivity, mild",
 }
-TILES = ("qwk", "auc_referable")
 
 
 def content(data: ReportData, folder: Folder) -> Content:
     """The model's learning curves, and its grades of the labelled eyes of the test split."""
     workspace, model_id = data.workspace, data.ids.model_id
     evaluation = data.rows("evaluation", split="test")
-    pictures = [
-        folder.plot(drawn.name, drawn.plot, drawn.alt, caption=drawn.caption, note=drawn.note)
-        for drawn in model_plots(workspace, model_id)
-    ]
-    changes = label_changes(workspace, model_id)
-    warning = f" {changes}: {RETRAIN}." if changes else ""
     test = evaluation[evaluation["stratum"] == "all"]
+    found = {
+        "changes": label_changes(workspace, model_id),
+        "retrain": RETRAIN,
+        "test": test,
+        "plots": [
+            folder.plot(drawn.name, drawn.plot, drawn.alt, caption=drawn.caption, note=drawn.note)
+            for drawn in model_plots(workspace, model_id)
+        ],
+    }
     if test.empty:
-        words = f"No labelled eye is in the test split.{warning}"
-        return Content(words, [Missing(words), Plots(pictures)])
-    measured, eyes = test.set_index("metric"), graded_eyes(workspace, model_id)
+        return Content(found)
+    measured = test.set_index("metric")
     sensitivity = measured.loc[[f"sensitivity_stage{stage}" for stage in STAGES], "value"]
     worst = int(sensitivity.to_numpy(float).argsort()[0])  # NaN comes last
-    tiles = [
-        (label(name), score(row["value"]), f"95 % interval {interval(row['low'], row['high'])}")
-        for name, row in measured.loc[list(TILES)].iterrows()
-    ]
     return Content(
-        f"Quadratic weighted kappa {in_words(test)['qwk']} on {counted(len(eyes), 'eye')} of"
-        " patients the model never saw; sensitivity is lowest for stage"
-        f" {stage_text(worst)}, {score(sensitivity.iloc[worst])}.{warning}",
-        [
-            table(scores(test), "Quality with 95 % intervals, where known"),
-            table(stages(test), "Stage by stage, each against all others"),
-            table(operating(test), "Operating points for referable disease (stage 2 or higher)"),
-            table(strata(evaluation), "The same eyes in parts"),
-            Plots(pictures),
-        ],
-        tiles=tiles,
+        found
+        | {
+            "eyes": len(graded_eyes(workspace, model_id)),
+            "measured": measured.to_dict("index"),
+            "worst": worst,
+            "lowest": sensitivity.iloc[worst],
+            "scores": scores(test),
+            "stages": stages(test),
+            "operating": operating(test),
+            "strata": strata(evaluation),
+        }
     )
 
 

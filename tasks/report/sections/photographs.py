@@ -7,22 +7,9 @@ import pandas as pd
 
 from dr_lib.drawing.figures import fitted
 from dr_lib.drawing.sheets import BeforeAfter, SetAside, before_after_sheet, set_aside_sheet
-from dr_lib.formatting import counted, number, stage_text
-from dr_lib.report.pictures import Folder
-from dr_lib.report.section import (
-    Content,
-    Download,
-    Grid,
-    Heading,
-    Missing,
-    Pairs,
-    Prose,
-    Table,
-    Text,
-    bars,
-    table,
-    under,
-)
+from dr_lib.formatting import stage_text
+from dr_lib.report.pictures import Folder, Picture
+from dr_lib.report.section import Content, Pair, Pairs
 from dr_lib.vocabulary import STAGES
 from tasks.access.contact_sheets import flagged, flagged_text, samples, set_aside
 from tasks.access.quality import eye_quality
@@ -36,45 +23,45 @@ def content(data: ReportData, folder: Folder) -> Content:
     read = (data.workspace, data.recipe)
     catalogue, rejects = data.workspace.photos(), data.workspace.rejects()
     here = catalogue[catalogue["present"]]
+    found = {"here": here, "rejects": rejects}
     if here.empty:
-        words = "No photographs are in the catalogue yet."
-        return Content(words, [Missing(words, "ingest"), *_aside(folder, rejects, ())])
-    quality = eye_quality(*read)
+        return Content(found | {"aside": []})
+    aside, quality = set_aside(data.workspace, data.photos), eye_quality(*read)
     spread = quality.select_dtypes("floating").quantile([0.05, 0.5, 0.95]).T
-    spread = spread.set_axis(["5 %", "median", "95 %"], axis=1).reset_index(names="measure")
     return Content(
-        f"{counted(len(here), 'photograph')} of {counted(here['patient_id'].nunique(), 'patient')};"
-        f" {number(len(rejects)) if len(rejects) else 'none'} set aside,"
-        f" {number(int(quality['flagged'].sum()))} of low quality.",
-        [
-            Prose("splits"),
-            by_split(here),
-            Heading("Before and after preprocessing"),
-            Prose("preprocessing"),
-            *pairs(
-                folder, "samples", samples(*read, data.photos), "Before and after preprocessing"
+        found
+        | {
+            "by_split": by_split(here),
+            "samples": pairs(folder, "samples", samples(*read, data.photos)),
+            "flagged": quality["flagged"].sum(),
+            "flagged_text": flagged_text(*read),
+            "worst": pairs(folder, "flagged", flagged(*read, data.photos)),
+            "measures": spread.set_axis(["5 %", "median", "95 %"], axis=1).reset_index(
+                names="measure"
             ),
-            Heading("Quality"),
-            Text(flagged_text(*read)),
-            *pairs(folder, "flagged", flagged(*read, data.photos), "Flagged eyes, the worst first"),
-            table(spread, "What preprocessing measured", folded=True),
-            *_aside(folder, rejects, set_aside(data.workspace, data.photos)),
-        ],
+            "aside": [_aside(folder, photograph) for photograph in aside],
+            "aside_sheet": aside
+            and folder.photo(
+                "set-aside-sheet",
+                set_aside_sheet(aside),
+                "Photographs set aside, with their reasons",
+            ),
+        }
     )
 
 
-def by_split(photographs: pd.DataFrame) -> Table | None:
-    """Splits by stages as a table, the largest split first, with sums."""
+def by_split(photographs: pd.DataFrame) -> pd.DataFrame:
+    """Splits by stages, the largest split first, with sums."""
     names = {stage: stage_text(stage) for stage in STAGES}
     counts = pd.crosstab(photographs["split"], photographs["stage"].map(names).fillna("no label"))
     counts = counts.assign(all=counts.sum(axis=1)).sort_values("all", ascending=False)
-    return table(counts.reset_index(), "Photographs by split and stage")
+    return counts.reset_index()
 
 
-def pairs(folder: Folder, place: str, samples: Sequence[BeforeAfter], words: str) -> list:
-    """The pairs one by one, and their sheet; nothing without any."""
+def pairs(folder: Folder, place: str, samples: Sequence[BeforeAfter]) -> Pairs | None:
+    """The pairs one by one, and their sheet; None without any."""
     if not samples:
-        return []
+        return None
     drawn = []
     for sample in samples:
         name = folder.name(place, sample.image_id)
@@ -82,27 +69,16 @@ def pairs(folder: Folder, place: str, samples: Sequence[BeforeAfter], words: str
         after = f"Preprocessed fundus of {sample.image_id}"
         photo = folder.photo(f"{name}-photo", fitted(sample.circled, PHOTO_PX), before)
         fundus = folder.photo(f"{name}-fundus", sample.fundus, after)
-        drawn.append((photo, fundus, sample.image_id, sample.notes))
-    sheet = folder.photo(f"{place}-sheet", before_after_sheet(samples), words)
-    return [Pairs(drawn), Download(sheet.src, f"{words}: contact sheet")]
+        drawn.append(Pair(photo, fundus, sample.image_id, sample.notes))
+    sheet = folder.photo(f"{place}-sheet", before_after_sheet(samples), f"Contact sheet, {place}")
+    return Pairs(drawn, sheet)
 
 
-def _aside(folder: Folder, rejects: pd.DataFrame, photographs: Sequence[SetAside]) -> list:
-    pictures = [
-        folder.photo(
-            folder.name("set-aside", photograph.image_id),
-            photograph.square(PHOTO_PX),
-            f"{photograph.image_id}, set aside: {photograph.reason}",
-            caption=photograph.reason,
-            note=": ".join(filter(None, (photograph.image_id, photograph.detail))),
-        )
-        for photograph in photographs
-    ]
-    blocks: list = [bars(rejects["reason"].value_counts())]
-    if pictures:
-        words = "Photographs set aside, with their reasons"
-        sheet = folder.photo("set-aside-sheet", set_aside_sheet(photographs), words)
-        blocks += [Grid(pictures), Download(sheet.src, "Contact sheet")]
-    rows = rejects[["reason", "image_id", "path", "detail"]]
-    caption = "Each photograph set aside and its reason"
-    return under("Set aside", *blocks, table(rows, caption, folded=True))
+def _aside(folder: Folder, photograph: SetAside) -> Picture:
+    return folder.photo(
+        folder.name("set-aside", photograph.image_id),
+        photograph.square(PHOTO_PX),
+        f"{photograph.image_id}, set aside: {photograph.reason}",
+        caption=photograph.reason,
+        note=": ".join(filter(None, (photograph.image_id, photograph.detail))),
+    )

@@ -9,48 +9,33 @@ import pandas as pd
 
 from dr_lib.drawing import plots
 from dr_lib.drawing.figures import overlay
-from dr_lib.formatting import counted, number, percent
+from dr_lib.formatting import counted, percent
 from dr_lib.maps.region_clustering import patch
 from dr_lib.report.entry import EyeEntry
 from dr_lib.report.pictures import Folder, Picture
-from dr_lib.report.section import Content, Grid, Key, Plots, Prose, Text, nothing, table, under
+from dr_lib.report.section import Content
 from dr_lib.vocabulary import HALF_GRAY
 from tasks.report.data import ReportData
 
 PATCHES_SHOWN, PATCH_PX = 10, 32
 ENLARGED, GAP_PX = 3, 4  # patches are drawn so many times their size, and so far apart
-CHANNEL_COLUMNS = {
-    "layer": "layer",
-    "best_lesion": "best_lesion",
-    "unit": "channel",
-    "lesion_auc": "auc",
-    "lesion_auc_low": "low",
-    "lesion_auc_high": "high",
-    "lesion_auc_held_out": "held_out",
-    "lesion_auc_others": "against_other_lesions",
-    "lesion_images": "eyes",
-}
 
 
 def content(data: ReportData, folder: Folder) -> Content:
     """Extents by layer, the channels that tell lesion types best, regions that look alike."""
-    rows = by_layer(data.rows("neurons"))
-    if rows.empty:
-        return nothing("No region has been measured yet.", "aggregate")
+    layers = by_layer(data.rows("neurons"))
+    if layers.empty:
+        return Content({"layers": layers})
     clusters = data.rows("region_clusters")
-    near, far = rows.iloc[0], rows.iloc[-1]
     return Content(
-        f"A neuron’s region has a median radius of {number(near['extent_px'])} px in"
-        f" {near['layer']} and of {number(far['extent_px'])} px in {far['layer']}.",
-        [
-            Prose("regions"),
-            Plots([extents(folder, rows)], wide=True),
-            table(rows, "Regions of neurons by layer"),
-            Key("the neuron’s activation"),
-            Grid(examples(folder, data.lead[0]) if data.lead else []),
-            *lesion_channels(data.rows("units", study="lesions")),
-            *looks(folder, _patches(data, clusters), clusters),
-        ],
+        {
+            "layers": layers,
+            "extents": extents(folder, layers),
+            "examples": examples(folder, data.lead[0]) if data.lead else [],
+            "channels": lesion_channels(data.rows("units", study="lesions")),
+            "looks": looks(folder, _patches(data, clusters), clusters),
+            "shared_information": shared_information(clusters),
+        }
     )
 
 
@@ -97,15 +82,12 @@ def examples(folder: Folder, eye: EyeEntry) -> list[Picture]:
     return pictures
 
 
-def lesion_channels(units: pd.DataFrame) -> list:
-    """For each layer and lesion type the channel whose mean AUC is furthest from 0.5; nothing
+def lesion_channels(units: pd.DataFrame) -> pd.DataFrame:
+    """For each layer and lesion type the channel whose mean AUC is furthest from 0.5; no row
     without masks."""
     known = units[units["best_lesion"].notna()]
     distance = (known["lesion_auc"] - 0.5).abs()
-    best = known.loc[distance.groupby([known["layer"], known["best_lesion"]]).idxmax()]
-    words = "Channels and lesion types"
-    rows = best[list(CHANNEL_COLUMNS)].rename(columns=CHANNEL_COLUMNS)
-    return under(words, Prose("channels"), table(rows, words))
+    return known.loc[distance.groupby([known["layer"], known["best_lesion"]]).idxmax()]
 
 
 def _patches(data: ReportData, clusters: pd.DataFrame) -> dict[int, list[np.ndarray]]:
@@ -127,9 +109,10 @@ def _patches(data: ReportData, clusters: pd.DataFrame) -> dict[int, list[np.ndar
     return patches
 
 
-def looks(folder: Folder, patches: dict[int, list[np.ndarray]], clusters: pd.DataFrame) -> list:
-    """Each group of regions as a strip of patches, the most typical first; nothing without
-    groups."""
+def looks(
+    folder: Folder, patches: dict[int, list[np.ndarray]], clusters: pd.DataFrame
+) -> list[Picture]:
+    """Each group of regions as a strip of patches, the most typical first."""
     pictures = []
     for group, cut in patches.items():
         regions = clusters[clusters["cluster"] == group]
@@ -140,8 +123,7 @@ def looks(folder: Folder, patches: dict[int, list[np.ndarray]], clusters: pd.Dat
         caption = f"Group {group}: {counted(len(regions), 'region')}"
         alt = f"Patches of {counted(len(cut), 'region')} of group {group}, the most typical first"
         pictures.append(folder.figure("looks", strip(cut), alt, caption=caption, note=note))
-    strips = Grid(pictures, "looks")
-    return under("Regions that look alike", Prose("looks"), *shared_information(clusters), strips)
+    return pictures
 
 
 def strip(patches: Sequence[np.ndarray]) -> np.ndarray:
@@ -154,20 +136,18 @@ def strip(patches: Sequence[np.ndarray]) -> np.ndarray:
     return np.hstack([np.pad(cut, gap, constant_values=HALF_GRAY) for cut in large])[:, :-GAP_PX]
 
 
-def shared_information(clusters: pd.DataFrame) -> list[Text]:
+def shared_information(clusters: pd.DataFrame) -> dict[str, float]:
     """How much a region's group says about its lesion type, where masks are: adjusted mutual
-    information, 0 for chance."""
+    information, 0 for chance, by the regions it is over."""
     from sklearn.metrics import adjusted_mutual_info_score
 
     marked = clusters[clusters["lesion"].notna()]
     lesions = marked[marked["lesion"] != "none"]
-    shares = [
-        f"{number(adjusted_mutual_info_score(rows['lesion'], rows['cluster']), 2)} {among}"
-        for rows, among in ((marked, "among all regions"), (lesions, "among regions on a lesion"))
+    return {
+        among: adjusted_mutual_info_score(rows["lesion"], rows["cluster"])
+        for among, rows in {
+            "among all regions": marked,
+            "among regions on a lesion": lesions,
+        }.items()
         if rows["lesion"].nunique() > 1
-    ]
-    words = (
-        "How much does a region’s group tell about the lesion there? The information that they"
-        f" share (adjusted: 0 is chance, 1 complete) is {' and '.join(shares)}."
-    )
-    return [Text(words)] if shares else []
+    }

@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from dr_lib.formatting import counted, duration
+from dr_lib.formatting import duration
 from dr_lib.report.pictures import Folder
-from dr_lib.report.section import Code, Content, Facts, Missing, Share, table, under
+from dr_lib.report.section import Content, Share
 from tasks.access.stores import explanation_store, fundus_store
 from tasks.report.data import ReportData
 from tasks.run.run_log import versions
@@ -15,12 +15,7 @@ from tasks.run.run_log import versions
 
 def content(data: ReportData, folder: Folder) -> Content:
     """How long each step took when it last had work, and how far the run has come."""
-    last, failures = data.last_work, _failures(data)
-    failed = f"{counted(len(failures), 'item')} did not work" if failures else "nothing failed"
-    reasons = table(failures, "What did not work, and why")
-    if last.empty:
-        missing = Missing("No step has been timed yet.", "run")
-        return Content(f"No step is timed yet; {failed}.", [missing, reasons])
+    settings = pd.json_normalize(data.config).to_dict("records")[0]
     ids = {
         "Run": data.run_id,
         "Model": data.ids.model_id,
@@ -28,18 +23,16 @@ def content(data: ReportData, folder: Folder) -> Content:
         "Explanations": data.ids.explain_id,
         "Workspace": data.workspace.location,
     }
-    settings = pd.json_normalize(data.config).to_dict("records")[0]
-    text = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
     return Content(
-        f"{counted(len(last), 'step')} took {duration(last['seconds'].sum())}; {failed}.",
-        [
-            table(_times(last), "Steps, how long each took, and its pace"),
-            table(_how_far(data), "How far the run has come"),
-            *under("What did not work", reasons),
-            Facts([(name, value) for name, value in ids.items() if value]),
-            Facts(sorted(versions().items()), folded="Versions"),
-            Code(text, "Configuration"),
-        ],
+        {
+            "steps": data.last_work,
+            "times": _times(data.last_work),
+            "how_far": _how_far(data),
+            "failures": _failures(data),
+            "ids": {name: value for name, value in ids.items() if value},
+            "versions": dict(sorted(versions().items())),
+            "settings": "\n".join(f"{name} = {value!r}" for name, value in settings.items()),
+        }
     )
 
 

@@ -9,17 +9,12 @@ from dr_lib.drawing import plots
 from dr_lib.evaluation.metrics import reliability
 from dr_lib.formatting import label, number, with_interval
 from dr_lib.report.pictures import Folder, Picture
-from dr_lib.report.section import Content, Heading, Missing, Plots, Text, table
-from dr_lib.vocabulary import STAGE_COUNT, STAGES
+from dr_lib.report.section import Content
+from dr_lib.vocabulary import PROBABILITIES, STAGES
 from tasks.access.present import predictions_here
 from tasks.access.sources import COMPARED, GradedSource, graded_sources, shown_rows
 from tasks.report.data import ReportData
 
-ONE = "The photographs come from one source."
-OTHERS = (
-    ' Others are listed under [[data.sources]]; those with use = "external" test the model on eyes'
-    " from elsewhere."
-)
 PLOTTED = ("auc_referable", "qwk")
 
 
@@ -30,31 +25,15 @@ def content(data: ReportData, folder: Folder) -> Content:
     workspace = data.workspace
     held, graded = workspace.sources(), graded_sources(workspace, data.ids.model_id)
     if held.empty or (held["source"] == "").all():
-        return Content(ONE, [Missing(ONE + OTHERS)])
-    holdings = table(shown_rows(held.to_dict("records")), "What each source holds")
-    if not graded:
-        words = f"{number(len(held))} sources; none has labelled eyes to grade the model on."
-        return Content(words, [holdings])
+        return Content({"held": ()})
     return Content(
-        _finding(graded),
-        [
-            Text(
-                "No model learns from the eyes of an external source, or chooses its weights or"
-                " thresholds by them. Of the other sources the test split is graded. Intervals are"
-                " over patients; a photograph whose patient is unknown counts as one."
-            ),
-            table(side_by_side(graded), "The model on each source, with 95 % intervals"),
-            Plots([_compared(folder, graded, metric) for metric in PLOTTED]),
-            Heading("Grades and how sure they are"),
-            *(Plots(pair) for pair in _pictures(data, folder, graded)),
-            Heading("What each source holds"),
-            Text(
-                "Copies are other files of one photograph: resized, compressed anew, or with more"
-                " border. They stay in one split; what an external source has, or an eye of the"
-                " same patient, is kept from learning and from grades."
-            ),
-            holdings,
-        ],
+        {
+            "held": shown_rows(held.to_dict("records")),
+            "graded": graded,
+            "side_by_side": side_by_side(graded),
+            "compared": [_compared(folder, graded, metric) for metric in PLOTTED] if graded else [],
+            "pictures": _pictures(data, folder, graded),
+        }
     )
 
 
@@ -71,18 +50,6 @@ def side_by_side(graded: list[GradedSource]) -> list[dict[str, object]]:
     ]
 
 
-def _finding(graded: list[GradedSource]) -> str:
-    told = [
-        f"{one.source} AUC {with_interval(*one.measures['auc_referable'])}, kappa"
-        f" {with_interval(*one.measures['qwk'])} on {number(one.images)} eyes"
-        for one in graded
-        if one.split == "external"
-    ]
-    if not told:
-        return f"{number(len(graded))} sources are graded, none of them from elsewhere."
-    return f"On eyes from elsewhere: {'; '.join(told)}."
-
-
 def _compared(folder: Folder, graded: list[GradedSource], metric: str) -> Picture:
     rows = pd.DataFrame(
         [one.measures[metric] for one in graded],
@@ -90,44 +57,36 @@ def _compared(folder: Folder, graded: list[GradedSource], metric: str) -> Pictur
         columns=["value", "low", "high"],
         dtype=np.float64,
     )
-    drawn = plots.bars(
-        rows,
-        x_label=label(metric),
-        reference=0.5 if metric.startswith("auc") else None,
-    )
-    alt = f"{label(metric)} by source with 95 % intervals"
-    return folder.plot(f"sources-{metric}", drawn, alt, caption=f"{label(metric)} by source")
+    name, chance = label(metric), 0.5 if metric.startswith("auc") else None
+    drawn, caption = plots.bars(rows, x_label=name, reference=chance), f"{name} by source"
+    alt = f"{caption} with 95 % intervals"
+    return folder.plot(f"sources-{metric}", drawn, alt, caption=caption)
 
 
 def _pictures(data: ReportData, folder: Folder, graded: list[GradedSource]) -> list[list[Picture]]:
     """For each source its confusion matrix and its reliability, side by side."""
+    from sklearn.metrics import confusion_matrix
+
     eyes = predictions_here(data.workspace, data.ids.model_id)
     eyes = eyes[eyes["stage"].notna()]
     pairs = []
     for one in graded:
         name = folder.name("sources", one.source)
         mine = eyes[(eyes["source"] == one.source) & (eyes["split"] == one.split)]
-        stages = mine["stage"].to_numpy(np.int64)
-        columns = [f"probability_stage{stage}" for stage in STAGES]
-        bins = reliability(stages, mine[columns].to_numpy(np.float32))
+        stages, predicted = mine[["stage", "predicted_stage"]].to_numpy(np.int64).T
+        bins = reliability(stages, mine[PROBABILITIES].to_numpy(np.float32))
+        counts = confusion_matrix(stages, predicted, labels=STAGES)
+        drawn = {
+            "Confusion": plots.confusion_matrix(counts),
+            "Reliability": plots.reliability(*bins),
+        }
         pair = []
-        for kind, plot in (
-            ("Confusion", plots.confusion_matrix(_counts(mine))),
-            ("Reliability", plots.reliability(*bins)),
-        ):
+        for kind, plot in drawn.items():
             caption = f"{kind}, {_name(one)}"
             alt = f"{kind} of {number(len(mine))} eyes of {one.source}"
             pair.append(folder.plot(f"{name}-{kind.lower()}", plot, alt, caption=caption))
         pairs.append(pair)
     return pairs
-
-
-def _counts(eyes: pd.DataFrame) -> np.ndarray:
-    """Eyes by true and predicted stage."""
-    counts = np.zeros((STAGE_COUNT, STAGE_COUNT), np.int64)
-    pairs = eyes[["stage", "predicted_stage"]].to_numpy(np.int64)
-    np.add.at(counts, (pairs[:, 0], pairs[:, 1]), 1)
-    return counts
 
 
 def _name(one: GradedSource) -> str:
