@@ -20,32 +20,13 @@ SIDE = 256  # the measures' own size; the retina is 256 px across
 # eye
 BLOCK = 8
 
-MEASURES = {
-    "exposure": "green's mean (the channel that shows vessels), 0…1",
-    "redness": "red's 95th percentile over the blocks' means, 0…1",
-    "haze": "blue's 95th percentile over the blocks' means, 0…1",
-    "saturated": "share of the pixels whose green is over 240 of 255",
-    "contrast": "green's standard deviation, 0…1",
-    "sharpness": (
-        "rms of green's detail at 1 to 2 px (small vessels) that three quarters of the blocks"
-        " exceed, grey levels"
-    ),
-    "weakest": (
-        "rms of red's detail at 1 to 2 px that nine tenths of the blocks exceed, grey levels"
-    ),
-    "clarity": (
-        "median over the blocks of green's detail at 1 to 2 px as a share of the block's tone"
-    ),
-    "vessels": "rms of red's detail at 2 to 4 px in the strongest tenth of the blocks, grey levels",
-    "structure": (
-        "standard deviation of green's detail at 8 to 24 px (the optic disc, shadows, the large"
-        " vessels' tracks), grey levels"
-    ),
-    "shadow": "depth of the darkest hundredth of that detail, grey levels",
-    "visible": "share of the kept disc that shows retina",
-    "confidence": "confidence of the retina's disc, 0…1",
-    "score": "probability that a person would call the eye gradable, 0…1",
-}
+# What they mean: the table `quality`. The detail of "fine" measures lies at 1 to 2 px, of vessels at
+# 2 to 4, of structure and shadow at 8 to 24.
+MEASURES = (
+    *("exposure", "redness", "haze", "saturated", "contrast"),
+    *("sharpness", "weakest", "clarity", "vessels", "structure", "shadow"),
+    *("visible", "confidence", "score"),
+)
 
 # A logistic regression on a person's verdict (gradable or not) on 644 public EyePACS photographs of
 # Kaggle's 2015 competition, of which 125 are ungradable. AUC 0.851 on these, 0.838 cross-validated

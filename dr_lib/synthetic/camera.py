@@ -4,6 +4,8 @@ There are eight makes of camera, of which half cut the disc at top and bottom. A
 frame; each patient and each photograph has its own exposure and light.
 """
 
+import pathlib
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -38,8 +40,8 @@ class Camera:
     size: float
     aspect: float
     fill: float
-    tone: tuple[float, float, float]
-    rim: tuple[float, float, float]
+    tone: Sequence[float]
+    rim: Sequence[float]
     notch: Literal["none", "triangle", "square", "round"]
     notch_degrees: float
     border: float
@@ -48,119 +50,11 @@ class Camera:
     share: float
 
 
-CAMERAS = (
-    Camera(
-        "pocket",
-        0.0,
-        4 / 3,
-        0.95,
-        (0.58, 0.26, 0.15),
-        (0.4, 0.2, 0.1),
-        "none",
-        0.0,
-        3.0,
-        0.0022,
-        1.4,
-        0.14,
-    ),
-    Camera(
-        "tabletop",
-        0.18,
-        3 / 2,
-        1.12,
-        (0.62, 0.44, 0.36),
-        (0.6, 0.75, 0.8),
-        "none",
-        0.0,
-        5.0,
-        0.003,
-        1.8,
-        0.16,
-    ),
-    Camera(
-        "clinic",
-        0.35,
-        4 / 3,
-        0.93,
-        (0.80, 0.40, 0.12),
-        (0.9, 0.8, 0.4),
-        "square",
-        -40.0,
-        2.5,
-        0.002,
-        1.3,
-        0.16,
-    ),
-    Camera(
-        "square",
-        0.45,
-        1.0,
-        0.96,
-        (0.50, 0.31, 0.17),
-        (0.5, 0.5, 0.35),
-        "triangle",
-        45.0,
-        4.0,
-        0.0024,
-        2.0,
-        0.13,
-    ),
-    Camera(
-        "mobile",
-        0.55,
-        3 / 2,
-        1.2,
-        (0.49, 0.40, 0.27),
-        (0.45, 0.7, 0.6),
-        "none",
-        0.0,
-        6.0,
-        0.0035,
-        2.6,
-        0.15,
-    ),
-    Camera(
-        "van",
-        0.7,
-        3 / 2,
-        0.92,
-        (0.70, 0.30, 0.16),
-        (0.7, 0.4, 0.3),
-        "round",
-        -50.0,
-        3.0,
-        0.002,
-        1.6,
-        0.1,
-    ),
-    Camera(
-        "hospital",
-        0.85,
-        4 / 3,
-        1.06,
-        (0.76, 0.47, 0.20),
-        (0.9, 0.85, 0.6),
-        "triangle",
-        -38.0,
-        4.5,
-        0.0024,
-        1.5,
-        0.09,
-    ),
-    Camera(
-        "research",
-        1.0,
-        3 / 2,
-        1.14,
-        (0.52, 0.30, 0.20),
-        (0.6, 0.75, 0.8),
-        "square",
-        42.0,
-        5.0,
-        0.002,
-        2.2,
-        0.07,
-    ),
+CAMERAS = tuple(
+    Camera(name, **values)
+    for name, values in tomllib.loads(
+        pathlib.Path(__file__).with_name("cameras.toml").read_text("utf-8")
+    ).items()
 )
 
 

@@ -2,7 +2,7 @@
 of the manifest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,20 +11,20 @@ from storage.contents.declared import declared
 from storage.contents.records import LATEST, pick
 from storage.files.files import Files
 from storage.layout import FUNDUS, fundus_path, ledger_folder
+from storage.tables.schemas import SCHEMAS
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
 PENDING, DONE, REJECTED = range(3)
-VISIBLE = {"visible_fraction": "share of the disc inside the photograph's frame and lit"}
 
 
-def fundus_specs(size: int, measures: Mapping[str, str] = VISIBLE) -> list[ArraySpec]:
+def fundus_specs(size: int, measures: Iterable[str] = ()) -> list[ArraySpec]:
     """The arrays of a fundus store with images of `size` px.
 
-    measures: name → what it measures, of quality; each becomes an array of that name, beside the
-    geometry and the score `quality`.
+    measures: columns of the table `quality`; each becomes an array of that name and meaning, beside
+    the geometry and the score `quality`.
     """
     specs = declared(
         "fundus",
@@ -32,10 +32,15 @@ def fundus_specs(size: int, measures: Mapping[str, str] = VISIBLE) -> list[Array
         labels={"channel": ("red", "green", "blue")},
         flags=("pending", "done", "rejected"),
     )
-    known, score = {spec.path for spec in specs}, specs[-1]
+    known, score, columns = {spec.path for spec in specs}, specs[-1], SCHEMAS["quality"]
     return specs + [
-        replace(score, path=name, long_name=name.replace("_", " "), description=text)
-        for name, text in measures.items()
+        replace(
+            score,
+            path=name,
+            long_name=name.replace("_", " "),
+            description=columns.field(name).metadata[b"description"].decode(),
+        )
+        for name in measures
         if name not in known
     ]
 

@@ -27,9 +27,7 @@ from storage.photos.types import Source
 from tasks.access.stores import blank, blank_row, shard_record
 
 # Arrays of their own; the score is the array `quality`, and confidence belongs to the geometry.
-MEASURES = {
-    name: text for name, text in QUALITY_MEASURES.items() if name not in ("score", "confidence")
-}
+MEASURES = [name for name in QUALITY_MEASURES if name not in ("score", "confidence")]
 GEOMETRY = ("diameter", "centre_y", "centre_x", "aspect", "confidence", "reduction")
 # What reading a file may say of the machine instead of the file.
 SHORTAGES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)

@@ -46,9 +46,7 @@ def workspace(tmp_path):
     dark, and one rejected.
     """
     ws = open_workspace(tmp_path / "workspace")
-    measures = {
-        name: text for name, text in MEASURES.items() if name not in ("score", "confidence")
-    }
+    measures = [name for name in MEASURES if name not in ("score", "confidence")]
     store = ShardedStore.create_or_open(
         ws.files, fundus_path(RECIPE.preprocess_id), fundus_specs(32, measures), 4
     )

@@ -146,20 +146,18 @@ def test_dask_chunks_on_demand(explained):
 
 
 def test_fundus_images_with_their_geometry(ws):
-    specs = fundus_specs(
-        16, {"exposure": "brightness", "quality": "the score", "visible_fraction": ""}
-    )
+    specs = fundus_specs(16, ("exposure", "quality", "visible"))
     store = ShardedStore.create_or_open(ws.files, fundus_path("bbbbbbbbbbbb"), specs, 4)
     store.extend(image_ids(6))
     store.write_shard(store.spans()[0], filled(specs, store.spans()[0], 1), digests=digests(4))
     data = ws.fundus()
     assert set(data.data_vars) == {
-        "pixels", "status", "diameter", "aspect", "centre_y", "centre_x", "confidence", "reduction", "quality", "exposure", "visible_fraction"
+        "pixels", "status", "diameter", "aspect", "centre_y", "centre_x", "confidence", "reduction", "quality", "exposure", "visible"
     }  # fmt: skip
     assert data["pixels"].dims == ("image", "y", "x", "channel")
     assert data["pixels"].dtype == np.uint8
     assert data["status"].attrs["flag_meanings"] == "pending done rejected"
-    assert data["exposure"].attrs["description"] == "brightness"
+    assert data["exposure"].attrs["description"].startswith("green's mean")
     assert data["status"].values.tolist() == [1, 1, 1, 1, 0, 0]
     blank = data.sel(image_id="5_left")
     assert np.unique(blank["pixels"]).tolist() == [128]
