@@ -20,8 +20,7 @@ SIDE = 256  # the measures' own size; the retina is 256 px across
 # eye
 BLOCK = 8
 
-# What they mean: the table `quality`. The detail of "fine" measures lies at 1 to 2 px, of vessels at
-# 2 to 4, of structure and shadow at 8 to 24.
+# The columns of the table `quality`, which says what each measures.
 MEASURES = (
     *("exposure", "redness", "haze", "saturated", "contrast"),
     *("sharpness", "weakest", "clarity", "vessels", "structure", "shadow"),
