@@ -57,12 +57,13 @@ PIXEL_ARRAYS = {
 
 @dataclass(frozen=True)
 class LayerShape:
-    """A layer's units, (y, x, channel) or (unit,), and the side in px of the window a neuron's
-    region is kept on.
+    """A layer's units, (y, x, channel) or (unit,), the side in px of the window a neuron's region
+    is kept on, and how many regions are, of each sign.
     """
 
     unit_shape: tuple[int, ...]
     window: int
+    neurons: int
 
 
 def layer_shapes(model: "keras.Model", params: AttributionParams) -> dict[str, LayerShape]:
@@ -75,9 +76,16 @@ def layer_shapes(model: "keras.Model", params: AttributionParams) -> dict[str, L
     shapes = {}
     for name in params.layers:
         lower, _ = split_at(model, name)
-        side = window_side(lower, int(lower.inputs[0].shape[1]))
-        shapes[name] = LayerShape(tuple(lower.outputs[0].shape[1:]), side)
+        size = int(lower.inputs[0].shape[1])
+        side = window_side(lower, size)
+        neurons = _regions_kept(params, deep=side == size)
+        shapes[name] = LayerShape(tuple(lower.outputs[0].shape[1:]), side, neurons)
     return shapes
+
+
+def _regions_kept(params: AttributionParams, *, deep: bool) -> int:
+    """How many of a layer's neurons have a region kept, of each sign."""
+    return min(params.neurons, (deep and params.deep_neurons) or params.neurons)
 
 
 class Explainer:
@@ -195,10 +203,11 @@ class _Layer:
         self.upper = Evaluator(_inference(upper), batch)
         self.sums = Evaluator(weighted_sums(lower), batch)
         self.neurons = NeuronEngine(lower, batch)
+        self.kept = _regions_kept(params, deep=self.neurons.whole)
 
     def explain(self, x: np.ndarray, quantities: list[QuantityMap]) -> dict[str, np.ndarray]:
         """The arrays of `layers/<name>/`."""
-        n, k, baseline = len(x), self.params.neurons, np.zeros(x.shape[1:], np.float32)
+        n, k, baseline = len(x), self.kept, np.zeros(x.shape[1:], np.float32)
         h0 = self.activations.values(baseline[None]).reshape(self.units)
         h = self.activations.values(x).reshape(n, *self.units)
         arrays = {
@@ -237,7 +246,7 @@ class _Layer:
             return
         of_channel = values.reshape(-1, self.units[-1])
         arrays["channel_attribution"][image] = of_channel.sum(axis=0, dtype=np.float64)
-        count, summed_count = self.params.neurons, self.params.resultant_neurons
+        count, summed_count = self.kept, self.params.resultant_neurons
         for sign, neurons in enumerate(strongest_neurons(values, max(count, summed_count))):
             summed = tuple(neurons[:summed_count].T)
             weights[sign, np.ravel_multi_index(summed, self.units)] = values[summed]

@@ -9,6 +9,9 @@ from dr_lib.attribution.quadrature import quadrature
 from dr_lib.attribution.quantities import stage_quantities
 from dr_lib.settings import NonNegativeInt, PositiveInt, PositiveShare, Settings, ShareBelow1
 
+# Settings that the first explanations did not have, with the value that changes nothing.
+DEFAULTS_BEFORE_ADDED = {"deep_neurons": 0}
+
 
 @dataclass(frozen=True)
 class AttributionParams(Settings):
@@ -20,6 +23,8 @@ class AttributionParams(Settings):
     layer_quantity: the outcome attributed to the layers: "predicted" (each image's most probable
         stage) or a quantity.
     neurons: regions kept one by one, of each sign.
+    deep_neurons: the most at layers whose neurons see the whole image (0: as `neurons`). Such a
+        region costs a hundred times what one of the stem does, and those of a layer look alike.
     resultant_neurons: neurons in the weighted sum, of each sign.
     rule: of fixed points; points that adapt start as midpoints.
     tolerance: points adapt until |gap| ≤ tolerance · max(|F(x) − F(x')|, floor); 0 takes exactly
@@ -43,6 +48,7 @@ class AttributionParams(Settings):
     layers: tuple[str, ...] = ("stem", "mixed2", "fc1")
     layer_quantity: str = "predicted"
     neurons: PositiveInt = 10
+    deep_neurons: Annotated[int, Interval(ge=0), "0: as neurons"] = 3
     resultant_neurons: PositiveInt = 2000
     rule: str = "midpoint"
     tolerance: ShareBelow1 = 0.05
