@@ -27,6 +27,7 @@ from dr_lib.attribution.neurons import (
 from dr_lib.attribution.params import AttributionParams
 from dr_lib.attribution.quantities import QuantityMap, identity_quantities, stage_quantities
 from dr_lib.attribution.receptive import window_side
+from dr_lib.attribution.refinement import OPEN_POINTS
 from dr_lib.maps.lesion_map import LesionMapper
 from dr_lib.network import backend
 from dr_lib.network.graph import calls
@@ -43,6 +44,8 @@ LARGEST_BATCH_ELSEWHERE = 32
 # Points that adapt start at this part of `neuron_points`, which is then the most that a neuron
 # takes.
 NEURON_START = 4
+# The residual tolerance of a single neuron's region: its gap is promised, not what cancels in it.
+GAP_ALONE = 100.0
 # The arrays of `pixels/`, in their order, and their types.
 PIXEL_ARRAYS = {
     "attribution": np.float32,
@@ -272,6 +275,8 @@ class _Layer:
             rule=self.params.rule,
             tolerance=tolerance,
             max_points=most,
+            floor=self.params.floor,
+            residual_tolerance=GAP_ALONE,
         )
         values = regions.values.sum(axis=-1).reshape(n, 2, k, *regions.values.shape[2:4])
         gap = regions.gap.reshape(n, 2, k).astype(np.float32)
@@ -282,7 +287,8 @@ class _Layer:
 
 def suggested_batch_size(model: "keras.Model", free_bytes: int | None = None) -> int:
     """The largest power of two, 4 on processors and 32 elsewhere at most, whose passes take at most
-    a quarter of the free memory.
+    a quarter of the free memory, and another quarter the gradients that wait for their weights, if
+    each row is of another line.
 
     Twice the outputs of all layers is an upper estimate: with four backward passes TensorFlow takes
     0.7 times them (Inception V3 at 256 px: 60 MB an image). The shape of a batch may touch the last
@@ -295,7 +301,8 @@ def suggested_batch_size(model: "keras.Model", free_bytes: int | None = None) ->
         for tensor in outputs
     )
     largest = LARGEST_BATCH.get(backend.device(), LARGEST_BATCH_ELSEWHERE)
-    rows = min(free / 4 / (numbers * 4 * 2), largest)
+    waiting = OPEN_POINTS * math.prod(model.inputs[0].shape[1:]) * model.outputs[0].shape[-1]
+    rows = min(free / 4 / (4 * max(2 * numbers, waiting)), largest)
     return 2 ** max(int(rows).bit_length() - 1, 0)
 
 

@@ -37,7 +37,7 @@ class AttributionParams(Settings):
     points, max_points: gradients on pixels to start with and at most.
     layer_points: the same start for outcome → layer and for the resultant.
     neuron_points: points of a single neuron's region, by `rule`; with a tolerance the most, a
-        quarter to start with.
+        quarter to start with, and the gap alone is promised.
     lesion_poses: over how many poses of the disc the lesion map is averaged (1, 2, 4 or 8; 0: no
         such map). lesion_points: how many points each pose takes.
     batch_size: images in one pass; 0 chooses by free memory: at most 4 on processors and 32
@@ -52,11 +52,11 @@ class AttributionParams(Settings):
     resultant_neurons: PositiveInt = 2000
     rule: str = "midpoint"
     tolerance: ShareBelow1 = 0.05
-    residual_tolerance: Annotated[float, Interval(ge=0, le=100), "0: as tolerance"] = 0.0
+    residual_tolerance: Annotated[float, Interval(ge=0, le=100), "0: as tolerance"] = 0.2
     floor: PositiveShare = 0.01
     max_points: int = 256
     points: int = 16
-    layer_points: int = 16
+    layer_points: int = 12
     neuron_points: int = 32
     lesion_poses: Annotated[Literal[0, 1, 2, 4, 8], "0: no lesion map"] = 8
     lesion_points: int = 2

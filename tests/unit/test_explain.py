@@ -157,6 +157,7 @@ def test_layer_arrays_agree_with_the_parts_they_are_made_of(model, pixels, array
     # most to start with.
     neurons = list(part["neuron"].reshape(N, 2 * kept, -1).astype(int))
     settings = {"points": 2, "max_points": 8, "tolerance": PARAMS.tolerance, "batch_size": 4}
+    settings |= {"floor": PARAMS.floor, "residual_tolerance": 100.0}
     regions = neuron_regions(lower, x, zeros, neurons, **settings)
     np.testing.assert_array_equal(regions.origin, part["region_origin"].reshape(N, 2 * kept, 2))
     exact = regions.values.sum(axis=-1)
