@@ -50,6 +50,8 @@ PARAMS = AttributionParams(
     neuron_points=8,
     batch_size=4,
     tolerance=0.02,
+    residual_tolerance=0.02,
+    layer_points=16,
 )
 
 
