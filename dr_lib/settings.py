@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -40,6 +41,18 @@ class Settings:
         problems = {name: problem(getattr(self, name), kind) for name, kind in kinds.items()}
         if found := [f"{name} {text}" for name, text in problems.items() if text]:
             raise ValueError("; ".join(found))
+
+
+def of_old(settings: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those that were added later and have the value that changes nothing:
+    what ids are made of, so that what was made before keeps its id.
+
+    >>> of_old({"points": 16, "poses": 1}, {"poses": 1})
+    {'points': 16}
+    """
+    return {
+        name: value for name, value in settings.items() if name not in added or value != added[name]
+    }
 
 
 @functools.cache

@@ -2,9 +2,10 @@
 bulk (METHOD §4–5).
 
 From the bottom: `quadrature` and `quantities` are closed forms; `refinement`, on `partition` and
-`direction`, chooses points and sees scalars only; `evaluator` runs many paths in full batches;
-`integrated` makes maps of them; `receptive`, `cone` and `neurons` take networks apart; `explain`
-puts all together. Importing this package imports neither Keras nor a framework.
+`direction`, chooses points and sees scalars only; `evaluator` runs many paths in full batches,
+whose gradients `sums` keeps on the device; `integrated` makes maps of them; `receptive`, `cone` and
+`neurons` take networks apart; `explain` puts all together. Importing this package imports neither
+Keras nor a framework.
 """
 
 from dr_lib.attribution.integrated import Attribution, integrated_gradients

@@ -6,18 +6,19 @@ requests values or gradients at points on the line and receives scalars only. Th
 many paths run side by side; every batch is filled with rows of any of them, so a path that is done
 makes room for the next. This module must not know quadrature, images or networks.
 
-The way of a row: a refinement yields a `Request`; `Evaluator.run` queues its rows; `_run_rows`
-forms their points and runs a batch; `Path.take` hands the scalars to the refinement and the
-gradients to the path's sums.
+The way of a row: a refinement yields a `Request`; `Evaluator.run` queues its rows; `_batch` starts
+a batch, whose points are formed on the device; `Path.take` hands the scalars to the refinement and
+the gradients, which stay on the device, to the path's sums.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from dr_lib.attribution.sums import Commit, GradientSums
 from dr_lib.network import backend
 
 
@@ -43,19 +44,6 @@ class Request:
     cotangents: np.ndarray | None = None
     contrast: np.ndarray | None = None
     targets: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Commit:
-    """Kept gradients that are to be added to both sums and forgotten.
-
-    nodes: (node,) their numbers. weights, contrasts: (node, basis) what each counts in the two
-    sums.
-    """
-
-    nodes: np.ndarray
-    weights: np.ndarray
-    contrasts: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -99,18 +87,18 @@ class Path:
     sum: np.ndarray = field(init=False)
     contrast_sum: np.ndarray = field(init=False)  # only if `contrasted`
     missing_rows: int = field(default=0, init=False)  # of the present request
-    # Gradients; None where a gradient isn't there yet, or no more.
-    _kept: list[Any] = field(default_factory=list, init=False, repr=False)
-    _first: int = field(default=0, init=False, repr=False)  # number of the request's first gradient
+    # On the device: baseline and difference (2, …), and the extras.
+    tensors: list[Any] = field(default_factory=list, init=False, repr=False)
+    _sums: GradientSums = field(init=False, repr=False)
+    _asked: int = field(default=0, init=False, repr=False)  # gradients to be kept so far
     _request: Request | None = field(default=None, init=False, repr=False)
     _answer: Values | None = field(default=None, init=False, repr=False)
 
     def start(self) -> None:
-        """Makes room for the sums and lets the refinement ask for the first time."""
-        self.sum = np.zeros((self.basis, *self.difference.shape), np.float32)
-        if self.contrasted:
-            self.contrast_sum = np.zeros_like(self.sum)
-        self._exact_difference = self.difference.ravel().astype(np.float64)
+        """Takes the line to the device and lets the refinement ask for the first time."""
+        line = np.stack([self.baseline, self.difference]).astype(np.float32)
+        self.tensors = [backend.tensor(array) for array in (line, *self.extras)]
+        self._sums = GradientSums(self.basis, self.difference.shape, self.contrasted)
         self._advance(None)
 
     @property
@@ -128,13 +116,11 @@ class Path:
         """How many gradients each row of the request asks for; 0 for a forward pass."""
         return 0 if self.request.cotangents is None else self.request.cotangents.shape[1]
 
-    def point(self, row: int) -> np.ndarray:
-        """The place on the line at which a row of the request is to be computed."""
-        return self.baseline + np.float32(self.request.alphas[row]) * self.difference
-
-    def take(self, row: int, outputs: np.ndarray, gradients: np.ndarray) -> None:
-        """Takes in a row: its outputs (output,), and its gradients (basis, …), which are added to
-        the sums, or kept if their weights are still open.
+    def take(
+        self, row: int, outputs: np.ndarray, slopes: np.ndarray, gradients: Sequence[Any]
+    ) -> None:
+        """Takes in a row: its outputs (output,), its slopes (basis,), and its gradients, which are
+        added to the sums, or kept if their weights are still open.
         """
         if self._answer is None:
             rows = len(self.request.alphas)
@@ -143,31 +129,26 @@ class Path:
         # instead of warning on every sum.
         self._answer.outputs[row] = np.where(np.isfinite(outputs), outputs, np.nan)
         if self.width:
-            # float64: terms of both signs nearly cancel, and a residual is the small difference of
-            # two such sums.
-            flat = gradients.reshape(len(gradients), -1).astype(np.float64)
-            self._answer.slopes[row] = flat @ self._exact_difference
+            self._answer.slopes[row] = slopes
             self._add(row, gradients)
         self.missing_rows -= 1
         if not self.missing_rows:
             self._advance(self._answer)
 
-    def _add(self, row: int, gradients: np.ndarray) -> None:
-        """Adds a row's gradients (basis, …) to the sums, or keeps them for a `Commit`."""
+    def _add(self, row: int, gradients: Sequence[Any]) -> None:
+        """Adds a row's gradients to the sums, or keeps them for a `Commit`."""
         request = self.request
         if request.targets is not None:
             for target, gradient in zip(request.targets[row], gradients, strict=True):
                 if target >= 0:
-                    self.sum[target] += gradient
+                    self._sums.add(int(target), gradient)
         elif request.contrast is None:
-            first = self._first + row * len(gradients)
-            # Copies: views of one array would all have to be committed before any of its memory is
-            # free.
-            self._kept[first : first + len(gradients)] = map(np.copy, gradients)
+            first = self._asked - (len(request.alphas) - row) * self.width
+            for node, gradient in enumerate(gradients, start=first):
+                self._sums.keep(node, gradient)
         else:
-            self.sum += gradients
-            if self.contrasted and request.contrast[row]:
-                self.contrast_sum += np.float32(request.contrast[row]) * gradients
+            for number, gradient in enumerate(gradients):
+                self._sums.add(number, gradient, float(request.contrast[row]))
 
     def _advance(self, values: Values | None) -> None:
         """Hands the refinement the answer to its request, and takes in its next request."""
@@ -175,26 +156,30 @@ class Path:
         try:
             message = next(self.refinement) if values is None else self.refinement.send(values)
             while isinstance(message, Commit):
-                self._commit(message)
+                self._sums.commit(message)
                 message = next(self.refinement)
         except StopIteration as stop:
             self._request, self.result = None, stop.value
+            self.sum, self.contrast_sum = self._sums.fetched()
             return
         self._request, self.missing_rows = message, len(message.alphas)
         if message.contrast is None and message.targets is None:
-            self._first = len(self._kept)
-            self._kept += [None] * (self.missing_rows * self.width)
+            self._asked += self.missing_rows * self.width
 
-    def _commit(self, commit: Commit) -> None:
-        """Adds kept gradients to the sums with the weights they were given, and forgets them."""
-        for node, weights, contrasts in zip(
-            commit.nodes, commit.weights, commit.contrasts, strict=True
-        ):
-            gradient, self._kept[node] = self._kept[node], None
-            for number in np.flatnonzero(weights):
-                self.sum[number] += np.float32(weights[number]) * gradient
-            for number in np.flatnonzero(contrasts) if self.contrasted else ():
-                self.contrast_sum[number] += np.float32(contrasts[number]) * gradient
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows whose computation has been started.
+
+    width: gradients of each. outputs (row, output), slopes (row, width): on the device; gradients:
+    of each row, as many tensors.
+    """
+
+    rows: list[tuple[Path, int]]
+    width: int
+    outputs: Any
+    slopes: Any
+    gradients: Sequence[Sequence[Any]]
 
 
 class Evaluator:
@@ -212,7 +197,7 @@ class Evaluator:
     def __init__(self, function: Callable, batch_size: int = 16) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        self.batch_size = batch_size
+        self.function, self.batch_size = function, batch_size
         # Whether the function answers (n,): known after the first call.
         self.squeezed: bool | None = None
         self._outputs: int | None = None
@@ -225,33 +210,57 @@ class Evaluator:
             self.squeezed = answer.ndim == 1
             return answer[:, None] if self.squeezed else answer
 
-        def products(x: Any, cotangents: Any, *extras: Any) -> Any:
-            basis = cotangents.shape[1]
-            return backend.vjps(
-                lambda y: outputs(y, *extras), x, [cotangents[:, b] for b in range(basis)]
-            )
+        def values(alphas: Any, lines: Any, *extras: Any) -> Any:
+            return outputs(_points(alphas, lines), *extras)
 
-        self._values = backend.compiled(outputs)
+        def products(cotangents: Any, alphas: Any, lines: Any, *extras: Any) -> Any:
+            from keras import ops
+
+            rows, basis = cotangents.shape[:2]
+            found, gradients = backend.vjps(
+                lambda x: outputs(x, *extras),
+                _points(alphas, lines),
+                [cotangents[:, b] for b in range(basis)],
+            )
+            # float64: terms of both signs nearly cancel, and a residual is the small difference of
+            # two such sums.
+            slopes = backend.inner_products(gradients, lines[:, 1])
+            # Copies: a view of the whole batch would keep all of its memory.
+            each = [[ops.take(one, row, axis=0) for one in gradients] for row in range(rows)]
+            return found, slopes, each
+
+        self._values = backend.compiled(values)
         self._products = backend.compiled(products)
 
     def values(self, x: np.ndarray, *extras: np.ndarray) -> np.ndarray:
         """The function's outputs (n, output) at any number of inputs."""
-        self.forward_rows += len(x)
-        return self._run([x, *extras], None)[0]
+        paths = (
+            _point(place, x[place], *(extra[place] for extra in extras)) for place in range(len(x))
+        )
+        found = sorted(self.run(paths), key=lambda path: path.key)
+        return np.stack([path.result for path in found])
 
     def outputs_of(self, x: np.ndarray) -> int:
         """How many numbers the function answers per row; at first it takes a batch to know."""
         if self._outputs is None:
-            self._outputs = self._run([x], None)[0].shape[1]
+            path = _point(0, x[0])
+            path.start()
+            for batch in self._started([(path, 0)], 0):
+                self._finished(batch)
+            self._outputs = len(path.result)
         return self._outputs
 
     def run(self, paths: Iterable[Path]) -> Iterator[Path]:
         """Each path when its refinement has ended; paths are drawn only as batches have room, so
-        memory is that of a batch.
+        memory is that of a few batches.
+
+        A second batch is started before the first is looked at: where the device works by itself,
+        it does so while the refinements decide.
         """
         # Rows by how many gradients they request, 0 for a forward pass: each number is a compiled
         # function of its own.
         waiting: dict[int, deque[tuple[Path, int]]] = {0: deque()}
+        running: deque[_Batch] = deque()
         source: Iterator[Path] | None = iter(paths)
 
         def enlist(path: Path) -> Iterator[Path]:
@@ -267,7 +276,12 @@ class Evaluator:
 
         while True:
             width = max(waiting, key=urgency)
-            if len(waiting[width]) < self.batch_size and source is not None:
+            full = len(waiting[width]) >= self.batch_size
+            if len(running) > 1 or (running and not full and source is None):
+                for path in self._finished(running.popleft()):
+                    yield from enlist(path)
+                continue
+            if not full and source is not None:
                 path = next(source, None)
                 if path is None:
                     source = None
@@ -283,70 +297,81 @@ class Evaluator:
             for queue in (waiting[width], waiting[0]):
                 while queue and len(rows) < self.batch_size:
                     rows.append(queue.popleft())
-            for path in self._run_rows(rows, width):
-                yield from enlist(path)
+            for path, _ in rows:
+                self.gradient_rows += path.width > 0
+                self.forward_rows += path.width == 0
+                self.backward_passes += path.width
+            running.extend(self._started(rows, width))
 
-    def _run_rows(self, rows: list[tuple[Path, int]], width: int) -> list[Path]:
-        """Runs rows of any paths, `width` gradients each (0: outputs alone); the paths whose
-        request is answered.
+    def _started(self, rows: list[tuple[Path, int]], width: int) -> list[_Batch]:
+        """Starts rows of any paths, `width` gradients each (0: outputs alone); if memory runs out,
+        batches are halved from then on.
         """
-        x = np.stack([path.point(row) for path, row in rows])
-        extras = [np.stack(parts) for parts in zip(*[path.extras for path, _ in rows], strict=True)]
-        cotangents = None
-        if width:
-            asked = [(path.request.cotangents, row) for path, row in rows]
-            shape = next(c.shape[1:] for c, _ in asked if c is not None)
-            # A forward row in a gradient batch has cotangent 0: its gradient is 0 and thrown away.
-            parts = [np.zeros(shape) if c is None else c[row] for c, row in asked]
-            cotangents = np.stack(parts).astype(np.float32)
-        outputs, gradients = self._run([x, *extras], cotangents)
+        batches, start = [], 0
+        while start < len(rows):
+            part = rows[start : start + self.batch_size]
+            try:
+                batches.append(self._batch(part, width))
+            except Exception as error:
+                self._halve(error)
+            else:
+                start += len(part)
+        return batches
+
+    def _finished(self, batch: _Batch) -> list[Path]:
+        """Hands a batch's answers to its paths; the paths whose request is answered."""
+        try:
+            outputs, slopes = map(backend.fetched, (batch.outputs, batch.slopes))
+        except Exception as error:  # a device that works by itself says so only now
+            self._halve(error)
+            parts = self._started(batch.rows, batch.width)
+            return [path for part in parts for path in self._finished(part)]
         answered = []
-        for place, (path, row) in enumerate(rows):
-            self.gradient_rows += path.width > 0
-            self.forward_rows += path.width == 0
-            self.backward_passes += path.width
+        for place, (path, row) in enumerate(batch.rows):
             if path.missing_rows == 1:
                 answered.append(path)
-            path.take(row, outputs[place], gradients[place])
+            path.take(row, outputs[place], slopes[place], batch.gradients[place])
         return answered
 
-    def _run(
-        self, arrays: list[np.ndarray], cotangents: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Outputs (row, output) and gradients (row, basis, …) of any number of rows; if memory runs
-        out, batches are halved from then on.
-        """
-        parts, start = [], 0
-        while start < len(arrays[0]):
-            rows = slice(start, start + self.batch_size)
-            asked = None if cotangents is None else cotangents[rows]
-            try:
-                parts.append(self._run_batch([array[rows] for array in arrays], asked))
-            except Exception as error:
-                if self.batch_size == 1 or not backend.is_out_of_memory(error):
-                    raise
-                self.batch_size //= 2
-            else:
-                start = rows.stop
-        if len(parts) == 1:
-            return parts[0]
-        outputs, gradients = zip(*parts, strict=True)
-        return np.concatenate(outputs), np.concatenate(gradients)
+    def _halve(self, error: Exception) -> None:
+        """Smaller batches from now on; raises what is no lack of memory, or cannot be helped."""
+        if self.batch_size == 1 or not backend.is_out_of_memory(error):
+            raise error
+        self.batch_size //= 2
 
-    def _run_batch(
-        self, arrays: list[np.ndarray], cotangents: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _batch(self, rows: list[tuple[Path, int]], width: int) -> _Batch:
         """One call, padded with copies of the last row so that one compiled shape serves all."""
         self.calls += 1
-        rows = len(arrays[0])
-        x, *extras = [backend.tensor(_padded(array, self.batch_size)) for array in arrays]
-        if cotangents is None:
-            return np.asarray(self._values(x, *extras))[:rows], np.zeros((rows, 0))
-        padded = backend.tensor(_padded(cotangents, self.batch_size))
-        outputs, gradients = self._products(x, padded, *extras)
-        return np.asarray(outputs)[:rows], np.stack(gradients, axis=1)[:rows]
+        padded = rows + rows[-1:] * (self.batch_size - len(rows))
+        alphas = np.array([path.request.alphas[row] for path, row in padded], np.float32)
+        tensors = [
+            backend.stack(parts) for parts in zip(*[p.tensors for p, _ in padded], strict=True)
+        ]
+        tensors = [backend.tensor(alphas), *tensors]
+        if not width:
+            return _Batch(
+                rows, 0, self._values(*tensors), np.zeros((len(rows), 0)), [()] * len(rows)
+            )
+        asked = [(path.request.cotangents, row) for path, row in padded]
+        shape = next(c.shape[1:] for c, _ in asked if c is not None)
+        # A forward row in a gradient batch has cotangent 0: its gradient is 0 and thrown away.
+        parts = [np.zeros(shape) if c is None else c[row] for c, row in asked]
+        cotangents = backend.tensor(np.stack(parts).astype(np.float32))
+        return _Batch(rows, width, *self._products(cotangents, *tensors))
 
 
-def _padded(array: np.ndarray, rows: int) -> np.ndarray:
-    missing = rows - len(array)
-    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
+def _points(alphas: Any, lines: Any) -> Any:
+    """The places (n, …) on lines (n, 2, …): baseline + alpha · difference."""
+    from keras import ops
+
+    alphas = ops.reshape(alphas, (-1, *[1] * (len(lines.shape) - 2)))
+    return lines[:, 0] + alphas * lines[:, 1]
+
+
+def _point(key: int, x: np.ndarray, *extras: np.ndarray) -> Path:
+    """A path that asks for the outputs at `x` alone; its result."""
+
+    def value() -> Refinement:
+        return (yield Request(np.zeros(1))).outputs[0].astype(np.float32)
+
+    return Path(key, x, np.zeros_like(x), value(), 0, extras, contrasted=False)

@@ -27,6 +27,7 @@ from dr_lib.attribution.neurons import (
 from dr_lib.attribution.params import AttributionParams
 from dr_lib.attribution.quantities import QuantityMap, identity_quantities, stage_quantities
 from dr_lib.attribution.receptive import window_side
+from dr_lib.attribution.refinement import OPEN_POINTS
 from dr_lib.maps.lesion_map import LesionMapper
 from dr_lib.network import backend
 from dr_lib.network.graph import calls
@@ -43,6 +44,8 @@ LARGEST_BATCH_ELSEWHERE = 32
 # Points that adapt start at this part of `neuron_points`, which is then the most that a neuron
 # takes.
 NEURON_START = 4
+# The residual tolerance of a single neuron's region: its gap is promised, not what cancels in it.
+GAP_ALONE = 100.0
 # The arrays of `pixels/`, in their order, and their types.
 PIXEL_ARRAYS = {
     "attribution": np.float32,
@@ -57,12 +60,13 @@ PIXEL_ARRAYS = {
 
 @dataclass(frozen=True)
 class LayerShape:
-    """A layer's units, (y, x, channel) or (unit,), and the side in px of the window a neuron's
-    region is kept on.
+    """A layer's units, (y, x, channel) or (unit,), the side in px of the window a neuron's region
+    is kept on, and how many regions are, of each sign.
     """
 
     unit_shape: tuple[int, ...]
     window: int
+    neurons: int
 
 
 def layer_shapes(model: "keras.Model", params: AttributionParams) -> dict[str, LayerShape]:
@@ -75,9 +79,16 @@ def layer_shapes(model: "keras.Model", params: AttributionParams) -> dict[str, L
     shapes = {}
     for name in params.layers:
         lower, _ = split_at(model, name)
-        side = window_side(lower, int(lower.inputs[0].shape[1]))
-        shapes[name] = LayerShape(tuple(lower.outputs[0].shape[1:]), side)
+        size = int(lower.inputs[0].shape[1])
+        side = window_side(lower, size)
+        neurons = _regions_kept(params, deep=side == size)
+        shapes[name] = LayerShape(tuple(lower.outputs[0].shape[1:]), side, neurons)
     return shapes
+
+
+def _regions_kept(params: AttributionParams, *, deep: bool) -> int:
+    """How many of a layer's neurons have a region kept, of each sign."""
+    return min(params.neurons, (deep and params.deep_neurons) or params.neurons)
 
 
 class Explainer:
@@ -195,10 +206,11 @@ class _Layer:
         self.upper = Evaluator(_inference(upper), batch)
         self.sums = Evaluator(weighted_sums(lower), batch)
         self.neurons = NeuronEngine(lower, batch)
+        self.kept = _regions_kept(params, deep=self.neurons.whole)
 
     def explain(self, x: np.ndarray, quantities: list[QuantityMap]) -> dict[str, np.ndarray]:
         """The arrays of `layers/<name>/`."""
-        n, k, baseline = len(x), self.params.neurons, np.zeros(x.shape[1:], np.float32)
+        n, k, baseline = len(x), self.kept, np.zeros(x.shape[1:], np.float32)
         h0 = self.activations.values(baseline[None]).reshape(self.units)
         h = self.activations.values(x).reshape(n, *self.units)
         arrays = {
@@ -237,7 +249,7 @@ class _Layer:
             return
         of_channel = values.reshape(-1, self.units[-1])
         arrays["channel_attribution"][image] = of_channel.sum(axis=0, dtype=np.float64)
-        count, summed_count = self.params.neurons, self.params.resultant_neurons
+        count, summed_count = self.kept, self.params.resultant_neurons
         for sign, neurons in enumerate(strongest_neurons(values, max(count, summed_count))):
             summed = tuple(neurons[:summed_count].T)
             weights[sign, np.ravel_multi_index(summed, self.units)] = values[summed]
@@ -263,6 +275,8 @@ class _Layer:
             rule=self.params.rule,
             tolerance=tolerance,
             max_points=most,
+            floor=self.params.floor,
+            residual_tolerance=GAP_ALONE,
         )
         values = regions.values.sum(axis=-1).reshape(n, 2, k, *regions.values.shape[2:4])
         gap = regions.gap.reshape(n, 2, k).astype(np.float32)
@@ -273,7 +287,8 @@ class _Layer:
 
 def suggested_batch_size(model: "keras.Model", free_bytes: int | None = None) -> int:
     """The largest power of two, 4 on processors and 32 elsewhere at most, whose passes take at most
-    a quarter of the free memory.
+    a quarter of the free memory, and another quarter the gradients that wait for their weights, if
+    each row is of another line.
 
     Twice the outputs of all layers is an upper estimate: with four backward passes TensorFlow takes
     0.7 times them (Inception V3 at 256 px: 60 MB an image). The shape of a batch may touch the last
@@ -286,7 +301,8 @@ def suggested_batch_size(model: "keras.Model", free_bytes: int | None = None) ->
         for tensor in outputs
     )
     largest = LARGEST_BATCH.get(backend.device(), LARGEST_BATCH_ELSEWHERE)
-    rows = min(free / 4 / (numbers * 4 * 2), largest)
+    waiting = OPEN_POINTS * math.prod(model.inputs[0].shape[1:]) * model.outputs[0].shape[-1]
+    rows = min(free / 4 / (4 * max(2 * numbers, waiting)), largest)
     return 2 ** max(int(rows).bit_length() - 1, 0)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Float64, Int64, Integer
 
 from dr_lib.attribution.cone import cone
 from dr_lib.attribution.evaluator import Evaluator, Path
-from dr_lib.attribution.integrated import refinement_maker
+from dr_lib.attribution.integrated import FLOOR, refinement_maker
 from dr_lib.attribution.quadrature import quadrature
 from dr_lib.attribution.quantities import identity_quantities
 from dr_lib.attribution.receptive import receptive_field, window_origin, window_side
@@ -21,10 +21,10 @@ from dr_lib.network.graph import rebuilt, rectified
 if TYPE_CHECKING:
     import keras
 
-# Neurons that share one forward pass where each sees the whole image. More would save little: one
-# forward against this many backward passes is near the end of the gain, and where some sleep,
-# larger groups are rarely full.
-SHARED_NEURONS = 5
+# Neurons at most that share one forward pass where each sees the whole image. More would save
+# little: one forward against this many backward passes is near the end of the gain, and where some
+# sleep, larger groups are rarely full.
+SHARED_NEURONS = 6
 # Windows at most in the place of one image of a batch.
 WINDOWS_TOGETHER = 64
 # Maps of one image summed side by side: 25 MB at 256 px.
@@ -122,10 +122,14 @@ class NeuronEngine:
         rule: str = "midpoint",
         tolerance: float | None = None,
         max_points: int = 256,
+        floor: float = FLOOR,
+        residual_tolerance: float | None = None,
     ) -> Regions:
         """See `neuron_regions`."""
         indices = self._checked(neurons, len(inputs))
-        make_refinement = refinement_maker(points, rule, tolerance, max_points)
+        make_refinement = refinement_maker(
+            points, rule, tolerance, max_points, floor, residual_tolerance
+        )
         nodes = quadrature(rule, points)
         n, k = indices.shape[:2]
         window = inputs.shape[1:] if self.whole else (self.side, self.side, *inputs.shape[3:])
@@ -134,7 +138,7 @@ class NeuronEngine:
         gap, origin = np.zeros((n, k)), np.zeros((n, k, min(inputs.ndim - 1, 2)), np.int64)
         baselines = np.broadcast_to(baselines, inputs.shape)
         adapts = tolerance is not None
-        shared = min(k, SHARED_NEURONS if adapts else SUMMED_NEURONS) if self.whole else 1
+        shared = _equal_share(k, SHARED_NEURONS if adapts else SUMMED_NEURONS) if self.whole else 1
 
         def paths(evaluator: Evaluator) -> Iterator[Path]:
             for image, first in np.ndindex(n, -(-k // shared) if k else 0):
@@ -153,7 +157,7 @@ class NeuronEngine:
                     # On its own window a neuron would pay a forward pass of its own for every point
                     # to find it awake, as 89 to 99 % of the strongest neurons' are.
                     skips = self.rectified and self.whole
-                    together = min(shared, SHARED_NEURONS)
+                    together = _equal_share(shared, SHARED_NEURONS)
                     refinement = live_refinement(len(ranks), together, *nodes, rectified=skips)
                 yield Path(
                     (image, ranks, view.laid),
@@ -238,6 +242,8 @@ def neuron_regions(
     rule: str = "midpoint",
     tolerance: float | None = None,
     max_points: int = 256,
+    floor: float = FLOOR,
+    residual_tolerance: float | None = None,
     batch_size: int = 16,
 ) -> Regions:
     """The active region of each neuron: IG with F = h_j(x), on the window that holds the neuron's
@@ -254,7 +260,8 @@ def neuron_regions(
     inputs: (n, H, W, C). baselines: the same, or (H, W, C) for all.
     neurons: for each input an index array (k, 3) of (y, x, channel), or (k, 1) for a layer without
         positions; k is the same for all.
-    points, rule, tolerance, max_points: as in `integrated_gradients`, of a single neuron.
+    points, rule, tolerance, max_points, floor, residual_tolerance: as in `integrated_gradients`, of
+        a single neuron.
 
     Returns
     -------
@@ -272,7 +279,14 @@ def neuron_regions(
         rule=rule,
         tolerance=tolerance,
         max_points=max_points,
+        floor=floor,
+        residual_tolerance=residual_tolerance,
     )
+
+
+def _equal_share(count: int, most: int) -> int:
+    """How many go into each group where groups of at most `most` hold about equally many."""
+    return -(-count // max(-(-count // most), 1))
 
 
 def resultant(

@@ -9,6 +9,9 @@ from dr_lib.attribution.quadrature import quadrature
 from dr_lib.attribution.quantities import stage_quantities
 from dr_lib.settings import NonNegativeInt, PositiveInt, PositiveShare, Settings, ShareBelow1
 
+# Settings that the first explanations did not have, with the value that changes nothing.
+DEFAULTS_BEFORE_ADDED = {"deep_neurons": 0}
+
 
 @dataclass(frozen=True)
 class AttributionParams(Settings):
@@ -20,6 +23,8 @@ class AttributionParams(Settings):
     layer_quantity: the outcome attributed to the layers: "predicted" (each image's most probable
         stage) or a quantity.
     neurons: regions kept one by one, of each sign.
+    deep_neurons: the most at layers whose neurons see the whole image (0: as `neurons`). Such a
+        region costs a hundred times what one of the stem does, and those of a layer look alike.
     resultant_neurons: neurons in the weighted sum, of each sign.
     rule: of fixed points; points that adapt start as midpoints.
     tolerance: points adapt until |gap| ≤ tolerance · max(|F(x) − F(x')|, floor); 0 takes exactly
@@ -32,7 +37,7 @@ class AttributionParams(Settings):
     points, max_points: gradients on pixels to start with and at most.
     layer_points: the same start for outcome → layer and for the resultant.
     neuron_points: points of a single neuron's region, by `rule`; with a tolerance the most, a
-        quarter to start with.
+        quarter to start with, and the gap alone is promised.
     lesion_poses: over how many poses of the disc the lesion map is averaged (1, 2, 4 or 8; 0: no
         such map). lesion_points: how many points each pose takes.
     batch_size: images in one pass; 0 chooses by free memory: at most 4 on processors and 32
@@ -43,14 +48,15 @@ class AttributionParams(Settings):
     layers: tuple[str, ...] = ("stem", "mixed2", "fc1")
     layer_quantity: str = "predicted"
     neurons: PositiveInt = 10
+    deep_neurons: Annotated[int, Interval(ge=0), "0: as neurons"] = 3
     resultant_neurons: PositiveInt = 2000
     rule: str = "midpoint"
     tolerance: ShareBelow1 = 0.05
-    residual_tolerance: Annotated[float, Interval(ge=0, le=100), "0: as tolerance"] = 0.0
+    residual_tolerance: Annotated[float, Interval(ge=0, le=100), "0: as tolerance"] = 0.2
     floor: PositiveShare = 0.01
     max_points: int = 256
     points: int = 16
-    layer_points: int = 16
+    layer_points: int = 12
     neuron_points: int = 32
     lesion_poses: Annotated[Literal[0, 1, 2, 4, 8], "0: no lesion map"] = 8
     lesion_points: int = 2

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from dr_lib.attribution.direction import Direction
-from dr_lib.attribution.evaluator import Commit
 from dr_lib.attribution.quantities import QuantityMap
+from dr_lib.attribution.sums import Commit
 
 # How much the intervals' own residuals and a border's distance from the middle count beside the gap
 # when borders are chosen. Measured: from 0.1 to 1 nothing changes; without them the gap would be

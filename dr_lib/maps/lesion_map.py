@@ -10,13 +10,16 @@ log-odds of any disease against none, whose gradient does not die where the prob
 docs/localisation.md has the measurements behind these choices, and what else was tried.
 """
 
+import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from dr_lib.attribution.evaluator import Evaluator
-from dr_lib.attribution.integrated import integrated_gradients
+from dr_lib.attribution.evaluator import Evaluator, Path
+from dr_lib.attribution.quadrature import quadrature
+from dr_lib.attribution.refinement import unchecked_refinement
 from dr_lib.evaluation.grading import posed
 from dr_lib.network.model import scaled
 
@@ -36,7 +39,7 @@ class LesionMapper:
 
     def __init__(self, logits: "keras.Model", *, poses: int, points: int, batch_size: int) -> None:
         self.poses = range(0, 8, 2) if poses == 4 else range(poses)
-        self.points = points
+        self.rule = quadrature("midpoint", points)
         self.disease = Evaluator(_log_odds(logits), batch_size)
 
     def maps(self, pixels: UInt8[np.ndarray, "image y x 3"]) -> Float32[np.ndarray, "image y x"]:
@@ -47,21 +50,23 @@ class LesionMapper:
         if there are eight poses.
         """
         maps = np.zeros(pixels.shape[:3], np.float32)
-        nothing = np.zeros(pixels.shape[1:], np.float32)
-        for number, eye in enumerate(pixels):
-            # All poses of one eye in one call, so that a batch is full even where there is one eye
-            # alone.
-            posed_eyes = np.concatenate([posed(eye[np.newaxis], pose) for pose in self.poses])
-            attribution = integrated_gradients(
-                self.disease, scaled(posed_eyes), nothing, points=self.points
-            )
-            strengths = np.abs(attribution.values).sum(axis=-1)
-            turned = [
-                unposed(strength[np.newaxis], pose)[0]
-                for strength, pose in zip(strengths, self.poses, strict=True)
-            ]
-            maps[number] = np.mean(turned, axis=0, dtype=np.float64)
+        turned: dict[int, dict[int, np.ndarray]] = {number: {} for number in range(len(pixels))}
+        for path in self.disease.run(self._paths(pixels)):
+            number, pose = path.key
+            strength = np.abs(path.sum[0] * path.difference).sum(axis=-1)
+            turned[number][pose] = unposed(strength[np.newaxis], pose)[0]
+            if len(turned[number]) == len(self.poses):
+                own = turned.pop(number)
+                maps[number] = np.mean([own[pose] for pose in self.poses], axis=0, dtype=np.float64)
         return maps
+
+    def _paths(self, pixels: np.ndarray) -> Iterator[Path]:
+        """A line for every pose of every eye, which fill batches together."""
+        nothing = np.zeros(pixels.shape[1:], np.float32)
+        for number, pose in itertools.product(range(len(pixels)), self.poses):
+            (x,) = scaled(posed(pixels[number : number + 1], pose))
+            refinement = unchecked_refinement(*self.rule)
+            yield Path((number, pose), nothing, x, refinement, 1, contrasted=False)
 
 
 def unposed(

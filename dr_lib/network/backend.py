@@ -9,6 +9,7 @@ quantity, no quadrature. Importing it imports no framework; the first call does.
 """
 
 import contextlib
+import functools
 import importlib.util
 import logging
 import os
@@ -257,6 +258,46 @@ def tensor(array: np.ndarray) -> Any:
     import jax.numpy as jnp
 
     return jnp.asarray(array)
+
+
+def stack(tensors: Sequence[Any]) -> Any:
+    """Tensors of one shape as a single one, on a new first axis."""
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.stack(tensors)
+    return _jax_stack()(tensors)
+
+
+@functools.cache
+def _jax_stack() -> Callable:
+    import jax
+
+    return jax.jit(jax.numpy.stack)
+
+
+def fetched(tensor: Any) -> np.ndarray:
+    """A tensor on the host; waits until it has been computed."""
+    return np.asarray(tensor)
+
+
+def inner_products(vectors: Sequence[Any], other: Any) -> Any:
+    """(n, vector) float64: for each row the sum of the products of each (n, …) float32 tensor with
+    the other.
+    """
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        *rows, other = (
+            tf.cast(tf.reshape(x, (x.shape[0], -1)), tf.float64) for x in (*vectors, other)
+        )
+        return tf.stack([tf.reduce_sum(row * other, axis=1) for row in rows], axis=1)
+    import jax
+    import jax.numpy as jnp
+
+    with jax.enable_x64(True):
+        *rows, other = (x.reshape(len(x), -1).astype(jnp.float64) for x in (*vectors, other))
+        return jnp.stack([(row * other).sum(axis=1) for row in rows], axis=1)
 
 
 def vjp(function: Function, x: Any, cotangent: Any) -> tuple[Any, Any]:

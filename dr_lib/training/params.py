@@ -4,7 +4,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from dr_lib.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, Settings, ShareBelow1
+from dr_lib.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Settings,
+    ShareBelow1,
+    of_old,
+)
 from dr_lib.training.schedule import FinalDecay, StepwiseRate, learning_rate_schedule
 
 # METHOD §3: eyes of stages 0 … 4 in every sixteen, that is 50, 6.25, 12.5, 6.25 and 25 %.
@@ -136,6 +143,5 @@ def outcome_settings(params: TrainingParams) -> dict[str, Any]:
     }
     return {
         NAMES_IN_IDS.get(name, name): value
-        for name, value in settings.items()
-        if name not in DEFAULTS_BEFORE_ADDED or value != DEFAULTS_BEFORE_ADDED[name]
+        for name, value in of_old(settings, DEFAULTS_BEFORE_ADDED).items()
     }

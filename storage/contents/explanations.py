@@ -47,26 +47,25 @@ def _unit(quantity: str) -> str:
 @dataclass(frozen=True)
 class LayerShape:
     """unit_shape: (60, 60, 192), or (256,) for a dense layer. window: side of a region's window in
-    px.
+    px. neurons: how many regions are kept, of each sign.
     """
 
     unit_shape: Sequence[int]
     window: int
+    neurons: int
 
 
 def explanation_specs(
     quantities: Sequence[str],
     size: int,
     layers: Mapping[str, LayerShape],
-    neurons: int,
     *,
     layer_quantity: str = "predicted",
     lesions: bool = False,
 ) -> list[ArraySpec]:
     """The arrays of an explanation: DESIGN §2's table, and a status per image.
 
-    neurons: how many regions are kept, of each sign. layer_quantity: what is attributed to the
-    layers. lesions: whether there is a lesion map.
+    layer_quantity: what is attributed to the layers. lesions: whether there is a lesion map.
     """
     sides = {"y": size, "x": size}
     labels = {"quantity": quantities}
@@ -82,7 +81,7 @@ def explanation_specs(
         specs += declared(
             "layer",
             f"layers/{layer}",
-            sizes={**sides, **window, "rank": neurons, "channel": shape.unit_shape[-1]},
+            sizes={**sides, **window, "rank": shape.neurons, "channel": shape.unit_shape[-1]},
             labels={"sign": SIGNS, "axis": axes, "origin": ("y", "x")},
             unit=unit_of(layer_quantity),
             axes=", ".join(axes),

@@ -197,12 +197,14 @@ def specs_of(network: Any, params: AttributionParams, size: int) -> list[ArraySp
         shapes = layer_shapes(network, params)
     except ValueError as error:
         raise UserError(str(error)) from None
-    layers = {name: LayerShape(shape.unit_shape, shape.window) for name, shape in shapes.items()}
+    layers = {
+        name: LayerShape(shape.unit_shape, shape.window, shape.neurons)
+        for name, shape in shapes.items()
+    }
     return explanation_specs(
         params.quantities,
         size,
         layers,
-        params.neurons,
         layer_quantity=params.layer_quantity,
         lesions=bool(params.lesion_poses),
     )

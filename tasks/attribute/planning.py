@@ -118,8 +118,7 @@ def check_run(
     specs = explanation_specs(
         params.quantities,
         recipe.preprocess.size,
-        dict.fromkeys(params.layers, LayerShape((1,), 1)),
-        params.neurons,
+        dict.fromkeys(params.layers, LayerShape((1,), 1, params.neurons)),
         lesions=bool(params.lesion_poses),
     )
     rates = known_rates(workspace, recipe, bound(specs, storage.shard_images))

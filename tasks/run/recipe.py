@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dr_lib.attribution import AttributionParams
+from dr_lib.attribution.params import DEFAULTS_BEFORE_ADDED
 from dr_lib.evaluation.grading import GradingParams
 from dr_lib.fundus import PreprocessParams
 from dr_lib.network.model import ModelParams
+from dr_lib.settings import of_old
 from dr_lib.training import TrainingParams, outcome_settings
 from storage import Workspace
 from storage.contents.models import ModelRecord
@@ -204,7 +206,9 @@ class Recipe:
             {
                 "model_id": self.model_id(workspace),
                 "preprocess_id": self.preprocess_id,
-                "attribution": settings_of(AttributionParams, self.attribution),
+                "attribution": of_old(
+                    settings_of(AttributionParams, self.attribution), DEFAULTS_BEFORE_ADDED
+                ),
                 **self._left_out,
             }
         )

@@ -67,23 +67,80 @@ def evaluators(
 
 @contextlib.contextmanager
 def metered() -> Iterator[dict[int, dict[str, float]]]:
-    """Counts every batch that any evaluator runs meanwhile: seconds, rows, and passes (a
-    backward counts one).
+    """Counts every batch that any evaluator runs meanwhile, one after the other: seconds, rows, and
+    passes (a backward counts one).
     """
     meters: dict[int, dict[str, float]] = {}
-    original = Evaluator._run_batch
+    original = Evaluator._batch
 
-    def timed(self: Evaluator, arrays: list[np.ndarray], cotangents: np.ndarray | None) -> Any:
+    def timed(self: Evaluator, rows: list, width: int) -> Any:
         started = time.perf_counter()
-        found = original(self, arrays, cotangents)
+        batch = original(self, rows, width)
+        backend.fetched(batch.outputs)
         meter = meters.setdefault(id(self), {"seconds": 0.0, "rows": 0, "passes": 0})
         meter["seconds"] += time.perf_counter() - started
-        meter["rows"] += len(arrays[0])
-        meter["passes"] += len(arrays[0]) * (1 if cotangents is None else 1 + cotangents.shape[1])
-        return found
+        meter["rows"] += len(rows)
+        meter["passes"] += len(rows) * (1 + width)
+        return batch
 
-    Evaluator._run_batch = timed
+    Evaluator._batch = timed
     try:
         yield meters
     finally:
-        Evaluator._run_batch = original
+        Evaluator._batch = original
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[dict[int, dict[int, list[Any]]]]:
+    """By evaluator and by how many gradients a row has: how many rows any evaluator computes
+    meanwhile, and a path and a cotangent (output,) of such a row. Takes no time of its own.
+    """
+    rows: dict[int, dict[int, list[Any]]] = {}
+    original = Evaluator._batch
+
+    def noted(self: Evaluator, part: list, width: int) -> Any:
+        path = max((path for path, _ in part), key=lambda path: path.width)
+        cotangent = path.request.cotangents[0, 0] if width else None
+        own = rows.setdefault(id(self), {}).setdefault(width, [0, path.tensors, cotangent])
+        own[0] += len(part)
+        return original(self, part, width)
+
+    Evaluator._batch = noted
+    try:
+        yield rows
+    finally:
+        Evaluator._batch = original
+
+
+def bare_seconds(
+    evaluator: Evaluator, width: int, tensors: list[Any], cotangent: np.ndarray | None
+) -> float:
+    """Seconds a row of the evaluator's function, compiled by itself: full batches of data that are
+    on the device already, `width` gradients each; nothing comes back but one number.
+    """
+    from keras import ops
+
+    line, *extras = ([tensor] * evaluator.batch_size for tensor in tensors)
+    x = backend.stack(line)[:, 0] + 0.5 * backend.stack(line)[:, 1]
+    extras = [backend.stack(parts) for parts in extras]
+
+    def work(x: Any, cotangents: Any, *extras: Any) -> Any:
+        def function(y: Any) -> Any:
+            return evaluator.function(y, *extras)
+
+        if not width:
+            return ops.sum(function(x))
+        parts = [cotangents[number] for number in range(width)]
+        return sum(ops.sum(g) for g in backend.vjps(function, x, parts)[1])
+
+    outputs = () if evaluator.squeezed or cotangent is None else cotangent.shape
+    cotangents = backend.tensor(np.ones((width, evaluator.batch_size, *outputs), np.float32))
+    compiled = backend.compiled(work)
+
+    def run() -> None:
+        for _ in range(3):
+            last = compiled(x, cotangents, *extras)
+        backend.fetched(last)
+
+    run()
+    return quickest(run) / 3 / evaluator.batch_size

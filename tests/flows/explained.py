@@ -39,8 +39,8 @@ PHOTO_SHAPE = (3 * SIZE, 2 * SIZE)
 DISC = Disc(1.5 * SIZE - 0.5, SIZE - 0.5, 2.0 * SIZE, aspect=1.5)
 MODEL_ID = "0123456789ab"
 LAYERS = {
-    "stem": LayerShape((16, 16, 8), 32),
-    "fc1": LayerShape((16,), SIZE),
+    "stem": LayerShape((16, 16, 8), 32, NEURONS),
+    "fc1": LayerShape((16,), SIZE, NEURONS),
 }
 RECIPE = Recipe(
     PreprocessParams(size=SIZE),
@@ -98,7 +98,7 @@ def explain(workspace: Workspace, count: int) -> None:
     fundi = ShardedStore.create_or_open(
         workspace.files, path, fundus_specs(SIZE, MEASURES), SHARD_IMAGES, made_how
     )
-    specs = explanation_specs(RECIPE.attribution.quantities, SIZE, LAYERS, NEURONS, lesions=True)
+    specs = explanation_specs(RECIPE.attribution.quantities, SIZE, LAYERS, lesions=True)
     maps = ShardedStore.create_or_open(
         workspace.files, attributions_path(explain_id), specs, SHARD_IMAGES
     )

@@ -98,9 +98,9 @@ def workspace(tmp_path_factory):
     )
     fundi.write_shard(span, arrays, digests=IDS)
 
-    layers = {"stem": LayerShape((16, 16, 3), 8)}
+    layers = {"stem": LayerShape((16, 16, 3), 8, 1)}
     store = ShardedStore.create_or_open(
-        ws.files, attributions_path("e" * 12), explanation_specs(PARAMS.quantities, SIZE, layers, 1)
+        ws.files, attributions_path("e" * 12), explanation_specs(PARAMS.quantities, SIZE, layers)
     )
     save_record(ws.files, ExplanationRecord("e" * 12, "m" * 12))
     store.extend(IDS)

@@ -8,6 +8,7 @@ a Prefect server.
 import contextlib
 import importlib
 import io
+import json
 import math
 import pathlib
 import sys
@@ -131,6 +132,16 @@ def test_attribution(benchmark, monkeypatch):
     few += ("--captum-neurons", 1, "--max-points", 16, "--memory-points", 2, 4)
     code, said = benchmark("attribution", "--quick", "--without-captum", *few)
     assert (code, "FAILED" in said) == (0, False), said
+
+
+def test_device(benchmark, explained, tmp_path):
+    few = ("--eyes", 1, "--layers", "stem", "--steps", 6, "--without-captum")
+    written = tmp_path / "device.json"
+    workspace = explained.parent / "workspace"
+    code, said = benchmark("device", workspace, *few, "--json", written)
+    assert code == 0
+    assert "complete eye" in said
+    assert json.loads(written.read_text())["parts"]["stem"]["share"] > 0
 
 
 def test_codecs(benchmark, explained):

@@ -120,7 +120,7 @@ def test_no_maps_take_more_bytes_than_the_bound(ws_of_noise):
 
 @pytest.fixture
 def ws_of_noise(tmp_path):
-    specs = explanation_specs(("stage0", "stage1"), 64, {}, 1)
+    specs = explanation_specs(("stage0", "stage1"), 64, {})
     store = ShardedStore.create_or_open(
         open_workspace(tmp_path / "noise").files, "explanations/0/attributions.zarr", specs, SHARD
     )
@@ -298,7 +298,7 @@ def test_what_was_set_aside_is_planned_where_it_is_to_be_tried_again(tmp_path, p
     )
     path = f"explanations/{config.recipe.explain_id(workspace)}/attributions.zarr"
     store = ShardedStore.create_or_open(
-        workspace.files, path, explanation_specs(("stage0",), SIZE, {}, 1), SHARD
+        workspace.files, path, explanation_specs(("stage0",), SIZE, {}), SHARD
     )
     store.extend(image_ids(IMAGES))
     digests = [

@@ -68,6 +68,15 @@ def test_every_setting_that_decides_the_outcome_is_a_new_model(training):
     assert recipe(training=training).training_id != recipe().training_id
 
 
+def test_explanations_made_before_deep_layers_kept_fewer_neurons_keep_their_id():
+    """The id is of a time when there was no `deep_neurons`; 3 is today's default."""
+    before = {"residual_tolerance": 0.0, "layer_points": 16}
+    for deep, same in ((0, True), (3, False)):
+        named = recipe(training={"model_id": OTHER}, attribution=before | {"deep_neurons": deep})
+        found = named.explain_id(Records([record(OTHER, named)]))
+        assert (found == "a0677ad5b61c") == same
+
+
 @pytest.mark.parametrize(
     "training",
     [{"prefetch": 9}, {"checkpoint_every": 7}, {"on_new_data": "retrain"}, {"model_id": OTHER}],

@@ -71,7 +71,7 @@ def write(store, span, arrays, **record):
 def explained(ws):
     ws.write_photos(photos(IMAGES).assign(split="test"))
     store = ShardedStore.create_or_open(
-        ws.files, attributions_path(EXPLAIN), explanation_specs(QUANTITIES, SIZE, {}, 1), SHARD
+        ws.files, attributions_path(EXPLAIN), explanation_specs(QUANTITIES, SIZE, {}), SHARD
     )
     store.extend(image_ids(IMAGES))
     for span in store.spans():

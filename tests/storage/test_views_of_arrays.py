@@ -21,8 +21,8 @@ from storage.layout import attributions_path, fundus_path
 from tests.storage.small import digests, image_ids
 
 LAYERS = {
-    "stem": LayerShape((15, 15, 8), 32),
-    "fc1": LayerShape((24,), 64),
+    "stem": LayerShape((15, 15, 8), 32, 3),
+    "fc1": LayerShape((24,), 64, 3),
 }
 QUANTITIES = ("stage0", "stage4", "referable")
 # DESIGN §2's table: path → dims.
@@ -66,7 +66,7 @@ def filled(specs, span, value):
 def explained(tmp_path_factory):
     """Six explained images in shards of four; each shard's values are its number plus 1."""
     ws = open_workspace(tmp_path_factory.mktemp("explained"))
-    specs = explanation_specs(QUANTITIES, 64, LAYERS, 3)
+    specs = explanation_specs(QUANTITIES, 64, LAYERS)
     store = ShardedStore.create_or_open(
         ws.files, attributions_path("aaaaaaaaaaaa"), specs, 4, {"title": "attributions"}
     )
@@ -96,7 +96,7 @@ def test_the_arrays_are_those_of_the_contract(explained):
 
 def test_the_arrays_of_a_logit_are_not_said_to_be_probabilities():
     specs = explanation_specs(
-        ("logit3", "logit0"), 64, LAYERS, 3, layer_quantity="logodds3:0", lesions=True
+        ("logit3", "logit0"), 64, LAYERS, layer_quantity="logodds3:0", lesions=True
     )
     units = {spec.path: spec.units for spec in specs}
     assert not [path for path, unit in units.items() if "probability" in unit]
@@ -108,7 +108,7 @@ def test_the_arrays_of_a_logit_are_not_said_to_be_probabilities():
         == "log-odds"
     )
     assert units["layers/fc1/resultant"] == "log-odds × activation"
-    mixed = explanation_specs(("stage0", "referable", "logit0"), 64, {}, 3)
+    mixed = explanation_specs(("stage0", "referable", "logit0"), 64, {})
     assert {spec.units for spec in mixed if spec.path.endswith("outcome")} == {
         "probability or logit"
     }

@@ -11,11 +11,13 @@ import pytest
 from keras import ops
 
 from dr_lib.attribution import integrated_gradients, quadrature, stage_quantities
-from dr_lib.attribution.evaluator import Commit, Evaluator, Path, Values
+from dr_lib.attribution.evaluator import Evaluator, Values
 from dr_lib.attribution.integrated import attributions, refinement_maker
 from dr_lib.attribution.quadrature import RULES
 from dr_lib.attribution.quantities import identity_quantities
 from dr_lib.attribution.refinement import adaptive_refinement
+from dr_lib.attribution.sums import Commit, GradientSums
+from dr_lib.network import backend
 
 # float32 arithmetic: sums of a few hundred numbers near 1 are good to a few 1e-7.
 SINGLE = 2e-6
@@ -556,13 +558,13 @@ def test_few_gradients_wait_for_their_weights_however_many_there_are(
     saturated, images, monkeypatch
 ):
     monkeypatch.setattr("dr_lib.attribution.refinement.OPEN_POINTS", 10)
-    evaluator, waiting, commit = Evaluator(saturated, 4), [], Path._commit
+    evaluator, waiting, commit = Evaluator(saturated, 4), [], GradientSums.commit
 
-    def counted(line, message):
-        waiting.append(sum(kept is not None for kept in line._kept))
-        commit(line, message)
+    def counted(sums, message):
+        waiting.append(sums.waiting)
+        commit(sums, message)
 
-    monkeypatch.setattr(Path, "_commit", counted)
+    monkeypatch.setattr(GradientSums, "commit", counted)
     made = refinement_maker(6, "midpoint", 1e-4, 90)
     (one,) = attributions(
         evaluator, stage_quantities(STAGES), images[:1], np.zeros((8, 8, 2), np.float32), made
@@ -570,6 +572,24 @@ def test_few_gradients_wait_for_their_weights_however_many_there_are(
     assert one.refinement.gradients > 40
     assert max(waiting) < 4 * (10 + one.refinement.gradients / 3)  # four backward passes a point
     np.testing.assert_allclose(one.gap, one.refinement.residuals.sum(axis=0), atol=2e-5)
+
+
+@pytest.mark.parametrize("tolerance", [None, 1e-4], ids=["fixed points", "points that adapt"])
+def test_the_host_hears_scalars_until_a_path_has_ended(saturated, images, tolerance, monkeypatch):
+    sizes, fetch = [], backend.fetched
+
+    def counted(tensor):
+        sizes.append(int(np.prod(tensor.shape)))
+        return fetch(tensor)
+
+    monkeypatch.setattr(backend, "fetched", counted)
+    maker = refinement_maker(6, "midpoint", tolerance, 90)
+    quantities, zeros = stage_quantities(STAGES), np.zeros((8, 8, 2), np.float32)
+    (one,) = attributions(Evaluator(saturated, 4), quantities, images[:1], zeros, maker)
+    # Four sums and their contrasts, once; else five outputs or at most four slopes a row.
+    assert sizes[-8:] == [zeros.size] * 8
+    assert max(sizes[:-8]) <= 4 * 5
+    assert one.refinement.gradients >= (6 if tolerance is None else 40)
 
 
 def test_forwards_ride_in_the_spare_rows_of_the_last_gradient_batch():

@@ -153,13 +153,13 @@ def test_a_layer_without_positions_takes_one_number_a_neuron_and_shares_passes()
     np.testing.assert_allclose(found.values[0], every.values[0, :11], atol=1e-6)
     np.testing.assert_allclose(found.values[1], every.values[1, 9:], atol=1e-6)
     np.testing.assert_allclose(found.gap, [every.gap[0, :11], every.gap[1, 9:]], atol=1e-6)
-    # A forward at both ends and at each of 6 points; then a pass back for every five neurons awake
+    # A forward at both ends and at each of 6 points; then a pass back for every six neurons awake
     # at a point.
     assert engine.evaluator.forward_rows == 2 * (2 + 6)
     awake = np.array([[[activations(lower, (k + 0.5) / 6 * image)[u] > 0 for u in own[:, 0]] for k in range(6)]
                       for image, own in zip(x, units, strict=True)])  # fmt: skip
     assert 0 < awake.sum() < awake.size
-    assert engine.evaluator.gradient_rows == np.ceil(awake.sum(axis=2) / 5).sum()
+    assert engine.evaluator.gradient_rows == np.ceil(awake.sum(axis=2) / 6).sum()
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 3)], ids=["a vector", "a sequence"])
@@ -224,7 +224,7 @@ def test_points_at_which_a_neuron_sleeps_are_skipped_exactly(strided, monkeypatc
         passes.append(engine.evaluator.gradient_rows)
     np.testing.assert_allclose(found[0].values, found[1].values, atol=1e-6)
     np.testing.assert_allclose(found[0].gap, found[1].gap, atol=1e-6)
-    assert passes[0] < passes[1] == 3 * 8 * 2  # nine neurons are two groups of at most five
+    assert passes[0] < passes[1] == 3 * 8 * 2  # nine neurons are two groups of at most six
 
 
 def test_a_network_says_whether_its_zeros_are_asleep():

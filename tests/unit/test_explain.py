@@ -17,7 +17,7 @@ from dr_lib.attribution import (
 from dr_lib.network.model import ModelParams, build, scaled
 
 STAGES = ("stage0", "stage1", "stage2", "stage3", "stage4")
-SIZE, N, K = 64, 3, 3
+SIZE, N, K, DEEP = 64, 3, 3, 2
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +45,13 @@ def pixels():
 PARAMS = AttributionParams(
     layers=("stem", "fc1"),
     neurons=K,
+    deep_neurons=DEEP,
     resultant_neurons=40,
     neuron_points=8,
     batch_size=4,
     tolerance=0.02,
+    residual_tolerance=0.02,
+    layer_points=16,
 )
 
 
@@ -66,8 +69,8 @@ def arrays(explainer, pixels):
 
 def test_every_array_has_the_stores_name_shape_and_type(model, arrays):
     shapes = explain.layer_shapes(model, PARAMS)
-    assert shapes["stem"] == explain.LayerShape((16, 16, 32), 16)
-    assert shapes["fc1"] == explain.LayerShape((256,), 64)
+    assert shapes["stem"] == explain.LayerShape((16, 16, 32), 16, K)
+    assert shapes["fc1"] == explain.LayerShape((256,), 64, DEEP)
     expected = {
         "pixels/attribution": ((N, 6, SIZE, SIZE), "float32"),
         "pixels/failed": ((N,), "bool"),
@@ -80,15 +83,15 @@ def test_every_array_has_the_stores_name_shape_and_type(model, arrays):
     expected |= {"lesion/map": ((N, SIZE, SIZE), "float32")}
     for name, shape in shapes.items():
         layer = {
-            "neuron": ((N, 2, K, len(shape.unit_shape)), "int16"),
-            "region_origin": ((N, 2, K, 2), "int16"),
+            "neuron": ((N, 2, shape.neurons, len(shape.unit_shape)), "int16"),
+            "region_origin": ((N, 2, shape.neurons, 2), "int16"),
         }
         layer |= dict.fromkeys(
             ("neuron_attribution", "activation", "baseline_activation", "neuron_gap"),
-            ((N, 2, K), "float32"),
+            ((N, 2, shape.neurons), "float32"),
         )
         layer |= {
-            "region": ((N, 2, K, shape.window, shape.window), "float32"),
+            "region": ((N, 2, shape.neurons, shape.window, shape.window), "float32"),
             "resultant": ((N, 2, SIZE, SIZE), "float32"),
         }
         layer |= {
@@ -135,6 +138,7 @@ def test_layer_arrays_agree_with_the_parts_they_are_made_of(model, pixels, array
         if key.startswith(f"layers/{name}/")
     }
     whole = integrated_gradients(upper, h, h0, points=256)
+    kept = {"stem": K, "fc1": DEEP}[name]
     for image, stage in enumerate(predicted):
         exact = whole.values[image, stage]
         scale = np.abs(exact).max()
@@ -142,26 +146,27 @@ def test_layer_arrays_agree_with_the_parts_they_are_made_of(model, pixels, array
         np.testing.assert_allclose(
             part["channel_attribution"][image], channels, atol=0.1 * np.abs(channels).max()
         )
-        for sign, neurons in enumerate(strongest_neurons(exact, K)):
-            kept = tuple(part["neuron"][image, sign].T)
+        for sign, neurons in enumerate(strongest_neurons(exact, kept)):
+            chosen = tuple(part["neuron"][image, sign].T)
             np.testing.assert_allclose(
                 part["neuron_attribution"][image, sign], exact[tuple(neurons.T)], atol=0.05 * scale
             )
-            np.testing.assert_allclose(part["activation"][image, sign], h[image][kept], atol=1e-5)
+            np.testing.assert_allclose(part["activation"][image, sign], h[image][chosen], atol=1e-5)
             np.testing.assert_allclose(
-                part["baseline_activation"][image, sign], h0[kept], atol=1e-5
+                part["baseline_activation"][image, sign], h0[chosen], atol=1e-5
             )
     # Both signs together: deep neurons share their points with their neighbours. A quarter of the
     # most to start with.
-    neurons = list(part["neuron"].reshape(N, 2 * K, -1).astype(int))
+    neurons = list(part["neuron"].reshape(N, 2 * kept, -1).astype(int))
     settings = {"points": 2, "max_points": 8, "tolerance": PARAMS.tolerance, "batch_size": 4}
+    settings |= {"floor": PARAMS.floor, "residual_tolerance": 100.0}
     regions = neuron_regions(lower, x, zeros, neurons, **settings)
-    np.testing.assert_array_equal(regions.origin, part["region_origin"].reshape(N, 2 * K, 2))
+    np.testing.assert_array_equal(regions.origin, part["region_origin"].reshape(N, 2 * kept, 2))
     exact = regions.values.sum(axis=-1)
     np.testing.assert_allclose(
         part["region"].reshape(exact.shape), exact, atol=1e-5 * np.abs(exact).max()
     )
-    np.testing.assert_allclose(part["neuron_gap"].reshape(N, 2 * K), regions.gap, atol=1e-5)
+    np.testing.assert_allclose(part["neuron_gap"].reshape(N, 2 * kept), regions.gap, atol=1e-5)
 
 
 def test_the_resultant_is_the_weighted_sum_of_the_regions_when_no_more_neurons_are_in_it(
@@ -221,6 +226,7 @@ def test_fewer_neurons_than_asked_for_are_padded(model, pixels):
         layers=("fc2",),
         layer_quantity="referable",
         neurons=64,
+        deep_neurons=0,
         neuron_points=2,
     )
     found = explain.Explainer(model, params).explain(pixels[:1])
