@@ -118,7 +118,11 @@ def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionP
         for start in range(0, len(eyes), EYES_PER_JOB)
     ]
     results = run_in_waves(
-        session.pool, "channel dissection", _agreements, jobs, images_of=lambda job: len(job.eyes)
+        session.network,
+        "channel dissection",
+        _agreements,
+        jobs,
+        images_of=lambda job: len(job.eyes),
     )
     rows = []
     for layer in params.layers:

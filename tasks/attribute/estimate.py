@@ -7,6 +7,7 @@ bytes and memory that follows from the arrays alone. A run that cannot fit is re
 first byte is written.
 """
 
+import dataclasses
 import heapq
 import os
 import platform
@@ -24,7 +25,7 @@ from storage.ids import content_id
 from storage.layout import attributions_path, ledger_folder
 from tasks.execution.pool import WORKER_BASE_BYTES
 from tasks.run.errors import UserError
-from tasks.run.recipe import Recipe
+from tasks.run.recipe import Recipe, settings_in_ids
 
 ARRAYS_AT_ONCE = (
     3  # a shard's blank arrays, the engine's results, and the rounded copy that is written
@@ -109,10 +110,11 @@ def known_rates(workspace: Workspace, recipe: Recipe, fallback: Rates) -> Rates:
     """The best rates there are without measuring anew: see the module. What none knows is taken
     from `fallback`.
     """
+    wanted = content_id(settings_in_ids(dataclasses.asdict(recipe.engine)))
     others = [
         record.explain_id
         for record in workspace.explanations()
-        if content_id(record.attribution) == content_id(recipe.engine)
+        if content_id(settings_in_ids(record.attribution)) == wanted
         and record.preprocess_id == recipe.preprocess_id
     ]
     this = recipe.explain_id(workspace) if recipe.find_model(workspace) else None
@@ -151,7 +153,7 @@ def check_room(workspace: Workspace, planned: Estimate, *, workers_here: bool) -
             f" {place} has {size_text(free)} free: {size_text(planned.bytes - free)} too little;"
             " free some space, choose another workspace or set attribution.limit"
         )
-    memory = backend.free_memory_bytes() if workers_here else planned.memory_bytes
+    memory = backend.host_free_bytes() if workers_here else planned.memory_bytes
     if planned.memory_bytes > memory:
         raise UserError(
             f"attribute needs {size_text(planned.memory_bytes)} of memory for {planned.workers}"

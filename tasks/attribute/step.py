@@ -89,7 +89,7 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
     planned = estimate(
         known_rates(workspace, recipe, bound(specs, storage.shard_images)),
         shard_sizes(images["to_do"].tolist(), storage.shard_images),
-        session.pool.workers,
+        session.network.workers,
     )
     if planned.images:
         check_room(workspace, planned, workers_here=not session.pool.params.address)
@@ -124,7 +124,7 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
     )
     with _recorded(store, explain_id, planned) as note:
         done = run_in_waves(
-            session.pool,
+            session.network,
             STEP,
             explain_shard,
             jobs,
