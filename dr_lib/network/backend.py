@@ -92,9 +92,7 @@ def choose(backend: Backend) -> None:
 
 
 def chosen() -> str:
-    """The backend that `choose` or KERAS_BACKEND named, by default the first that is installed.
-    Imports no framework.
-    """
+    """The backend of `choose` or KERAS_BACKEND, else the first installed. Imports no framework."""
     return os.environ["KERAS_BACKEND"]
 
 
