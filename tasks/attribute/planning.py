@@ -72,6 +72,7 @@ def plan(
     count = _count_photographs(workspace, sources, recipe)
     new = max(count - int(workspace.photos()["present"].sum()), 0)
     pool = Pool(dask)
+    network = NetworkWorkers(pool)
     fundi = _fundi(workspace, recipe, storage, count, pool.workers)
     to_do = _to_explain(workspace, recipe, storage, count)
     sizes, rates = shard_sizes(to_do, storage.shard_images), Rates(0.0, 0, "")
@@ -82,7 +83,7 @@ def plan(
             )
     finally:
         pool.close()
-    explain = estimate(rates, sizes, NetworkWorkers(pool).workers)
+    explain = estimate(rates, sizes, network.workers)
     if pool.gpus and explain.seconds is not None:
         hours = number(explain.seconds * pool.gpus / 3600)
         basis = f"{explain.basis}; {hours} GPU hours on {counted(pool.gpus, 'GPU')}"
@@ -129,10 +130,12 @@ def check_run(
         params.neurons,
         lesions=bool(params.lesion_poses),
     )
-    rates = known_rates(workspace, recipe, bound(specs, storage.shard_images))
     pool = Pool(dask)
+    network = NetworkWorkers(pool)
     fundi = _fundi(workspace, recipe, storage, count, pool.workers)
-    _check_both(workspace, estimate(rates, sizes, NetworkWorkers(pool).workers), fundi, dask)
+    most = bound(specs, storage.shard_images)
+    rates = known_rates(workspace, recipe, most, network.device)
+    _check_both(workspace, estimate(rates, sizes, network.workers), fundi, dask)
 
 
 def _check_both(workspace: Workspace, explain: Estimate, fundi: Estimate, dask: DaskParams) -> None:
@@ -164,12 +167,13 @@ def _rates(
         HEAD_BYTES,
     )
     specs = _specs(workspace, recipe)
-    rates = known_rates(workspace, recipe, bound(specs, storage.shard_images, weights))
+    most = bound(specs, storage.shard_images, weights)
+    rates = known_rates(workspace, recipe, most, pool.device)
     if seconds is not None:
         return replace(rates, seconds=seconds, start_seconds=0.0, basis="the given rate")
     if measure or (measure is None and rates.seconds is None):
         rates = calibrate(workspace, pool, recipe, sources, storage.shard_images)
-        remember(calibration_name(workspace, recipe), dataclasses.asdict(rates))
+        remember(calibration_name(workspace, recipe, pool.device), dataclasses.asdict(rates))
     return rates
 
 

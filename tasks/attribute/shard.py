@@ -122,6 +122,7 @@ def explain_shard(job: ExplainJob) -> ExplainedShard:
         notes={
             "gap_max": measures.gap_max,
             "model_id": ids.model_id,
+            "device": backend.device(),
             "versions": versions(),
         },
     )

@@ -87,7 +87,7 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
         store, specs = None, specs_of(network, engine, recipe.preprocess.size)
     images = image_axis(photos, usable, chosen["image_id"], store, storage.retry_set_aside)
     planned = estimate(
-        known_rates(workspace, recipe, bound(specs, storage.shard_images)),
+        known_rates(workspace, recipe, bound(specs, storage.shard_images), session.network.device),
         shard_sizes(images["to_do"].tolist(), storage.shard_images),
         session.network.workers,
     )

@@ -26,6 +26,11 @@ class NetworkWorkers:
         return self.pool.gpus or self.pool.workers
 
     @property
+    def device(self) -> str:
+        """GPU or CPU, as far as is known before the workers are there."""
+        return "GPU" if self.pool.gpus else "CPU"
+
+    @property
     def has_gpus(self) -> bool:
         """Whether there is any GPU; asks the scheduler where somebody else started it."""
         if self.pool.params.address:

@@ -45,18 +45,8 @@ class TrainingJob:
     config: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """What the run hears of it: its id, and of `dr_lib.training.History` what it tells people."""
-
-    model_id: str
-    step_s: float
-    wait_share: float
-    chosen_step: int
-
-
-def train_model(job: TrainingJob, report: Callable[..., None]) -> TrainedModel:
-    """Trains, from the last checkpoint where there is one, and stores the model.
+def train_model(job: TrainingJob, report: Callable[..., None]) -> str:
+    """Trains, from the last checkpoint where there is one, and stores the model; returns its id.
 
     Parameters
     ----------
@@ -100,7 +90,7 @@ def train_model(job: TrainingJob, report: Callable[..., None]) -> TrainedModel:
     record = trained_record(recipe, job.config, job.data, eyes, history)
     model_id = save_model(files, weights, record, pd.DataFrame(history.rows), job.labels)
     remove_scratch(files, scratch.name)
-    return TrainedModel(model_id, history.step_s, history.wait_share, history.chosen_step)
+    return model_id
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from dr_lib.formatting import percent, score, with_interval
 from storage import Workspace
 from storage.admin.learned_labels import RETRAIN, label_changes, learned_from
+from storage.contents.models import load_record
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
 from tasks.access.images import usable_rows
@@ -129,12 +130,14 @@ def _train(
     )
     job = TrainingJob(workspace, recipe, splits, data, learned_from(labelled), config)
     with progress(STEP, params.steps, "mini-batches") as advance:
-        trained = workers.run_whole(train_model, job, _reporter(advance))
+        model_id = workers.run_whole(train_model, job, _reporter(advance))
+    record = load_record(workspace.files, model_id)
+    waiting = percent(record.notes["input_wait_share"], 1)
     say(
-        f"train: {trained.step_s:.2f} s a mini-batch, {percent(trained.wait_share, 1)} of it"
-        f" waiting for pixels; best after {trained.chosen_step}"
+        f"train: {record.step_seconds:.2f} s a mini-batch, {waiting} of it waiting for pixels; best"
+        f" after {record.notes['chosen_step']}"
     )
-    return trained.model_id
+    return model_id
 
 
 def _reporter(advance: Callable[..., None]) -> Callable[[int, float, float | None], None]:
