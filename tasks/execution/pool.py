@@ -95,7 +95,7 @@ class Pool:
 
     def _check_gpus(self, there: int, where: str) -> None:
         """Dask would wait for ever for a resource that no worker has."""
-        if self.params.gpus != "auto" and int(self.params.gpus) > there:
+        if self.params.gpus != "auto" and self.params.gpus > there:
             raise UserError(
                 f"dask.gpus = {self.params.gpus}, but {there} can be used {where}; set a smaller"
                 ' number, or "auto"'
@@ -254,25 +254,20 @@ class Pool:
         does. Each would compute on one core, and nobody would know.
         """
         client = self.connect()
-        names = [worker["name"] for worker in _workers_of(client, GPU)]
-        devices = [client.submit(backend.device, workers=[name], pure=False) for name in names]
-        slow = [
-            name
-            for name, device in zip(names, client.gather(devices), strict=True)
-            if device == "CPU"
-        ]
+        devices = client.run(backend.device, workers=[*_workers_of(client, GPU)], on_error="ignore")
+        slow = [*devices.values()].count("CPU")
         if not slow:
             return ""
         extra = GPU_EXTRAS[backend.chosen()]
         return (
-            f"{len(slow)} of {len(names)} workers with a GPU compute on their processor; install"
+            f"{slow} of {len(devices)} workers with a GPU compute on their processor; install"
             f" .[{extra}] there, by the same constraints.txt"
         )
 
     def load(self, network: bool = False) -> str:
         """How busy the workers are, with their GPUs or their cores, such as `GPU 87 %`."""
         needed = self._resource(network)
-        metrics = [worker["metrics"] for worker in _workers_of(self.connect(), needed)]
+        metrics = [worker["metrics"] for worker in _workers_of(self.connect(), needed).values()]
         if needed == GPU:  # told only where nvidia-ml-py is installed
             busy = [one["gpu"]["utilization"] for one in metrics if one.get("gpu")]
         else:
@@ -317,7 +312,11 @@ class Pool:
         self._client = None
 
 
-def _workers_of(client, needed: Mapping[str, int] = MappingProxyType({})) -> list[dict[str, Any]]:
-    """What the scheduler says of those of its workers that have the resource."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return [worker for worker in workers if needed.keys() <= worker["resources"].keys()]
+def _workers_of(client, needed: Mapping[str, int] = MappingProxyType({})) -> dict[str, Any]:
+    """What the scheduler says of those of its workers that have the resource, by address."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return {
+        address: worker
+        for address, worker in workers.items()
+        if needed.keys() <= worker["resources"].keys()
+    }

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import zoneinfo
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
@@ -151,11 +151,11 @@ class DaskParams(Settings):
 
     address: str = ""
     workers: Annotated[NonNegativeInt, "0: one a core"] = 0
-    gpus: int | str = "auto"
+    gpus: Any = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.gpus != "auto" and not (isinstance(self.gpus, int) and self.gpus >= 0):
+        if self.gpus != "auto" and not (type(self.gpus) is int and self.gpus >= 0):
             raise ValueError(f'gpus must be "auto", or a number (0: none), not {self.gpus!r}')
 
 

@@ -26,9 +26,12 @@ GPUS = [Gpu("GPU-8a", "NVIDIA H100"), Gpu("GPU-b7", "NVIDIA H100")]
 
 @pytest.fixture(autouse=True)
 def two_gpus(monkeypatch, tmp_path):
+    """A machine of two GPUs; returns the lines that are told."""
+    told = []
     monkeypatch.setattr(pool, "gpus_here", lambda: GPUS)
     monkeypatch.setattr(pool, "lock_folder", lambda: tmp_path / "locks")
-    monkeypatch.setattr(pool.Pool, "without_their_gpu", lambda self: "")
+    monkeypatch.setattr(pool, "say", told.append)
+    return told
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def seen(_):
     return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
-def test_the_network_has_the_gpus_and_everything_else_the_processors(workers):
+def test_the_network_has_the_gpus_and_everything_else_the_processors(workers, two_gpus):
     network = NetworkWorkers(workers)
     assert (network.workers, network.has_gpus, workers.workers) == (2, True, 1)
     devices = {device for _, device in network.run(seen, range(6))}
@@ -55,6 +58,8 @@ def test_the_network_has_the_gpus_and_everything_else_the_processors(workers):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "", "nor does the run's own process see any"
     assert workers.load().startswith("CPU ")
     assert network.load() == "", "how busy a GPU is, nvidia-ml-py tells"
+    (line,) = two_gpus
+    assert line.startswith("2 of 2 workers with a GPU compute on their processor; install .[")
 
 
 def test_a_gpu_is_one_runs_until_its_pool_closes(monkeypatch, workers):
