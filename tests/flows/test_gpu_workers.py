@@ -3,14 +3,21 @@ else is as with real ones.
 """
 
 import contextlib
+import hashlib
+import json
 import os
+import pathlib
 import signal
 import subprocess
 import time
 
 import dask
 import pytest
+from prefect import flow
 
+from tasks.attribute import step
+from tasks.attribute.shard import explain_shard
+from tasks.attribute.step import attribute
 from tasks.execution import gpu, pool
 from tasks.execution.gpu import Gpu
 from tasks.execution.network import NetworkWorkers
@@ -175,7 +182,8 @@ def explained(folder, gpus: int, deadly: bool = False) -> tuple[dict[str, str], 
     them.
     """
     config, workspace = prepare(write_config(folder), image_ids(16))
-    (folder / "workspace" / "deadly").touch() if deadly else None
+    if deadly:
+        (folder / "workspace" / "deadly").touch()
 
     @flow(persist_result=False)
     def run():

@@ -188,6 +188,21 @@ def test_free_space_is_that_of_the_disk_where_the_workspace_will_be(tmp_path):
     assert free_bytes(open_workspace("memory://somewhere").files)[1] is None
 
 
+def test_a_plan_with_gpus_says_their_hours(prepared, monkeypatch):
+    """Shards of 4, 4 and 2 images on two GPUs: the later one works on 6 images for an hour each."""
+
+    def make(params):
+        pool = InlinePool(params)
+        pool.gpus = 2
+        return pool
+
+    monkeypatch.setattr(tasks.attribute.planning, "Pool", make)
+    rows, _ = planned(prepared, measure=False, seconds=3600.0)
+    assert row_of(rows, "attribute")["by"] == "the given rate; 12 GPU hours on 2 GPUs"
+    rows, _ = planned(prepared, measure=False)
+    assert "GPU" not in row_of(rows, "attribute")["by"], "unknown before a calibration there"
+
+
 def test_a_plan_by_a_given_rate_counts_what_is_to_do_and_writes_nothing(prepared, pools):
     before = tree_bytes(pathlib.Path(prepared[2].location))
     rows, refusal = planned(prepared, measure=False, seconds=90.0)
