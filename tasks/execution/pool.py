@@ -253,9 +253,23 @@ class Pool:
         """That workers have a GPU on which they cannot compute, and what to do; empty where none
         does. Each would compute on one core, and nobody would know.
         """
+        from distributed import wait
+
         client = self.connect()
-        devices = client.run(backend.device, workers=[*_workers_of(client, GPU)], on_error="ignore")
-        slow = [*devices.values()].count("CPU")
+        # A worker that dies meanwhile is not waited for: another may answer in its place.
+        devices = [
+            client.submit(
+                backend.device,
+                pure=False,
+                workers=[worker],
+                allow_other_workers=True,
+                resources=GPU,
+            )
+            for worker in _workers_of(client, GPU)
+        ]
+        with client.as_current(), contextlib.suppress(TimeoutError):
+            wait(devices, timeout=DESERTED_S)
+        slow = sum(one.status == "finished" and one.result() == "CPU" for one in devices)
         if not slow:
             return ""
         extra = GPU_EXTRAS[backend.chosen()]

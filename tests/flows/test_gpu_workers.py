@@ -141,8 +141,6 @@ def test_a_gpu_worker_that_dies_costs_a_retry_on_a_gpu(workers, tmp_path):
 
 
 def test_on_a_cluster_the_resource_tells_which_workers_have_a_gpu(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "DESERTED_S", 0.2)
-    monkeypatch.setattr(pool, "LOOK_S", 0.1)
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "GPU-8a"}
     owns_one = (*WORKER, "--resources", "GPU=1")
     with (
