@@ -7,6 +7,8 @@ BIN := .venv/bin
 SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 PYTHON ?= $(shell IFS=:; for name in python3.11 python3.12 python3.13 python3; do for folder in $$PATH; do \
 	"$$folder/$$name" -c '$(SUPPORTED)' 2>/dev/null && echo "$$folder/$$name" && exit; done; done)
+# What the networks run on: tensorflow, gpu, jax or jax-gpu (with jax, set model.backend = "jax").
+BACKEND ?= tensorflow
 VERSION := import pip, sys; print(sys.version_info[:2])
 
 .PHONY: demo test lint setup clean-demo
@@ -19,7 +21,7 @@ setup: .venv/.installed
 			"install one (Debian: apt-get install python3-venv) or name one: make setup PYTHON=/usr/local/bin/python3.12" >&2; exit 1; }; \
 	wanted=$$("$$python" -c 'import sys; print(sys.version_info[:2])'); \
 	test "$$($(BIN)/python -c '$(VERSION)' 2>/dev/null)" = "$$wanted" || "$$python" -m venv --clear .venv
-	PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --editable '.[test]'
+	PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --editable '.[$(BACKEND),test]'
 	touch $@
 
 demo: setup

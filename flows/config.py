@@ -37,6 +37,7 @@ from storage.photos.sources import PhotoSources
 from tasks.run.recipe import Recipe
 from tasks.run.settings import (
     AttributionSelection,
+    BackendChoice,
     DaskParams,
     DataParams,
     ScheduleParams,
@@ -53,6 +54,11 @@ class ConfigError(Exception):
     """The configuration cannot be used; each line of the message names one mistake and its
     place.
     """
+
+
+@dataclass(frozen=True)
+class ModelSection(BackendChoice, ModelParams):
+    """The network, and what it runs on."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class PipelineConfig:
     workspace: str
     data: DataParams
     preprocess: PreprocessParams = field(default_factory=PreprocessParams)
-    model: ModelParams = field(default_factory=ModelParams)
+    model: ModelSection = field(default_factory=ModelSection)
     training: TrainingSection = field(default_factory=TrainingSection)
     grading: GradingParams = field(default_factory=GradingParams)
     attribution: AttributionSection = field(default_factory=AttributionSection)
@@ -131,6 +137,7 @@ class PipelineConfig:
             self.attribution,
             self.data.flagged,
             self.grading,
+            self.model.backend,
         )
 
 
@@ -330,7 +337,7 @@ def check_inputs(config: PipelineConfig) -> None:
     Raises
     ------
     ConfigError: if the workspace cannot lie where it should, or if photographs, weights or Keras'
-        backend are absent.
+        backend are absent, or KERAS_BACKEND names another one. From then on Keras runs on it.
     """
     try:
         open_workspace(config.workspace)
@@ -346,5 +353,7 @@ def check_inputs(config: PipelineConfig) -> None:
             f"model.backbone_weights = {weights}: no such file; give a .weights.h5 file, 'imagenet'"
             " or 'none'"
         )
-    if problem := backend.problem():
-        raise ConfigError(problem)
+    try:
+        backend.choose(config.model.backend)
+    except backend.BackendError as error:
+        raise ConfigError(str(error)) from None

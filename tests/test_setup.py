@@ -17,6 +17,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from dr_lib.network import backend
+
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OWN = {"flows", "tasks", "storage", "dr_lib", "tests"}
@@ -104,7 +106,8 @@ def test_every_package_that_is_installed_is_pinned():
         for pin in pins
         if pin.marker is None or pin.marker.evaluate()
     }
-    waiting, seen = [("dr-explain", frozenset({"", "test"}))], set()
+    extras = frozenset({"", "test", backend.chosen()})
+    waiting, seen = [("dr-explain", extras)], set()
     while waiting:
         name, extras = waiting.pop()
         if (name, extras) in seen:
@@ -126,7 +129,8 @@ def test_every_package_that_is_installed_is_pinned():
 
 
 @pytest.mark.parametrize(
-    ("folders", "extras"), [(OWN - {"tests"}, {"jax"}), ({"tests"}, {"jax", "test", "bench"})]
+    ("folders", "extras"),
+    [(OWN - {"tests"}, {"jax", "tensorflow"}), ({"tests"}, {"jax", "tensorflow", "test", "bench"})],
 )
 def test_every_package_that_is_imported_is_asked_for(folders, extras):
     """What only another package brings is gone with that package, or on another Python."""

@@ -1,36 +1,42 @@
 """Everything that depends on which framework Keras runs on: threads, compilation, derivatives,
 memory.
 
-The rest of the project is written against Keras' own API and NumPy. TensorFlow is the product's
-backend; JAX (an optional extra) is the second one, and KERAS_BACKEND chooses. The user's
-`keras.json`, and variables that make frameworks compute in another precision, decide nothing:
-results depend on the configuration alone. This module must not know what is computed: no image, no
-quantity, no quadrature. Importing it imports no framework; the first call does.
+The rest of the project is written against Keras' own API and NumPy, and runs on TensorFlow or on
+JAX, whichever is installed; `choose` takes one, as the configuration says. The user's `keras.json`,
+and variables that make frameworks compute in another precision, decide nothing: results depend on
+the configuration alone. A process computes on one device: the first GPU that it may see, or the
+CPU. This module must not know what is computed: no image, no quantity, no quadrature. Importing it
+imports no framework; the first call does.
 """
 
 import contextlib
 import functools
+import importlib.metadata
 import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-BACKENDS = ("tensorflow", "jax")
+Backend = Literal["tensorflow", "jax"]
+Precision = Literal["float32", "tf32"]
+BACKENDS = get_args(Backend)
 # What frameworks read when they are first imported, and what would change results behind the
 # configuration's back.
 _FIXED = {
     # TensorFlow's oneDNN kernels: on by themselves only where the processor has AVX512-VNNI or the
     # like, and on plain AVX2 a backward pass takes 1.6 times as long without them.
     "TF_ENABLE_ONEDNN_OPTS": "1",
-    "ONEDNN_DEFAULT_FPMATH_MODE": (
-        "STRICT"
-    ),  # float32 means float32, also on processors that are faster in bfloat16
+    # float32 means float32, also on processors that are faster in bfloat16.
+    "ONEDNN_DEFAULT_FPMATH_MODE": "STRICT",
     "DNNL_DEFAULT_FPMATH_MODE": "STRICT",
+    # Otherwise either framework takes all or most of a GPU's memory with its first tensor.
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
 _FORGOTTEN = (
     "TF_SET_ONEDNN_FPMATH_MODE",
@@ -38,13 +44,25 @@ _FORGOTTEN = (
     "JAX_DEFAULT_MATMUL_PRECISION",
     "JAX_ENABLE_X64",
     "KERAS_NNX_ENABLED",
+    "NVIDIA_TF32_OVERRIDE",
 )
 os.environ.update(_FIXED)
 for _name in _FORGOTTEN:
     os.environ.pop(_name, None)
+_set_here = ""  # what this module put into KERAS_BACKEND; anything else there was said by a user
 if not os.environ.get("KERAS_BACKEND"):  # empty counts as unset, and then keras.json would choose
-    os.environ["KERAS_BACKEND"] = BACKENDS[0]
+    _set_here = next(filter(importlib.util.find_spec, BACKENDS), BACKENDS[0])
+    os.environ["KERAS_BACKEND"] = _set_here
 
+_SAME_BITS = "--xla_gpu_deterministic_ops=true"
+_MEMORY_WORDS = (
+    "resourceexhausted",
+    "resource_exhausted",
+    "out of memory",
+    "cannot allocate",
+    "unable to allocate",
+    "bad_alloc",
+)
 # (n, …) tensor -> (n,) or (n, q) tensor, made of Keras' or the backend's operations.
 Function = Callable[[Any], Any]
 
@@ -53,9 +71,35 @@ class BackendError(RuntimeError):
     """Keras cannot run here as it is set up; the message says in a line what to change."""
 
 
+def choose(backend: Backend) -> None:
+    """Makes Keras run on this backend, in this process and those that it starts. Imports no
+    framework.
+
+    Raises
+    ------
+    BackendError: where KERAS_BACKEND names another one, or the backend is not installed.
+    """
+    global _set_here
+    if chosen() not in (backend, _set_here):
+        raise BackendError(
+            f"KERAS_BACKEND = {chosen()}, but model.backend = {backend}; unset KERAS_BACKEND: the"
+            " configuration alone decides"
+        )
+    if chosen() != backend:
+        os.environ["KERAS_BACKEND"] = _set_here = backend
+    if wrong := problem():
+        raise BackendError(wrong)
+
+
 def chosen() -> str:
-    """The backend that KERAS_BACKEND names, by default TensorFlow. Imports no framework."""
+    """The backend of `choose` or KERAS_BACKEND, else the first installed. Imports no framework."""
     return os.environ["KERAS_BACKEND"]
+
+
+def versions() -> dict[str, str]:
+    """The versions of Keras and of what it runs on."""
+    packages = ("keras", chosen(), *(["jaxlib"] if chosen() == "jax" else []))
+    return {package: importlib.metadata.version(package) for package in packages}
 
 
 def problem() -> str:
@@ -63,10 +107,13 @@ def problem() -> str:
     if chosen() not in BACKENDS:
         return (
             f"KERAS_BACKEND = {chosen()}, but this project runs on {' or '.join(BACKENDS)}; unset"
-            f" it for {BACKENDS[0]}"
+            " it: model.backend decides"
         )
     if importlib.util.find_spec(chosen()) is None:
-        return f"KERAS_BACKEND = {chosen()}, which is not installed; unset it for {BACKENDS[0]}"
+        return (
+            f"{chosen()}, on which Keras is to run, is not installed; pip install -c"
+            f" constraints.txt -e '.[{chosen()}]', or set model.backend"
+        )
     return ""
 
 
@@ -79,7 +126,7 @@ def configure(threads: int | None = None, deterministic: bool = False) -> bool:
     Parameters
     ----------
     threads: of an operation, and operations run one by one; None leaves both alone.
-    deterministic: use kernels that give the same bits every time.
+    deterministic: use kernels that give the same bits every time, as on a GPU in any case.
 
     Returns
     -------
@@ -92,9 +139,6 @@ def configure(threads: int | None = None, deterministic: bool = False) -> bool:
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}")
     if name() == "jax":
-        if deterministic:
-            flags = os.environ.get("XLA_FLAGS", "")
-            os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
         return threads is None
     import tensorflow as tf
 
@@ -121,9 +165,12 @@ def name() -> str:
     """
     if wrong := problem():
         raise BackendError(wrong)
-    # JAX reads this when it first looks for devices: three quarters of a GPU's memory would be gone
-    # at once.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        # A worker that `dask cuda worker` started sees every GPU, its own one first.
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+    flags = os.environ.get("XLA_FLAGS", "")
+    if chosen() == "jax" and _SAME_BITS not in flags:  # read when JAX looks for devices
+        os.environ["XLA_FLAGS"] = f"{flags} {_SAME_BITS}"
     with _muted_start():
         try:
             import keras
@@ -138,15 +185,63 @@ def name() -> str:
             raise BackendError(
                 f"Keras was imported on {backend} already; set KERAS_BACKEND={BACKENDS[0]} before"
             )
-        if backend == "tensorflow":
-            import tensorflow as tf
-
-            tf.config.list_physical_devices()  # looks for a GPU, loudly where there is none
+        _start(backend)
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
     keras.config.set_dtype_policy("float32")
     return backend
+
+
+@functools.cache
+def _start(backend: str) -> None:
+    """Looks for devices, loudly where there is no GPU, and computes float32 in float32 and the same
+    bits every time from the first tensor on.
+    """
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        if tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.enable_op_determinism()
+    _compute_in(backend, "float32")
+
+
+def _compute_in(backend: str, precision: Precision) -> None:
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
+        return
+    import jax
+
+    words = {"float32": "highest", "tf32": "tensorfloat32"}
+    jax.config.update("jax_default_matmul_precision", words[precision])
+
+
+@contextlib.contextmanager
+def computing_in(precision: Precision) -> Generator[None]:
+    """Products of float32 numbers are taken in float32 (the rule here) or, on GPUs that have them,
+    in TF32: three digits, several times as fast. Both frameworks would choose TF32 by themselves.
+    """
+    backend = name()
+    _compute_in(backend, precision)
+    try:
+        yield
+    finally:
+        _compute_in(backend, "float32")
+
+
+def is_float32_exact() -> bool:
+    """Whether a convolution on this process's device keeps all 24 bits of float32 numbers: TF32
+    keeps 11 and bfloat16 8.
+    """
+    name()
+    from keras import ops
+
+    # Large enough for a GPU's fastest kernels; each output is one product, 1 times the number.
+    numbers = np.full((8, 16, 16, 64), 1 + 2.0**-23, np.float32)
+    passed = compiled(ops.conv)(tensor(numbers), tensor(np.eye(64, dtype=np.float32)[None, None]))
+    return bool((np.asarray(passed) == numbers).all())
 
 
 def _keras_json() -> Path:
@@ -174,56 +269,14 @@ def _muted_start() -> Generator[None]:
 
 
 def device() -> str:
-    """What the framework computes on, in words: the accelerators by number and kind, or "CPU"."""
-    numbers = accelerators()
-    return f"{len(numbers)} GPU" if numbers else "CPU"
-
-
-def accelerators() -> list[int]:
-    """The numbers of the accelerators that this process may use: none on a CPU, a single number
-    after `use_accelerator`.
-    """
+    """What this process computes on, in a word: "GPU" or "CPU"."""
     if name() == "tensorflow":
         import tensorflow as tf
 
-        usable = tf.config.get_visible_devices("GPU")
-        return [
-            number
-            for number, gpu in enumerate(tf.config.list_physical_devices("GPU"))
-            if gpu in usable
-        ]
+        return "GPU" if tf.config.get_visible_devices("GPU") else "CPU"
     import jax
 
-    chosen = jax.config.jax_default_device
-    return [number for number, gpu in enumerate(_jax_gpus()) if chosen in (None, gpu)]
-
-
-def use_accelerator(number: int) -> None:
-    """From now on this process computes on this accelerator alone, taking of its memory only what
-    it comes to need.
-
-    Without it TensorFlow takes all memory of every GPU it sees. Call it before the first tensor is
-    made; a later call that would change something raises RuntimeError. What was taken is given back
-    only when the process ends.
-    """
-    if name() == "tensorflow":
-        import tensorflow as tf
-
-        gpu = tf.config.list_physical_devices("GPU")[number]
-        if tf.config.get_visible_devices("GPU") != [gpu]:
-            tf.config.set_visible_devices(gpu, "GPU")
-        if not tf.config.experimental.get_memory_growth(gpu):
-            tf.config.experimental.set_memory_growth(gpu, True)
-        return
-    import jax
-
-    jax.config.update("jax_default_device", _jax_gpus()[number])
-
-
-def _jax_gpus() -> list[Any]:
-    import jax
-
-    return [device for device in jax.local_devices() if device.platform != "cpu"]
+    return "CPU" if jax.default_backend() == "cpu" else "GPU"
 
 
 def compiled(function: Callable) -> Callable:
@@ -343,8 +396,8 @@ def vjps(function: Function, x: Any, cotangents: Sequence[Any]) -> tuple[Any, li
 
 
 def free_memory_bytes() -> int:
-    """Bytes the framework's device can still give: the accelerator's, or the machine's within
-    its container's limit.
+    """Bytes this process's device can still give: the GPU's, or the machine's within its
+    container's limit.
     """
     if name() == "jax":
         import jax
@@ -352,23 +405,25 @@ def free_memory_bytes() -> int:
         stats = jax.local_devices()[0].memory_stats()
         if stats and "bytes_limit" in stats:
             return int(stats["bytes_limit"] - stats["bytes_in_use"])
-    return min([_host_free_bytes(), *_cgroup_free_bytes()])
+    return host_free_bytes()
+
+
+def host_free_bytes() -> int:
+    """Bytes of memory that the machine can still give, within its container's limit."""
+    import psutil
+
+    return min([int(psutil.virtual_memory().available), *_cgroup_free_bytes()])
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the framework gave up for want of memory, so that a smaller batch may succeed."""
-    text = f"{type(error).__name__}: {error}"
-    return (
-        isinstance(error, MemoryError)
-        or "ResourceExhausted" in text
-        or "RESOURCE_EXHAUSTED" in text
-    )
+    """Whether the framework or a library of arrays gave up for want of memory, so that a smaller
+    batch may succeed; their errors are of no common class.
 
-
-def _host_free_bytes() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("shapes differ"))
+    (True, False)
+    """
+    said = f"{type(error).__name__} {error}".lower()
+    return isinstance(error, MemoryError) or any(words in said for words in _MEMORY_WORDS)
 
 
 def _cgroup_free_bytes(root: Path = Path("/sys/fs/cgroup")) -> list[int]:

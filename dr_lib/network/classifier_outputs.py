@@ -50,10 +50,11 @@ class ClassifierOutputs:
         self, images: Float[np.ndarray, "image y x 3"], stage: int
     ) -> Float32[np.ndarray, "image y x 3"]:
         """The gradient of log P(stage) by the scaled pixels."""
-        cotangent = np.zeros((self.batch_size, self._stages), np.float32)
+        cotangent = np.zeros((1, self._stages), np.float32)
         cotangent[:, stage] = 1
-        towards = backend.tensor(cotangent)
-        return self._in_batches(lambda x: self._slopes(x, towards), images)
+        return self._in_batches(
+            lambda x: self._slopes(x, backend.tensor(np.repeat(cotangent, len(x), axis=0))), images
+        )
 
     def features(
         self, images: Float[np.ndarray, "image y x 3"]
@@ -69,12 +70,21 @@ class ClassifierOutputs:
         return backend.compiled(lambda x: below(x, training=False))
 
     def _in_batches(self, function: Callable[[Any], Any], images: np.ndarray) -> np.ndarray:
-        """The function's answers for any number of images."""
-        answers = []
+        """The function's answers for any number of images; if memory runs out, batches are halved
+        from then on.
+        """
+        answers, start = [], 0
         # A batch at least, also without images: it knows the shape of an answer.
-        for start in range(0, max(len(images), 1), self.batch_size):
+        while start < len(images) or not answers:
             piece = images[start : start + self.batch_size]
             batch = np.zeros((self.batch_size, *images.shape[1:]), np.float32)
             batch[: len(piece)] = piece
-            answers.append(np.asarray(function(backend.tensor(batch)))[: len(piece)])
+            try:
+                answers.append(np.asarray(function(backend.tensor(batch)))[: len(piece)])
+            except Exception as error:
+                if self.batch_size == 1 or not backend.is_out_of_memory(error):
+                    raise
+                self.batch_size //= 2
+            else:
+                start += len(piece)
         return np.concatenate(answers)

@@ -35,8 +35,8 @@ def examine(
     settings: what `--set` lays over it.
     environment: the variables as the user set them, before any was changed for this process.
     """
+    config, findings = _configuration(config_file, settings)  # says what Keras is to run on
     keras = checks.keras()
-    config, findings = _configuration(config_file, settings)
     dask = config.dask if config else DaskParams()
     workers_here = 1 if dask.address else dask.workers
     exposed = network.exposed("Prefect's page and the reports, with patients' photographs,")

@@ -32,6 +32,7 @@ from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
 from tasks.access.masks import eye_masks, masks_of, with_masks
 from tasks.access.stores import crop_settings, discs, explanation_store, fundus_store
+from tasks.execution.network import NetworkWorkers
 from tasks.execution.pool import Pool
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import loaded_model
@@ -113,7 +114,7 @@ def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionP
         return len(eyes)
     parts = [eyes.iloc[start : start + EYES_PER_JOB] for start in range(0, len(eyes), EYES_PER_JOB)]
     work = functools.partial(_agreements, params.layers)
-    results = _in_waves(session.pool, "channel dissection", work, job, parts)
+    results = _in_waves(session.network, "channel dissection", work, job, parts)
     rows = []
     for layer in params.layers:
         if judged := [eye for result in results for eye in result[layer]]:
@@ -127,7 +128,7 @@ def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionP
 
 
 def _in_waves(
-    pool: Pool,
+    pool: Pool | NetworkWorkers,
     name: str,
     work: Callable[[LesionJob], Any],
     job: LesionJob,

@@ -107,14 +107,23 @@ def aggregate(
             sums.merge(result.sums)
         return dataclasses.replace(result, sums=None)
 
-    results = run_in_waves(
-        session.pool,
-        STEP,
-        aggregate_shard,
-        [job for job in jobs if job.missing or job.summed or job.judged],
-        images_of=lambda job: job.span.images,
-        collect=collect,
-    )
+    on_gpus = []
+    if to_judge and localisation.baseline_maps and session.network.has_gpus:
+        # The network's part on its own: everything else of a shard needs cores.
+        on_gpus = [dataclasses.replace(job, missing=(), summed=False) for job in jobs if job.judged]
+        jobs = [dataclasses.replace(job, judged=False) for job in jobs]
+    results = [
+        result
+        for pool, some in ((session.pool, jobs), (session.network, on_gpus))
+        for result in run_in_waves(
+            pool,
+            STEP,
+            aggregate_shard,
+            [job for job in some if job.missing or job.summed or job.judged],
+            images_of=lambda job: job.span.images,
+            collect=collect,
+        )
+    ]
     if to_sum:
         total = sums or GroupHeatmaps(1)
         # The arrays first: the table's digest is what says that both are there.

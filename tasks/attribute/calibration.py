@@ -30,7 +30,8 @@ from tasks.access.images import usable_rows
 from tasks.access.stores import blank, fundus_store
 from tasks.attribute.estimate import ARRAYS_AT_ONCE, Rates
 from tasks.attribute.shard import explain_measures, peak_memory_bytes
-from tasks.execution.pool import Failure, Pool
+from tasks.execution.failures import Failure
+from tasks.execution.network import NetworkWorkers
 from tasks.execution.worker import loaded_model, threads_here
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
@@ -68,7 +69,7 @@ class Measured:
 
 def calibrate(
     workspace: Workspace,
-    pool: Pool,
+    pool: NetworkWorkers,
     recipe: Recipe,
     sources: Sequence[Source],
     shard_images: int,
@@ -143,9 +144,10 @@ def measure(job: CalibrationJob) -> Measured:
         loaded_model(job.location, job.model_id) if job.model_id else untrained(job.architecture)
     )
     engine = Explainer(network, job.params)
-    engine.explain(job.pixels[:1])
-    running = time.monotonic()
-    results = engine.explain(job.pixels[1:])
+    with backend.computing_in(job.params.precision):
+        engine.explain(job.pixels[:1])
+        running = time.monotonic()
+        results = engine.explain(job.pixels[1:])
     images = len(job.pixels) - 1
     done = ~results.pop("pixels/failed").astype(bool)
     results["pixels/status"] = np.where(done, DONE, 0).astype(np.uint8)

@@ -7,6 +7,7 @@ bytes and memory that follows from the arrays alone. A run that cannot fit is re
 first byte is written.
 """
 
+import dataclasses
 import heapq
 import os
 import platform
@@ -24,7 +25,7 @@ from storage.ids import content_id
 from storage.layout import attributions_path, ledger_folder
 from tasks.execution.pool import WORKER_BASE_BYTES
 from tasks.run.errors import UserError
-from tasks.run.recipe import Recipe
+from tasks.run.recipe import Recipe, settings_in_ids
 
 ARRAYS_AT_ONCE = (
     3  # a shard's blank arrays, the engine's results, and the rounded copy that is written
@@ -105,33 +106,34 @@ def bound(specs: Sequence[ArraySpec], shard_images: int, weights_bytes: int = 0)
     )
 
 
-def known_rates(workspace: Workspace, recipe: Recipe, fallback: Rates) -> Rates:
-    """The best rates there are without measuring anew: see the module. What none knows is taken
-    from `fallback`.
+def known_rates(workspace: Workspace, recipe: Recipe, fallback: Rates, device: str) -> Rates:
+    """The best rates there are on a `device` (CPU or GPU) without measuring anew: see the module.
+    What none knows is taken from `fallback`.
     """
+    wanted = content_id(settings_in_ids(dataclasses.asdict(recipe.engine)))
     others = [
         record.explain_id
         for record in workspace.explanations()
-        if content_id(record.attribution) == content_id(recipe.engine)
+        if content_id(settings_in_ids(record.attribution)) == wanted
         and record.preprocess_id == recipe.preprocess_id
     ]
     this = recipe.explain_id(workspace) if recipe.find_model(workspace) else None
-    if this and (rates := _shard_rates(workspace, this, fallback)):
+    if this and (rates := _shard_rates(workspace, this, fallback, device)):
         return rates
-    if calibration := recall(calibration_name(workspace, recipe)):
+    if calibration := recall(calibration_name(workspace, recipe, device)):
         return Rates(**calibration)
     for explain_id in reversed(others):
-        if rates := _shard_rates(workspace, explain_id, fallback):
+        if rates := _shard_rates(workspace, explain_id, fallback, device):
             return rates
     return fallback
 
 
-def calibration_name(workspace: Workspace, recipe: Recipe) -> str:
+def calibration_name(workspace: Workspace, recipe: Recipe, device: str) -> str:
     """Under which name this machine remembers a calibration of this model (or, before training,
     of its architecture).
     """
     model = recipe.find_model(workspace) or recipe.training_id
-    machine = (platform.node(), os.cpu_count())
+    machine = (platform.node(), os.cpu_count(), device)
     return f"calibration-{content_id(model, recipe.preprocess_id, recipe.engine, machine)}"
 
 
@@ -151,7 +153,7 @@ def check_room(workspace: Workspace, planned: Estimate, *, workers_here: bool) -
             f" {place} has {size_text(free)} free: {size_text(planned.bytes - free)} too little;"
             " free some space, choose another workspace or set attribution.limit"
         )
-    memory = backend.free_memory_bytes() if workers_here else planned.memory_bytes
+    memory = backend.host_free_bytes() if workers_here else planned.memory_bytes
     if planned.memory_bytes > memory:
         raise UserError(
             f"attribute needs {size_text(planned.memory_bytes)} of memory for {planned.workers}"
@@ -161,11 +163,17 @@ def check_room(workspace: Workspace, planned: Estimate, *, workers_here: bool) -
         )
 
 
-def _shard_rates(workspace: Workspace, explain_id: str, fallback: Rates) -> Rates | None:
-    """From an explanation's finished shards; None where no image was explained in any."""
+def _shard_rates(
+    workspace: Workspace, explain_id: str, fallback: Rates, device: str
+) -> Rates | None:
+    """From an explanation's finished shards; None where no image was explained there in any."""
     path = attributions_path(explain_id)
     entries = list(Ledger(workspace.files, ledger_folder(path)).entries().values())
-    worked = [entry.record for entry in entries if entry.record.images]
+    worked = [
+        entry.record
+        for entry in entries
+        if entry.record.images and entry.record.notes.get("device", "CPU") == device
+    ]
     images = sum(record.images for record in worked)
     if not images:
         return None

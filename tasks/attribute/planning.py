@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dr_lib.formatting import duration
+from dr_lib.formatting import counted, duration, number
 from storage import Workspace, open_workspace
 from storage.arrays.store import ArraySpec, spans
 from storage.contents.explanations import LayerShape, explanation_specs
@@ -30,6 +30,7 @@ from tasks.attribute.estimate import (
     known_rates,
 )
 from tasks.attribute.selection import image_axis, shard_sizes
+from tasks.execution.network import NetworkWorkers
 from tasks.execution.pool import WORKER_BASE_BYTES, Pool
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
@@ -71,15 +72,22 @@ def plan(
     count = _count_photographs(workspace, sources, recipe)
     new = max(count - int(workspace.photos()["present"].sum()), 0)
     pool = Pool(dask)
+    network = NetworkWorkers(pool)
     fundi = _fundi(workspace, recipe, storage, count, pool.workers)
     to_do = _to_explain(workspace, recipe, storage, count)
     sizes, rates = shard_sizes(to_do, storage.shard_images), Rates(0.0, 0, "")
     try:
         if sizes:
-            rates = _rates(workspace, pool, recipe, sources, storage, measure, seconds)
+            rates = _rates(
+                workspace, NetworkWorkers(pool), recipe, sources, storage, measure, seconds
+            )
     finally:
         pool.close()
-    explain = estimate(rates, sizes, pool.workers)
+    explain = estimate(rates, sizes, network.workers)
+    if pool.gpus and explain.seconds is not None:
+        hours = number(explain.seconds * pool.gpus / 3600)
+        basis = f"{explain.basis}; {hours} GPU hours on {counted(pool.gpus, 'GPU')}"
+        explain = replace(explain, basis=basis)
     rows = [
         _row("ingest", count, _paced(workspace, "ingest", Estimate(new))),
         _row("preprocess", count, _paced(workspace, "preprocess", fundi)),
@@ -121,10 +129,12 @@ def check_run(
         dict.fromkeys(params.layers, LayerShape((1,), 1, params.neurons)),
         lesions=bool(params.lesion_poses),
     )
-    rates = known_rates(workspace, recipe, bound(specs, storage.shard_images))
-    workers = Pool(dask).workers
-    fundi = _fundi(workspace, recipe, storage, count, workers)
-    _check_both(workspace, estimate(rates, sizes, workers), fundi, dask)
+    pool = Pool(dask)
+    network = NetworkWorkers(pool)
+    fundi = _fundi(workspace, recipe, storage, count, pool.workers)
+    most = bound(specs, storage.shard_images)
+    rates = known_rates(workspace, recipe, most, network.device)
+    _check_both(workspace, estimate(rates, sizes, network.workers), fundi, dask)
 
 
 def _check_both(workspace: Workspace, explain: Estimate, fundi: Estimate, dask: DaskParams) -> None:
@@ -139,7 +149,7 @@ def _count_photographs(workspace: Workspace, sources: Sequence[Source], recipe: 
 
 def _rates(
     workspace: Workspace,
-    pool: Pool,
+    pool: NetworkWorkers,
     recipe: Recipe,
     sources: Sequence[Source],
     storage: StorageParams,
@@ -156,12 +166,13 @@ def _rates(
         HEAD_BYTES,
     )
     specs = _specs(workspace, recipe)
-    rates = known_rates(workspace, recipe, bound(specs, storage.shard_images, weights))
+    most = bound(specs, storage.shard_images, weights)
+    rates = known_rates(workspace, recipe, most, pool.device)
     if seconds is not None:
         return replace(rates, seconds=seconds, start_seconds=0.0, basis="the given rate")
     if measure or (measure is None and rates.seconds is None):
         rates = calibrate(workspace, pool, recipe, sources, storage.shard_images)
-        remember(calibration_name(workspace, recipe), dataclasses.asdict(rates))
+        remember(calibration_name(workspace, recipe, pool.device), dataclasses.asdict(rates))
     return rates
 
 

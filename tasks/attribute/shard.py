@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dr_lib.attribution import AttributionParams
+from dr_lib.network import backend
 from storage.arrays.ledger import LedgerEntry, ShardRecord
 from storage.arrays.store import Span
 from storage.contents.explanations import DONE, FAILED
@@ -66,7 +67,8 @@ def try_images(rows: Sequence[int], ids: ResolvedIds, params: AttributionParams)
     pixels = fundi(ids.location, ids.preprocess_id, np.asarray(rows or [0]))
     if not rows:
         pixels = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
-    explainer(ids.location, ids.model_id, params).explain(pixels)
+    with backend.computing_in(params.precision):
+        explainer(ids.location, ids.model_id, params).explain(pixels)
 
 
 def explain_shard(job: ExplainJob) -> ExplainedShard:
@@ -96,7 +98,8 @@ def explain_shard(job: ExplainJob) -> ExplainedShard:
     if new.any():
         rows = np.flatnonzero(new)
         engine = explainer(ids.location, ids.model_id, job.params)
-        results = engine.explain(fundi(ids.location, ids.preprocess_id, positions[rows]))
+        with backend.computing_in(job.params.precision):
+            results = engine.explain(fundi(ids.location, ids.preprocess_id, positions[rows]))
         not_finite = rows[results.pop("pixels/failed").astype(bool)]
         for path, values in results.items():
             arrays[path][rows] = values
@@ -119,6 +122,7 @@ def explain_shard(job: ExplainJob) -> ExplainedShard:
         notes={
             "gap_max": measures.gap_max,
             "model_id": ids.model_id,
+            "device": backend.device(),
             "versions": versions(),
         },
     )

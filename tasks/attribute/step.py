@@ -87,9 +87,9 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
         store, specs = None, specs_of(network, engine, recipe.preprocess.size)
     images = image_axis(photos, usable, chosen["image_id"], store, storage.retry_set_aside)
     planned = estimate(
-        known_rates(workspace, recipe, bound(specs, storage.shard_images)),
+        known_rates(workspace, recipe, bound(specs, storage.shard_images), session.network.device),
         shard_sizes(images["to_do"].tolist(), storage.shard_images),
-        session.pool.workers,
+        session.network.workers,
     )
     if planned.images:
         check_room(workspace, planned, workers_here=not session.pool.params.address)
@@ -124,7 +124,7 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
     )
     with _recorded(store, explain_id, planned) as note:
         done = run_in_waves(
-            session.pool,
+            session.network,
             STEP,
             explain_shard,
             jobs,

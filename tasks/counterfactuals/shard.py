@@ -9,6 +9,7 @@ import pandas as pd
 
 from dr_lib.attribution import AttributionParams, integrated_gradients, stage_quantities
 from dr_lib.fundus.anatomy import visible_disc
+from dr_lib.network import backend
 from dr_lib.network.classifier_outputs import ClassifierOutputs
 from dr_lib.network.model import scaled
 from dr_lib.perturbation.adversarial import AdversarialParams, smallest_epsilon
@@ -104,9 +105,10 @@ def _search(job: SearchJob, rows: np.ndarray, arrays: dict[str, np.ndarray]) -> 
     def attributed(images: np.ndarray, **points) -> np.ndarray:
         # Summed over the colours and rounded like the stored maps, so that it makes no difference
         # which of them is taken.
-        values = integrated_gradients(
-            logits, images, baseline, quantities=quantities, **points
-        ).values.reshape(images.shape)
+        with backend.computing_in(study.engine.precision):
+            values = integrated_gradients(
+                logits, images, baseline, quantities=quantities, **points
+            ).values.reshape(images.shape)
         return round_mantissa(values.sum(axis=-1, keepdims=True), MAP_BITS)
 
     def put(method: str, result: StrengthResult) -> None:

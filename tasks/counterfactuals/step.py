@@ -121,7 +121,7 @@ def _search(session: Session, study: PairStudy, eyes: pd.DataFrame, recipe: Reci
         jobs.append(SearchJob(study, span, eyes.iloc[span.rows], digests_here, kept, quantity))
     return sum(
         run_in_waves(
-            session.pool, STEP, search_shard, jobs, images_of=lambda job: len(job.new_rows)
+            session.network, STEP, search_shard, jobs, images_of=lambda job: len(job.new_rows)
         )
     )
 

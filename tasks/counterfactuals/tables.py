@@ -67,7 +67,7 @@ def tabulate(
         if part.missing(*EYE_TABLES):
             jobs.append(TabulateJob(study, span, eyes.iloc[span.rows], part, examples))
     run_in_waves(
-        session.pool,
+        session.network,
         "counterfactuals' tables",
         _tabulate_shard,
         jobs,

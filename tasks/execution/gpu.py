@@ -1,63 +1,59 @@
-"""One process a GPU: which one this process has, and waiting for it.
+"""The GPUs of this machine: which there are, and which of them are this run's.
 
-Two guards. A file for each GPU, which the kernel locks for one process and frees when that process
-ends, however it ends: it holds between any two runs on this machine. And a concurrency limit
-`gpu-<host>` in Prefect while the GPU computes: it shows on Prefect's page who computes. TensorFlow
-gives a GPU's memory back only when its process ends, so the process keeps the file until then.
+A file stands for each GPU. The kernel locks it for one process and frees it when that process ends,
+however it ends. A run's own process holds the locks and computes on no GPU itself: its Dask workers
+do, one on each.
 """
 
 import contextlib
 import fcntl
-import functools
 import os
-import socket
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect.client.orchestration import get_client
-from prefect.concurrency.sync import concurrency
-
-from dr_lib.network import backend
-from storage.errors import after_failure
-from tasks.run.progress import inside_run, say
+from tasks.run.progress import say
 
 LOOK_AGAIN_S = 1.0
-# A run that was killed leaves its slot taken for five minutes, or for ever where its server died
-# with it. The file is freed at once and is the surer guard, so nothing waits long for a slot.
-SLOT_WAIT_S = 60.0
+# What a person chose, before this process hides GPUs from itself.
+CHOSEN = os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True)
-class HeldGpu:
-    """A GPU that is this process's own as long as `handle` is open."""
+class Gpu:
+    """A GPU of this machine. uuid: what CUDA_VISIBLE_DEVICES calls it. model: NVIDIA H100 or so."""
 
-    number: int
-    handle: int
+    uuid: str
+    model: str
 
 
-@contextlib.contextmanager
-def gpu_turn() -> Generator[None]:
-    """Computes on a GPU that no other process computes on, or on the CPU where there is none.
-
-    The first call of a process waits for a free GPU and says who has it; call it before the first
-    tensor is made.
+def gpus_here(chosen: str | None = CHOSEN) -> list[Gpu]:
+    """The GPUs that the driver knows, of which CUDA_VISIBLE_DEVICES (`chosen`) may leave some, by
+    their numbers or names.
     """
-    count = len(backend.accelerators())
-    if not count:
-        yield
-        return
-    backend.use_accelerator(_own_gpu().number)
-    with _slot(count):
-        yield
-
-
-@functools.cache
-def _own_gpu() -> HeldGpu:
-    return take_gpu(backend.accelerators(), lock_folder())
+    if not shutil.which("nvidia-smi"):
+        return []
+    command = ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    known = {}
+    for line in filter(str.strip, answer.stdout.splitlines()):
+        number, uuid, model = (part.strip() for part in line.split(",", 2))
+        known[number] = known[uuid] = Gpu(uuid, model)
+    if chosen is None:
+        return list(dict.fromkeys(known.values()))
+    names = [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    # A part of a GPU (MIG) is not in the list; it is taken by its name.
+    return list(dict.fromkeys(known.get(name) or Gpu(name, "GPU") for name in names))
 
 
 def lock_folder() -> Path:
@@ -65,56 +61,57 @@ def lock_folder() -> Path:
     return Path(tempfile.gettempdir()) / "dr-explain-gpu"
 
 
-def take_gpu(numbers: Sequence[int], folder: Path, look_again_s: float = LOOK_AGAIN_S) -> HeldGpu:
-    """Takes the first GPU that no other process holds; waits for one, saying once who holds them.
+def take_gpus(
+    gpus: Sequence[Gpu],
+    least: int,
+    most: int,
+    folder: Path,
+    look_again_s: float = LOOK_AGAIN_S,
+) -> dict[Gpu, int]:
+    """Takes up to `most` of the GPUs, those that no other process holds; waits until there are
+    `least`, saying once who holds them.
 
     Parameters
     ----------
-    numbers: of the GPUs that may be taken, as this process counts them.
-    folder: where the lock files lie. look_again_s: seconds between two looks.
+    gpus: those that may be taken. folder: where the lock files lie.
+    look_again_s: seconds between two looks.
+
+    Returns
+    -------
+    Each GPU and the open file by which this process holds it, until it is closed.
     """
     announced = False
     while True:
-        holders = []
-        for number in numbers:
-            handle = _open(folder, f"{device_name(number)}.lock")
+        taken, holders = {}, []
+        for gpu in gpus:
+            if len(taken) == most:
+                break
+            handle = _open(folder, f"{gpu.uuid.replace('/', '-')}.lock")
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                holders.append(
-                    f"GPU {device_name(number)} is used by"
-                    f" {os.pread(handle, 200, 0).decode() or 'another process'}"
-                )
+                holder = os.pread(handle, 200, 0).decode() or "another process"
+                holders.append(f"{gpu.model} {gpu.uuid} is used by {holder}")
                 os.close(handle)
                 continue
             os.ftruncate(handle, 0)
             command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])
             holder = f"process {os.getpid()} ({command}) since {time.strftime('%Y-%m-%d %H:%M')}"
             os.pwrite(handle, holder.encode()[:200], 0)
-            return HeldGpu(number, handle)
+            taken[gpu] = handle
+        if len(taken) >= least:
+            return taken
+        # None is kept while waiting: two runs that each had half of what they need would wait for
+        # ever.
+        for handle in taken.values():
+            os.close(handle)
         if not announced:
             say(
-                f"{'; '.join(holders)}: waiting for it to end (Ctrl-C stops;"
-                " CUDA_VISIBLE_DEVICES=-1 computes on the CPU)"
+                f"{'; '.join(holders)}: waiting for it to end (Ctrl-C stops; dask.gpus = 0 computes"
+                " on the CPU)"
             )
             announced = True
         time.sleep(look_again_s)
-
-
-def device_name(number: int) -> str:
-    """What the machine calls a GPU of this process: CUDA_VISIBLE_DEVICES may show each process
-    other ones as 0, 1, ….
-
-    >>> device_name(1)
-    '1'
-    """
-    shown = [
-        name.strip()
-        for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        if name.strip()
-    ]
-    name = shown[number] if number < len(shown) else str(number)
-    return "".join(letter if letter.isalnum() or letter == "-" else "-" for letter in name)
 
 
 def _open(folder: Path, name: str) -> int:
@@ -134,31 +131,3 @@ def _open(folder: Path, name: str) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         os.fchmod(handle, 0o666)
         return handle
-
-
-@contextlib.contextmanager
-def _slot(count: int) -> Generator[None]:
-    """A slot of Prefect's limit for this machine's GPUs, inside a run; the limit is made with
-    `count` slots if it is absent.
-    """
-    if not inside_run():
-        yield
-        return
-    limit = f"gpu-{socket.gethostname()}"
-    with get_client(sync_client=True) as client:
-        limits = client.read_global_concurrency_limits(limit=200)
-        if limit not in {known.name for known in limits}:
-            client.upsert_global_concurrency_limit_by_name(limit, count)
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(concurrency(limit, timeout_seconds=SLOT_WAIT_S))
-        except TimeoutError:
-            say(
-                f"Prefect's limit {limit} has no free slot, but this process holds its GPU's lock:"
-                " going on"
-            )
-        try:
-            yield
-        finally:
-            with after_failure():
-                held.close()

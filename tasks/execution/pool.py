@@ -1,5 +1,8 @@
 """Dask workers behind one method: plain functions in, results out in the order they finish.
 
+There are two kinds of workers. Some own a GPU each (Dask's resource `GPU`) and run the network,
+where there is any; the others see none and do everything else. This process computes on no GPU.
+
 What is true here: at most two jobs a worker are in flight, so the scheduler's memory does not grow
 with the run; a worker that dies costs its job a retry and never the run; a job that keeps killing
 workers comes back as a `Failure` instead of an exception; a scheduler or all workers that are gone
@@ -12,15 +15,18 @@ import itertools
 import logging
 import os
 import time
-import traceback
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
+from statistics import mean
+from types import MappingProxyType
 from typing import Any
 
 from dr_lib.network import backend
-from storage.errors import StorageError, after_failure
-from tasks.run.errors import AGAIN, LESS_AT_ONCE, UserError, remedy
+from storage.errors import after_failure
+from tasks.execution.failures import failure
+from tasks.execution.gpu import gpus_here, lock_folder, take_gpus
+from tasks.run.errors import UserError
+from tasks.run.progress import say
 from tasks.run.settings import DaskParams
 
 # A worker is one process with its share of the cores: OpenCV, BLAS, TensorFlow and Zarr threads
@@ -33,6 +39,9 @@ ONE_THREAD = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "CUDA_VISIBLE_DEVICES": "",  # a worker without the GPU resource must not take the GPU's memory
 }
+GPU = {"GPU": 1}  # Dask's resource of a worker that has one, also on a cluster
+CPU = {"CPU": 1}  # of the other workers on this machine
+GPU_EXTRAS = {"tensorflow": "gpu", "jax": "jax-gpu"}  # of the package, with the framework's CUDA
 START_S = 20  # for a given scheduler to answer, and for a first worker to join it
 DESERTED_S = 60  # without any worker; one that is started anew after its death is back sooner
 LOOK_S = 5  # how often that is looked at, where no job ends sooner
@@ -64,22 +73,6 @@ DASK_CONFIG = {
 WORKER_BASE_BYTES = 1 << 30
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a job has no result: `killed` when it took its workers down, otherwise what it raised,
-    and where.
-
-    may_pass: whether what it raised is of the kind that a second try may not meet: a connection, a
-    time-out, a busy device. remedy: what a person can do about it.
-    """
-
-    reason: str
-    killed: bool = False
-    may_pass: bool = field(default=False, compare=False)
-    trace: str = field(default="", compare=False)
-    remedy: str = field(default=f"mend that and {AGAIN}", compare=False)
-
-
 class Pool:
     """A Dask client that starts on first use, so that a run with nothing to do starts no
     cluster.
@@ -88,14 +81,31 @@ class Pool:
     def __init__(self, params: DaskParams):
         self.params = params
         self.workers = params.workers or os.cpu_count() or 1
+        # Workers with a GPU: as far as is known until they are there.
+        self.gpus = 0
+        self._gpus_here = [] if params.address or params.gpus == 0 else gpus_here()
+        if not params.address:
+            self.gpus = len(self._gpus_here) if params.gpus == "auto" else int(params.gpus)
+            self._check_gpus(len(self._gpus_here), "on this machine")
+        self._gpus_tried = False
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._client = None
         self._closing = contextlib.ExitStack()
         self._own_environment: dict[str, str | None] = {}
 
-    def connect(self):
-        """The connected `distributed.Client`; `workers` is then their true number.
+    def _check_gpus(self, there: int, where: str) -> None:
+        """Dask would wait for ever for a resource that no worker has."""
+        if self.params.gpus != "auto" and self.params.gpus > there:
+            raise UserError(
+                f"dask.gpus = {self.params.gpus}, but {there} can be used {where}; set a smaller"
+                ' number, or "auto"'
+            )
 
-        Raises UserError if a given scheduler does not answer or has no workers.
+    def connect(self):
+        """The connected `distributed.Client`; `workers` and `gpus` are then their true numbers.
+
+        Raises UserError if a given scheduler does not answer, or has no workers, or fewer GPUs than
+        are asked for.
         """
         if self._client is None:
             self._client = self._connected()
@@ -110,6 +120,11 @@ class Pool:
             return self._client_of(self.params.address)
         spawned = (*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED")
         self._own_environment = {name: os.environ.get(name) for name in spawned}
+        least = 1 if self.params.gpus == "auto" else self.gpus
+        held = take_gpus(self._gpus_here, least, self.gpus, lock_folder()) if self.gpus else {}
+        for handle in held.values():
+            self._closing.callback(os.close, handle)
+        self.gpus = len(held)
         cluster = self._closing.enter_context(
             LocalCluster(
                 n_workers=self.workers,
@@ -119,12 +134,20 @@ class Pool:
                 memory_limit=0,
                 silence_logs=50,
                 env=ONE_THREAD,
+                resources=CPU,
             )
         )
-        self._restore_environment()
+        options = cluster.new_spec["options"]
+        for number, gpu in enumerate(held, self.workers + 1):
+            own = {"env": ONE_THREAD | {"CUDA_VISIBLE_DEVICES": gpu.uuid}, "resources": GPU}
+            cluster.new_spec = {**cluster.new_spec, "options": {**options, **own}}
+            cluster.scale(number)
         # Not the default: whoever opens arrays lazily in this process would send its work to a
         # client that is closed by then.
-        return self._closing.enter_context(Client(cluster, set_as_default=False))
+        client = self._closing.enter_context(Client(cluster, set_as_default=False))
+        client.wait_for_workers(self.workers + self.gpus)
+        self._restore_environment()
+        return client
 
     def _client_of(self, address: str):
         """A client of a scheduler that somebody else started."""
@@ -163,27 +186,48 @@ class Pool:
                     f"the Dask worker {worker} runs Keras on {theirs}, this process on"
                     f" {backend.chosen()}; start it with KERAS_BACKEND={backend.chosen()}"
                 )
-        self.workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        self.workers = len(_workers_of(client))
+        self.gpus = len(_workers_of(client, GPU)) if self.params.gpus else 0
+        self._check_gpus(self.gpus, f"at {address} (workers started with --resources GPU=1)")
         return client
 
-    def run(self, function: Callable[[Any], Any], jobs: Iterable[Any]) -> Generator[tuple]:
+    def run(
+        self,
+        function: Callable[[Any], Any],
+        jobs: Iterable[Any],
+        *,
+        network: bool = False,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Generator[tuple]:
         """Runs `function(job)` on a worker for each job; yields (job, result or Failure) as jobs
         finish.
 
-        Raises UserError where the scheduler, or all its workers, are gone.
+        Parameters
+        ----------
+        network: whether it runs the network, on a worker that has a GPU, where there is any.
+        meanwhile: is called every few seconds.
+
+        Raises
+        ------
+        UserError: where the scheduler, or all workers that could do it, are gone.
         """
         waiting = iter(jobs)
         client = self.connect()
+        needed = self._resource(network)
+        if needed == GPU and not self._gpus_tried:
+            self._gpus_tried = True
+            if without := self.without_their_gpu():
+                say(without)
         running: dict[Any, Any] = {}
 
         def submit(most: int) -> None:
             for job in itertools.islice(waiting, most):
-                running[client.submit(function, job, pure=False)] = job
+                running[client.submit(function, job, pure=False, resources=needed)] = job
 
         try:
-            submit(2 * self.workers)
+            submit(2 * (self.gpus if needed == GPU else self.workers))
             while running:
-                for future in self._finished(client, list(running)):
+                for future in self._finished(client, list(running), needed, meanwhile):
                     job = running.pop(future)
                     error = future.exception()
                     result = future.result() if error is None else failure(error)
@@ -201,9 +245,54 @@ class Pool:
                 client.cancel(list(running), force=True)
             self._restore_environment()
 
-    def _finished(self, client, futures: list) -> set:
-        """The jobs that have ended, once there is one. Raises UserError where no worker has been
-        left for DESERTED_S.
+    def _resource(self, network: bool) -> dict[str, int]:
+        """What a worker must have; on a cluster any will do for what needs no GPU."""
+        return GPU if network and self.gpus else {} if self.params.address else CPU
+
+    def without_their_gpu(self) -> str:
+        """That workers have a GPU on which they cannot compute, and what to do; empty where none
+        does. Each would compute on one core, and nobody would know.
+        """
+        from distributed import wait
+
+        client = self.connect()
+        # A worker that dies meanwhile is not waited for: another may answer in its place.
+        devices = [
+            client.submit(
+                backend.device,
+                pure=False,
+                workers=[worker],
+                allow_other_workers=True,
+                resources=GPU,
+            )
+            for worker in _workers_of(client, GPU)
+        ]
+        with client.as_current(), contextlib.suppress(TimeoutError):
+            wait(devices, timeout=DESERTED_S)
+        slow = sum(one.status == "finished" and one.result() == "CPU" for one in devices)
+        if not slow:
+            return ""
+        extra = GPU_EXTRAS[backend.chosen()]
+        return (
+            f"{slow} of {len(devices)} workers with a GPU compute on their processor; install"
+            f" .[{extra}] there, by the same constraints.txt"
+        )
+
+    def load(self, network: bool = False) -> str:
+        """How busy the workers are, with their GPUs or their cores, such as `GPU 87 %`."""
+        needed = self._resource(network)
+        metrics = [worker["metrics"] for worker in _workers_of(self.connect(), needed).values()]
+        if needed == GPU:  # told only where nvidia-ml-py is installed
+            busy = [one["gpu"]["utilization"] for one in metrics if one.get("gpu")]
+        else:
+            busy = [one["cpu"] for one in metrics]
+        return f"{'GPU' if needed == GPU else 'CPU'} {round(mean(busy))} %" if busy else ""
+
+    def _finished(
+        self, client, futures: list, needed: dict[str, int], meanwhile: Callable[[], None]
+    ) -> set:
+        """The jobs that have ended, once there is one. Raises UserError where no worker that could
+        do them has been left for DESERTED_S.
         """
         from distributed import wait
 
@@ -211,11 +300,13 @@ class Pool:
         while True:
             with client.as_current(), contextlib.suppress(TimeoutError):
                 return wait(futures, timeout=LOOK_S, return_when="FIRST_COMPLETED").done
-            if client.scheduler_info(n_workers=1)["n_workers"]:
+            meanwhile()
+            if _workers_of(client, needed):
                 last_seen = time.monotonic()
             elif time.monotonic() - last_seen > DESERTED_S:
+                gone = "all workers with a GPU" if needed == GPU else "all workers"
                 raise UserError(
-                    f"all workers of the Dask scheduler at {client.scheduler.address} are gone;"
+                    f"{gone} of the Dask scheduler at {client.scheduler.address} are gone;"
                     " start some and run the same command"
                 )
 
@@ -235,62 +326,11 @@ class Pool:
         self._client = None
 
 
-def failure(error: BaseException) -> Failure:
-    """What is told of a job that raised this, or whose workers died (`KilledWorker`)."""
-    from distributed.scheduler import KilledWorker
-
-    if isinstance(error, KilledWorker):
-        died = f"mostly that is for lack of memory: {LESS_AT_ONCE}"
-        return Failure("its worker process died", killed=True, remedy=died)
-    trace = "".join(traceback.format_exception(error))
-    reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-    return Failure(reason, may_pass=_may_pass(error), trace=trace, remedy=remedy(error))
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Faults of the network and of devices; not what a person must mend first, such as a full
-    disk or a file that is absent.
-    """
-    return isinstance(error, OSError) and not isinstance(
-        error, (StorageError, FileNotFoundError, PermissionError)
-    )
-
-
-def killing_items(
-    pool: Pool, trial: Callable[[list], Any], items: list
-) -> dict[Any, str] | Failure:
-    """Which items kill a worker, found by halving.
-
-    To be called with nothing else in flight: Dask blames a worker's death on every job that waited
-    there, and an innocent item in such company would be set aside too. For the same reason one half
-    is tried at a time.
-
-    Parameters
-    ----------
-    trial: does the work on some items and writes nothing.
-
-    Returns
-    -------
-    The killing items, each with the reason. A Failure where workers die of `trial([])` already,
-    which works on nothing of the data set: then no item is to blame.
-    """
-    control = run_singly(pool, trial, [])
-    if isinstance(control, Failure) and control.killed:
-        return Failure("worker processes die, whatever they work on", remedy=control.remedy)
-    killing: dict[Any, str] = {}
-    groups = [items] if items else []
-    while groups:
-        group = groups.pop()
-        result = run_singly(pool, trial, group)
-        if isinstance(result, Failure) and result.killed:
-            if len(group) == 1:
-                killing[group[0]] = result.reason
-            else:
-                groups += [group[len(group) // 2 :], group[: len(group) // 2]]
-    return killing
-
-
-def run_singly(pool: Pool, function: Callable[[Any], Any], job: Any) -> Any:
-    """The result (or Failure) of one job."""
-    ((_, result),) = pool.run(function, [job])
-    return result
+def _workers_of(client, needed: Mapping[str, int] = MappingProxyType({})) -> dict[str, Any]:
+    """What the scheduler says of those of its workers that have the resource, by address."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return {
+        address: worker
+        for address, worker in workers.items()
+        if needed.keys() <= worker["resources"].keys()
+    }

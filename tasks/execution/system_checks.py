@@ -8,8 +8,6 @@ not.
 
 import importlib.metadata
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -25,7 +23,8 @@ from dr_lib.network import backend
 from storage import Workspace
 from storage.files.disk_space import free_bytes
 from storage.files.proxies import THIS_MACHINE, proxies, unusable, without_password
-from tasks.execution.pool import WORKER_BASE_BYTES, Pool
+from tasks.execution.gpu import CHOSEN, Gpu, gpus_here
+from tasks.execution.pool import GPU_EXTRAS, WORKER_BASE_BYTES, Pool
 from tasks.run.errors import UserError
 from tasks.run.settings import DaskParams
 
@@ -85,7 +84,8 @@ def packages(
     needed = [
         requirement
         for requirement in map(Requirement, requirements)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if requirement.marker is None
+        or any(requirement.marker.evaluate({"extra": extra}) for extra in ("", backend.chosen()))
     ]
     wrong = []
     for requirement in needed:
@@ -97,7 +97,8 @@ def packages(
         if version not in requirement.specifier:
             wrong.append(f"{requirement.name} {version}, not {requirement.specifier}")
     if wrong:
-        return Finding("packages", "; ".join(wrong), "pip install -c constraints.txt -e .")
+        remedy = f"pip install -c constraints.txt -e '.[{backend.chosen()}]'"
+        return Finding("packages", "; ".join(wrong), remedy)
     return Finding("packages", f"{len(needed)} in the versions asked for")
 
 
@@ -133,9 +134,13 @@ def disk(place: str, free: int) -> Finding:
 
 
 def keras() -> Finding:
-    """The backend that Keras runs on. What a user's keras.json says decides nothing."""
+    """What Keras runs on, and whether float32 is float32 there."""
     try:
-        return Finding("Keras", f"{importlib.metadata.version('keras')} on {backend.name()}")
+        found = f"{importlib.metadata.version('keras')} on {backend.name()}"
+        if backend.is_float32_exact():
+            return Finding("Keras", f"{found}, float32 in full precision")
+        remedy = "unset the variables by which this framework is told to compute faster"
+        return Finding("Keras", f"{found} computes float32 in fewer digits", remedy)
     except backend.BackendError as error:
         return refusal("Keras", error)
 
@@ -165,35 +170,29 @@ def network(host: str, warning: str) -> Finding:
     return Finding("network", f"servers listen at {host}")
 
 
-def gpu(seen: int | None = None, present: list[str] | None = None) -> Finding:
-    """seen: how many the framework can compute on. present: those the driver knows; both are
-    looked for unless given.
+def gpu(
+    device: str | None = None, known: list[Gpu] | None = None, chosen: str | None = CHOSEN
+) -> Finding:
+    """The GPUs of this machine, and whether the framework computes on them.
+
+    Parameters
+    ----------
+    device: what it computes on. known: what the driver knows. Both are looked for unless given.
+    chosen: CUDA_VISIBLE_DEVICES, as the user set it.
     """
-    names = ", ".join(_known_to_driver() if present is None else present)
-    seen = len(backend.accelerators()) if seen is None else seen
-    if seen:
-        return Finding("GPU", f"{seen} usable" + f": {names}" * bool(names))
-    if not names:
+    known = gpus_here(None) if known is None else known
+    models = ", ".join(f"{gpu.model} ({gpu.uuid})" for gpu in known)
+    if not known:
         return Finding("GPU", "none; the CPU computes")
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        found, remedy = "hidden by CUDA_VISIBLE_DEVICES", "unset it to use the GPU"
-    else:
-        found = "but TensorFlow cannot use it"
-        remedy = "pip install -c constraints.txt -e '.[gpu]' installs the build that can"
-    return Finding("GPU", f"{names}, {found}", remedy, is_note=True)
-
-
-def _known_to_driver() -> list[str]:
-    if not shutil.which("nvidia-smi"):
-        return []
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    if chosen in ("", "-1"):
+        remedy = "unset it to use the GPU"
+        return Finding("GPU", f"{models}, hidden by CUDA_VISIBLE_DEVICES", remedy, is_note=True)
+    if (device or backend.device()) == "GPU":
+        return Finding("GPU", models)
+    extra = GPU_EXTRAS[backend.chosen()]
+    remedy = f"pip install -c constraints.txt -e '.[{extra}]' installs the build that can"
+    found = f"{models}, but {backend.chosen()} cannot use it"
+    return Finding("GPU", found, remedy, is_note=True)
 
 
 def may_write(place: str | Path) -> bool:
@@ -208,22 +207,26 @@ def dask(params: DaskParams) -> Finding:
     """The scheduler of dask.address, its workers, and whether they have the same packages and
     see the same files.
     """
-    if not params.address:
-        return Finding("Dask", "workers are started on this machine")
-    with closing(Pool(params)) as pool:
-        try:
+    try:
+        with closing(Pool(params)) as pool:
+            if not params.address:
+                with_gpus = f", {pool.gpus} of them with a GPU" * bool(pool.gpus)
+                return Finding("Dask", f"workers are started on this machine{with_gpus}")
             client = pool.connect()
-        except UserError as error:
-            return refusal("Dask", error)
-        here = os.getcwd()
-        if blind := list(client.run(os.path.isdir, here).values()).count(False):
-            found = f"{blind} of {pool.workers} workers do not see {here}"
-            remedy = "mount the same folders at the same paths on every worker"
-        elif differences := _version_differences(client.get_versions()):
-            found = f"workers and this process differ: {'; '.join(differences)}"
-            remedy = "pip install -c constraints.txt -e . on every worker"
-        else:
+            here = os.getcwd()
             found, remedy = f"{pool.workers} workers at {params.address}", ""
+            if pool.gpus:
+                found += f", {pool.gpus} of them with a GPU"
+            if blind := list(client.run(os.path.isdir, here).values()).count(False):
+                found = f"{blind} of {pool.workers} workers do not see {here}"
+                remedy = "mount the same folders at the same paths on every worker"
+            elif differences := _version_differences(client.get_versions()):
+                found = f"workers and this process differ: {'; '.join(differences)}"
+                remedy = "install the same versions on every worker, by the same constraints.txt"
+            elif without := pool.without_their_gpu():
+                found, remedy = without.split("; ")
+    except UserError as error:
+        return refusal("Dask", error)
     return Finding("Dask", found, remedy)
 
 

@@ -7,6 +7,7 @@ otherwise accuse its company too.
 """
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from dr_lib.formatting import counted
-from tasks.execution.pool import Failure, Pool, killing_items, run_singly
+from tasks.execution.failures import Failure, Workers, killing_items, run_singly
+from tasks.execution.worker import afresh
 from tasks.run.errors import UserError
 from tasks.run.progress import artifact_key, progress
 
@@ -47,7 +49,7 @@ def run_wave(name: str, work: Callable[[], None]) -> None:
 
 
 def run_in_waves(
-    pool: Pool,
+    pool: Workers,
     step: str,
     function: Callable[[Any], Any],
     jobs: Sequence[Any],
@@ -61,6 +63,7 @@ def run_in_waves(
 
     Parameters
     ----------
+    pool: the workers; `Pool.network` for what runs the network.
     images_of: how many images a job has to do.
     rescue: what is done about a job that kills its workers.
     table: makes the rows that Prefect's page shows of a wave from its results.
@@ -74,7 +77,8 @@ def run_in_waves(
     Raises
     ------
     UserError: if a job failed for good; when all others are done, so that one bad shard never
-        costs the rest. What may pass (a lost connection, a time-out) has been tried twice then.
+        costs the rest. What may pass (a lost connection, a time-out), and what ran out of memory
+        beside others, has been tried twice then.
     """
     jobs = list(jobs)
     if not jobs:
@@ -110,7 +114,7 @@ def run_in_waves(
                 if isinstance(result, Failure):
                     get_run_logger().warning("a shard failed: %s", result.reason)
                 else:
-                    advance(images_of(job))
+                    advance(images_of(job), pool.load())
             done = [results[index] for index in wave if not isinstance(results[index], Failure)]
             if table and done:
                 create_table_artifact(
@@ -127,6 +131,8 @@ def run_in_waves(
                     results[numbers[id(job)]] = result
             for index in failed:
                 result = results[index]
+                if isinstance(result, Failure) and result.out_of_memory:
+                    result = run_singly(pool, functools.partial(afresh, function), jobs[index])
                 if isinstance(result, Failure) and result.killed and rescue:
                     result = _without_killing(pool, function, jobs[index], rescue)
                 if isinstance(result, Failure):
@@ -150,7 +156,9 @@ def run_in_waves(
     return done
 
 
-def _without_killing(pool: Pool, function: Callable[[Any], Any], job: Any, rescue: Rescue) -> Any:
+def _without_killing(
+    pool: Workers, function: Callable[[Any], Any], job: Any, rescue: Rescue
+) -> Any:
     """The job's result (or Failure) without the images that kill its workers."""
     killing = killing_items(pool, rescue.trial, rescue.items(job))
     if isinstance(killing, Failure):

@@ -3,7 +3,9 @@ workers; knows no Prefect.
 """
 
 import functools
+import gc
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,16 @@ def threads_here() -> int | None:
     """
     value = os.environ.get("OMP_NUM_THREADS", "")
     return int(value) if value.isdigit() else None
+
+
+def afresh(function: Callable[[Any], Any], job: Any) -> Any:
+    """`function(job)` without the networks that this process has kept: their compiled functions
+    hold memory.
+    """
+    for kept in (loaded_model, explainer, classifier_outputs, logits_evaluator, baseline_maps):
+        kept.cache_clear()
+    gc.collect()
+    return function(job)
 
 
 @functools.lru_cache(maxsize=2)

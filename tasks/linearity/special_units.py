@@ -68,7 +68,11 @@ def study_special_units(
         for layer, numbers in chosen.items()
     ]
     results = run_in_waves(
-        session.pool, "special units", _look_at, jobs, images_of=lambda job: len(job.verdicts)
+        session.network,
+        "special units",
+        _look_at,
+        jobs,
+        images_of=lambda job: len(job.verdicts),
     )
     keys = [key for result in results for key in result["keys"]]
     regions = [result["regions"] for result in results]

@@ -53,7 +53,7 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Step
         jobs.append(StudyJob(ids, group, part, params, recipe.preprocess.crop))
     new = sum(
         run_in_waves(
-            session.pool,
+            session.network,
             STEP,
             _study,
             [job for job in jobs if job.part.missing(STEP)],

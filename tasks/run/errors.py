@@ -2,19 +2,11 @@
 do about others.
 """
 
+from dr_lib.network.backend import is_out_of_memory
 from storage.errors import StorageError
 
 AGAIN = "run the same command again"
 LESS_AT_ONCE = f"give dask.workers or attribution.batch_size a smaller number and {AGAIN}"
-# How libraries of arrays and devices say so; TensorFlow's and JAX's errors are of no common class.
-MEMORY_WORDS = (
-    "resourceexhausted",
-    "resource_exhausted",
-    "out of memory",
-    "cannot allocate",
-    "unable to allocate",
-    "bad_alloc",
-)
 
 
 class UserError(Exception):
@@ -29,8 +21,7 @@ def remedy(error: BaseException) -> str:
     ... )
     True
     """
-    said = f"{type(error).__name__} {error}".lower()
-    if isinstance(error, MemoryError) or any(words in said for words in MEMORY_WORDS):
+    if is_out_of_memory(error):
         return f"out of memory: {LESS_AT_ONCE}"
     if isinstance(error, (UserError, StorageError, OSError)):
         return f"mend that and {AGAIN}"

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from dr_lib.attribution import AttributionParams
 from dr_lib.attribution.params import DEFAULTS_BEFORE_ADDED
 from dr_lib.evaluation.grading import GradingParams
 from dr_lib.fundus import PreprocessParams
+from dr_lib.network.backend import Backend
 from dr_lib.network.model import ModelParams
 from dr_lib.settings import of_old
 from dr_lib.training import TrainingParams, outcome_settings
@@ -53,6 +55,11 @@ def _file_sha256(path: str, size: int, modified_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def settings_in_ids(attribution: Mapping[str, Any]) -> dict[str, Any]:
+    """What ids say of an attribution's settings, also of one made before some of them were there."""
+    return of_old(attribution, DEFAULTS_BEFORE_ADDED)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The settings that decide every number of an explanation."""
@@ -63,6 +70,7 @@ class Recipe:
     attribution: AttributionParams
     flagged: FlaggedChoice = "keep"
     grading: GradingParams = field(default_factory=GradingParams)
+    backend: Backend = "tensorflow"
 
     @property
     def least_quality(self) -> float:
@@ -72,9 +80,12 @@ class Recipe:
         return self.preprocess.quality_threshold if self.flagged == "exclude" else 0.0
 
     @property
-    def _left_out(self) -> dict[str, float]:
-        """What the ids of model and explanation say of eyes left out; nothing where none is."""
-        return {"least_quality": self.least_quality} if self.flagged == "exclude" else {}
+    def added(self) -> dict[str, Any]:
+        """What the ids of model and explanation say of eyes left out and of the backend; nothing
+        where none is, and it is the one that there was at first.
+        """
+        left_out = {"least_quality": self.least_quality} if self.flagged == "exclude" else {}
+        return left_out | ({"backend": self.backend} if self.backend != "tensorflow" else {})
 
     @property
     def preprocess_settings(self) -> dict[str, Any]:
@@ -100,7 +111,7 @@ class Recipe:
                     | {"backbone_weights": weights_identity(self.model)}
                 ),
                 "training": outcome_settings(self.training),
-                **self._left_out,
+                **self.added,
             }
         )
 
@@ -206,9 +217,7 @@ class Recipe:
             {
                 "model_id": self.model_id(workspace),
                 "preprocess_id": self.preprocess_id,
-                "attribution": of_old(
-                    settings_of(AttributionParams, self.attribution), DEFAULTS_BEFORE_ADDED
-                ),
-                **self._left_out,
+                "attribution": settings_in_ids(dataclasses.asdict(self.engine)),
+                **self.added,
             }
         )

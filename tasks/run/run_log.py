@@ -9,14 +9,15 @@ from typing import Any
 
 import pandas as pd
 
+from dr_lib.network import backend
 from storage import Workspace
 
-LIBRARIES = ("dask", "keras", "numpy", "opencv-python-headless", "prefect", "tensorflow", "zarr")
+LIBRARIES = ("dask", "numpy", "opencv-python-headless", "prefect", "zarr")
 
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that decide results."""
-    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {name: importlib.metadata.version(name) for name in LIBRARIES} | backend.versions()
 
 
 def record_run(workspace: Workspace, row: dict[str, Any]) -> float:

@@ -13,6 +13,7 @@ from dr_lib.formatting import duration
 from storage import Workspace, open_workspace
 from storage.photos.sources import PhotoSources
 from storage.photos.types import Source
+from tasks.execution.network import NetworkWorkers
 from tasks.execution.pool import Pool
 from tasks.run.settings import DaskParams
 from tasks.run.stale_runs import mark_dead_run
@@ -27,6 +28,11 @@ class Session:
     workspace: Workspace
     pool: Pool
     sources: dict[tuple[Source, ...], PhotoSources] = field(default_factory=dict)
+
+    @property
+    def network(self) -> NetworkWorkers:
+        """Those workers of the pool that run the network."""
+        return NetworkWorkers(self.pool)
 
 
 @dataclass(frozen=True)

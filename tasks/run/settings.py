@@ -6,10 +6,11 @@ import dataclasses
 import os
 import zoneinfo
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
+from dr_lib.network.backend import Backend
 from dr_lib.settings import Limit, NonNegativeFloat, NonNegativeInt, PositiveInt, Settings, Share
 from storage.photos.types import Source
 
@@ -101,6 +102,13 @@ class TrainingPolicy(Settings):
 
 
 @dataclass(frozen=True)
+class BackendChoice(Settings):
+    """backend: what Keras runs on; results of the two differ in their last digits."""
+
+    backend: Backend = "tensorflow"
+
+
+@dataclass(frozen=True)
 class AttributionSelection(Settings):
     """Which images are explained. A limit draws from the stages in turn, so that a small run
     shows every stage.
@@ -136,10 +144,19 @@ class StorageParams(Settings):
 class DaskParams(Settings):
     """address: a scheduler such as tcp://host:8786 (empty: a cluster on this machine). workers:
     0 for one a core.
+
+    gpus: workers that each have a GPU beside these, for what runs the network: "auto" for as many
+    as are free, at least one where there is any; a number for just so many; 0 for none.
     """
 
     address: str = ""
     workers: Annotated[NonNegativeInt, "0: one a core"] = 0
+    gpus: Any = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gpus != "auto" and not (type(self.gpus) is int and self.gpus >= 0):
+            raise ValueError(f'gpus must be "auto", or a number (0: none), not {self.gpus!r}')
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,23 @@
-"""Training, grading and predicting: one Prefect task in the flow's own process, since it uses every
-core (or the GPU).
+"""Training, grading and predicting. Training cannot be divided: it has one GPU, or every core of
+the flow's own process.
 
 A model belongs to its settings: `training_id` is the hash of everything that decides it except the
 photographs, so a nightly run with new photographs keeps the model unless `training.on_new_data =
 "retrain"`.
 """
 
-import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from dr_lib.evaluation.grading import averaged_probabilities
 from dr_lib.formatting import percent, score, with_interval
-from dr_lib.network import backend
-from dr_lib.network.model import build, probabilities
-from dr_lib.training import StepReport, TrainingDiverged, write_weights
-from dr_lib.training import train as fit
-from dr_lib.vocabulary import PROBABILITIES, REFERABLE, STAGE_COUNT
 from storage import Workspace
 from storage.admin.learned_labels import RETRAIN, label_changes, learned_from
-from storage.arrays.row_copy import RowCopy
-from storage.contents.models import save_model
-from storage.errors import writing
-from storage.files.scratch import remove_scratch, scratch_folder
+from storage.contents.models import load_record
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
 from tasks.access.images import usable_rows
@@ -37,8 +25,7 @@ from tasks.access.present import predictions_here
 from tasks.access.quality import FLAGGED, GOOD, strata
 from tasks.access.sources import SOURCE, graded_sources
 from tasks.access.stores import as_text, fundus_store, stored_digests
-from tasks.execution.gpu import gpu_turn
-from tasks.execution.worker import loaded_model
+from tasks.execution.network import NetworkWorkers
 from tasks.run.artifacts import show_model
 from tasks.run.errors import UserError
 from tasks.run.progress import progress, say
@@ -46,10 +33,10 @@ from tasks.run.recipe import Recipe
 from tasks.run.session import Session, StepResult
 from tasks.run.table_part import TablePart
 from tasks.train.ensembles import POSES_TABLE, ensemble_rows, evaluation_rows, in_words
-from tasks.train.model_record import LearnedFrom, record_metrics, trained_record
+from tasks.train.model_record import LearnedFrom, record_metrics
+from tasks.train.shard import PredictionJob, TrainingJob, predict, train_model
 
 STEP = "train"
-PREDICTION_BATCH = 16
 
 
 def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StepResult:
@@ -74,12 +61,13 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StepResul
     trained = 0
     if model_id is None:
         _check_preprocessed(workspace, recipe.preprocess_id, photos)
-        model_id = _train(workspace, recipe, labelled, LearnedFrom(manifest, labels), config)
+        data = LearnedFrom(manifest, labels)
+        model_id = _train(workspace, recipe, labelled, data, config, session.network)
         trained = int((labelled["split"] == "train").sum())
-    new = _predict(workspace, recipe.preprocess_id, model_id, eyes)
+    new = _predict(session, recipe, model_id, eyes)
     if (poses := recipe.grading.poses) > 1:
         held_out = eyes[eyes["split"] != "train"]
-        _predict(workspace, recipe.preprocess_id, model_id, held_out, poses)
+        _predict(session, recipe, model_id, held_out, poses)
     graded = _grade(workspace, recipe, model_id)
     record_metrics(workspace, model_id)
     if trained or new:
@@ -126,9 +114,9 @@ def _train(
     labelled: pd.DataFrame,
     data: LearnedFrom,
     config: dict[str, Any],
+    workers: NetworkWorkers,
 ) -> str:
     params = recipe.training
-    store = fundus_store(workspace, recipe.preprocess_id)
     splits = {name: labelled[labelled["split"] == name] for name in ("train", "validation")}
     for name, rows in splits.items():
         if rows.empty:
@@ -136,66 +124,41 @@ def _train(
                 f"no labelled eye is in the {name} split; run dr preprocess, add photographs or"
                 " change data.split_seed"
             )
-    scratch = scratch_folder(workspace.files, f"training-{recipe.training_id}-{data.manifest}")
-    with contextlib.ExitStack() as held:
-        held.enter_context(gpu_turn())
-        backend.configure(deterministic=True)
-        say(f"train: {params.steps:,} mini-batches of {params.batch_size} on {backend.device()}")
-        held.enter_context(writing(scratch))
-        pixels = held.enter_context(RowCopy(store, "pixels", scratch))
-
-        def fetch_from(rows: pd.DataFrame, indices: np.ndarray) -> np.ndarray:
-            return pixels.read(rows["position"].to_numpy()[indices])
-
-        advance = held.enter_context(progress(STEP, params.steps, "mini-batches"))
-        try:
-            model = build(recipe.model)
-            history = fit(
-                model,
-                functools.partial(fetch_from, splits["train"]),
-                splits["train"]["stage"].to_numpy(np.int64),
-                params,
-                validation_fetch=functools.partial(fetch_from, splits["validation"]),
-                validation_stages=splits["validation"]["stage"].to_numpy(np.int64),
-                checkpoint_dir=scratch,
-                on_step=_reporter(advance),
-            )
-        except (ValueError, TrainingDiverged) as error:  # such as a stage without examples, named
-            raise UserError(str(error)) from None
-        weights = scratch / "final.weights.h5"
-        write_weights(model, weights)
-    eyes = {name: len(rows) for name, rows in splits.items()}
-    record = trained_record(recipe, config, data, eyes, history)
-    model_id = save_model(
-        workspace.files, weights, record, pd.DataFrame(history.rows), learned_from(labelled)
-    )
     say(
-        f"train: {history.step_s:.2f} s a mini-batch, {percent(history.wait_share, 1)} of it"
-        f" waiting for pixels; best after {history.chosen_step}"
+        f"train: {params.steps:,} mini-batches of {params.batch_size} on the"
+        f" {'GPU' if workers.has_gpus else 'CPU'}"
     )
-    remove_scratch(workspace.files, scratch.name)
+    job = TrainingJob(workspace, recipe, splits, data, learned_from(labelled), config)
+    with progress(STEP, params.steps, "mini-batches") as advance:
+        model_id = workers.run_whole(train_model, job, _reporter(advance))
+    record = load_record(workspace.files, model_id)
+    waiting = percent(record.notes["input_wait_share"], 1)
+    say(
+        f"train: {record.step_seconds:.2f} s a mini-batch, {waiting} of it waiting for pixels; best"
+        f" after {record.notes['chosen_step']}"
+    )
     return model_id
 
 
-def _reporter(advance: Callable[..., None]) -> Callable[[StepReport], None]:
-    """Turns the loop's step reports into progress. A resumed run begins with what was done before,
-    at no time at all.
+def _reporter(advance: Callable[..., None]) -> Callable[[int, float, float | None], None]:
+    """Turns reports of mini-batches into progress. A run that goes on where it, or a worker that
+    died, had stopped begins with what was done before, at no time at all.
     """
     done = 0
 
-    def report_progress(report: StepReport) -> None:
+    def report_progress(step: int, loss: float, best_qwk: float | None) -> None:
         nonlocal done
-        if not done and report.step > 1:
-            advance(report.step - 1, earlier=True)
-        done = report.step
-        kappa = "" if report.best_qwk is None else f" · best validation kappa {report.best_qwk:.3f}"
-        advance(1, f"loss {report.loss:.3f}{kappa}")
+        if step > done + 1:
+            advance(step - 1 - done, earlier=True)
+        kappa = "" if best_qwk is None else f" · best validation kappa {best_qwk:.3f}"
+        advance(int(step > done), f"loss {loss:.3f}{kappa}")
+        done = max(done, step)
 
     return report_progress
 
 
 def _predict(
-    workspace: Workspace, preprocess_id: str, model_id: str, eyes: pd.DataFrame, poses: int = 1
+    session: Session, recipe: Recipe, model_id: str, eyes: pd.DataFrame, poses: int = 1
 ) -> int:
     """Writes the predictions that are missing, a part a fundus shard; returns how many eyes were
     predicted now.
@@ -203,43 +166,28 @@ def _predict(
     With more than one pose of the disc their mean goes into a table of its own: the model's own
     answer is what is explained.
     """
+    workspace, preprocess_id = session.workspace, recipe.preprocess_id
     table, extra = ("predictions", {}) if poses == 1 else (POSES_TABLE, {"poses": poses})
     # Eyes of a source without a name keep the digest that they had before there were sources.
     columns = ["image_id", "sha256", "split", "stage"]
     columns += ["source"] if eyes["source"].notna().any() else []
-    store = fundus_store(workspace, preprocess_id)
     waiting = []
-    for span in store.spans():
+    for span in fundus_store(workspace, preprocess_id).spans():
         rows = eyes[eyes["position"].between(span.start, span.stop - 1)]
         made_from = {"eyes": as_text(rows[columns]), **extra}
+        # An imported model may have been asked on another backend.
+        made_from |= {"backend": recipe.backend} if recipe.backend != "tensorflow" else {}
         part = TablePart(workspace, model_id, span.part, content_id(made_from))
         if rows.empty:
             workspace.remove_part(table, model_id, span.part)
         elif part.missing(table):
             waiting.append((part, rows))
     count = sum(len(rows) for _, rows in waiting)
-    if not waiting:
-        return 0
-    with gpu_turn(), progress("predict", count) as advance:
-        model = loaded_model(workspace.location, model_id)
-        predict = functools.partial(probabilities, model, batch_size=PREDICTION_BATCH)
-        for part, rows in waiting:
-            pixels = store.read_rows(rows["position"].to_numpy(), ["pixels"])["pixels"]
-            mean = averaged_probabilities(predict, pixels, poses)
-            part.write(table, prediction_rows(rows, mean).assign(**extra))
-            advance(len(rows))
+    if waiting:
+        job = PredictionJob(workspace, table, preprocess_id, model_id, waiting, poses)
+        with progress("predict", count) as advance:
+            session.network.run_whole(predict, job, advance)
     return count
-
-
-def prediction_rows(eyes: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
-    """Rows of `predictions` for eyes and their probabilities (eye, 5)."""
-    columns = ["image_id", "source", "patient_id", "eye", "split", "stage"]
-    frame = eyes[columns].reset_index(drop=True)
-    frame["predicted_stage"] = probabilities.argmax(axis=1).astype(np.int8)
-    frame[PROBABILITIES] = probabilities
-    frame["expected_stage"] = (probabilities @ np.arange(STAGE_COUNT)).astype(np.float32)
-    frame["probability_referable"] = probabilities[:, REFERABLE:].sum(axis=1)
-    return frame
 
 
 def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from dr_lib.network.model import build
+from dr_lib.network.model import ModelParams, build
 from dr_lib.vocabulary import STAGE_COUNT
 from flows.config import PipelineConfig, load_config
 from storage import Workspace, open_workspace
@@ -20,7 +20,7 @@ from storage.ids import digest_bytes
 from storage.layout import fundus_path
 from storage.tables.schemas import SCHEMAS
 from tasks.access.stores import blank
-from tasks.run.recipe import Recipe
+from tasks.run.recipe import Recipe, settings_of
 
 TOML = """
 workspace = "{workspace}"
@@ -110,9 +110,7 @@ def prepare(
     model.save_weights(weights)
     record = ModelRecord(
         training_id=recipe.training_id,
-        architecture={
-            name: getattr(recipe.model, name) for name in recipe.model.__dataclass_fields__
-        },
+        architecture=settings_of(ModelParams, recipe.model),
         preprocess_id=recipe.preprocess_id,
         step_seconds=0.1,
     )

@@ -15,7 +15,7 @@ from dr_lib.fundus import PreprocessParams
 from dr_lib.network.model import ModelParams
 from dr_lib.training import TrainingParams
 from storage import open_workspace
-from tasks.execution.pool import Failure, failure
+from tasks.execution.failures import Failure, failure
 from tasks.ingest.step import ingest
 from tasks.preprocess import step as preprocessing
 from tasks.preprocess.step import preprocess
@@ -33,7 +33,7 @@ class InlinePool:
     """`tasks.execution.pool.Pool` as the stages use it, with two workers that are this process."""
 
     def __init__(self, params: DaskParams | None = None):
-        self.params, self.workers = params or DaskParams(workers=2), 2
+        self.params, self.workers, self.gpus = params or DaskParams(workers=2), 2, 0
         self.jobs: list[tuple[str, Any]] = []
 
     def connect(self) -> None:
@@ -42,7 +42,13 @@ class InlinePool:
     def close(self) -> None:
         """There is nothing to close."""
 
-    def run(self, function: Callable[..., Any], jobs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    def load(self, network: bool = False) -> str:
+        """Nobody asks how busy this process is."""
+        return ""
+
+    def run(
+        self, function: Callable[..., Any], jobs: Iterable[Any], **_how: Any
+    ) -> Iterator[tuple[Any, Any]]:
         for job in jobs:
             name = getattr(function, "func", function).__name__  # of a partial
             self.jobs.append((name, job))

@@ -24,7 +24,7 @@ from storage import open_workspace
 from storage.tables.schemas import SCHEMAS
 from tasks.access import model_quality as report_model
 from tasks.run.artifacts import REJECTS_SHOWN, SHEET_BYTES, show_model, show_rejects
-from tasks.train.step import prediction_rows
+from tasks.train.shard import prediction_rows
 
 MODEL = "0123456789ab"
 EYES = 40

@@ -108,18 +108,12 @@ def dask_scheduler(folder: pathlib.Path):
         yield scheduler, file, json.loads(appears(file, "{.*}")[0])["address"]
 
 
+WORKER = ("-m", "dask", "worker", "--nthreads", "1", "--no-dashboard")
+
+
 def dask_worker(file: pathlib.Path, folder: pathlib.Path, **options):
-    command = (
-        "-m",
-        "dask",
-        "worker",
-        "--scheduler-file",
-        file,
-        "--nthreads",
-        "1",
-        "--no-dashboard",
-    )
-    return process(*command, "--local-directory", folder, stderr=subprocess.DEVNULL, **options)
+    command = (*WORKER, "--scheduler-file", file, "--local-directory", folder)
+    return process(*command, stderr=subprocess.DEVNULL, **options)
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,8 @@ def test_an_impossible_value_is_refused_in_one_line(section, key, value):
         ("training", "clip_norm", float("inf"), " must be at least 0 (0: no limit), not inf"),
         ("model", "dense", [64, 0], ".1 must be at least 1 (units of a layer), not 0"),
         ("dask", "workers", -1, " must be at least 0 (0: one a core), not -1"),
+        ("dask", "gpus", 1.5, ' must be "auto", or a number (0: none), not 1.5'),
+        ("model", "backend", "torch", " must be tensorflow or jax, not 'torch'"),
         (
             "attribution",
             "lesion_poses",

@@ -13,7 +13,7 @@ from flows.config import ConfigError
 from flows.service.messages import ProgramFault, readable
 from storage import open_workspace
 from storage.errors import NotThere
-from tasks.execution.pool import Failure, _may_pass
+from tasks.execution.failures import Failure, _may_pass
 from tasks.execution.waves import Rescue, run_in_waves
 from tasks.run.errors import UserError
 from tasks.run.stale_runs import LAST_HOLDER, mark_dead_run
@@ -102,6 +102,9 @@ class OnceBroken:
     def connect(self):
         """There is nothing to connect to."""
 
+    def load(self):
+        return ""
+
     def run(self, function, jobs):
         for job in jobs:
             self.calls.append(job)
@@ -153,6 +156,9 @@ class InFlight:
 
     def connect(self):
         """There is nothing to connect to."""
+
+    def load(self):
+        return ""
 
     def run(self, function, jobs):
         waiting = iter(jobs)

@@ -22,6 +22,7 @@ from flows.cli.main import app
 from flows.service.doctor import prefect
 from storage import open_workspace
 from tasks.execution import system_checks as machine
+from tasks.execution.gpu import Gpu
 from tasks.execution.pool import WORKER_BASE_BYTES
 from tasks.run.settings import DaskParams
 
@@ -73,7 +74,7 @@ def installed(**versions):
         (lambda: machine.disk("/data", 10**9), "mend", "1.0 GB free at /data", "free some space"),
         (lambda: machine.disk("/data", 10**12), "ok", "1,000.0 GB", ""),
         (lambda: machine.gpu(0, []), "ok", "CPU", ""),
-        (lambda: machine.gpu(1, ["NVIDIA H100"]), "ok", "1 usable: NVIDIA H100", ""),
+        (lambda: machine.gpu("CPU", []), "ok", "none; the CPU computes", ""),
         (lambda: machine.keras(), "ok", "on ", ""),
         (lambda: machine.network("127.0.0.1", ""), "ok", "127.0.0.1", ""),
         (
@@ -135,11 +136,14 @@ def test_a_prefect_that_cannot_be_used_is_told(settings, found, remedy):
     assert remedy in finding.remedy
 
 
-def test_a_gpu_that_the_framework_cannot_use_and_one_that_is_hidden_are_told_apart(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert ".[gpu]" in machine.gpu(0, ["NVIDIA H100"]).remedy
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "unset it" in machine.gpu(0, ["NVIDIA H100"]).remedy
+H100 = Gpu("GPU-8a", "NVIDIA H100")
+
+
+def test_a_gpu_that_the_framework_cannot_use_and_one_that_is_hidden_are_told_apart():
+    assert ".[gpu]" in machine.gpu("CPU", [H100], chosen=None).remedy
+    assert "unset it" in machine.gpu("CPU", [H100], chosen="").remedy
+    usable = machine.gpu("GPU", [H100, H100], chosen=None)
+    assert (usable.verdict, usable.found) == ("ok", ", ".join(["NVIDIA H100 (GPU-8a)"] * 2))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dr_lib.evaluation.grading import GradingParams
 from storage import open_workspace
 from storage.tables.schemas import SCHEMAS
 from tasks.train.ensembles import POSES_TABLE, ensemble_rows, in_words
-from tasks.train.step import prediction_rows
+from tasks.train.shard import prediction_rows
 
 MODEL = "0123456789ab"
 ALL = GradingParams(poses=8, fellow_eye=True, decision="thresholds")

@@ -18,7 +18,7 @@ from tasks.access.quality import GOOD
 from tasks.access.sources import evaluation_rows, graded_sources
 from tasks.report.sections import sources
 from tasks.run.session import Session
-from tasks.train import step
+from tasks.train import shard, step
 from tasks.train.ensembles import ensemble_rows
 from tests.flows.explainable import prepare, write_config
 from tests.flows.inline import InlinePool
@@ -44,7 +44,7 @@ def graded(file, workspace: Workspace, monkeypatch) -> tuple[str, str]:
     frame = workspace.photos()
     found = np.random.default_rng(0).dirichlet(np.ones(5), EYES).astype(np.float32)
     model_id = workspace.latest_model()
-    workspace.write_table("predictions", step.prediction_rows(frame, found), partition=model_id)
+    workspace.write_table("predictions", shard.prediction_rows(frame, found), partition=model_id)
     monkeypatch.setattr(step, "strata", lambda workspace, recipe, ids: pd.Series(GOOD, ids.index))
     return model_id, step._grade(workspace, load_config(file).recipe, model_id)
 

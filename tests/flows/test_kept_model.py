@@ -19,7 +19,7 @@ from tasks.report.data import ReportData
 from tasks.report.sections import model
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
-from tasks.train import step
+from tasks.train import shard, step
 from tests.flows.explainable import prepare, write_config
 from tests.flows.inline import InlinePool
 
@@ -51,11 +51,11 @@ def kept(tmp_path, monkeypatch):
     workspace.write_photos(frame)
     trained = []
 
-    def fit(workspace, recipe, rows, data, config):
+    def fit(workspace, recipe, rows, data, config, workers):
         trained.append(data)
         weights = tmp_path / f"{len(trained)}.weights.h5"
-        step.build(recipe.model).save_weights(weights)
-        record = step.trained_record(recipe, {}, data, {}, History([], 0, 0, 0, None, 0.0, 0.0))
+        shard.build(recipe.model).save_weights(weights)
+        record = shard.trained_record(recipe, {}, data, {}, History([], 0, 0, 0, None, 0.0, 0.0))
         return save_model(
             workspace.files, weights, record, pd.DataFrame({"step": [1]}), step.learned_from(rows)
         )
@@ -135,7 +135,7 @@ def grade(file, workspace: Workspace, monkeypatch, absent: list[str]) -> str:
     workspace.write_photos(frame.assign(present=~frame["image_id"].isin(absent)))
     found = np.random.default_rng(0).dirichlet(np.ones(5), EYES).astype(np.float32)
     model_id = workspace.latest_model()
-    workspace.write_table("predictions", step.prediction_rows(frame, found), partition=model_id)
+    workspace.write_table("predictions", shard.prediction_rows(frame, found), partition=model_id)
     monkeypatch.setattr(step, "strata", lambda workspace, recipe, ids: pd.Series(GOOD, ids.index))
     return step._grade(workspace, load_config(file).recipe, model_id)
 

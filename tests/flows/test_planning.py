@@ -162,7 +162,7 @@ ROOM = Estimate(
 def test_what_cannot_fit_is_refused_by_how_much(tmp_path, monkeypatch, disk, memory, message):
     workspace = open_workspace(tmp_path)
     monkeypatch.setattr(tasks.attribute.estimate, "free_bytes", lambda ws: (ws.location, int(disk)))
-    monkeypatch.setattr(tasks.attribute.estimate.backend, "free_memory_bytes", lambda: int(memory))
+    monkeypatch.setattr(tasks.attribute.estimate.backend, "host_free_bytes", lambda: int(memory))
     with pytest.raises(UserError, match=message) as caught:
         check_room(workspace, ROOM, workers_here=True)
     assert "\n" not in str(caught.value)
@@ -174,10 +174,10 @@ def test_what_fits_is_not_refused_and_another_machines_memory_is_its_own(tmp_pat
         tasks.attribute.estimate, "free_bytes", lambda ws: (ws.location, ROOM.bytes)
     )
     monkeypatch.setattr(
-        tasks.attribute.estimate.backend, "free_memory_bytes", lambda: ROOM.memory_bytes
+        tasks.attribute.estimate.backend, "host_free_bytes", lambda: ROOM.memory_bytes
     )
     check_room(workspace, ROOM, workers_here=True)
-    monkeypatch.setattr(tasks.attribute.estimate.backend, "free_memory_bytes", lambda: 0)
+    monkeypatch.setattr(tasks.attribute.estimate.backend, "host_free_bytes", lambda: 0)
     check_room(workspace, ROOM, workers_here=False)
 
 
@@ -186,6 +186,21 @@ def test_free_space_is_that_of_the_disk_where_the_workspace_will_be(tmp_path):
     assert place == str(tmp_path)
     assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
     assert free_bytes(open_workspace("memory://somewhere").files)[1] is None
+
+
+def test_a_plan_with_gpus_says_their_hours(prepared, monkeypatch):
+    """Shards of 4, 4 and 2 images on two GPUs: the later one works on 6 images for an hour each."""
+
+    def make(params):
+        pool = InlinePool(params)
+        pool.gpus = 2
+        return pool
+
+    monkeypatch.setattr(tasks.attribute.planning, "Pool", make)
+    rows, _ = planned(prepared, measure=False, seconds=3600.0)
+    assert row_of(rows, "attribute")["by"] == "the given rate; 12 GPU hours on 2 GPUs"
+    rows, _ = planned(prepared, measure=False)
+    assert "GPU" not in row_of(rows, "attribute")["by"], "unknown before a calibration there"
 
 
 def test_a_plan_by_a_given_rate_counts_what_is_to_do_and_writes_nothing(prepared, pools):

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from storage.errors import CannotWrite
-from tasks.execution.pool import Failure, Pool, failure, killing_items
+from tasks.execution.failures import Failure, failure, killing_items
+from tasks.execution.pool import Pool
 from tasks.run.errors import UserError
 from tasks.run.settings import DaskParams
 

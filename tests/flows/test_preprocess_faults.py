@@ -53,6 +53,9 @@ class Here:
     def connect(self) -> None:
         """There is nothing to connect to."""
 
+    def load(self):
+        return ""
+
     def run(self, function, jobs):
         return ((job, function(job)) for job in jobs)
 

@@ -6,9 +6,11 @@ import dataclasses
 
 import pytest
 
+from dr_lib.attribution import AttributionParams
 from flows.config import parse_config
 from storage.contents.models import ModelRecord
 from tasks.run.errors import UserError
+from tasks.run.recipe import settings_in_ids
 
 SMALLEST = {"workspace": "w", "data": {"photos": "p"}}
 OTHER = "0123456789ab"
@@ -83,6 +85,20 @@ def test_explanations_made_before_deep_layers_kept_fewer_neurons_keep_their_id()
 )
 def test_how_a_run_goes_and_which_model_is_used_decide_no_training(training):
     assert recipe(training=training).training_id == recipe().training_id
+
+
+def test_another_backend_is_another_model_and_another_precision_another_explanation():
+    wanted, jax, tf32 = (
+        recipe(),
+        recipe(model={"backend": "jax"}),
+        recipe(attribution={"precision": "tf32"}),
+    )
+    assert jax.training_id != wanted.training_id == tf32.training_id
+    models = Records([record(OTHER, one, training_id=one.training_id) for one in (wanted, jax)])
+    assert len({one.explain_id(models) for one in (wanted, jax, tf32)}) == 3
+    assert settings_in_ids(dataclasses.asdict(wanted.engine)).keys() == {
+        field.name for field in dataclasses.fields(AttributionParams)
+    } - {"precision"}, "explanations made before there was a choice keep their id"
 
 
 def test_the_newest_model_of_the_settings_is_meant_and_on_request_only_one_of_these_photographs():

@@ -1,5 +1,6 @@
 """The framework's few primitives: derivatives, compilation, threads and memory."""
 
+import os
 import subprocess
 import sys
 
@@ -106,34 +107,33 @@ assert backend.configure(1)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.skipif(
-    backend.name() != "tensorflow", reason="the other framework has no such settings"
-)
-def test_one_gpu_of_two_is_used_and_its_memory_grows(monkeypatch):
-    """On a faked machine of two GPUs: what TensorFlow is told, and how often."""
-    import tensorflow as tf
+def test_float32_is_float32_unless_asked_otherwise(monkeypatch):
+    """What the framework is told: only a GPU could show a difference."""
+    if backend.name() == "tensorflow":
+        from tensorflow import config
 
-    visible, growing, told = ["GPU a", "GPU b"], set(), []
+        is_tf32 = config.experimental.tensor_float_32_execution_enabled
+    else:
+        import jax
 
-    def set_visible(one, kind):
-        told.append((one, kind))
-        visible[:] = [one]
+        def is_tf32():
+            return jax.config.jax_default_matmul_precision == "tensorfloat32"
 
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU a", "GPU b"])
-    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: list(visible))
-    monkeypatch.setattr(tf.config, "set_visible_devices", set_visible)
-    monkeypatch.setattr(tf.config.experimental, "get_memory_growth", lambda one: one in growing)
-    monkeypatch.setattr(
-        tf.config.experimental, "set_memory_growth", lambda one, on: growing.add(one)
-    )
-    assert (backend.accelerators(), backend.device()) == ([0, 1], "2 GPU")
-    backend.use_accelerator(1)
-    assert (backend.accelerators(), backend.device()) == ([1], "1 GPU")
-    assert growing == {"GPU b"}, "without growth TensorFlow takes all memory of every GPU it sees"
-    # Once TensorFlow has started, setting either again would raise, even to what it is.
-    backend.use_accelerator(1)
-    assert told == [("GPU b", "GPU")]
+    assert not is_tf32()
+    with backend.computing_in("tf32"):
+        assert is_tf32()
+    assert not is_tf32()
+    assert backend.is_float32_exact()
+    rounded = backend.compiled(lambda x, kernel: np.float32(1) + 0 * x)
+    monkeypatch.setattr(backend, "compiled", lambda function: rounded)
+    assert not backend.is_float32_exact(), "the last of 24 digits is gone"
+
+
+def test_a_worker_that_sees_several_gpus_uses_the_first(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,0,1")
+    backend.name()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
 
 
 def test_a_machine_without_a_gpu_computes_on_the_cpu():
-    assert (backend.accelerators(), backend.device()) == ([], "CPU")
+    assert backend.device() == "CPU"

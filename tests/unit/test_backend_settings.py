@@ -94,7 +94,7 @@ def test_a_keras_json_that_keras_cannot_read_is_one_line(tmp_path, content):
     [
         ("torch", "this project runs on tensorflow or jax; unset it"),
         ("TensorFlow", "this project runs on tensorflow or jax; unset it"),
-        ("jax", "which is not installed; unset it"),
+        ("jax", "is not installed; pip install"),
         ("tensorflow", ""),
     ],
 )
@@ -108,3 +108,32 @@ def test_a_backend_that_cannot_serve_is_refused(monkeypatch, chosen, says):
     if says:
         with pytest.raises(backend.BackendError, match=says):
             backend.name()
+
+
+CHOICE = """
+from dr_lib.network import backend
+import os
+try:
+    backend.choose("jax")
+except backend.BackendError as error:
+    print(error)
+else:
+    print(backend.chosen(), os.environ["KERAS_BACKEND"])
+"""
+
+
+@pytest.mark.parametrize("told", ["", "jax", "tensorflow", "torch"])
+def test_the_configuration_chooses_the_backend_and_a_variable_that_disagrees_is_one_line(
+    tmp_path, told
+):
+    (tmp_path / "jax").mkdir()  # installed, as far as can be told without importing it
+    (tmp_path / "jax" / "__init__.py").touch()
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = process(CHOICE, KERAS_BACKEND=told, PYTHONPATH=path)
+    wanted = "jax jax"
+    if told not in ("", "jax"):
+        wanted = (
+            f"KERAS_BACKEND = {told}, but model.backend = jax; unset KERAS_BACKEND: the"
+            " configuration alone decides"
+        )
+    assert (done.stdout.strip(), done.stderr) == (wanted, "")

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from dr_lib.network import backend
 from dr_lib.network.classifier_outputs import ClassifierOutputs
 
 
@@ -69,3 +70,26 @@ def test_a_saturated_stage_still_has_a_gradient(linear):
     stage = int(p[0].argmin())
     assert p[0, stage] == 0.0
     assert np.abs(outcomes.gradient(x, stage)[0]).max() > 0.1
+
+
+def test_batches_are_halved_where_memory_runs_out(linear, monkeypatch):
+    model, _ = linear
+    x = images(7)
+    outcomes, spared = (ClassifierOutputs(model, batch_size=8) for _ in range(2))
+    tensor, asked = backend.tensor, []
+
+    def scarce(array):
+        asked.append(len(array))
+        if len(array) > 2:
+            raise RuntimeError("RESOURCE_EXHAUSTED: failed to allocate 12 GiB")
+        return tensor(array)
+
+    monkeypatch.setattr(backend, "tensor", scarce)
+    found = spared.predict(x), spared.gradient(x, 3)
+    assert asked[:3] == [8, 4, 2]
+    monkeypatch.undo()
+    for few, all_at_once in zip(found, (outcomes.predict(x), outcomes.gradient(x, 3)), strict=True):
+        np.testing.assert_allclose(few, all_at_once, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(backend, "tensor", lambda array: scarce(np.zeros(3)))
+    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+        spared.predict(x)
