@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dr_lib.attribution.sums import Commit, GradientSums
-from dr_lib.network import backend
+from dr_lib.network import backend, memory
 
 
 @dataclass(frozen=True)
@@ -335,7 +335,7 @@ class Evaluator:
 
     def _halve(self, error: Exception) -> None:
         """Smaller batches from now on; raises what is no lack of memory, or cannot be helped."""
-        if self.batch_size == 1 or not backend.is_out_of_memory(error):
+        if self.batch_size == 1 or not memory.is_out_of_memory(error):
             raise error
         self.batch_size //= 2
 

@@ -22,6 +22,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from dr_lib.network.memory import host_free_bytes
+
 Backend = Literal["tensorflow", "jax"]
 Precision = Literal["float32", "tf32"]
 BACKENDS = get_args(Backend)
@@ -55,14 +57,6 @@ if not os.environ.get("KERAS_BACKEND"):  # empty counts as unset, and then keras
     os.environ["KERAS_BACKEND"] = _set_here
 
 _SAME_BITS = "--xla_gpu_deterministic_ops=true"
-_MEMORY_WORDS = (
-    "resourceexhausted",
-    "resource_exhausted",
-    "out of memory",
-    "cannot allocate",
-    "unable to allocate",
-    "bad_alloc",
-)
 # (n, …) tensor -> (n,) or (n, q) tensor, made of Keras' or the backend's operations.
 Function = Callable[[Any], Any]
 
@@ -396,9 +390,7 @@ def vjps(function: Function, x: Any, cotangents: Sequence[Any]) -> tuple[Any, li
 
 
 def free_memory_bytes() -> int:
-    """Bytes this process's device can still give: the GPU's, or the machine's within its
-    container's limit.
-    """
+    """Bytes this process's device can still give, on a processor within its container's limit."""
     if name() == "jax":
         import jax
 
@@ -406,34 +398,3 @@ def free_memory_bytes() -> int:
         if stats and "bytes_limit" in stats:
             return int(stats["bytes_limit"] - stats["bytes_in_use"])
     return host_free_bytes()
-
-
-def host_free_bytes() -> int:
-    """Bytes of memory that the machine can still give, within its container's limit."""
-    import psutil
-
-    return min([int(psutil.virtual_memory().available), *_cgroup_free_bytes()])
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the framework or a library of arrays gave up for want of memory, so that a smaller
-    batch may succeed; their errors are of no common class.
-
-    >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("shapes differ"))
-    (True, False)
-    """
-    said = f"{type(error).__name__} {error}".lower()
-    return isinstance(error, MemoryError) or any(words in said for words in _MEMORY_WORDS)
-
-
-def _cgroup_free_bytes(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """What a container's own limit leaves, if it has one: the machine's free memory says nothing
-    about that.
-    """
-    try:
-        limit, used = (
-            (root / name).read_text().strip() for name in ("memory.max", "memory.current")
-        )
-        return [] if limit == "max" else [max(int(limit) - int(used), 0)]
-    except (OSError, ValueError):
-        return []

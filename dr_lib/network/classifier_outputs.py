@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from dr_lib.network import backend
+from dr_lib.network import backend, memory
 from dr_lib.network.layers import logits_model, split_at
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class ClassifierOutputs:
             try:
                 answers.append(np.asarray(function(backend.tensor(batch)))[: len(piece)])
             except Exception as error:
-                if self.batch_size == 1 or not backend.is_out_of_memory(error):
+                if self.batch_size == 1 or not memory.is_out_of_memory(error):
                     raise
                 self.batch_size //= 2
             else:

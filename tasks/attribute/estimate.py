@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dr_lib.formatting import size_text
-from dr_lib.network import backend
+from dr_lib.network import memory
 from storage import Workspace
 from storage.arrays.ledger import Ledger
 from storage.arrays.store import ArraySpec
@@ -153,12 +153,12 @@ def check_room(workspace: Workspace, planned: Estimate, *, workers_here: bool) -
             f" {place} has {size_text(free)} free: {size_text(planned.bytes - free)} too little;"
             " free some space, choose another workspace or set attribution.limit"
         )
-    memory = backend.host_free_bytes() if workers_here else planned.memory_bytes
-    if planned.memory_bytes > memory:
+    there = memory.host_free_bytes() if workers_here else planned.memory_bytes
+    if planned.memory_bytes > there:
         raise UserError(
             f"attribute needs {size_text(planned.memory_bytes)} of memory for {planned.workers}"
-            f" workers, and {size_text(memory)} are free:"
-            f" {size_text(planned.memory_bytes - memory)} too little; set fewer dask.workers or"
+            f" workers, and {size_text(there)} are free:"
+            f" {size_text(planned.memory_bytes - there)} too little; set fewer dask.workers or"
             " smaller storage.shard_images"
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from dr_lib.network import backend
+from dr_lib.network import memory
 from storage.errors import StorageError
 from tasks.run.errors import AGAIN, LESS_AT_ONCE, remedy
 
@@ -50,7 +50,7 @@ def failure(error: BaseException) -> Failure:
     return Failure(
         reason,
         may_pass=_may_pass(error),
-        out_of_memory=backend.is_out_of_memory(error),
+        out_of_memory=memory.is_out_of_memory(error),
         trace=trace,
         remedy=remedy(error),
     )

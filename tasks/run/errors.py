@@ -2,7 +2,7 @@
 do about others.
 """
 
-from dr_lib.network.backend import is_out_of_memory
+from dr_lib.network.memory import is_out_of_memory
 from storage.errors import StorageError
 
 AGAIN = "run the same command again"

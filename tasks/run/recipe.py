@@ -56,7 +56,7 @@ def _file_sha256(path: str, size: int, modified_ns: int) -> str:
 
 
 def settings_in_ids(attribution: Mapping[str, Any]) -> dict[str, Any]:
-    """What ids say of an attribution's settings, also of one made before some of them were there."""
+    """What ids say of an attribution's settings, of old ones too."""
     return of_old(attribution, DEFAULTS_BEFORE_ADDED)
 
 

@@ -162,7 +162,7 @@ ROOM = Estimate(
 def test_what_cannot_fit_is_refused_by_how_much(tmp_path, monkeypatch, disk, memory, message):
     workspace = open_workspace(tmp_path)
     monkeypatch.setattr(tasks.attribute.estimate, "free_bytes", lambda ws: (ws.location, int(disk)))
-    monkeypatch.setattr(tasks.attribute.estimate.backend, "host_free_bytes", lambda: int(memory))
+    monkeypatch.setattr(tasks.attribute.estimate.memory, "host_free_bytes", lambda: int(memory))
     with pytest.raises(UserError, match=message) as caught:
         check_room(workspace, ROOM, workers_here=True)
     assert "\n" not in str(caught.value)
@@ -174,10 +174,10 @@ def test_what_fits_is_not_refused_and_another_machines_memory_is_its_own(tmp_pat
         tasks.attribute.estimate, "free_bytes", lambda ws: (ws.location, ROOM.bytes)
     )
     monkeypatch.setattr(
-        tasks.attribute.estimate.backend, "host_free_bytes", lambda: ROOM.memory_bytes
+        tasks.attribute.estimate.memory, "host_free_bytes", lambda: ROOM.memory_bytes
     )
     check_room(workspace, ROOM, workers_here=True)
-    monkeypatch.setattr(tasks.attribute.estimate.backend, "host_free_bytes", lambda: 0)
+    monkeypatch.setattr(tasks.attribute.estimate.memory, "host_free_bytes", lambda: 0)
     check_room(workspace, ROOM, workers_here=False)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from dr_lib.network import backend
+from dr_lib.network import backend, memory
 
 
 def cubes(x):
@@ -65,20 +65,20 @@ def test_compiled_traces_once_for_a_shape():
 def test_free_memory_is_what_the_container_leaves(tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("1200\n")
-    assert backend._cgroup_free_bytes(tmp_path) == [3800]
+    assert memory._cgroup_free_bytes(tmp_path) == [3800]
     (tmp_path / "memory.current").write_text("9000\n")
-    assert backend._cgroup_free_bytes(tmp_path) == [0]
+    assert memory._cgroup_free_bytes(tmp_path) == [0]
     (tmp_path / "memory.max").write_text("max\n")
-    assert backend._cgroup_free_bytes(tmp_path) == []
-    assert backend._cgroup_free_bytes(tmp_path / "absent") == []
-    monkeypatch.setattr(backend, "_cgroup_free_bytes", lambda: [12345])
+    assert memory._cgroup_free_bytes(tmp_path) == []
+    assert memory._cgroup_free_bytes(tmp_path / "absent") == []
+    monkeypatch.setattr(memory, "_cgroup_free_bytes", lambda: [12345])
     assert backend.free_memory_bytes() == 12345
 
 
 def test_out_of_memory_is_told_from_other_errors():
-    assert backend.is_out_of_memory(MemoryError())
-    assert backend.is_out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: failed to allocate 12 GiB"))
-    assert not backend.is_out_of_memory(ValueError("shapes differ"))
+    assert memory.is_out_of_memory(MemoryError())
+    assert memory.is_out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: failed to allocate 12 GiB"))
+    assert not memory.is_out_of_memory(ValueError("shapes differ"))
 
 
 def test_threads_below_one_are_refused():
@@ -91,7 +91,7 @@ def test_threads_below_one_are_refused():
 )
 def test_threads_are_set_before_the_start_and_a_late_change_is_answered_with_false():
     script = """
-from dr_lib.network import backend
+from dr_lib.network import backend, memory
 import sys
 assert "tensorflow" not in sys.modules, "importing the module must import no framework"
 assert backend.configure(1, deterministic=True)
