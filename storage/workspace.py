@@ -124,43 +124,11 @@ class Workspace:
 
     def photos(self) -> "pd.DataFrame":
         """The manifest, one row per photograph; no rows before the first ingest."""
-        return self._catalogue("photos")
+        return self.part("photos")
 
     def rejects(self) -> "pd.DataFrame":
         """Photographs and label rows set aside, with the reason."""
-        return self._catalogue("rejects")
-
-    def sources(self) -> "pd.DataFrame":
-        """The table of sources, as the last ingest wrote it."""
-        return self._catalogue("sources")
-
-    def write_sources(self, frame) -> None:
-        """Replaces the table of sources."""
-        self._write_catalogue("sources", frame)
-
-    def write_unused_masks(self, frame) -> None:
-        """Replaces the list of masks that are not used."""
-        self._write_catalogue("unused_masks", frame)
-
-    def write_photos(self, frame) -> None:
-        """Replaces the manifest. Raises ValueError where a photograph would change its position
-        or vanish.
-        """
-        self._check_positions(frame)
-        self._write_catalogue("photos", frame)
-
-    def write_rejects(self, frame) -> None:
-        """Replaces the list of rejects."""
-        self._write_catalogue("rejects", frame)
-
-    def _catalogue(self, table: str) -> "pd.DataFrame":
-        return tables.read_file(self.files, layout.catalogue_path(table), table)
-
-    def _write_catalogue(self, table: str, frame) -> None:
-        data, name = tables.encode(table, frame), layout.catalogue_path(table)
-        # Equal contents stay untouched: a run with nothing new leaves no trace.
-        if not self.files.exists(name) or self.files.read(name) != data:
-            self.files.write(name, data)
+        return self.part("rejects")
 
     def _check_positions(self, frame) -> None:
         new = schemas.to_table("photos", frame).select(["image_id", "position"]).to_pydict()
@@ -184,7 +152,7 @@ class Workspace:
         nothing is there yet.
         """
         if name in layout.CATALOGUE_TABLES:
-            return dataset.dataset(schemas.to_table(name, self._catalogue(name)))
+            return dataset.dataset(schemas.to_table(name, self.part(name)))
         return tables.dataset(self.files, name)
 
     def frame(self, name: str, **equals) -> "pd.DataFrame":
@@ -228,11 +196,16 @@ class Workspace:
         digest: str | None = None,
     ) -> str:
         """Writes one part of a table, replacing an older one of that name; returns where it lies.
+        A catalogue's table is one file, and is left alone where it says so already.
 
-        digest: of what the rows were made from, kept in the file for `has_part`.
+        digest: of what the rows were made from, kept in the file for `has_part`. Raises ValueError
+        where a photograph of the manifest would change its position or vanish.
         """
-        path = self._part_path(name, partition, part)
-        self.files.write(path, tables.encode(name, frame, digest))
+        if name == "photos":
+            self._check_positions(frame)
+        path, data = self._part_path(name, partition, part), tables.encode(name, frame, digest)
+        if name not in layout.CATALOGUE_TABLES or self.files.read_many([path]) != [data]:
+            self.files.write(path, data)
         return path
 
     def has_part(

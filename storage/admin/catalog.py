@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage import layout
-from storage.contents.fundus import preprocess_ids
 from storage.errors import QueryError, Refused
 from storage.tables.parts import all_parts, column_names, former_names, part_path
 from storage.tables.schemas import PARTITION, SCHEMAS, TITLES, dataset_schema
@@ -94,7 +93,7 @@ def views_sql(ws: "Workspace", *, comments: bool = True) -> str:
             " folder"
         )
     latest = {
-        "preprocess_id": preprocess_ids(ws.files)[::-1],
+        "preprocess_id": ws.preprocess_ids()[::-1],
         "model_id": [record.model_id for record in reversed(ws.models())],
         "explain_id": [record.explain_id for record in reversed(ws.explanations())],
     }
@@ -119,7 +118,8 @@ def views_sql(ws: "Workspace", *, comments: bool = True) -> str:
 def _view(ws: "Workspace", table: str) -> str:
     schema, key = dataset_schema(table), PARTITION[table]
     body = _no_rows(schema)
-    if files := _files(ws, table):
+    files = [(place[0], part_path(table, *place)) for place in all_parts(ws.files, table)]
+    if files:
         options, pattern = "hive_partitioning = false", layout.catalogue_path(table)
         if key:
             options = f"hive_partitioning = true, hive_types = {{{_text(key)}: VARCHAR}}"
@@ -134,15 +134,6 @@ def _view(ws: "Workspace", table: str) -> str:
             rows = f"(FROM {_renamed(ws, table, rows)} UNION ALL BY NAME {body})"
         body = f"SELECT {', '.join(map(_column, schema))} FROM {rows}"
     return f"CREATE OR REPLACE VIEW {table} AS {body};"
-
-
-def _files(ws: "Workspace", table: str) -> list[tuple[str | None, str]]:
-    """(partition, path) of every file of a table."""
-    if table in layout.CATALOGUE_TABLES:
-        path = layout.catalogue_path(table)
-        return [(None, path)] if ws.files.exists(path) else []
-    parts = all_parts(ws.files, table)
-    return [(partition, part_path(table, partition, part)) for partition, part in parts]
 
 
 def _older(ws: "Workspace", table: str, files: list[tuple[str | None, str]]) -> bool:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from storage.admin.consistency import gap_problems, table_problems
 from storage.arrays.ledger import LedgerEntry
 from storage.arrays.store import ShardedStore
-from storage.contents.fundus import preprocess_ids
 from storage.contents.models import WEIGHTS, load_history, read_record
 from storage.ids import digest_bytes
 from storage.layout import (
@@ -73,7 +72,7 @@ def verify(ws: "Workspace", *, repair: bool = False) -> list[dict]:
 def _problems(ws: "Workspace") -> Iterator[Problem]:
     known = set(ws.photos()["image_id"])
     ws.explanations()  # refuses records of a newer version
-    for preprocess_id in preprocess_ids(ws.files):
+    for preprocess_id in ws.preprocess_ids():
         yield from _store_problems(ws, fundus_path(preprocess_id), known)
     for explain_id in ws.files.names(EXPLANATIONS):
         for name in ws.files.names(explanation_path(explain_id)):

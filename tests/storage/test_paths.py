@@ -45,7 +45,7 @@ def filled(location):
     store.extend(image_ids(4))
     (span,) = store.spans()
     store.write_shard(span, values(span), digests=digests(4))
-    ws.write_photos(photos(4))
+    ws.write_table("photos", photos(4))
     for table in SCHEMAS:
         if table not in CATALOGUE_TABLES:
             ws.write_table(

@@ -200,22 +200,22 @@ def photos(count: int) -> pd.DataFrame:
 
 def test_the_manifest_only_grows(ws):
     assert ws.photos().empty
-    ws.write_photos(photos(3))
+    ws.write_table("photos", photos(3))
     before = ws.files.modified("catalog/photos.parquet")
-    ws.write_photos(photos(3))
+    ws.write_table("photos", photos(3))
     assert ws.files.modified("catalog/photos.parquet") == before, (
         "equal contents are not written again"
     )
-    ws.write_photos(photos(5))
+    ws.write_table("photos", photos(5))
     assert ws.photos()["image_id"].tolist() == [f"{index}_left" for index in range(5)]
     with pytest.raises(
         ValueError, match="3_left and 1 more would move or vanish; positions only grow"
     ):
-        ws.write_photos(photos(3))
+        ws.write_table("photos", photos(3))
     with pytest.raises(ValueError, match="0_left and 3 more would move or vanish"):
-        ws.write_photos(photos(5).assign(position=range(4, -1, -1)))
+        ws.write_table("photos", photos(5).assign(position=range(4, -1, -1)))
     with pytest.raises(ValueError, match="positions must be 0, 1, 2"):
-        ws.write_photos(photos(5).assign(position=0))
+        ws.write_table("photos", photos(5).assign(position=0))
 
 
 def test_opening_a_workspace_creates_nothing(tmp_path):
