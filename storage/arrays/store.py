@@ -160,8 +160,7 @@ class ShardedStore:
 
         digests: one for each row of the image axis, of everything that the row's values depend on.
         """
-        if len(digests) != self.images:
-            raise ValueError(f"{self.path}: {len(digests)} digests for {self.images} images")
+        self._check_digests(digests, self.images)
         entries, ids = self.ledger.entries(), self.image_ids
         return [
             span
@@ -180,11 +179,7 @@ class ShardedStore:
 
         Their values can be read and written back instead of computed again.
         """
-        if len(digests) != span.images:
-            raise ValueError(
-                f"{self.path}: {len(digests)} digests for the {span.images} images of shard"
-                f" {span.index}"
-            )
+        self._check_digests(digests, span.images)
         entry = self.ledger.entry(span.index)
         if entry is None or entry.start != span.start or self.damage(entry):
             return np.zeros(span.images, bool)
@@ -317,17 +312,17 @@ class ShardedStore:
                 problems.append(f"{name} has other contents than were written")
         return problems
 
+    def _check_digests(self, digests: Sequence[str], images: int) -> None:
+        if len(digests) != images:
+            raise ValueError(f"{self.path}: {len(digests)} digests for {images} images")
+
     def _check(self, span: Span, arrays: Mapping[str, np.ndarray], digests: Sequence[str]) -> None:
         if span not in self.spans():
             raise ValueError(
                 f"{self.path}: {span} is not a shard of {self.images} images in shards of"
                 f" {self.shard_images}"
             )
-        if len(digests) != span.images:
-            raise ValueError(
-                f"{self.path}: {len(digests)} digests for the {span.images} images of shard"
-                f" {span.index}"
-            )
+        self._check_digests(digests, span.images)
         specs = {spec.path: spec for spec in self.specs}
         if wrong := sorted({*specs} ^ {*arrays}):
             state = "missing" if wrong[0] in specs else "unknown"

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 WEIGHTS = "model.weights.h5"
 HISTORY = "history.parquet"
 LABELS = "labels.parquet"
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -175,19 +174,18 @@ def local_weights(files: Files, model_id: str = LATEST) -> Path:
     return path
 
 
-def check_weights(path: Path) -> None:
-    """Refuses anything that is not a Keras 3 weights-only file: full models carry code, which
-    loading them would run.
+def check_weights(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a Keras 3 weights-only file, by its name in the file. Refuses
+    anything else: full models carry code, which loading them would run.
     """
+    import h5py
+
     if not path.is_file():
         raise Refused(f"{path} is not a file")
     if not path.name.endswith(".weights.h5"):
         raise Refused(f"{path} is not a weights file: its name must end in .weights.h5")
-    with path.open("rb") as file:
-        if file.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
-            raise Refused(f"{path} is not an HDF5 file")
-    import h5py
-
+    if not h5py.is_hdf5(path):
+        raise Refused(f"{path} is not an HDF5 file")
     try:
         with h5py.File(path, "r") as file:
             for key in ("model_config", "training_config", "keras_version"):
@@ -195,19 +193,9 @@ def check_weights(path: Path) -> None:
                     raise Refused(
                         f"{path} is a full model (it has {key}): only weights are accepted"
                     )
-            list(_arrays(file))
+            return {item.name.lstrip("/"): item.shape for item in _arrays(file)}
     except OSError as error:
         raise Refused(f"{path} is damaged: {str(error).splitlines()[0]}") from None
-
-
-def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every array of a weights file that `check_weights` accepts, by its name in
-    the file.
-    """
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        return {item.name.lstrip("/"): item.shape for item in _arrays(file)}
 
 
 def _sha256(path: Path) -> str:

@@ -47,14 +47,13 @@ class Part:
 
     def as_json(self) -> dict[str, Any]:
         """The fields that are not as by default, and the notes."""
-        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "notes"}
-        own = {name: value for name, value in own.items() if value != self._default(name)}
-        parts = {name: getattr(self, name).as_json() for name in self.PARTS if name in own}
-        return {**own, **parts, **self.notes}
-
-    def _default(self, name: str) -> Any:
-        known = self.__dataclass_fields__[name]
-        return known.default if known.default_factory is MISSING else known.default_factory()
+        json = dict(self.notes)
+        for each in fields(self):
+            value = getattr(self, each.name)
+            default = each.default if each.default_factory is MISSING else each.default_factory()
+            if each.name != "notes" and value != default:
+                json[each.name] = value.as_json() if each.name in self.PARTS else value
+        return json
 
 
 @dataclass(frozen=True, kw_only=True)

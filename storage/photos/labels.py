@@ -105,7 +105,7 @@ def read_labels(
     text = label_text(data)
     try:
         lines, header = (
-            (_Rows(text), [columns.image, columns.stage])
+            (_headless(text), [columns.image, columns.stage])
             if layout.headless
             else _table(text, columns)
         )
@@ -150,16 +150,10 @@ def read_labels(
     return labels, problems
 
 
-class _Rows:
-    """Rows of a table without a first line of names: a photograph, a space, a stage."""
-
-    def __init__(self, text: str):
-        self._lines, self.line_num = iter(text.splitlines()), 0
-
-    def __next__(self) -> list[str]:
-        line = next(self._lines)
-        self.line_num += 1
-        return line.rsplit(maxsplit=1)
+def _headless(text: str) -> Any:
+    """The csv.reader of rows without a first line of names: a photograph, a space, a stage."""
+    lines = ("\t".join(line.rsplit(maxsplit=1)) for line in text.splitlines())
+    return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def headers(text: str) -> Iterator[tuple[Any, list[str]]]:

@@ -13,8 +13,7 @@ from dr_lib.fundus.photo import UnreadablePhoto, decode
 from storage import Workspace
 from storage.errors import StorageError
 from storage.photos.labels import ABOUT_LABELS_ONLY
-from storage.photos.source import PhotoSource
-from storage.photos.sources import PhotoSources
+from storage.photos.sources import PhotoSource, PhotoSources
 from tasks.access.quality import eye_quality, shortcomings
 from tasks.access.stores import fundus_store
 from tasks.run.recipe import Recipe

@@ -14,9 +14,21 @@ from dr_lib.vocabulary import STAGES
 from storage import Workspace
 from storage.photos.sources import PhotoSources
 from storage.photos.types import Source
+from tasks.run.errors import UserError
+from tasks.run.session import photo_sources
 
 SOURCE = "source="  # begins the stratum of the table `evaluation` in which a source is graded
 COMPARED = ("auc_referable", "auc_any", "qwk", "accuracy", "ece")
+
+
+def labelled_sources(sources: Sequence[Source], labels_needed: bool) -> PhotoSources:
+    """The photographs and labels at these places. Raises UserError if the labels cannot be used;
+    `labels_needed`: also if there are none.
+    """
+    found = photo_sources(sources)
+    if fault := found.label_fault(labels_needed):
+        raise UserError(fault)
+    return found
 
 
 @dataclass(frozen=True)
@@ -81,13 +93,13 @@ def source_rows(
             {
                 "source": given.name,
                 "use": given.use,
-                "layout": part.layout,
+                "layout": part.found.layout,
                 "place": given.photos,
                 "photographs": len(here),
                 "labelled": int(here["stage"].notna().sum()),
                 **{f"stage{stage}": int((here["stage"] == stage).sum()) for stage in STAGES},
                 "patients": here["patient_id"].nunique(),
-                "patients_named": all(photo.patient for photo in part.photographs()),
+                "patients_named": all(photo.patient for photo in part.found.photographs),
                 "set_aside": len(aside),
                 "reasons": counted(aside["reason"]),
                 **_copies(given, here, across[mine], aside, photos, looked_at),

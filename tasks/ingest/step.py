@@ -13,9 +13,8 @@ import pandas as pd
 from dr_lib.training.splits import KAGGLE_USAGE, split_of, split_of_usage
 from storage.photos.sources import PhotoSources
 from storage.photos.types import Photograph
-from tasks.access.data_folder import labelled_sources
 from tasks.access.rejects import check_label_fraction, check_reject_fraction, replace_rejects
-from tasks.access.sources import counted, shown_rows, source_rows
+from tasks.access.sources import counted, labelled_sources, shown_rows, source_rows
 from tasks.ingest.copies import Kin, kin_of
 from tasks.ingest.inspection import Finding, inspected, remembered, rows_of
 from tasks.run.artifacts import show_rejects

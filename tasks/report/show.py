@@ -9,7 +9,8 @@ from dr_lib.drawing.figures import png
 from dr_lib.report.entry import EyeEntry
 from dr_lib.report.eyes import eye_sheet
 from storage import Workspace
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSource
+from storage.photos.types import Source
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_eyes
 from tasks.report.eyes import Explained
@@ -72,7 +73,7 @@ def source_of(workspace: Workspace, image_id: str, photos: str) -> PhotoSource:
     rows = workspace.photos()
     paths = rows.loc[rows["image_id"] == image_id, ["source", "path"]].dropna()
     prefixes = [f"{name}/" for name, path in paths.to_numpy() if path.startswith(f"{name}/")]
-    return PhotoSource(photos, prefixes[0] if "/" in image_id and prefixes else "")
+    return PhotoSource(Source(photos), prefixes[0] if "/" in image_id and prefixes else "")
 
 
 def _numbers(eye: pd.Series, entry: EyeEntry) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from dr_lib.synthetic import SynthesisParams, draw, plan
 from flows.config import ConfigError, parse_config
 from storage import open_workspace
 from storage.photos.masks import MaskFile, MaskIndex
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSource
 from storage.photos.types import Problem, Source
 from tasks.access.contact_sheets import Photos
 from tasks.access.masks import masks_of, note_unused

@@ -16,7 +16,6 @@ from storage.contents.models import (
     local_weights,
     save_model,
     update_record,
-    weight_shapes,
 )
 from storage.errors import NotThere, Refused
 
@@ -93,7 +92,7 @@ def test_a_record_is_added_to_and_left_alone_where_it_says_so_already(ws, tmp_pa
 
 
 def test_the_shapes_of_a_file_are_told_by_name(tmp_path):
-    assert weight_shapes(weights_file(tmp_path)) == {"layers/dense/vars/0": (3, 4)}
+    assert check_weights(weights_file(tmp_path)) == {"layers/dense/vars/0": (3, 4)}
 
 
 def test_an_interrupted_saving_leaves_no_model(ws, tmp_path, monkeypatch):
