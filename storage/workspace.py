@@ -131,15 +131,15 @@ class Workspace:
         return self.part("rejects")
 
     def _check_positions(self, frame) -> None:
-        new = schemas.to_table("photos", frame).select(["image_id", "position"]).to_pydict()
-        places = dict(zip(new["image_id"], new["position"], strict=True))
-        if sorted(new["position"]) != list(range(len(places))):
+        new = schemas.to_table("photos", frame).select(["image_id", "position"]).to_pandas()
+        if sorted(new["position"]) != list(range(new["image_id"].nunique())):
             raise ValueError(
                 "photos: positions must be 0, 1, 2, … each once, and every image_id once"
             )
-        old = self.photos()
-        pairs = zip(old["image_id"], old["position"], strict=True)
-        if moved := [name for name, position in pairs if places.get(name) != position]:
+        old = self.photos().set_index("image_id")["position"]
+        if moved := old.index[
+            old != new.set_index("image_id")["position"].reindex(old.index)
+        ].tolist():
             raise ValueError(
                 f"photos: {moved[0]} and {len(moved) - 1} more would move or vanish; positions only"
                 " grow"
@@ -204,8 +204,8 @@ class Workspace:
         if name == "photos":
             self._check_positions(frame)
         path, data = self._part_path(name, partition, part), tables.encode(name, frame, digest)
-        if name not in layout.CATALOGUE_TABLES or self.files.read_many([path]) != [data]:
-            self.files.write(path, data)
+        keep = self.files.update if name in layout.CATALOGUE_TABLES else self.files.write
+        keep(path, data)
         return path
 
     def has_part(

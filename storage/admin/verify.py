@@ -59,12 +59,8 @@ def verify(ws: "Workspace", *, repair: bool = False) -> list[dict]:
         if repair and problem.forget:
             problem.forget()
         rows.append(
-            {
-                "kind": problem.kind,
-                "where": problem.where,
-                "detail": problem.detail,
-                "repair": state,
-            }
+            {name: getattr(problem, name) for name in ("kind", "where", "detail")}
+            | {"repair": state}
         )
     return rows
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dr_lib.vocabulary import SIGNS
 from storage.arrays.specs import ArraySpec
 from storage.contents.declared import declared
-from storage.contents.records import LATEST, pick, update_json
+from storage.contents.records import LATEST, pick
 from storage.errors import NotThere
-from storage.files.files import Files
+from storage.files.files import Files, canonical_json
 from storage.files.formats import Part, Record
 from storage.layout import EXPLANATION_RECORD, EXPLANATIONS, attributions_path, explanation_path
 
@@ -118,7 +118,7 @@ def save_record(files: Files, record: ExplanationRecord) -> None:
     path = explanation_path(record.explain_id, EXPLANATION_RECORD)
     old = ExplanationRecord.read(files, path)
     record = replace(record, created=old.created if old else datetime.now(UTC).isoformat())
-    update_json(files, path, old.as_json() if old else None, record.as_json())
+    files.update(path, canonical_json(record.as_json()))
 
 
 def load_records(files: Files) -> list[ExplanationRecord]:
@@ -173,7 +173,7 @@ def save_region_settings(files: Files, explain_id: str, settings: Mapping[str, A
     known already.
     """
     path = explanation_path(explain_id, REGION_SETTINGS)
-    update_json(files, path, files.read_json(path), settings)
+    files.update(path, canonical_json(settings))
 
 
 def load_region_settings(files: Files, explain_id: str) -> dict[str, Any]:

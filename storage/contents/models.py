@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from storage.contents.records import LATEST, pick, update_json
+from storage.contents.records import LATEST, pick
 from storage.errors import Refused
-from storage.files.files import Files, write_whole
+from storage.files.files import Files, canonical_json, write_whole
 from storage.files.formats import Record
 from storage.files.scratch import cache_folder
 from storage.ids import ID_DIGITS
@@ -124,7 +124,7 @@ def update_record(files: Files, model_id: str, **changes: Any) -> None:
     """
     old = load_record(files, model_id)
     path = model_path(old.model_id, MODEL_RECORD)
-    update_json(files, path, old.as_json(), replace(old, **changes).as_json())
+    files.update(path, canonical_json(replace(old, **changes).as_json()))
 
 
 def load_history(files: Files, model_id: str = LATEST) -> "pd.DataFrame":

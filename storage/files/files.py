@@ -40,9 +40,11 @@ class Files:
 
     @property
     def filesystem(self):
-        """The fsspec file system of a remote location (fsspec itself keeps one per process)."""
+        """The fsspec file system of the location (fsspec itself keeps one per process)."""
         import fsspec
 
+        if self.is_local:
+            return fsspec.filesystem("file")
         return fsspec.core.url_to_fs(self.location, **self._options)[0]
 
     @property
@@ -73,23 +75,15 @@ class Files:
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises FileNotFoundError."""
-        if self.is_local:
-            return Path(self.path(name)).read_bytes()
         return self.filesystem.cat_file(self.path(name))
 
     def read_many(self, names: list[str]) -> list[bytes | None]:
         """The bytes of several files, at once where the file system can; None for one that is
         absent.
         """
-        if not names:
-            return []
-        if self.is_local:
-            return [_read_or_none(self.path(name)) for name in names]
         paths = [self.path(name) for name in names]
-        found = self.filesystem.cat(paths, on_error="return")
-        # A single path comes back as its bytes, not as a dictionary.
-        found = found if isinstance(found, dict) else {paths[0]: found}
-        return [data if isinstance(data := found.get(path), bytes) else None for path in paths]
+        found = self.filesystem.cat_ranges(paths, None, None, on_error="return")
+        return [data if isinstance(data, bytes) else None for data in found]
 
     def write(self, name: str, data: bytes, *, flush: bool = True) -> None:
         """Makes `name` hold `data`; a reader sees the old file or the new one, never a part.
@@ -101,6 +95,11 @@ class Files:
             write_whole(Path(self.path(name)), data, flush=flush)
         else:
             self.filesystem.pipe_file(self.path(name), data)
+
+    def update(self, name: str, data: bytes) -> None:
+        """`write`, but a file that holds `data` already is left alone."""
+        if self.read_many([name]) != [data]:
+            self.write(name, data)
 
     def flush(self, names: Iterable[str]) -> None:
         """Returns once these files and the folders that lead to them are safe from a power loss.
@@ -137,8 +136,6 @@ class Files:
             return None
 
     def exists(self, name: str) -> bool:
-        if self.is_local:
-            return os.path.exists(self.path(name))
         return self.filesystem.exists(self.path(name))
 
     def remove(self, name: str) -> None:
@@ -179,8 +176,6 @@ class Files:
     def modified(self, name: str) -> float:
         """When a file was last written, in seconds since 1970; 0 for one that is absent."""
         try:
-            if self.is_local:
-                return os.stat(self.path(name)).st_mtime
             return self.filesystem.modified(self.path(name)).timestamp()
         except (FileNotFoundError, NotImplementedError):
             return 0.0
@@ -190,10 +185,6 @@ class Files:
         is empty or absent.
         """
         try:
-            if self.is_local:
-                return max(
-                    (self.modified(f"{folder}/{name}") for name in self.names(folder)), default=0.0
-                )
             found = self.filesystem.ls(self.path(folder), detail=True)
         except FileNotFoundError:
             return 0.0
@@ -206,11 +197,7 @@ class Files:
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None where it is absent."""
         try:
-            return (
-                os.stat(self.path(name)).st_size
-                if self.is_local
-                else self.filesystem.size(self.path(name))
-            )
+            return self.filesystem.size(self.path(name))
         except FileNotFoundError:
             return None
 
@@ -310,13 +297,6 @@ def canonical_json(value) -> bytes:
     a list among them.
     """
     return (json.dumps(_jsonable(value), indent=1, sort_keys=True) + "\n").encode()
-
-
-def _read_or_none(path: str) -> bytes | None:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        return None
 
 
 def _jsonable(value):

@@ -18,6 +18,11 @@ from tasks.run.errors import UserError
 from tasks.run.session import photo_sources
 
 SOURCE = "source="  # begins the stratum of the table `evaluation` in which a source is graded
+COPIES = {
+    "copies_within": "copies within",
+    "copies_across": "across sources",
+    "kept_from_learning": "kept from learning",
+}
 COMPARED = ("auc_referable", "auc_any", "qwk", "accuracy", "ece")
 
 
@@ -118,7 +123,7 @@ def _copies(
 ) -> dict[str, int | None]:
     """How many photographs of a source are copies, second copies that were set aside included."""
     if not looked_at:
-        return dict.fromkeys(("copies_within", "copies_across", "kept_from_learning"))
+        return dict.fromkeys(COPIES)
     firsts = aside.loc[aside["reason"] == "duplicate_content", "detail"].astype("str")
     first_ids = firsts.str.removeprefix("the same file as ")
     of = photos.set_index("image_id")
@@ -179,7 +184,6 @@ def shown_rows(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     for row in rows:
         patients = f"{row['patients']:,}" + ("" if row["patients_named"] else " (not named)")
         aside = f"{row['set_aside']:,}" + (f" ({row['reasons']})" if row["reasons"] else "")
-        copies = [row["copies_within"], row["copies_across"], row["kept_from_learning"]]
         shown.append(
             {
                 "source": row["source"] or "(unnamed)",
@@ -190,9 +194,7 @@ def shown_rows(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
                 "stages 0/1/2/3/4": "/".join(str(row[f"stage{stage}"]) for stage in STAGES),
                 "patients": patients,
                 "set aside": aside,
-                "copies within": "" if copies[0] is None else copies[0],
-                "across sources": "" if copies[1] is None else copies[1],
-                "kept from learning": "" if copies[2] is None else copies[2],
             }
+            | {shown: "" if row[name] is None else row[name] for name, shown in COPIES.items()}
         )
     return tuple(shown)

@@ -190,14 +190,14 @@ def test_two_layouts_in_one_folder_are_a_question_that_names_both_and_the_settin
     assert 'labels = "x.csv" in [[data.sources]]' in line
     assert "\n" not in line
     chosen = photo_source(Source(str(folder), labels=str(folder / "y.csv")))
-    assert (chosen.layout, stages(chosen)) == ("idrid", {"a": 2})
+    assert (chosen.parts[0].found.layout, stages(chosen)) == ("idrid", {"a": 2})
 
 
 def test_folders_and_a_table_that_disagree_are_a_question_and_agree_in_silence(tmp_path):
     files = {"0/a.png": JPEG, "2/b.png": JPEG}
     agree = {"train.csv": csv("a,0", "b,2", header="id_code,diagnosis")}
     assert (
-        photo_source(write(tmp_path / "one", {**files, **agree})).parts[0].found.parts[0].found.layout == "aptos"
+        photo_source(write(tmp_path / "one", {**files, **agree})).parts[0].found.layout == "aptos"
     )
     differ = {"train.csv": csv("a,1", "b,2", header="id_code,diagnosis")}
     folder = write(tmp_path / "two", {**files, **differ})

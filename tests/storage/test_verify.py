@@ -152,7 +152,7 @@ def test_status_counts_what_is_there(full, store):
     found = next(row for row in rows if row["what"] == "explanation")
     assert (found["images"], found["done"], found["of"]) == (10, 10, 10)
     assert found["detail"].startswith("3 of 3 shards, ")
-    assert found["detail"].endswith("1.5 s of work")
+    assert found["detail"].endswith("2 s of work")
     store.ledger.drop(0)
     found = next(row for row in describe(full) if row["what"] == "explanation")
     assert (found["done"], found["detail"][:13]) == (6, "2 of 3 shards")
