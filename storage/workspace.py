@@ -208,21 +208,9 @@ class Workspace:
         keep(path, data)
         return path
 
-    def has_part(
-        self,
-        name: str,
-        partition: str | None = None,
-        part: str = "part",
-        *,
-        digest: str | None = None,
-    ) -> bool:
-        """Whether a part of a table has been written, and, where a digest is given, from just
-        that.
-        """
-        path = self._part_path(name, partition, part)
-        if digest is None:
-            return self.files.exists(path)
-        return tables.part_digest(self.files, path) == digest
+    def has_part(self, name: str, partition: str | None, part: str, digest: str) -> bool:
+        """Whether a part of a table has been written, from what has this digest."""
+        return tables.part_digest(self.files, self._part_path(name, partition, part)) == digest
 
     def part_digests(self, name: str, partition: str | None = None) -> dict[str, str | None]:
         """The digest of every part of a partition, by the part's name; empty text where it was

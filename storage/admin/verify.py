@@ -74,7 +74,8 @@ def _problems(ws: "Workspace") -> Iterator[Problem]:
         for name in ws.files.names(explanation_path(explain_id)):
             # The maps of groups and of units are written whole, by another way, and have no ledger.
             if name.endswith(".zarr") and not name.startswith(("groups-", "units-")):
-                yield from _store_problems(ws, explanation_path(explain_id, name), known)
+                path = explanation_path(explain_id, name)
+                yield from _store_problems(ws, path, known, explain_id)
     yield from _model_problems(ws)
     yield from _part_problems(ws, known)
     for name in ws.files.stale_temporaries():
@@ -85,7 +86,9 @@ def _removable(ws: "Workspace", kind: str, path: str, detail: str) -> Problem:
     return Problem(kind, path, detail, lambda: ws.files.remove(path))
 
 
-def _store_problems(ws: "Workspace", path: str, known: set[str]) -> Iterator[Problem]:
+def _store_problems(
+    ws: "Workspace", path: str, known: set[str], explain_id: str = ""
+) -> Iterator[Problem]:
     try:
         store = ShardedStore.open(ws.files, path)
     except FileNotFoundError:
@@ -115,10 +118,9 @@ def _store_problems(ws: "Workspace", path: str, known: set[str]) -> Iterator[Pro
         return  # what does not decode cannot be summed; repaired, it is looked at again
     for shard, detail in gap_problems(store):
         yield shard_problem("gap", shard, detail)
-    for explain_id in ws.files.names(EXPLANATIONS):
-        if path == attributions_path(explain_id):
-            for where, detail in table_problems(ws, explain_id, store):
-                yield _removable(ws, "table", where, detail)
+    if path == attributions_path(explain_id):
+        for where, detail in table_problems(ws, explain_id, store):
+            yield _removable(ws, "table", where, detail)
 
 
 def _shard_damage(store: ShardedStore, ids: list[str], entry: LedgerEntry) -> str | None:

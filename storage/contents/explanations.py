@@ -214,9 +214,5 @@ def open_attributions(files: Files, explain_id: str = LATEST, *, chunks=None) ->
         for node in tree.subtree
     }
     groups["/"] = tree.to_dataset(inherit=False).set_xindex("image_id")
-    if chunks is not None:
-        groups = {
-            group: data.chunk({dim: size for dim, size in chunks.items() if dim in data.dims})
-            for group, data in groups.items()
-        }
-    return xr.DataTree.from_dict(groups, name=explain_id)
+    tree = xr.DataTree.from_dict(groups, name=explain_id)
+    return tree if chunks is None else tree.chunk(chunks)

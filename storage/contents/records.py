@@ -1,4 +1,4 @@
-"""Records of models, explanations or preprocessings: finding one of many, by its id or the latest."""
+"""Finding one of many models, explanations or preprocessings: by its id, or the latest."""
 
 from collections.abc import Mapping
 from typing import TypeVar

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from storage.errors import writing
 
 TEMPORARY = ".tmp"
+STALE_AFTER_S = 3600
 FLUSHES_AT_ONCE = 16
 
 
@@ -211,14 +212,14 @@ class Files:
         start = len(self.path().rstrip("/")) + 1
         return sorted(path[start:].replace(os.sep, "/") for path in found)
 
-    def stale_temporaries(self, folder: str = "", *, older_than_s: float = 3600) -> list[str]:
+    def stale_temporaries(self) -> list[str]:
         """Temporary files that an interrupted write left behind. Young ones may still be in use."""
         if not self.is_local:
             return []
-        limit = time.time() - older_than_s
+        limit = time.time() - STALE_AFTER_S
         return [
             name
-            for name in self.walk(folder)
+            for name in self.walk("")
             if name.endswith((TEMPORARY, ".partial")) and self.modified(name) <= limit
         ]
 

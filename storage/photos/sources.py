@@ -56,7 +56,7 @@ class _Found(NamedTuple):
 class PhotoSource:
     """Photographs and labels at a folder, a zip file or the first part (`.zip.001`) of a split one.
 
-    prefix: goes before every id, path and patient. Safe to send to a worker. Raises
+    prefix: goes before every id, path and patient. Raises
     FileNotFoundError for a location that is not there, ValueError for one that is neither folder
     nor zip.
     """
@@ -81,9 +81,6 @@ class PhotoSource:
         if not self.root.is_dir() and not is_archive(self.root.name):
             raise Refused(f"{self.root} is neither a folder nor a .zip file")
         self._files = Listing(self.root)
-
-    def __reduce__(self):
-        return PhotoSource, (self.given, self.prefix)
 
     def label_fault(self, required: bool = True) -> str | None:
         """Why the labels cannot be used, then what to do, in one line; None where they can.

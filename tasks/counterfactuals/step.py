@@ -75,7 +75,7 @@ def counterfactuals(
     if missed.empty and not ShardedStore.exists(workspace.files, path):
         names = dict.fromkeys(EYE_TABLES, f"{params.pair}-{Span(0, 0, 0).part}")
         for table, part in (names | dict.fromkeys(PAIR_TABLES, params.pair)).items():
-            if not workspace.has_part(table, ids.explain_id, part):
+            if part not in workspace.parts(table, ids.explain_id):
                 workspace.write_table(table, [], partition=ids.explain_id, part=part)
         return StepResult(STEP, 0, 0, f"no eye {confusion}: nothing to change")
     store = ShardedStore.create_or_open(

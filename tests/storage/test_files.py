@@ -84,7 +84,7 @@ def test_the_whole_workspace_works_on_an_object_store():
     ws.write_table("photos", photos(10))
     assert ws.photos()["image_id"].tolist() == image_ids(10)
     ws.write_table("units", example("units"), partition="e", digest="d")
-    assert ws.has_part("units", "e", digest="d")
+    assert ws.has_part("units", "e", "part", digest="d")
     assert len(ws.frame("units", explain_id="e", unit=1)) == 1
     assert verify(ws) == []
     ws.files.write(

@@ -10,6 +10,7 @@ import pytest
 from storage import open_workspace
 from storage.contents.models import (
     ModelRecord,
+    check_weights,
     find_record,
     load_history,
     load_record,

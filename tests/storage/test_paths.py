@@ -73,7 +73,7 @@ def test_a_workspace_of_any_name_is_read_by_every_door(neighbours, name):
     assert query(ws, "select distinct explain_id from neurons")["explain_id"].tolist() == ["p" * 12]
     with duckdb.connect(str(refresh(ws)), read_only=True) as connection:
         assert dict(connection.sql(counted).fetchall()) == rows
-    assert ws.has_part("units", "p" * 12, digest="d")
+    assert ws.has_part("units", "p" * 12, "part", digest="d")
     assert (describe(ws), listing(ws)) != ([], [])
     store = ShardedStore.open(ws.files, "explanations/0123456789ab/attributions.zarr")
     np.testing.assert_array_equal(
