@@ -203,21 +203,21 @@ class Workspace:
         """
         if name == "photos":
             self._check_positions(frame)
-        path, data = self._part_path(name, partition, part), tables.encode(name, frame, digest)
+        path, data = tables.part_path(name, partition, part), tables.encode(name, frame, digest)
         keep = self.files.update if name in layout.CATALOGUE_TABLES else self.files.write
         keep(path, data)
         return path
 
     def has_part(self, name: str, partition: str | None, part: str, digest: str) -> bool:
         """Whether a part of a table has been written, from what has this digest."""
-        return tables.part_digest(self.files, self._part_path(name, partition, part)) == digest
+        return tables.part_digest(self.files, tables.part_path(name, partition, part)) == digest
 
     def part_digests(self, name: str, partition: str | None = None) -> dict[str, str | None]:
         """The digest of every part of a partition, by the part's name; empty text where it was
         written without one.
         """
         return {
-            part: tables.part_digest(self.files, self._part_path(name, partition, part))
+            part: tables.part_digest(self.files, tables.part_path(name, partition, part))
             for part in self.parts(name, partition)
         }
 
@@ -229,16 +229,11 @@ class Workspace:
         """One part of a table as a DataFrame; empty where it is not there. Of hundreds of parts
         no other is looked at.
         """
-        return tables.read_file(self.files, self._part_path(name, partition, part), name)
+        return tables.read_file(self.files, tables.part_path(name, partition, part), name)
 
     def remove_part(self, name: str, partition: str | None = None, part: str = "part") -> None:
         """Removes one part of a table, if it is there."""
-        self.files.remove(self._part_path(name, partition, part))
-
-    def _part_path(self, name: str, partition: str | None, part: str) -> str:
-        if not part or "/" in part or part.startswith((".", "_")):
-            raise ValueError(f"{part!r} is no name for a part of a table")
-        return tables.part_path(name, partition, part)
+        self.files.remove(tables.part_path(name, partition, part))
 
     # Arrays
 

@@ -131,7 +131,10 @@ def _view(ws: "Workspace", table: str) -> str:
             options += ", union_by_name = true"
         rows = f"read_parquet({_text(_escaped(ws.files.path()) + '/' + pattern)}, {options})"
         if older:  # written before there were all these columns: those are null
-            rows = f"(FROM {_renamed(ws, table, rows)} UNION ALL BY NAME {body})"
+            former = former_names(table, column_names(ws.files, files[0][1]))
+            pairs = ", ".join(f"{_name(old)} AS {_name(new)}" for old, new in former.items())
+            renamed = f" RENAME ({pairs})" if pairs else ""
+            rows = f"(SELECT *{renamed} FROM {rows} UNION ALL BY NAME {body})"
         body = f"SELECT {', '.join(map(_column, schema))} FROM {rows}"
     return f"CREATE OR REPLACE VIEW {table} AS {body};"
 
@@ -143,17 +146,6 @@ def _older(ws: "Workspace", table: str, files: list[tuple[str | None, str]]) -> 
     first_and_last = {*dict(reversed(files)).values(), *dict(files).values()}
     wanted = set(SCHEMAS[table].names)
     return any(not wanted <= set(column_names(ws.files, path)) for path in first_and_last)
-
-
-def _renamed(ws: "Workspace", table: str, found: str) -> str:
-    """What reads a catalogue's file, with the present names of its columns."""
-    if table not in layout.CATALOGUE_TABLES:
-        return found
-    former = former_names(table, column_names(ws.files, layout.catalogue_path(table)))
-    if not former:
-        return found
-    pairs = ", ".join(f"{_name(old)} AS {_name(new)}" for old, new in former.items())
-    return f"(SELECT * RENAME ({pairs}) FROM {found})"
 
 
 def _no_rows(schema) -> str:
@@ -180,11 +172,12 @@ def _latest_partition(ws: "Workspace", table: str, order: list[str]) -> str | No
     there = {partition or "" for partition, _ in all_parts(ws.files, table)}
     if known := [partition for partition in order if partition in there]:
         return known[0]
-    written = {
-        partition: ws.files.newest(layout.table_folder(table, PARTITION[table], partition))
-        for partition in there
-    }
-    return max(there, key=lambda partition: (written[partition], partition), default=None)
+
+    def written(partition: str) -> tuple[float, str]:
+        folder = layout.table_folder(table, PARTITION[table], partition)
+        return ws.files.newest(folder), partition
+
+    return max(there, key=written, default=None)
 
 
 def _comments(view: str, table: str, title: str) -> str:

@@ -128,7 +128,7 @@ class ShardedStore:
         """The ids of some rows. Reads no others: 50,000 would take longer than a shard's
         writing.
         """
-        return [str(name) for name in self._array("image_id", read_only=True)[rows]]
+        return [str(name) for name in self._array("image_id")[rows]]
 
     def extend(self, image_ids: Sequence[str]) -> int:
         """Appends images and returns how many were new. Give the new ids, or all ids with those
@@ -235,7 +235,7 @@ class ShardedStore:
                 values = np.ascontiguousarray(arrays[spec.path])
                 if spec.mantissa_bits is not None:
                     values = round_mantissa(values, spec.mantissa_bits)
-                self._array(spec.path, store=store)[span.rows] = values
+                self._array(spec.path, store)[span.rows] = values
             self.files.flush(f"{self.path}/{spec.shard_file(span.index)}" for spec in self.specs)
         entry = LedgerEntry(
             span.index,
@@ -254,7 +254,7 @@ class ShardedStore:
         """The values of one shard's images: (span images, …) for each path (default: every
         array).
         """
-        return {path: self._array(path, read_only=True)[span.rows] for path in self._paths(paths)}
+        return {path: self._array(path)[span.rows] for path in self._paths(paths)}
 
     def read_rows(
         self, rows: Sequence[int] | np.ndarray, paths: Sequence[str] | None = None
@@ -268,10 +268,7 @@ class ShardedStore:
                 f"{self.path}: rows {rows.min()} … {rows.max()} are not all on an axis of"
                 f" {self.images} images"
             )
-        return {
-            path: self._gather(self._array(path, read_only=True), rows)
-            for path in self._paths(paths)
-        }
+        return {path: self._gather(self._array(path), rows) for path in self._paths(paths)}
 
     def _gather(self, array, rows: np.ndarray) -> np.ndarray:
         """`array[rows]`, shard by shard: zarr's own fancy indexing takes 20 ms an image of a
@@ -343,15 +340,15 @@ class ShardedStore:
             raise KeyError(f"{self.path} has no array {unknown[0]}; there are {', '.join(known)}")
         return known if paths is None else list(paths)
 
-    def _array(self, path: str, *, store=None, read_only: bool = False):
+    def _array(self, path: str, writable=None):
         """The Zarr array at `path` as it was last committed; its metadata are known, so nothing
-        is read to open it.
+        is read to open it. writable: the Zarr store to write it through; only to be read without.
         """
         import zarr
         from zarr.core.metadata import ArrayV3Metadata
         from zarr.storage import StorePath
 
-        store = store or self.files.zarr(self.path, read_only=read_only)
+        place = StorePath(writable or self.files.zarr(self.path, read_only=True), path)
         metadata = ArrayV3Metadata.from_dict(self.nodes[path])
-        array = zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=StorePath(store, path)))
-        return array.with_config({"write_empty_chunks": True}) if not read_only else array
+        array = zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=place))
+        return array.with_config({"write_empty_chunks": True}) if writable else array

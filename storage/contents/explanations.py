@@ -117,8 +117,8 @@ def save_record(files: Files, record: ExplanationRecord) -> None:
     """Writes explanation.json; keeps the time of the first writing."""
     path = explanation_path(record.explain_id, EXPLANATION_RECORD)
     old = ExplanationRecord.read(files, path)
-    record = replace(record, created=old.created if old else datetime.now(UTC).isoformat())
-    files.update(path, canonical_json(record.as_json()))
+    created = old.created if old else datetime.now(UTC).isoformat()
+    replace(record, created=created).write(files, path)
 
 
 def load_records(files: Files) -> list[ExplanationRecord]:
@@ -185,7 +185,7 @@ def save_run(files: Files, explain_id: str, name: str, record: RunRecord) -> Non
     """Notes what a run of `dr attribute` planned and, once it is over, what it took; `name`
     sorts by time.
     """
-    files.write_json(explanation_path(explain_id, f"{RUNS}/{name}.json"), record.as_json())
+    record.write(files, explanation_path(explain_id, f"{RUNS}/{name}.json"))
 
 
 def load_runs(files: Files, explain_id: str) -> list[RunRecord]:

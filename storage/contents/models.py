@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from storage.contents.records import LATEST, pick
 from storage.errors import Refused
-from storage.files.files import Files, canonical_json, write_whole
+from storage.files.files import Files, write_whole
 from storage.files.formats import Record
 from storage.files.scratch import cache_folder
 from storage.ids import ID_DIGITS
@@ -89,7 +89,7 @@ def save_model(
         weights_bytes=len(data),
         created=created,
     )
-    files.write_json(model_path(model_id, MODEL_RECORD), record.as_json())
+    record.write(files, model_path(model_id, MODEL_RECORD))
     return model_id
 
 
@@ -123,8 +123,7 @@ def update_record(files: Files, model_id: str, **changes: Any) -> None:
     written again.
     """
     old = load_record(files, model_id)
-    path = model_path(old.model_id, MODEL_RECORD)
-    files.update(path, canonical_json(replace(old, **changes).as_json()))
+    replace(old, **changes).write(files, model_path(old.model_id, MODEL_RECORD))
 
 
 def load_history(files: Files, model_id: str = LATEST) -> "pd.DataFrame":

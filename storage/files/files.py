@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterable
@@ -154,8 +155,6 @@ class Files:
     def remove_tree(self, name: str) -> None:
         """Removes a folder and all that is in it; one that is already gone is no error."""
         if self.is_local:
-            import shutil
-
             shutil.rmtree(self.path(name), ignore_errors=True)
         elif self.exists(name):
             self.filesystem.rm(self.path(name), recursive=True)
@@ -244,6 +243,20 @@ class Files:
         return FsspecStore.from_url(
             self.url(name), read_only=read_only, storage_options=self._options
         )
+
+
+def free_bytes(files: Files) -> tuple[str, int | None]:
+    """The folder whose disk a workspace fills, and that disk's free bytes; None for an object
+    store, which has no such end.
+
+    The workspace need not exist yet: then it is the nearest folder above it that does.
+    """
+    if not files.is_local:
+        return files.location, None
+    place = Path(files.location)
+    while not place.exists():
+        place = place.parent
+    return str(place), shutil.disk_usage(place).free
 
 
 def write_whole(path: Path, data: bytes, *, flush: bool = True) -> None:

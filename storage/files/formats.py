@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from storage.errors import OtherFormat
-from storage.files.files import Files
+from storage.files.files import Files, canonical_json
 
 KEY = "format"
 FIRST = 1
@@ -73,6 +73,12 @@ class Record(Part):
         """The record in a file; None where it is absent, torn or empty. Raises OtherFormat."""
         value = files.read_json(name)
         return cls.parse(value, files.url(name)) if isinstance(value, dict) and value else None
+
+    def write(self, files: Files, name: str) -> None:
+        """Makes it a file; one that says so already, in whatever version, is left alone."""
+        old = self.read(files, name)
+        if not old or canonical_json(old.as_json()) != canonical_json(self.as_json()):
+            files.write_json(name, self.as_json())
 
     def as_json(self) -> dict[str, Any]:
         return {KEY: self.FORMAT, **super().as_json()}

@@ -45,6 +45,8 @@ def part_path(table: str, partition: str | None, part: str) -> str:
     """The file of one part; a catalogue's table is one file."""
     if table in CATALOGUE_TABLES:
         return catalogue_path(table)
+    if not part or "/" in part or part.startswith((".", "_")):
+        raise ValueError(f"{part!r} is no name for a part of a table")
     return f"{folder(table, partition)}/{part}.parquet"
 
 
@@ -127,7 +129,8 @@ def parts(files: Files, table: str, partition: str | None = None) -> list[str]:
     if table in CATALOGUE_TABLES:
         return [table] if files.exists(catalogue_path(table)) else []
     names = files.names(folder(table, partition))
-    return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
+    own = [name for name in names if name.endswith(".parquet") and not name.startswith("_")]
+    return [name.removesuffix(".parquet") for name in own]
 
 
 def all_parts(files: Files, table: str) -> Iterator[tuple[str | None, str]]:

@@ -13,7 +13,7 @@ from dr_lib.formatting import label, with_interval
 from dr_lib.vocabulary import STAGES
 from storage import Workspace
 from storage.photos.sources import PhotoSources
-from storage.photos.types import Source
+from storage.photos.types import Problem, Source
 from tasks.run.errors import UserError
 from tasks.run.session import photo_sources
 
@@ -172,8 +172,7 @@ def listed_rows(sources: PhotoSources) -> list[dict[str, Any]]:
             "stage": pd.Series([photo.image_id for photo in photographs], dtype="str").map(stages),
         }
     )
-    problems = [problem._asdict() for problem in sources.problems()]
-    rejects = pd.DataFrame(problems, columns=["path", "image_id", "reason", "detail"])
+    rejects = pd.DataFrame(sources.problems(), columns=list(Problem._fields))
     rejects["source"] = rejects["path"].map(sources.name_of)
     return source_rows(sources, photos, rejects, looked_at=False)
 
