@@ -20,15 +20,17 @@ from storage.files.files import is_url
 from storage.photos.archive import FileEntry, is_archive
 from storage.photos.labels import (
     LabelFile,
+    disagreement,
     expected_name,
     expected_table,
     first_line,
     label_name,
     label_text,
+    matched,
+    merged,
 )
 from storage.photos.layouts import EYEPACS, KAGGLES, Layout
 from storage.photos.listing import Listing
-from storage.photos.matching import disagreement, matched, merged
 from storage.photos.names import PHOTO_SUFFIXES, match_key, split_of
 from storage.photos.recognition import READ_TABLES, SETTING, Recogniser, is_mask
 from storage.photos.types import MAX_PHOTO_BYTES, Label, Photograph, Problem, Source

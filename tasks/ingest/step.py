@@ -39,7 +39,7 @@ def ingest(session: Session, data: DataParams, labels_needed: bool = True) -> St
     known = {} if data.rehash else remembered(old, workspace.rejects(), look)
     chosen = _chosen(sources, data.limit)
     _check_names(old, chosen)
-    found = inspected(sources, chosen, known, STEP, look)
+    found = inspected(sources, chosen, known, look)
     kin = kin_of(found.usable, found.second_copies, old)
     labels = sources.labels()
     rejects = (

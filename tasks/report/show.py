@@ -24,7 +24,7 @@ def show_image(
     *,
     photos: str = "",
     compare: tuple[str, str] = ("stage0", "stage4"),
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], pathlib.Path]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Draws one explained eye of the explanation made last, and lists its numbers.
 
     Parameters
@@ -35,7 +35,7 @@ def show_image(
 
     Returns
     -------
-    Rows of name and value, rows a neuron, and the written file.
+    Rows of name and value, and rows a neuron.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def show_image(
         picture.write_bytes(png(eye_sheet(entry, compare)))
     except OSError as error:
         raise UserError(f"{picture} cannot be written: {error.strerror}") from None
-    return _numbers(eye, entry), _neurons(entry), picture
+    return _numbers(eye, entry), _neurons(entry)
 
 
 def source_of(workspace: Workspace, image_id: str, photos: str) -> PhotoSource:
