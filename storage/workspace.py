@@ -231,7 +231,7 @@ class Workspace:
         """
         return tables.read_file(self.files, tables.part_path(name, partition, part), name)
 
-    def remove_part(self, name: str, partition: str | None = None, part: str = "part") -> None:
+    def remove_part(self, name: str, partition: str, part: str) -> None:
         """Removes one part of a table, if it is there."""
         self.files.remove(tables.part_path(name, partition, part))
 

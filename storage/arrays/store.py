@@ -122,7 +122,7 @@ class ShardedStore:
     @property
     def image_ids(self) -> list[str]:
         """The id of every row of the image axis."""
-        return self._ids(slice(0, self.images)) if self.images else []
+        return self._ids(slice(0, self.images))
 
     def _ids(self, rows: slice) -> list[str]:
         """The ids of some rows. Reads no others: 50,000 would take longer than a shard's
@@ -235,7 +235,7 @@ class ShardedStore:
                 values = np.ascontiguousarray(arrays[spec.path])
                 if spec.mantissa_bits is not None:
                     values = round_mantissa(values, spec.mantissa_bits)
-                self._array(spec.path, store)[span.rows] = values
+                self._array(spec.path, writable=store)[span.rows] = values
             self.files.flush(f"{self.path}/{spec.shard_file(span.index)}" for spec in self.specs)
         entry = LedgerEntry(
             span.index,

@@ -1,13 +1,14 @@
 """An explanation: `explanations/<explain_id>/` with attributions.zarr, its ledger and
-explanation.json.
+explanation.json, and the changed images in counterfactuals-<pair>.zarr.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dr_lib.vocabulary import SIGNS
+from dr_lib.vocabulary import SIGNS, STAGE_QUANTITIES
 from storage.arrays.specs import ArraySpec
 from storage.contents.declared import declared
 from storage.contents.records import LATEST, pick
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 RUNS, REGION_SETTINGS = "runs", "regions.json"
 PENDING, DONE, FAILED = range(3)
+# Of the search that made a changed image.
+NUMBERS = ("reached", "failed", "strength", "best_probability", "probability")
 
 
 def unit_of(*quantities: str) -> str:
@@ -86,6 +89,29 @@ def explanation_specs(
             unit=unit_of(layer_quantity),
             axes=", ".join(axes),
         )
+    return specs
+
+
+def counterfactual_specs(
+    counterfactuals: Sequence[str], adversarials: Sequence[str], size: int
+) -> list[ArraySpec]:
+    """The arrays of a pair of stages, for all methods; the difference is kept of counterfactuals
+    only, since of an adversarial example it is noise.
+
+    A pair has a store of its own (`1-0-1`: of true stage 1, predicted as 0, to be 1), so that one
+    pair's results never push out another's. A method has a group of its own, whether it has been
+    asked for or not.
+    """
+    arrays = functools.partial(
+        declared,
+        sizes={"y": size, "x": size, "channel": 3},
+        labels={"stage": STAGE_QUANTITIES},
+    )
+    specs = arrays("original", "original")
+    for method in (*counterfactuals, *adversarials):
+        specs += arrays("changed", method)
+    for method in counterfactuals:
+        specs += arrays("difference", method)
     return specs
 
 

@@ -126,11 +126,10 @@ def update_record(files: Files, model_id: str, **changes: Any) -> None:
     replace(old, **changes).write(files, model_path(old.model_id, MODEL_RECORD))
 
 
-def load_history(files: Files, model_id: str = LATEST) -> "pd.DataFrame":
+def load_history(files: Files, model_id: str) -> "pd.DataFrame":
     """The training's history of one model."""
     import pandas as pd
 
-    model_id = load_record(files, model_id).model_id
     return pd.read_parquet(io.BytesIO(files.read(model_path(model_id, HISTORY))))
 
 

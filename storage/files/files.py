@@ -64,15 +64,12 @@ class Files:
 
     def path(self, name: str = "") -> str:
         """Where `name` lies, as the file system (local or fsspec) wants to be told."""
-        if self.is_local:
-            return os.path.join(self.location, *name.split("/")) if name else self.location
-        root = self.filesystem._strip_protocol(self.location).rstrip("/")
-        return f"{root}/{name}" if name else root
+        local = self.is_local
+        root = self.location if local else self.filesystem._strip_protocol(self.location)
+        return f"{root.rstrip('/')}/{name}" if name else root
 
     def url(self, name: str = "") -> str:
         """Where `name` lies, as a person or another library writes it."""
-        if self.is_local:
-            return self.path(name)
         return f"{self.location.rstrip('/')}/{name}" if name else self.location
 
     def read(self, name: str) -> bytes:
@@ -142,15 +139,11 @@ class Files:
 
     def remove(self, name: str) -> None:
         """Removes a file; one that is already gone is no error."""
-        if self.is_local:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path(name))
-                _flush_folder(os.path.dirname(self.path(name)))
-            return
-        try:
-            self.filesystem.rm_file(self.path(name))
-        except FileNotFoundError:
-            return
+        path = self.path(name)
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.rm_file(path)
+            if self.is_local:
+                _flush_folder(os.path.dirname(path))
 
     def remove_tree(self, name: str) -> None:
         """Removes a folder and all that is in it; one that is already gone is no error."""

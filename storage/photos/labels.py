@@ -259,10 +259,8 @@ def merged(files: Sequence[LabelFile]) -> list[Label]:
     """One label an image: the first file's, with the Usage that any of them gives."""
     found: dict[str, Label] = {}
     for label in itertools.chain.from_iterable(file.labels for file in files):
-        first = found.get(label.image_id)
-        found[label.image_id] = (
-            label if first is None else first._replace(usage=first.usage or label.usage)
-        )
+        first = found.get(label.image_id, label)
+        found[label.image_id] = first._replace(usage=first.usage or label.usage)
     return list(found.values())
 
 

@@ -16,8 +16,7 @@ from dr_lib.perturbation.adversarial import AdversarialParams
 from dr_lib.perturbation.counterfactual import METHODS, CounterfactualParams
 from storage import Workspace
 from storage.arrays.store import ShardedStore, Span
-from storage.contents.counterfactuals import counterfactual_specs
-from storage.contents.explanations import DONE
+from storage.contents.explanations import DONE, counterfactual_specs
 from storage.ids import content_id
 from storage.layout import attributions_path, counterfactuals_path
 from tasks.access.images import usable_rows

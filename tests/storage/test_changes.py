@@ -4,7 +4,7 @@ import numpy as np
 
 from storage import open_workspace
 from storage.arrays.store import ShardedStore
-from storage.contents.counterfactuals import counterfactual_specs
+from storage.contents.explanations import counterfactual_specs
 from storage.contents.snapshots import open_set, write_unit_maps
 from storage.layout import counterfactuals_path
 
