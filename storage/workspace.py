@@ -204,8 +204,8 @@ class Workspace:
         if name == "photos":
             self._check_positions(frame)
         path, data = tables.part_path(name, partition, part), tables.encode(name, frame, digest)
-        keep = self.files.update if name in layout.CATALOGUE_TABLES else self.files.write
-        keep(path, data)
+        write = self.files.update if name in layout.CATALOGUE_TABLES else self.files.write
+        write(path, data)
         return path
 
     def has_part(self, name: str, partition: str | None, part: str, digest: str) -> bool:

@@ -16,8 +16,7 @@ import numpy as np
 
 from storage.arrays import metadata
 from storage.arrays.ledger import Ledger, LedgerEntry, ShardRecord, recording
-from storage.arrays.rounding import round_mantissa
-from storage.arrays.specs import ArraySpec, Span, spans
+from storage.arrays.specs import ArraySpec, Span, round_mantissa, spans
 from storage.errors import NotThere, Refused, writing
 from storage.files.files import Files
 from storage.files.formats import check_format

@@ -64,8 +64,7 @@ class Files:
 
     def path(self, name: str = "") -> str:
         """Where `name` lies, as the file system (local or fsspec) wants to be told."""
-        local = self.is_local
-        root = self.location if local else self.filesystem._strip_protocol(self.location)
+        root = self.location if self.is_local else self.filesystem._strip_protocol(self.location)
         return f"{root.rstrip('/')}/{name}" if name else root
 
     def url(self, name: str = "") -> str:

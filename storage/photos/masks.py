@@ -52,12 +52,6 @@ class MaskFile:
     lesion: str = ""
     image: int | str | None = None
 
-    @property
-    def stamp(self) -> str:
-        """What changes with the file: its size and modification time."""
-        state = os.stat(self.path)
-        return f"{state.st_size}:{state.st_mtime_ns}"
-
 
 @dataclass(frozen=True)
 class MaskIndex:
@@ -80,8 +74,11 @@ class MaskIndex:
         return sum(one.reason == NO_PHOTOGRAPH for one in self.unused)
 
     def stamp(self, image_id: str) -> str:
-        """What changes with a photograph's masks; empty where it has none."""
-        return ",".join(file.stamp for file in self.files.get(image_id, ()))
+        """What changes with a photograph's masks, their sizes and modification times; empty where
+        it has none.
+        """
+        states = [os.stat(file.path) for file in self.files.get(image_id, ())]
+        return ",".join(f"{state.st_size}:{state.st_mtime_ns}" for state in states)
 
 
 def lesion_type(name: str) -> str:

@@ -24,8 +24,8 @@ class Kin:
     """
 
     patient_id: str
-    copy_of: str | None = None
-    excluded: bool = False
+    copy_of: str | None
+    excluded: bool
 
 
 def kin_of(

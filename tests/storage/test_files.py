@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from storage import open_workspace
 from storage.admin.verify import verify
-from storage.arrays.rounding import round_mantissa
+from storage.arrays.specs import round_mantissa
 from storage.arrays.store import ShardedStore
 from storage.errors import NotThere, Refused
 from storage.files.files import Files
