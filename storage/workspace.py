@@ -124,54 +124,22 @@ class Workspace:
 
     def photos(self) -> "pd.DataFrame":
         """The manifest, one row per photograph; no rows before the first ingest."""
-        return self._catalogue("photos")
+        return self.part("photos")
 
     def rejects(self) -> "pd.DataFrame":
         """Photographs and label rows set aside, with the reason."""
-        return self._catalogue("rejects")
-
-    def sources(self) -> "pd.DataFrame":
-        """The table of sources, as the last ingest wrote it."""
-        return self._catalogue("sources")
-
-    def write_sources(self, frame) -> None:
-        """Replaces the table of sources."""
-        self._write_catalogue("sources", frame)
-
-    def write_unused_masks(self, frame) -> None:
-        """Replaces the list of masks that are not used."""
-        self._write_catalogue("unused_masks", frame)
-
-    def write_photos(self, frame) -> None:
-        """Replaces the manifest. Raises ValueError where a photograph would change its position
-        or vanish.
-        """
-        self._check_positions(frame)
-        self._write_catalogue("photos", frame)
-
-    def write_rejects(self, frame) -> None:
-        """Replaces the list of rejects."""
-        self._write_catalogue("rejects", frame)
-
-    def _catalogue(self, table: str) -> "pd.DataFrame":
-        return tables.read_file(self.files, layout.catalogue_path(table), table)
-
-    def _write_catalogue(self, table: str, frame) -> None:
-        data, name = tables.encode(table, frame), layout.catalogue_path(table)
-        # Equal contents stay untouched: a run with nothing new leaves no trace.
-        if not self.files.exists(name) or self.files.read(name) != data:
-            self.files.write(name, data)
+        return self.part("rejects")
 
     def _check_positions(self, frame) -> None:
-        new = schemas.to_table("photos", frame).select(["image_id", "position"]).to_pydict()
-        places = dict(zip(new["image_id"], new["position"], strict=True))
-        if sorted(new["position"]) != list(range(len(places))):
+        new = schemas.to_table("photos", frame).select(["image_id", "position"]).to_pandas()
+        if sorted(new["position"]) != list(range(new["image_id"].nunique())):
             raise ValueError(
                 "photos: positions must be 0, 1, 2, … each once, and every image_id once"
             )
-        old = self.photos()
-        pairs = zip(old["image_id"], old["position"], strict=True)
-        if moved := [name for name, position in pairs if places.get(name) != position]:
+        old = self.photos().set_index("image_id")["position"]
+        if moved := old.index[
+            old != new.set_index("image_id")["position"].reindex(old.index)
+        ].tolist():
             raise ValueError(
                 f"photos: {moved[0]} and {len(moved) - 1} more would move or vanish; positions only"
                 " grow"
@@ -184,7 +152,7 @@ class Workspace:
         nothing is there yet.
         """
         if name in layout.CATALOGUE_TABLES:
-            return dataset.dataset(schemas.to_table(name, self._catalogue(name)))
+            return dataset.dataset(schemas.to_table(name, self.part(name)))
         return tables.dataset(self.files, name)
 
     def frame(self, name: str, **equals) -> "pd.DataFrame":
@@ -228,35 +196,28 @@ class Workspace:
         digest: str | None = None,
     ) -> str:
         """Writes one part of a table, replacing an older one of that name; returns where it lies.
+        A catalogue's table is one file, and is left alone where it says so already.
 
-        digest: of what the rows were made from, kept in the file for `has_part`.
+        digest: of what the rows were made from, kept in the file for `has_part`. Raises ValueError
+        where a photograph of the manifest would change its position or vanish.
         """
-        path = self._part_path(name, partition, part)
-        self.files.write(path, tables.encode(name, frame, digest))
+        if name == "photos":
+            self._check_positions(frame)
+        path, data = tables.part_path(name, partition, part), tables.encode(name, frame, digest)
+        write = self.files.update if name in layout.CATALOGUE_TABLES else self.files.write
+        write(path, data)
         return path
 
-    def has_part(
-        self,
-        name: str,
-        partition: str | None = None,
-        part: str = "part",
-        *,
-        digest: str | None = None,
-    ) -> bool:
-        """Whether a part of a table has been written, and, where a digest is given, from just
-        that.
-        """
-        path = self._part_path(name, partition, part)
-        if digest is None:
-            return self.files.exists(path)
-        return tables.part_digest(self.files, path) == digest
+    def has_part(self, name: str, partition: str | None, part: str, digest: str) -> bool:
+        """Whether a part of a table has been written, from what has this digest."""
+        return tables.part_digest(self.files, tables.part_path(name, partition, part)) == digest
 
     def part_digests(self, name: str, partition: str | None = None) -> dict[str, str | None]:
         """The digest of every part of a partition, by the part's name; empty text where it was
         written without one.
         """
         return {
-            part: tables.part_digest(self.files, self._part_path(name, partition, part))
+            part: tables.part_digest(self.files, tables.part_path(name, partition, part))
             for part in self.parts(name, partition)
         }
 
@@ -268,16 +229,11 @@ class Workspace:
         """One part of a table as a DataFrame; empty where it is not there. Of hundreds of parts
         no other is looked at.
         """
-        return tables.read_file(self.files, self._part_path(name, partition, part), name)
+        return tables.read_file(self.files, tables.part_path(name, partition, part), name)
 
-    def remove_part(self, name: str, partition: str | None = None, part: str = "part") -> None:
+    def remove_part(self, name: str, partition: str, part: str) -> None:
         """Removes one part of a table, if it is there."""
-        self.files.remove(self._part_path(name, partition, part))
-
-    def _part_path(self, name: str, partition: str | None, part: str) -> str:
-        if not part or "/" in part or part.startswith((".", "_")):
-            raise ValueError(f"{part!r} is no name for a part of a table")
-        return tables.part_path(name, partition, part)
+        self.files.remove(tables.part_path(name, partition, part))
 
     # Arrays
 

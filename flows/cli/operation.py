@@ -61,11 +61,10 @@ def watch(config: Config, settings: Settings = None, notify: Notify = "") -> Non
     loaded = load_config(config, settings or [])
     from flows.service.server import given_server
 
-    with given_server():
-        from flows.service.schedule import who_is_told
-        from flows.service.watch import watch as set_up
+    given_server()
+    from flows.service.watch import watch as set_up
 
-        typer.echo(who_is_told(set_up(loaded.schedule, notify)), err=True)
+    typer.echo(set_up(loaded.schedule, notify), err=True)
 
 
 def doctor(

@@ -1,5 +1,6 @@
 """The commands that read a workspace: what it holds, whether it is whole, its tables, its eyes."""
 
+import contextlib
 import pathlib
 import sys
 from typing import Annotated
@@ -40,11 +41,9 @@ def verify(
     from storage.admin.verify import verify as check
 
     opened = existing(workspace)
-    if repair:
-        with opened.lock("run"):  # what a run under way has not finished is not broken
-            problems = check(opened, repair=True)
-    else:
-        problems = check(opened)
+    # What a run under way has not finished is not broken.
+    with opened.lock("run") if repair else contextlib.nullcontext():
+        problems = check(opened, repair=repair)
     if not problems:
         typer.echo("every shard and table is whole")
         return
@@ -215,7 +214,7 @@ def show(
         )
     target = picture or pathlib.Path(f"{page_name(image_id)}.png")
     opened = existing(workspace)
-    numbers, neurons, path = show_image(opened, image_id, target, photos=photos, compare=outcomes)
+    numbers, neurons = show_image(opened, image_id, target, photos=photos, compare=outcomes)
     print_rows(numbers, title=image_id)
     print_rows(neurons, title="Strongest neurons")
-    typer.echo(f"picture: {path}", err=True)
+    typer.echo(f"picture: {target}", err=True)

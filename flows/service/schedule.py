@@ -68,7 +68,7 @@ def serve_deployments(
     """
     deployments = deployments_of(config_file, settings, config)
     schedule = config.schedule
-    somebody_is_told = watch(schedule, notify)
+    who_is_told = watch(schedule, notify)
     # For the processes of the runs: a step that failed is tried again.
     os.environ.setdefault("PREFECT_FLOWS_DEFAULT_RETRIES", str(schedule.retries))
     os.environ.setdefault(
@@ -80,9 +80,9 @@ def serve_deployments(
             for deployment in deployments:
                 runner.add_deployment(deployment)
         except DeploymentApplyError as error:
+            reason = str(error).partition("\n")[0].partition(" - Response")[0]
             raise ServerError(
-                f"the Prefect server did not take a deployment ({_first_line(error)}); start dr"
-                " serve again"
+                f"the Prefect server did not take a deployment ({reason}); start dr serve again"
             ) from None
         when = (
             f"{schedule.cron} ({schedule.timezone})"
@@ -92,7 +92,7 @@ def serve_deployments(
         say(f"Prefect: {page.removesuffix('/api')}   schedule: {when}")
         if reports:
             say(f"Reports: {reports}")
-        say(who_is_told(somebody_is_told))
+        say(who_is_told)
         started = f"{flow_name('run')}/{deployments[0].name}"
         say(f"Start a run: on Prefect's page, or prefect deployment run {shlex.quote(started)}")
         with contextlib.suppress(KeyboardInterrupt, TerminationSignal, asyncio.CancelledError):
@@ -145,17 +145,3 @@ def cron_schedule(schedule: ScheduleParams) -> Schedule | None:
         raise ConfigError(
             f"schedule.cron = {schedule.cron!r}: {str(error).splitlines()[0]}"
         ) from None
-
-
-def who_is_told(webhook: bool) -> str:
-    """A line that says who hears of a run that fails. webhook: whether there is one to call."""
-    if webhook:
-        return "Runs that fail, crash or hang are reported to the webhook dr-notify"
-    return (
-        "Nobody is told of runs that fail or hang; give --notify URL, a webhook (dead runs are"
-        " marked Crashed all the same)"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].partition(" - Response")[0]

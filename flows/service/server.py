@@ -114,8 +114,7 @@ def prefect_server(
     """
     prepare_prefect()
     if network.setting("PREFECT_API_URL"):  # from the environment or the user's Prefect profile
-        with given_server() as api:
-            yield api
+        yield given_server()
         return
     own_port = port or _free_port()
     api = f"{network.address(own_port)}/api"
@@ -136,9 +135,8 @@ def prefect_server(
         yield api
 
 
-@contextlib.contextmanager
-def given_server() -> Generator[str]:
-    """Yields the address of the server that PREFECT_API_URL or the user's profile names. Raises
+def given_server() -> str:
+    """The address of the server that PREFECT_API_URL or the user's profile names. Raises
     ServerError if none answers.
     """
     prepare_prefect()
@@ -148,7 +146,7 @@ def given_server() -> Generator[str]:
             "PREFECT_API_URL names no Prefect server; set it, such as to http://127.0.0.1:4200/api"
         )
     server_version(given)
-    yield given
+    return given
 
 
 def server_version(api: str) -> str:

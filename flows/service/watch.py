@@ -31,9 +31,7 @@ DEAD_AFTER = timedelta(seconds=400)
 AUTOMATIONS = pathlib.Path(__file__).with_name("automations.toml")
 
 
-def watch(
-    schedule: ScheduleParams, notify: str = "", *, dead_after: timedelta = DEAD_AFTER
-) -> bool:
+def watch(schedule: ScheduleParams, notify: str = "", *, dead_after: timedelta = DEAD_AFTER) -> str:
     """Sets up the automations on the server, in the place of those of an earlier call.
 
     Parameters
@@ -45,7 +43,7 @@ def watch(
 
     Returns
     -------
-    Whether there is a webhook, so that somebody will be told.
+    A line that says who hears of a run that fails.
     """
     block_id = _webhook(notify)
     text = string.Template(AUTOMATIONS.read_text("utf-8")).substitute(
@@ -59,10 +57,13 @@ def watch(
     automations = tomllib.loads(text)
     _set(automations["dead"])
     if block_id is None:
-        return False
+        return (
+            "Nobody is told of runs that fail or hang; give --notify URL, a webhook (dead runs are"
+            " marked Crashed all the same)"
+        )
     _set(automations["hangs"])
     _set(automations["failed"])
-    return True
+    return f"Runs that fail, crash or hang are reported to the webhook {BLOCK}"
 
 
 def _set(given: dict[str, Any]) -> None:

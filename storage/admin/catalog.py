@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage import layout
-from storage.contents.fundus import preprocess_ids
 from storage.errors import QueryError, Refused
 from storage.tables.parts import all_parts, column_names, former_names, part_path
 from storage.tables.schemas import PARTITION, SCHEMAS, TITLES, dataset_schema
@@ -94,7 +93,7 @@ def views_sql(ws: "Workspace", *, comments: bool = True) -> str:
             " folder"
         )
     latest = {
-        "preprocess_id": preprocess_ids(ws.files)[::-1],
+        "preprocess_id": ws.preprocess_ids()[::-1],
         "model_id": [record.model_id for record in reversed(ws.models())],
         "explain_id": [record.explain_id for record in reversed(ws.explanations())],
     }
@@ -119,7 +118,8 @@ def views_sql(ws: "Workspace", *, comments: bool = True) -> str:
 def _view(ws: "Workspace", table: str) -> str:
     schema, key = dataset_schema(table), PARTITION[table]
     body = _no_rows(schema)
-    if files := _files(ws, table):
+    files = [(place[0], part_path(table, *place)) for place in all_parts(ws.files, table)]
+    if files:
         options, pattern = "hive_partitioning = false", layout.catalogue_path(table)
         if key:
             options = f"hive_partitioning = true, hive_types = {{{_text(key)}: VARCHAR}}"
@@ -131,18 +131,12 @@ def _view(ws: "Workspace", table: str) -> str:
             options += ", union_by_name = true"
         rows = f"read_parquet({_text(_escaped(ws.files.path()) + '/' + pattern)}, {options})"
         if older:  # written before there were all these columns: those are null
-            rows = f"(FROM {_renamed(ws, table, rows)} UNION ALL BY NAME {body})"
+            former = former_names(table, column_names(ws.files, files[0][1]))
+            pairs = ", ".join(f"{_name(old)} AS {_name(new)}" for old, new in former.items())
+            renamed = f" RENAME ({pairs})" if pairs else ""
+            rows = f"(SELECT *{renamed} FROM {rows} UNION ALL BY NAME {body})"
         body = f"SELECT {', '.join(map(_column, schema))} FROM {rows}"
     return f"CREATE OR REPLACE VIEW {table} AS {body};"
-
-
-def _files(ws: "Workspace", table: str) -> list[tuple[str | None, str]]:
-    """(partition, path) of every file of a table."""
-    if table in layout.CATALOGUE_TABLES:
-        path = layout.catalogue_path(table)
-        return [(None, path)] if ws.files.exists(path) else []
-    parts = all_parts(ws.files, table)
-    return [(partition, part_path(table, partition, part)) for partition, part in parts]
 
 
 def _older(ws: "Workspace", table: str, files: list[tuple[str | None, str]]) -> bool:
@@ -152,17 +146,6 @@ def _older(ws: "Workspace", table: str, files: list[tuple[str | None, str]]) -> 
     first_and_last = {*dict(reversed(files)).values(), *dict(files).values()}
     wanted = set(SCHEMAS[table].names)
     return any(not wanted <= set(column_names(ws.files, path)) for path in first_and_last)
-
-
-def _renamed(ws: "Workspace", table: str, found: str) -> str:
-    """What reads a catalogue's file, with the present names of its columns."""
-    if table not in layout.CATALOGUE_TABLES:
-        return found
-    former = former_names(table, column_names(ws.files, layout.catalogue_path(table)))
-    if not former:
-        return found
-    pairs = ", ".join(f"{_name(old)} AS {_name(new)}" for old, new in former.items())
-    return f"(SELECT * RENAME ({pairs}) FROM {found})"
 
 
 def _no_rows(schema) -> str:
@@ -189,11 +172,12 @@ def _latest_partition(ws: "Workspace", table: str, order: list[str]) -> str | No
     there = {partition or "" for partition, _ in all_parts(ws.files, table)}
     if known := [partition for partition in order if partition in there]:
         return known[0]
-    written = {
-        partition: ws.files.newest(layout.table_folder(table, PARTITION[table], partition))
-        for partition in there
-    }
-    return max(there, key=lambda partition: (written[partition], partition), default=None)
+
+    def written(partition: str) -> tuple[float, str]:
+        folder = layout.table_folder(table, PARTITION[table], partition)
+        return ws.files.newest(folder), partition
+
+    return max(there, key=written, default=None)
 
 
 def _comments(view: str, table: str, title: str) -> str:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from storage import layout
 from storage.contents.explanations import ExplanationRecord
-from storage.contents.fundus import preprocess_ids
 from storage.contents.models import ModelRecord
 from storage.errors import Refused
 from storage.files.scratch import scratch_folders
@@ -113,7 +112,13 @@ def inventory(ws: "Workspace", keep: int = 1) -> list[Item]:
     models = {record.model_id: record for record in ws.models()}
     items = [
         *_recorded(ws, "explanation", records, explained, _explanation_places),
-        *_recorded(ws, "model", models, trained, _model_places),
+        *_recorded(
+            ws,
+            "model",
+            models,
+            trained,
+            _model_places,
+        ),
         *_fundi(ws),
         *_scratch(ws),
     ]
@@ -146,7 +151,7 @@ def _explanation_places(ws: "Workspace", name: str) -> tuple[str, ...]:
         # shard counts.
         explanation_path(name, layout.EXPLANATION_RECORD),
         *(f"{folder}/{part}" for part in ws.files.names(folder) if part.endswith("ledger")),
-        *partition_folders(ws.files, "explain_id", name),
+        *partition_folders("explain_id", name),
         # How well its maps find lesions stands in a table of the model.
         *parts_about(ws.files, name),
         report_path(name),
@@ -155,14 +160,14 @@ def _explanation_places(ws: "Workspace", name: str) -> tuple[str, ...]:
 
 
 def _model_places(ws: "Workspace", name: str) -> tuple[str, ...]:
-    tables = partition_folders(ws.files, "model_id", name)
+    tables = partition_folders("model_id", name)
     return model_path(name, layout.MODEL_RECORD), *tables, model_path(name)
 
 
 def _fundi(ws: "Workspace") -> Iterator[Item]:
-    for name in preprocess_ids(ws.files):
+    for name in ws.preprocess_ids():
         path = fundus_path(name)
-        tables = partition_folders(ws.files, "preprocess_id", name)
+        tables = partition_folders("preprocess_id", name)
         places = (ledger_folder(path), *tables, path)
         made = _minute(ws.files.modified(f"{path}/zarr.json"))
         yield Item("fundus", name, made, _bytes(ws, places), places)

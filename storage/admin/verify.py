@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from storage.admin.consistency import gap_problems, table_problems
 from storage.arrays.ledger import LedgerEntry
 from storage.arrays.store import ShardedStore
-from storage.contents.fundus import preprocess_ids
 from storage.contents.models import WEIGHTS, load_history, read_record
 from storage.ids import digest_bytes
 from storage.layout import (
@@ -60,12 +59,8 @@ def verify(ws: "Workspace", *, repair: bool = False) -> list[dict]:
         if repair and problem.forget:
             problem.forget()
         rows.append(
-            {
-                "kind": problem.kind,
-                "where": problem.where,
-                "detail": problem.detail,
-                "repair": state,
-            }
+            {name: getattr(problem, name) for name in ("kind", "where", "detail")}
+            | {"repair": state}
         )
     return rows
 
@@ -73,13 +68,14 @@ def verify(ws: "Workspace", *, repair: bool = False) -> list[dict]:
 def _problems(ws: "Workspace") -> Iterator[Problem]:
     known = set(ws.photos()["image_id"])
     ws.explanations()  # refuses records of a newer version
-    for preprocess_id in preprocess_ids(ws.files):
+    for preprocess_id in ws.preprocess_ids():
         yield from _store_problems(ws, fundus_path(preprocess_id), known)
     for explain_id in ws.files.names(EXPLANATIONS):
         for name in ws.files.names(explanation_path(explain_id)):
             # The maps of groups and of units are written whole, by another way, and have no ledger.
             if name.endswith(".zarr") and not name.startswith(("groups-", "units-")):
-                yield from _store_problems(ws, explanation_path(explain_id, name), known)
+                path = explanation_path(explain_id, name)
+                yield from _store_problems(ws, path, known, explain_id)
     yield from _model_problems(ws)
     yield from _part_problems(ws, known)
     for name in ws.files.stale_temporaries():
@@ -90,7 +86,9 @@ def _removable(ws: "Workspace", kind: str, path: str, detail: str) -> Problem:
     return Problem(kind, path, detail, lambda: ws.files.remove(path))
 
 
-def _store_problems(ws: "Workspace", path: str, known: set[str]) -> Iterator[Problem]:
+def _store_problems(
+    ws: "Workspace", path: str, known: set[str], explain_id: str = ""
+) -> Iterator[Problem]:
     try:
         store = ShardedStore.open(ws.files, path)
     except FileNotFoundError:
@@ -120,10 +118,9 @@ def _store_problems(ws: "Workspace", path: str, known: set[str]) -> Iterator[Pro
         return  # what does not decode cannot be summed; repaired, it is looked at again
     for shard, detail in gap_problems(store):
         yield shard_problem("gap", shard, detail)
-    for explain_id in ws.files.names(EXPLANATIONS):
-        if path == attributions_path(explain_id):
-            for where, detail in table_problems(ws, explain_id, store):
-                yield _removable(ws, "table", where, detail)
+    if path == attributions_path(explain_id):
+        for where, detail in table_problems(ws, explain_id, store):
+            yield _removable(ws, "table", where, detail)
 
 
 def _shard_damage(store: ShardedStore, ids: list[str], entry: LedgerEntry) -> str | None:

@@ -39,7 +39,7 @@ def create(files: Files, path: str, specs: list[ArraySpec], shard_images: int, a
         zarr_format=3,
         attributes={**attrs, "coordinates": "image_id", "shard_images": shard_images},
     )
-    for group in _groups(specs):
+    for group in sorted({"", *(spec.group for spec in specs)}):
         at = tree.create_group(group, attributes={"coordinates": "image_id"}) if group else tree
         at.create_array(
             "image_id",
@@ -51,7 +51,8 @@ def create(files: Files, path: str, specs: list[ArraySpec], shard_images: int, a
             attributes=IMAGE_ID,
             config={"write_empty_chunks": True},
         )
-        for dim, labels in _labels(specs, group).items():
+        named = [spec.labels for spec in specs if spec.group == group]
+        for dim, labels in {dim: names for one in named for dim, names in one.items()}.items():
             about: dict[str, Any] = {
                 "long_name": dim,
                 "units": "",
@@ -150,7 +151,7 @@ def extend(
             grown[name] = node
             continue
         grown[name] = {**node, "shape": [images, *node["shape"][1:]]}
-        files.write(_file(path, name), _encode(grown[name]))
+        files.write_json(_file(path, name), grown[name])
     store = files.zarr(path, read_only=False)
     for name in grown:
         if name.rpartition("/")[2] == "image_id":
@@ -182,7 +183,7 @@ def consolidate(files: Files, path: str, nodes: dict[str, dict]) -> None:
             if name.startswith(start) and name
         }
         document = {**groups[group], "consolidated_metadata": {**empty, "metadata": below}}
-        files.write(_file(path, group), _encode(document))
+        files.write_json(_file(path, group), document)
 
 
 def is_data(name: str, node: dict) -> bool:
@@ -225,21 +226,6 @@ def layout(specs: Sequence[ArraySpec], shard_images: int) -> dict[str, str]:
 def _file(path: str, node: str) -> str:
     """The file with a node's metadata; the root has no name."""
     return f"{path}/{node}/zarr.json" if node else f"{path}/zarr.json"
-
-
-def _encode(document: dict) -> bytes:
-    return json.dumps(document, indent=1, sort_keys=True).encode()
-
-
-def _groups(specs: list[ArraySpec]) -> list[str]:
-    """The groups that hold arrays, and the root."""
-    return sorted({"", *(spec.group for spec in specs)})
-
-
-def _labels(specs: list[ArraySpec], group: str) -> dict[str, tuple[str, ...]]:
-    return {
-        dim: names for spec in specs if spec.group == group for dim, names in spec.labels.items()
-    }
 
 
 def _strings(values):

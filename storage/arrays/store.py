@@ -16,8 +16,7 @@ import numpy as np
 
 from storage.arrays import metadata
 from storage.arrays.ledger import Ledger, LedgerEntry, ShardRecord, recording
-from storage.arrays.rounding import round_mantissa
-from storage.arrays.specs import ArraySpec, Span, spans
+from storage.arrays.specs import ArraySpec, Span, round_mantissa, spans
 from storage.errors import NotThere, Refused, writing
 from storage.files.files import Files
 from storage.files.formats import check_format
@@ -122,13 +121,13 @@ class ShardedStore:
     @property
     def image_ids(self) -> list[str]:
         """The id of every row of the image axis."""
-        return self._ids(slice(0, self.images)) if self.images else []
+        return self._ids(slice(0, self.images))
 
     def _ids(self, rows: slice) -> list[str]:
         """The ids of some rows. Reads no others: 50,000 would take longer than a shard's
         writing.
         """
-        return [str(name) for name in self._array("image_id", read_only=True)[rows]]
+        return [str(name) for name in self._array("image_id")[rows]]
 
     def extend(self, image_ids: Sequence[str]) -> int:
         """Appends images and returns how many were new. Give the new ids, or all ids with those
@@ -160,8 +159,7 @@ class ShardedStore:
 
         digests: one for each row of the image axis, of everything that the row's values depend on.
         """
-        if len(digests) != self.images:
-            raise ValueError(f"{self.path}: {len(digests)} digests for {self.images} images")
+        self._check_digests(digests, self.images)
         entries, ids = self.ledger.entries(), self.image_ids
         return [
             span
@@ -180,11 +178,7 @@ class ShardedStore:
 
         Their values can be read and written back instead of computed again.
         """
-        if len(digests) != span.images:
-            raise ValueError(
-                f"{self.path}: {len(digests)} digests for the {span.images} images of shard"
-                f" {span.index}"
-            )
+        self._check_digests(digests, span.images)
         entry = self.ledger.entry(span.index)
         if entry is None or entry.start != span.start or self.damage(entry):
             return np.zeros(span.images, bool)
@@ -240,7 +234,7 @@ class ShardedStore:
                 values = np.ascontiguousarray(arrays[spec.path])
                 if spec.mantissa_bits is not None:
                     values = round_mantissa(values, spec.mantissa_bits)
-                self._array(spec.path, store=store)[span.rows] = values
+                self._array(spec.path, writable=store)[span.rows] = values
             self.files.flush(f"{self.path}/{spec.shard_file(span.index)}" for spec in self.specs)
         entry = LedgerEntry(
             span.index,
@@ -259,7 +253,7 @@ class ShardedStore:
         """The values of one shard's images: (span images, …) for each path (default: every
         array).
         """
-        return {path: self._array(path, read_only=True)[span.rows] for path in self._paths(paths)}
+        return {path: self._array(path)[span.rows] for path in self._paths(paths)}
 
     def read_rows(
         self, rows: Sequence[int] | np.ndarray, paths: Sequence[str] | None = None
@@ -273,10 +267,7 @@ class ShardedStore:
                 f"{self.path}: rows {rows.min()} … {rows.max()} are not all on an axis of"
                 f" {self.images} images"
             )
-        return {
-            path: self._gather(self._array(path, read_only=True), rows)
-            for path in self._paths(paths)
-        }
+        return {path: self._gather(self._array(path), rows) for path in self._paths(paths)}
 
     def _gather(self, array, rows: np.ndarray) -> np.ndarray:
         """`array[rows]`, shard by shard: zarr's own fancy indexing takes 20 ms an image of a
@@ -317,17 +308,17 @@ class ShardedStore:
                 problems.append(f"{name} has other contents than were written")
         return problems
 
+    def _check_digests(self, digests: Sequence[str], images: int) -> None:
+        if len(digests) != images:
+            raise ValueError(f"{self.path}: {len(digests)} digests for {images} images")
+
     def _check(self, span: Span, arrays: Mapping[str, np.ndarray], digests: Sequence[str]) -> None:
         if span not in self.spans():
             raise ValueError(
                 f"{self.path}: {span} is not a shard of {self.images} images in shards of"
                 f" {self.shard_images}"
             )
-        if len(digests) != span.images:
-            raise ValueError(
-                f"{self.path}: {len(digests)} digests for the {span.images} images of shard"
-                f" {span.index}"
-            )
+        self._check_digests(digests, span.images)
         specs = {spec.path: spec for spec in self.specs}
         if wrong := sorted({*specs} ^ {*arrays}):
             state = "missing" if wrong[0] in specs else "unknown"
@@ -348,15 +339,15 @@ class ShardedStore:
             raise KeyError(f"{self.path} has no array {unknown[0]}; there are {', '.join(known)}")
         return known if paths is None else list(paths)
 
-    def _array(self, path: str, *, store=None, read_only: bool = False):
+    def _array(self, path: str, writable=None):
         """The Zarr array at `path` as it was last committed; its metadata are known, so nothing
-        is read to open it.
+        is read to open it. writable: the Zarr store to write it through; only to be read without.
         """
         import zarr
         from zarr.core.metadata import ArrayV3Metadata
         from zarr.storage import StorePath
 
-        store = store or self.files.zarr(self.path, read_only=read_only)
+        place = StorePath(writable or self.files.zarr(self.path, read_only=True), path)
         metadata = ArrayV3Metadata.from_dict(self.nodes[path])
-        array = zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=StorePath(store, path)))
-        return array.with_config({"write_empty_chunks": True}) if not read_only else array
+        array = zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=place))
+        return array.with_config({"write_empty_chunks": True}) if writable else array

@@ -1,18 +1,19 @@
 """An explanation: `explanations/<explain_id>/` with attributions.zarr, its ledger and
-explanation.json.
+explanation.json, and the changed images in counterfactuals-<pair>.zarr.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dr_lib.vocabulary import SIGNS
+from dr_lib.vocabulary import SIGNS, STAGE_QUANTITIES
 from storage.arrays.specs import ArraySpec
 from storage.contents.declared import declared
-from storage.contents.records import LATEST, pick, update_json
+from storage.contents.records import LATEST, pick
 from storage.errors import NotThere
-from storage.files.files import Files
+from storage.files.files import Files, canonical_json
 from storage.files.formats import Part, Record
 from storage.layout import EXPLANATION_RECORD, EXPLANATIONS, attributions_path, explanation_path
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 RUNS, REGION_SETTINGS = "runs", "regions.json"
 PENDING, DONE, FAILED = range(3)
+# Of the search that made a changed image.
+NUMBERS = ("reached", "failed", "strength", "best_probability", "probability")
 
 
 def unit_of(*quantities: str) -> str:
@@ -89,6 +92,29 @@ def explanation_specs(
     return specs
 
 
+def counterfactual_specs(
+    counterfactuals: Sequence[str], adversarials: Sequence[str], size: int
+) -> list[ArraySpec]:
+    """The arrays of a pair of stages, for all methods; the difference is kept of counterfactuals
+    only, since of an adversarial example it is noise.
+
+    A pair has a store of its own (`1-0-1`: of true stage 1, predicted as 0, to be 1), so that one
+    pair's results never push out another's. A method has a group of its own, whether it has been
+    asked for or not.
+    """
+    arrays = functools.partial(
+        declared,
+        sizes={"y": size, "x": size, "channel": 3},
+        labels={"stage": STAGE_QUANTITIES},
+    )
+    specs = arrays("original", "original")
+    for method in (*counterfactuals, *adversarials):
+        specs += arrays("changed", method)
+    for method in counterfactuals:
+        specs += arrays("difference", method)
+    return specs
+
+
 @dataclass(frozen=True)
 class ExplanationRecord(Record):
     """What explanation.json says: what it was made from, and the engine's settings."""
@@ -117,8 +143,8 @@ def save_record(files: Files, record: ExplanationRecord) -> None:
     """Writes explanation.json; keeps the time of the first writing."""
     path = explanation_path(record.explain_id, EXPLANATION_RECORD)
     old = ExplanationRecord.read(files, path)
-    record = replace(record, created=old.created if old else datetime.now(UTC).isoformat())
-    update_json(files, path, old.as_json() if old else None, record.as_json())
+    created = old.created if old else datetime.now(UTC).isoformat()
+    replace(record, created=created).write(files, path)
 
 
 def load_records(files: Files) -> list[ExplanationRecord]:
@@ -173,7 +199,7 @@ def save_region_settings(files: Files, explain_id: str, settings: Mapping[str, A
     known already.
     """
     path = explanation_path(explain_id, REGION_SETTINGS)
-    update_json(files, path, files.read_json(path), settings)
+    files.update(path, canonical_json(settings))
 
 
 def load_region_settings(files: Files, explain_id: str) -> dict[str, Any]:
@@ -185,7 +211,7 @@ def save_run(files: Files, explain_id: str, name: str, record: RunRecord) -> Non
     """Notes what a run of `dr attribute` planned and, once it is over, what it took; `name`
     sorts by time.
     """
-    files.write_json(explanation_path(explain_id, f"{RUNS}/{name}.json"), record.as_json())
+    record.write(files, explanation_path(explain_id, f"{RUNS}/{name}.json"))
 
 
 def load_runs(files: Files, explain_id: str) -> list[RunRecord]:
@@ -214,9 +240,5 @@ def open_attributions(files: Files, explain_id: str = LATEST, *, chunks=None) ->
         for node in tree.subtree
     }
     groups["/"] = tree.to_dataset(inherit=False).set_xindex("image_id")
-    if chunks is not None:
-        groups = {
-            group: data.chunk({dim: size for dim, size in chunks.items() if dim in data.dims})
-            for group, data in groups.items()
-        }
-    return xr.DataTree.from_dict(groups, name=explain_id)
+    tree = xr.DataTree.from_dict(groups, name=explain_id)
+    return tree if chunks is None else tree.chunk(chunks)

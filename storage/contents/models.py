@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from storage.contents.records import LATEST, pick, update_json
+from storage.contents.records import LATEST, pick
 from storage.errors import Refused
 from storage.files.files import Files, write_whole
 from storage.files.formats import Record
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 WEIGHTS = "model.weights.h5"
 HISTORY = "history.parquet"
 LABELS = "labels.parquet"
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def save_model(
         weights_bytes=len(data),
         created=created,
     )
-    files.write_json(model_path(model_id, MODEL_RECORD), record.as_json())
+    record.write(files, model_path(model_id, MODEL_RECORD))
     return model_id
 
 
@@ -124,15 +123,13 @@ def update_record(files: Files, model_id: str, **changes: Any) -> None:
     written again.
     """
     old = load_record(files, model_id)
-    path = model_path(old.model_id, MODEL_RECORD)
-    update_json(files, path, old.as_json(), replace(old, **changes).as_json())
+    replace(old, **changes).write(files, model_path(old.model_id, MODEL_RECORD))
 
 
-def load_history(files: Files, model_id: str = LATEST) -> "pd.DataFrame":
+def load_history(files: Files, model_id: str) -> "pd.DataFrame":
     """The training's history of one model."""
     import pandas as pd
 
-    model_id = load_record(files, model_id).model_id
     return pd.read_parquet(io.BytesIO(files.read(model_path(model_id, HISTORY))))
 
 
@@ -175,19 +172,18 @@ def local_weights(files: Files, model_id: str = LATEST) -> Path:
     return path
 
 
-def check_weights(path: Path) -> None:
-    """Refuses anything that is not a Keras 3 weights-only file: full models carry code, which
-    loading them would run.
+def check_weights(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a Keras 3 weights-only file, by its name in the file. Refuses
+    anything else: full models carry code, which loading them would run.
     """
+    import h5py
+
     if not path.is_file():
         raise Refused(f"{path} is not a file")
     if not path.name.endswith(".weights.h5"):
         raise Refused(f"{path} is not a weights file: its name must end in .weights.h5")
-    with path.open("rb") as file:
-        if file.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
-            raise Refused(f"{path} is not an HDF5 file")
-    import h5py
-
+    if not h5py.is_hdf5(path):
+        raise Refused(f"{path} is not an HDF5 file")
     try:
         with h5py.File(path, "r") as file:
             for key in ("model_config", "training_config", "keras_version"):
@@ -195,19 +191,9 @@ def check_weights(path: Path) -> None:
                     raise Refused(
                         f"{path} is a full model (it has {key}): only weights are accepted"
                     )
-            list(_arrays(file))
+            return {item.name.lstrip("/"): item.shape for item in _arrays(file)}
     except OSError as error:
         raise Refused(f"{path} is damaged: {str(error).splitlines()[0]}") from None
-
-
-def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every array of a weights file that `check_weights` accepts, by its name in
-    the file.
-    """
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        return {item.name.lstrip("/"): item.shape for item in _arrays(file)}
 
 
 def _sha256(path: Path) -> str:

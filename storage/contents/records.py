@@ -1,12 +1,10 @@
-"""Records of models, explanations or preprocessings: finding one of many, by its id or the latest,
-and writing one that has changed.
-"""
+"""Finding one of many models, explanations or preprocessings: by its id, or the latest."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from storage.errors import NotThere
-from storage.files.files import Files, canonical_json
+from storage.files.files import Files
 
 LATEST = "latest"
 T = TypeVar("T")
@@ -26,11 +24,3 @@ def pick(
         )
         raise NotThere(f"{files.location} holds {which}: run {command}")
     return there[wanted]
-
-
-def update_json(
-    files: Files, path: str, old: Mapping[str, Any] | None, new: Mapping[str, Any]
-) -> None:
-    """Writes a JSON file that said `old`; one that says so already is not written again."""
-    if canonical_json(old or {}) != canonical_json(new):
-        files.write_json(path, dict(new))

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from storage.errors import writing
 
 TEMPORARY = ".tmp"
+STALE_AFTER_S = 3600
 FLUSHES_AT_ONCE = 16
 
 
@@ -40,9 +42,11 @@ class Files:
 
     @property
     def filesystem(self):
-        """The fsspec file system of a remote location (fsspec itself keeps one per process)."""
+        """The fsspec file system of the location (fsspec itself keeps one per process)."""
         import fsspec
 
+        if self.is_local:
+            return fsspec.filesystem("file")
         return fsspec.core.url_to_fs(self.location, **self._options)[0]
 
     @property
@@ -60,36 +64,24 @@ class Files:
 
     def path(self, name: str = "") -> str:
         """Where `name` lies, as the file system (local or fsspec) wants to be told."""
-        if self.is_local:
-            return os.path.join(self.location, *name.split("/")) if name else self.location
-        root = self.filesystem._strip_protocol(self.location).rstrip("/")
-        return f"{root}/{name}" if name else root
+        root = self.location if self.is_local else self.filesystem._strip_protocol(self.location)
+        return f"{root.rstrip('/')}/{name}" if name else root
 
     def url(self, name: str = "") -> str:
         """Where `name` lies, as a person or another library writes it."""
-        if self.is_local:
-            return self.path(name)
         return f"{self.location.rstrip('/')}/{name}" if name else self.location
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises FileNotFoundError."""
-        if self.is_local:
-            return Path(self.path(name)).read_bytes()
         return self.filesystem.cat_file(self.path(name))
 
     def read_many(self, names: list[str]) -> list[bytes | None]:
         """The bytes of several files, at once where the file system can; None for one that is
         absent.
         """
-        if not names:
-            return []
-        if self.is_local:
-            return [_read_or_none(self.path(name)) for name in names]
         paths = [self.path(name) for name in names]
-        found = self.filesystem.cat(paths, on_error="return")
-        # A single path comes back as its bytes, not as a dictionary.
-        found = found if isinstance(found, dict) else {paths[0]: found}
-        return [data if isinstance(data := found.get(path), bytes) else None for path in paths]
+        found = self.filesystem.cat_ranges(paths, None, None, on_error="return")
+        return [data if isinstance(data, bytes) else None for data in found]
 
     def write(self, name: str, data: bytes, *, flush: bool = True) -> None:
         """Makes `name` hold `data`; a reader sees the old file or the new one, never a part.
@@ -101,6 +93,11 @@ class Files:
             write_whole(Path(self.path(name)), data, flush=flush)
         else:
             self.filesystem.pipe_file(self.path(name), data)
+
+    def update(self, name: str, data: bytes) -> None:
+        """`write`, but a file that holds `data` already is left alone."""
+        if self.read_many([name]) != [data]:
+            self.write(name, data)
 
     def flush(self, names: Iterable[str]) -> None:
         """Returns once these files and the folders that lead to them are safe from a power loss.
@@ -137,27 +134,19 @@ class Files:
             return None
 
     def exists(self, name: str) -> bool:
-        if self.is_local:
-            return os.path.exists(self.path(name))
         return self.filesystem.exists(self.path(name))
 
     def remove(self, name: str) -> None:
         """Removes a file; one that is already gone is no error."""
-        if self.is_local:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path(name))
-                _flush_folder(os.path.dirname(self.path(name)))
-            return
-        try:
-            self.filesystem.rm_file(self.path(name))
-        except FileNotFoundError:
-            return
+        path = self.path(name)
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.rm_file(path)
+            if self.is_local:
+                _flush_folder(os.path.dirname(path))
 
     def remove_tree(self, name: str) -> None:
         """Removes a folder and all that is in it; one that is already gone is no error."""
         if self.is_local:
-            import shutil
-
             shutil.rmtree(self.path(name), ignore_errors=True)
         elif self.exists(name):
             self.filesystem.rm(self.path(name), recursive=True)
@@ -179,8 +168,6 @@ class Files:
     def modified(self, name: str) -> float:
         """When a file was last written, in seconds since 1970; 0 for one that is absent."""
         try:
-            if self.is_local:
-                return os.stat(self.path(name)).st_mtime
             return self.filesystem.modified(self.path(name)).timestamp()
         except (FileNotFoundError, NotImplementedError):
             return 0.0
@@ -190,10 +177,6 @@ class Files:
         is empty or absent.
         """
         try:
-            if self.is_local:
-                return max(
-                    (self.modified(f"{folder}/{name}") for name in self.names(folder)), default=0.0
-                )
             found = self.filesystem.ls(self.path(folder), detail=True)
         except FileNotFoundError:
             return 0.0
@@ -206,11 +189,7 @@ class Files:
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None where it is absent."""
         try:
-            return (
-                os.stat(self.path(name)).st_size
-                if self.is_local
-                else self.filesystem.size(self.path(name))
-            )
+            return self.filesystem.size(self.path(name))
         except FileNotFoundError:
             return None
 
@@ -224,14 +203,14 @@ class Files:
         start = len(self.path().rstrip("/")) + 1
         return sorted(path[start:].replace(os.sep, "/") for path in found)
 
-    def stale_temporaries(self, folder: str = "", *, older_than_s: float = 3600) -> list[str]:
+    def stale_temporaries(self) -> list[str]:
         """Temporary files that an interrupted write left behind. Young ones may still be in use."""
         if not self.is_local:
             return []
-        limit = time.time() - older_than_s
+        limit = time.time() - STALE_AFTER_S
         return [
             name
-            for name in self.walk(folder)
+            for name in self.walk("")
             if name.endswith((TEMPORARY, ".partial")) and self.modified(name) <= limit
         ]
 
@@ -256,6 +235,20 @@ class Files:
         return FsspecStore.from_url(
             self.url(name), read_only=read_only, storage_options=self._options
         )
+
+
+def free_bytes(files: Files) -> tuple[str, int | None]:
+    """The folder whose disk a workspace fills, and that disk's free bytes; None for an object
+    store, which has no such end.
+
+    The workspace need not exist yet: then it is the nearest folder above it that does.
+    """
+    if not files.is_local:
+        return files.location, None
+    place = Path(files.location)
+    while not place.exists():
+        place = place.parent
+    return str(place), shutil.disk_usage(place).free
 
 
 def write_whole(path: Path, data: bytes, *, flush: bool = True) -> None:
@@ -310,13 +303,6 @@ def canonical_json(value) -> bytes:
     a list among them.
     """
     return (json.dumps(_jsonable(value), indent=1, sort_keys=True) + "\n").encode()
-
-
-def _read_or_none(path: str) -> bytes | None:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        return None
 
 
 def _jsonable(value):

@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from storage.errors import OtherFormat
-from storage.files.files import Files
+from storage.files.files import Files, canonical_json
 
 KEY = "format"
 FIRST = 1
@@ -47,14 +47,13 @@ class Part:
 
     def as_json(self) -> dict[str, Any]:
         """The fields that are not as by default, and the notes."""
-        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "notes"}
-        own = {name: value for name, value in own.items() if value != self._default(name)}
-        parts = {name: getattr(self, name).as_json() for name in self.PARTS if name in own}
-        return {**own, **parts, **self.notes}
-
-    def _default(self, name: str) -> Any:
-        known = self.__dataclass_fields__[name]
-        return known.default if known.default_factory is MISSING else known.default_factory()
+        json = dict(self.notes)
+        for each in fields(self):
+            value = getattr(self, each.name)
+            default = each.default if each.default_factory is MISSING else each.default_factory()
+            if each.name != "notes" and value != default:
+                json[each.name] = value.as_json() if each.name in self.PARTS else value
+        return json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +73,12 @@ class Record(Part):
         """The record in a file; None where it is absent, torn or empty. Raises OtherFormat."""
         value = files.read_json(name)
         return cls.parse(value, files.url(name)) if isinstance(value, dict) and value else None
+
+    def write(self, files: Files, name: str) -> None:
+        """Makes it a file; one that says so already, in whatever version, is left alone."""
+        old = self.read(files, name)
+        if not old or canonical_json(old.as_json()) != canonical_json(self.as_json()):
+            files.write_json(name, self.as_json())
 
     def as_json(self) -> dict[str, Any]:
         return {KEY: self.FORMAT, **super().as_json()}

@@ -67,14 +67,13 @@ def _remote(files: Files, name: str) -> Generator[None]:
     data = json.dumps(mine).encode()
     if not _create(files, path, data):
         tag, holder = _tag(files, path), files.read_json(path)
-        if holder == mine:
-            pass  # the file was made, but its answer got lost and the client asked again
-        elif _dead(files, path, holder):
+        # Ours: the file was made, but its answer got lost and the client asked again.
+        if holder != mine:
+            if not _dead(files, path, holder):
+                raise WorkspaceLocked(
+                    _sentence(files, name) + f" (if that run is dead, remove {files.url(path)})"
+                )
             _replace(files, path, data, tag)
-        else:
-            raise WorkspaceLocked(
-                _sentence(files, name) + f" (if that run is dead, remove {files.url(path)})"
-            )
     if files.read_json(path) != mine:
         raise WorkspaceLocked(_sentence(files, name))
     lost = threading.Event()

@@ -30,8 +30,7 @@ def remove_scratch(files: Files, name: str) -> None:
 
 def scratch_folders(files: Files) -> list[Path]:
     """Every scratch folder there is."""
-    root = _root(files)
-    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    return sorted(_root(files).glob("*/"))
 
 
 def remember(name: str, value: dict) -> None:

@@ -8,13 +8,10 @@ import tomllib
 from typing import Any
 
 # UTF-32's little-endian mark begins with UTF-16's.
-MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+MARKS = {
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
 
 
 def decoded(data: bytes) -> str:
@@ -27,13 +24,13 @@ def decoded(data: bytes) -> str:
     ... }
     {'image'}
     """
-    for mark, encoding in MARKS:
-        if data.startswith(mark):
+    for encoding, marks in MARKS.items():
+        if data.startswith(marks):
             return data.decode(encoding)
     # Tables and configurations begin in ASCII, which UTF-16 pads with zeros.
     if len(data) > 1 and (data[0] == 0) != (data[1] == 0):
         return data.decode("utf-16-le" if data[0] else "utf-16-be")
-    return data.decode("utf-8")
+    return data.decode("utf-8-sig")
 
 
 def shipped_toml(package: str, name: str) -> dict[str, Any]:

@@ -71,14 +71,16 @@ class Parts(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer) -> int:
-        view, start, done = memoryview(buffer).cast("B"), 0, 0
+        """Reads up to the end of a part; whoever wants more asks again."""
+        start = 0
         for file, size in zip(self._files, self._sizes, strict=True):
-            if start <= self._at < start + size and done < len(view):
+            if start <= self._at < start + size:
                 file.seek(self._at - start)
-                got = file.readinto(view[done:])
-                self._at, done = self._at + got, done + got
+                got = file.readinto(buffer)
+                self._at += got
+                return got
             start += size
-        return done
+        return 0
 
     def close(self) -> None:
         for file in getattr(self, "_files", ()):

@@ -49,11 +49,12 @@ def wait_until_settled(stamps: Iterable[str]) -> None:
     )
     # A time further ahead is a wrong clock's; the next write gets a right one, or at least another.
     settled_ns = max(
-        (at + _tick_ns(at) for at in modified_ns if at < now_ns + COARSE_TICK_NS), default=now_ns
+        (
+            at + (FINE_TICK_NS if at % SECOND_NS else COARSE_TICK_NS)
+            for at in modified_ns
+            if at < now_ns + COARSE_TICK_NS
+        ),
+        default=now_ns,
     )
     if settled_ns > now_ns:
         time.sleep((settled_ns - now_ns) / SECOND_NS)
-
-
-def _tick_ns(modified_ns: int) -> int:
-    return FINE_TICK_NS if modified_ns % SECOND_NS else COARSE_TICK_NS

@@ -16,9 +16,9 @@ import os
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from storage.errors import Refused
 from storage.files.text import decoded
@@ -52,12 +52,6 @@ class MaskFile:
     lesion: str = ""
     image: int | str | None = None
 
-    @property
-    def stamp(self) -> str:
-        """What changes with the file: its size and modification time."""
-        state = os.stat(self.path)
-        return f"{state.st_size}:{state.st_mtime_ns}"
-
 
 @dataclass(frozen=True)
 class MaskIndex:
@@ -80,8 +74,11 @@ class MaskIndex:
         return sum(one.reason == NO_PHOTOGRAPH for one in self.unused)
 
     def stamp(self, image_id: str) -> str:
-        """What changes with a photograph's masks; empty where it has none."""
-        return ",".join(file.stamp for file in self.files.get(image_id, ()))
+        """What changes with a photograph's masks, their sizes and modification times; empty where
+        it has none.
+        """
+        states = [os.stat(file.path) for file in self.files.get(image_id, ())]
+        return ",".join(f"{state.st_size}:{state.st_mtime_ns}" for state in states)
 
 
 def lesion_type(name: str) -> str:
@@ -138,13 +135,20 @@ def find_masks(location: str | os.PathLike, photographs: Mapping[str, str]) -> M
             files.setdefault(ids[stem], []).append(mask)
 
     pictures = [path for path in paths if path.suffix.lower() in PICTURES]
-    depth = _depth_of_types(root, pictures)
+    # How many folders below the root the folders lie that are named by lesion types.
+    depths = (
+        depth
+        for path in pictures
+        for depth, folder in enumerate(path.relative_to(root).parts[:-1])
+        if lesion_type(folder)
+    )
+    depth = next(depths, None)
     named = [_named(path, root, depth, ids) for path in pictures]
-    typed = any(one.mask.lesion for one in named)
-    for one in named:
+    typed = any(mask.lesion for _, mask, _ in named)
+    for stem, mask, strange in named:
         # A photograph may lie with its masks; no mask of colours survives a JPEG.
-        if one.mask.lesion or one.strange or not (typed or one.mask.path.lower().endswith(LOSSY)):
-            take(*one)
+        if mask.lesion or strange or not (typed or mask.path.lower().endswith(LOSSY)):
+            take(stem, mask, strange)
     for path in paths:
         if path.suffix.lower() == ".json" and (document := _coco(path)):
             stems = {image["id"]: _stem(image) for image in document["images"]}
@@ -174,32 +178,12 @@ def annotations(path: str, image: int | str) -> tuple[tuple[int, int], list[dict
     return (int(size["height"]), int(size["width"])), found
 
 
-def _depth_of_types(root: pathlib.Path, pictures: Iterable[pathlib.Path]) -> int | None:
-    """How many folders below the root the folders lie that are named by lesion types, or None."""
-    return next(
-        (
-            depth
-            for path in pictures
-            for depth, folder in enumerate(path.relative_to(root).parts[:-1])
-            if lesion_type(folder)
-        ),
-        None,
-    )
-
-
-class _Named(NamedTuple):
+def _named(
+    path: pathlib.Path, root: pathlib.Path, depth: int | None, ids: Mapping[str, str]
+) -> tuple[str, MaskFile, str]:
     """What a picture's place says: the photograph's name, the mask with its lesion type if that is
     known, and what the type is called if it is not.
     """
-
-    stem: str
-    mask: MaskFile
-    strange: str
-
-
-def _named(
-    path: pathlib.Path, root: pathlib.Path, depth: int | None, ids: Mapping[str, str]
-) -> _Named:
     stem, word = path.stem, ""
     last = LAST_WORD.match(stem)
     if stem not in ids and last and (last[1] in ids or lesion_type(last[2])):
@@ -209,7 +193,7 @@ def _named(
     folder = folders[place] if len(folders) > max(place, 0) else ""
     lesion = lesion_type(word) or lesion_type(folder)
     meant = folder if _key(folder) not in PLAIN else ""
-    return _Named(stem, MaskFile(str(path), lesion), "" if lesion else word or meant)
+    return stem, MaskFile(str(path), lesion), "" if lesion else word or meant
 
 
 def _coco(path: pathlib.Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from storage.photos.labels import (
     LABEL_FILES,
     LabelFile,
     column_key,
+    disagreement,
     first_line,
     headers,
     label_name,
@@ -33,7 +34,6 @@ from storage.photos.layouts import (
     classes_of,
 )
 from storage.photos.listing import Listing, unpacked_table
-from storage.photos.matching import disagreement
 from storage.photos.names import PHOTO_SUFFIXES, split_of
 from storage.photos.types import FOLDERS, Label, Problem, Source
 

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 
 from storage.files.files import Files
-from storage.layout import table_folder
+from storage.layout import CATALOGUE_TABLES, catalogue_path, table_folder
 from storage.tables.schemas import (
     PARTITION,
     RENAMED,
@@ -42,7 +42,11 @@ def folder(table: str, partition: str | None = None) -> str:
 
 
 def part_path(table: str, partition: str | None, part: str) -> str:
-    """The file of one part."""
+    """The file of one part; a catalogue's table is one file."""
+    if table in CATALOGUE_TABLES:
+        return catalogue_path(table)
+    if not part or "/" in part or part.startswith((".", "_")):
+        raise ValueError(f"{part!r} is no name for a part of a table")
     return f"{folder(table, partition)}/{part}.parquet"
 
 
@@ -119,9 +123,14 @@ def partitions(files: Files, table: str) -> list[str]:
 
 
 def parts(files: Files, table: str, partition: str | None = None) -> list[str]:
-    """The names of a partition's files, without `.parquet`, sorted."""
+    """The names of a partition's files, without `.parquet`, sorted; of a catalogue's table that of
+    its only one.
+    """
+    if table in CATALOGUE_TABLES:
+        return [table] if files.exists(catalogue_path(table)) else []
     names = files.names(folder(table, partition))
-    return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
+    own = [name for name in names if name.endswith(".parquet") and not name.startswith("_")]
+    return [name.removesuffix(".parquet") for name in own]
 
 
 def all_parts(files: Files, table: str) -> Iterator[tuple[str | None, str]]:
@@ -137,10 +146,9 @@ def partition_ids(files: Files, key: str) -> set[str]:
     return {partition for table in tables for partition in partitions(files, table)}
 
 
-def partition_folders(files: Files, key: str, partition: str) -> list[str]:
-    """The folders of all tables that have a partition of this id."""
-    tables = [table for table, name in PARTITION.items() if name == key]
-    return [folder(table, partition) for table in tables if partition in partitions(files, table)]
+def partition_folders(key: str, partition: str) -> list[str]:
+    """The folders that the tables have for a partition of this id, if they have one."""
+    return [folder(table, partition) for table, name in PARTITION.items() if name == key]
 
 
 def parts_about(files: Files, explain_id: str) -> list[str]:

@@ -13,14 +13,12 @@ from dr_lib.fundus.photo import UnreadablePhoto, decode
 from storage import Workspace
 from storage.errors import StorageError
 from storage.photos.labels import ABOUT_LABELS_ONLY
-from storage.photos.source import PhotoSource
-from storage.photos.sources import PhotoSources
+from storage.photos.sources import PhotoSource, PhotoSources
 from tasks.access.quality import eye_quality, shortcomings
 from tasks.access.stores import fundus_store
 from tasks.run.recipe import Recipe
 
-SAMPLES_SHOWN = 12
-FLAGGED_SHOWN = 12
+SHOWN = 12  # of each kind that was used
 SET_ASIDE_SHOWN = 20
 PHOTO_DIAMETER_PX = 384
 # Of these there may be something to see. Any other reason says that nothing can be decoded, or
@@ -67,7 +65,7 @@ def samples(workspace: Workspace, recipe: Recipe, photos: Photos) -> tuple[Befor
     fundus.
     """
     eyes = _here(eye_quality(workspace, recipe), photos)
-    chosen = eyes.iloc[np.linspace(0, len(eyes) - 1, min(SAMPLES_SHOWN, len(eyes))).astype(int)]
+    chosen = eyes.iloc[np.linspace(0, len(eyes) - 1, min(SHOWN, len(eyes))).astype(int)]
     notes = [
         (f"quality {score:.2f}" + (", flagged" if low else ""),)
         for score, low in zip(chosen["score"], chosen["flagged"], strict=True)
@@ -80,9 +78,7 @@ def flagged(workspace: Workspace, recipe: Recipe, photos: Photos) -> tuple[Befor
     score most.
     """
     quality = eye_quality(workspace, recipe)
-    chosen = _here(quality[quality["flagged"]], photos).sort_values("score", kind="stable")[
-        :FLAGGED_SHOWN
-    ]
+    chosen = _here(quality[quality["flagged"]], photos).sort_values("score", kind="stable")[:SHOWN]
     if chosen.empty:
         return ()
     faults = shortcomings(quality).loc[chosen.index]

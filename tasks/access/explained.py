@@ -62,13 +62,8 @@ def explained_eyes(workspace: Workspace, model_id: str, image_ids: list[str]) ->
     return eyes.reset_index(names="image_id")
 
 
-def explained_rows(status: np.ndarray, eyes: pd.DataFrame) -> np.ndarray:
+def explained_rows(status: np.ndarray, eyes: pd.DataFrame, state: int = DONE) -> np.ndarray:
     """Rows with an explanation to speak of: done, and of an eye that still has a prediction.
-
-    An eye loses its prediction when its photograph is replaced by one that cannot be graded.
+    state: another one that is asked for.
     """
-    return rows_with_status(DONE, status, eyes)
-
-
-def rows_with_status(state: int, status: np.ndarray, eyes: pd.DataFrame) -> np.ndarray:
     return np.flatnonzero((status == state) & eyes["predicted_stage"].notna().to_numpy())

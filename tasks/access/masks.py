@@ -83,7 +83,7 @@ def note_unused(workspace: Workspace, index: MaskIndex, unusable: Sequence[Probl
     if unusable is None:
         before = workspace.frame("unused_masks")
         rows = pd.concat([rows, before[~before["reason"].isin(NOT_TRIED)].drop(columns="source")])
-    workspace.write_unused_masks(rows)
+    workspace.write_table("unused_masks", rows)
 
 
 def with_masks(eyes: pd.DataFrame, index: MaskIndex | None) -> pd.DataFrame:

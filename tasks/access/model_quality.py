@@ -86,7 +86,7 @@ def model_plots(workspace: Workspace, model_id: str) -> list[Drawn]:
         )
         drawn.append(Drawn("reliability", plots.reliability(*bins), "Reliability", alt, note))
     history = load_history(workspace.files, model_id)
-    if history is not None and len(history):
+    if len(history):
         alt = "Learning curves: loss, validation scores and learning rate by mini-batch"
         note = "Dotted lines mark changes of the learning rate."
         drawn.append(

@@ -17,8 +17,8 @@ def replace_rejects(workspace: Workspace, step: str, rejects: pd.DataFrame) -> N
     rejects_after = pd.concat(
         [rejects_before[rejects_before["step"] != step], rejects.astype(object)], ignore_index=True
     )
-    workspace.write_rejects(
-        rejects_after.sort_values("step", kind="stable", ignore_index=True)
+    workspace.write_table(
+        "rejects", rejects_after.sort_values("step", kind="stable", ignore_index=True)
     )  # one order, so equal rows are equal bytes
 
 

@@ -13,10 +13,27 @@ from dr_lib.formatting import label, with_interval
 from dr_lib.vocabulary import STAGES
 from storage import Workspace
 from storage.photos.sources import PhotoSources
-from storage.photos.types import Source
+from storage.photos.types import Problem, Source
+from tasks.run.errors import UserError
+from tasks.run.session import photo_sources
 
 SOURCE = "source="  # begins the stratum of the table `evaluation` in which a source is graded
+COPIES = {
+    "copies_within": "copies within",
+    "copies_across": "across sources",
+    "kept_from_learning": "kept from learning",
+}
 COMPARED = ("auc_referable", "auc_any", "qwk", "accuracy", "ece")
+
+
+def labelled_sources(sources: Sequence[Source], labels_needed: bool) -> PhotoSources:
+    """The photographs and labels at these places. Raises UserError if the labels cannot be used;
+    `labels_needed`: also if there are none.
+    """
+    found = photo_sources(sources)
+    if fault := found.label_fault(labels_needed):
+        raise UserError(fault)
+    return found
 
 
 @dataclass(frozen=True)
@@ -81,13 +98,13 @@ def source_rows(
             {
                 "source": given.name,
                 "use": given.use,
-                "layout": part.layout,
+                "layout": part.found.layout,
                 "place": given.photos,
                 "photographs": len(here),
                 "labelled": int(here["stage"].notna().sum()),
                 **{f"stage{stage}": int((here["stage"] == stage).sum()) for stage in STAGES},
                 "patients": here["patient_id"].nunique(),
-                "patients_named": all(photo.patient for photo in part.photographs()),
+                "patients_named": all(photo.patient for photo in part.found.photographs),
                 "set_aside": len(aside),
                 "reasons": counted(aside["reason"]),
                 **_copies(given, here, across[mine], aside, photos, looked_at),
@@ -106,7 +123,7 @@ def _copies(
 ) -> dict[str, int | None]:
     """How many photographs of a source are copies, second copies that were set aside included."""
     if not looked_at:
-        return dict.fromkeys(("copies_within", "copies_across", "kept_from_learning"))
+        return dict.fromkeys(COPIES)
     firsts = aside.loc[aside["reason"] == "duplicate_content", "detail"].astype("str")
     first_ids = firsts.str.removeprefix("the same file as ")
     of = photos.set_index("image_id")
@@ -155,8 +172,7 @@ def listed_rows(sources: PhotoSources) -> list[dict[str, Any]]:
             "stage": pd.Series([photo.image_id for photo in photographs], dtype="str").map(stages),
         }
     )
-    problems = [problem._asdict() for problem in sources.problems()]
-    rejects = pd.DataFrame(problems, columns=["path", "image_id", "reason", "detail"])
+    rejects = pd.DataFrame(sources.problems(), columns=list(Problem._fields))
     rejects["source"] = rejects["path"].map(sources.name_of)
     return source_rows(sources, photos, rejects, looked_at=False)
 
@@ -167,7 +183,6 @@ def shown_rows(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     for row in rows:
         patients = f"{row['patients']:,}" + ("" if row["patients_named"] else " (not named)")
         aside = f"{row['set_aside']:,}" + (f" ({row['reasons']})" if row["reasons"] else "")
-        copies = [row["copies_within"], row["copies_across"], row["kept_from_learning"]]
         shown.append(
             {
                 "source": row["source"] or "(unnamed)",
@@ -178,9 +193,7 @@ def shown_rows(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
                 "stages 0/1/2/3/4": "/".join(str(row[f"stage{stage}"]) for stage in STAGES),
                 "patients": patients,
                 "set aside": aside,
-                "copies within": "" if copies[0] is None else copies[0],
-                "across sources": "" if copies[1] is None else copies[1],
-                "kept from learning": "" if copies[2] is None else copies[2],
             }
+            | {shown: "" if row[name] is None else row[name] for name, shown in COPIES.items()}
         )
     return tuple(shown)

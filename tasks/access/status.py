@@ -3,7 +3,6 @@ tables, no arrays.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from dr_lib.formatting import duration, size_text
@@ -11,8 +10,6 @@ from storage import Workspace
 from storage.admin.learned_labels import RETRAIN, label_changes
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import RunRecord, load_runs
-from storage.contents.fundus import preprocess_ids
-from storage.errors import NotThere
 from storage.layout import CATALOGUE_TABLES, attributions_path, fundus_path
 from storage.tables.parts import all_parts
 from storage.tables.schemas import SCHEMAS
@@ -20,46 +17,11 @@ from storage.tables.schemas import SCHEMAS
 LAST_RUNS = 3  # of an explanation, planned against actual
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How much of a store its ledger says is done, and the worker's seconds that took.
-
-    failed: by image id, why it has no result.
-    """
-
-    images: int = 0
-    images_done: int = 0
-    shards: int = 0
-    shards_done: int = 0
-    seconds: float = 0.0
-    bytes: int = 0
-    failed: tuple[tuple[str, str], ...] = ()
-
-
-def progress(ws: Workspace, path: str) -> Progress:
-    """How far the store at `path` is; nothing of a store that is not there."""
-    try:
-        store = ShardedStore.open(ws.files, path)
-    except NotThere:
-        return Progress()
-    spans = store.spans()
-    done = [entry for entry in store.records() if entry.shard < len(spans)]
-    return Progress(
-        store.images,
-        sum(entry.span.images for entry in done),
-        len(spans),
-        sum(spans[entry.shard].stop == entry.stop for entry in done),
-        sum(entry.record.seconds or 0.0 for entry in done),
-        sum(entry.bytes for entry in done),
-        tuple(failed for entry in done for failed in entry.record.failed.items()),
-    )
-
-
 def describe(ws: Workspace) -> list[dict]:
     """One row for each thing in the workspace: what, id, images, done, of, detail."""
     return [
         *_photographs(ws),
-        *(_stored("fundus", at, progress(ws, fundus_path(at))) for at in preprocess_ids(ws.files)),
+        *(row for at in ws.preprocess_ids() for row in _stored(ws, "fundus", at, fundus_path(at))),
         *_models(ws),
         *_explanations(ws),
         *_tables(ws),
@@ -85,12 +47,22 @@ def _photographs(ws: Workspace) -> Iterator[dict]:
         yield _row("rejects", reason, int(count), detail=f"at {step}")
 
 
-def _stored(what: str, name: str, found: Progress) -> dict:
-    size = size_text(found.bytes) + (
-        f", {duration(found.seconds)} of work" if found.seconds else ""
-    )
-    detail = f"{found.shards_done} of {found.shards} shards, {size}"
-    return _row(what, name, found.images, found.images_done, found.images, detail)
+def _stored(ws: Workspace, what: str, name: str, path: str) -> Iterator[dict]:
+    """How much of a store its ledger says is done and what that took, then the images that have
+    no result; nothing of a store that is not there.
+    """
+    store = ShardedStore.open(ws.files, path) if ShardedStore.exists(ws.files, path) else None
+    spans = store.spans() if store else []
+    done = [entry for entry in store.records() if entry.shard < len(spans)] if store else []
+    whole = sum(spans[entry.shard].stop == entry.stop for entry in done)
+    detail = f"{whole} of {len(spans)} shards, {size_text(sum(entry.bytes for entry in done))}"
+    if seconds := sum(entry.record.seconds or 0.0 for entry in done):
+        detail += f", {duration(seconds)} of work"
+    images = store.images if store else 0
+    yield _row(what, name, images, sum(entry.span.images for entry in done), images, detail)
+    for entry in done:
+        for image_id, reason in entry.record.failed.items():
+            yield _row("set aside", image_id, detail=reason)
 
 
 def _models(ws: Workspace) -> Iterator[dict]:
@@ -108,10 +80,8 @@ def _models(ws: Workspace) -> Iterator[dict]:
 
 def _explanations(ws: Workspace) -> Iterator[dict]:
     for record in ws.explanations():
-        found = progress(ws, attributions_path(record.explain_id))
-        yield _stored("explanation", record.explain_id, found)
-        for name, reason in found.failed:
-            yield _row("set aside", name, detail=reason)
+        path = attributions_path(record.explain_id)
+        yield from _stored(ws, "explanation", record.explain_id, path)
         for run in load_runs(ws.files, record.explain_id)[-LAST_RUNS:]:
             yield _row("planned", record.explain_id, run.planned.images, detail=_planned(run))
 

@@ -30,7 +30,6 @@ from tasks.access.explained import (
     explained_rows,
     map_paths,
     maps_of,
-    rows_with_status,
 )
 from tasks.access.masks import eye_masks
 from tasks.access.stores import discs, explanation_store, fundus_store, shard_record
@@ -129,7 +128,7 @@ def aggregate_shard(job: AggregateJob) -> ShardResult:
             _judge(result, job, eye, maps, pixels[row], placed[row])
     if job.missing:
         reasons = shard_record(store, job.span).failed
-        for row in rows_with_status(FAILED, arrays["pixels/status"], job.eyes):
+        for row in explained_rows(arrays["pixels/status"], job.eyes, FAILED):
             image_id = job.eyes.iloc[row]["image_id"]
             reason = reasons.get(image_id, "it could not be explained")
             rows["attributions"] += _failed_rows(image_id, job.explained, reason)

@@ -14,7 +14,7 @@ import numpy as np
 from dr_lib.localisation import LocalisationParams
 from dr_lib.maps import GroupHeatmaps, HeatmapParams
 from storage.contents.explanations import save_region_settings
-from storage.contents.group_maps import write_group_maps
+from storage.contents.snapshots import write_group_maps
 from storage.ids import content_id
 from storage.photos.types import Source
 from storage.tables.schemas import SCHEMAS

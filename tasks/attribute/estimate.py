@@ -19,7 +19,7 @@ from dr_lib.network import memory
 from storage import Workspace
 from storage.arrays.ledger import Ledger
 from storage.arrays.store import ArraySpec
-from storage.files.disk_space import free_bytes
+from storage.files.files import free_bytes
 from storage.files.scratch import recall
 from storage.ids import content_id
 from storage.layout import attributions_path, ledger_folder

@@ -16,8 +16,8 @@ from storage.contents.explanations import LayerShape, explanation_specs
 from storage.contents.fundus import DONE
 from storage.files.scratch import remember
 from storage.photos.types import Source
-from tasks.access.data_folder import labelled_sources
 from tasks.access.images import chosen_images, usable_rows
+from tasks.access.sources import labelled_sources
 from tasks.access.stores import explanation_store, fundus_store, whole
 from tasks.attribute.calibration import calibrate, specs_of, untrained
 from tasks.attribute.estimate import (

@@ -16,7 +16,7 @@ from dr_lib.perturbation.adversarial import AdversarialParams, smallest_epsilon
 from dr_lib.perturbation.counterfactual import CounterfactualParams, smallest_strength
 from dr_lib.perturbation.strength_search import StrengthResult
 from storage.arrays.ledger import ShardRecord
-from storage.arrays.rounding import round_mantissa
+from storage.arrays.specs import round_mantissa
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.declared import MAP_BITS
 from storage.layout import counterfactuals_path

@@ -16,8 +16,7 @@ from dr_lib.perturbation.adversarial import AdversarialParams
 from dr_lib.perturbation.counterfactual import METHODS, CounterfactualParams
 from storage import Workspace
 from storage.arrays.store import ShardedStore, Span
-from storage.contents.counterfactuals import counterfactual_specs
-from storage.contents.explanations import DONE
+from storage.contents.explanations import DONE, counterfactual_specs
 from storage.ids import content_id
 from storage.layout import attributions_path, counterfactuals_path
 from tasks.access.images import usable_rows
@@ -75,7 +74,7 @@ def counterfactuals(
     if missed.empty and not ShardedStore.exists(workspace.files, path):
         names = dict.fromkeys(EYE_TABLES, f"{params.pair}-{Span(0, 0, 0).part}")
         for table, part in (names | dict.fromkeys(PAIR_TABLES, params.pair)).items():
-            if not workspace.has_part(table, ids.explain_id, part):
+            if part not in workspace.parts(table, ids.explain_id):
                 workspace.write_table(table, [], partition=ids.explain_id, part=part)
         return StepResult(STEP, 0, 0, f"no eye {confusion}: nothing to change")
     store = ShardedStore.create_or_open(

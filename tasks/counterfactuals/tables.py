@@ -15,7 +15,7 @@ from dr_lib.perturbation.image_measures import feature_distances
 from dr_lib.perturbation.strength_search import StrengthResult, result_rows
 from storage import Workspace
 from storage.arrays.store import Span
-from storage.contents.counterfactuals import NUMBERS
+from storage.contents.explanations import NUMBERS
 from storage.ids import content_id
 from tasks.access.stores import span_digests
 from tasks.counterfactuals.shard import PairStudy

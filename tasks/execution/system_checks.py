@@ -21,7 +21,7 @@ from packaging.specifiers import SpecifierSet
 from dr_lib.formatting import counted, size_text
 from dr_lib.network import backend
 from storage import Workspace
-from storage.files.disk_space import free_bytes
+from storage.files.files import free_bytes
 from storage.files.proxies import THIS_MACHINE, proxies, unusable, without_password
 from tasks.execution.gpu import CHOSEN, Gpu, gpus_here
 from tasks.execution.pool import GPU_EXTRAS, WORKER_BASE_BYTES, Pool

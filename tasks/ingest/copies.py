@@ -2,7 +2,6 @@
 sources they lie. What belongs together is one patient, and stands in one split.
 """
 
-import collections
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,8 @@ class Kin:
     """
 
     patient_id: str
-    copy_of: str | None = None
-    excluded: bool = False
+    copy_of: str | None
+    excluded: bool
 
 
 def kin_of(
@@ -50,22 +49,24 @@ def kin_of(
         if first in place
     ]
     groups = _groups(len(every), [*copies, *_fellows(every)])
-    members = collections.defaultdict(list)
-    for number in range(len(ids)):
-        members[groups[number]].append(number)
-    first_copy = _first_of(_groups(len(every), copies))
-    positions, patients = known["position"].to_dict(), known["patient_id"].to_dict()
+    # For each photograph the first one of its copies.
+    first_copy = pd.Series(range(len(every))).groupby(_groups(len(every), copies)).transform("min")
+    patients = known["patient_id"].to_dict()
+    own = pd.DataFrame(
+        {
+            "external": [photo.use == "external" for photo in photographs],
+            "position": known["position"].reindex(ids).fillna(math.inf).to_numpy(),
+        }
+    ).groupby(groups[: len(ids)])
+    outside = own["external"].transform("any")
     found = {}
-    for group in members.values():
-        outside = any(photographs[number].use == "external" for number in group)
-        oldest = min(group, key=lambda number: (positions.get(ids[number], math.inf), number))
+    for number, oldest in enumerate(own["position"].transform("idxmin")):
         # The catalogue knows the patient of a first copy that is gone by now.
         patient = photographs[oldest].patient or patients.get(ids[oldest]) or ids[oldest]
-        for number in group:
-            first = first_copy[number]
-            copy_of = None if first == number else ids[first]
-            excluded = outside and photographs[number].use != "external"
-            found[ids[number]] = Kin(patient, copy_of, excluded)
+        first = first_copy[number]
+        copy_of = None if first == number else ids[first]
+        excluded = bool(outside[number]) and photographs[number].use != "external"
+        found[ids[number]] = Kin(patient, copy_of, excluded)
     return found
 
 
@@ -101,9 +102,3 @@ def _groups(count: int, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
     a, b = np.array(pairs, np.int64).reshape(-1, 2).T
     links = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(count, count))
     return connected_components(links, directed=False)[1]
-
-
-def _first_of(groups: np.ndarray) -> np.ndarray:
-    """For each thing the first one of its group."""
-    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    return first[inverse]

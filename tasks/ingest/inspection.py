@@ -81,12 +81,11 @@ def inspected(
     sources: PhotoSources,
     photographs: Sequence[Photograph],
     known: Mapping[Look, Finding],
-    stage: str,
-    look: bool = False,
+    look: bool,
 ) -> Inspected:
     """What is in each photograph's file. look: decode it too, for its fingerprint and its side."""
     usable, rejects, copies, first_with = {}, [], [], {}
-    for photo, finding in _findings(sources, photographs, known, stage, look):
+    for photo, finding in _findings(sources, photographs, known, look):
         reason, detail = finding.reason, finding.detail
         if reason is None:
             first = first_with.setdefault(finding.sha256, photo.image_id)
@@ -105,14 +104,13 @@ def _findings(
     sources: PhotoSources,
     photographs: Sequence[Photograph],
     known: Mapping[Look, Finding],
-    stage: str,
     look: bool,
 ) -> Iterator[tuple[Photograph, Finding]]:
     # Reading and hashing leave the interpreter's lock, so threads serve; a process each would only
     # copy the bytes.
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
-        progress(stage, len(photographs), "photographs") as advance,
+        progress("ingest", len(photographs), "photographs") as advance,
     ):
         for start in range(0, len(photographs), BATCH):
             batch = photographs[start : start + BATCH]

@@ -13,9 +13,8 @@ import pandas as pd
 from dr_lib.training.splits import KAGGLE_USAGE, split_of, split_of_usage
 from storage.photos.sources import PhotoSources
 from storage.photos.types import Photograph
-from tasks.access.data_folder import labelled_sources
 from tasks.access.rejects import check_label_fraction, check_reject_fraction, replace_rejects
-from tasks.access.sources import counted, shown_rows, source_rows
+from tasks.access.sources import counted, labelled_sources, shown_rows, source_rows
 from tasks.ingest.copies import Kin, kin_of
 from tasks.ingest.inspection import Finding, inspected, remembered, rows_of
 from tasks.run.artifacts import show_rejects
@@ -40,7 +39,7 @@ def ingest(session: Session, data: DataParams, labels_needed: bool = True) -> St
     known = {} if data.rehash else remembered(old, workspace.rejects(), look)
     chosen = _chosen(sources, data.limit)
     _check_names(old, chosen)
-    found = inspected(sources, chosen, known, STEP, look)
+    found = inspected(sources, chosen, known, look)
     kin = kin_of(found.usable, found.second_copies, old)
     labels = sources.labels()
     rejects = (
@@ -53,12 +52,12 @@ def ingest(session: Session, data: DataParams, labels_needed: bool = True) -> St
         _check_teachers(frame, data)
     before = frame["image_id"].map(old.set_index("image_id")["sha256"])
     new = int((frame["present"] & (before != frame["sha256"])).sum())
-    workspace.write_photos(frame)
+    workspace.write_table("photos", frame)
     set_aside = pd.DataFrame(rejects, columns=REJECT_COLUMNS).assign(step=STEP)
     set_aside["source"] = set_aside["path"].map(sources.name_of)
     replace_rejects(workspace, STEP, set_aside)
     rows = source_rows(sources, frame[frame["present"]], set_aside, looked_at=look)
-    workspace.write_sources(pd.DataFrame(rows))
+    workspace.write_table("sources", pd.DataFrame(rows))
     show_rejects(workspace, STEP)
     check_reject_fraction(workspace, data)
     check_label_fraction(workspace, len(labels), data)

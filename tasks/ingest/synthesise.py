@@ -20,7 +20,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 
 import cv2
-import numpy as np
 
 from dr_lib.synthetic import EyePlan, SynthesisParams, draw, jpeg_bytes, plan
 from storage.files.files import write_whole
@@ -53,9 +52,7 @@ def synthesise(
     for name in ("train", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     write_whole(record, json.dumps(asked, indent=1).encode())
-    missing = [
-        eye for eye in eyes if not (_photo(folder, eye).exists() and _mask(folder, eye).exists())
-    ]
+    missing = [eye for eye in eyes if not all(path.exists() for path in _files(folder, eye))]
     jobs = [missing[start : start + EYES_PER_JOB] for start in range(0, len(missing), EYES_PER_JOB)]
     if jobs:
         # Spawned, not forked: a fork copies the locks of threads that it does not have.
@@ -67,7 +64,8 @@ def synthesise(
             # Ctrl-C ends the run, not one job of it: what `map` has not begun it cancels then.
             for drawn in pool.map(draw_eyes, jobs):
                 advance(drawn)
-    _write_labels(folder / "trainLabels.csv", eyes)
+    lines = ["image,level", *(f"{eye.image_id},{eye.stage}" for eye in eyes), ""]
+    write_whole(folder / "trainLabels.csv", "\n".join(lines).encode())
     return len(missing)
 
 
@@ -75,23 +73,12 @@ def _draw_eyes(folder: pathlib.Path, params: SynthesisParams, eyes: Sequence[Eye
     cv2.setNumThreads(1)
     for eye in eyes:
         drawn = draw(eye, params)
-        write_whole(_mask(folder, eye), _png(drawn.mask))
-        write_whole(_photo(folder, eye), jpeg_bytes(drawn.photo, drawn.quality))
+        photo, mask = _files(folder, eye)
+        write_whole(mask, cv2.imencode(".png", drawn.mask[:, :, ::-1])[1].tobytes())
+        write_whole(photo, jpeg_bytes(drawn.photo, drawn.quality))
     return len(eyes)
 
 
-def _png(mask: np.ndarray) -> bytes:
-    return cv2.imencode(".png", mask[:, :, ::-1])[1].tobytes()
-
-
-def _photo(folder: pathlib.Path, eye: EyePlan) -> pathlib.Path:
-    return folder / "train" / f"{eye.image_id}.jpeg"
-
-
-def _mask(folder: pathlib.Path, eye: EyePlan) -> pathlib.Path:
-    return folder / "masks" / f"{eye.image_id}.png"
-
-
-def _write_labels(path: pathlib.Path, eyes: Sequence[EyePlan]) -> None:
-    lines = ["image,level", *(f"{eye.image_id},{eye.stage}" for eye in eyes)]
-    write_whole(path, ("\n".join(lines) + "\n").encode())
+def _files(folder: pathlib.Path, eye: EyePlan) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where an eye's photograph lies, and its mask."""
+    return folder / "train" / f"{eye.image_id}.jpeg", folder / "masks" / f"{eye.image_id}.png"

@@ -22,7 +22,7 @@ from dr_lib.linearity import (
     unit_region,
 )
 from dr_lib.network.model import scaled
-from storage.contents.unit_maps import write_unit_maps
+from storage.contents.snapshots import write_unit_maps
 from storage.ids import content_id
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import fundi, loaded_model

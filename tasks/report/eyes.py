@@ -71,6 +71,10 @@ EYE_TABLES = (
 )
 
 
+# Changes when eyes would be drawn otherwise than before.
+DRAWING = [DRAWING_VERSION, EYE_TABLES]
+
+
 class Explained:
     """The eyes of one explanation, read one by one. photos: of the data folder, or None to leave
     photographs out."""
@@ -230,7 +234,7 @@ def shards_to_draw(
         rows = eyes.iloc[span.rows]
         state = content_id(
             {
-                "drawing": _drawing(),
+                "drawing": DRAWING,
                 "made_from": made_from[span.index],
                 "eyes": as_text(rows),
                 "tables": [digests.get(span.part) for digests in parts],
@@ -240,11 +244,6 @@ def shards_to_draw(
         if _drawn_from(workspace, job).get("shard") != state:
             jobs.append(job)
     return jobs
-
-
-def _drawing() -> list[Any]:
-    """Changes when eyes would be drawn otherwise than before."""
-    return [DRAWING_VERSION, EYE_TABLES]
 
 
 def _drawn_from(workspace: Workspace, job: DrawJob) -> dict[str, Any]:
@@ -272,7 +271,7 @@ def draw_shard(job: DrawJob) -> int:
             "eye": as_text(job.eyes.iloc[[place]]),
             "tables": {caption: as_text(rows) for caption, rows in tables[name].items()},
         }
-        digests[name] = content_id(_drawing(), stored[name], about)
+        digests[name] = content_id(DRAWING, stored[name], about)
         if before.get(name) == digests[name]:
             continue
         entry = explained.entry(eye, job.span.start + place, tables[name])

@@ -9,7 +9,8 @@ from dr_lib.drawing.figures import png
 from dr_lib.report.entry import EyeEntry
 from dr_lib.report.eyes import eye_sheet
 from storage import Workspace
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSource
+from storage.photos.types import Source
 from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_eyes
 from tasks.report.eyes import Explained
@@ -23,7 +24,7 @@ def show_image(
     *,
     photos: str = "",
     compare: tuple[str, str] = ("stage0", "stage4"),
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], pathlib.Path]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Draws one explained eye of the explanation made last, and lists its numbers.
 
     Parameters
@@ -34,7 +35,7 @@ def show_image(
 
     Returns
     -------
-    Rows of name and value, rows a neuron, and the written file.
+    Rows of name and value, and rows a neuron.
 
     Raises
     ------
@@ -62,7 +63,7 @@ def show_image(
         picture.write_bytes(png(eye_sheet(entry, compare)))
     except OSError as error:
         raise UserError(f"{picture} cannot be written: {error.strerror}") from None
-    return _numbers(eye, entry), _neurons(entry), picture
+    return _numbers(eye, entry), _neurons(entry)
 
 
 def source_of(workspace: Workspace, image_id: str, photos: str) -> PhotoSource:
@@ -72,7 +73,7 @@ def source_of(workspace: Workspace, image_id: str, photos: str) -> PhotoSource:
     rows = workspace.photos()
     paths = rows.loc[rows["image_id"] == image_id, ["source", "path"]].dropna()
     prefixes = [f"{name}/" for name, path in paths.to_numpy() if path.startswith(f"{name}/")]
-    return PhotoSource(photos, prefixes[0] if "/" in image_id and prefixes else "")
+    return PhotoSource(Source(photos), prefixes[0] if "/" in image_id and prefixes else "")
 
 
 def _numbers(eye: pd.Series, entry: EyeEntry) -> list[dict[str, Any]]:

@@ -19,7 +19,6 @@ from storage.contents.models import (
     find_record,
     save_model,
     update_record,
-    weight_shapes,
 )
 from storage.layout import fundus_path
 from tasks.run.errors import UserError
@@ -68,11 +67,11 @@ def _check_fit(file: pathlib.Path, params: ModelParams) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours = pathlib.Path(folder) / "expected.weights.h5"
         model.save_weights(ours)
-        shapes_needed = weight_shapes(ours)
+        shapes_needed = check_weights(ours)
     # A compiled model saves its optimiser, too: it is numbers, and nothing reads them.
     shapes_given = {
         name: shape
-        for name, shape in weight_shapes(file).items()
+        for name, shape in check_weights(file).items()
         if not name.startswith("optimizer/")
     }
     settings = (

@@ -37,7 +37,7 @@ def fill(
     written.
     """
     eyes = made_eyes(images, seed)
-    workspace.write_photos(frame_of("photos", photo_rows(eyes)))
+    workspace.write_table("photos", frame_of("photos", photo_rows(eyes)))
     workspace.write_table(
         "quality", frame_of("quality", quality_rows(eyes, seed)), partition=PREPROCESSING
     )

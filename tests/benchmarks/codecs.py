@@ -25,7 +25,7 @@ import zarr
 from zarr.codecs import BloscCodec, ZstdCodec
 
 from storage import open_workspace
-from storage.arrays.rounding import round_mantissa
+from storage.arrays.specs import round_mantissa
 from storage.contents.explanations import DONE
 from storage.layout import attributions_path
 

@@ -136,8 +136,7 @@ def stage(
 ) -> None:
     """Runs one stage and prints what it took."""
     from flows.config import load_config
-    from storage.layout import attributions_path
-    from tasks.access.status import progress
+    from tasks.access.stores import explanation_store
 
     before = spent(notes)
     memory, started = Memory(), time.monotonic()
@@ -146,11 +145,10 @@ def stage(
     seconds = time.monotonic() - started
     print(f"\n{name}: {result.message}")
     (record,) = workspace.explanations()
-    explained = progress(workspace, attributions_path(record.explain_id))
+    entries = explanation_store(workspace, record.explain_id).records()
     workers = load_config(config_file).dask.workers
     print(
-        f"shards          {explained.shards_done} of {explained.shards},"
-        f" {explained.bytes / 1e9:.2f} GB"
+        f"shards          {len(entries)} done, {sum(entry.bytes for entry in entries) / 1e9:.2f} GB"
     )
     print(f"the whole stage {seconds:.1f} s")
     if name == "attribute":
@@ -162,7 +160,7 @@ def stage(
         )
         print(
             f"beyond it       {seconds - itself:.1f} s,"
-            f" {1e3 * (seconds - itself) / explained.shards:.0f} ms a shard"
+            f" {1e3 * (seconds - itself) / len(entries):.0f} ms a shard"
         )
     print(f"flow, scheduler {memory.text()}")
     runs, _ = query(api, "task_runs/count", {})

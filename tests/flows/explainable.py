@@ -102,7 +102,7 @@ def prepare(
         "sha256": [digest_bytes(name.encode()) for name in ids],
         "present": [True] * count,
     }
-    workspace.write_photos(_frame("photos", given, count))
+    workspace.write_table("photos", _frame("photos", given, count))
     _write_fundi(workspace, recipe, ids, blank_fundi)
     keras.utils.set_random_seed(1)
     model = build(config.recipe.model)

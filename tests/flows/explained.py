@@ -75,7 +75,7 @@ def explain(workspace: Workspace, count: int) -> None:
         "height_px": [PHOTO_SHAPE[0]] * count,
     }
     photo |= {"sha256": [digest_bytes(name.encode()) for name in ids], "present": [True] * count}
-    workspace.write_photos(_frame("photos", common | photo, count))
+    workspace.write_table("photos", _frame("photos", common | photo, count))
     graded = {"predicted_stage": [(number + number // 5) % 5 for number in range(count)]}
     graded |= {f"probability_stage{stage}": [0.2] * count for stage in range(5)}
     workspace.write_table(

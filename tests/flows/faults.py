@@ -37,7 +37,7 @@ def dask_setup(worker) -> None:
     from zarr.storage import FsspecStore, LocalStore
 
     from storage.arrays.ledger import Ledger
-    from storage.photos.source import PhotoSource
+    from storage.photos.sources import PhotoSource
 
     plan = json.loads(os.environ[VARIABLE])
     faults, log = plan["faults"], os.open(plan["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)

@@ -29,7 +29,7 @@ from storage.contents.explanations import (
     save_record,
 )
 from storage.contents.fundus import fundus_specs
-from storage.contents.group_maps import open_group_maps
+from storage.contents.snapshots import open_set
 from storage.layout import attributions_path, fundus_path
 from storage.photos.masks import MaskFile
 from storage.photos.types import Source
@@ -81,7 +81,7 @@ def workspace(tmp_path_factory):
         "sha256": IDS,
         "present": True,
     }
-    ws.write_photos(_frame("photos", common | photos))
+    ws.write_table("photos", _frame("photos", common | photos))
     ws.write_table(
         "predictions",
         _frame("predictions", common | {"predicted_stage": [4, 2, 4, 4]}),
@@ -188,7 +188,7 @@ def test_groups_count_what_they_hold_and_can_leave_unconverged_maps_out(workspac
         "bin": 0,
     }
     assert workspace.frame("group_heatmaps", **key)["images"].tolist() == [2]
-    maps = open_group_maps(workspace.files, "e" * 12).to_dataframe().reset_index()
+    maps = open_set(workspace.files, "e" * 12, "groups").to_dataframe().reset_index()
     both = maps[
         (maps["group_name"] == name) & (maps["source"] == "pixels") & (maps["quantity"] == "stage4")
     ]

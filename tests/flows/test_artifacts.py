@@ -127,10 +127,11 @@ def test_rejects_are_a_table_of_their_step_and_a_long_one_is_cut_and_says_so(tmp
         {**blank, "image_id": f"{n}_left", "step": "ingest", "reason": "empty"}
         for n in range(REJECTS_SHOWN + 5)
     ]
-    ws.write_rejects(
+    ws.write_table(
+        "rejects",
         pd.DataFrame(
             [*rows, {**blank, "image_id": "x_left", "step": "preprocess", "reason": "no_retina"}]
-        )
+        ),
     )
     table = left_by(lambda: show_rejects(ws, "ingest"))["ingest-rejects"]
     assert len(json.loads(table.data)) == REJECTS_SHOWN

@@ -346,7 +346,7 @@ def spoil(monkeypatch, workspace, bad: int | None, fault) -> None:
 def without_the_last(workspace, more: int = 1) -> None:
     """Leaves the last images out of the data folder, for the next night."""
     present = [row < IMAGES - more for row in range(IMAGES)]
-    workspace.write_photos(workspace.photos().assign(present=present))
+    workspace.write_table("photos", workspace.photos().assign(present=present))
 
 
 MEMORY = (
@@ -369,7 +369,7 @@ def increment(request, template, prefect_server):
     without_the_last(workspace, request.param)
     run((config, workspace))
     keep(workspace, str(request.param))
-    workspace.write_photos(photos)
+    workspace.write_table("photos", photos)
     run((config, workspace))
     return request.param, photos, results(workspace.location)
 
@@ -393,7 +393,7 @@ def test_what_may_be_anybody_s_leaves_the_image_pending_and_ends_the_run_with_a_
     more, photos, undisturbed = increment
     begun = started_from(str(more), template)
     _, workspace = begun
-    workspace.write_photos(photos)
+    workspace.write_table("photos", photos)
     marks = {path.name: path.read_bytes() for path in ledger_of(workspace).iterdir()}
     bad = IMAGES - more
     spoil(monkeypatch, workspace, bad, fault)
@@ -466,7 +466,7 @@ def test_an_image_whose_photograph_can_be_used_again_is_explained_again(explaine
     config, workspace = explained
     photos, image_id = workspace.photos(), image_ids(IMAGES)[4]
     other = photos["sha256"].mask(photos["image_id"] == image_id, "f" * 64)
-    workspace.write_photos(photos.assign(sha256=other))
+    workspace.write_table("photos", photos.assign(sha256=other))
     set_fundus_status(config, workspace, 4, REJECTED)
     run(explained)
     assert store_of(workspace).read_rows([4])["pixels/status"].tolist() == [FAILED]
@@ -494,7 +494,7 @@ def test_new_images_extend_a_shard_without_explaining_its_others_again(prepared)
     without_the_last(workspace, 2)
     run(prepared)
     marks = {path.name: path.stat().st_mtime_ns for path in ledger_of(workspace).iterdir()}
-    workspace.write_photos(photos)
+    workspace.write_table("photos", photos)
     pool = InlinePool()
     assert run(prepared, pool).new_images == 2
     assert worked(pool) == [2, 3]

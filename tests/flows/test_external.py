@@ -35,7 +35,7 @@ def prepared(tmp_path):
     frame = workspace.photos().assign(
         split=SPLITS, source=["here"] * 34 + ["far"] * 10 + ["here"] * 4
     )
-    workspace.write_photos(frame)
+    workspace.write_table("photos", frame)
     return file, workspace
 
 
@@ -113,12 +113,12 @@ def test_the_section_sets_the_sources_side_by_side(prepared, monkeypatch):
         return render(Head(), [section], folder)["sources.html"]
 
     assert "The photographs come from one source." in page()
-    row = dict.fromkeys(workspace.sources().columns, 0) | {"reasons": "", "place": "p"}
+    row = dict.fromkeys(workspace.frame("sources").columns, 0) | {"reasons": "", "place": "p"}
     held = [
         row | {"source": "here", "use": "train", "layout": "eyepacs", "patients_named": True},
         row | {"source": "far", "use": "external", "layout": "aptos", "patients_named": False},
     ]
-    workspace.write_sources(pd.DataFrame(held))
+    workspace.write_table("sources", pd.DataFrame(held))
     assert "On eyes from elsewhere: far AUC " in page()
     table = sources.side_by_side(graded_sources(workspace, model_id))
     assert [(row["source"], row["eyes"], row["learnt_from"]) for row in table] == [

@@ -15,7 +15,7 @@ from dr_lib.training import TrainingParams
 from storage import open_workspace
 from storage.admin.catalog import query
 from storage.photos.listing import Listing
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSource
 from storage.photos.types import Source
 from tasks.attribute.planning import check_run
 from tasks.execution.pool import Pool

@@ -158,7 +158,7 @@ def test_a_new_model_does_not_learn_from_a_part_of_the_photographs(copied):
     names = image_ids(IMAGES + 2)
     photos = workspace.photos()
     more = photos.iloc[:2].assign(image_id=names[-2:], position=[IMAGES, IMAGES + 1])
-    workspace.write_photos(pd.concat([photos, more], ignore_index=True))
+    workspace.write_table("photos", pd.concat([photos, more], ignore_index=True))
     untrained = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, seed=7))
     with pytest.raises(
         UserError, match="2 of 6 photographs have not been preprocessed; run `dr preprocess`"

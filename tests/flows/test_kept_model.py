@@ -48,7 +48,7 @@ def kept(tmp_path, monkeypatch):
         file, [f"{number // 2 + 1}_{('left', 'right')[number % 2]}" for number in range(EYES)]
     )
     frame = labelled(workspace)
-    workspace.write_photos(frame)
+    workspace.write_table("photos", frame)
     trained = []
 
     def fit(workspace, recipe, rows, data, config, workers):
@@ -76,7 +76,7 @@ def run(file, workspace: Workspace, *settings: str) -> str:
 
 def correct(workspace: Workspace, change: int = 1) -> None:
     frame = labelled(workspace)
-    workspace.write_photos(frame.assign(stage=(np.arange(EYES) + change) % 5))
+    workspace.write_table("photos", frame.assign(stage=(np.arange(EYES) + change) % 5))
 
 
 def test_corrected_labels_are_told_with_what_to_do_and_the_model_is_kept(kept):
@@ -132,7 +132,7 @@ def test_a_named_model_says_that_its_name_must_go(kept):
 def grade(file, workspace: Workspace, monkeypatch, absent: list[str]) -> str:
     """What the step says of a model's grades where these eyes' photographs are gone."""
     frame = labelled(workspace)
-    workspace.write_photos(frame.assign(present=~frame["image_id"].isin(absent)))
+    workspace.write_table("photos", frame.assign(present=~frame["image_id"].isin(absent)))
     found = np.random.default_rng(0).dirichlet(np.ones(5), EYES).astype(np.float32)
     model_id = workspace.latest_model()
     workspace.write_table("predictions", shard.prediction_rows(frame, found), partition=model_id)
@@ -173,6 +173,6 @@ def test_eyes_that_are_gone_are_counted_in_words(graded):
     _, workspace = graded
     frame = workspace.photos()
     assert gone_words(workspace, frame["image_id"]) == ""
-    workspace.write_photos(frame.assign(present=frame["position"] > 1))
+    workspace.write_table("photos", frame.assign(present=frame["position"] > 1))
     assert gone_words(workspace, frame["image_id"]) == ", 2 of them no longer in the data folder"
     assert gone_words(workspace, frame["image_id"][5:]) == ""

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.photos.source import PhotoSource
 from tests.flows.inline import ingest_and_preprocess
 from tests.flows.odd_inputs import ACCEPTED, EYE, KINDS, PLAIN, about, id_of, lay_out
+from tests.storage.small import photo_source
 
 BAD = [kind for kind in KINDS if kind.outcome != ACCEPTED]
 ODD = [kind for kind in KINDS if kind.outcome == ACCEPTED]
@@ -85,7 +85,7 @@ def test_what_the_system_forbids_to_read_is_unreadable():
         (folder / "train" / "11_left.jpeg").chmod(0)
         (folder / "closed").mkdir(mode=0)
         found = _as_nobody(
-            lambda: [(p.path, p.reason, p.detail) for p in PhotoSource(folder).problems()]
+            lambda: [(p.path, p.reason, p.detail) for p in photo_source(folder).problems()]
         )
         (folder / "closed").chmod(0o755)
     assert found == [

@@ -275,10 +275,11 @@ def test_show_gives_numbers_neurons_and_one_picture(chain, tmp_path):
     from tasks.report.show import show_image
 
     name = sorted(set(chain["workspace"].frame("attributions")["image_id"]) - {chain["gone"]})[0]
-    numbers, neurons, path = show_image(
+    path, without = tmp_path / "eye.png", tmp_path / "less.png"
+    numbers, neurons = show_image(
         chain["workspace"],
         name,
-        tmp_path / "eye.png",
+        path,
         photos=str(chain["photos"]),
         compare=("stage1", "referable"),
     )
@@ -287,7 +288,7 @@ def test_show_gives_numbers_neurons_and_one_picture(chain, tmp_path):
         ("stem", "positive"),
         ("stem", "negative"),
     }
-    without = show_image(chain["workspace"], name, tmp_path / "less.png")[2]
+    show_image(chain["workspace"], name, without)
     whole, less = (cv2.imread(str(file)) for file in (path, without))
     assert whole.shape[0] == less.shape[0]
     assert whole.shape[1] > less.shape[1], "Fig (a) begins with the photograph"

@@ -18,7 +18,7 @@ from storage.arrays.ledger import ShardRecord
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import explanation_specs
 from storage.contents.fundus import REJECTED
-from storage.files.disk_space import free_bytes
+from storage.files.files import free_bytes
 from storage.photos.types import Source
 from tasks.access.stores import blank, fundus_store
 from tasks.attribute.estimate import Estimate, Rates, bound, check_room, estimate

@@ -16,7 +16,8 @@ from dr_lib.report import Head, render
 from dr_lib.report.pictures import Folder, Strip
 from dr_lib.report.section import Content, Section
 from storage import open_workspace
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSource
+from storage.photos.types import Source
 from storage.tables.schemas import empty_frame
 from tasks.access.contact_sheets import Photos
 from tasks.report import step as stage
@@ -84,7 +85,7 @@ def early(tmp_path_factory) -> dict[str, bytes | str]:
     eyes = stage.explained_eyes(
         workspace, MODEL_ID, stage.explanation_store(workspace, explain_id).image_ids
     )
-    photos = Photos(workspace, PhotoSource(tmp_path_factory.mktemp("photos")))
+    photos = Photos(workspace, PhotoSource(Source(str(tmp_path_factory.mktemp("photos")))))
     data = ReportData(
         workspace, RECIPE, CONFIG, RECIPE.resolve(workspace), photos, eyes.assign(present=False)
     )

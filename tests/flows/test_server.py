@@ -247,9 +247,8 @@ def test_a_given_server_that_a_proxy_hides_is_told_with_the_proxy(monkeypatch):
             ServerError,
             match=r"through the proxy http://…@127.0.0.1:9 .*add prefect.example.org to NO_PROXY",
         ),
-        given_server(),
     ):
-        pass
+        given_server()
 
 
 @pytest.mark.parametrize("given", [PREFECT_SERVER_API_AUTH_STRING, PREFECT_API_AUTH_STRING])
@@ -288,9 +287,8 @@ def test_a_server_that_does_not_let_us_in_is_one_line(ours, says):
     with (
         temporary_settings({PREFECT_API_URL: api, **ours}),
         pytest.raises(ServerError, match=f"{says}; set PREFECT_API_AUTH_STRING"),
-        given_server(),
     ):
-        pass
+        given_server()
     server.shutdown()
     server.server_close()
 

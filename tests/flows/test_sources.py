@@ -14,7 +14,7 @@ from dr_lib.synthetic import SynthesisParams, draw, plan
 from flows.config import ConfigError, parse_config
 from storage import open_workspace
 from storage.photos.masks import MaskFile, MaskIndex
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSource
 from storage.photos.types import Problem, Source
 from tasks.access.contact_sheets import Photos
 from tasks.access.masks import masks_of, note_unused
@@ -81,7 +81,7 @@ def test_no_photograph_of_an_external_eye_is_learnt_from(tmp_path, eyes, session
     rejects = session.workspace.rejects().set_index("image_id")
     assert rejects.loc["kaggle/1_left", "detail"] == "the same file as far/same"
     assert rejects.loc["kaggle/1_left", "source"] == "kaggle"
-    rows = session.workspace.sources().set_index("source")
+    rows = session.workspace.frame("sources").set_index("source")
     assert rows.loc["kaggle", ["layout", "photographs", "copies_across", "kept_from_learning"]].tolist() == ["eyepacs", 7, 2, 4]  # fmt: skip
     assert rows.loc["far", ["use", "layout", "photographs", "labelled", "patients"]].tolist() == ["external", "aptos", 5, 5, 5]  # fmt: skip
     shown = pd.DataFrame(result.table)
@@ -102,7 +102,7 @@ def test_copies_inside_a_source_without_patients_are_one_patient(tmp_path, eyes,
     assert photos["patient_id"].nunique() == 4
     assert photos.loc["0", "split"] == photos.loc["0 klein", "split"]
     assert photos["copy_of"].notna().sum() == 1
-    assert session.workspace.sources()["copies_within"].tolist() == [1]
+    assert session.workspace.frame("sources")["copies_within"].tolist() == [1]
 
 
 def test_a_second_ingest_reads_nothing_and_changes_nothing(tmp_path, eyes, session, monkeypatch):
@@ -189,7 +189,7 @@ def test_each_sources_masks_are_found_at_their_own_place(tmp_path):
         path=["near/1.jpg", "near/2.jpg", "far/1.jpg"],
         source=homes,
     )
-    workspace.write_photos(frame)
+    workspace.write_table("photos", frame)
     places = [tmp_path / "near" / "masks" / "1.png", tmp_path / "lesions" / "1_MA.tif"]
     for place in places:
         place.parent.mkdir(parents=True)

@@ -4,6 +4,8 @@ import numpy as np
 
 from storage.arrays.ledger import ShardRecord
 from storage.arrays.store import ArraySpec, ShardedStore
+from storage.photos.sources import PhotoSources
+from storage.photos.types import Source
 
 SHARD = 4
 SPECS = [
@@ -82,3 +84,8 @@ def tree_bytes(folder) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def photo_source(place) -> PhotoSources:
+    """The photographs and labels at a place, or of a source that is described in full."""
+    return PhotoSources([place if isinstance(place, Source) else Source(str(place))])

@@ -69,7 +69,7 @@ def write(store, span, arrays, **record):
 
 @pytest.fixture
 def explained(ws):
-    ws.write_photos(photos(IMAGES).assign(split="test"))
+    ws.write_table("photos", photos(IMAGES).assign(split="test"))
     store = ShardedStore.create_or_open(
         ws.files, attributions_path(EXPLAIN), explanation_specs(QUANTITIES, SIZE, {}), SHARD
     )

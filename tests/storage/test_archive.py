@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from storage.photos.archive import Archive
-from storage.photos.source import PhotoSource
+from tests.storage.small import photo_source
 from tests.storage.test_source import JPEG, csv, reasons, write, zipped
 
 
@@ -21,7 +21,7 @@ def test_photographs_and_labels_out_of_one_zip(tmp_path, inside):
     path = zipped(
         tmp_path / "data.zip", {**files, "trainLabels.csv": csv("10_left,0", "10_right,1").encode()}
     )
-    source = PhotoSource(path)
+    source = photo_source(path)
     assert source.problems() == []
     assert [source.read(photo.path) for photo in source.photographs()] == [JPEG, JPEG[::-1]]
     assert source.labels()["stage"].tolist() == [0, 1]
@@ -39,7 +39,7 @@ def test_kaggle_as_it_comes_split_zips_and_zipped_labels(tmp_path):
         {"trainLabels.csv": csv(*(f"{n}_left,0" for n in range(20))).encode()},
         zipfile.ZIP_DEFLATED,
     )
-    source = PhotoSource(tmp_path)
+    source = photo_source(tmp_path)
     assert source.problems() == []
     assert len(source.photographs()) == 21
     assert source.photographs()[3].path == "train.zip.001/train/3_left.jpeg"
@@ -50,12 +50,12 @@ def test_kaggle_as_it_comes_split_zips_and_zipped_labels(tmp_path):
     there = pickle.loads(pickle.dumps(source))
     assert there.read("train.zip.001/train/19_left.jpeg") == bytes([19]) * 5000
     (tmp_path / "train.zip.002").unlink()
-    assert reasons(PhotoSource(tmp_path))["train.zip.001"] == "bad_archive"
+    assert reasons(photo_source(tmp_path))["train.zip.001"] == "bad_archive"
 
 
 def test_an_archive_that_has_been_unpacked_is_not_read_twice(tmp_path):
     zipped(tmp_path / "train.zip", {"train/10_left.jpeg": JPEG})
-    source = PhotoSource(write(tmp_path, {"train/10_left.jpeg": JPEG}))
+    source = photo_source(write(tmp_path, {"train/10_left.jpeg": JPEG}))
     assert [photo.path for photo in source.photographs()] == ["train/10_left.jpeg"]
     assert source.problems() == []
 
@@ -95,7 +95,7 @@ def test_what_a_half_unpacked_folder_lacks_is_read_from_its_archive(
         },
     )
     write(root / place / folder, {"4_left.jpeg": b""})
-    source = PhotoSource(root)
+    source = photo_source(root)
     assert source.problems() == []
     found = {photo.image_id: photo for photo in source.photographs()}
     assert len(found) == 8
@@ -116,7 +116,7 @@ def test_an_archive_without_all_its_parts_beside_its_folder_is_told(tmp_path):
     root = write(
         tmp_path, {"train/1_left.jpeg": JPEG, "train.zip.001": b"x", "train.zip.003": b"x"}
     )
-    assert reasons(PhotoSource(root)) == {"train.zip.001": "bad_archive"}
+    assert reasons(photo_source(root)) == {"train.zip.001": "bad_archive"}
 
 
 def test_a_zip_as_windows_packs_it_is_read_as_any_other(tmp_path):
@@ -137,7 +137,7 @@ def test_a_zip_as_windows_packs_it_is_read_as_any_other(tmp_path):
             ),
         }.items():
             file.writestr(name, data)
-    for source in (PhotoSource(path), PhotoSource(tmp_path)):
+    for source in (photo_source(path), photo_source(tmp_path)):
         assert source.problems() == []
         assert source.label_fault() is None
         assert [source.read(photo.path) for photo in source.photographs()] == [JPEG, JPEG[::-1]]
@@ -152,7 +152,7 @@ def test_what_programs_leave_in_folders_is_no_photograph(tmp_path):
         "@eaDir/10_left.jpeg/SYNOPHOTO_THUMB_M.jpg",
         "$RECYCLE.BIN/10_left.jpeg",
     ]
-    source = PhotoSource(
+    source = photo_source(
         write(tmp_path, {"train/10_left.jpeg": JPEG} | {f"train/{name}": b"x" for name in left})
     )
     assert source.problems() == []
@@ -167,7 +167,7 @@ def test_an_archive_of_another_kind_and_a_compression_that_cannot_be_read_are_to
         file.writestr("train/1_left.jpeg", JPEG)
         file.filelist[0].compress_type = 9  # Deflate64, Windows' own for large files
     found = {
-        problem.path: (problem.reason, problem.detail) for problem in PhotoSource(root).problems()
+        problem.path: (problem.reason, problem.detail) for problem in photo_source(root).problems()
     }
     assert (
         found["train.7z"]
@@ -186,7 +186,7 @@ def test_what_is_wrong_inside_an_archive_is_a_problem(tmp_path):
         file.writestr(link, "/etc/passwd")
         file.writestr("train/3_left.jpeg", JPEG)
     (tmp_path / "test.zip").write_bytes(b"PK, but no more")
-    source = PhotoSource(tmp_path)
+    source = photo_source(tmp_path)
     assert reasons(source) == {
         "train.zip/../1_left.jpeg": "outside_folder",
         "train.zip/train/2_left.jpeg": "outside_folder",
@@ -200,7 +200,7 @@ def test_a_damaged_entry_is_an_oserror_when_it_is_read(tmp_path):
     data = bytearray(path.read_bytes())
     data[200] ^= 0xFF
     path.write_bytes(data)
-    source = PhotoSource(path)
+    source = photo_source(path)
     with pytest.raises(OSError, match="is damaged: Bad CRC-32"):
         source.read(source.photographs()[0].path)
     with pytest.raises(FileNotFoundError):
@@ -230,7 +230,7 @@ def test_zipped_labels_that_are_none_are_one_problem(tmp_path, monkeypatch):
         folder = write(tmp_path / str(number), {"train/10_left.jpeg": JPEG})
         (folder / "trainLabels.csv.zip").write_bytes(data)
         details[name] = {
-            problem.reason: problem.detail for problem in PhotoSource(folder).problems()
+            problem.reason: problem.detail for problem in photo_source(folder).problems()
         }["bad_labels_file"]
     assert "encrypted" in details["encrypted"]
     assert details["cut"].startswith("not a whole zip file")
@@ -248,11 +248,11 @@ def test_an_archives_directory_is_read_once_a_process(tmp_path, monkeypatch):
         zipfile.ZipFile, "_RealGetContents", lambda self: (opened.append(1), real(self))[1]
     )
     for shard in range(5):  # a worker makes a source of its own for every shard
-        source = pickle.loads(pickle.dumps(PhotoSource(tmp_path)))
+        source = pickle.loads(pickle.dumps(photo_source(tmp_path)))
         assert source.read(f"train.zip/train/{shard}_left.jpeg") == bytes([shard]) * 100
     assert len(opened) == 1
     zipped(path, {"train/1_left.jpeg": JPEG})
-    assert PhotoSource(tmp_path).read("train.zip/train/1_left.jpeg") == JPEG, (
+    assert photo_source(tmp_path).read("train.zip/train/1_left.jpeg") == JPEG, (
         "one that was replaced is read anew"
     )
     assert len(opened) == 2
@@ -279,12 +279,12 @@ def test_an_archive_of_archives_is_told_until_it_is_unpacked(tmp_path):
         ValueError,
         match=r"all.zip holds train.zip.001, .* unpack all.zip and set data.photos to that folder",
     ):
-        PhotoSource(all_in_one).photographs()
+        photo_source(all_in_one).photographs()
     (tmp_path / "train.zip").unlink()
-    assert reasons(PhotoSource(tmp_path))["all.zip"] == "nested_archive"
+    assert reasons(photo_source(tmp_path))["all.zip"] == "nested_archive"
     (tmp_path / "train.zip.001").write_bytes(train)
-    assert PhotoSource(tmp_path).problems() == []
-    assert [photo.path for photo in PhotoSource(tmp_path).photographs()] == [
+    assert photo_source(tmp_path).problems() == []
+    assert [photo.path for photo in photo_source(tmp_path).photographs()] == [
         "train.zip.001/train/10_left.jpeg"
     ]
 
@@ -297,4 +297,4 @@ def test_the_last_part_missing_is_told(tmp_path):
     with pytest.raises(
         ValueError, match=r"not a whole zip file: .*; 1 parts are there: is the last one missing\?"
     ):
-        PhotoSource(tmp_path / "train.zip.001").photographs()
+        photo_source(tmp_path / "train.zip.001").photographs()

@@ -21,7 +21,7 @@ OLD, NEW = "9" * 12, "123456789012"
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     ws = open_workspace(tmp_path_factory.mktemp("full") / "workspace")
-    ws.write_photos(photos(3))
+    ws.write_table("photos", photos(3))
     for explain_id in (OLD, NEW):
         save_record(ws.files, ExplanationRecord(explain_id, "m"))
     for table in SCHEMAS:

@@ -4,8 +4,8 @@ import numpy as np
 
 from storage import open_workspace
 from storage.arrays.store import ShardedStore
-from storage.contents.counterfactuals import counterfactual_specs
-from storage.contents.unit_maps import open_unit_maps, write_unit_maps
+from storage.contents.explanations import counterfactual_specs
+from storage.contents.snapshots import open_set, write_unit_maps
 from storage.layout import counterfactuals_path
 
 KEYS = [("fc1", 3, "1_left"), ("mixed2", 7, "1_right")]
@@ -26,10 +26,10 @@ def test_a_store_has_a_group_for_every_method_and_a_difference_for_counterfactua
 
 def test_regions_are_read_with_their_names_and_a_new_set_takes_the_old_ones_place(tmp_path):
     workspace = open_workspace(tmp_path)
-    assert open_unit_maps(workspace.files, "abc") is None
+    assert open_set(workspace.files, "abc", "units") is None
     for value in (0.5, 0.25):
         write_unit_maps(workspace.files, "abc", KEYS, np.full((2, 4, 4), value))
-    maps = open_unit_maps(workspace.files, "abc")
+    maps = open_set(workspace.files, "abc", "units")
     assert (
         list(
             zip(
@@ -49,5 +49,5 @@ def test_without_a_special_unit_no_old_regions_stay(tmp_path):
     write_unit_maps(workspace.files, "abc", KEYS, np.ones((2, 4, 4)))
     write_unit_maps(workspace.files, "abc", [], np.empty(0))
     write_unit_maps(workspace.files, "abc", [], np.empty(0))
-    assert open_unit_maps(workspace.files, "abc") is None
+    assert open_set(workspace.files, "abc", "units") is None
     assert workspace.files.names("explanations/abc") == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from storage import open_workspace
 from storage.admin.verify import verify
-from storage.arrays.rounding import round_mantissa
+from storage.arrays.specs import round_mantissa
 from storage.arrays.store import ShardedStore
 from storage.errors import NotThere, Refused
 from storage.files.files import Files
@@ -81,10 +81,10 @@ def test_the_whole_workspace_works_on_an_object_store():
     np.testing.assert_array_equal(
         store.read(store.spans()[1])["pixels/gap"], values(store.spans()[1])["pixels/gap"]
     )
-    ws.write_photos(photos(10))
+    ws.write_table("photos", photos(10))
     assert ws.photos()["image_id"].tolist() == image_ids(10)
     ws.write_table("units", example("units"), partition="e", digest="d")
-    assert ws.has_part("units", "e", digest="d")
+    assert ws.has_part("units", "e", "part", digest="d")
     assert len(ws.frame("units", explain_id="e", unit=1)) == 1
     assert verify(ws) == []
     ws.files.write(
@@ -124,7 +124,7 @@ def test_whoever_only_reads_hears_that_there_is_no_workspace(tmp_path, monkeypat
             open_workspace(location, must_exist=True)
     assert list(tmp_path.iterdir()) == []
     for location in (tmp_path / "made", "memory://made-workspace"):
-        open_workspace(location).write_photos(photos(1))
+        open_workspace(location).write_table("photos", photos(1))
         assert len(open_workspace(location, must_exist=True).photos()) == 1
 
     def refused(self, folder):

@@ -36,7 +36,7 @@ EXPLAIN = "0123456789ab"
 def whole(ws, store, tmp_path):
     """A workspace with photographs, a model and an explanation of it, made by a run."""
     with ws.lock():
-        ws.write_photos(photos(10))
+        ws.write_table("photos", photos(10))
         model_id = save_model(ws.files, weights_file(tmp_path), ModelRecord(), HISTORY)
         write_all(store)
         save_record(ws.files, ExplanationRecord(EXPLAIN, model_id, "p"))

@@ -38,7 +38,7 @@ def explain(ws, explain_id, model_id, preprocess_id):
 @pytest.fixture
 def full(ws, tmp_path):
     """Two explanations of two models over one set of fundi, and fundi that nothing needs."""
-    ws.write_photos(photos(10).assign(split="test", stage=[0, 1] * 5))
+    ws.write_table("photos", photos(10).assign(split="test", stage=[0, 1] * 5))
     for preprocess_id in ("fundi-unused", "fundi"):
         store = ShardedStore.create_or_open(ws.files, fundus_path(preprocess_id), SPECS, SHARD)
         store.extend(image_ids(10))

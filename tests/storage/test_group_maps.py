@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from storage import open_workspace
-from storage.contents.group_maps import open_group_maps, write_group_maps
+from storage.contents.snapshots import open_set, write_group_maps
 from storage.files.files import Files
 from storage.files.scratch import remove_scratch, scratch_folder
 
@@ -19,9 +19,9 @@ def write(workspace, value):
 
 def test_what_is_written_is_read_with_its_names(tmp_path):
     workspace = open_workspace(tmp_path)
-    assert open_group_maps(workspace.files, "abc") is None
+    assert open_set(workspace.files, "abc", "groups") is None
     write(workspace, 0.5)
-    maps = open_group_maps(workspace.files, "abc")
+    maps = open_set(workspace.files, "abc", "groups")
     assert (
         list(
             zip(
@@ -41,7 +41,7 @@ def test_a_new_set_takes_the_old_ones_place_and_leaves_nothing_behind(tmp_path):
     workspace = open_workspace(tmp_path)
     for value in (0.5, 0.25, 0.25):
         write(workspace, value)
-    assert (open_group_maps(workspace.files, "abc")["mean_positive"] == 0.25).all()
+    assert (open_set(workspace.files, "abc", "groups")["mean_positive"] == 0.25).all()
     assert (
         len([name for name in workspace.files.names("explanations/abc") if name.endswith(".zarr")])
         == 1
@@ -59,9 +59,9 @@ def test_a_writer_that_dies_before_the_mark_leaves_the_old_set(tmp_path, monkeyp
         patch.setattr(Files, "write_json", die)
         with pytest.raises(KeyboardInterrupt):
             write(workspace, 0.25)
-    assert (open_group_maps(workspace.files, "abc")["mean_positive"] == 0.5).all()
+    assert (open_set(workspace.files, "abc", "groups")["mean_positive"] == 0.5).all()
     write(workspace, 0.25)
-    assert (open_group_maps(workspace.files, "abc")["mean_positive"] == 0.25).all()
+    assert (open_set(workspace.files, "abc", "groups")["mean_positive"] == 0.25).all()
 
 
 def test_scratch_of_a_local_workspace_lies_inside_it_and_can_go(tmp_path):

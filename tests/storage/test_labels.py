@@ -5,7 +5,7 @@ contradicts another, is told in a line.
 import pytest
 
 from storage.photos.labels import read_labels
-from storage.photos.source import PhotoSource
+from tests.storage.small import photo_source
 from tests.storage.test_source import JPEG, csv, reasons, write, zipped
 
 IDS = ("10_left", "10_right", "13_left")
@@ -14,7 +14,7 @@ PLAIN = csv("10_left,0", "10_right,4", "13_left,2")
 
 
 def stages(folder):
-    source = PhotoSource(folder)
+    source = photo_source(folder)
     assert source.label_fault() is None
     assert source.problems() == []
     return source.labels().set_index("image_id")["stage"].to_dict()
@@ -98,7 +98,7 @@ def test_what_cannot_be_understood_is_a_line_that_names_file_finding_and_what_is
     tmp_path, data, found
 ):
     folder = write(tmp_path, {**PHOTOGRAPHS, "trainLabels.csv": data})
-    line = PhotoSource(folder).label_fault(required=False)
+    line = photo_source(folder).label_fault(required=False)
     assert line.startswith(f"{folder / 'trainLabels.csv'} cannot be used as labels: ")
     assert found in line
     assert "; expected a first line with the columns image and level" in line
@@ -117,7 +117,7 @@ def test_zipped_labels_are_chosen_by_name_and_never_by_order(tmp_path):
     )
     assert len(stages(folder)) == 3
     zipped(folder / "trainLabels.csv.zip", {"old.csv": PLAIN.encode(), "new.csv": PLAIN.encode()})
-    assert "2 .csv files inside" in PhotoSource(folder).label_fault()
+    assert "2 .csv files inside" in photo_source(folder).label_fault()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_zipped_labels_are_chosen_by_name_and_never_by_order(tmp_path):
     ids=["none at all", "another name", "other tables", "a sample submission", "other photographs' labels"],
 )  # fmt: skip
 def test_photographs_without_a_label_among_them_are_a_line(tmp_path, files, found):
-    source = PhotoSource(write(tmp_path, {**PHOTOGRAPHS, **files}))
+    source = photo_source(write(tmp_path, {**PHOTOGRAPHS, **files}))
     line = source.label_fault()
     assert found in line
     assert "\n" not in line
@@ -141,12 +141,12 @@ def test_photographs_without_a_label_among_them_are_a_line(tmp_path, files, foun
 
 def test_one_labelled_photograph_is_enough_and_none_at_all_is_another_fault(tmp_path):
     assert (
-        PhotoSource(
+        photo_source(
             write(tmp_path / "one", {**PHOTOGRAPHS, "trainLabels.csv": csv("10_left,0")})
         ).label_fault()
         is None
     )
-    assert PhotoSource(write(tmp_path / "empty", {"README": "x"})).label_fault() is None
+    assert photo_source(write(tmp_path / "empty", {"README": "x"})).label_fault() is None
 
 
 OTHER_ORDER = csv("13_left;2.0", "10_left;0.0", "10_right;4.0", header="image;level").replace(
@@ -176,7 +176,7 @@ def test_two_label_files_that_disagree_are_named_with_how_many_labels_differ(tmp
     assert len(stages(beside(PLAIN))) == 3
     assert len(stages(beside(OTHER_ORDER))) == 3, "the same labels, written otherwise"
     folder = beside(csv("10_left,1", "10_right,4", "13_left,3"))
-    line = PhotoSource(folder).label_fault(required=False)
+    line = photo_source(folder).label_fault(required=False)
     assert str(folder / name) in line
     assert f"{folder / 'trainLabels.csv'} " in line
     assert "disagree: 2 labels differ (such as 10_left: stage " in line
@@ -184,10 +184,10 @@ def test_two_label_files_that_disagree_are_named_with_how_many_labels_differ(tmp
     folder = beside(csv("10_left,0", "10_right,4"))
     assert (
         "1 photographs are labelled in one of them only (such as 13_left)"
-        in PhotoSource(folder).label_fault()
+        in photo_source(folder).label_fault()
     )
     folder = beside(csv("10_left,0", "10_right,4", "13_left,2", "99_left,0"))
-    assert PhotoSource(folder).label_fault() is None, (
+    assert photo_source(folder).label_fault() is None, (
         "which copy holds decides nothing: 99_left has no photograph"
     )
 
@@ -213,11 +213,11 @@ def test_files_of_two_kinds_must_agree_on_what_both_say(tmp_path):
     }
     folder = write(tmp_path, {**files, "testLabels.csv": csv("1_left,0", "1_right,1")})
     assert stages(folder) == {"1_left": 0, "1_right": 1}
-    assert PhotoSource(folder).labels()["usage"].tolist() == ["Public", "Private"]
+    assert photo_source(folder).labels()["usage"].tolist() == ["Public", "Private"]
     write(folder, {"testLabels.csv": csv("1_left,0,Private", header="image,level,Usage")})
     assert (
         "1 labels differ (such as 1_left: stage 0, Public and stage 0, Private)"
-        in PhotoSource(folder).label_fault()
+        in photo_source(folder).label_fault()
     )
 
 
@@ -244,5 +244,5 @@ def test_a_label_file_that_may_not_be_read_is_the_fault_itself(tmp_path):
     folder = write(tmp_path / "data", PHOTOGRAPHS)
     write(tmp_path, {"elsewhere.csv": PLAIN})
     (folder / "trainLabels.csv").symlink_to(tmp_path / "elsewhere.csv")
-    assert reasons(PhotoSource(folder)) == {"trainLabels.csv": "bad_labels_file"}
-    assert "a link that leads outside the data folder, to " in PhotoSource(folder).label_fault()
+    assert reasons(photo_source(folder)) == {"trainLabels.csv": "bad_labels_file"}
+    assert "a link that leads outside the data folder, to " in photo_source(folder).label_fault()

@@ -7,9 +7,9 @@ import unicodedata
 import pytest
 
 from storage.errors import Refused
-from storage.photos.source import PhotoSource
 from storage.photos.sources import PhotoSources
 from storage.photos.types import Source
+from tests.storage.small import photo_source
 from tests.storage.test_source import JPEG, csv, reasons, write, zipped
 
 IDRID = "Image name,Retinopathy grade,Risk of macular edema ,,"
@@ -90,7 +90,7 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-def stages(source: PhotoSource) -> dict[str, int]:
+def stages(source: PhotoSources) -> dict[str, int]:
     labels = source.labels()
     return dict(zip(labels["image_id"], labels["stage"].tolist(), strict=True))
 
@@ -101,8 +101,11 @@ def test_a_published_layout_is_recognised_without_settings(tmp_path, name, packe
     files, expected = LAYOUTS[name]
     plain = {at: data.encode() if isinstance(data, str) else data for at, data in files.items()}
     place = zipped(tmp_path / "all.zip", plain) if packed else write(tmp_path / "data", files)
-    source = PhotoSource(place)
-    assert source.layout == name.partition(" under")[0].partition(" in")[0].partition(" as")[0]
+    source = photo_source(place)
+    assert (
+        source.parts[0].found.layout
+        == name.partition(" under")[0].partition(" in")[0].partition(" as")[0]
+    )
     assert source.label_fault() is None
     assert stages(source) == expected
     told = {"ungradable"} if name == "messidor2" or name == "ddr" else set()
@@ -111,7 +114,7 @@ def test_a_published_layout_is_recognised_without_settings(tmp_path, name, packe
 
 
 def test_photographs_that_have_masks_instead_of_stages_are_kept_and_masks_are_none(tmp_path):
-    source = PhotoSource(write(tmp_path, LAYOUTS["idrid"][0]))
+    source = photo_source(write(tmp_path, LAYOUTS["idrid"][0]))
     ids = {photo.image_id for photo in source.photographs()}
     assert ids == {"IDRiD_01", "train_IDRiD_001", "test_IDRiD_001"}
     assert source.problems() == []
@@ -119,7 +122,7 @@ def test_photographs_that_have_masks_instead_of_stages_are_kept_and_masks_are_no
 
 def test_patients_and_eyes_come_from_names_and_are_unknown_where_names_do_not_say(tmp_path):
     whose = {
-        name: next((photo.patient, photo.eye) for photo in PhotoSource(write(tmp_path / name, LAYOUTS[name][0])).photographs())
+        name: next((photo.patient, photo.eye) for photo in photo_source(write(tmp_path / name, LAYOUTS[name][0])).photographs())
         for name in ("eyepacs", "aptos", "ddr")
     }  # fmt: skip
     assert whose == {"eyepacs": ("10", "left"), "aptos": (None, None), "ddr": ("007-0004", None)}
@@ -152,7 +155,7 @@ def befunde(separator: str = ";") -> str:
 )
 def test_a_clinics_own_table_is_read_by_naming_two_columns(tmp_path, encoding, form):
     folder = clinic(tmp_path, befunde(), encoding, form)
-    source = PhotoSource(
+    source = photo_source(
         Source(str(folder), patient=VISITS, image_column="aufnahme", stage_column="Größe des Befunds")
     )  # fmt: skip
     assert source.label_fault() is None
@@ -168,10 +171,10 @@ def test_a_clinics_own_table_is_read_by_naming_two_columns(tmp_path, encoding, f
 
 def test_a_table_of_its_own_that_is_named_and_not_known_is_answered_with_its_first_line(tmp_path):
     folder = clinic(tmp_path, befunde(), "utf-8")
-    line = PhotoSource(Source(str(folder), labels=str(folder / "Befunde.csv"))).label_fault()
+    line = photo_source(Source(str(folder), labels=str(folder / "Befunde.csv"))).label_fault()
     assert "Aufnahme" in line
     assert "image_column and stage_column" in line
-    line = PhotoSource(Source(str(folder), image_column="Bild", stage_column="Grad")).label_fault()
+    line = photo_source(Source(str(folder), image_column="Bild", stage_column="Grad")).label_fault()
     assert "has no table with the columns Bild and Grad" in line
 
 
@@ -182,27 +185,29 @@ def test_two_layouts_in_one_folder_are_a_question_that_names_both_and_the_settin
         "y.csv": csv("a,2,0", header="Image name,Retinopathy grade,Risk of macular edema"),
     }
     folder = write(tmp_path, files)
-    line = PhotoSource(folder).label_fault(required=False)
+    line = photo_source(folder).label_fault(required=False)
     assert "which labels hold, x.csv (aptos) or y.csv (idrid)?" in line
     assert 'labels = "x.csv" in [[data.sources]]' in line
     assert "\n" not in line
-    chosen = PhotoSource(Source(str(folder), labels=str(folder / "y.csv")))
-    assert (chosen.layout, stages(chosen)) == ("idrid", {"a": 2})
+    chosen = photo_source(Source(str(folder), labels=str(folder / "y.csv")))
+    assert (chosen.parts[0].found.layout, stages(chosen)) == ("idrid", {"a": 2})
 
 
 def test_folders_and_a_table_that_disagree_are_a_question_and_agree_in_silence(tmp_path):
     files = {"0/a.png": JPEG, "2/b.png": JPEG}
     agree = {"train.csv": csv("a,0", "b,2", header="id_code,diagnosis")}
-    assert PhotoSource(write(tmp_path / "one", {**files, **agree})).layout == "aptos"
+    assert (
+        photo_source(write(tmp_path / "one", {**files, **agree})).parts[0].found.layout == "aptos"
+    )
     differ = {"train.csv": csv("a,1", "b,2", header="id_code,diagnosis")}
     folder = write(tmp_path / "two", {**files, **differ})
-    assert "which labels hold" in PhotoSource(folder).label_fault()
-    assert stages(PhotoSource(Source(str(folder), labels="folders"))) == {"a": 0, "b": 2}
+    assert "which labels hold" in photo_source(folder).label_fault()
+    assert stages(photo_source(Source(str(folder), labels="folders"))) == {"a": 0, "b": 2}
 
 
 def test_folders_that_are_patients_are_not_taken_for_stages(tmp_path):
     files = {f"{patient}/{patient}a.png": JPEG for patient in (1, 2, 17)}
-    source = PhotoSource(write(tmp_path, files))
+    source = photo_source(write(tmp_path, files))
     assert source.labels().empty
     assert "no label file" in source.label_fault()
 
@@ -210,7 +215,7 @@ def test_folders_that_are_patients_are_not_taken_for_stages(tmp_path):
 def test_names_that_are_unsafe_or_differ_only_by_case_are_set_aside_with_the_reason(tmp_path):
     files = {"IMG 1.png": JPEG, "sub/img 1.png": JPEG, "a\tb.png": JPEG, "Bild März.png": JPEG}
     folder = write(tmp_path, {**files, "labels.csv": csv("IMG 1,0", "Bild März,1", "../x,2", header="id_code,diagnosis")})  # fmt: skip
-    source = PhotoSource(folder)
+    source = photo_source(folder)
     assert reasons(source) == {
         "sub/img 1.png": "ambiguous_name",
         "a\tb.png": "wrong_name",
@@ -222,9 +227,9 @@ def test_names_that_are_unsafe_or_differ_only_by_case_are_set_aside_with_the_rea
 def test_names_that_repeat_in_folders_are_told_apart_by_ids_of_paths(tmp_path):
     files = {"Weiß/rechts.png": JPEG, "Adam/rechts.png": JPEG}
     folder = write(tmp_path, files)
-    assert set(reasons(PhotoSource(folder)).values()) == {"duplicate_id"}
+    assert set(reasons(photo_source(folder)).values()) == {"duplicate_id"}
     whose = r"(?P<patient>[^/]+)/(?P<eye>rechts|links)"
-    source = PhotoSource(Source(str(folder), ids="path", patient=whose))
+    source = photo_source(Source(str(folder), ids="path", patient=whose))
     assert [(photo.image_id, photo.patient, photo.eye) for photo in source.photographs()] == [
         ("Adam_rechts", "Adam", "right"),
         ("Weiß_rechts", "Weiß", "right"),

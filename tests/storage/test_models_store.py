@@ -10,13 +10,13 @@ import pytest
 from storage import open_workspace
 from storage.contents.models import (
     ModelRecord,
+    check_weights,
     find_record,
     load_history,
     load_record,
     local_weights,
     save_model,
     update_record,
-    weight_shapes,
 )
 from storage.errors import NotThere, Refused
 
@@ -93,7 +93,7 @@ def test_a_record_is_added_to_and_left_alone_where_it_says_so_already(ws, tmp_pa
 
 
 def test_the_shapes_of_a_file_are_told_by_name(tmp_path):
-    assert weight_shapes(weights_file(tmp_path)) == {"layers/dense/vars/0": (3, 4)}
+    assert check_weights(weights_file(tmp_path)) == {"layers/dense/vars/0": (3, 4)}
 
 
 def test_an_interrupted_saving_leaves_no_model(ws, tmp_path, monkeypatch):

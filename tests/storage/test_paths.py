@@ -15,10 +15,9 @@ from storage.admin.verify import verify
 from storage.arrays.store import ShardedStore
 from storage.errors import Refused
 from storage.layout import CATALOGUE_TABLES
-from storage.photos.source import PhotoSource
 from storage.tables.schemas import PARTITION, SCHEMAS
 from tasks.access.status import describe
-from tests.storage.small import SHARD, SPECS, digests, image_ids, values
+from tests.storage.small import SHARD, SPECS, digests, image_ids, photo_source, values
 from tests.storage.test_tables import example, photos
 
 ODD = [
@@ -45,7 +44,7 @@ def filled(location):
     store.extend(image_ids(4))
     (span,) = store.spans()
     store.write_shard(span, values(span), digests=digests(4))
-    ws.write_photos(photos(4))
+    ws.write_table("photos", photos(4))
     for table in SCHEMAS:
         if table not in CATALOGUE_TABLES:
             ws.write_table(
@@ -74,7 +73,7 @@ def test_a_workspace_of_any_name_is_read_by_every_door(neighbours, name):
     assert query(ws, "select distinct explain_id from neurons")["explain_id"].tolist() == ["p" * 12]
     with duckdb.connect(str(refresh(ws)), read_only=True) as connection:
         assert dict(connection.sql(counted).fetchall()) == rows
-    assert ws.has_part("units", "p" * 12, digest="d")
+    assert ws.has_part("units", "p" * 12, "part", digest="d")
     assert (describe(ws), listing(ws)) != ([], [])
     store = ShardedStore.open(ws.files, "explanations/0123456789ab/attributions.zarr")
     np.testing.assert_array_equal(
@@ -119,7 +118,7 @@ def test_photographs_lie_in_a_folder_of_any_name(tmp_path, name):
     folder.mkdir(parents=True)
     (folder / "1_left.jpeg").write_bytes(b"photograph")
     (tmp_path / name / "trainLabels.csv").write_text("image,level\n1_left,2\n")
-    source = PhotoSource(tmp_path / name)
+    source = photo_source(tmp_path / name)
     (photo,) = source.photographs()
     assert source.read(photo.path) == b"photograph"
     assert source.labels()["stage"].tolist() == [2]
@@ -131,7 +130,7 @@ def test_a_file_name_that_is_not_in_utf8_is_set_aside_and_can_be_listed(tmp_path
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             file.write(b"photograph")
-    source = PhotoSource(tmp_path / "photos")
+    source = photo_source(tmp_path / "photos")
     assert [photo.image_id for photo in source.photographs()] == ["1_left"]
     problems = [(problem.path, problem.reason) for problem in source.problems()]
     assert problems == [("2_left\\xff.jpeg", "wrong_name"), ("f\\xe9lder", "wrong_name")]

@@ -152,7 +152,7 @@ def test_table_parts_records_and_sets_of_arrays_are_on_the_disk_when_they_are_to
     ws = open_workspace(tmp_path / "new" / "workspace")
     sets = xr.Dataset({"mean": (("group", "y"), np.ones((2, 3)))})
     for write in (
-        lambda: ws.write_photos(photos(3)),
+        lambda: ws.write_table("photos", photos(3)),
         lambda: ws.write_table("units", example("units"), partition="e", digest="d"),
         lambda: save_record(ws.files, ExplanationRecord("0123456789ab", "m")),
         lambda: replace_set(ws.files, "0123456789ab", "groups", sets),

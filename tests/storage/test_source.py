@@ -11,7 +11,8 @@ import pytest
 
 from storage.files.files import is_url
 from storage.photos import types
-from storage.photos.source import PhotoSource
+from storage.photos.sources import PhotoSources
+from tests.storage.small import photo_source
 
 JPEG = b"\xff\xd8 not decoded here \xff\xd9"
 
@@ -28,7 +29,7 @@ def csv(*rows: str, header: str = "image,level") -> str:
     return "\n".join([header, *rows]) + "\n"
 
 
-def reasons(source: PhotoSource) -> dict[str, str]:
+def reasons(source: PhotoSources) -> dict[str, str]:
     return {problem.path: problem.reason for problem in source.problems()}
 
 
@@ -53,7 +54,7 @@ def test_kaggles_layout(tmp_path):
             "train/.DS_Store": "x",
         },
     )
-    source = PhotoSource(folder)
+    source = photo_source(folder)
     assert source.problems() == []
     assert [photo[:4] for photo in source.photographs()] == [
         ("1_left", "test", "test/1_left.jpeg", len(JPEG)),
@@ -81,13 +82,13 @@ def test_names_of_any_case_and_kind(tmp_path):
             "11_left.tif": JPEG,
         },
     )
-    source = PhotoSource(folder)
+    source = photo_source(folder)
     assert source.problems() == []
     assert [photo.image_id for photo in source.photographs()] == ["10_left", "10_right", "11_left"]
 
 
 def test_photographs_without_any_labels_are_kept(tmp_path):
-    source = PhotoSource(
+    source = photo_source(
         write(
             tmp_path,
             {
@@ -122,7 +123,7 @@ def test_every_photograph_that_cannot_be_used_is_a_problem_with_its_reason(tmp_p
     (folder / "round").symlink_to(folder)
     (folder / "train/6_left.jpeg").mkdir()
     os.mkfifo(folder / "train/5_left.jpeg")
-    source = PhotoSource(folder)
+    source = photo_source(folder)
     assert reasons(source) == {
         "extra/10_left.jpg": "duplicate_id",  # train/ comes first
         "train/photo of an eye.jpeg": "wrong_name",
@@ -159,7 +160,7 @@ def test_links_as_download_caches_make_them_are_followed(tmp_path, root, store):
     (folder / "train/10_left.jpeg").symlink_to(os.path.relpath(tmp_path / store, folder / "train"))
     (folder / "trainLabels.csv").symlink_to(tmp_path / f"{store}-labels")
     (folder / "train/13_left.jpeg").symlink_to(tmp_path / f"{store}-gone")
-    source = PhotoSource(folder)
+    source = photo_source(folder)
     assert source.label_fault() is None
     assert reasons(source) == {"train/13_left.jpeg": "broken_link"}
     assert "git annex get" in source.problems()[0].detail
@@ -170,19 +171,19 @@ def test_a_link_that_leads_elsewhere_says_where_to_and_what_to_do(tmp_path):
     folder = write(tmp_path / "data", {"README": "x"})
     write(tmp_path / "elsewhere", {"train/10_left.jpeg": JPEG})
     (folder / "train").symlink_to(tmp_path / "elsewhere/train")
-    (problem,) = PhotoSource(folder).problems()
+    (problem,) = photo_source(folder).problems()
     assert problem.detail.startswith(
         f"a link that leads outside the data folder, to {tmp_path / 'elsewhere/train'}: put the"
         " files"
     )
     with pytest.raises(ValueError, match="leads outside"):
-        PhotoSource(folder).read("train/10_left.jpeg")
+        photo_source(folder).read("train/10_left.jpeg")
 
 
 def test_an_archive_may_be_a_link(tmp_path):
     folder = write(tmp_path / "data", {"README": "x"})
     (folder / "train.zip").symlink_to(zipped(tmp_path / "51ac", {"train/10_left.jpeg": JPEG}))
-    source = PhotoSource(folder)
+    source = photo_source(folder)
     assert source.problems() == []
     assert source.read(source.photographs()[0].path) == JPEG
 
@@ -193,7 +194,7 @@ def test_a_file_that_may_not_be_read_is_a_problem(tmp_path, monkeypatch):
     monkeypatch.setattr(
         os, "access", lambda path, mode: "11_left" not in str(path) and access(path, mode)
     )
-    assert reasons(PhotoSource(folder)) == {"train/11_left.jpeg": "unreadable"}
+    assert reasons(photo_source(folder)) == {"train/11_left.jpeg": "unreadable"}
 
 
 def test_every_wrong_row_of_the_labels_is_a_problem_with_its_line(tmp_path):
@@ -212,7 +213,7 @@ def test_every_wrong_row_of_the_labels_is_a_problem_with_its_line(tmp_path):
     photographs = {f"train/{number}_left.jpeg": JPEG for number in range(10, 15)} | {
         "train/10_right.jpeg": JPEG
     }
-    source = PhotoSource(write(tmp_path, {"trainLabels.csv": csv(*rows), **photographs}))
+    source = photo_source(write(tmp_path, {"trainLabels.csv": csv(*rows), **photographs}))
     found = reasons(source)
     assert {at.rpartition(":")[2]: reason for at, reason in found.items() if "csv" in at} == {
         "3": "malformed_row",
@@ -239,7 +240,7 @@ def test_every_wrong_row_of_the_labels_is_a_problem_with_its_line(tmp_path):
     ids=["empty", "columns", "utf-16", "zip"],
 )
 def test_a_label_file_that_is_none_is_one_problem(tmp_path, data):
-    source = PhotoSource(write(tmp_path, {"trainLabels.csv": data, "train/10_left.jpeg": JPEG}))
+    source = photo_source(write(tmp_path, {"trainLabels.csv": data, "train/10_left.jpeg": JPEG}))
     assert reasons(source) == {"trainLabels.csv": "bad_labels_file"}
     assert [photo.image_id for photo in source.photographs()] == ["10_left"]
     assert source.labels().empty
@@ -256,7 +257,7 @@ def test_labels_of_a_split_that_is_not_there_are_one_problem(tmp_path):
             ),
         },
     )
-    assert [tuple(problem) for problem in PhotoSource(folder).problems()] == [
+    assert [tuple(problem) for problem in photo_source(folder).problems()] == [
         (
             "retinopathy_solution.csv",
             None,
@@ -270,7 +271,7 @@ def test_reading_never_leaves_the_folder(tmp_path):
     folder = write(tmp_path / "data", {"train/10_left.jpeg": JPEG})
     write(tmp_path, {"secret.jpeg": JPEG})
     with pytest.raises(ValueError, match=r"\.\./secret.jpeg leads outside"):
-        PhotoSource(folder).read("../secret.jpeg")
+        photo_source(folder).read("../secret.jpeg")
 
 
 @pytest.mark.parametrize(
@@ -284,21 +285,21 @@ def test_reading_never_leaves_the_folder(tmp_path):
 def test_a_location_without_photographs_gets_one_line(tmp_path, name, message):
     write(tmp_path, {"file.txt": "x", "bad.zip": "x"})
     with pytest.raises((FileNotFoundError, ValueError), match=message) as caught:
-        PhotoSource(tmp_path / name).photographs()
+        photo_source(tmp_path / name).photographs()
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_is_stamped_by_its_time_and_an_archives_entry_by_its_checksum(tmp_path):
     folder = write(tmp_path / "folder", {"train/10_left.jpeg": JPEG})
     os.utime(folder / "train/10_left.jpeg", ns=(5, 7))
-    assert PhotoSource(folder).photographs()[0].stamp == "mtime_ns=7"
+    assert photo_source(folder).photographs()[0].stamp == "mtime_ns=7"
     first = zipped(tmp_path / "first.zip", {"10_left.jpeg": JPEG})
     again = zipped(
         tmp_path / "again.zip",
         {"1_left.jpeg": b"other", "train/10_left.jpeg": JPEG},
         zipfile.ZIP_DEFLATED,
     )
-    stamps = [PhotoSource(path).photographs()[-1].stamp for path in (first, again)]
+    stamps = [photo_source(path).photographs()[-1].stamp for path in (first, again)]
     assert stamps == [f"crc32={zlib.crc32(JPEG):08x}"] * 2, "wherever and however it is packed"
 
 
@@ -310,13 +311,13 @@ def test_a_file_too_large_for_a_photograph_is_not_read(tmp_path, monkeypatch):
         file.truncate(types.MAX_PHOTO_BYTES + 1)  # a hole in the disk, as cheap as it is long
     with (folder / "train.zip.001").open("wb") as file:
         file.truncate(types.MAX_PHOTO_BYTES + 1)  # what is no photograph may be large
-    source = PhotoSource(folder)
+    source = photo_source(folder)
     assert reasons(source) == {"train/11_left.jpeg": "too_large", "train.zip.001": "bad_archive"}
     assert (
         source.problems()[1].detail == "536,870,913 bytes; no photograph has more than 536,870,912"
     )
     monkeypatch.setattr("storage.photos.listing.MAX_LABEL_BYTES", 10)
-    assert reasons(PhotoSource(folder))["trainLabels.csv"] == "bad_labels_file"
+    assert reasons(photo_source(folder))["trainLabels.csv"] == "bad_labels_file"
 
 
 def test_urls_are_told_from_paths():
@@ -329,4 +330,4 @@ def test_urls_are_told_from_paths():
             r" copy or mount them"
         ),
     ):
-        PhotoSource("s3://bucket/photos")
+        photo_source("s3://bucket/photos")

@@ -8,7 +8,7 @@ import pytest
 from storage.admin.verify import verify
 from storage.contents.explanations import ExplanationRecord, save_record
 from storage.contents.models import ModelRecord, save_model
-from tasks.access.status import describe, progress
+from tasks.access.status import describe
 from tests.storage.small import SPECS, digests, image_ids, write_all
 from tests.storage.test_models_store import HISTORY, weights_file
 from tests.storage.test_tables import example, photos
@@ -19,7 +19,7 @@ EXPLAIN = "0123456789ab"
 @pytest.fixture
 def full(ws, store, tmp_path):
     """A workspace in which everything is well."""
-    ws.write_photos(photos(10).assign(split="test", stage=[0, 1] * 5))
+    ws.write_table("photos", photos(10).assign(split="test", stage=[0, 1] * 5))
     write_all(store)
     save_record(ws.files, ExplanationRecord(EXPLAIN, "m"))
     save_model(ws.files, weights_file(tmp_path), ModelRecord(), HISTORY)
@@ -149,11 +149,13 @@ def test_status_counts_what_is_there(full, store):
     assert counts["photographs"] == (5, "test 5")
     assert counts["no longer there"][0] == 5
     assert counts["stages"] == (5, "0 5")
-    found = progress(full, store.path)
-    assert (found.images, found.images_done, found.shards_done, found.seconds) == (10, 10, 3, 1.5)
+    found = next(row for row in rows if row["what"] == "explanation")
+    assert (found["images"], found["done"], found["of"]) == (10, 10, 10)
+    assert found["detail"].startswith("3 of 3 shards, ")
+    assert found["detail"].endswith("2 s of work")
     store.ledger.drop(0)
-    found = progress(full, store.path)
-    assert (found.images_done, found.shards, found.shards_done) == (6, 3, 2)
+    found = next(row for row in describe(full) if row["what"] == "explanation")
+    assert (found["done"], found["detail"][:13]) == (6, "2 of 3 shards")
 
 
 def test_status_of_an_empty_workspace(ws):

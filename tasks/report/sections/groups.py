@@ -8,7 +8,7 @@ from dr_lib.maps import POSTER
 from dr_lib.report.pictures import Folder, Picture
 from dr_lib.report.section import Content
 from dr_lib.vocabulary import HALF_GRAY
-from storage.contents.group_maps import open_group_maps
+from storage.contents.snapshots import open_set
 from tasks.report.data import ReportData
 
 MEANS = [
@@ -37,7 +37,7 @@ def content(data: ReportData, folder: Folder) -> Content:
 
 def summed(data: ReportData, folder: Folder) -> list[Picture]:
     """The map of every group that is shown."""
-    maps, pictures = open_group_maps(data.workspace.files, data.ids.explain_id), []
+    maps, pictures = open_set(data.workspace.files, data.ids.explain_id, "groups"), []
     if maps is None:
         return pictures
     for index in range(maps.sizes["group"]):

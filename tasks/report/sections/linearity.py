@@ -14,7 +14,7 @@ from dr_lib.linearity.verdicts import flip_strengths
 from dr_lib.report.pictures import Folder, Picture
 from dr_lib.report.section import Content, Subpage
 from dr_lib.vocabulary import STAGES
-from storage.contents.unit_maps import open_unit_maps
+from storage.contents.snapshots import open_set
 from tasks.report.data import ReportData
 
 HINTON_LAYERS, HINTON_STRENGTHS, HINTON_UNITS = 2, 6, 256
@@ -128,7 +128,7 @@ def hintons(folder: Folder, rows: pd.DataFrame, flips: pd.Series, layer: str) ->
 def _pages(data: ReportData, folder: Folder, units: pd.DataFrame, target: int) -> list[Subpage]:
     """A page for each unit whose effects were measured."""
     effects = data.rows("unit_effects").sort_values("rank")
-    maps, regions = open_unit_maps(data.workspace.files, data.ids.explain_id), {}
+    maps, regions = open_set(data.workspace.files, data.ids.explain_id, "units"), {}
     if maps is not None:
         keys = (maps[name].values.tolist() for name in ("layer", "unit", "image_id"))
         regions = dict(zip(zip(*keys, strict=True), maps["region"].to_numpy(), strict=True))

@@ -23,7 +23,7 @@ def content(data: ReportData, folder: Folder) -> Content:
     confusion matrix and its reliability.
     """
     workspace = data.workspace
-    held, graded = workspace.sources(), graded_sources(workspace, data.ids.model_id)
+    held, graded = workspace.frame("sources"), graded_sources(workspace, data.ids.model_id)
     if held.empty or (held["source"] == "").all():
         return Content({"held": ()})
     return Content(
