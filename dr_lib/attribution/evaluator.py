@@ -88,13 +88,13 @@ class Path:
     contrast_sum: np.ndarray = field(init=False)  # only if `contrasted`
     missing_rows: int = field(default=0, init=False)  # of the present request
     # On the device: baseline and difference (2, …), and the extras.
-    tensors: list[Any] = field(default_factory=list, init=False, repr=False)
+    tensors: list[Any] = field(init=False, repr=False)
     _sums: GradientSums = field(init=False, repr=False)
     _asked: int = field(default=0, init=False, repr=False)  # gradients to be kept so far
     _request: Request | None = field(default=None, init=False, repr=False)
     _answer: Values | None = field(default=None, init=False, repr=False)
 
-    def start(self) -> None:
+    def __post_init__(self) -> None:
         """Takes the line to the device and lets the refinement ask for the first time."""
         line = np.stack([self.baseline, self.difference]).astype(np.float32)
         self.tensors = [backend.tensor(array) for array in (line, *self.extras)]
@@ -244,7 +244,6 @@ class Evaluator:
         """How many numbers the function answers per row; at first it takes a batch to know."""
         if self._outputs is None:
             path = _point(0, x[0])
-            path.start()
             for batch in self._started([(path, 0)], 0):
                 self._finished(batch)
             self._outputs = len(path.result)
@@ -286,7 +285,6 @@ class Evaluator:
                 if path is None:
                     source = None
                 else:
-                    path.start()
                     yield from enlist(path)
                 continue
             # Only when nothing can fill a batch any more is a short batch run.

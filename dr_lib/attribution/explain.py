@@ -10,14 +10,14 @@ arrays are kept.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from dr_lib.attribution.evaluator import Evaluator, Refinement
-from dr_lib.attribution.integrated import ImageAttribution, attributions, refinement_maker
+from dr_lib.attribution.evaluator import Evaluator
+from dr_lib.attribution.integrated import ImageAttribution, RefinementMaker, attributions
 from dr_lib.attribution.neurons import (
     NeuronEngine,
     flat_activations,
@@ -106,18 +106,15 @@ class Explainer:
         logits = logits_model(model)
         self.pixels = Evaluator(_inference(logits), batch)
 
-        def refinement_from(points: int) -> Callable[[QuantityMap], Refinement]:
-            return refinement_maker(
-                points,
-                params.rule,
-                params.tolerance or None,
-                params.max_points,
-                params.floor,
-                params.residual_tolerance or None,
-            )
-
-        self.pixel_refinement = refinement_from(params.points)
-        refinement = refinement_from(params.layer_points)
+        self.pixel_refinement = RefinementMaker(
+            params.points,
+            params.rule,
+            params.tolerance or None,
+            params.max_points,
+            params.floor,
+            params.residual_tolerance or None,
+        )
+        refinement = replace(self.pixel_refinement, points=params.layer_points)
         self.layers = {
             name: _Layer(logits, name, params, refinement, batch) for name in params.layers
         }
@@ -196,10 +193,17 @@ class _Layer:
         logits: "keras.Model",
         name: str,
         params: AttributionParams,
-        refinement: Callable[[QuantityMap], Refinement],
+        refinement: RefinementMaker,
         batch: int,
     ) -> None:
         self.params, self.refinement = params, refinement
+        most, adapts = params.neuron_points, refinement.tolerance is not None
+        self.neuron_refinement = replace(
+            refinement,
+            points=-(-most // NEURON_START) if adapts else most,
+            max_points=most,
+            residual_tolerance=GAP_ALONE,
+        )
         lower, upper = split_at(logits, name)
         self.units = tuple(int(n) for n in lower.outputs[0].shape[1:])
         self.activations = Evaluator(flat_activations(lower), batch)
@@ -266,18 +270,7 @@ class _Layer:
         n, _, k, axes = neurons.shape
         missing = neurons[..., 0] < 0
         indices = np.where(missing[..., None], 0, neurons).reshape(n, 2 * k, axes)
-        most, tolerance = self.params.neuron_points, self.params.tolerance or None
-        regions = self.neurons.regions(
-            x,
-            baseline,
-            list(indices),
-            points=most if tolerance is None else -(-most // NEURON_START),
-            rule=self.params.rule,
-            tolerance=tolerance,
-            max_points=most,
-            floor=self.params.floor,
-            residual_tolerance=GAP_ALONE,
-        )
+        regions = self.neurons.regions(x, baseline, list(indices), self.neuron_refinement)
         values = regions.values.sum(axis=-1).reshape(n, 2, k, *regions.values.shape[2:4])
         gap = regions.gap.reshape(n, 2, k).astype(np.float32)
         origin = regions.origin.reshape(n, 2, k, 2).astype(np.int16)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Float64, Int64, Integer
 
 from dr_lib.attribution.cone import cone
 from dr_lib.attribution.evaluator import Evaluator, Path
-from dr_lib.attribution.integrated import FLOOR, refinement_maker
+from dr_lib.attribution.integrated import FLOOR, RefinementMaker
 from dr_lib.attribution.quadrature import quadrature
 from dr_lib.attribution.quantities import identity_quantities
 from dr_lib.attribution.receptive import receptive_field, window_origin, window_side
@@ -117,27 +117,18 @@ class NeuronEngine:
         inputs: np.ndarray,
         baselines: np.ndarray,
         neurons: Sequence[np.ndarray],
-        *,
-        points: int = 50,
-        rule: str = "midpoint",
-        tolerance: float | None = None,
-        max_points: int = 256,
-        floor: float = FLOOR,
-        residual_tolerance: float | None = None,
+        make_refinement: RefinementMaker,
     ) -> Regions:
         """See `neuron_regions`."""
         indices = self._checked(neurons, len(inputs))
-        make_refinement = refinement_maker(
-            points, rule, tolerance, max_points, floor, residual_tolerance
-        )
-        nodes = quadrature(rule, points)
+        nodes = quadrature(make_refinement.rule, make_refinement.points)
         n, k = indices.shape[:2]
         window = inputs.shape[1:] if self.whole else (self.side, self.side, *inputs.shape[3:])
         values = np.zeros((n, k, *window), np.float32)
         # All axes of an input but the channels of an image have a place in it.
         gap, origin = np.zeros((n, k)), np.zeros((n, k, min(inputs.ndim - 1, 2)), np.int64)
         baselines = np.broadcast_to(baselines, inputs.shape)
-        adapts = tolerance is not None
+        adapts = make_refinement.tolerance is not None
         shared = _equal_share(k, SHARED_NEURONS if adapts else SUMMED_NEURONS) if self.whole else 1
 
         def paths(evaluator: Evaluator) -> Iterator[Path]:
@@ -275,12 +266,7 @@ def neuron_regions(
         np.asarray(inputs, np.float32),
         np.asarray(baselines, np.float32),
         neurons,
-        points=points,
-        rule=rule,
-        tolerance=tolerance,
-        max_points=max_points,
-        floor=floor,
-        residual_tolerance=residual_tolerance,
+        RefinementMaker(points, rule, tolerance, max_points, floor, residual_tolerance),
     )
 
 

@@ -167,8 +167,8 @@ def adaptive_refinement(
     # more.
     numbers = range(len(partition.directions))
     owners = np.tile(numbers, (points, 1))
-    cotangents = np.concatenate([partition.cotangents(n, tags) for n in numbers], axis=1)
     while True:
+        cotangents = partition.cotangents(owners, tags)
         values = yield Request(tags, cotangents)
         partition.learn_tags(owners, tags, cotangents, values.outputs, values.slopes)
         partition.place_borders()
@@ -177,18 +177,13 @@ def adaptive_refinement(
             break
         if partition.open_nodes > OPEN_POINTS * partition.width:
             yield partition.commit(OPEN_POINTS * partition.width)
-        wanted, places = partition.split(
+        owners, tags, places = partition.split(
             met, (max_points * partition.width - partition.nodes) // partition.each
         )
-        if not wanted:
+        if not len(tags):
             break
         if len(places):
             partition.learn_values(places, (yield Request(places)).outputs)
-        tags = np.array([new.tag for new in wanted])
-        owners = np.array([[new.direction] for new in wanted])
-        cotangents = np.concatenate(
-            [partition.cotangents(new.direction, tags[k : k + 1]) for k, new in enumerate(wanted)]
-        )
     yield partition.commit(0)
     directions = partition.directions
     return RefinementResult(

@@ -129,12 +129,12 @@ def unit_region(
 
     `sums` evaluates `dr_lib.attribution.neurons.weighted_sums` of the network below the layer.
     """
-    from dr_lib.attribution.integrated import attributions, refinement_maker
+    from dr_lib.attribution.integrated import RefinementMaker, attributions
     from dr_lib.attribution.quantities import identity_quantities
 
     weights = np.zeros(tuple(unit_shape), np.float32)
     weights[..., unit] = 1 / np.prod(unit_shape[:-1], initial=1)
-    refinement = refinement_maker(params.region_points, "midpoint", None, params.region_points)
+    refinement = RefinementMaker(params.region_points, "midpoint", None, params.region_points)
     extras = (weights.reshape(1, 1, -1),)
     (region,) = attributions(
         sums, identity_quantities(1), image[None], baseline, refinement, extras=extras

@@ -12,7 +12,7 @@ from dr_lib.settings import (
     ShareBelow1,
     of_old,
 )
-from dr_lib.training.schedule import FinalDecay, StepwiseRate, learning_rate_schedule
+from dr_lib.training.schedule import FinalDecay, StepwiseRate
 
 # METHOD §3: eyes of stages 0 … 4 in every sixteen, that is 50, 6.25, 12.5, 6.25 and 25 %.
 SIXTEEN = 16
@@ -104,9 +104,7 @@ class TrainingParams(Settings):
     @property
     def rate(self) -> StepwiseRate:
         """The learning rate of each mini-batch."""
-        return learning_rate_schedule(
-            self.schedule, warmup_steps=self.warmup_steps, final_decay=self.final_decay
-        )
+        return StepwiseRate(self.schedule, self.warmup_steps, self.final_decay)
 
     @property
     def steps(self) -> int:

@@ -2,8 +2,6 @@
 if asked for.
 """
 
-import bisect
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -13,55 +11,18 @@ FinalDecay = Literal["flat", "cosine"]
 
 @dataclass(frozen=True)
 class StepwiseRate:
-    """The learning rate of each mini-batch, counted from 0: `rates[i]` before mini-batch `ends[i]`,
-    the last one after.
-
-    The first `warmup_steps` rise linearly to their step's rate. With `final_decay` "cosine" the
-    last step falls along half a cosine to 0, which it would reach one mini-batch after the run's
-    end.
+    """The learning rate of each mini-batch, counted from 0 (METHOD §3): a function from a
+    mini-batch's number to its rate. After the run the last rate holds.
 
     A plain callable and no keras schedule: the rate then depends on the step alone, not on an
     optimiser's counter that a restart might lose, and the number reported is the very number used.
-    """
-
-    ends: tuple[int, ...]
-    rates: tuple[float, ...]
-    warmup_steps: int = 0
-    final_decay: FinalDecay = "flat"
-
-    @property
-    def steps(self) -> int:
-        """How many mini-batches the whole schedule has."""
-        return self.ends[-1]
-
-    def __call__(self, step: int) -> float:
-        part = min(bisect.bisect_right(self.ends, step), len(self.rates) - 1)
-        rate = self.rates[part]
-        if step < self.warmup_steps:
-            rate *= (step + 1) / (self.warmup_steps + 1)
-        if self.final_decay == "cosine" and part == len(self.rates) - 1:
-            start = (0, *self.ends)[part]
-            rate *= (1 + math.cos(math.pi * min((step - start) / (self.steps - start), 1))) / 2
-        return rate
-
-
-def learning_rate_schedule(
-    schedule: tuple[tuple[int, float], ...],
-    *,
-    warmup_steps: int = 0,
-    final_decay: FinalDecay = "flat",
-) -> StepwiseRate:
-    """The learning rate of each mini-batch, counted from 0 (METHOD §3).
 
     Parameters
     ----------
     schedule: ((mini-batches, rate), …): each rate holds for its own number of mini-batches.
-    warmup_steps: the first mini-batches, over which the rate rises linearly.
-    final_decay: "cosine" lets the last rate fall to 0.
-
-    Returns
-    -------
-    A function from the mini-batch's number, from 0, to its rate; `steps` is their number.
+    warmup_steps: the first mini-batches, over which the rate rises linearly to their step's.
+    final_decay: "cosine" lets the last rate fall along half a cosine to 0, which it would reach one
+        mini-batch after the run's end.
 
     Raises
     ------
@@ -75,25 +36,44 @@ def learning_rate_schedule(
     >>> [round(smooth(step), 4) for step in range(9)]
     [0.1, 0.2, 0.3, 0.4, 0.2, 0.1707, 0.1, 0.0293, 0.0]
     """
-    if not schedule:
-        raise ValueError(
-            "the schedule must have at least one step: [[mini-batches, learning rate], …]"
-        )
-    for count, rate in schedule:
-        if count < 1 or rate <= 0:
+
+    schedule: tuple[tuple[int, float], ...]
+    warmup_steps: int = 0
+    final_decay: FinalDecay = "flat"
+
+    def __post_init__(self) -> None:
+        if not self.schedule:
             raise ValueError(
-                "each step of the schedule needs mini-batches of 1 or more and a rate above 0, not"
-                f" [{count}, {rate}]"
+                "the schedule must have at least one step: [[mini-batches, learning rate], …]"
             )
-    counts, rates = zip(*schedule, strict=True)
-    if not 0 <= warmup_steps < sum(counts):
-        raise ValueError(
-            f"warmup_steps must be at least 0 and below the schedule's {sum(counts)} mini-batches,"
-            f" not {warmup_steps}"
-        )
-    return StepwiseRate(
-        tuple(itertools.accumulate(counts)),
-        tuple(float(rate) for rate in rates),
-        warmup_steps,
-        final_decay,
-    )
+        for count, rate in self.schedule:
+            if count < 1 or rate <= 0:
+                raise ValueError(
+                    "each step of the schedule needs mini-batches of 1 or more and a rate above 0,"
+                    f" not [{count}, {rate}]"
+                )
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ValueError(
+                f"warmup_steps must be at least 0 and below the schedule's {self.steps}"
+                f" mini-batches, not {self.warmup_steps}"
+            )
+
+    @property
+    def steps(self) -> int:
+        """How many mini-batches the whole schedule has."""
+        return sum(count for count, _ in self.schedule)
+
+    def __call__(self, step: int) -> float:
+        start, count, rate = 0, *self.schedule[0]
+        for following in self.schedule[1:]:
+            if step >= start + count:
+                start, count, rate = start + count, *following
+        rate = float(rate)
+        if step < self.warmup_steps:
+            rate *= (step + 1) / (self.warmup_steps + 1)
+        if self.final_decay == "cosine" and start + count == self.steps:
+            rate *= (1 + math.cos(math.pi * min((step - start) / count, 1))) / 2
+        return rate
+
+
+learning_rate_schedule = StepwiseRate

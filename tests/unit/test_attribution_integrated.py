@@ -12,7 +12,7 @@ from keras import ops
 
 from dr_lib.attribution import integrated_gradients, quadrature, stage_quantities
 from dr_lib.attribution.evaluator import Evaluator, Values
-from dr_lib.attribution.integrated import attributions, refinement_maker
+from dr_lib.attribution.integrated import RefinementMaker, attributions
 from dr_lib.attribution.quadrature import RULES
 from dr_lib.attribution.quantities import identity_quantities
 from dr_lib.attribution.refinement import adaptive_refinement
@@ -561,11 +561,11 @@ def test_few_gradients_wait_for_their_weights_however_many_there_are(
     evaluator, waiting, commit = Evaluator(saturated, 4), [], GradientSums.commit
 
     def counted(sums, message):
-        waiting.append(sums.waiting)
+        waiting.append(len(sums._kept))
         commit(sums, message)
 
     monkeypatch.setattr(GradientSums, "commit", counted)
-    made = refinement_maker(6, "midpoint", 1e-4, 90)
+    made = RefinementMaker(6, "midpoint", 1e-4, 90)
     (one,) = attributions(
         evaluator, stage_quantities(STAGES), images[:1], np.zeros((8, 8, 2), np.float32), made
     )
@@ -583,7 +583,7 @@ def test_the_host_hears_scalars_until_a_path_has_ended(saturated, images, tolera
         return fetch(tensor)
 
     monkeypatch.setattr(backend, "fetched", counted)
-    maker = refinement_maker(6, "midpoint", tolerance, 90)
+    maker = RefinementMaker(6, "midpoint", tolerance, 90)
     quantities, zeros = stage_quantities(STAGES), np.zeros((8, 8, 2), np.float32)
     (one,) = attributions(Evaluator(saturated, 4), quantities, images[:1], zeros, maker)
     # Four sums and their contrasts, once; else five outputs or at most four slopes a row.
@@ -594,7 +594,7 @@ def test_the_host_hears_scalars_until_a_path_has_ended(saturated, images, tolera
 
 def test_forwards_ride_in_the_spare_rows_of_the_last_gradient_batch():
     evaluator = Evaluator(lambda x: ops.stack([three_terms(x)], axis=1), 8)
-    made = refinement_maker(4, "midpoint", None, 4)
+    made = RefinementMaker(4, "midpoint", None, 4)
     list(
         attributions(
             evaluator,

@@ -21,7 +21,7 @@ from dr_lib.attribution import (
     window_side,
 )
 from dr_lib.attribution.evaluator import Evaluator
-from dr_lib.attribution.integrated import attributions, refinement_maker
+from dr_lib.attribution.integrated import RefinementMaker, attributions
 from dr_lib.attribution.neurons import NeuronEngine, weighted_sums
 from dr_lib.attribution.quantities import identity_quantities
 from dr_lib.attribution.receptive import window_origin
@@ -148,7 +148,7 @@ def test_a_layer_without_positions_takes_one_number_a_neuron_and_shares_passes()
         ],
     )
     engine = NeuronEngine(lower, 4)
-    found = engine.regions(x, zeros, units, points=6)
+    found = engine.regions(x, zeros, units, RefinementMaker(6))
     every = integrated_gradients(lower, x, zeros, points=6, batch_size=4)
     np.testing.assert_allclose(found.values[0], every.values[0, :11], atol=1e-6)
     np.testing.assert_allclose(found.values[1], every.values[1, 9:], atol=1e-6)
@@ -198,7 +198,9 @@ def test_neurons_of_many_images_fill_batches_and_compile_once(strided):
     _, lower, images = strided
     engine = NeuronEngine(lower, 4)
     for _ in range(2):
-        engine.regions(images, np.zeros((24, 24, 2), np.float32), [EDGES[:5]] * 3, points=8)
+        engine.regions(
+            images, np.zeros((24, 24, 2), np.float32), [EDGES[:5]] * 3, RefinementMaker(8)
+        )
     # Two of five see only the image: the rest need their window's padding.
     for evaluator, neurons in ((engine.evaluator, 9), (engine.inner, 6)):
         assert evaluator.batch_size == 144  # windows of 4×4 px: as many as fill four images
@@ -220,7 +222,7 @@ def test_points_at_which_a_neuron_sleeps_are_skipped_exactly(strided, monkeypatc
         engine = NeuronEngine(lower, 4)
         assert engine.rectified
         engine.rectified = skipping
-        found.append(engine.regions(images, zeros, [EDGES] * 3, points=8))
+        found.append(engine.regions(images, zeros, [EDGES] * 3, RefinementMaker(8)))
         passes.append(engine.evaluator.gradient_rows)
     np.testing.assert_allclose(found[0].values, found[1].values, atol=1e-6)
     np.testing.assert_allclose(found[0].gap, found[1].gap, atol=1e-6)
@@ -286,7 +288,7 @@ def test_the_weighted_sum_of_regions_is_one_attribution_of_the_weighted_sum(stri
     for image, sign in np.ndindex(3, 2):
         dense[(image, sign, *EDGES.T)] = weights[image, sign]
     evaluator = Evaluator(weighted_sums(lower), 8)
-    refinement = refinement_maker(16, "midpoint", None, 16)
+    refinement = RefinementMaker(16, "midpoint", None, 16)
     extras = (dense.reshape(3, 2, -1),)
     found = list(
         attributions(evaluator, identity_quantities(2), images, zeros, refinement, extras=extras)
@@ -384,7 +386,7 @@ def test_windows_of_inception_give_the_numbers_of_the_whole_image(inception_stem
             windows.values[0, rank]
         )
     without_windows(monkeypatch)
-    exact = NeuronEngine(lower, 4).regions(x, baseline, [units], points=4).values[0]
+    exact = NeuronEngine(lower, 4).regions(x, baseline, [units], RefinementMaker(4)).values[0]
     sizes = np.abs(exact).sum(axis=(1, 2, 3))
     assert sizes.min() > 1e-3
     assert len(set(sizes.tolist())) == 9
