@@ -3,7 +3,7 @@ bulk (METHOD §4–5).
 
 From the bottom: `quadrature` and `quantities` are closed forms; `refinement`, on `partition` and
 `direction`, chooses points and sees scalars only; `evaluator` runs many paths in full batches,
-whose gradients `sums` keeps on the device; `integrated` makes maps of them; `receptive`, `cone` and
+whose gradients `sums` keeps on the device; `integrated` makes maps of them; `receptive` and
 `neurons` take networks apart; `explain` puts all together. Importing this package imports neither
 Keras nor a framework.
 """

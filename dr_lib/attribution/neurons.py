@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64, Integer
 
-from dr_lib.attribution.cone import cone
 from dr_lib.attribution.evaluator import Evaluator, Path
 from dr_lib.attribution.integrated import FLOOR, RefinementMaker
 from dr_lib.attribution.quadrature import quadrature
 from dr_lib.attribution.quantities import identity_quantities
-from dr_lib.attribution.receptive import receptive_field, window_origin, window_side
+from dr_lib.attribution.receptive import cone, receptive_field, window_origin, window_side
 from dr_lib.attribution.refinement import live_refinement
 from dr_lib.network.graph import rebuilt, rectified
 

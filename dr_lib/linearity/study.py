@@ -1,5 +1,9 @@
-"""Units of a layer along adversarial examples of growing strength: activation difference, mean
-gradient, attribution.
+"""Units of a layer along adversarial examples of growing strength (activation difference, mean
+gradient, attribution), and special units one by one: which stages a unit argues for, what the
+outcome is without it, which pixels drive it (METHOD §8).
+
+A unit of a dense layer is a number, one of a convolutional layer a channel: all its positions
+together.
 """
 
 import functools
@@ -8,12 +12,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32, Float64, Int
 
+from dr_lib.attribution import integrated_gradients, stage_quantities
+from dr_lib.attribution.evaluator import Evaluator
+from dr_lib.attribution.integrated import RefinementMaker, attributions
+from dr_lib.attribution.quantities import identity_quantities, softmax
 from dr_lib.linearity.params import LinearityParams
+from dr_lib.network import backend
+from dr_lib.network.layers import logits_model
 from dr_lib.perturbation.adversarial import Gradient, ascent
 from dr_lib.perturbation.strength_search import LEGAL, batches
-from dr_lib.vocabulary import STAGE_COUNT
+from dr_lib.vocabulary import STAGE_QUANTITIES
 
 Model = Callable[[Any], Any]  # a Keras model, or any function of a batch
 AverageGradient = Callable[
@@ -97,11 +107,8 @@ def linearity_study(
         stages = np.concatenate(
             [np.asarray(upper(batch)) for batch in batches(activations, params.batch_size)]
         )
-        mean_gradient = np.asarray(
-            average_gradient(upper, params.target_stage, activations, origin)
-        )
-        units = _by_unit(activations - origin, mean_gradient)
-        frames.append(_frame(ids, layer, params.grid, units, stages, params.target_stage))
+        slope = np.asarray(average_gradient(upper, params.target_stage, activations, origin))
+        frames.append(_frame(ids, layer, activations - origin, slope, stages, params))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -113,35 +120,45 @@ def engine_average_gradient(params: LinearityParams) -> AverageGradient:
     form between the points, so that a saturated outcome does not show up as a gradient that varies.
     Each upper model is compiled once.
     """
-    from dr_lib.attribution import integrated_gradients, stage_quantities
-
-    evaluator = functools.cache(upper_evaluator)
+    above = functools.cache(lambda upper: _Above(upper, params))
 
     def average(upper: Model, stage: int, inputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-        flat = inputs.ndim == 2
-        values = integrated_gradients(
-            evaluator(upper, UNITS_AT_ONCE if flat else params.batch_size),
-            inputs,
-            baseline,
-            points=params.points if flat else params.conv_points,
-            rule="midpoint",
-            multiply_by_inputs=False,
-            quantities=stage_quantities((f"stage{stage}",), STAGE_COUNT),
-        ).values
-        return values.reshape(
-            inputs.shape
-        )  # one quantity: its axis, where there is one, has length 1
+        values = above(upper).maps(inputs, baseline, (f"stage{stage}",), multiply_by_inputs=False)
+        return values[:, 0]
 
     return average
 
 
-def upper_evaluator(upper: Any, batch_size: int) -> Any:
-    """The logits of a Keras model above a layer, compiled for batches of this size."""
-    from dr_lib.attribution.evaluator import Evaluator
-    from dr_lib.network.layers import logits_model
+class _Above:
+    """The logits of a Keras model above a layer: compiled once, in batches that suit its units."""
 
-    logits = logits_model(upper)
-    return Evaluator(lambda h: logits(h, training=False), batch_size)
+    def __init__(self, upper: Any, params: LinearityParams) -> None:
+        logits, flat = logits_model(upper), len(upper.inputs[0].shape) == 2
+        self.points = params.points if flat else params.conv_points
+        batch_size = UNITS_AT_ONCE if flat else params.batch_size
+        self.evaluator = Evaluator(lambda h: logits(h, training=False), batch_size)
+
+    def maps(
+        self,
+        activations: np.ndarray,
+        baseline: np.ndarray,
+        quantities: tuple[str, ...],
+        *,
+        multiply_by_inputs: bool = True,
+    ) -> Float[np.ndarray, "image quantity *unit"]:
+        """Integrated gradients of the quantities by the layer's units."""
+        return integrated_gradients(
+            self.evaluator,
+            activations,
+            baseline,
+            points=self.points,
+            multiply_by_inputs=multiply_by_inputs,
+            quantities=stage_quantities(quantities),
+        ).values
+
+    def probabilities(self, activations: np.ndarray) -> np.ndarray:
+        """The stages' probabilities."""
+        return softmax(self.evaluator.values(activations))
 
 
 def trunk(lowers: Mapping[str, Any]) -> Callable[[np.ndarray], Mapping[str, Any]]:
@@ -150,42 +167,150 @@ def trunk(lowers: Mapping[str, Any]) -> Callable[[np.ndarray], Mapping[str, Any]
     """
     import keras
 
-    from dr_lib.network import backend
-
     first = next(iter(lowers.values())).inputs[0]
     below = keras.Model(first, {layer: lower.outputs[0] for layer, lower in lowers.items()})
     return backend.compiled(lambda images: below(images, training=False))
 
 
-def _by_unit(difference: np.ndarray, slope: np.ndarray) -> dict[str, np.ndarray]:
-    """Activation difference, average gradient and attribution, each (image, unit) float64."""
-    difference, slope = difference.astype(np.float64), slope.astype(np.float64)
-    space = tuple(range(1, difference.ndim - 1))
-    return {
-        "activation_difference": difference.mean(axis=space) if space else difference,
-        "mean_gradient": slope.sum(axis=space),
-        "attribution": (difference * slope).sum(axis=space),
-    }
-
-
 def _frame(
     ids: np.ndarray,
     layer: str,
-    strengths: Sequence[float],
-    units: dict[str, np.ndarray],
+    difference: np.ndarray,
+    slope: np.ndarray,
     stages: np.ndarray,
-    target: int,
+    params: LinearityParams,
 ) -> pd.DataFrame:
-    """Rows in the order of the arrays: strength, then eye, then unit."""
-    count = units["attribution"].shape[1]
+    """Rows in the order of the arrays (example, …, unit): strength, then eye, then unit."""
+    difference, slope = difference.astype(np.float64), slope.astype(np.float64)
+    examples, *_, count = difference.shape
+    space = tuple(range(1, difference.ndim - 1))
+    outcome = stages[:, params.target_stage].astype(np.float64)
     return pd.DataFrame(
         {
-            "image_id": np.tile(np.repeat(ids, count), len(strengths)),
+            "image_id": np.tile(np.repeat(ids, count), len(params.grid)),
             "layer": layer,
-            "strength": np.repeat(strengths, len(ids) * count),
-            "unit": np.tile(np.arange(count), len(ids) * len(strengths)),
-            "outcome": np.repeat(stages[:, target].astype(np.float64), count),
+            "strength": np.repeat(params.grid, len(ids) * count),
+            "unit": np.tile(np.arange(count), examples),
+            "outcome": np.repeat(outcome, count),
             "predicted_stage": np.repeat(stages.argmax(axis=1), count),
-            **{name: values.ravel() for name, values in units.items()},
+            "activation_difference": difference.mean(axis=space).ravel(),
+            "mean_gradient": slope.sum(axis=space).ravel(),
+            "attribution": (difference * slope).sum(axis=space).ravel(),
         }
     )
+
+
+SPECIAL = ("constant", "reversed")
+
+
+def special_units(verdicts: pd.DataFrame, params: LinearityParams) -> dict[str, list[int]]:
+    """For each layer the constant and reversed units to look at, those of the largest mean
+    attribution first, ties by number.
+    """
+    chosen = verdicts[verdicts["verdict"].isin(SPECIAL)]
+    order = chosen.assign(size=chosen["mean_attribution"].abs()).sort_values(
+        ["size", "unit"], ascending=[False, True]
+    )
+    return {
+        str(layer): part["unit"].astype(int).tolist()[: params.special_units]
+        for layer, part in order.groupby("layer", sort=True)
+        if params.special_units
+    }
+
+
+def unit_effects(
+    image_ids: Sequence[str],
+    layer: str,
+    upper: Model,
+    activations: Float[np.ndarray, "image *unit"],
+    baseline: Float[np.ndarray, "*unit"],
+    verdicts: Mapping[int, str],
+    params: LinearityParams,
+) -> list[dict]:
+    """One row per unit and eye for the table `unit_effects`; eyes are ranked by the unit's
+    attribution to the target.
+
+    Parameters
+    ----------
+    upper : a Keras model from the layer to a softmax
+    activations : h(x) of the eyes as they are
+    baseline : h(x')
+    verdicts : the units to look at, by number, with their verdicts
+    """
+    above = _Above(upper, params)
+    maps = above.maps(activations, baseline, STAGE_QUANTITIES).astype(np.float64)
+    argues = maps.sum(axis=tuple(range(2, maps.ndim - 1)))  # (image, stage, unit)
+    difference = (activations - baseline).astype(np.float64)
+    difference = difference.mean(axis=tuple(range(1, difference.ndim - 1)))
+    units = np.array([*verdicts], int)
+    whole, effects = baseline_effect(above.probabilities, activations, baseline, units)
+    rows = []
+    for k, (unit, verdict) in enumerate(verdicts.items()):
+        order = np.argsort(-np.abs(argues[:, params.target_stage, unit]), kind="stable")
+        for rank, image in enumerate(order):
+            effect = effects[image, k]
+            rows.append(
+                {
+                    "layer": layer,
+                    "unit": unit,
+                    "image_id": image_ids[image],
+                    "verdict": verdict,
+                    "rank": rank,
+                    "activation_difference": difference[image, unit],
+                    **_by_stage("attribution", argues[image, :, unit]),
+                    **_by_stage("effect", effect),
+                    "predicted_before": int(whole[image].argmax()),
+                    "predicted_after": int((whole[image] + effect).argmax()),
+                }
+            )
+    return rows
+
+
+def _by_stage(name: str, values: np.ndarray) -> dict[str, float]:
+    return {f"{name}_{stage}": value for stage, value in zip(STAGE_QUANTITIES, values, strict=True)}
+
+
+def baseline_effect(
+    predict: Callable[[np.ndarray], np.ndarray],
+    activations: Float[np.ndarray, "image *unit"],
+    baseline: Float[np.ndarray, "*unit"],
+    units: Int[np.ndarray, "chosen"],
+) -> tuple[Float64[np.ndarray, "image stage"], Float64[np.ndarray, "image chosen stage"]]:
+    """(the stages' probabilities as they are, what setting one unit at a time to its baseline adds
+    to them).
+
+    A unit is an index of the last axis; in a convolutional layer that is a whole channel.
+    """
+    whole = np.asarray(predict(activations), np.float64)
+    effects = np.empty((len(activations), len(units), whole.shape[1]))
+    for k, unit in enumerate(units):
+        changed = activations.copy()
+        changed[..., unit] = baseline[..., unit]
+        effects[:, k] = np.asarray(predict(changed), np.float64) - whole
+    return whole, effects
+
+
+def unit_region(
+    sums: Evaluator,
+    image: Float[np.ndarray, "y x 3"],
+    baseline: Float[np.ndarray, "y x 3"],
+    unit_shape: Sequence[int],
+    unit: int,
+    params: LinearityParams,
+) -> Float32[np.ndarray, "y x"]:
+    """The unit's activation attributed to the pixels of one image, summed over colours; a channel's
+    is the mean over positions.
+
+    `sums` evaluates `dr_lib.attribution.neurons.weighted_sums` of the network below the layer.
+    """
+    weights = np.zeros(tuple(unit_shape), np.float32)
+    weights[..., unit] = 1 / np.prod(unit_shape[:-1], initial=1)
+    (region,) = attributions(
+        sums,
+        identity_quantities(1),
+        image[None],
+        baseline,
+        RefinementMaker(params.region_points),
+        extras=(weights.reshape(1, 1, -1),),
+    )
+    return region.values[0].sum(axis=-1)

@@ -35,7 +35,7 @@ class TrainingParams(Settings):
     final_decay: "cosine" lets the schedule's last step fall to 0; "flat" holds it.
     augment: turn, mirror, zoom and tone the fundi (`dr_lib.training.augment`).
     loss: "ordinal" charges a grade by how many stages it is off, too, `ordinal_weight` times
-        (`dr_lib.training.losses`).
+        (`dr_lib.training.optimizer`).
     optimizer: Adam by default, whose customary rates METHOD's are; "sgd" has momentum 0.9. (Adam at
         0.001 brought the loss of 430 real eyes at 144 px from 1.4 to 0.9 in 120 mini-batches, AUC
         for referable disease on unseen eyes 0.70.) "adamw" shrinks every kernel by `weight_decay`

@@ -7,11 +7,9 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.fundus.anatomy import visible_disc
-from dr_lib.localisation.channel_dissection import ChannelMaps
-from dr_lib.localisation.lesion_types import type_channels
+from dr_lib.localisation.channel_dissection import ChannelMaps, type_channels
 from dr_lib.maps import HeatmapParams
-from dr_lib.maps.exchange import FORMS, ExportedEye, ExportedRegion
-from dr_lib.maps.outlines import outline
+from dr_lib.maps.exchange import FORMS, ExportedEye, ExportedRegion, outline
 from dr_lib.maps.regions import Regions, find_regions
 from dr_lib.network.model import scaled
 from storage import Workspace

@@ -18,12 +18,12 @@ from dr_lib.attribution import (
     stage_quantities,
     strongest_neurons,
 )
-from dr_lib.attribution.cone import cone_spans
 from dr_lib.attribution.evaluator import Evaluator
 from dr_lib.attribution.explain import Explainer, suggested_batch_size
 from dr_lib.attribution.integrated import RefinementMaker, attributions
 from dr_lib.attribution.neurons import NeuronEngine
 from dr_lib.attribution.quantities import identity_quantities
+from dr_lib.attribution.receptive import cone_spans
 from dr_lib.network import backend
 from dr_lib.network.graph import rebuilt
 from dr_lib.network.layers import logits_model

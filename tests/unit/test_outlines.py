@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from dr_lib.fundus import Disc
-from dr_lib.maps.exchange import CATEGORIES, ExportedEye, ExportedRegion, coco, geojson, table
-from dr_lib.maps.outlines import outline
+from dr_lib.maps.exchange import (
+    CATEGORIES,
+    ExportedEye,
+    ExportedRegion,
+    coco,
+    geojson,
+    outline,
+    table,
+)
 
 SIZE = 100
 # Fundus pixel i covers photograph columns 2 i + 20 … 2 i + 22 and rows 3 i + 10 … 3 i + 13.

@@ -22,7 +22,7 @@ from dr_lib.training import (
 from dr_lib.training.augment import augmented
 from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from dr_lib.training.feed import Feed
-from dr_lib.training.losses import loss_of
+from dr_lib.training.optimizer import loss_of
 from dr_lib.training.params import DEFAULTS_BEFORE_ADDED
 
 POSTER = (8, 1, 2, 1, 4)
