@@ -15,20 +15,3 @@ from dr_lib.attribution.quadrature import quadrature
 from dr_lib.attribution.quantities import QuantityMap, stage_quantities
 from dr_lib.attribution.receptive import ReceptiveField, receptive_field, window_side
 from dr_lib.network.layers import split_at
-
-__all__ = [
-    "Attribution",
-    "AttributionParams",
-    "QuantityMap",
-    "ReceptiveField",
-    "Regions",
-    "integrated_gradients",
-    "neuron_regions",
-    "quadrature",
-    "receptive_field",
-    "resultant",
-    "split_at",
-    "stage_quantities",
-    "strongest_neurons",
-    "window_side",
-]

@@ -81,14 +81,9 @@ def layer_shapes(model: "keras.Model", params: AttributionParams) -> dict[str, L
         lower, _ = split_at(model, name)
         size = int(lower.inputs[0].shape[1])
         side = window_side(lower, size)
-        neurons = _regions_kept(params, deep=side == size)
-        shapes[name] = LayerShape(tuple(lower.outputs[0].shape[1:]), side, neurons)
+        neurons = min(params.neurons, (side == size and params.deep_neurons) or params.neurons)
+        shapes[name] = LayerShape(lower.outputs[0].shape[1:], side, neurons)
     return shapes
-
-
-def _regions_kept(params: AttributionParams, *, deep: bool) -> int:
-    """How many of a layer's neurons have a region kept, of each sign."""
-    return min(params.neurons, (deep and params.deep_neurons) or params.neurons)
 
 
 class Explainer:
@@ -116,7 +111,8 @@ class Explainer:
         )
         refinement = replace(self.pixel_refinement, points=params.layer_points)
         self.layers = {
-            name: _Layer(logits, name, params, refinement, batch) for name in params.layers
+            name: _Layer(logits, name, shape, params, refinement, batch)
+            for name, shape in layer_shapes(model, params).items()
         }
         how = {"poses": params.lesion_poses, "points": params.lesion_points, "batch_size": batch}
         self.lesions = LesionMapper(logits, **how) if params.lesion_poses else None
@@ -164,16 +160,16 @@ class Explainer:
 
     def _explain_pixels(self, x: np.ndarray) -> dict[str, np.ndarray]:
         baseline = np.zeros(x.shape[1:], np.float32)  # half-gray carries no information (METHOD §4)
-        shapes = {"attribution": x.shape[1:3]}
-        arrays = {
-            key: np.empty((len(x), len(self.params.quantities), *shapes.get(key, ())), dtype)
+        images = {
+            image.index: {"attribution": image.values.sum(axis=-1)} | image.numbers()
+            for image in attributions(
+                self.pixels, self.quantities, x, baseline, self.pixel_refinement
+            )
+        }
+        return {
+            f"pixels/{key}": np.array([images[index][key] for index in range(len(x))], dtype)
             for key, dtype in PIXEL_ARRAYS.items()
         }
-        for image in attributions(self.pixels, self.quantities, x, baseline, self.pixel_refinement):
-            numbers = {"attribution": image.values.sum(axis=-1)} | image.numbers()
-            for key, array in arrays.items():
-                array[image.index] = numbers[key]
-        return {f"pixels/{key}": array for key, array in arrays.items()}
 
     def _layer_quantities(self, x: np.ndarray) -> list[QuantityMap]:
         """Each image's outcome for the layers."""
@@ -192,6 +188,7 @@ class _Layer:
         self,
         logits: "keras.Model",
         name: str,
+        shape: LayerShape,
         params: AttributionParams,
         refinement: RefinementMaker,
         batch: int,
@@ -205,12 +202,11 @@ class _Layer:
             residual_tolerance=GAP_ALONE,
         )
         lower, upper = split_at(logits, name)
-        self.units = tuple(int(n) for n in lower.outputs[0].shape[1:])
+        self.units, self.kept = shape.unit_shape, shape.neurons
         self.activations = Evaluator(flat_activations(lower), batch)
         self.upper = Evaluator(_inference(upper), batch)
         self.sums = Evaluator(weighted_sums(lower), batch)
         self.neurons = NeuronEngine(lower, batch)
-        self.kept = _regions_kept(params, deep=self.neurons.whole)
 
     def explain(self, x: np.ndarray, quantities: list[QuantityMap]) -> dict[str, np.ndarray]:
         """The arrays of `layers/<name>/`."""

@@ -95,14 +95,14 @@ class NeuronEngine:
 
     def __init__(self, lower: "keras.Model", batch_size: int = 16) -> None:
         self.field = receptive_field(lower)
-        self.unit_shape = tuple(int(n) for n in lower.outputs[0].shape[1:])
+        self.unit_shape = lower.outputs[0].shape[1:]
         _, self.input_size, *rest = lower.inputs[0].shape
         square = len(rest) == 2 and rest[0] == self.input_size
         self.side = window_side(lower, self.input_size) if square else self.input_size
         self.whole = self.side == self.input_size
         self.rectified = rectified(lower)
         network = lower if self.whole else rebuilt(lower, self.side)
-        self._window_units = tuple(int(n) for n in network.outputs[0].shape[1:])
+        self._window_units = network.outputs[0].shape[1:]
         # As many windows as hold about as many pixels as a batch of images, so that small layers
         # fill the cores too.
         together = 1 if self.whole else min((self.input_size // self.side) ** 2, WINDOWS_TOGETHER)

@@ -69,6 +69,12 @@ class ReceptiveField:
     offset: Axes
     whole: bool = False
 
+    @property
+    def centre(self) -> tuple[float, ...]:
+        """The middle (y, x) of what unit (0, 0) sees."""
+        axes = zip(self.offset, self.size, strict=True)
+        return tuple(offset + (size - 1) / 2 for offset, size in axes)
+
     def pixels(self, unit: Axes) -> tuple[slice, ...]:
         """Rows and columns that a unit (y, x) sees; they may begin before the image and end
         after it.
@@ -184,14 +190,10 @@ def enlarged(
     import cv2
 
     # Rows of the inverse map, image → layer: (x, y) order, as OpenCV wants it.
-    (stride_y, stride_x), (offset_y, offset_x), (size_y, size_x) = (
-        field.stride,
-        field.offset,
-        field.size,
-    )
+    (stride_y, stride_x), (centre_y, centre_x) = field.stride, field.centre
     inverse = [
-        [1 / stride_x, 0, -(offset_x + (size_x - 1) / 2) / stride_x],
-        [0, 1 / stride_y, -(offset_y + (size_y - 1) / 2) / stride_y],
+        [1 / stride_x, 0, -centre_x / stride_x],
+        [0, 1 / stride_y, -centre_y / stride_y],
     ]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     square = (input_size, input_size)

@@ -115,14 +115,11 @@ def live_refinement(
         live = (yield Request(alphas)).outputs[:, :neurons] != 0
     rows, targets = [], []
     for point, awake in enumerate(live):
-        for group in (
-            np.split(np.flatnonzero(awake), range(together, awake.sum(), together))
-            if awake.any()
-            else ()
-        ):
+        numbers = np.flatnonzero(awake)
+        for first in range(0, len(numbers), together):
+            group = numbers[first : first + together]
             rows.append(point)
-            targets.append(np.full(together, -1))
-            targets[-1][: len(group)] = group
+            targets.append(np.pad(group, (0, together - len(group)), constant_values=-1))
     total = np.zeros(neurons)
     if rows:
         targets = np.array(targets)

@@ -59,8 +59,7 @@ class ChannelMaps:
         self.has_places = self._start.ndim == 3  # a dense unit has none
         if self.has_places:
             field = receptive_field(self._lower)
-            top, left = (field.offset[axis] + (field.size[axis] - 1) / 2 for axis in (0, 1))
-            self.cells = unit_cells(side, self._start.shape[:2], field.stride, (top, left))
+            self.cells = unit_cells(side, self._start.shape[:2], field.stride, field.centre)
 
     def of(self, x: Float[np.ndarray, "side side 3"]) -> Float[np.ndarray, "rows columns channel"]:
         """h − h' of one scaled fundus."""
@@ -79,7 +78,7 @@ class Agreement(NamedTuple):
 
 
 def unit_cells(
-    size: int, units: tuple[int, int], stride: tuple[int, int], centre: tuple[float, float]
+    size: int, units: tuple[int, int], stride: tuple[int, int], centre: tuple[float, ...]
 ) -> Int[np.ndarray, "y x"]:
     """For every pixel the flat index of the unit with the nearest centre; unit (i, j) has its
     centre at centre + (i, j) · stride.

@@ -84,9 +84,7 @@ class GroupHeatmaps:
             self._add(key, parts, other.images[key])
 
     def _add(self, key: Key, parts: np.ndarray, images: int) -> None:
-        if key not in self.sums:
-            self.sums[key] = np.zeros_like(parts)
-        self.sums[key] += parts
+        self.sums[key] = self.sums.get(key, 0.0) + parts
         self.images[key] += images
 
     def _check(self, size: int) -> None:

@@ -49,16 +49,12 @@ class LesionMapper:
         NaN where the network's answer is. A turned or mirrored eye has the turned or mirrored map
         if there are eight poses.
         """
-        maps = np.zeros(pixels.shape[:3], np.float32)
-        turned: dict[int, dict[int, np.ndarray]] = {number: {} for number in range(len(pixels))}
+        maps = np.empty((len(self.poses), *pixels.shape[:3]), np.float32)
         for path in self.disease.run(self._paths(pixels)):
             number, pose = path.key
             strength = np.abs(path.sum[0] * path.difference).sum(axis=-1)
-            turned[number][pose] = unposed(strength[np.newaxis], pose)[0]
-            if len(turned[number]) == len(self.poses):
-                own = turned.pop(number)
-                maps[number] = np.mean([own[pose] for pose in self.poses], axis=0, dtype=np.float64)
-        return maps
+            maps[self.poses.index(pose), number] = unposed(strength[np.newaxis], pose)[0]
+        return maps.mean(axis=0, dtype=np.float64).astype(np.float32)
 
     def _paths(self, pixels: np.ndarray) -> Iterator[Path]:
         """A line for every pose of every eye, which fill batches together."""

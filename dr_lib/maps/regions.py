@@ -7,7 +7,6 @@ corners. Sums are taken over the *unsmoothed* map: by completeness they are what
 contributes to the outcome.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -28,23 +27,13 @@ def smoothed(values: Float[np.ndarray, "y x"], sigma_px: float | int) -> Float[n
     return cv2.GaussianBlur(values, (0, 0), sigma_px) if sigma_px > 0 else values
 
 
-@dataclass(frozen=True)
-class Regions:
-    """Labelled regions of one sign: 0 outside, otherwise 1 + the region's number, 0 being the
-    strongest.
-    """
-
-    labels: Int32[np.ndarray, "y x"]
-    count: int
-
-
 def find_regions(
     values: Float[np.ndarray, "y x"],
     sign: Sign,
     params: HeatmapParams = HeatmapParams(),
     *,
     crop: float,
-) -> Regions:
+) -> Int32[np.ndarray, "y x"]:
     """The regions of one sign of a square map, numbered by the size of their summed attribution
     (ties: first from the top).
 
@@ -57,8 +46,9 @@ def find_regions(
 
     Returns
     -------
-    Regions
-        Of a map without that sign, and of one that is not finite, there are none.
+    labels
+        0 outside, otherwise 1 + the region's number, 0 being the strongest. Of a map without that
+        sign, and of one that is not finite, there are none.
 
     Raises
     ------
@@ -71,7 +61,7 @@ def find_regions(
     if height != width:
         raise ValueError(f"a fundus and its maps are square, not {height} × {width}")
     inside = visible_disc(height, crop=crop)
-    nothing = Regions(np.zeros(values.shape, np.int32), 0)
+    nothing = np.zeros(values.shape, np.int32)
     if not np.isfinite(values).all():
         return nothing
     strength = np.where(inside, smoothed(values.astype(np.float64), params.smoothing_px), 0.0)
@@ -87,13 +77,13 @@ def find_regions(
     kept = kept[np.argsort(-np.abs(sums[kept]), kind="stable")]
     renumbered = np.zeros(len(areas), np.int32)
     renumbered[kept] = np.arange(1, len(kept) + 1)
-    return Regions(renumbered[labels], len(kept))
+    return renumbered[labels]
 
 
 def region_rows(
     values: Float[np.ndarray, "y x"],
     fundus: UInt8[np.ndarray, "y x 3"],
-    regions: Regions,
+    labels: Int32[np.ndarray, "y x"],
     sign: Sign,
     retina: Anatomy,
     params: HeatmapParams,
@@ -111,7 +101,7 @@ def region_rows(
 
     Parameters
     ----------
-    regions : of this map and sign, as `find_regions` gives them
+    labels : of this map and sign, as `find_regions` gives them
     place : the anatomy of the eye; crop : of the fundus
     disc : the optic disc, where it was found
 
@@ -124,13 +114,10 @@ def region_rows(
 
     if fundus.shape[:2] != values.shape:
         raise ValueError(f"a map of {values.shape} does not lie on a fundus of {fundus.shape[:2]}")
-    if regions.count == 0:
-        return []
     values = values.astype(np.float64)
     total = values[values > 0 if sign == "positive" else values < 0].sum()
-    count = min(regions.count, params.max_regions or regions.count)
     rows = []
-    for prop in regionprops(np.where(regions.labels <= count, regions.labels, 0)):
+    for prop in regionprops(labels)[: params.max_regions or None]:
         y, x = (float(value) for value in prop.centroid)
         inside = values[prop.slice][prop.image]
         rows.append(
@@ -148,9 +135,7 @@ def region_rows(
                 "image_share": float(inside.sum() / total) if total else np.nan,
                 "eccentricity": float(prop.eccentricity),
                 "solidity": float(prop.solidity),
-                "contrast": _contrast(
-                    fundus, regions.labels, prop, retina.inside, params.surround_px
-                ),
+                "contrast": _contrast(fundus, labels, prop, retina.inside, params.surround_px),
                 "optic_disc_distance_px": (
                     float(np.hypot(y - disc.centre_y_px, x - disc.centre_x_px)) if disc else np.nan
                 ),

@@ -57,7 +57,7 @@ def image_rows(
         counts = {}
         for sign, part in zip(SIGNS, values if values.ndim == 3 else (values, values), strict=True):
             labelled = find_regions(part, sign, params, crop=crop)
-            counts[f"regions_{sign}"] = labelled.count
+            counts[f"regions_{sign}"] = int(labelled.max())
             rows = region_rows(part, fundus, labelled, sign, retina, params, crop=crop, disc=disc)
             regions += [{**about, "sign": sign, **row, **mark} for row in rows]
         pair = {"symmetry_stage0_stage4": _pair_symmetry(maps, source, quantity, crop)}

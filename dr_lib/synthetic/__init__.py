@@ -11,5 +11,4 @@ itself), `camera` (what a camera makes of it), `eye` (one call that joins them).
 
 from dr_lib.synthetic.eye import draw, jpeg_bytes
 from dr_lib.synthetic.lesions import MASK_COLOURS
-from dr_lib.synthetic.params import SynthesisParams
-from dr_lib.synthetic.planning import KAGGLE_COUNTS, EyePlan, plan, stage_counts
+from dr_lib.synthetic.planning import KAGGLE_COUNTS, EyePlan, SynthesisParams, plan, stage_counts

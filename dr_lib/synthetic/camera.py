@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from dr_lib.synthetic.canvas import MARGIN, Patch, noise, rotated
-from dr_lib.synthetic.params import SynthesisParams
+from dr_lib.synthetic.planning import SynthesisParams
 
 WORK_RADIUS_PX = 430  # at most: painting costs as its square, and no lesion needs more
 

@@ -11,8 +11,7 @@ from dr_lib.synthetic.camera import Camera, Shot, choose_camera, expose, frame, 
 from dr_lib.synthetic.canvas import LABELS, Canvas, Skin
 from dr_lib.synthetic.lesions import MASK_COLOURS, Spot, spots_of_stage
 from dr_lib.synthetic.painting import paint
-from dr_lib.synthetic.params import SynthesisParams, stream
-from dr_lib.synthetic.planning import EyePlan
+from dr_lib.synthetic.planning import EyePlan, SynthesisParams, stream
 
 QUALITIES = (80, 96)  # of the cameras' JPEG files, from the first to below the second
 _PALETTE = np.array([MASK_COLOURS.get(kind, (0, 0, 0)) for kind in LABELS], np.uint8)

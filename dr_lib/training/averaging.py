@@ -27,16 +27,17 @@ class AveragedWeights:
     statistics of normalisation are averaged along: those of the raw weights would not fit the mean
     ones. (Keras' own `use_ema` leaves them out, starts from the random head, and does not work
     behind a scaled loss.) A pure function of the weights and the step, so that `arrays` is all that
-    a checkpoint needs.
+    a checkpoint needs. With decay 0 there is no mean, and `arrays` is empty.
     """
 
     def __init__(self, model: "keras.Model", decay: float) -> None:
         self._decay = decay**AVERAGE_EVERY
-        self.arrays: list[np.ndarray] = [np.array(weight) for weight in model.get_weights()]
+        weights = model.get_weights() if decay else []
+        self.arrays: list[np.ndarray] = [np.array(weight) for weight in weights]
 
     def follow(self, model: "keras.Model", step: int) -> None:
         """Take in the weights after mini-batch `step`, counted from 1."""
-        if (step - 1) % AVERAGE_EVERY:
+        if (step - 1) % AVERAGE_EVERY or not self.arrays:
             return
         seen = (step - 1) // AVERAGE_EVERY + 1
         # What makes the shares decay^k and their sum 1 from the first on: 1, then 1/(1 + d), …,
@@ -49,7 +50,7 @@ class AveragedWeights:
     def inside(self, model: "keras.Model") -> Generator[None]:
         """Gives the model the mean weights, and its own again at the end."""
         raw = model.get_weights()
-        model.set_weights(self.arrays)
+        model.set_weights(self.arrays or raw)
         try:
             yield
         finally:

@@ -59,14 +59,9 @@ class BalancedBatches:
     def _deal(self, stage: int, first: int, count: int) -> Int64[np.ndarray, "dealt"]:
         """Cards `first` … `first + count − 1` of a stage's endless sequence of shuffled decks."""
         members = self._members[stage]
-        places = np.arange(first, first + count)
-        decks = {deck: self._deck(stage, int(deck)) for deck in np.unique(places // len(members))}
-        return np.array(
-            [members[decks[place // len(members)][place % len(members)]] for place in places],
-            np.int64,
-        )
-
-    def _deck(self, stage: int, number: int) -> Int64[np.ndarray, "member"]:
-        return np.random.default_rng((self._seed, stage, number)).permutation(
-            len(self._members[stage])
-        )
+        first_deck, start = divmod(first, len(members))
+        shuffled = [
+            np.random.default_rng((self._seed, stage, deck)).permutation(members)
+            for deck in range(first_deck, (first + count - 1) // len(members) + 1)
+        ]
+        return np.concatenate(shuffled)[start : start + count]

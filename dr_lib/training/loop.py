@@ -2,7 +2,6 @@
 it continues from its last checkpoint.
 """
 
-import contextlib
 import hashlib
 import json
 import math
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32, Integer
+from jaxtyping import Integer
 
 from dr_lib.evaluation.metrics import Evaluation, evaluate
 from dr_lib.network.model import probabilities, scaled
@@ -132,7 +131,10 @@ def train(
     batches = BalancedBatches(stages, params)
     run = _Run(model, params, stages, checkpoint_dir)
     run.restore()
-    labels = _smoothed(params.label_smoothing)
+    certain = 1 - params.label_smoothing
+    # Row s: the target probabilities of stage s.
+    labels = np.eye(STAGE_COUNT) * certain + params.label_smoothing / STAGE_COUNT
+    labels = labels.astype(np.float32)
 
     def make(step: int) -> tuple[np.ndarray, np.ndarray]:
         indices = batches.batch(step)
@@ -190,9 +192,7 @@ class _Run:
         self.rows: list[dict[str, Any]] = []
         self.folder = None if folder is None else folder / _fingerprint(model, params, stages)
         self.optimizer = optimizer_of(model, params, self.rate(0))
-        self.average = (
-            AveragedWeights(model, params.average_decay) if params.average_decay else None
-        )
+        self.average = AveragedWeights(model, params.average_decay)
         self.phase: str | None = None
 
     def learn(self, inputs: np.ndarray, targets: np.ndarray) -> float:
@@ -211,8 +211,7 @@ class _Run:
         self.step += 1
         if not math.isfinite(loss):
             raise TrainingDiverged(self.step, self.saved_step)
-        if self.average is not None:
-            self.average.follow(self.model, self.step)
+        self.average.follow(self.model, self.step)
         return loss
 
     def validate(self, fetch: Fetch, stages: np.ndarray) -> Evaluation:
@@ -221,7 +220,7 @@ class _Run:
         """
         size = self.params.batch_size
         batches = np.split(np.arange(len(stages)), range(size, len(stages), size))
-        with contextlib.nullcontext() if self.average is None else self.average.inside(self.model):
+        with self.average.inside(self.model):
             parts = [probabilities(self.model, fetch(indices), size) for indices in batches]
         grades = np.concatenate(parts)
         if not np.isfinite(grades).all():
@@ -237,8 +236,10 @@ class _Run:
         """Writes down a mini-batch and whether its weights are the best so far (the earlier of
         two equals).
         """
-        kappa = None if graded is None else graded.values["qwk"]
-        score = None if graded is None else _score(graded, self.params)
+        kappa = score = None
+        if graded is not None:
+            kappa, by = graded.values["qwk"], self.params.best_by
+            score = graded.ranking if by == "auc" else graded.values[by]
         row = {
             "step": self.step,
             "loss": loss,
@@ -261,7 +262,7 @@ class _Run:
         """
         if self.folder is None:
             return
-        arrays = [np.asarray(array) for array in (*self._variables(), *self._averages)]
+        arrays = [np.asarray(array) for array in (*self._variables(), *self.average.arrays)]
         if not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
             raise TrainingDiverged(self.step, self.saved_step)
         best_file = self.folder / BEST.format(self.best_step)
@@ -279,7 +280,7 @@ class _Run:
         if self.folder is None or not (saved := read_checkpoint(self.folder / LAST)):
             return
         variables = self._variables()
-        shapes = [tuple(array.shape) for array in (*variables, *self._averages)]
+        shapes = [tuple(array.shape) for array in (*variables, *self.average.arrays)]
         if shapes != [array.shape for array in saved.arrays]:
             raise ValueError(
                 f"{self.folder} holds a checkpoint of another architecture: remove it to start"
@@ -287,7 +288,7 @@ class _Run:
             )
         for variable, array in zip(variables, saved.arrays, strict=False):
             variable.assign(array)
-        for mean, array in zip(self._averages, saved.arrays[len(variables) :], strict=True):
+        for mean, array in zip(self.average.arrays, saved.arrays[len(variables) :], strict=True):
             mean[...] = array
         for name in STATE:
             setattr(self, name, saved.state[name])
@@ -305,25 +306,11 @@ class _Run:
 
     def _kept_weights(self) -> list[np.ndarray]:
         """A copy of the weights that are graded: the averaged ones where there are any."""
-        return [mean.copy() for mean in self._averages] or self.model.get_weights()
-
-    @property
-    def _averages(self) -> list[np.ndarray]:
-        return [] if self.average is None else self.average.arrays
+        return [mean.copy() for mean in self.average.arrays] or self.model.get_weights()
 
     def _variables(self) -> list[Any]:
         # `variables`, unlike `weights`, includes the dropout's random counters.
         return [*self.model.variables, *self.optimizer.variables]
-
-
-def _smoothed(smoothing: float) -> Float32[np.ndarray, "stage 5"]:
-    """Row s: the target probabilities of stage s."""
-    return (np.eye(STAGE_COUNT) * (1 - smoothing) + smoothing / STAGE_COUNT).astype(np.float32)
-
-
-def _score(graded: Evaluation, params: TrainingParams) -> float:
-    """What the best checkpoint is the best by."""
-    return graded.ranking if params.best_by == "auc" else graded.values[params.best_by]
 
 
 def _fingerprint(model: "keras.Model", params: TrainingParams, stages: np.ndarray) -> str:

@@ -24,7 +24,7 @@ from dr_lib.synthetic import (
 )
 from dr_lib.synthetic.camera import CAMERAS, choose_camera, frame
 from dr_lib.synthetic.lesions import SEVERE_PER_QUADRANT
-from dr_lib.synthetic.params import stream
+from dr_lib.synthetic.planning import stream
 from dr_lib.vocabulary import QUADRANTS
 
 PARAMS = SynthesisParams(
