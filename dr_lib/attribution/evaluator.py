@@ -189,9 +189,6 @@ class Evaluator:
     ----------
     function: (n, …) float32 tensor and one (n, …) tensor per extra -> (n,) or (n, output).
     batch_size: rows of one call; halved for good whenever memory runs out.
-
-    `forward_rows` and `gradient_rows` count the rows asked for, `backward_passes` the gradients in
-    them, `calls` the batches.
     """
 
     def __init__(self, function: Callable, batch_size: int = 16) -> None:
@@ -201,7 +198,6 @@ class Evaluator:
         # Whether the function answers (n,): known after the first call.
         self.squeezed: bool | None = None
         self._outputs: int | None = None
-        self.forward_rows = self.gradient_rows = self.backward_passes = self.calls = 0
 
         def outputs(x: Any, *extras: Any) -> Any:
             answer = function(x, *extras)
@@ -243,10 +239,7 @@ class Evaluator:
     def outputs_of(self, x: np.ndarray) -> int:
         """How many numbers the function answers per row; at first it takes a batch to know."""
         if self._outputs is None:
-            path = _point(0, x[0])
-            for batch in self._started([(path, 0)], 0):
-                self._finished(batch)
-            self._outputs = len(path.result)
+            self._outputs = self.values(x).shape[1]
         return self._outputs
 
     def run(self, paths: Iterable[Path]) -> Iterator[Path]:
@@ -295,10 +288,6 @@ class Evaluator:
             for queue in (waiting[width], waiting[0]):
                 while queue and len(rows) < self.batch_size:
                     rows.append(queue.popleft())
-            for path, _ in rows:
-                self.gradient_rows += path.width > 0
-                self.forward_rows += path.width == 0
-                self.backward_passes += path.width
             running.extend(self._started(rows, width))
 
     def _started(self, rows: list[tuple[Path, int]], width: int) -> list[_Batch]:
@@ -339,7 +328,6 @@ class Evaluator:
 
     def _batch(self, rows: list[tuple[Path, int]], width: int) -> _Batch:
         """One call, padded with copies of the last row so that one compiled shape serves all."""
-        self.calls += 1
         padded = rows + rows[-1:] * (self.batch_size - len(rows))
         alphas = np.array([path.request.alphas[row] for path, row in padded], np.float32)
         tensors = [

@@ -237,24 +237,18 @@ def attributions(
         for index, x in enumerate(inputs)
     )
     for path in evaluator.run(paths):
-        yield _mapped(path, quantities[path.key], multiply_by_inputs)
-
-
-def _mapped(path: Path, quantities: QuantityMap, multiply_by_inputs: bool) -> ImageAttribution:
-    """The maps of a path that has ended: its sums of gradients, mixed into those of all quantities
-    and multiplied by input − baseline.
-    """
-    mix, result = quantities.mix().astype(np.float32), path.result
-    gradients = np.tensordot(mix, path.sum, axes=1)
-    maps = gradients * path.difference
-    axes = tuple(range(1, maps.ndim))
-    changed = np.tensordot(mix, path.contrast_sum, axes=1) * path.difference
-    size, change = (np.abs(m).sum(axis=axes, dtype=np.float64) for m in (maps, changed))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        map_error = np.where(size > 0, change / size, np.where(change > 0, np.inf, 0.0))
-    if result.gradients < 2:
-        map_error = np.full_like(size, np.nan)
-    gap = maps.sum(axis=axes, dtype=np.float64) - (result.outcome - result.baseline_outcome)
-    return ImageAttribution(
-        path.key, maps if multiply_by_inputs else gradients, gap, map_error, result
-    )
+        # The sums of gradients, mixed into those of all quantities.
+        mix, result = quantities[path.key].mix().astype(np.float32), path.result
+        gradients = np.tensordot(mix, path.sum, axes=1)
+        maps = gradients * path.difference
+        axes = tuple(range(1, maps.ndim))
+        changed = np.tensordot(mix, path.contrast_sum, axes=1) * path.difference
+        size, change = (np.abs(m).sum(axis=axes, dtype=np.float64) for m in (maps, changed))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            map_error = np.where(size > 0, change / size, np.where(change > 0, np.inf, 0.0))
+        if result.gradients < 2:
+            map_error = np.full_like(size, np.nan)
+        gap = maps.sum(axis=axes, dtype=np.float64) - (result.outcome - result.baseline_outcome)
+        yield ImageAttribution(
+            path.key, maps if multiply_by_inputs else gradients, gap, map_error, result
+        )

@@ -5,8 +5,6 @@ With sixteen eyes a mini-batch, of which one or two are mild, the raw weights' g
 validation to the next, and the best of them on a few validation eyes are lucky rather than good.
 """
 
-import contextlib
-from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,13 +43,3 @@ class AveragedWeights:
         share = (1 - self._decay) / (1 - self._decay**seen)
         for mean, weight in zip(self.arrays, model.get_weights(), strict=True):
             mean += np.asarray(share * (weight - mean), mean.dtype)
-
-    @contextlib.contextmanager
-    def inside(self, model: "keras.Model") -> Generator[None]:
-        """Gives the model the mean weights, and its own again at the end."""
-        raw = model.get_weights()
-        model.set_weights(self.arrays or raw)
-        try:
-            yield
-        finally:
-            model.set_weights(raw)

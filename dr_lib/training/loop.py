@@ -220,8 +220,12 @@ class _Run:
         """
         size = self.params.batch_size
         batches = np.split(np.arange(len(stages)), range(size, len(stages), size))
-        with self.average.inside(self.model):
+        raw = self.model.get_weights()
+        self.model.set_weights(self.average.arrays or raw)
+        try:
             parts = [probabilities(self.model, fetch(indices), size) for indices in batches]
+        finally:
+            self.model.set_weights(raw)
         grades = np.concatenate(parts)
         if not np.isfinite(grades).all():
             raise TrainingDiverged(self.step, self.saved_step)

@@ -28,6 +28,7 @@ from dr_lib.network import backend
 from dr_lib.network.graph import rebuilt
 from dr_lib.network.layers import logits_model
 from dr_lib.network.model import ModelParams, build, scaled
+from tests.unit.counting import Counting
 
 STAGES = tuple(f"stage{stage}" for stage in range(5))
 LOGITS = tuple(f"logit{stage}" for stage in range(5))
@@ -62,7 +63,7 @@ class Side:
         self.params = AttributionParams(floor=floor, tolerance=tolerance)
         self.batch = suggested_batch_size(self.model)
         self.logits = logits_model(self.model)
-        self.pixels = Evaluator(lambda x: self.logits(x, training=False), self.batch)
+        self.pixels = Counting(lambda x: self.logits(x, training=False), self.batch)
         self.probability = Evaluator(_weighted(self.model), self.batch)
         self._slopes = backend.compiled(self._slopes_and_logits)
         self._engines: dict[str, NeuronEngine] = {}

@@ -18,6 +18,7 @@ from dr_lib.attribution.quantities import identity_quantities
 from dr_lib.attribution.refinement import adaptive_refinement
 from dr_lib.attribution.sums import Commit, GradientSums
 from dr_lib.network import backend
+from tests.unit.counting import Counting
 
 # float32 arithmetic: sums of a few hundred numbers near 1 are good to a few 1e-7.
 SINGLE = 2e-6
@@ -509,11 +510,11 @@ def test_neither_batch_size_nor_order_nor_company_changes_an_image(saturated, im
 
 
 def test_the_number_of_passes_is_what_the_rule_needs():
-    evaluator = Evaluator(three_terms, 8)
+    evaluator = Counting(three_terms, 8)
     x = np.ones((5, 3), np.float32)
     integrated_gradients(evaluator, x, np.zeros(3, np.float32), points=16)
     assert evaluator.gradient_rows == 5 * 16
-    assert evaluator.forward_rows == 5 * 2
+    assert evaluator.forward_rows == 5 * 2 + 1  # one tells how many quantities there are
     # One batch finds out how many quantities there are; 80 gradients and 10 forwards fill 12
     # batches of 8 (2 of forwards).
     assert evaluator.calls == 1 + 10 + 2
@@ -525,7 +526,7 @@ def test_five_probabilities_by_a_fixed_rule_need_no_forwards_but_the_ends(
     zeros, quantities = np.zeros((8, 8, 2), np.float32), stage_quantities(STAGES)
     at_once = integrated_gradients(saturated, images, zeros, points=15, quantities=quantities)
     monkeypatch.setattr("dr_lib.attribution.refinement.OPEN_POINTS", 4)
-    evaluator = Evaluator(saturated, 8)
+    evaluator = Counting(saturated, 8)
     found = integrated_gradients(evaluator, images, zeros, points=15, quantities=quantities)
     assert (evaluator.forward_rows, evaluator.gradient_rows) == (3 * 2, 3 * 15)
     largest = np.abs(found.values).max()
@@ -540,7 +541,7 @@ def test_an_adaptive_image_costs_its_points_their_borders_and_the_ends_and_no_gr
 ):
     zeros, quantities = np.zeros((8, 8, 2), np.float32), stage_quantities(STAGES)
     for image in images:
-        evaluator = Evaluator(saturated, 4)
+        evaluator = Counting(saturated, 4)
         found = integrated_gradients(
             evaluator, image[None], zeros, points=6, tolerance=0.01, quantities=quantities
         )
@@ -593,7 +594,7 @@ def test_the_host_hears_scalars_until_a_path_has_ended(saturated, images, tolera
 
 
 def test_forwards_ride_in_the_spare_rows_of_the_last_gradient_batch():
-    evaluator = Evaluator(lambda x: ops.stack([three_terms(x)], axis=1), 8)
+    evaluator = Counting(lambda x: ops.stack([three_terms(x)], axis=1), 8)
     made = RefinementMaker(4, "midpoint", None, 4)
     list(
         attributions(
@@ -658,7 +659,7 @@ def test_a_batch_too_large_for_memory_is_halved_and_nothing_is_lost(monkeypatch)
     )
     whole = integrated_gradients(three_terms, x, baseline, points=10).values
     monkeypatch.setattr("dr_lib.network.backend.compiled", small_machine)
-    evaluator = Evaluator(three_terms, 16)
+    evaluator = Counting(three_terms, 16)
     np.testing.assert_allclose(
         integrated_gradients(evaluator, x, baseline, points=10).values, whole, atol=SINGLE
     )
