@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 
 # On processors 4, 8 and 16 cost the same per image (Inception V3 at 256 px), and the few points
 # that one eye asks for at a time fill the smallest; accelerators need many at once.
-LARGEST_BATCH = {"CPU": 4}
-LARGEST_BATCH_ELSEWHERE = 32
+LARGEST_ON_CPU, LARGEST_BATCH = 4, 32
 # Points that adapt start at this part of `neuron_points`, which is then the most that a neuron
 # takes.
 NEURON_START = 4
@@ -114,8 +113,10 @@ class Explainer:
             name: _Layer(logits, name, shape, params, refinement, batch)
             for name, shape in layer_shapes(model, params).items()
         }
-        how = {"poses": params.lesion_poses, "points": params.lesion_points, "batch_size": batch}
-        self.lesions = LesionMapper(logits, **how) if params.lesion_poses else None
+        poses, points = params.lesion_poses, params.lesion_points
+        self.lesions = (
+            LesionMapper(logits, poses=poses, points=points, batch_size=batch) if poses else None
+        )
         self.seconds: dict[str, float] = {}
 
     def explain(self, pixels: UInt8[np.ndarray, "image y x 3"]) -> dict[str, np.ndarray]:
@@ -210,55 +211,53 @@ class _Layer:
 
     def explain(self, x: np.ndarray, quantities: list[QuantityMap]) -> dict[str, np.ndarray]:
         """The arrays of `layers/<name>/`."""
-        n, k, baseline = len(x), self.kept, np.zeros(x.shape[1:], np.float32)
+        baseline = np.zeros(x.shape[1:], np.float32)
         h0 = self.activations.values(baseline[None]).reshape(self.units)
-        h = self.activations.values(x).reshape(n, *self.units)
-        arrays = {
-            "neuron": np.full((n, 2, k, len(self.units)), -1, np.int16),
-            "channel_attribution": np.full((n, self.units[-1]), np.nan, np.float32),
-            "gap": np.full(n, np.nan, np.float32),
-            "points": np.zeros(n, np.int32),
+        h = self.activations.values(x).reshape(len(x), *self.units)
+        images = {
+            image.index: self._chosen(image, h[image.index], h0)
+            for image in attributions(self.upper, quantities, h, h0, self.refinement)
         }
-        for key in ("neuron_attribution", "activation", "baseline_activation"):
-            arrays[key] = np.full((n, 2, k), np.nan, np.float32)
-        weights = np.zeros((n, 2, int(np.prod(self.units))), np.float32)
-        for image in attributions(self.upper, quantities, h, h0, self.refinement):
-            self._choose(image, h[image.index], h0, arrays, weights[image.index])
+        rows = [images[index] for index in range(len(x))]
+        arrays = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        extras = (arrays.pop("weights"),)
         arrays |= self._regions(x, baseline, arrays["neuron"])
-        arrays["resultant"] = np.empty((n, 2, *x.shape[1:3]), np.float32)
+        arrays["resultant"] = np.empty((len(x), 2, *x.shape[1:3]), np.float32)
         both_signs = identity_quantities(2)
         for image in attributions(
-            self.sums, both_signs, x, baseline, self.refinement, extras=(weights,)
+            self.sums, both_signs, x, baseline, self.refinement, extras=extras
         ):
             arrays["resultant"][image.index] = image.values.sum(axis=-1)
         return arrays
 
-    def _choose(
-        self,
-        attribution: ImageAttribution,
-        h: np.ndarray,
-        h0: np.ndarray,
-        arrays: dict[str, np.ndarray],
-        weights: np.ndarray,
-    ) -> None:
-        """Writes down the strongest neurons of an image, and every weight of its resultant."""
-        image, values = attribution.index, attribution.values[0]
-        arrays["gap"][image] = attribution.gap[0]
-        arrays["points"][image] = attribution.refinement.gradients
+    def _chosen(
+        self, image: ImageAttribution, h: np.ndarray, h0: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """An image's part of the arrays that tell its strongest neurons, and the weights (sign,
+        unit) of its resultant.
+        """
+        values, k = image.values[0], self.kept
+        shown = {"neuron_attribution": values, "activation": h, "baseline_activation": h0}
+        row = {
+            "neuron": np.full((2, k, len(self.units)), -1, np.int16),
+            "channel_attribution": np.full(self.units[-1], np.nan, np.float32),
+            "gap": np.array(image.gap[0], np.float32),
+            "points": np.array(image.refinement.gradients, np.int32),
+            "weights": np.zeros((2, values.size), np.float32),
+            **{key: np.full((2, k), np.nan, np.float32) for key in shown},
+        }
         if not np.isfinite(values).all():
-            return
+            return row
         of_channel = values.reshape(-1, self.units[-1])
-        arrays["channel_attribution"][image] = of_channel.sum(axis=0, dtype=np.float64)
-        count, summed_count = self.kept, self.params.resultant_neurons
-        for sign, neurons in enumerate(strongest_neurons(values, max(count, summed_count))):
-            summed = tuple(neurons[:summed_count].T)
-            weights[sign, np.ravel_multi_index(summed, self.units)] = values[summed]
-            kept = neurons[:count]
-            row = image, sign, slice(len(kept))
-            arrays["neuron"][row] = kept
-            arrays["neuron_attribution"][row] = values[tuple(kept.T)]
-            arrays["activation"][row] = h[tuple(kept.T)]
-            arrays["baseline_activation"][row] = h0[tuple(kept.T)]
+        row["channel_attribution"][:] = of_channel.sum(axis=0, dtype=np.float64)
+        count = self.params.resultant_neurons
+        for sign, neurons in enumerate(strongest_neurons(values, max(k, count))):
+            summed, kept = tuple(neurons[:count].T), neurons[:k]
+            row["weights"][sign, np.ravel_multi_index(summed, self.units)] = values[summed]
+            row["neuron"][sign, : len(kept)] = kept
+            for key, of_units in shown.items():
+                row[key][sign, : len(kept)] = of_units[tuple(kept.T)]
+        return row
 
     def _regions(
         self, x: np.ndarray, baseline: np.ndarray, neurons: np.ndarray
@@ -289,7 +288,7 @@ def suggested_batch_size(model: "keras.Model", free_bytes: int | None = None) ->
         for _, _, outputs in calls(model)
         for tensor in outputs
     )
-    largest = LARGEST_BATCH.get(backend.device(), LARGEST_BATCH_ELSEWHERE)
+    largest = LARGEST_ON_CPU if backend.device() == "CPU" else LARGEST_BATCH
     waiting = OPEN_POINTS * math.prod(model.inputs[0].shape[1:]) * model.outputs[0].shape[-1]
     rows = min(free / 4 / (4 * max(2 * numbers, waiting)), largest)
     return 2 ** max(int(rows).bit_length() - 1, 0)

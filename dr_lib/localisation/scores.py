@@ -21,6 +21,7 @@ equal chance.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
@@ -30,7 +31,34 @@ from jaxtyping import Bool, Float, Float64
 from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
 from dr_lib.evaluation.ratio import ratio
 from dr_lib.localisation.masks import LesionMasks
-from dr_lib.localisation.params import LocalisationParams
+from dr_lib.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, Settings
+
+
+@dataclass(frozen=True)
+class LocalisationParams(Settings):
+    """Where the masks are and how a map is judged by them.
+
+    - `masks`: a folder of masks, in any of the layouts of docs/localisation.md, or a COCO
+      annotation file. Empty: the folder `masks` beside the photographs, where `dr synthesise` puts
+      its own; without one nothing is measured.
+    - `smoothing_px`: Gaussian σ that every map, baseline maps too, is smoothed with before it is
+      judged.
+    - `tolerance_px`: so near a lesion a map's peak counts as on it.
+    - `regions`: how many of a map's strongest peaks count for precision and recall.
+    - `baseline_maps`: whether simple maps are judged on the same eyes. `gradcam_layers`: where
+      Grad-CAM is; names that the model lacks are passed over.
+    - `resamples`, `seed`: of the intervals, over patients.
+    """
+
+    masks: str = ""
+    smoothing_px: NonNegativeFloat = 1.0
+    tolerance_px: NonNegativeFloat = 3.0
+    regions: PositiveInt = 10
+    baseline_maps: bool = True
+    gradcam_layers: tuple[str, ...] = ("mixed2", "mixed5", "mixed7", "mixed10")
+    resamples: PositiveInt = 1000
+    seed: NonNegativeInt = 0
+
 
 FALSE_POSITIVES = (1, 2, 4, 8, 16)
 MOST_PEAKS = 400

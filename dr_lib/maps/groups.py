@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64
 
 from dr_lib.evaluation.ratio import ratio
 from dr_lib.fundus.anatomy import Eye, anatomy
-from dr_lib.maps.params import HeatmapParams
+from dr_lib.maps.regions import HeatmapParams
 
 Key = tuple[str, str, str]  # group name, source, quantity
 

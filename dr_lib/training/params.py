@@ -128,7 +128,7 @@ class TrainingParams(Settings):
         stage often.
     clip_norm: the largest length of a mini-batch's gradient (0: no limit).
     average_decay: with 0.99 about the last hundred mini-batches' mean weights are validated and
-        kept instead of the raw ones (0: the raw ones, `dr_lib.training.averaging`).
+        kept instead of the raw ones (0: the raw ones, `dr_lib.training.loop`).
     validate_every, checkpoint_every: mini-batches between.
     keep_best: end with the weights of the best validation instead of the last ones. best_by: the
         kappa of the likeliest stage ("qwk"), that of the expected stage ("qwk_expected"), or the
