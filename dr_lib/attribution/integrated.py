@@ -13,7 +13,6 @@ from dr_lib.attribution.quadrature import quadrature
 from dr_lib.attribution.quantities import QuantityMap, identity_quantities
 from dr_lib.attribution.refinement import RefinementResult, adaptive_refinement, fixed_refinement
 
-DEFAULT_TOLERANCE = 0.05
 # Below this difference a quantity is judged against the floor instead: a stage whose probability
 # hardly moves would otherwise demand hundreds of points to explain nothing.
 FLOOR = 1e-3
@@ -110,7 +109,7 @@ class RefinementMaker:
     def __call__(self, quantities: QuantityMap) -> Refinement:
         if self.tolerance is None:
             rule = quadrature(self.rule, self.points)
-            return fixed_refinement(quantities, *rule, DEFAULT_TOLERANCE, self.floor)
+            return fixed_refinement(quantities, *rule, self.floor)
         return adaptive_refinement(
             quantities,
             self.points,

@@ -33,7 +33,6 @@ class Partition:
 
     Parameters
     ----------
-    basis, mix: the quantities (`QuantityMap.basis`, `QuantityMap.mix`).
     tolerance, allowed: what the gap may be, relative to F(x) − F(x'), and (quantity,) in the
         quantity's units; these place the borders.
     residual_tolerance: only for `met`: what the root sum of squares of the residuals may be,
@@ -45,28 +44,27 @@ class Partition:
 
     def __init__(
         self,
-        basis: QuantityMap,
-        mix: np.ndarray,
+        quantities: QuantityMap,
         tolerance: float,
         residual_tolerance: float,
         allowed: np.ndarray,
         places: np.ndarray,
         outputs: np.ndarray,
     ) -> None:
-        self.basis, self.mix, self.allowed = basis, mix, allowed
+        self.basis, self.mix, self.allowed = quantities.basis(), quantities.mix(), allowed
         self.tolerance, self.residual_tolerance = tolerance, residual_tolerance
         self.places, self.outputs = np.zeros(0), np.zeros((0, outputs.shape[1]))
         self.nodes = 0  # gradients taken so far: backward passes
         # Backward passes for a tag in every direction, and for one in a single direction.
-        self.width = self.each = len(basis.probability_weights)
+        self.width = self.each = len(self.basis.probability_weights)
         self.vectors: np.ndarray | None = None
         projectors = np.eye(outputs.shape[1])[None]
         self.directions: list[Direction] = []
         self.learn_values(places, outputs)
-        if (cotangents := basis.constant_cotangents()) is not None:
+        if (cotangents := self.basis.constant_cotangents()) is not None:
             self.vectors, self.each = self._principal(cotangents), 1
             projectors = [np.outer(vector, vector) for vector in self.vectors]
-        self.directions = [Direction(part, self.each, len(mix)) for part in projectors]
+        self.directions = [Direction(part, self.each, len(self.mix)) for part in projectors]
         self._integrate()
 
     def learn_values(self, places: np.ndarray, outputs: np.ndarray) -> None:

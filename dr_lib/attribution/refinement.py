@@ -21,6 +21,7 @@ from dr_lib.attribution.sums import Commit
 # px image. Beyond, those with the smallest residuals are weighted for good, so that memory doesn't
 # grow with the points.
 OPEN_POINTS = 48
+FIXED_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class RefinementResult:
 
 
 def fixed_refinement(
-    quantities: QuantityMap, alphas: np.ndarray, weights: np.ndarray, tolerance: float, floor: float
+    quantities: QuantityMap, alphas: np.ndarray, weights: np.ndarray, floor: float
 ) -> Refinement:
     """A gradient at every node of a rule, and the outputs at the two ends; the only residual is
     that of the whole line.
@@ -53,7 +54,7 @@ def fixed_refinement(
     Parameters
     ----------
     alphas, weights: (point,) of the rule (`quadrature`).
-    tolerance, floor: the path has converged if |gap| ≤ tolerance · max(|F(x) − F(x')|, floor).
+    floor: the path has converged if |gap| ≤ FIXED_TOLERANCE · max(|F(x) − F(x')|, floor).
     """
     basis, mix = quantities.basis(), quantities.mix()
     constant = basis.constant_cotangents()
@@ -85,7 +86,7 @@ def fixed_refinement(
             nodes = first * len(constant) + np.arange(len(each))
             yield Commit(nodes, each, np.repeat(factors[rows], len(constant))[:, None] * each)
     residual = mix @ total - (stop - start)
-    converged = np.abs(residual) <= tolerance * np.maximum(np.abs(stop - start), floor)
+    converged = np.abs(residual) <= FIXED_TOLERANCE * np.maximum(np.abs(stop - start), floor)
     return RefinementResult(stop, start, len(alphas), converged, residual[None])
 
 
@@ -151,8 +152,7 @@ def adaptive_refinement(
     start, stop = quantities.values(outputs[[0, -1]])
     allowed = tolerance * np.maximum(np.abs(stop - start), floor)
     partition = Partition(
-        quantities.basis(),
-        quantities.mix(),
+        quantities,
         tolerance,
         residual_tolerance or tolerance,
         allowed,

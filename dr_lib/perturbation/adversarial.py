@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dr_lib.perturbation.image_measures import Images
+from dr_lib.perturbation.comparison import Images
 from dr_lib.perturbation.strength_search import (
     LEGAL,
     Predict,

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dr_lib.maps import find_regions
-from dr_lib.perturbation.image_measures import Images
+from dr_lib.perturbation.comparison import Images
 from dr_lib.perturbation.strength_search import (
     LEGAL,
     Predict,

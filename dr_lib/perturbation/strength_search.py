@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dr_lib.perturbation.image_measures import Images, change_measures
+from dr_lib.perturbation.comparison import Images, change_measures
 from dr_lib.vocabulary import STAGE_COUNT
 
 LEGAL = (-1.0, 127 / 128)  # pixels 0 and 255 after scaling

@@ -6,7 +6,7 @@ files or folders.
 
 The parts, in the order in which an eye comes to be: `planning` (who has which stage), `anatomy`
 (disc, fovea, vessel tree), `lesions` (which, where, and the clinical scale), `painting` (the retina
-itself), `camera` (what a camera makes of it), `eye` (one call that joins them).
+itself), `eye` (what a camera makes of it, and one call that joins all).
 """
 
 from dr_lib.synthetic.eye import draw, jpeg_bytes

@@ -16,8 +16,7 @@ from jaxtyping import Integer
 
 from dr_lib.evaluation.metrics import Evaluation, evaluate
 from dr_lib.network.model import probabilities, scaled
-from dr_lib.training.augment import augmented
-from dr_lib.training.batches import BalancedBatches
+from dr_lib.training.batches import BalancedBatches, augmented
 from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from dr_lib.training.feed import Feed, feed_workers
 from dr_lib.training.optimizer import compile_phase, optimizer_of

@@ -108,7 +108,7 @@ class TrainingParams(Settings):
     schedule: (mini-batches, learning rate) steps; their sum is the length of the run.
     warmup_steps: first mini-batches over which the rate rises (`dr_lib.training.params`).
     final_decay: "cosine" lets the schedule's last step fall to 0; "flat" holds it.
-    augment: turn, mirror, zoom and tone the fundi (`dr_lib.training.augment`).
+    augment: turn, mirror, zoom and tone the fundi (`dr_lib.training.batches`).
     loss: "ordinal" charges a grade by how many stages it is off, too, `ordinal_weight` times
         (`dr_lib.training.optimizer`).
     optimizer: Adam by default, whose customary rates METHOD's are; "sgd" has momentum 0.9. (Adam at
