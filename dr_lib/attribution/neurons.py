@@ -192,12 +192,10 @@ class NeuronEngine:
             return _View(self.evaluator, (), numbers, (), 0)
         ((y, x, channel),) = units.tolist()
         top, left = origin = window_origin(self.field, self.side, self.input_size, (y, x))
-        rows, columns = seen = self.field.pixels((y, x))
-        inside = min(rows.start, columns.start) >= 0
-        if self.inner and inside and max(rows.stop, columns.stop) <= self.input_size:
-            laid = np.s_[
-                rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-            ]
+        seen = self.field.pixels((y, x))
+        if self.inner and all(axis.start >= 0 and axis.stop <= self.input_size for axis in seen):
+            axes = zip(seen, origin, strict=True)
+            laid = tuple(slice(axis.start - first, axis.stop - first) for axis, first in axes)
             return _View(self.inner, seen, np.array([channel]), laid, origin)
         window = np.s_[top : top + self.side, left : left + self.side]
         place = y - top // self.field.stride[0], x - left // self.field.stride[1], channel

@@ -254,27 +254,26 @@ def score_rows(
     if len(scores) != len(patients):
         raise ValueError(f"{len(scores)} eyes do not match {len(patients)} patients")
     rows = []
-    for lesion, metric in dict.fromkeys(key for eye in scores for key in eye):
-        pairs = {
-            place: eye[lesion, metric]
-            for place, eye in enumerate(scores)
-            if (lesion, metric) in eye and np.isfinite(eye[lesion, metric].value)
-        }
-        if not pairs:
+    for key in dict.fromkeys(key for eye in scores for key in eye):
+        known = [
+            (*eye[key], patient)
+            for eye, patient in zip(scores, patients, strict=True)
+            if key in eye and np.isfinite(eye[key].value)
+        ]
+        if not known:
             continue
-        values, chances = np.array(list(zip(*pairs.values(), strict=True)))
-        low, high = interval(
-            values, [patients[place] for place in pairs], params.resamples, params.seed
-        )
+        *pairs, whose = zip(*known, strict=True)
+        values, chances = np.array(pairs)
+        low, high = interval(values, whose, params.resamples, params.seed)
         rows.append(
             {
-                "lesion": lesion,
-                "metric": metric,
+                "lesion": key[0],
+                "metric": key[1],
                 "value": float(values.mean()),
                 "low": low,
                 "high": high,
                 "chance": float(chances.mean()),
-                "images": len(pairs),
+                "images": len(known),
             }
         )
     return rows

@@ -11,7 +11,6 @@ docs/localisation.md has the measurements behind these choices, and what else wa
 """
 
 import itertools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,19 +49,24 @@ class LesionMapper:
         if there are eight poses.
         """
         maps = np.empty((len(self.poses), *pixels.shape[:3]), np.float32)
-        for path in self.disease.run(self._paths(pixels)):
+        nothing = np.zeros(pixels.shape[1:], np.float32)
+        # A line for every pose of every eye, which fill batches together.
+        paths = (
+            Path(
+                (number, pose),
+                nothing,
+                scaled(posed(pixels[number : number + 1], pose))[0],
+                unchecked_refinement(*self.rule),
+                basis=1,
+                contrasted=False,
+            )
+            for number, pose in itertools.product(range(len(pixels)), self.poses)
+        )
+        for path in self.disease.run(paths):
             number, pose = path.key
             strength = np.abs(path.sum[0] * path.difference).sum(axis=-1)
             maps[self.poses.index(pose), number] = unposed(strength[np.newaxis], pose)[0]
         return maps.mean(axis=0, dtype=np.float64).astype(np.float32)
-
-    def _paths(self, pixels: np.ndarray) -> Iterator[Path]:
-        """A line for every pose of every eye, which fill batches together."""
-        nothing = np.zeros(pixels.shape[1:], np.float32)
-        for number, pose in itertools.product(range(len(pixels)), self.poses):
-            (x,) = scaled(posed(pixels[number : number + 1], pose))
-            refinement = unchecked_refinement(*self.rule)
-            yield Path((number, pose), nothing, x, refinement, 1, contrasted=False)
 
 
 def unposed(

@@ -255,8 +255,16 @@ def image_rows(
             counts[f"regions_{sign}"] = int(labelled.max())
             rows = region_rows(part, fundus, labelled, sign, retina, params, crop=crop, disc=disc)
             regions += [{**about, "sign": sign, **row, **mark} for row in rows]
-        pair = {"symmetry_stage0_stage4": _pair_symmetry(maps, source, quantity, crop)}
-        stats.append(about | map_stats(_whole(values), retina, disc) | counts | pair | mark)
+        stage0, stage4 = maps.get((source, "stage0")), maps.get((source, "stage4"))
+        paired = quantity in ("stage0", "stage4") and stage0 is not None and stage4 is not None
+        alike = symmetry(_whole(stage0), _whole(stage4), crop=crop) if paired else np.nan
+        stats.append(
+            about
+            | map_stats(_whole(values), retina, disc)
+            | counts
+            | mark
+            | {"symmetry_stage0_stage4": alike}
+        )
     if eye is None:
         for row in regions:
             row |= dict.fromkeys(OF_SIDES & row.keys())
@@ -267,10 +275,3 @@ def image_rows(
 
 def _whole(values: np.ndarray) -> np.ndarray:
     return values.sum(axis=0) if values.ndim == 3 else values
-
-
-def _pair_symmetry(maps: Mapping, source: str, quantity: str, crop: float) -> float:
-    none, proliferative = maps.get((source, "stage0")), maps.get((source, "stage4"))
-    if quantity not in ("stage0", "stage4") or none is None or proliferative is None:
-        return np.nan
-    return symmetry(_whole(none), _whole(proliferative), crop=crop)

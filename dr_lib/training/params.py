@@ -21,10 +21,6 @@ SIXTEEN = 16
 # Settings that change how fast or how safely a run goes, never its outcome: changing them must not
 # forbid resuming.
 OUTCOME_FREE = ("prefetch", "checkpoint_every")
-Loss = Literal["crossentropy", "ordinal"]
-Optimizer = Literal["adam", "adamw", "sgd"]
-BatchNorm = Literal["adapt", "frozen"]
-Measure = Literal["qwk", "qwk_expected", "auc"]
 
 
 FinalDecay = Literal["flat", "cosine"]
@@ -144,11 +140,11 @@ class TrainingParams(Settings):
     final_decay: FinalDecay = "flat"
     augment: bool = True
     seed: NonNegativeInt = 0
-    loss: Loss = "crossentropy"
+    loss: Literal["crossentropy", "ordinal"] = "crossentropy"
     ordinal_weight: NonNegativeFloat = 1.0
-    optimizer: Optimizer = "adam"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: ShareBelow1 = 0.0
-    batch_norm: BatchNorm = "adapt"
+    batch_norm: Literal["adapt", "frozen"] = "adapt"
     freeze_backbone_steps: NonNegativeInt = 0
     freeze_below: str = ""
     label_smoothing: ShareBelow1 = 0.1
@@ -157,7 +153,7 @@ class TrainingParams(Settings):
     validate_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 50
     keep_best: bool = True
-    best_by: Measure = "qwk"
+    best_by: Literal["qwk", "qwk_expected", "auc"] = "qwk"
     prefetch: PositiveInt = 4
 
     def __post_init__(self) -> None:
