@@ -58,11 +58,6 @@ class Direction:
     def edges(self) -> Float64[np.ndarray, "tag 2"]:
         return np.stack([self.borders[:-1], self.borders[1:]], axis=1)
 
-    @property
-    def open_nodes(self) -> int:
-        """Gradients that wait for their weights."""
-        return int((~self.committed).sum()) * self.nodes.shape[1]
-
     def residuals_between(
         self,
         integral: np.ndarray,

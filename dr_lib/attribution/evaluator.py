@@ -230,8 +230,13 @@ class Evaluator:
 
     def values(self, x: np.ndarray, *extras: np.ndarray) -> np.ndarray:
         """The function's outputs (n, output) at any number of inputs."""
+
+        def value() -> Refinement:
+            return (yield Request(np.zeros(1))).outputs[0].astype(np.float32)
+
         paths = (
-            _point(place, x[place], *(extra[place] for extra in extras)) for place in range(len(x))
+            Path(place, row, np.zeros_like(row), value(), 0, tuple(own), contrasted=False)
+            for place, (row, *own) in enumerate(zip(x, *extras, strict=True))
         )
         found = sorted(self.run(paths), key=lambda path: path.key)
         return np.stack([path.result for path in found])
@@ -352,12 +357,3 @@ def _points(alphas: Any, lines: Any) -> Any:
 
     alphas = ops.reshape(alphas, (-1, *[1] * (len(lines.shape) - 2)))
     return lines[:, 0] + alphas * lines[:, 1]
-
-
-def _point(key: int, x: np.ndarray, *extras: np.ndarray) -> Path:
-    """A path that asks for the outputs at `x` alone; its result."""
-
-    def value() -> Refinement:
-        return (yield Request(np.zeros(1))).outputs[0].astype(np.float32)
-
-    return Path(key, x, np.zeros_like(x), value(), 0, extras, contrasted=False)

@@ -161,7 +161,7 @@ class Partition:
     @property
     def open_nodes(self) -> int:
         """Gradients that wait for their weights."""
-        return sum(direction.open_nodes for direction in self.directions)
+        return self.each * sum(int((~part.committed).sum()) for part in self.directions)
 
     def place_borders(self) -> None:
         """Borders between neighbouring tags, at known places: near the middle, moved where that
@@ -279,7 +279,7 @@ class Partition:
                 break
             if not chosen[number][k : k + 2].any():
                 chosen[number][k : k + 2] = True
-                still_open -= 2 * self.directions[number].nodes.shape[1]
+                still_open -= 2 * self.each
         parts = [
             direction.commit(self._integral, tags)
             for direction, tags in zip(self.directions, chosen, strict=True)

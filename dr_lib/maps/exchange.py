@@ -41,8 +41,8 @@ class Outline:
     @property
     def box(self) -> tuple[float, float, float, float]:
         """(left, top, width, height) of its bounding box."""
-        left, top = (float(v) for v in self.polygon.min(axis=0))
-        right, bottom = (float(v) for v in self.polygon.max(axis=0))
+        left, top = self.polygon.min(axis=0).tolist()
+        right, bottom = self.polygon.max(axis=0).tolist()
         return left, top, round(right - left, DECIMALS), round(bottom - top, DECIMALS)
 
 

@@ -171,13 +171,18 @@ def study_special_units(
     results = run_in_waves(
         session.pool, "special units", _look_at, jobs, images_of=lambda job: len(job.verdicts)
     )
-    keys = [key for result in results for key in result["keys"]]
-    regions = [result["regions"] for result in results]
+    rows = [row for own, _ in results for row in own]
+    keys = [
+        (row["layer"], row["unit"], row["image_id"])
+        for row in rows
+        if row["rank"] < params.special_eyes
+    ]
+    regions = [regions for _, regions in results]
     # The regions first: the table's digest is what says that both are there.
     write_unit_maps(
         workspace.files, explain_id, keys, np.concatenate(regions) if keys else np.empty(0)
     )
-    part.write(TABLE, [row for result in results for row in result["rows"]])
+    part.write(TABLE, rows)
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,7 @@ class SpecialUnitsJob:
     params: LinearityParams
 
 
-def _look_at(job: SpecialUnitsJob) -> dict[str, Any]:
+def _look_at(job: SpecialUnitsJob) -> tuple[list[dict], np.ndarray]:
     """Runs on a worker: the rows of one layer's special units, and their regions on the eyes
     where they are strongest.
     """
@@ -207,10 +212,9 @@ def _look_at(job: SpecialUnitsJob) -> dict[str, Any]:
     )
     rows = unit_effects(image_ids, job.layer, upper, activations, start, job.verdicts, params)
     sums = Evaluator(weighted_sums(lower), params.batch_size)
-    shown = [row for row in rows if row["rank"] < params.special_eyes]
     regions = [
         unit_region(sums, x[image_ids.index(row["image_id"])], baseline, shape, row["unit"], params)
-        for row in shown
+        for row in rows
+        if row["rank"] < params.special_eyes
     ]
-    keys = [(job.layer, row["unit"], row["image_id"]) for row in shown]
-    return {"rows": rows, "keys": keys, "regions": np.stack(regions)}
+    return rows, np.stack(regions)
