@@ -13,5 +13,5 @@ from dr_lib.attribution.neurons import Regions, neuron_regions, resultant, stron
 from dr_lib.attribution.params import AttributionParams
 from dr_lib.attribution.quadrature import quadrature
 from dr_lib.attribution.quantities import QuantityMap, stage_quantities
-from dr_lib.attribution.receptive import ReceptiveField, receptive_field, window_side
+from dr_lib.attribution.receptive import receptive_field, window_side
 from dr_lib.network.layers import split_at

@@ -98,7 +98,7 @@ class Explainer:
         self.quantities = stage_quantities(params.quantities, self.stages)
         batch = params.batch_size or suggested_batch_size(model)
         logits = logits_model(model)
-        self.pixels = Evaluator(_inference(logits), batch)
+        self.pixels = Evaluator(flat_activations(logits), batch)
 
         self.pixel_refinement = RefinementMaker(
             params.points,
@@ -205,7 +205,7 @@ class _Layer:
         lower, upper = split_at(logits, name)
         self.units, self.kept = shape.unit_shape, shape.neurons
         self.activations = Evaluator(flat_activations(lower), batch)
-        self.upper = Evaluator(_inference(upper), batch)
+        self.upper = Evaluator(flat_activations(upper), batch)
         self.sums = Evaluator(weighted_sums(lower), batch)
         self.neurons = NeuronEngine(lower, batch)
 
@@ -292,10 +292,6 @@ def suggested_batch_size(model: "keras.Model", free_bytes: int | None = None) ->
     waiting = OPEN_POINTS * math.prod(model.inputs[0].shape[1:]) * model.outputs[0].shape[-1]
     rows = min(free / 4 / (4 * max(2 * numbers, waiting)), largest)
     return 2 ** max(int(rows).bit_length() - 1, 0)
-
-
-def _inference(network: "keras.Model") -> Callable:
-    return lambda x: network(x, training=False)
 
 
 def _finite(maps: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ so the attribution grows only through the activation difference. The caller give
 the layer, the gradient, and the engine that averages gradients.
 """
 
-from dr_lib.linearity.params import LinearityParams
 from dr_lib.linearity.study import (
+    LinearityParams,
     engine_average_gradient,
     linearity_study,
     special_units,
