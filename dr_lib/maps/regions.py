@@ -262,8 +262,8 @@ def image_rows(
             about
             | map_stats(_whole(values), retina, disc)
             | counts
-            | mark
             | {"symmetry_stage0_stage4": alike}
+            | mark
         )
     if eye is None:
         for row in regions:
