@@ -18,16 +18,13 @@ class Direction:
 
     Parameters
     ----------
-    vector: the direction, of unit length; None where every tag has cotangents of its own, which
-        then stand for all directions together.
-    outputs, passes, quantities: how many outputs there are, gradients a tag, and quantities.
+    projector: (output, output) onto the direction; the identity where every tag has cotangents of
+        its own, which then stand for all directions together.
+    passes, quantities: how many gradients a tag has, and how many quantities there are.
     """
 
-    def __init__(
-        self, vector: np.ndarray | None, outputs: int, passes: int, quantities: int
-    ) -> None:
-        self.vector = vector
-        self.projector = np.eye(outputs) if vector is None else np.outer(vector, vector)
+    def __init__(self, projector: np.ndarray, passes: int, quantities: int) -> None:
+        self.projector, outputs = projector, len(projector)
         self.tags, self.committed = np.zeros(0), np.zeros(0, bool)
         self.nodes = np.zeros((0, passes), int)
         self.inverses, self.velocities = np.zeros((0, outputs, passes)), np.zeros((0, outputs))
@@ -60,11 +57,6 @@ class Direction:
     @property
     def edges(self) -> Float64[np.ndarray, "tag 2"]:
         return np.stack([self.borders[:-1], self.borders[1:]], axis=1)
-
-    @property
-    def open_nodes(self) -> int:
-        """Gradients that wait for their weights."""
-        return int((~self.committed).sum()) * self.nodes.shape[1]
 
     def residuals_between(
         self,

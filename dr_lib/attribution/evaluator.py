@@ -88,13 +88,13 @@ class Path:
     contrast_sum: np.ndarray = field(init=False)  # only if `contrasted`
     missing_rows: int = field(default=0, init=False)  # of the present request
     # On the device: baseline and difference (2, …), and the extras.
-    tensors: list[Any] = field(default_factory=list, init=False, repr=False)
+    tensors: list[Any] = field(init=False, repr=False)
     _sums: GradientSums = field(init=False, repr=False)
     _asked: int = field(default=0, init=False, repr=False)  # gradients to be kept so far
     _request: Request | None = field(default=None, init=False, repr=False)
     _answer: Values | None = field(default=None, init=False, repr=False)
 
-    def start(self) -> None:
+    def __post_init__(self) -> None:
         """Takes the line to the device and lets the refinement ask for the first time."""
         line = np.stack([self.baseline, self.difference]).astype(np.float32)
         self.tensors = [backend.tensor(array) for array in (line, *self.extras)]
@@ -189,9 +189,6 @@ class Evaluator:
     ----------
     function: (n, …) float32 tensor and one (n, …) tensor per extra -> (n,) or (n, output).
     batch_size: rows of one call; halved for good whenever memory runs out.
-
-    `forward_rows` and `gradient_rows` count the rows asked for, `backward_passes` the gradients in
-    them, `calls` the batches.
     """
 
     def __init__(self, function: Callable, batch_size: int = 16) -> None:
@@ -201,7 +198,6 @@ class Evaluator:
         # Whether the function answers (n,): known after the first call.
         self.squeezed: bool | None = None
         self._outputs: int | None = None
-        self.forward_rows = self.gradient_rows = self.backward_passes = self.calls = 0
 
         def outputs(x: Any, *extras: Any) -> Any:
             answer = function(x, *extras)
@@ -234,8 +230,13 @@ class Evaluator:
 
     def values(self, x: np.ndarray, *extras: np.ndarray) -> np.ndarray:
         """The function's outputs (n, output) at any number of inputs."""
+
+        def value() -> Refinement:
+            return (yield Request(np.zeros(1))).outputs[0].astype(np.float32)
+
         paths = (
-            _point(place, x[place], *(extra[place] for extra in extras)) for place in range(len(x))
+            Path(place, row, np.zeros_like(row), value(), 0, tuple(own), contrasted=False)
+            for place, (row, *own) in enumerate(zip(x, *extras, strict=True))
         )
         found = sorted(self.run(paths), key=lambda path: path.key)
         return np.stack([path.result for path in found])
@@ -243,11 +244,7 @@ class Evaluator:
     def outputs_of(self, x: np.ndarray) -> int:
         """How many numbers the function answers per row; at first it takes a batch to know."""
         if self._outputs is None:
-            path = _point(0, x[0])
-            path.start()
-            for batch in self._started([(path, 0)], 0):
-                self._finished(batch)
-            self._outputs = len(path.result)
+            self._outputs = self.values(x).shape[1]
         return self._outputs
 
     def run(self, paths: Iterable[Path]) -> Iterator[Path]:
@@ -286,7 +283,6 @@ class Evaluator:
                 if path is None:
                     source = None
                 else:
-                    path.start()
                     yield from enlist(path)
                 continue
             # Only when nothing can fill a batch any more is a short batch run.
@@ -297,10 +293,6 @@ class Evaluator:
             for queue in (waiting[width], waiting[0]):
                 while queue and len(rows) < self.batch_size:
                     rows.append(queue.popleft())
-            for path, _ in rows:
-                self.gradient_rows += path.width > 0
-                self.forward_rows += path.width == 0
-                self.backward_passes += path.width
             running.extend(self._started(rows, width))
 
     def _started(self, rows: list[tuple[Path, int]], width: int) -> list[_Batch]:
@@ -341,7 +333,6 @@ class Evaluator:
 
     def _batch(self, rows: list[tuple[Path, int]], width: int) -> _Batch:
         """One call, padded with copies of the last row so that one compiled shape serves all."""
-        self.calls += 1
         padded = rows + rows[-1:] * (self.batch_size - len(rows))
         alphas = np.array([path.request.alphas[row] for path, row in padded], np.float32)
         tensors = [
@@ -366,12 +357,3 @@ def _points(alphas: Any, lines: Any) -> Any:
 
     alphas = ops.reshape(alphas, (-1, *[1] * (len(lines.shape) - 2)))
     return lines[:, 0] + alphas * lines[:, 1]
-
-
-def _point(key: int, x: np.ndarray, *extras: np.ndarray) -> Path:
-    """A path that asks for the outputs at `x` alone; its result."""
-
-    def value() -> Refinement:
-        return (yield Request(np.zeros(1))).outputs[0].astype(np.float32)
-
-    return Path(key, x, np.zeros_like(x), value(), 0, extras, contrasted=False)

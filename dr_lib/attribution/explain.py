@@ -10,14 +10,14 @@ arrays are kept.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from dr_lib.attribution.evaluator import Evaluator, Refinement
-from dr_lib.attribution.integrated import ImageAttribution, attributions, refinement_maker
+from dr_lib.attribution.evaluator import Evaluator
+from dr_lib.attribution.integrated import ImageAttribution, RefinementMaker, attributions
 from dr_lib.attribution.neurons import (
     NeuronEngine,
     flat_activations,
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 
 # On processors 4, 8 and 16 cost the same per image (Inception V3 at 256 px), and the few points
 # that one eye asks for at a time fill the smallest; accelerators need many at once.
-LARGEST_BATCH = {"CPU": 4}
-LARGEST_BATCH_ELSEWHERE = 32
+LARGEST_ON_CPU, LARGEST_BATCH = 4, 32
 # Points that adapt start at this part of `neuron_points`, which is then the most that a neuron
 # takes.
 NEURON_START = 4
@@ -81,14 +80,9 @@ def layer_shapes(model: "keras.Model", params: AttributionParams) -> dict[str, L
         lower, _ = split_at(model, name)
         size = int(lower.inputs[0].shape[1])
         side = window_side(lower, size)
-        neurons = _regions_kept(params, deep=side == size)
-        shapes[name] = LayerShape(tuple(lower.outputs[0].shape[1:]), side, neurons)
+        neurons = min(params.neurons, (side == size and params.deep_neurons) or params.neurons)
+        shapes[name] = LayerShape(lower.outputs[0].shape[1:], side, neurons)
     return shapes
-
-
-def _regions_kept(params: AttributionParams, *, deep: bool) -> int:
-    """How many of a layer's neurons have a region kept, of each sign."""
-    return min(params.neurons, (deep and params.deep_neurons) or params.neurons)
 
 
 class Explainer:
@@ -104,25 +98,25 @@ class Explainer:
         self.quantities = stage_quantities(params.quantities, self.stages)
         batch = params.batch_size or suggested_batch_size(model)
         logits = logits_model(model)
-        self.pixels = Evaluator(_inference(logits), batch)
+        self.pixels = Evaluator(flat_activations(logits), batch)
 
-        def refinement_from(points: int) -> Callable[[QuantityMap], Refinement]:
-            return refinement_maker(
-                points,
-                params.rule,
-                params.tolerance or None,
-                params.max_points,
-                params.floor,
-                params.residual_tolerance or None,
-            )
-
-        self.pixel_refinement = refinement_from(params.points)
-        refinement = refinement_from(params.layer_points)
+        self.pixel_refinement = RefinementMaker(
+            params.points,
+            params.rule,
+            params.tolerance or None,
+            params.max_points,
+            params.floor,
+            params.residual_tolerance or None,
+        )
+        refinement = replace(self.pixel_refinement, points=params.layer_points)
         self.layers = {
-            name: _Layer(logits, name, params, refinement, batch) for name in params.layers
+            name: _Layer(logits, name, shape, params, refinement, batch)
+            for name, shape in layer_shapes(model, params).items()
         }
-        how = {"poses": params.lesion_poses, "points": params.lesion_points, "batch_size": batch}
-        self.lesions = LesionMapper(logits, **how) if params.lesion_poses else None
+        poses, points = params.lesion_poses, params.lesion_points
+        self.lesions = (
+            LesionMapper(logits, poses=poses, points=points, batch_size=batch) if poses else None
+        )
         self.seconds: dict[str, float] = {}
 
     def explain(self, pixels: UInt8[np.ndarray, "image y x 3"]) -> dict[str, np.ndarray]:
@@ -167,16 +161,16 @@ class Explainer:
 
     def _explain_pixels(self, x: np.ndarray) -> dict[str, np.ndarray]:
         baseline = np.zeros(x.shape[1:], np.float32)  # half-gray carries no information (METHOD §4)
-        shapes = {"attribution": x.shape[1:3]}
-        arrays = {
-            key: np.empty((len(x), len(self.params.quantities), *shapes.get(key, ())), dtype)
+        images = {
+            image.index: {"attribution": image.values.sum(axis=-1)} | image.numbers()
+            for image in attributions(
+                self.pixels, self.quantities, x, baseline, self.pixel_refinement
+            )
+        }
+        return {
+            f"pixels/{key}": np.array([images[index][key] for index in range(len(x))], dtype)
             for key, dtype in PIXEL_ARRAYS.items()
         }
-        for image in attributions(self.pixels, self.quantities, x, baseline, self.pixel_refinement):
-            numbers = {"attribution": image.values.sum(axis=-1)} | image.numbers()
-            for key, array in arrays.items():
-                array[image.index] = numbers[key]
-        return {f"pixels/{key}": array for key, array in arrays.items()}
 
     def _layer_quantities(self, x: np.ndarray) -> list[QuantityMap]:
         """Each image's outcome for the layers."""
@@ -195,70 +189,75 @@ class _Layer:
         self,
         logits: "keras.Model",
         name: str,
+        shape: LayerShape,
         params: AttributionParams,
-        refinement: Callable[[QuantityMap], Refinement],
+        refinement: RefinementMaker,
         batch: int,
     ) -> None:
         self.params, self.refinement = params, refinement
+        most, adapts = params.neuron_points, refinement.tolerance is not None
+        self.neuron_refinement = replace(
+            refinement,
+            points=-(-most // NEURON_START) if adapts else most,
+            max_points=most,
+            residual_tolerance=GAP_ALONE,
+        )
         lower, upper = split_at(logits, name)
-        self.units = tuple(int(n) for n in lower.outputs[0].shape[1:])
+        self.units, self.kept = shape.unit_shape, shape.neurons
         self.activations = Evaluator(flat_activations(lower), batch)
-        self.upper = Evaluator(_inference(upper), batch)
+        self.upper = Evaluator(flat_activations(upper), batch)
         self.sums = Evaluator(weighted_sums(lower), batch)
         self.neurons = NeuronEngine(lower, batch)
-        self.kept = _regions_kept(params, deep=self.neurons.whole)
 
     def explain(self, x: np.ndarray, quantities: list[QuantityMap]) -> dict[str, np.ndarray]:
         """The arrays of `layers/<name>/`."""
-        n, k, baseline = len(x), self.kept, np.zeros(x.shape[1:], np.float32)
+        baseline = np.zeros(x.shape[1:], np.float32)
         h0 = self.activations.values(baseline[None]).reshape(self.units)
-        h = self.activations.values(x).reshape(n, *self.units)
-        arrays = {
-            "neuron": np.full((n, 2, k, len(self.units)), -1, np.int16),
-            "channel_attribution": np.full((n, self.units[-1]), np.nan, np.float32),
-            "gap": np.full(n, np.nan, np.float32),
-            "points": np.zeros(n, np.int32),
+        h = self.activations.values(x).reshape(len(x), *self.units)
+        images = {
+            image.index: self._chosen(image, h[image.index], h0)
+            for image in attributions(self.upper, quantities, h, h0, self.refinement)
         }
-        for key in ("neuron_attribution", "activation", "baseline_activation"):
-            arrays[key] = np.full((n, 2, k), np.nan, np.float32)
-        weights = np.zeros((n, 2, int(np.prod(self.units))), np.float32)
-        for image in attributions(self.upper, quantities, h, h0, self.refinement):
-            self._choose(image, h[image.index], h0, arrays, weights[image.index])
+        rows = [images[index] for index in range(len(x))]
+        arrays = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        extras = (arrays.pop("weights"),)
         arrays |= self._regions(x, baseline, arrays["neuron"])
-        arrays["resultant"] = np.empty((n, 2, *x.shape[1:3]), np.float32)
+        arrays["resultant"] = np.empty((len(x), 2, *x.shape[1:3]), np.float32)
         both_signs = identity_quantities(2)
         for image in attributions(
-            self.sums, both_signs, x, baseline, self.refinement, extras=(weights,)
+            self.sums, both_signs, x, baseline, self.refinement, extras=extras
         ):
             arrays["resultant"][image.index] = image.values.sum(axis=-1)
         return arrays
 
-    def _choose(
-        self,
-        attribution: ImageAttribution,
-        h: np.ndarray,
-        h0: np.ndarray,
-        arrays: dict[str, np.ndarray],
-        weights: np.ndarray,
-    ) -> None:
-        """Writes down the strongest neurons of an image, and every weight of its resultant."""
-        image, values = attribution.index, attribution.values[0]
-        arrays["gap"][image] = attribution.gap[0]
-        arrays["points"][image] = attribution.refinement.gradients
+    def _chosen(
+        self, image: ImageAttribution, h: np.ndarray, h0: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """An image's part of the arrays that tell its strongest neurons, and the weights (sign,
+        unit) of its resultant.
+        """
+        values, k = image.values[0], self.kept
+        shown = {"neuron_attribution": values, "activation": h, "baseline_activation": h0}
+        row = {
+            "neuron": np.full((2, k, len(self.units)), -1, np.int16),
+            "channel_attribution": np.full(self.units[-1], np.nan, np.float32),
+            "gap": np.array(image.gap[0], np.float32),
+            "points": np.array(image.refinement.gradients, np.int32),
+            "weights": np.zeros((2, values.size), np.float32),
+            **{key: np.full((2, k), np.nan, np.float32) for key in shown},
+        }
         if not np.isfinite(values).all():
-            return
+            return row
         of_channel = values.reshape(-1, self.units[-1])
-        arrays["channel_attribution"][image] = of_channel.sum(axis=0, dtype=np.float64)
-        count, summed_count = self.kept, self.params.resultant_neurons
-        for sign, neurons in enumerate(strongest_neurons(values, max(count, summed_count))):
-            summed = tuple(neurons[:summed_count].T)
-            weights[sign, np.ravel_multi_index(summed, self.units)] = values[summed]
-            kept = neurons[:count]
-            row = image, sign, slice(len(kept))
-            arrays["neuron"][row] = kept
-            arrays["neuron_attribution"][row] = values[tuple(kept.T)]
-            arrays["activation"][row] = h[tuple(kept.T)]
-            arrays["baseline_activation"][row] = h0[tuple(kept.T)]
+        row["channel_attribution"][:] = of_channel.sum(axis=0, dtype=np.float64)
+        count = self.params.resultant_neurons
+        for sign, neurons in enumerate(strongest_neurons(values, max(k, count))):
+            summed, kept = tuple(neurons[:count].T), neurons[:k]
+            row["weights"][sign, np.ravel_multi_index(summed, self.units)] = values[summed]
+            row["neuron"][sign, : len(kept)] = kept
+            for key, of_units in shown.items():
+                row[key][sign, : len(kept)] = of_units[tuple(kept.T)]
+        return row
 
     def _regions(
         self, x: np.ndarray, baseline: np.ndarray, neurons: np.ndarray
@@ -266,18 +265,7 @@ class _Layer:
         n, _, k, axes = neurons.shape
         missing = neurons[..., 0] < 0
         indices = np.where(missing[..., None], 0, neurons).reshape(n, 2 * k, axes)
-        most, tolerance = self.params.neuron_points, self.params.tolerance or None
-        regions = self.neurons.regions(
-            x,
-            baseline,
-            list(indices),
-            points=most if tolerance is None else -(-most // NEURON_START),
-            rule=self.params.rule,
-            tolerance=tolerance,
-            max_points=most,
-            floor=self.params.floor,
-            residual_tolerance=GAP_ALONE,
-        )
+        regions = self.neurons.regions(x, baseline, list(indices), self.neuron_refinement)
         values = regions.values.sum(axis=-1).reshape(n, 2, k, *regions.values.shape[2:4])
         gap = regions.gap.reshape(n, 2, k).astype(np.float32)
         origin = regions.origin.reshape(n, 2, k, 2).astype(np.int16)
@@ -300,14 +288,10 @@ def suggested_batch_size(model: "keras.Model", free_bytes: int | None = None) ->
         for _, _, outputs in calls(model)
         for tensor in outputs
     )
-    largest = LARGEST_BATCH.get(backend.device(), LARGEST_BATCH_ELSEWHERE)
+    largest = LARGEST_ON_CPU if backend.device() == "CPU" else LARGEST_BATCH
     waiting = OPEN_POINTS * math.prod(model.inputs[0].shape[1:]) * model.outputs[0].shape[-1]
     rows = min(free / 4 / (4 * max(2 * numbers, waiting)), largest)
     return 2 ** max(int(rows).bit_length() - 1, 0)
-
-
-def _inference(network: "keras.Model") -> Callable:
-    return lambda x: network(x, training=False)
 
 
 def _finite(maps: np.ndarray) -> np.ndarray:

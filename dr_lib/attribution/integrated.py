@@ -13,7 +13,6 @@ from dr_lib.attribution.quadrature import quadrature
 from dr_lib.attribution.quantities import QuantityMap, identity_quantities
 from dr_lib.attribution.refinement import RefinementResult, adaptive_refinement, fixed_refinement
 
-DEFAULT_TOLERANCE = 0.05
 # Below this difference a quantity is judged against the floor instead: a stage whose probability
 # hardly moves would otherwise demand hundreds of points to explain nothing.
 FLOOR = 1e-3
@@ -73,6 +72,54 @@ class ImageAttribution:
         }
 
 
+@dataclass(frozen=True)
+class RefinementMaker:
+    """The settings of `integrated_gradients`; called with quantities, a fresh refinement.
+
+    Raises
+    ------
+    ValueError: for impossible settings, before any work is done.
+    """
+
+    points: int
+    rule: str = "midpoint"
+    tolerance: float | None = None
+    max_points: int = 256
+    floor: float = FLOOR
+    residual_tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        quadrature(self.rule, self.points)
+        for name in ("floor", "tolerance", "residual_tolerance"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, not {value}")
+        if self.tolerance is None:
+            return
+        if self.rule != "midpoint":
+            raise ValueError(
+                "points that adapt to a tolerance start as midpoints: rule must be midpoint, not"
+                f" {self.rule!r}"
+            )
+        if self.max_points < self.points:
+            raise ValueError(
+                f"max_points ({self.max_points}) must be at least points ({self.points})"
+            )
+
+    def __call__(self, quantities: QuantityMap) -> Refinement:
+        if self.tolerance is None:
+            rule = quadrature(self.rule, self.points)
+            return fixed_refinement(quantities, *rule, self.floor)
+        return adaptive_refinement(
+            quantities,
+            self.points,
+            self.tolerance,
+            self.floor,
+            self.max_points,
+            self.residual_tolerance,
+        )
+
+
 def integrated_gradients(
     function: Callable | Evaluator,
     inputs: Shaped[np.ndarray, "image *shape"],
@@ -125,9 +172,14 @@ def integrated_gradients(
     >>> integrated_gradients(relu_net, x, np.zeros(2), points=50).values.round(5)
     array([[ 1.5, -0.5]], dtype=float32)
     """
-    inputs, baselines = _checked(inputs, baselines)
+    inputs, baselines = np.asarray(inputs, np.float32), np.asarray(baselines, np.float32)
+    if baselines.shape not in (inputs.shape, inputs.shape[1:]):
+        raise ValueError(
+            f"baselines must have the inputs' shape {inputs.shape}, or {inputs.shape[1:]}, not"
+            f" {baselines.shape}"
+        )
     evaluator = function if isinstance(function, Evaluator) else Evaluator(function, batch_size)
-    make_refinement = refinement_maker(
+    make_refinement = RefinementMaker(
         points, rule, tolerance, max_points, floor, residual_tolerance
     )
     if len(inputs) == 0:
@@ -148,44 +200,6 @@ def integrated_gradients(
     if evaluator.squeezed and len(images[0].gap) == 1:
         fields = {name: array[:, 0] for name, array in fields.items()}
     return Attribution(**fields)
-
-
-def refinement_maker(
-    points: int,
-    rule: str,
-    tolerance: float | None,
-    max_points: int,
-    floor: float = FLOOR,
-    residual_tolerance: float | None = None,
-) -> Callable[[QuantityMap], Refinement]:
-    """A function from quantities to a fresh refinement, with the settings of
-    `integrated_gradients`.
-
-    Raises
-    ------
-    ValueError: for impossible settings, before any work is done.
-    """
-    alphas, weights = quadrature(rule, points)
-    if not floor > 0:
-        raise ValueError(f"floor must be above 0, not {floor}")
-    if tolerance is None:
-        return lambda quantities: fixed_refinement(
-            quantities, alphas, weights, DEFAULT_TOLERANCE, floor
-        )
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be above 0, not {tolerance}")
-    if residual_tolerance is not None and not residual_tolerance > 0:
-        raise ValueError(f"residual_tolerance must be above 0, not {residual_tolerance}")
-    if rule != "midpoint":
-        raise ValueError(
-            "points that adapt to a tolerance start as midpoints: rule must be midpoint, not"
-            f" {rule!r}"
-        )
-    if max_points < points:
-        raise ValueError(f"max_points ({max_points}) must be at least points ({points})")
-    return lambda quantities: adaptive_refinement(
-        quantities, points, tolerance, floor, max_points, residual_tolerance
-    )
 
 
 def attributions(
@@ -222,34 +236,18 @@ def attributions(
         for index, x in enumerate(inputs)
     )
     for path in evaluator.run(paths):
-        yield _mapped(path, quantities[path.key], multiply_by_inputs)
-
-
-def _mapped(path: Path, quantities: QuantityMap, multiply_by_inputs: bool) -> ImageAttribution:
-    """The maps of a path that has ended: its sums of gradients, mixed into those of all quantities
-    and multiplied by input − baseline.
-    """
-    mix, result = quantities.mix().astype(np.float32), path.result
-    gradients = np.tensordot(mix, path.sum, axes=1)
-    maps = gradients * path.difference
-    axes = tuple(range(1, maps.ndim))
-    changed = np.tensordot(mix, path.contrast_sum, axes=1) * path.difference
-    size, change = (np.abs(m).sum(axis=axes, dtype=np.float64) for m in (maps, changed))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        map_error = np.where(size > 0, change / size, np.where(change > 0, np.inf, 0.0))
-    if result.gradients < 2:
-        map_error = np.full_like(size, np.nan)
-    gap = maps.sum(axis=axes, dtype=np.float64) - (result.outcome - result.baseline_outcome)
-    return ImageAttribution(
-        path.key, maps if multiply_by_inputs else gradients, gap, map_error, result
-    )
-
-
-def _checked(inputs: np.ndarray, baselines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    inputs, baselines = np.asarray(inputs, np.float32), np.asarray(baselines, np.float32)
-    if baselines.shape not in (inputs.shape, inputs.shape[1:]):
-        raise ValueError(
-            f"baselines must have the inputs' shape {inputs.shape}, or {inputs.shape[1:]}, not"
-            f" {baselines.shape}"
+        # The sums of gradients, mixed into those of all quantities.
+        mix, result = quantities[path.key].mix().astype(np.float32), path.result
+        gradients = np.tensordot(mix, path.sum, axes=1)
+        maps = gradients * path.difference
+        axes = tuple(range(1, maps.ndim))
+        changed = np.tensordot(mix, path.contrast_sum, axes=1) * path.difference
+        size, change = (np.abs(m).sum(axis=axes, dtype=np.float64) for m in (maps, changed))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            map_error = np.where(size > 0, change / size, np.where(change > 0, np.inf, 0.0))
+        if result.gradients < 2:
+            map_error = np.full_like(size, np.nan)
+        gap = maps.sum(axis=axes, dtype=np.float64) - (result.outcome - result.baseline_outcome)
+        yield ImageAttribution(
+            path.key, maps if multiply_by_inputs else gradients, gap, map_error, result
         )
-    return inputs, baselines

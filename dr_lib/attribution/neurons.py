@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64, Integer
 
-from dr_lib.attribution.cone import cone
 from dr_lib.attribution.evaluator import Evaluator, Path
-from dr_lib.attribution.integrated import FLOOR, refinement_maker
+from dr_lib.attribution.integrated import FLOOR, RefinementMaker
 from dr_lib.attribution.quadrature import quadrature
 from dr_lib.attribution.quantities import identity_quantities
-from dr_lib.attribution.receptive import receptive_field, window_origin, window_side
+from dr_lib.attribution.receptive import cone, receptive_field, window_origin, window_side
 from dr_lib.attribution.refinement import live_refinement
 from dr_lib.network.graph import rebuilt, rectified
 
@@ -96,14 +95,14 @@ class NeuronEngine:
 
     def __init__(self, lower: "keras.Model", batch_size: int = 16) -> None:
         self.field = receptive_field(lower)
-        self.unit_shape = tuple(int(n) for n in lower.outputs[0].shape[1:])
+        self.unit_shape = lower.outputs[0].shape[1:]
         _, self.input_size, *rest = lower.inputs[0].shape
         square = len(rest) == 2 and rest[0] == self.input_size
         self.side = window_side(lower, self.input_size) if square else self.input_size
         self.whole = self.side == self.input_size
         self.rectified = rectified(lower)
         network = lower if self.whole else rebuilt(lower, self.side)
-        self._window_units = tuple(int(n) for n in network.outputs[0].shape[1:])
+        self._window_units = network.outputs[0].shape[1:]
         # As many windows as hold about as many pixels as a batch of images, so that small layers
         # fill the cores too.
         together = 1 if self.whole else min((self.input_size // self.side) ** 2, WINDOWS_TOGETHER)
@@ -117,27 +116,18 @@ class NeuronEngine:
         inputs: np.ndarray,
         baselines: np.ndarray,
         neurons: Sequence[np.ndarray],
-        *,
-        points: int = 50,
-        rule: str = "midpoint",
-        tolerance: float | None = None,
-        max_points: int = 256,
-        floor: float = FLOOR,
-        residual_tolerance: float | None = None,
+        make_refinement: RefinementMaker,
     ) -> Regions:
         """See `neuron_regions`."""
         indices = self._checked(neurons, len(inputs))
-        make_refinement = refinement_maker(
-            points, rule, tolerance, max_points, floor, residual_tolerance
-        )
-        nodes = quadrature(rule, points)
+        nodes = quadrature(make_refinement.rule, make_refinement.points)
         n, k = indices.shape[:2]
         window = inputs.shape[1:] if self.whole else (self.side, self.side, *inputs.shape[3:])
         values = np.zeros((n, k, *window), np.float32)
         # All axes of an input but the channels of an image have a place in it.
         gap, origin = np.zeros((n, k)), np.zeros((n, k, min(inputs.ndim - 1, 2)), np.int64)
         baselines = np.broadcast_to(baselines, inputs.shape)
-        adapts = tolerance is not None
+        adapts = make_refinement.tolerance is not None
         shared = _equal_share(k, SHARED_NEURONS if adapts else SUMMED_NEURONS) if self.whole else 1
 
         def paths(evaluator: Evaluator) -> Iterator[Path]:
@@ -202,12 +192,10 @@ class NeuronEngine:
             return _View(self.evaluator, (), numbers, (), 0)
         ((y, x, channel),) = units.tolist()
         top, left = origin = window_origin(self.field, self.side, self.input_size, (y, x))
-        rows, columns = seen = self.field.pixels((y, x))
-        inside = min(rows.start, columns.start) >= 0
-        if self.inner and inside and max(rows.stop, columns.stop) <= self.input_size:
-            laid = np.s_[
-                rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-            ]
+        seen = self.field.pixels((y, x))
+        if self.inner and all(axis.start >= 0 and axis.stop <= self.input_size for axis in seen):
+            axes = zip(seen, origin, strict=True)
+            laid = tuple(slice(axis.start - first, axis.stop - first) for axis, first in axes)
             return _View(self.inner, seen, np.array([channel]), laid, origin)
         window = np.s_[top : top + self.side, left : left + self.side]
         place = y - top // self.field.stride[0], x - left // self.field.stride[1], channel
@@ -275,12 +263,7 @@ def neuron_regions(
         np.asarray(inputs, np.float32),
         np.asarray(baselines, np.float32),
         neurons,
-        points=points,
-        rule=rule,
-        tolerance=tolerance,
-        max_points=max_points,
-        floor=floor,
-        residual_tolerance=residual_tolerance,
+        RefinementMaker(points, rule, tolerance, max_points, floor, residual_tolerance),
     )
 
 

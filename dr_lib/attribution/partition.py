@@ -11,10 +11,8 @@ change of the quantity) are small. Weights are widths: positive, and 1 in sum. P
 scalars; no maps, no network.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 
 from dr_lib.attribution.direction import Direction
 from dr_lib.attribution.quantities import QuantityMap
@@ -30,20 +28,11 @@ SWEEPS = 10
 NARROWEST = 1e-5
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A gradient to be taken, at `tag`, for the partition of the direction of this number."""
-
-    direction: int
-    tag: float
-
-
 class Partition:
     """Places on [0, 1] where the outputs are known, and a partition for each direction.
 
     Parameters
     ----------
-    basis, mix: the quantities (`QuantityMap.basis`, `QuantityMap.mix`).
     tolerance, allowed: what the gap may be, relative to F(x) − F(x'), and (quantity,) in the
         quantity's units; these place the borders.
     residual_tolerance: only for `met`: what the root sum of squares of the residuals may be,
@@ -55,26 +44,27 @@ class Partition:
 
     def __init__(
         self,
-        basis: QuantityMap,
-        mix: np.ndarray,
+        quantities: QuantityMap,
         tolerance: float,
         residual_tolerance: float,
         allowed: np.ndarray,
         places: np.ndarray,
         outputs: np.ndarray,
     ) -> None:
-        self.basis, self.mix, self.allowed = basis, mix, allowed
+        self.basis, self.mix, self.allowed = quantities.basis(), quantities.mix(), allowed
         self.tolerance, self.residual_tolerance = tolerance, residual_tolerance
         self.places, self.outputs = np.zeros(0), np.zeros((0, outputs.shape[1]))
         self.nodes = 0  # gradients taken so far: backward passes
+        # Backward passes for a tag in every direction, and for one in a single direction.
+        self.width = self.each = len(self.basis.probability_weights)
+        self.vectors: np.ndarray | None = None
+        projectors = np.eye(outputs.shape[1])[None]
         self.directions: list[Direction] = []
         self.learn_values(places, outputs)
-        vectors = self._principal(basis.constant_cotangents())
-        # Backward passes for a tag in every direction, and for one in a single direction.
-        self.width = len(basis.probability_weights) if vectors is None else len(vectors)
-        self.each = self.width if vectors is None else 1
-        for vector in [None] if vectors is None else vectors:
-            self.directions.append(Direction(vector, outputs.shape[1], self.each, len(mix)))
+        if (cotangents := self.basis.constant_cotangents()) is not None:
+            self.vectors, self.each = self._principal(cotangents), 1
+            projectors = [np.outer(vector, vector) for vector in self.vectors]
+        self.directions = [Direction(part, self.each, len(self.mix)) for part in projectors]
         self._integrate()
 
     def learn_values(self, places: np.ndarray, outputs: np.ndarray) -> None:
@@ -100,14 +90,10 @@ class Partition:
         for direction, change in zip(self.directions, changes, strict=True):
             direction.known = _running(change @ self.mix.T)
 
-    def _principal(
-        self, cotangents: np.ndarray | None
-    ) -> Float64[np.ndarray, "direction output"] | None:
+    def _principal(self, cotangents: np.ndarray) -> Float64[np.ndarray, "direction output"]:
         """Orthonormal directions that hold the quantities' derivative, those first along which it
         weighs most along this line.
         """
-        if cotangents is None:
-            return None
         span = np.linalg.svd(cotangents, full_matrices=False)[2]
         cells = np.diff(self.places)
         rows = (
@@ -120,13 +106,14 @@ class Partition:
         axes = np.linalg.eigh(np.where(np.isfinite(second), second, 0))[1][:, ::-1]
         return axes.T @ span
 
-    def cotangents(self, number: int, tags: np.ndarray) -> Float64[np.ndarray, "tag pass output"]:
-        """Cotangents whose gradients are to be taken at new tags of direction `number`: the
-        direction itself, or unit vectors along the quantities' derivative.
+    def cotangents(
+        self, owners: Int[np.ndarray, "tag group"], tags: np.ndarray
+    ) -> Float64[np.ndarray, "tag pass output"]:
+        """Cotangents whose gradients are to be taken at new tags of the directions of these
+        numbers: the directions themselves, or unit vectors along the quantities' derivative.
         """
-        vector = self.directions[number].vector
-        if vector is not None:
-            return np.repeat(vector[None, None], len(tags), axis=0)
+        if self.vectors is not None:
+            return self.vectors[owners]
         after = np.clip(np.searchsorted(self.places, tags), 1, len(self.places) - 1)
         rows = self.basis.mean_jacobian(self.outputs[after - 1], self.outputs[after])
         size = np.linalg.norm(rows, axis=-1, keepdims=True)
@@ -174,7 +161,7 @@ class Partition:
     @property
     def open_nodes(self) -> int:
         """Gradients that wait for their weights."""
-        return sum(direction.open_nodes for direction in self.directions)
+        return self.each * sum(int((~part.committed).sum()) for part in self.directions)
 
     def place_borders(self) -> None:
         """Borders between neighbouring tags, at known places: near the middle, moved where that
@@ -226,9 +213,9 @@ class Partition:
             np.linalg.norm(residuals, axis=0) <= limits
         )
 
-    def split(self, met: np.ndarray, most: int) -> tuple[list[Wanted], np.ndarray]:
-        """At most `most` new tags, and places to be known, where quantities not yet met have the
-        largest residuals.
+    def split(self, met: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """At most `most` new tags, each after the number of its direction (tag, 1), and places to
+        be known, where quantities not yet met have the largest residuals.
 
         An interval is cut in three around its tag, which stays; beside a tag at the very border
         only the far side is cut.
@@ -246,7 +233,8 @@ class Partition:
         # third fewer points than a half.
         rest = np.sqrt((size[worst] ** 2)[::-1].cumsum()[::-1])
         count = int(np.clip((rest > 0.5).sum(), 1, max(len(worst) // 8, 1)))
-        wanted: list[Wanted] = []
+        owners: list[int] = []
+        tags: list[float] = []
         places: list[float] = []
         for index in worst[:count]:
             if size[index] == 0:
@@ -255,12 +243,13 @@ class Partition:
             direction = self.directions[number]
             (start, stop), tag = direction.edges[k], direction.tags[k]
             for edge, hole in ((start, tag - start), (stop, tag - stop)):
-                if abs(hole) > (stop - start) / 8 and len(wanted) < most:
+                if abs(hole) > (stop - start) / 8 and len(tags) < most:
                     new = edge + hole / 3
-                    wanted.append(Wanted(number, float(new)))
+                    owners.append(number)
+                    tags.append(new)
                     if not self._is_known_between(new, tag, places):
                         places.append((new + tag) / 2)
-        return wanted, np.array(places)
+        return np.array(owners, int)[:, None], np.array(tags), np.array(places)
 
     def _is_known_between(self, new: float, tag: float, planned: list[float]) -> bool:
         """Whether the outputs are known, or about to be, in the middle half between two tags:
@@ -290,7 +279,7 @@ class Partition:
                 break
             if not chosen[number][k : k + 2].any():
                 chosen[number][k : k + 2] = True
-                still_open -= 2 * self.directions[number].nodes.shape[1]
+                still_open -= 2 * self.each
         parts = [
             direction.commit(self._integral, tags)
             for direction, tags in zip(self.directions, chosen, strict=True)

@@ -3,13 +3,11 @@ of half as many points.
 """
 
 from collections.abc import Iterator
-from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
-Rule = Literal["left", "right", "midpoint", "trapezoid", "gauss_legendre"]
-RULES: tuple[str, ...] = get_args(Rule)
+RULES = ("left", "right", "midpoint", "trapezoid", "gauss_legendre")
 
 
 def quadrature(

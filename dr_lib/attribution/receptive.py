@@ -1,24 +1,30 @@
-"""Which input pixels a layer's unit depends on, and the smallest window of the image on which the
-unit has the same value.
+"""Which input pixels a layer's unit depends on, and how to compute the unit from few of them.
 
-A unit of an early layer sees a few dozen pixels, its cone. The window contains the whole cone,
-starts at a multiple of the layer's total stride, and ends at the image's edge wherever the cone
-does. Run on the window, the layers below compute the unit from the same numbers in the same places,
-padding included. The window's side differs from the image's by a multiple of the stride, so
-that every layer's "same" padding, which depends on a size modulo a stride, is split as in the whole
-image.
+A unit of an early layer sees a few dozen pixels, its cone. The smallest window on which the unit
+has the same value contains the whole cone, starts at a multiple of the layer's total stride, and
+ends at the image's edge wherever the cone does. Run on the window, the layers below compute the
+unit from the same numbers in the same places, padding included. The window's side differs from the
+image's by a multiple of the stride, so that every layer's "same" padding, which depends on a size
+modulo a stride, is split as in the whole image.
+
+A window is computed whole by every layer; the cone itself narrows from layer to layer, down to one
+position, at 0.4 of the operations for Inception V3's stem and 0.6 for `mixed2`. It needs no
+padding, so it serves the units whose cone lies within the image; those at its edge keep their
+window (`window_origin`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from dr_lib.network.graph import calls
+from dr_lib.network.graph import called, calls
 
 if TYPE_CHECKING:
     import keras
+
 
 # Layers that work on each position by itself.
 POINTWISE = frozenset(
@@ -62,6 +68,12 @@ class ReceptiveField:
     stride: tuple[int, int]
     offset: Axes
     whole: bool = False
+
+    @property
+    def centre(self) -> tuple[float, ...]:
+        """The middle (y, x) of what unit (0, 0) sees."""
+        axes = zip(self.offset, self.size, strict=True)
+        return tuple(offset + (size - 1) / 2 for offset, size in axes)
 
     def pixels(self, unit: Axes) -> tuple[slice, ...]:
         """Rows and columns that a unit (y, x) sees; they may begin before the image and end
@@ -178,14 +190,10 @@ def enlarged(
     import cv2
 
     # Rows of the inverse map, image → layer: (x, y) order, as OpenCV wants it.
-    (stride_y, stride_x), (offset_y, offset_x), (size_y, size_x) = (
-        field.stride,
-        field.offset,
-        field.size,
-    )
+    (stride_y, stride_x), (centre_y, centre_x) = field.stride, field.centre
     inverse = [
-        [1 / stride_x, 0, -(offset_x + (size_x - 1) / 2) / stride_x],
-        [0, 1 / stride_y, -(offset_y + (size_y - 1) / 2) / stride_y],
+        [1 / stride_x, 0, -centre_x / stride_x],
+        [0, 1 / stride_y, -centre_y / stride_y],
     ]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     square = (input_size, input_size)
@@ -221,3 +229,75 @@ def sliding(layer: Any, source: Any) -> tuple[Axes, Axes, Axes] | None:
         missing = ((-(-size // step) - 1) * step + width - size for size, width, step in axes)
         pads = tuple(max(count, 0) // 2 for count in missing)
     return kernel, strides, pads
+
+
+# Layers that `cone` computes without their padding.
+KNOWN = POINTWISE | MERGES | {"Conv2D", "MaxPooling2D", "AveragePooling2D"}
+
+
+def cone(lower: "keras.Model") -> Callable[[Any], Any] | None:
+    """The function (n, size_y, size_x, channel) -> (n, unit channel) from receptive fields to the
+    unit that each shows.
+
+    It shares the model's weights. None for a network with a layer that is not known here, and for
+    units without a place.
+    """
+    from keras import ops
+
+    spans = cone_spans(lower)
+    if spans is None:
+        return None
+    steps = [call for call in calls(lower) if call[1]]
+
+    def unit(x: Any) -> Any:
+        tensors = {id(lower.inputs[0]): x}
+        for layer, sources, outputs in steps:
+            seen = []
+            for source in sources:
+                wanted = reach(layer, source, spans[id(outputs[0])])
+                seen.append(_cropped(tensors[id(source)], spans[id(source)], wanted))
+            tensors[id(outputs[0])] = _applied(layer, seen)
+        return ops.squeeze(tensors[id(lower.outputs[0])], (1, 2))
+
+    return unit
+
+
+def cone_spans(lower: "keras.Model") -> dict[int, Span] | None:
+    """For every tensor of the model, by its id, the places that unit (0, 0) is computed from.
+    None where `cone` is.
+    """
+    layers = [layer for layer, sources, _ in calls(lower) if sources]
+    known = all(type(layer).__name__ in KNOWN for layer in layers)
+    if not known or any(layer.compute_dtype != "float32" for layer in layers):
+        return None
+    return None if receptive_field(lower).whole else unit_spans(lower)
+
+
+def _cropped(tensor: Any, there: Span, wanted: Span) -> Any:
+    """The `wanted` places of a tensor that holds the places `there`."""
+    rows, columns = (
+        slice(first - start, end - start)
+        for (first, end), (start, _) in zip(wanted, there, strict=True)
+    )
+    return tensor[:, rows, columns]
+
+
+def _applied(layer: Any, inputs: list[Any]) -> Any:
+    """The layer without its padding: what would have been padded is there."""
+    from keras import ops
+
+    kind = type(layer).__name__
+    if kind == "Conv2D":
+        answer = ops.conv(
+            inputs[0],
+            layer.kernel,
+            strides=list(layer.strides),
+            padding="valid",
+            data_format="channels_last",
+            dilation_rate=list(layer.dilation_rate),
+        )
+        return layer.activation(answer + layer.bias if layer.use_bias else answer)
+    if kind in ("MaxPooling2D", "AveragePooling2D"):
+        pool = ops.max_pool if kind == "MaxPooling2D" else ops.average_pool
+        return pool(inputs[0], layer.pool_size, layer.strides, "valid", "channels_last")
+    return called(layer, inputs)

@@ -21,6 +21,7 @@ from dr_lib.attribution.sums import Commit
 # px image. Beyond, those with the smallest residuals are weighted for good, so that memory doesn't
 # grow with the points.
 OPEN_POINTS = 48
+FIXED_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class RefinementResult:
 
 
 def fixed_refinement(
-    quantities: QuantityMap, alphas: np.ndarray, weights: np.ndarray, tolerance: float, floor: float
+    quantities: QuantityMap, alphas: np.ndarray, weights: np.ndarray, floor: float
 ) -> Refinement:
     """A gradient at every node of a rule, and the outputs at the two ends; the only residual is
     that of the whole line.
@@ -53,7 +54,7 @@ def fixed_refinement(
     Parameters
     ----------
     alphas, weights: (point,) of the rule (`quadrature`).
-    tolerance, floor: the path has converged if |gap| ≤ tolerance · max(|F(x) − F(x')|, floor).
+    floor: the path has converged if |gap| ≤ FIXED_TOLERANCE · max(|F(x) − F(x')|, floor).
     """
     basis, mix = quantities.basis(), quantities.mix()
     constant = basis.constant_cotangents()
@@ -85,7 +86,7 @@ def fixed_refinement(
             nodes = first * len(constant) + np.arange(len(each))
             yield Commit(nodes, each, np.repeat(factors[rows], len(constant))[:, None] * each)
     residual = mix @ total - (stop - start)
-    converged = np.abs(residual) <= tolerance * np.maximum(np.abs(stop - start), floor)
+    converged = np.abs(residual) <= FIXED_TOLERANCE * np.maximum(np.abs(stop - start), floor)
     return RefinementResult(stop, start, len(alphas), converged, residual[None])
 
 
@@ -115,14 +116,11 @@ def live_refinement(
         live = (yield Request(alphas)).outputs[:, :neurons] != 0
     rows, targets = [], []
     for point, awake in enumerate(live):
-        for group in (
-            np.split(np.flatnonzero(awake), range(together, awake.sum(), together))
-            if awake.any()
-            else ()
-        ):
+        numbers = np.flatnonzero(awake)
+        for first in range(0, len(numbers), together):
+            group = numbers[first : first + together]
             rows.append(point)
-            targets.append(np.full(together, -1))
-            targets[-1][: len(group)] = group
+            targets.append(np.pad(group, (0, together - len(group)), constant_values=-1))
     total = np.zeros(neurons)
     if rows:
         targets = np.array(targets)
@@ -154,8 +152,7 @@ def adaptive_refinement(
     start, stop = quantities.values(outputs[[0, -1]])
     allowed = tolerance * np.maximum(np.abs(stop - start), floor)
     partition = Partition(
-        quantities.basis(),
-        quantities.mix(),
+        quantities,
         tolerance,
         residual_tolerance or tolerance,
         allowed,
@@ -167,8 +164,8 @@ def adaptive_refinement(
     # more.
     numbers = range(len(partition.directions))
     owners = np.tile(numbers, (points, 1))
-    cotangents = np.concatenate([partition.cotangents(n, tags) for n in numbers], axis=1)
     while True:
+        cotangents = partition.cotangents(owners, tags)
         values = yield Request(tags, cotangents)
         partition.learn_tags(owners, tags, cotangents, values.outputs, values.slopes)
         partition.place_borders()
@@ -177,18 +174,13 @@ def adaptive_refinement(
             break
         if partition.open_nodes > OPEN_POINTS * partition.width:
             yield partition.commit(OPEN_POINTS * partition.width)
-        wanted, places = partition.split(
+        owners, tags, places = partition.split(
             met, (max_points * partition.width - partition.nodes) // partition.each
         )
-        if not wanted:
+        if not len(tags):
             break
         if len(places):
             partition.learn_values(places, (yield Request(places)).outputs)
-        tags = np.array([new.tag for new in wanted])
-        owners = np.array([[new.direction] for new in wanted])
-        cotangents = np.concatenate(
-            [partition.cotangents(new.direction, tags[k : k + 1]) for k, new in enumerate(wanted)]
-        )
     yield partition.commit(0)
     directions = partition.directions
     return RefinementResult(

@@ -40,11 +40,6 @@ class GradientSums:
         self._sums = [backend.tensor(np.zeros(shape, np.float32))] * (count * (1 + contrasted))
         self._kept: dict[int, Any] = {}
 
-    @property
-    def waiting(self) -> int:
-        """How many gradients are kept."""
-        return len(self._kept)
-
     def add(self, number: int, gradient: Any, contrast: float = 0.0) -> None:
         """Adds a gradient to one of the sums and, times `contrast`, to its contrast."""
         self._sums[number] = self._sums[number] + gradient

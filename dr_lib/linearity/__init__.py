@@ -7,7 +7,13 @@ so the attribution grows only through the activation difference. The caller give
 the layer, the gradient, and the engine that averages gradients.
 """
 
-from dr_lib.linearity.effects import special_units, unit_effects, unit_region
-from dr_lib.linearity.params import LinearityParams
-from dr_lib.linearity.study import engine_average_gradient, linearity_study, trunk
+from dr_lib.linearity.study import (
+    LinearityParams,
+    engine_average_gradient,
+    linearity_study,
+    special_units,
+    trunk,
+    unit_effects,
+    unit_region,
+)
 from dr_lib.linearity.verdicts import unit_verdicts

@@ -1,19 +1,90 @@
-"""Units of a layer along adversarial examples of growing strength: activation difference, mean
-gradient, attribution.
+"""Units of a layer along adversarial examples of growing strength (activation difference, mean
+gradient, attribution), and special units one by one: which stages a unit argues for, what the
+outcome is without it, which pixels drive it (METHOD §8).
+
+A unit of a dense layer is a number, one of a convolutional layer a channel: all its positions
+together.
 """
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from annotated_types import Interval
+from jaxtyping import Bool, Float, Float32, Float64, Int
 
-from dr_lib.linearity.params import LinearityParams
-from dr_lib.perturbation.adversarial import Gradient, ascent
+from dr_lib.attribution import integrated_gradients, stage_quantities
+from dr_lib.attribution.evaluator import Evaluator
+from dr_lib.attribution.integrated import RefinementMaker, attributions
+from dr_lib.attribution.neurons import flat_activations
+from dr_lib.attribution.quantities import identity_quantities, softmax
+from dr_lib.network import backend
+from dr_lib.network.layers import logits_model
+from dr_lib.perturbation.adversarial import Gradient, Norm, ascent
 from dr_lib.perturbation.strength_search import LEGAL, batches
-from dr_lib.vocabulary import STAGE_COUNT
+from dr_lib.settings import (
+    Limit,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+    Share,
+    Stage,
+)
+from dr_lib.vocabulary import STAGE_QUANTITIES
+
+
+@dataclass(frozen=True)
+class LinearityParams(Settings):
+    """Which layers, which strengths, how finely averaged, and the thresholds of a unit's
+    verdict.
+    """
+
+    layers: tuple[str, ...] = ("fc1", "fc2", "pooled", "mixed2")
+    target_stage: Stage = 1
+    norm: Norm = "linf"
+    smallest_strength: PositiveFloat = 2.0**-12  # far below one 8-bit level, 2⁻⁷
+    strengths: PositiveInt = 12  # from the smallest, growing by `growth`; strength 0 is added
+    growth: Annotated[float, Interval(gt=1), "strengths grow"] = 2.0
+    points: PositiveInt = 64  # of the average gradient's quadrature
+    conv_points: PositiveInt = (
+        16  # the same in a convolutional layer, above which most of the network may lie
+    )
+    inside_only: bool = True
+    limit: Limit = 32  # eyes; 0: all
+    batch_size: PositiveInt = 4
+    dead_share: Share = (
+        1e-6  # a unit whose attribution never exceeds this share of the layer's largest is dead
+    )
+    constant_share: Share = (
+        0.05  # activation moves by less than this share of its largest difference: constant
+    )
+    reversed_correlation: Share = (
+        0.5  # attribution and outcome correlate below minus this: reversed
+    )
+    gradient_bound: Share = (
+        0.2  # linear: the average gradient's coefficient of variation stays within this …
+    )
+    # … and attribution is a line through 0 of the activation difference with at least this R²
+    least_r2: Share = 0.9
+    # constant or reversed units of a layer that are looked at one by one, the largest first; 0:
+    # none
+    special_units: NonNegativeInt = 8
+    special_eyes: PositiveInt = 3  # eyes of which a special unit's region is kept
+    region_points: PositiveInt = 32  # midpoints of such a region
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The strengths, 0 (the original) first.
+
+        >>> LinearityParams(smallest_strength=0.25, strengths=3).grid
+        (0.0, 0.25, 0.5, 1.0)
+        """
+        return (0.0, *(self.smallest_strength * self.growth**k for k in range(self.strengths)))
+
 
 Model = Callable[[Any], Any]  # a Keras model, or any function of a batch
 AverageGradient = Callable[
@@ -97,11 +168,8 @@ def linearity_study(
         stages = np.concatenate(
             [np.asarray(upper(batch)) for batch in batches(activations, params.batch_size)]
         )
-        mean_gradient = np.asarray(
-            average_gradient(upper, params.target_stage, activations, origin)
-        )
-        units = _by_unit(activations - origin, mean_gradient)
-        frames.append(_frame(ids, layer, params.grid, units, stages, params.target_stage))
+        slope = np.asarray(average_gradient(upper, params.target_stage, activations, origin))
+        frames.append(_frame(ids, layer, activations - origin, slope, stages, params))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -113,35 +181,45 @@ def engine_average_gradient(params: LinearityParams) -> AverageGradient:
     form between the points, so that a saturated outcome does not show up as a gradient that varies.
     Each upper model is compiled once.
     """
-    from dr_lib.attribution import integrated_gradients, stage_quantities
-
-    evaluator = functools.cache(upper_evaluator)
+    above = functools.cache(lambda upper: _Above(upper, params))
 
     def average(upper: Model, stage: int, inputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-        flat = inputs.ndim == 2
-        values = integrated_gradients(
-            evaluator(upper, UNITS_AT_ONCE if flat else params.batch_size),
-            inputs,
-            baseline,
-            points=params.points if flat else params.conv_points,
-            rule="midpoint",
-            multiply_by_inputs=False,
-            quantities=stage_quantities((f"stage{stage}",), STAGE_COUNT),
-        ).values
-        return values.reshape(
-            inputs.shape
-        )  # one quantity: its axis, where there is one, has length 1
+        values = above(upper).maps(inputs, baseline, (f"stage{stage}",), multiply_by_inputs=False)
+        return values[:, 0]
 
     return average
 
 
-def upper_evaluator(upper: Any, batch_size: int) -> Any:
-    """The logits of a Keras model above a layer, compiled for batches of this size."""
-    from dr_lib.attribution.evaluator import Evaluator
-    from dr_lib.network.layers import logits_model
+class _Above:
+    """The logits of a Keras model above a layer: compiled once, in batches that suit its units."""
 
-    logits = logits_model(upper)
-    return Evaluator(lambda h: logits(h, training=False), batch_size)
+    def __init__(self, upper: Any, params: LinearityParams) -> None:
+        flat = len(upper.inputs[0].shape) == 2
+        self.points = params.points if flat else params.conv_points
+        batch_size = UNITS_AT_ONCE if flat else params.batch_size
+        self.evaluator = Evaluator(flat_activations(logits_model(upper)), batch_size)
+
+    def maps(
+        self,
+        activations: np.ndarray,
+        baseline: np.ndarray,
+        quantities: tuple[str, ...],
+        *,
+        multiply_by_inputs: bool = True,
+    ) -> Float[np.ndarray, "image quantity *unit"]:
+        """Integrated gradients of the quantities by the layer's units."""
+        return integrated_gradients(
+            self.evaluator,
+            activations,
+            baseline,
+            points=self.points,
+            multiply_by_inputs=multiply_by_inputs,
+            quantities=stage_quantities(quantities),
+        ).values
+
+    def probabilities(self, activations: np.ndarray) -> np.ndarray:
+        """The stages' probabilities."""
+        return softmax(self.evaluator.values(activations))
 
 
 def trunk(lowers: Mapping[str, Any]) -> Callable[[np.ndarray], Mapping[str, Any]]:
@@ -150,42 +228,150 @@ def trunk(lowers: Mapping[str, Any]) -> Callable[[np.ndarray], Mapping[str, Any]
     """
     import keras
 
-    from dr_lib.network import backend
-
     first = next(iter(lowers.values())).inputs[0]
     below = keras.Model(first, {layer: lower.outputs[0] for layer, lower in lowers.items()})
     return backend.compiled(lambda images: below(images, training=False))
 
 
-def _by_unit(difference: np.ndarray, slope: np.ndarray) -> dict[str, np.ndarray]:
-    """Activation difference, average gradient and attribution, each (image, unit) float64."""
-    difference, slope = difference.astype(np.float64), slope.astype(np.float64)
-    space = tuple(range(1, difference.ndim - 1))
-    return {
-        "activation_difference": difference.mean(axis=space) if space else difference,
-        "mean_gradient": slope.sum(axis=space),
-        "attribution": (difference * slope).sum(axis=space),
-    }
-
-
 def _frame(
     ids: np.ndarray,
     layer: str,
-    strengths: Sequence[float],
-    units: dict[str, np.ndarray],
+    difference: np.ndarray,
+    slope: np.ndarray,
     stages: np.ndarray,
-    target: int,
+    params: LinearityParams,
 ) -> pd.DataFrame:
-    """Rows in the order of the arrays: strength, then eye, then unit."""
-    count = units["attribution"].shape[1]
+    """Rows in the order of the arrays (example, …, unit): strength, then eye, then unit."""
+    difference, slope = difference.astype(np.float64), slope.astype(np.float64)
+    examples, *_, count = difference.shape
+    space = tuple(range(1, difference.ndim - 1))
+    outcome = stages[:, params.target_stage].astype(np.float64)
     return pd.DataFrame(
         {
-            "image_id": np.tile(np.repeat(ids, count), len(strengths)),
+            "image_id": np.tile(np.repeat(ids, count), len(params.grid)),
             "layer": layer,
-            "strength": np.repeat(strengths, len(ids) * count),
-            "unit": np.tile(np.arange(count), len(ids) * len(strengths)),
-            "outcome": np.repeat(stages[:, target].astype(np.float64), count),
+            "strength": np.repeat(params.grid, len(ids) * count),
+            "unit": np.tile(np.arange(count), examples),
+            "outcome": np.repeat(outcome, count),
             "predicted_stage": np.repeat(stages.argmax(axis=1), count),
-            **{name: values.ravel() for name, values in units.items()},
+            "activation_difference": difference.mean(axis=space).ravel(),
+            "mean_gradient": slope.sum(axis=space).ravel(),
+            "attribution": (difference * slope).sum(axis=space).ravel(),
         }
     )
+
+
+SPECIAL = ("constant", "reversed")
+
+
+def special_units(verdicts: pd.DataFrame, params: LinearityParams) -> dict[str, list[int]]:
+    """For each layer the constant and reversed units to look at, those of the largest mean
+    attribution first, ties by number.
+    """
+    chosen = verdicts[verdicts["verdict"].isin(SPECIAL)]
+    order = chosen.assign(size=chosen["mean_attribution"].abs()).sort_values(
+        ["size", "unit"], ascending=[False, True]
+    )
+    return {
+        str(layer): part["unit"].astype(int).tolist()[: params.special_units]
+        for layer, part in order.groupby("layer", sort=True)
+        if params.special_units
+    }
+
+
+def unit_effects(
+    image_ids: Sequence[str],
+    layer: str,
+    upper: Model,
+    activations: Float[np.ndarray, "image *unit"],
+    baseline: Float[np.ndarray, "*unit"],
+    verdicts: Mapping[int, str],
+    params: LinearityParams,
+) -> list[dict]:
+    """One row per unit and eye for the table `unit_effects`; eyes are ranked by the unit's
+    attribution to the target.
+
+    Parameters
+    ----------
+    upper : a Keras model from the layer to a softmax
+    activations : h(x) of the eyes as they are
+    baseline : h(x')
+    verdicts : the units to look at, by number, with their verdicts
+    """
+    above = _Above(upper, params)
+    maps = above.maps(activations, baseline, STAGE_QUANTITIES).astype(np.float64)
+    argues = maps.sum(axis=tuple(range(2, maps.ndim - 1)))  # (image, stage, unit)
+    difference = (activations - baseline).astype(np.float64)
+    difference = difference.mean(axis=tuple(range(1, difference.ndim - 1)))
+    units = np.array([*verdicts], int)
+    whole, effects = baseline_effect(above.probabilities, activations, baseline, units)
+    rows = []
+    for k, (unit, verdict) in enumerate(verdicts.items()):
+        order = np.argsort(-np.abs(argues[:, params.target_stage, unit]), kind="stable")
+        for rank, image in enumerate(order):
+            effect = effects[image, k]
+            rows.append(
+                {
+                    "layer": layer,
+                    "unit": unit,
+                    "image_id": image_ids[image],
+                    "verdict": verdict,
+                    "rank": rank,
+                    "activation_difference": difference[image, unit],
+                    **_by_stage("attribution", argues[image, :, unit]),
+                    **_by_stage("effect", effect),
+                    "predicted_before": int(whole[image].argmax()),
+                    "predicted_after": int((whole[image] + effect).argmax()),
+                }
+            )
+    return rows
+
+
+def _by_stage(name: str, values: np.ndarray) -> dict[str, float]:
+    return {f"{name}_{stage}": value for stage, value in zip(STAGE_QUANTITIES, values, strict=True)}
+
+
+def baseline_effect(
+    predict: Callable[[np.ndarray], np.ndarray],
+    activations: Float[np.ndarray, "image *unit"],
+    baseline: Float[np.ndarray, "*unit"],
+    units: Int[np.ndarray, "chosen"],
+) -> tuple[Float64[np.ndarray, "image stage"], Float64[np.ndarray, "image chosen stage"]]:
+    """(the stages' probabilities as they are, what setting one unit at a time to its baseline adds
+    to them).
+
+    A unit is an index of the last axis; in a convolutional layer that is a whole channel.
+    """
+    whole = np.asarray(predict(activations), np.float64)
+    effects = np.empty((len(activations), len(units), whole.shape[1]))
+    for k, unit in enumerate(units):
+        changed = activations.copy()
+        changed[..., unit] = baseline[..., unit]
+        effects[:, k] = np.asarray(predict(changed), np.float64) - whole
+    return whole, effects
+
+
+def unit_region(
+    sums: Evaluator,
+    image: Float[np.ndarray, "y x 3"],
+    baseline: Float[np.ndarray, "y x 3"],
+    unit_shape: Sequence[int],
+    unit: int,
+    params: LinearityParams,
+) -> Float32[np.ndarray, "y x"]:
+    """The unit's activation attributed to the pixels of one image, summed over colours; a channel's
+    is the mean over positions.
+
+    `sums` evaluates `dr_lib.attribution.neurons.weighted_sums` of the network below the layer.
+    """
+    weights = np.zeros(tuple(unit_shape), np.float32)
+    weights[..., unit] = 1 / np.prod(unit_shape[:-1], initial=1)
+    (region,) = attributions(
+        sums,
+        identity_quantities(1),
+        image[None],
+        baseline,
+        RefinementMaker(params.region_points),
+        extras=(weights.reshape(1, 1, -1),),
+    )
+    return region.values[0].sum(axis=-1)

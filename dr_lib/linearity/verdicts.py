@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.evaluation.ratio import ratio
-from dr_lib.linearity.params import LinearityParams
+from dr_lib.linearity.study import LinearityParams
 
 COLUMNS = (
     *("layer", "unit", "verdict", "images", "gradient_variation", "slope", "r2"),

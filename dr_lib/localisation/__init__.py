@@ -11,5 +11,4 @@ from dr_lib.localisation.masks import (
     lesion_share,
     retina_seen,
 )
-from dr_lib.localisation.params import LocalisationParams
-from dr_lib.localisation.scores import Judge, Score, score_rows
+from dr_lib.localisation.scores import Judge, LocalisationParams, Score, score_rows

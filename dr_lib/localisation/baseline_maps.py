@@ -60,7 +60,7 @@ class BaselineMaps:
                 raise ValueError(
                     f"layer {name!r} has no positions, so Grad-CAM has nothing to show there"
                 )
-            below = backend.compiled(lambda x, net=lower: net(x, training=False))
+            below = _of_one(lambda x, net=lower: net(x, training=False))
             self._cams[name] = (below, _gradient_of(upper, quantities), receptive_field(lower))
 
     def maps(
@@ -74,14 +74,14 @@ class BaselineMaps:
         the centre of what it sees (Selvaraju et al., 2017).
         """
         x = scaled(pixels)
-        gradient = self._at(self._gradient, x)
+        gradient = self._gradient(x)
         maps = {
             "gradient": np.abs(gradient).sum(axis=2),
             "gradient_input": (x * gradient).sum(axis=2),
         }
         for name, (below, above, field) in self._cams.items():
-            h = np.asarray(below(backend.tensor(x[None])))[0]
-            weights = self._at(above, h).mean(axis=(0, 1))
+            h = below(x)
+            weights = above(h).mean(axis=(0, 1))
             cam = np.maximum(h @ weights, 0)
             maps[f"gradcam_{name}"] = enlarged(cam, field, len(x))
         return maps | {
@@ -89,13 +89,9 @@ class BaselineMaps:
             "contrast": local_contrast(pixels),
         }
 
-    @staticmethod
-    def _at(gradient: Callable, x: np.ndarray) -> np.ndarray:
-        return np.asarray(gradient(backend.tensor(x[None])))[0]
-
 
 def _gradient_of(network: "keras.Model", quantities: QuantityMap) -> Callable:
-    """(1, …) -> the gradient of the only quantity by the network's input."""
+    """The gradient of the only quantity by the network's one input."""
     probability, logit = (
         weights.T.astype(np.float32)
         for weights in (quantities.probability_weights, quantities.logit_weights)
@@ -107,6 +103,12 @@ def _gradient_of(network: "keras.Model", quantities: QuantityMap) -> Callable:
         u = network(x, training=False)
         return ops.matmul(ops.softmax(u), probability) + ops.matmul(u, logit)
 
-    return backend.compiled(
+    return _of_one(
         lambda x: backend.vjp(outcome, x, backend.tensor(np.ones((1, 1), np.float32)))[1]
     )
+
+
+def _of_one(function: Callable) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of a batch, compiled, for a single array and its answer."""
+    run = backend.compiled(function)
+    return lambda x: np.asarray(run(backend.tensor(x[None])))[0]

@@ -21,6 +21,7 @@ equal chance.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
@@ -30,7 +31,34 @@ from jaxtyping import Bool, Float, Float64
 from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
 from dr_lib.evaluation.ratio import ratio
 from dr_lib.localisation.masks import LesionMasks
-from dr_lib.localisation.params import LocalisationParams
+from dr_lib.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, Settings
+
+
+@dataclass(frozen=True)
+class LocalisationParams(Settings):
+    """Where the masks are and how a map is judged by them.
+
+    - `masks`: a folder of masks, in any of the layouts of docs/localisation.md, or a COCO
+      annotation file. Empty: the folder `masks` beside the photographs, where `dr synthesise` puts
+      its own; without one nothing is measured.
+    - `smoothing_px`: Gaussian σ that every map, baseline maps too, is smoothed with before it is
+      judged.
+    - `tolerance_px`: so near a lesion a map's peak counts as on it.
+    - `regions`: how many of a map's strongest peaks count for precision and recall.
+    - `baseline_maps`: whether simple maps are judged on the same eyes. `gradcam_layers`: where
+      Grad-CAM is; names that the model lacks are passed over.
+    - `resamples`, `seed`: of the intervals, over patients.
+    """
+
+    masks: str = ""
+    smoothing_px: NonNegativeFloat = 1.0
+    tolerance_px: NonNegativeFloat = 3.0
+    regions: PositiveInt = 10
+    baseline_maps: bool = True
+    gradcam_layers: tuple[str, ...] = ("mixed2", "mixed5", "mixed7", "mixed10")
+    resamples: PositiveInt = 1000
+    seed: NonNegativeInt = 0
+
 
 FALSE_POSITIVES = (1, 2, 4, 8, 16)
 MOST_PEAKS = 400
@@ -226,27 +254,26 @@ def score_rows(
     if len(scores) != len(patients):
         raise ValueError(f"{len(scores)} eyes do not match {len(patients)} patients")
     rows = []
-    for lesion, metric in dict.fromkeys(key for eye in scores for key in eye):
-        pairs = {
-            place: eye[lesion, metric]
-            for place, eye in enumerate(scores)
-            if (lesion, metric) in eye and np.isfinite(eye[lesion, metric].value)
-        }
-        if not pairs:
+    for key in dict.fromkeys(key for eye in scores for key in eye):
+        known = [
+            (*eye[key], patient)
+            for eye, patient in zip(scores, patients, strict=True)
+            if key in eye and np.isfinite(eye[key].value)
+        ]
+        if not known:
             continue
-        values, chances = np.array(list(zip(*pairs.values(), strict=True)))
-        low, high = interval(
-            values, [patients[place] for place in pairs], params.resamples, params.seed
-        )
+        *pairs, whose = zip(*known, strict=True)
+        values, chances = np.array(pairs)
+        low, high = interval(values, whose, params.resamples, params.seed)
         rows.append(
             {
-                "lesion": lesion,
-                "metric": metric,
+                "lesion": key[0],
+                "metric": key[1],
                 "value": float(values.mean()),
                 "low": low,
                 "high": high,
                 "chance": float(chances.mean()),
-                "images": len(pairs),
+                "images": len(known),
             }
         )
     return rows

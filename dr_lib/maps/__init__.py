@@ -5,8 +5,5 @@ Takes arrays and returns rows that are named like the tables' columns. Knows no 
 """
 
 from dr_lib.maps.groups import POSTER, GroupHeatmaps, group_names
-from dr_lib.maps.neurons import region_measures
-from dr_lib.maps.params import HeatmapParams
-from dr_lib.maps.regions import find_regions, smoothed
-from dr_lib.maps.rows import image_rows
-from dr_lib.maps.stats import symmetry
+from dr_lib.maps.regions import HeatmapParams, find_regions, image_rows, smoothed
+from dr_lib.maps.stats import region_measures, symmetry

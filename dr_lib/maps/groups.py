@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64
 
 from dr_lib.evaluation.ratio import ratio
 from dr_lib.fundus.anatomy import Eye, anatomy
-from dr_lib.maps.params import HeatmapParams
+from dr_lib.maps.regions import HeatmapParams
 
 Key = tuple[str, str, str]  # group name, source, quantity
 
@@ -84,9 +84,7 @@ class GroupHeatmaps:
             self._add(key, parts, other.images[key])
 
     def _add(self, key: Key, parts: np.ndarray, images: int) -> None:
-        if key not in self.sums:
-            self.sums[key] = np.zeros_like(parts)
-        self.sums[key] += parts
+        self.sums[key] = self.sums.get(key, 0.0) + parts
         self.images[key] += images
 
     def _check(self, size: int) -> None:

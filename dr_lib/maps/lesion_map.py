@@ -11,7 +11,6 @@ docs/localisation.md has the measurements behind these choices, and what else wa
 """
 
 import itertools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,24 +48,25 @@ class LesionMapper:
         NaN where the network's answer is. A turned or mirrored eye has the turned or mirrored map
         if there are eight poses.
         """
-        maps = np.zeros(pixels.shape[:3], np.float32)
-        turned: dict[int, dict[int, np.ndarray]] = {number: {} for number in range(len(pixels))}
-        for path in self.disease.run(self._paths(pixels)):
+        maps = np.empty((len(self.poses), *pixels.shape[:3]), np.float32)
+        nothing = np.zeros(pixels.shape[1:], np.float32)
+        # A line for every pose of every eye, which fill batches together.
+        paths = (
+            Path(
+                (number, pose),
+                nothing,
+                scaled(posed(pixels[number : number + 1], pose))[0],
+                unchecked_refinement(*self.rule),
+                basis=1,
+                contrasted=False,
+            )
+            for number, pose in itertools.product(range(len(pixels)), self.poses)
+        )
+        for path in self.disease.run(paths):
             number, pose = path.key
             strength = np.abs(path.sum[0] * path.difference).sum(axis=-1)
-            turned[number][pose] = unposed(strength[np.newaxis], pose)[0]
-            if len(turned[number]) == len(self.poses):
-                own = turned.pop(number)
-                maps[number] = np.mean([own[pose] for pose in self.poses], axis=0, dtype=np.float64)
-        return maps
-
-    def _paths(self, pixels: np.ndarray) -> Iterator[Path]:
-        """A line for every pose of every eye, which fill batches together."""
-        nothing = np.zeros(pixels.shape[1:], np.float32)
-        for number, pose in itertools.product(range(len(pixels)), self.poses):
-            (x,) = scaled(posed(pixels[number : number + 1], pose))
-            refinement = unchecked_refinement(*self.rule)
-            yield Path((number, pose), nothing, x, refinement, 1, contrasted=False)
+            maps[self.poses.index(pose), number] = unposed(strength[np.newaxis], pose)[0]
+        return maps.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 def unposed(

@@ -1,5 +1,6 @@
-"""Connected regions of high attribution: where they lie, how large and how strong they are, what
-the fundus shows there.
+"""Connected regions of high attribution: how they are cut out, where they lie, how large and how
+strong they are, what the fundus shows there; and all rows of one image's maps, each map labelled
+once.
 
 The map is smoothed with its signs, so that a speckle of both cancels; each sign is then cut at a
 threshold of its own map (`HeatmapParams.threshold`), inside the visible disc only, and joined over
@@ -7,17 +8,47 @@ corners. Sums are taken over the *unsmoothed* map: by completeness they are what
 contributes to the outcome.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int32, UInt8
 
-from dr_lib.fundus.anatomy import Anatomy, place_of, visible_disc
-from dr_lib.fundus.optic_disc import OpticDisc
-from dr_lib.maps.params import HeatmapParams
-from dr_lib.vocabulary import Sign
+from dr_lib.fundus.anatomy import Anatomy, Eye, anatomy, place_of, visible_disc
+from dr_lib.fundus.optic_disc import OpticDisc, optic_disc
+from dr_lib.maps.stats import map_stats, symmetry
+from dr_lib.settings import (
+    Limit,
+    NonNegativeFloat,
+    PositiveInt,
+    PositiveShare,
+    Settings,
+    ShareBelow1,
+)
+from dr_lib.vocabulary import QUADRANTS, SIGNS, Sign
+
+
+@dataclass(frozen=True)
+class HeatmapParams(Settings):
+    """A region is a connected piece of the smoothed map, within the visible disc, at or above a
+    threshold of that map's own.
+    """
+
+    smoothing_px: NonNegativeFloat = 2.0  # Gaussian σ; 0: none
+    threshold: Literal["fraction", "otsu", "quantile"] = "fraction"
+    fraction: PositiveShare = 0.25  # of the smoothed map's largest value of the sign
+    quantile: ShareBelow1 = 0.98  # over the visible disc's pixels
+    min_area_px: PositiveInt = 8
+    max_regions: Limit = 20  # rows kept of each sign, the strongest first; 0: all
+    surround_px: PositiveInt = 4  # width of what a region's contrast is measured against
+    radial_bins: PositiveInt = 10
+    angular_bins: PositiveInt = 12
+    unconverged: Literal["keep", "leave_out"] = (
+        "keep"  # of the groups' sums; every row of other tables says `converged`
+    )
+
 
 EDGES = ("top", "left", "bottom", "right")
 GREEN = 1  # the channel in which both blood and exudates stand out
@@ -28,23 +59,13 @@ def smoothed(values: Float[np.ndarray, "y x"], sigma_px: float | int) -> Float[n
     return cv2.GaussianBlur(values, (0, 0), sigma_px) if sigma_px > 0 else values
 
 
-@dataclass(frozen=True)
-class Regions:
-    """Labelled regions of one sign: 0 outside, otherwise 1 + the region's number, 0 being the
-    strongest.
-    """
-
-    labels: Int32[np.ndarray, "y x"]
-    count: int
-
-
 def find_regions(
     values: Float[np.ndarray, "y x"],
     sign: Sign,
     params: HeatmapParams = HeatmapParams(),
     *,
     crop: float,
-) -> Regions:
+) -> Int32[np.ndarray, "y x"]:
     """The regions of one sign of a square map, numbered by the size of their summed attribution
     (ties: first from the top).
 
@@ -57,8 +78,9 @@ def find_regions(
 
     Returns
     -------
-    Regions
-        Of a map without that sign, and of one that is not finite, there are none.
+    labels
+        0 outside, otherwise 1 + the region's number, 0 being the strongest. Of a map without that
+        sign, and of one that is not finite, there are none.
 
     Raises
     ------
@@ -71,7 +93,7 @@ def find_regions(
     if height != width:
         raise ValueError(f"a fundus and its maps are square, not {height} × {width}")
     inside = visible_disc(height, crop=crop)
-    nothing = Regions(np.zeros(values.shape, np.int32), 0)
+    nothing = np.zeros(values.shape, np.int32)
     if not np.isfinite(values).all():
         return nothing
     strength = np.where(inside, smoothed(values.astype(np.float64), params.smoothing_px), 0.0)
@@ -87,13 +109,13 @@ def find_regions(
     kept = kept[np.argsort(-np.abs(sums[kept]), kind="stable")]
     renumbered = np.zeros(len(areas), np.int32)
     renumbered[kept] = np.arange(1, len(kept) + 1)
-    return Regions(renumbered[labels], len(kept))
+    return renumbered[labels]
 
 
 def region_rows(
     values: Float[np.ndarray, "y x"],
     fundus: UInt8[np.ndarray, "y x 3"],
-    regions: Regions,
+    labels: Int32[np.ndarray, "y x"],
     sign: Sign,
     retina: Anatomy,
     params: HeatmapParams,
@@ -111,7 +133,7 @@ def region_rows(
 
     Parameters
     ----------
-    regions : of this map and sign, as `find_regions` gives them
+    labels : of this map and sign, as `find_regions` gives them
     place : the anatomy of the eye; crop : of the fundus
     disc : the optic disc, where it was found
 
@@ -124,13 +146,10 @@ def region_rows(
 
     if fundus.shape[:2] != values.shape:
         raise ValueError(f"a map of {values.shape} does not lie on a fundus of {fundus.shape[:2]}")
-    if regions.count == 0:
-        return []
     values = values.astype(np.float64)
     total = values[values > 0 if sign == "positive" else values < 0].sum()
-    count = min(regions.count, params.max_regions or regions.count)
     rows = []
-    for prop in regionprops(np.where(regions.labels <= count, regions.labels, 0)):
+    for prop in regionprops(labels)[: params.max_regions or None]:
         y, x = (float(value) for value in prop.centroid)
         inside = values[prop.slice][prop.image]
         rows.append(
@@ -148,9 +167,7 @@ def region_rows(
                 "image_share": float(inside.sum() / total) if total else np.nan,
                 "eccentricity": float(prop.eccentricity),
                 "solidity": float(prop.solidity),
-                "contrast": _contrast(
-                    fundus, regions.labels, prop, retina.inside, params.surround_px
-                ),
+                "contrast": _contrast(fundus, labels, prop, retina.inside, params.surround_px),
                 "optic_disc_distance_px": (
                     float(np.hypot(y - disc.centre_y_px, x - disc.centre_x_px)) if disc else np.nan
                 ),
@@ -188,3 +205,73 @@ def _threshold(strength: np.ndarray, inside: np.ndarray, params: HeatmapParams) 
     # Scaled: Otsu's histogram of values near 1e-9 would lose its bins to rounding.
     largest = float(strength.max())
     return float(threshold_otsu(strength[inside] / largest)) * largest
+
+
+# What a region's row says of nasal and temporal.
+OF_SIDES = {"quadrant", "angle_deg"}
+
+
+def image_rows(
+    image_id: str,
+    eye: Eye | None,
+    fundus: UInt8[np.ndarray, "y x 3"],
+    maps: Mapping[tuple[str, str], Float[np.ndarray, "y x"] | Float[np.ndarray, "2 y x"]],
+    params: HeatmapParams = HeatmapParams(),
+    converged: Mapping[tuple[str, str], bool] | None = None,
+    *,
+    crop: float,
+) -> tuple[list[dict], list[dict]]:
+    """All rows of one image: for `lesion_regions` and for `heatmap_stats`.
+
+    Parameters
+    ----------
+    fundus : (y, x, 3) the normalised fundus, in which the optic disc is looked for once
+    maps : by (source, quantity) one map with its signs, or a pair (sign, y, x) such as a layer's
+        resultants: the regions of each sign then come from the map of the neurons of that sign, and
+        the statistics from the sum of the two
+    converged : whether maps met their tolerance; absent: not known
+    crop : of the fundus (`PreprocessParams.crop`)
+
+    Returns
+    -------
+    regions, stats
+        Rows in the order of `maps`. Where a source has both stage 0 and stage 4, their statistics
+        carry the symmetry of the pair. Of an eye that is neither known to be left nor right nothing
+        is said of quadrants.
+
+    Raises
+    ------
+    ValueError
+        For a map of another size than the fundus.
+    """
+    regions, stats = [], []
+    disc, retina = optic_disc(fundus, crop=crop), anatomy(len(fundus), eye or "right", crop=crop)
+    for (source, quantity), values in maps.items():
+        about = {"image_id": image_id, "source": source, "quantity": quantity}
+        mark = {"converged": (converged or {}).get((source, quantity))}
+        counts = {}
+        for sign, part in zip(SIGNS, values if values.ndim == 3 else (values, values), strict=True):
+            labelled = find_regions(part, sign, params, crop=crop)
+            counts[f"regions_{sign}"] = int(labelled.max())
+            rows = region_rows(part, fundus, labelled, sign, retina, params, crop=crop, disc=disc)
+            regions += [{**about, "sign": sign, **row, **mark} for row in rows]
+        stage0, stage4 = maps.get((source, "stage0")), maps.get((source, "stage4"))
+        paired = quantity in ("stage0", "stage4") and stage0 is not None and stage4 is not None
+        alike = symmetry(_whole(stage0), _whole(stage4), crop=crop) if paired else np.nan
+        stats.append(
+            about
+            | map_stats(_whole(values), retina, disc)
+            | counts
+            | {"symmetry_stage0_stage4": alike}
+            | mark
+        )
+    if eye is None:
+        for row in regions:
+            row |= dict.fromkeys(OF_SIDES & row.keys())
+        for row in stats:
+            row |= {f"share_{quadrant}": np.nan for quadrant in QUADRANTS}
+    return regions, stats
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    return values.sum(axis=0) if values.ndim == 3 else values

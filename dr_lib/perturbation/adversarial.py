@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dr_lib.perturbation.image_measures import Images
+from dr_lib.perturbation.comparison import Images
 from dr_lib.perturbation.strength_search import (
     LEGAL,
     Predict,
@@ -82,7 +82,6 @@ def pgd(
     gradient: Callable[[np.ndarray], np.ndarray],
     epsilon: Float[np.ndarray, "image"],
     norm: Norm = "linf",
-    *,
     steps: int = 10,
     step_share: float = 0.25,
 ) -> Images:
@@ -158,8 +157,8 @@ def smallest_epsilon(
 
     def move(rows: np.ndarray, epsilons: np.ndarray) -> np.ndarray:
         if method.startswith("pgd"):
-            steps = {"steps": params.steps, "step_share": params.step_share}
-            return pgd(inputs[rows], masked, epsilons, norm, **steps)
+            how = params.steps, params.step_share
+            return pgd(inputs[rows], masked, epsilons, norm, *how)
         missing = np.array([row for row in rows if row not in firsts], int)
         if missing.size:
             firsts.update(zip(missing.tolist(), masked(inputs[missing]), strict=True))

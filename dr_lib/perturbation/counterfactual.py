@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dr_lib.maps import find_regions
-from dr_lib.perturbation.image_measures import Images
+from dr_lib.perturbation.comparison import Images
 from dr_lib.perturbation.strength_search import (
     LEGAL,
     Predict,
@@ -269,6 +269,6 @@ def strongest_regions(
     values = attribution.sum(axis=-1)
     if not np.isfinite(values).all():
         return attribution
-    labels = [find_regions(values, sign, crop=crop).labels for sign in SIGNS]
+    labels = [find_regions(values, sign, crop=crop) for sign in SIGNS]
     kept = np.any([(part > 0) & (part <= count) for part in labels], axis=0)
     return np.where(kept[..., None], attribution, 0).astype(attribution.dtype)

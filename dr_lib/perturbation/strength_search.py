@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dr_lib.perturbation.image_measures import Images, change_measures
+from dr_lib.perturbation.comparison import Images, change_measures
 from dr_lib.vocabulary import STAGE_COUNT
 
 LEGAL = (-1.0, 127 / 128)  # pixels 0 and 255 after scaling
@@ -167,8 +167,8 @@ def result_rows(
     """
     rows = []
     for i, image_id in enumerate(image_ids):
-        measures = change_measures(originals[i], result.images[i])
-        measures["strength"] = float(result.strength[i])
+        measures = {"strength": float(result.strength[i])}
+        measures |= change_measures(originals[i], result.images[i])
         if result.failed[i]:
             measures = dict.fromkeys(measures, np.nan)
         rows.append(
@@ -177,7 +177,6 @@ def result_rows(
                 "method": method,
                 "target_stage": target_stage,
                 "reached": bool(result.reached[i] and not result.failed[i]),
-                "strength": measures.pop("strength"),
                 "best_probability": float(result.best_probability[i]),
                 **{
                     f"probability_{when}_stage{stage}": float(probability)

@@ -6,10 +6,9 @@ files or folders.
 
 The parts, in the order in which an eye comes to be: `planning` (who has which stage), `anatomy`
 (disc, fovea, vessel tree), `lesions` (which, where, and the clinical scale), `painting` (the retina
-itself), `camera` (what a camera makes of it), `eye` (one call that joins them).
+itself), `eye` (what a camera makes of it, and one call that joins all).
 """
 
 from dr_lib.synthetic.eye import draw, jpeg_bytes
 from dr_lib.synthetic.lesions import MASK_COLOURS
-from dr_lib.synthetic.params import SynthesisParams
-from dr_lib.synthetic.planning import KAGGLE_COUNTS, EyePlan, plan, stage_counts
+from dr_lib.synthetic.planning import KAGGLE_COUNTS, EyePlan, SynthesisParams, plan, stage_counts

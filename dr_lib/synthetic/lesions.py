@@ -73,7 +73,15 @@ def spots_of_stage(
         ground.add("microaneurysm", (3, 13), dots)
         return ground.spots
     if stage == 4:
-        _add_proliferation(rng, ground, marks)
+        sign = rng.random()  # new vessels, a preretinal haemorrhage, or both
+        if sign < 0.75:
+            if rng.random() < 0.5:  # on the disc
+                radius = marks.disc_radius * rng.uniform(0.75, 1.1)
+                y = marks.disc_y + rng.uniform(-0.05, 0.05)
+                ground.put(Spot("new_vessels", marks.disc_x * 0.96, y, radius))
+            ground.add("new_vessels", (1, 5), (0.1, 0.19), near=ground.arcades)
+        if sign > 0.5:
+            ground.add("preretinal_haemorrhage", (1, 2), (0.13, 0.25))
     # A proliferative eye's background lies between that of a moderate and that of a severe eye.
     severe = stage == 3 or (stage == 4 and rng.random() < 0.3)
     if severe:
@@ -90,19 +98,6 @@ def spots_of_stage(
     if rng.random() < (0.65 if severe else 0.35):
         ground.add("soft_exudate", (1, 5), (0.028, 0.055), near=ground.arcades)
     return ground.spots
-
-
-def _add_proliferation(rng: np.random.Generator, ground: "_Ground", marks: Landmarks) -> None:
-    """New vessels, a preretinal haemorrhage, or both."""
-    sign = rng.random()
-    if sign < 0.75:
-        if rng.random() < 0.5:  # on the disc
-            radius = marks.disc_radius * rng.uniform(0.75, 1.1)
-            y = marks.disc_y + rng.uniform(-0.05, 0.05)
-            ground.put(Spot("new_vessels", marks.disc_x * 0.96, y, radius))
-        ground.add("new_vessels", (1, 5), (0.1, 0.19), near=ground.arcades)
-    if sign > 0.5:
-        ground.add("preretinal_haemorrhage", (1, 2), (0.13, 0.25))
 
 
 class _Ground:

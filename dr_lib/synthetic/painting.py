@@ -123,7 +123,7 @@ def _blood(canvas: Canvas, spots: Sequence[Spot]) -> None:
     if any(spot.kind == "haemorrhage" for spot in spots):
         canvas.soften(0.0036)
     sharp = {
-        "microaneurysm": _microaneurysm,
+        "microaneurysm": lambda canvas, spot: _blob(canvas, spot, _MICROANEURYSM, 0.1),
         "new_vessels": _new_vessels,
         "preretinal_haemorrhage": _preretinal,
     }
@@ -147,10 +147,6 @@ def _blob(canvas: Canvas, spot: Spot, passing: np.ndarray, roughness: float) -> 
     stretch = 1 + 2 * roughness * rng.random()
     shape = outline(spot.x, spot.y, spot.radius, rng, roughness, stretch, rng.uniform(0, np.pi))
     canvas.fill(shape, passing + (255 - passing) * rng.uniform(-0.05, 0.28), spot.kind)
-
-
-def _microaneurysm(canvas: Canvas, spot: Spot) -> None:
-    _blob(canvas, spot, _MICROANEURYSM, 0.1)
 
 
 def _haemorrhage(canvas: Canvas, spot: Spot) -> None:

@@ -9,17 +9,4 @@ checkpoint needs nothing else, and a killed run continues to the same bits.
 from dr_lib.training.batches import BalancedBatches
 from dr_lib.training.checkpoint import write_weights
 from dr_lib.training.loop import History, StepReport, TrainingDiverged, train
-from dr_lib.training.params import TrainingParams, outcome_settings
-from dr_lib.training.schedule import learning_rate_schedule
-
-__all__ = [
-    "BalancedBatches",
-    "History",
-    "StepReport",
-    "TrainingDiverged",
-    "TrainingParams",
-    "learning_rate_schedule",
-    "outcome_settings",
-    "train",
-    "write_weights",
-]
+from dr_lib.training.params import TrainingParams, learning_rate_schedule, outcome_settings

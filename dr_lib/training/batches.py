@@ -1,11 +1,14 @@
 """Which eyes make up each mini-batch: the exact composition of METHOD §3, without a memory of
-earlier steps.
+earlier steps; and changes of a fundus that leave its stage as it is: a disc may be turned,
+mirrored, and slightly zoomed and toned.
 """
 
+import cv2
 import numpy as np
-from jaxtyping import Int64, Integer
+from jaxtyping import Int64, Integer, UInt8
 
 from dr_lib.training.params import SIXTEEN, TrainingParams
+from dr_lib.vocabulary import HALF_GRAY
 
 
 class BalancedBatches:
@@ -59,14 +62,50 @@ class BalancedBatches:
     def _deal(self, stage: int, first: int, count: int) -> Int64[np.ndarray, "dealt"]:
         """Cards `first` … `first + count − 1` of a stage's endless sequence of shuffled decks."""
         members = self._members[stage]
-        places = np.arange(first, first + count)
-        decks = {deck: self._deck(stage, int(deck)) for deck in np.unique(places // len(members))}
-        return np.array(
-            [members[decks[place // len(members)][place % len(members)]] for place in places],
-            np.int64,
-        )
+        first_deck, start = divmod(first, len(members))
+        shuffled = [
+            np.random.default_rng((self._seed, stage, deck)).permutation(members)
+            for deck in range(first_deck, (first + count - 1) // len(members) + 1)
+        ]
+        return np.concatenate(shuffled)[start : start + count]
 
-    def _deck(self, stage: int, number: int) -> Int64[np.ndarray, "member"]:
-        return np.random.default_rng((self._seed, stage, number)).permutation(
-            len(self._members[stage])
+
+DEGREES = 360
+# Factors from 1 / (1 + a) to 1 + a, `TONE` of each colour by itself. All are small: the retina's
+# diameter is already the image's, and the local tone already removed.
+ZOOM = 0.08
+CONTRAST = 0.15
+TONE = 0.05
+LEVELS = np.arange(256) - HALF_GRAY
+
+
+def augmented(
+    pixels: UInt8[np.ndarray, "image y x 3"], seed: tuple[int, ...]
+) -> UInt8[np.ndarray, "image y x 3"]:
+    """Each fundus turned by any angle, mirrored at random, slightly zoomed and toned; new corners
+    are half-gray.
+
+    A pure function of the pixels and `seed`. Contrast and tone stretch the distance from half-gray,
+    so that half-gray, the baseline's value, stays exactly what it is; there is no change of
+    brightness, which would move it.
+    """
+    draws = np.random.default_rng(seed)
+    result = np.empty_like(pixels)
+    size_y, size_x = pixels.shape[1:3]
+    for number, image in enumerate(pixels):
+        angle = draws.uniform(0, DEGREES)
+        mirrored = draws.integers(2)
+        zoom = (1 + ZOOM) ** draws.uniform(-1, 1)
+        contrast = (1 + CONTRAST) ** draws.uniform(-1, 1)
+        contrast = contrast * (1 + TONE) ** draws.uniform(-1, 1, 3)
+        turn = cv2.getRotationMatrix2D(((size_x - 1) / 2, (size_y - 1) / 2), angle, zoom)
+        if mirrored:
+            # Mirror first: x → (width − 1) − x. With any angle, this mirror alone gives every
+            # mirrored pose.
+            turn = turn @ np.array([[-1, 0, size_x - 1], [0, 1, 0], [0, 0, 1.0]])
+        warped = cv2.warpAffine(
+            image, turn, (size_x, size_y), flags=cv2.INTER_LINEAR, borderValue=(HALF_GRAY,) * 3
         )
+        table = np.rint(HALF_GRAY + LEVELS[:, np.newaxis] * contrast)
+        result[number] = cv2.LUT(warped, np.clip(table, 0, 255).astype(np.uint8)[np.newaxis])
+    return result

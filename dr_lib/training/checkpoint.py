@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import pathlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,7 @@ class Checkpoint:
     """
 
     arrays: list[np.ndarray]
-    state: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Any]
 
 
 def write_checkpoint(path: pathlib.Path, checkpoint: Checkpoint) -> None:

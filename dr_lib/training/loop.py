@@ -2,7 +2,6 @@
 it continues from its last checkpoint.
 """
 
-import contextlib
 import hashlib
 import json
 import math
@@ -13,13 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32, Integer
+from jaxtyping import Integer
 
 from dr_lib.evaluation.metrics import Evaluation, evaluate
 from dr_lib.network.model import probabilities, scaled
-from dr_lib.training.augment import augmented
-from dr_lib.training.averaging import AveragedWeights
-from dr_lib.training.batches import BalancedBatches
+from dr_lib.training.batches import BalancedBatches, augmented
 from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from dr_lib.training.feed import Feed, feed_workers
 from dr_lib.training.optimizer import compile_phase, optimizer_of
@@ -28,6 +25,7 @@ from dr_lib.vocabulary import STAGE_COUNT
 
 if TYPE_CHECKING:
     import keras
+
 
 Fetch = Callable[[np.ndarray], np.ndarray]
 # What a checkpoint holds beside its arrays: attributes of `_Run`.
@@ -41,7 +39,6 @@ class TrainingDiverged(RuntimeError):
     """
 
     def __init__(self, step: int, kept_step: int) -> None:
-        self.step, self.kept_step = step, kept_step
         kept = (
             f"the checkpoint after {kept_step} mini-batches is kept"
             if kept_step
@@ -79,14 +76,13 @@ class History:
     """What happened in a run.
 
     rows: a row per mini-batch, the fields of `StepReport` but the last.
-    steps, resumed_step: mini-batches in all, and those done before this process went on.
+    resumed_step: mini-batches done before this process went on.
     chosen_step: the mini-batch after which the final weights stood. best_qwk: see `StepReport`.
     step_s, wait_share: mean seconds of a mini-batch, and the share of them spent waiting for
         pixels; of this process' mini-batches but the first, in which Keras compiles.
     """
 
     rows: list[dict[str, Any]]
-    steps: int
     resumed_step: int
     chosen_step: int
     best_qwk: float | None
@@ -132,7 +128,10 @@ def train(
     batches = BalancedBatches(stages, params)
     run = _Run(model, params, stages, checkpoint_dir)
     run.restore()
-    labels = _smoothed(params.label_smoothing)
+    certain = 1 - params.label_smoothing
+    # Row s: the target probabilities of stage s.
+    labels = np.eye(STAGE_COUNT) * certain + params.label_smoothing / STAGE_COUNT
+    labels = labels.astype(np.float32)
 
     def make(step: int) -> tuple[np.ndarray, np.ndarray]:
         indices = batches.batch(step)
@@ -161,7 +160,6 @@ def train(
     total = sum(row["step_s"] for row in timed)
     return History(
         rows=run.rows,
-        steps=run.step,
         resumed_step=run.resumed_step,
         chosen_step=run.best_step if run.best_step and params.keep_best else run.step,
         best_qwk=run.best_qwk,
@@ -190,9 +188,7 @@ class _Run:
         self.rows: list[dict[str, Any]] = []
         self.folder = None if folder is None else folder / _fingerprint(model, params, stages)
         self.optimizer = optimizer_of(model, params, self.rate(0))
-        self.average = (
-            AveragedWeights(model, params.average_decay) if params.average_decay else None
-        )
+        self.average = AveragedWeights(model, params.average_decay)
         self.phase: str | None = None
 
     def learn(self, inputs: np.ndarray, targets: np.ndarray) -> float:
@@ -211,8 +207,7 @@ class _Run:
         self.step += 1
         if not math.isfinite(loss):
             raise TrainingDiverged(self.step, self.saved_step)
-        if self.average is not None:
-            self.average.follow(self.model, self.step)
+        self.average.follow(self.model, self.step)
         return loss
 
     def validate(self, fetch: Fetch, stages: np.ndarray) -> Evaluation:
@@ -221,8 +216,12 @@ class _Run:
         """
         size = self.params.batch_size
         batches = np.split(np.arange(len(stages)), range(size, len(stages), size))
-        with contextlib.nullcontext() if self.average is None else self.average.inside(self.model):
+        raw = self.model.get_weights()
+        self.model.set_weights(self.average.arrays or raw)
+        try:
             parts = [probabilities(self.model, fetch(indices), size) for indices in batches]
+        finally:
+            self.model.set_weights(raw)
         grades = np.concatenate(parts)
         if not np.isfinite(grades).all():
             raise TrainingDiverged(self.step, self.saved_step)
@@ -237,8 +236,10 @@ class _Run:
         """Writes down a mini-batch and whether its weights are the best so far (the earlier of
         two equals).
         """
-        kappa = None if graded is None else graded.values["qwk"]
-        score = None if graded is None else _score(graded, self.params)
+        kappa = score = None
+        if graded is not None:
+            kappa, by = graded.values["qwk"], self.params.best_by
+            score = graded.ranking if by == "auc" else graded.values[by]
         row = {
             "step": self.step,
             "loss": loss,
@@ -261,7 +262,7 @@ class _Run:
         """
         if self.folder is None:
             return
-        arrays = [np.asarray(array) for array in (*self._variables(), *self._averages)]
+        arrays = [np.asarray(array) for array in (*self._variables(), *self.average.arrays)]
         if not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
             raise TrainingDiverged(self.step, self.saved_step)
         best_file = self.folder / BEST.format(self.best_step)
@@ -279,7 +280,7 @@ class _Run:
         if self.folder is None or not (saved := read_checkpoint(self.folder / LAST)):
             return
         variables = self._variables()
-        shapes = [tuple(array.shape) for array in (*variables, *self._averages)]
+        shapes = [tuple(array.shape) for array in (*variables, *self.average.arrays)]
         if shapes != [array.shape for array in saved.arrays]:
             raise ValueError(
                 f"{self.folder} holds a checkpoint of another architecture: remove it to start"
@@ -287,7 +288,7 @@ class _Run:
             )
         for variable, array in zip(variables, saved.arrays, strict=False):
             variable.assign(array)
-        for mean, array in zip(self._averages, saved.arrays[len(variables) :], strict=True):
+        for mean, array in zip(self.average.arrays, saved.arrays[len(variables) :], strict=True):
             mean[...] = array
         for name in STATE:
             setattr(self, name, saved.state[name])
@@ -305,25 +306,11 @@ class _Run:
 
     def _kept_weights(self) -> list[np.ndarray]:
         """A copy of the weights that are graded: the averaged ones where there are any."""
-        return [mean.copy() for mean in self._averages] or self.model.get_weights()
-
-    @property
-    def _averages(self) -> list[np.ndarray]:
-        return [] if self.average is None else self.average.arrays
+        return [mean.copy() for mean in self.average.arrays] or self.model.get_weights()
 
     def _variables(self) -> list[Any]:
         # `variables`, unlike `weights`, includes the dropout's random counters.
         return [*self.model.variables, *self.optimizer.variables]
-
-
-def _smoothed(smoothing: float) -> Float32[np.ndarray, "stage 5"]:
-    """Row s: the target probabilities of stage s."""
-    return (np.eye(STAGE_COUNT) * (1 - smoothing) + smoothing / STAGE_COUNT).astype(np.float32)
-
-
-def _score(graded: Evaluation, params: TrainingParams) -> float:
-    """What the best checkpoint is the best by."""
-    return graded.ranking if params.best_by == "auc" else graded.values[params.best_by]
 
 
 def _fingerprint(model: "keras.Model", params: TrainingParams, stages: np.ndarray) -> str:
@@ -335,3 +322,38 @@ def _fingerprint(model: "keras.Model", params: TrainingParams, stages: np.ndarra
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()[:12]
+
+
+# Every mini-batch would cost 5 % of an Inception V3's step on two cores; neighbours differ by far
+# less than the mean smooths.
+AVERAGE_EVERY = 5
+
+
+class AveragedWeights:
+    """The exponentially weighted mean of a model's weights after mini-batches 1, 6, 11, …; the
+    start has no part in it. It is steadier than those of any one mini-batch (Polyak averaging):
+    with sixteen eyes in each, of which one or two are mild, the raw weights' grades jump from one
+    validation to the next, and the best of them on a few eyes are lucky rather than good.
+
+    Weights of k mini-batches ago count `decay^k` times as much as the newest. The running
+    statistics of normalisation are averaged along: those of the raw weights would not fit the mean
+    ones. (Keras' own `use_ema` leaves them out, starts from the random head, and does not work
+    behind a scaled loss.) A pure function of the weights and the step, so that `arrays` is all that
+    a checkpoint needs. With decay 0 there is no mean, and `arrays` is empty.
+    """
+
+    def __init__(self, model: "keras.Model", decay: float) -> None:
+        self._decay = decay**AVERAGE_EVERY
+        weights = model.get_weights() if decay else []
+        self.arrays: list[np.ndarray] = [np.array(weight) for weight in weights]
+
+    def follow(self, model: "keras.Model", step: int) -> None:
+        """Take in the weights after mini-batch `step`, counted from 1."""
+        if (step - 1) % AVERAGE_EVERY or not self.arrays:
+            return
+        seen = (step - 1) // AVERAGE_EVERY + 1
+        # What makes the shares decay^k and their sum 1 from the first on: 1, then 1/(1 + d), …,
+        # towards 1 − d.
+        share = (1 - self._decay) / (1 - self._decay**seen)
+        for mean, weight in zip(self.arrays, model.get_weights(), strict=True):
+            mean += np.asarray(share * (weight - mean), mean.dtype)

@@ -52,14 +52,3 @@ def split_of(
     if place < test_fraction + validation_fraction:
         return "validation"
     return "train"
-
-
-def split_of_usage(usage: str) -> Split:
-    """The split that Kaggle's `Usage` column asks for: Public validates, Private tests.
-
-    >>> split_of_usage("Public"), split_of_usage("Private")
-    ('validation', 'test')
-    """
-    if usage not in KAGGLE_USAGE:
-        raise ValueError(f"Usage must be one of {', '.join(KAGGLE_USAGE)}, not {usage!r}")
-    return KAGGLE_USAGE[usage]

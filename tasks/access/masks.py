@@ -10,8 +10,7 @@ import pandas as pd
 
 from dr_lib.fundus import Disc, PreprocessParams
 from dr_lib.localisation import LesionMasks, LocalisationParams, lesion_masks
-from dr_lib.localisation.mask_planes import annotated_planes, colour_planes, merged, type_plane
-from dr_lib.localisation.masks import Planes
+from dr_lib.localisation.masks import Planes, annotated_planes, colour_planes, merged, type_plane
 from storage import Workspace
 from storage.files.files import is_url
 from storage.photos.masks import (

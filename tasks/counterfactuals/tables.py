@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dr_lib.perturbation.comparison import comparisons, transfer
-from dr_lib.perturbation.image_measures import feature_distances
+from dr_lib.perturbation.comparison import comparisons, feature_distances, transfer
 from dr_lib.perturbation.strength_search import StrengthResult, result_rows
 from storage import Workspace
 from storage.arrays.store import Span

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from dr_lib.training.splits import KAGGLE_USAGE, split_of, split_of_usage
+from dr_lib.training.splits import KAGGLE_USAGE, split_of
 from storage.photos.sources import PhotoSources
 from storage.photos.types import Photograph
 from tasks.access.rejects import check_label_fraction, check_reject_fraction, replace_rejects
@@ -194,7 +194,7 @@ def _split(
     if belongs.excluded:
         return "excluded"
     if usage in KAGGLE_USAGE:
-        return split_of_usage(usage)
+        return KAGGLE_USAGE[usage]
     if by_usage:
         return photo.split_hint
     return split_of(

@@ -7,12 +7,10 @@ import numpy as np
 import pandas as pd
 
 from dr_lib.fundus.anatomy import visible_disc
-from dr_lib.localisation.channel_dissection import ChannelMaps
-from dr_lib.localisation.lesion_types import type_channels
+from dr_lib.localisation.channel_dissection import ChannelMaps, type_channels
 from dr_lib.maps import HeatmapParams
-from dr_lib.maps.exchange import FORMS, ExportedEye, ExportedRegion
-from dr_lib.maps.outlines import outline
-from dr_lib.maps.regions import Regions, find_regions
+from dr_lib.maps.exchange import FORMS, ExportedEye, ExportedRegion, outline
+from dr_lib.maps.regions import find_regions
 from dr_lib.network.model import scaled
 from storage import Workspace
 from storage.contents.explanations import ExplanationRecord, load_record, load_region_settings
@@ -117,7 +115,7 @@ def _eyes(
             regions = [
                 ExportedRegion(row.region, around, row.image_share, row.attribution_sum, *lesion)
                 for row, lesion in zip(mine.itertuples(), told, strict=True)
-                if (around := outline(found.labels == row.region + 1, disc, shape))
+                if (around := outline(found == row.region + 1, disc, shape))
             ]
             yield ExportedEye(
                 eye.image_id,
@@ -128,12 +126,12 @@ def _eyes(
             )
 
 
-def _check(found: Regions, rows: pd.DataFrame, image_id: str) -> None:
+def _check(found: np.ndarray, rows: pd.DataFrame, image_id: str) -> None:
     """Raises UserError where the table's regions are not those of the map."""
-    areas = np.bincount(found.labels.ravel(), minlength=found.count + 1)[1:]
+    areas = np.bincount(found.ravel())[1:]
     numbers = rows["region"].to_numpy()
     if numbers.size and (
-        numbers.max() >= found.count or (areas[numbers] != rows["area_px"].to_numpy()).any()
+        numbers.max() >= len(areas) or (areas[numbers] != rows["area_px"].to_numpy()).any()
     ):
         raise UserError(
             f"the regions of {image_id} were cut out with other settings, or by an earlier version:"
@@ -157,7 +155,7 @@ class _Teller:
             self._maps = {layer: ChannelMaps(model, layer) for layer in set(self._channels.layers)}
 
     def tell(
-        self, fundus: np.ndarray, found: Regions, numbers: list[int]
+        self, fundus: np.ndarray, found: np.ndarray, numbers: list[int]
     ) -> list[tuple[str | None, float | None]]:
         """(likeliest type, its probability) of each of these regions of one fundus."""
         channels = self._channels
@@ -167,7 +165,7 @@ class _Teller:
         activations = []
         for layer, channel in zip(channels.layers, channels.channels, strict=True):
             values = maps[layer][..., channel].ravel()[self._maps[layer].cells].astype(np.float64)
-            means = np.array([values[found.labels == number + 1].mean() for number in numbers])
+            means = np.array([values[found == number + 1].mean() for number in numbers])
             retina = values[self._seen]
             activations.append((means - retina.mean()) / (retina.std() or 1.0))
         chances = channels.probabilities(np.stack(activations, axis=1))

@@ -18,16 +18,17 @@ from dr_lib.attribution import (
     stage_quantities,
     strongest_neurons,
 )
-from dr_lib.attribution.cone import cone_spans
 from dr_lib.attribution.evaluator import Evaluator
 from dr_lib.attribution.explain import Explainer, suggested_batch_size
-from dr_lib.attribution.integrated import attributions, refinement_maker
+from dr_lib.attribution.integrated import RefinementMaker, attributions
 from dr_lib.attribution.neurons import NeuronEngine
 from dr_lib.attribution.quantities import identity_quantities
+from dr_lib.attribution.receptive import cone_spans
 from dr_lib.network import backend
 from dr_lib.network.graph import rebuilt
 from dr_lib.network.layers import logits_model
 from dr_lib.network.model import ModelParams, build, scaled
+from tests.unit.counting import Counting
 
 STAGES = tuple(f"stage{stage}" for stage in range(5))
 LOGITS = tuple(f"logit{stage}" for stage in range(5))
@@ -62,7 +63,7 @@ class Side:
         self.params = AttributionParams(floor=floor, tolerance=tolerance)
         self.batch = suggested_batch_size(self.model)
         self.logits = logits_model(self.model)
-        self.pixels = Evaluator(lambda x: self.logits(x, training=False), self.batch)
+        self.pixels = Counting(lambda x: self.logits(x, training=False), self.batch)
         self.probability = Evaluator(_weighted(self.model), self.batch)
         self._slopes = backend.compiled(self._slopes_and_logits)
         self._engines: dict[str, NeuronEngine] = {}
@@ -120,7 +121,7 @@ class Side:
         h0 = np.asarray(lower(np.zeros_like(x[:1]), training=False))[0]
         chosen = []
         for one in attributions(
-            above, identity_quantities(5), h, h0, refinement_maker(8, "midpoint", None, 8)
+            above, identity_quantities(5), h, h0, RefinementMaker(8, "midpoint", None, 8)
         ):
             found = strongest_neurons(one.values[int(np.argmax(one.refinement.outcome))], count)[0]
             chosen.append((one.index, found))
@@ -133,9 +134,9 @@ class Side:
         chosen = [found[:ranks] for _, found in sorted(chosen, key=lambda pair: pair[0])]
         engine = self._engines.setdefault(layer, NeuronEngine(lower, self.batch))
         zeros = np.zeros(x.shape[1:], np.float32)
-        engine.regions(x[:1], zeros, [chosen[0][:1]], points=2)  # compiles
+        engine.regions(x[:1], zeros, [chosen[0][:1]], RefinementMaker(2))  # compiles
         started = time.perf_counter()
-        regions = engine.regions(x, zeros, chosen, points=points)
+        regions = engine.regions(x, zeros, chosen, RefinementMaker(points))
         seconds = time.perf_counter() - started
         return {
             "seconds": seconds / (len(x) * ranks),
@@ -246,7 +247,7 @@ class Side:
                 identity_quantities(1),
                 x,
                 zeros,
-                refinement_maker(1, rule, None, 1),
+                RefinementMaker(1, rule, None, 1),
                 extras=(once[:1],),
             )
         )
@@ -259,7 +260,7 @@ class Side:
             identity_quantities(1),
             each,
             zeros,
-            lambda quantities: refinement_maker(next(numbers), rule, None, 1)(quantities),
+            lambda quantities: RefinementMaker(next(numbers), rule, None, 1)(quantities),
             extras=(once,),
         ):
             maps[one.index] = one.values[0]
@@ -286,7 +287,7 @@ class Side:
 
         def work(points: int) -> np.ndarray:
             h0, h = np.asarray(below(backend.tensor(np.concatenate([np.zeros_like(x), x]))))
-            refinement = refinement_maker(points, "midpoint", None, points)
+            refinement = RefinementMaker(points, "midpoint", None, points)
             return next(
                 iter(
                     attributions(
@@ -371,7 +372,9 @@ class Side:
             lower, _ = split_at(self.model, layer)
             size = int(lower.outputs[0].shape[1])
             index = np.stack([np.full(10, size // 2), np.arange(10) % size, np.arange(10)], axis=1)
-            NeuronEngine(lower, self.batch).regions(x, zeros, [index] * len(x), points=points)
+            NeuronEngine(lower, self.batch).regions(
+                x, zeros, [index] * len(x), RefinementMaker(points)
+            )
         return {"before": before, "peak": attribution_sides.peak_memory_bytes()}
 
     # Parts
@@ -385,7 +388,7 @@ class Side:
                     own,
                     x,
                     np.zeros(x.shape[1:], np.float32),
-                    refinement_maker(1, "midpoint", None, 1),
+                    RefinementMaker(1, "midpoint", None, 1),
                 )
             )
 

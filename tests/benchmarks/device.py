@@ -103,8 +103,6 @@ def explanations(
     """
     explainer = Explainer(model, AttributionParams(layers=layers))
     explainer.explain(pixels[:1])
-    for evaluator in dict(evaluators(explainer)).values():
-        evaluator.backward_passes = 0
     explainer.seconds.clear()
     with counted() as rows:
         started = time.perf_counter()
@@ -117,8 +115,8 @@ def explanations(
     for path, evaluator in evaluators(explainer):
         part = {"layers": path[1:2], "lesions": ("lesion",)}.get(path[0], path)[0]
         row = parts[part]
-        row["gradients"] += evaluator.backward_passes / len(pixels)
         for width, (count, *arguments) in rows.get(id(evaluator), {}).items():
+            row["gradients"] += count * width / len(pixels)
             row["bare"] += count * bare_seconds(evaluator, width, *arguments) / len(pixels)
     total = {key: sum(row[key] for row in parts.values()) for key in ("gradients", "bare")}
     parts["complete eye"] = {"seconds": whole / len(pixels)} | total

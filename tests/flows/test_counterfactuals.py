@@ -18,8 +18,8 @@ import tasks.counterfactuals.step
 import tasks.counterfactuals.tables
 from dr_lib.network.layers import logits_model
 from dr_lib.network.model import build, scaled
+from dr_lib.perturbation.comparison import change_measures, feature_distances
 from dr_lib.perturbation.counterfactual import CounterfactualParams
-from dr_lib.perturbation.image_measures import change_measures, feature_distances
 from flows.config import CounterfactualSection, load_config
 from storage import open_workspace
 from storage.admin.verify import verify

@@ -10,7 +10,6 @@ import tasks.attribute.step
 import tasks.counterfactuals.shard
 import tasks.counterfactuals.step
 import tasks.counterfactuals.tables
-import tasks.linearity.special_units
 import tasks.linearity.step
 from dr_lib.fundus import PreprocessParams
 from dr_lib.fundus.anatomy import visible_disc
@@ -62,7 +61,7 @@ def steps(tmp_path_factory, tiny_trunk):
         tasks.linearity.step,
     )
     with pytest.MonkeyPatch.context() as patch:
-        run_here(patch, *modules, tasks.linearity.special_units)
+        run_here(patch, *modules, tasks.linearity.step)
         for module, name, argument in (
             (tasks.counterfactuals.shard, "smallest_strength", "crop"),
             (tasks.counterfactuals.shard, "smallest_epsilon", "inside"),

@@ -55,7 +55,7 @@ def kept(tmp_path, monkeypatch):
         trained.append(data)
         weights = tmp_path / f"{len(trained)}.weights.h5"
         shard.build(recipe.model).save_weights(weights)
-        record = shard.trained_record(recipe, {}, data, {}, History([], 0, 0, 0, None, 0.0, 0.0))
+        record = shard.trained_record(recipe, {}, data, {}, History([], 0, 0, None, 0.0, 0.0))
         return save_model(
             workspace.files, weights, record, pd.DataFrame({"step": [1]}), step.learned_from(rows)
         )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dr_lib.attribution import receptive_field, split_at
-from dr_lib.attribution.cone import cone
+from dr_lib.attribution.receptive import cone
 from dr_lib.network import backend
 from dr_lib.network.model import ModelParams, build
 

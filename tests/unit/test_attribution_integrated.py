@@ -12,12 +12,13 @@ from keras import ops
 
 from dr_lib.attribution import integrated_gradients, quadrature, stage_quantities
 from dr_lib.attribution.evaluator import Evaluator, Values
-from dr_lib.attribution.integrated import attributions, refinement_maker
+from dr_lib.attribution.integrated import RefinementMaker, attributions
 from dr_lib.attribution.quadrature import RULES
 from dr_lib.attribution.quantities import identity_quantities
 from dr_lib.attribution.refinement import adaptive_refinement
 from dr_lib.attribution.sums import Commit, GradientSums
 from dr_lib.network import backend
+from tests.unit.counting import Counting
 
 # float32 arithmetic: sums of a few hundred numbers near 1 are good to a few 1e-7.
 SINGLE = 2e-6
@@ -509,11 +510,11 @@ def test_neither_batch_size_nor_order_nor_company_changes_an_image(saturated, im
 
 
 def test_the_number_of_passes_is_what_the_rule_needs():
-    evaluator = Evaluator(three_terms, 8)
+    evaluator = Counting(three_terms, 8)
     x = np.ones((5, 3), np.float32)
     integrated_gradients(evaluator, x, np.zeros(3, np.float32), points=16)
     assert evaluator.gradient_rows == 5 * 16
-    assert evaluator.forward_rows == 5 * 2
+    assert evaluator.forward_rows == 5 * 2 + 1  # one tells how many quantities there are
     # One batch finds out how many quantities there are; 80 gradients and 10 forwards fill 12
     # batches of 8 (2 of forwards).
     assert evaluator.calls == 1 + 10 + 2
@@ -525,7 +526,7 @@ def test_five_probabilities_by_a_fixed_rule_need_no_forwards_but_the_ends(
     zeros, quantities = np.zeros((8, 8, 2), np.float32), stage_quantities(STAGES)
     at_once = integrated_gradients(saturated, images, zeros, points=15, quantities=quantities)
     monkeypatch.setattr("dr_lib.attribution.refinement.OPEN_POINTS", 4)
-    evaluator = Evaluator(saturated, 8)
+    evaluator = Counting(saturated, 8)
     found = integrated_gradients(evaluator, images, zeros, points=15, quantities=quantities)
     assert (evaluator.forward_rows, evaluator.gradient_rows) == (3 * 2, 3 * 15)
     largest = np.abs(found.values).max()
@@ -540,7 +541,7 @@ def test_an_adaptive_image_costs_its_points_their_borders_and_the_ends_and_no_gr
 ):
     zeros, quantities = np.zeros((8, 8, 2), np.float32), stage_quantities(STAGES)
     for image in images:
-        evaluator = Evaluator(saturated, 4)
+        evaluator = Counting(saturated, 4)
         found = integrated_gradients(
             evaluator, image[None], zeros, points=6, tolerance=0.01, quantities=quantities
         )
@@ -561,11 +562,11 @@ def test_few_gradients_wait_for_their_weights_however_many_there_are(
     evaluator, waiting, commit = Evaluator(saturated, 4), [], GradientSums.commit
 
     def counted(sums, message):
-        waiting.append(sums.waiting)
+        waiting.append(len(sums._kept))
         commit(sums, message)
 
     monkeypatch.setattr(GradientSums, "commit", counted)
-    made = refinement_maker(6, "midpoint", 1e-4, 90)
+    made = RefinementMaker(6, "midpoint", 1e-4, 90)
     (one,) = attributions(
         evaluator, stage_quantities(STAGES), images[:1], np.zeros((8, 8, 2), np.float32), made
     )
@@ -583,7 +584,7 @@ def test_the_host_hears_scalars_until_a_path_has_ended(saturated, images, tolera
         return fetch(tensor)
 
     monkeypatch.setattr(backend, "fetched", counted)
-    maker = refinement_maker(6, "midpoint", tolerance, 90)
+    maker = RefinementMaker(6, "midpoint", tolerance, 90)
     quantities, zeros = stage_quantities(STAGES), np.zeros((8, 8, 2), np.float32)
     (one,) = attributions(Evaluator(saturated, 4), quantities, images[:1], zeros, maker)
     # Four sums and their contrasts, once; else five outputs or at most four slopes a row.
@@ -593,8 +594,8 @@ def test_the_host_hears_scalars_until_a_path_has_ended(saturated, images, tolera
 
 
 def test_forwards_ride_in_the_spare_rows_of_the_last_gradient_batch():
-    evaluator = Evaluator(lambda x: ops.stack([three_terms(x)], axis=1), 8)
-    made = refinement_maker(4, "midpoint", None, 4)
+    evaluator = Counting(lambda x: ops.stack([three_terms(x)], axis=1), 8)
+    made = RefinementMaker(4, "midpoint", None, 4)
     list(
         attributions(
             evaluator,
@@ -658,7 +659,7 @@ def test_a_batch_too_large_for_memory_is_halved_and_nothing_is_lost(monkeypatch)
     )
     whole = integrated_gradients(three_terms, x, baseline, points=10).values
     monkeypatch.setattr("dr_lib.network.backend.compiled", small_machine)
-    evaluator = Evaluator(three_terms, 16)
+    evaluator = Counting(three_terms, 16)
     np.testing.assert_allclose(
         integrated_gradients(evaluator, x, baseline, points=10).values, whole, atol=SINGLE
     )

@@ -21,12 +21,13 @@ from dr_lib.attribution import (
     window_side,
 )
 from dr_lib.attribution.evaluator import Evaluator
-from dr_lib.attribution.integrated import attributions, refinement_maker
+from dr_lib.attribution.integrated import RefinementMaker, attributions
 from dr_lib.attribution.neurons import NeuronEngine, weighted_sums
 from dr_lib.attribution.quantities import identity_quantities
 from dr_lib.attribution.receptive import window_origin
 from dr_lib.network.graph import rectified
 from dr_lib.network.model import ModelParams, build
+from tests.unit.counting import counted
 
 # Choosing
 
@@ -148,18 +149,19 @@ def test_a_layer_without_positions_takes_one_number_a_neuron_and_shares_passes()
         ],
     )
     engine = NeuronEngine(lower, 4)
-    found = engine.regions(x, zeros, units, points=6)
+    evaluator = counted(engine.evaluator)
+    found = engine.regions(x, zeros, units, RefinementMaker(6))
     every = integrated_gradients(lower, x, zeros, points=6, batch_size=4)
     np.testing.assert_allclose(found.values[0], every.values[0, :11], atol=1e-6)
     np.testing.assert_allclose(found.values[1], every.values[1, 9:], atol=1e-6)
     np.testing.assert_allclose(found.gap, [every.gap[0, :11], every.gap[1, 9:]], atol=1e-6)
     # A forward at both ends and at each of 6 points; then a pass back for every six neurons awake
     # at a point.
-    assert engine.evaluator.forward_rows == 2 * (2 + 6)
+    assert evaluator.forward_rows == 2 * (2 + 6)
     awake = np.array([[[activations(lower, (k + 0.5) / 6 * image)[u] > 0 for u in own[:, 0]] for k in range(6)]
                       for image, own in zip(x, units, strict=True)])  # fmt: skip
     assert 0 < awake.sum() < awake.size
-    assert engine.evaluator.gradient_rows == np.ceil(awake.sum(axis=2) / 6).sum()
+    assert evaluator.gradient_rows == np.ceil(awake.sum(axis=2) / 6).sum()
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 3)], ids=["a vector", "a sequence"])
@@ -197,10 +199,13 @@ def activations(lower, x):
 def test_neurons_of_many_images_fill_batches_and_compile_once(strided):
     _, lower, images = strided
     engine = NeuronEngine(lower, 4)
+    evaluators = counted(engine.evaluator), counted(engine.inner)
     for _ in range(2):
-        engine.regions(images, np.zeros((24, 24, 2), np.float32), [EDGES[:5]] * 3, points=8)
+        engine.regions(
+            images, np.zeros((24, 24, 2), np.float32), [EDGES[:5]] * 3, RefinementMaker(8)
+        )
     # Two of five see only the image: the rest need their window's padding.
-    for evaluator, neurons in ((engine.evaluator, 9), (engine.inner, 6)):
+    for evaluator, neurons in zip(evaluators, (9, 6), strict=True):
         assert evaluator.batch_size == 144  # windows of 4×4 px: as many as fill four images
         assert evaluator.forward_rows == 2 * neurons * 2
         assert evaluator.gradient_rows == 2 * neurons * 8
@@ -220,8 +225,9 @@ def test_points_at_which_a_neuron_sleeps_are_skipped_exactly(strided, monkeypatc
         engine = NeuronEngine(lower, 4)
         assert engine.rectified
         engine.rectified = skipping
-        found.append(engine.regions(images, zeros, [EDGES] * 3, points=8))
-        passes.append(engine.evaluator.gradient_rows)
+        evaluator = counted(engine.evaluator)
+        found.append(engine.regions(images, zeros, [EDGES] * 3, RefinementMaker(8)))
+        passes.append(evaluator.gradient_rows)
     np.testing.assert_allclose(found[0].values, found[1].values, atol=1e-6)
     np.testing.assert_allclose(found[0].gap, found[1].gap, atol=1e-6)
     assert passes[0] < passes[1] == 3 * 8 * 2  # nine neurons are two groups of at most six
@@ -285,8 +291,8 @@ def test_the_weighted_sum_of_regions_is_one_attribution_of_the_weighted_sum(stri
     dense = np.zeros((3, 2, 12, 12, 3), np.float32)
     for image, sign in np.ndindex(3, 2):
         dense[(image, sign, *EDGES.T)] = weights[image, sign]
-    evaluator = Evaluator(weighted_sums(lower), 8)
-    refinement = refinement_maker(16, "midpoint", None, 16)
+    evaluator = counted(Evaluator(weighted_sums(lower), 8))
+    refinement = RefinementMaker(16, "midpoint", None, 16)
     extras = (dense.reshape(3, 2, -1),)
     found = list(
         attributions(evaluator, identity_quantities(2), images, zeros, refinement, extras=extras)
@@ -384,7 +390,7 @@ def test_windows_of_inception_give_the_numbers_of_the_whole_image(inception_stem
             windows.values[0, rank]
         )
     without_windows(monkeypatch)
-    exact = NeuronEngine(lower, 4).regions(x, baseline, [units], points=4).values[0]
+    exact = NeuronEngine(lower, 4).regions(x, baseline, [units], RefinementMaker(4)).values[0]
     sizes = np.abs(exact).sum(axis=(1, 2, 3))
     assert sizes.min() > 1e-3
     assert len(set(sizes.tolist())) == 9

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dr_lib.perturbation.image_measures import (
+from dr_lib.perturbation.comparison import (
     DATA_RANGE,
     change_measures,
     distances,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from dr_lib.localisation.lesion_types import type_channels
+from dr_lib.localisation.channel_dissection import type_channels
 from dr_lib.vocabulary import LESION_TYPES
 
 

@@ -12,8 +12,7 @@ from dr_lib.linearity import (
     trunk,
     unit_verdicts,
 )
-from dr_lib.linearity.effects import baseline_effect
-from dr_lib.linearity.study import COLUMNS
+from dr_lib.linearity.study import COLUMNS, baseline_effect
 
 SIDE = 8
 INSIDE = visible_disc(SIDE, crop=0.1)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dr_lib.localisation import UnusableMask
-from dr_lib.localisation.mask_planes import (
+from dr_lib.localisation.masks import (
     annotated_planes,
     colour_planes,
     merged,

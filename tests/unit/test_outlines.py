@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from dr_lib.fundus import Disc
-from dr_lib.maps.exchange import CATEGORIES, ExportedEye, ExportedRegion, coco, geojson, table
-from dr_lib.maps.outlines import outline
+from dr_lib.maps.exchange import (
+    CATEGORIES,
+    ExportedEye,
+    ExportedRegion,
+    coco,
+    geojson,
+    outline,
+    table,
+)
 
 SIZE = 100
 # Fundus pixel i covers photograph columns 2 i + 20 … 2 i + 22 and rows 3 i + 10 … 3 i + 13.
@@ -78,7 +85,7 @@ def test_coco_has_every_field_of_instances_and_its_ids_are_unique():
 
 
 def test_the_polygons_of_coco_mark_the_regions_own_pixels_again():
-    from dr_lib.localisation.mask_planes import annotated_planes
+    from dr_lib.localisation.masks import annotated_planes
 
     document = json.loads(coco(eyes(), ""))
     plane = annotated_planes([document["annotations"][0] | {"lesion": "any"}], SHAPE)["any"]

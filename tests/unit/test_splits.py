@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dr_lib.training.splits import Split, split_of, split_of_usage
+from dr_lib.training.splits import Split, split_of
 
 LABELS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "labels"
 FRACTIONS = {"validation_fraction": 0.15, "test_fraction": 0.2}
@@ -75,7 +75,7 @@ def test_no_patient_crosses_splits_in_the_35126_labels():
 def test_kaggles_usage_keeps_patients_apart_and_has_its_known_sizes():
     with open(LABELS / "retinopathy_solution.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    splits = [split_of_usage(row["Usage"]) for row in rows]
+    splits = [KAGGLE_USAGE[row["Usage"]] for row in rows]
     assert collections.Counter(splits) == {"validation": 10906, "test": 42670}
     assert_no_patient_crosses([row["image"] for row in rows], splits)
 
@@ -117,8 +117,3 @@ def test_the_limits_of_the_fractions_hold_for_any_patient(patient, seed):
 def test_fractions_that_leave_no_training_are_refused(validation, test):
     with pytest.raises(ValueError, match="below 1"):
         split_of("10", validation_fraction=validation, test_fraction=test)
-
-
-def test_a_usage_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="Public, Private"):
-        split_of_usage("public")

@@ -22,9 +22,9 @@ from dr_lib.synthetic import (
     plan,
     stage_counts,
 )
-from dr_lib.synthetic.camera import CAMERAS, choose_camera, frame
+from dr_lib.synthetic.eye import CAMERAS, choose_camera, frame
 from dr_lib.synthetic.lesions import SEVERE_PER_QUADRANT
-from dr_lib.synthetic.params import stream
+from dr_lib.synthetic.planning import stream
 from dr_lib.vocabulary import QUADRANTS
 
 PARAMS = SynthesisParams(

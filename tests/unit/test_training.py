@@ -19,10 +19,10 @@ from dr_lib.training import (
     learning_rate_schedule,
     outcome_settings,
 )
-from dr_lib.training.augment import augmented
+from dr_lib.training.batches import augmented
 from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from dr_lib.training.feed import Feed
-from dr_lib.training.losses import loss_of
+from dr_lib.training.optimizer import loss_of
 from dr_lib.training.params import DEFAULTS_BEFORE_ADDED
 
 POSTER = (8, 1, 2, 1, 4)
@@ -241,7 +241,7 @@ def test_an_image_of_half_gray_is_left_as_it_is():
 @pytest.fixture
 def no_zoom_no_tone(monkeypatch):
     for factor in ("ZOOM", "CONTRAST", "TONE"):
-        monkeypatch.setattr(f"dr_lib.training.augment.{factor}", 0.0)
+        monkeypatch.setattr(f"dr_lib.training.batches.{factor}", 0.0)
 
 
 def test_poses_cover_every_quarter_turned_and_mirrored(no_zoom_no_tone):
@@ -255,7 +255,7 @@ def test_poses_cover_every_quarter_turned_and_mirrored(no_zoom_no_tone):
 
 
 def test_a_mirror_mirrors_about_the_middle_and_else_nothing_changes(no_zoom_no_tone, monkeypatch):
-    monkeypatch.setattr("dr_lib.training.augment.DEGREES", 0.0)
+    monkeypatch.setattr("dr_lib.training.batches.DEGREES", 0.0)
     pixels, _ = eyes(each=1)
     kinds = set()
     for seed in range(8):

@@ -136,7 +136,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     first, second, fetched = tiny(), tiny(), []
     run(first, short(4), tmp_path)
     history = run(second, short(4), tmp_path, fetched=fetched)
-    assert (fetched, history.resumed_step, history.steps) == ([], 4, 4)
+    assert (fetched, history.resumed_step, len(history.rows)) == ([], 4, 4)
     for one, other in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -354,11 +354,10 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     with pytest.raises(
         TrainingDiverged,
         match=r"mini-batch 6 .* after 4 mini-batches is kept: lower the learning rate",
-    ) as caught:
+    ):
         train(
             model, lambda i: pixels[i], stages, short(20), checkpoint_dir=tmp_path, on_step=poison
         )
-    assert (caught.value.step, caught.value.kept_step) == (6, 4)
     (kept,) = tmp_path.rglob("checkpoint.npz")
     assert all(
         np.isfinite(array).all()
