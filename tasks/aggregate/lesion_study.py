@@ -32,8 +32,7 @@ from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
 from tasks.access.masks import eye_masks, masks_of, with_masks
 from tasks.access.stores import crop_settings, discs, explanation_store, fundus_store
-from tasks.execution.network import NetworkWorkers
-from tasks.execution.pool import Pool
+from tasks.execution.network import Workers
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import loaded_model
 from tasks.run.recipe import Recipe
@@ -128,7 +127,7 @@ def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionP
 
 
 def _in_waves(
-    pool: Pool | NetworkWorkers,
+    pool: Workers,
     name: str,
     work: Callable[[LesionJob], Any],
     job: LesionJob,

@@ -92,9 +92,7 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
         shard_sizes(images["to_do"].tolist(), storage.shard_images),
         session.network.workers,
     )
-    if planned.images:
-        check_room(workspace, planned, workers_here=not session.pool.params.address)
-
+    check_room(workspace, planned, workers_here=not session.pool.params.address)
     if store is None:
         store = ShardedStore.create_or_open(
             workspace.files, path, specs, storage.shard_images, {"explain_id": explain_id}
