@@ -38,6 +38,7 @@ from tasks.execution.worker import loaded_model
 from tasks.run.recipe import Recipe
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
+from tasks.run.table_part import TablePart
 
 EYES_PER_JOB = 8
 REGION = ("image_id", "source", "quantity", "sign", "region")
@@ -108,8 +109,8 @@ def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionP
         "settings": dataclasses.asdict(params) | crop_settings(job.preprocess),
         "columns": SCHEMAS["units"].names,
     }
-    digest = content_id(made_from)
-    if workspace.has_part("units", explain_id, "lesions", digest=digest):
+    part = TablePart(workspace, explain_id, "lesions", content_id(made_from))
+    if not part.missing("units"):
         return len(eyes)
     parts = [eyes.iloc[start : start + EYES_PER_JOB] for start in range(0, len(eyes), EYES_PER_JOB)]
     work = functools.partial(_agreements, params.layers)
@@ -120,9 +121,7 @@ def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionP
             patients, rest, others = (np.stack(values) for values in zip(*judged, strict=True))
             rows += unit_rows(layer, LESION_TYPES, rest, others, patients, params)
     empty = dict.fromkeys(SCHEMAS["units"].names)
-    workspace.write_table(
-        "units", [empty | row for row in rows], partition=explain_id, part="lesions", digest=digest
-    )
+    part.write("units", [empty | row for row in rows])
     return len(eyes)
 
 
@@ -172,8 +171,8 @@ def _group_regions(session: Session, job: LesionJob, params: RegionClusteringPar
         "settings": dataclasses.asdict(params),
         "columns": SCHEMAS["region_clusters"].names,
     }
-    digest = content_id(made_from)
-    if workspace.has_part("region_clusters", explain_id, "clusters", digest=digest):
+    part = TablePart(workspace, explain_id, "clusters", content_id(made_from))
+    if not part.missing("region_clusters"):
         return
     work = functools.partial(_described, params.source)
     parts = (eyes for _, eyes in job.eyes.groupby("part"))
@@ -183,9 +182,7 @@ def _group_regions(session: Session, job: LesionJob, params: RegionClusteringPar
     rows = pd.DataFrame(
         [row for regions, _ in results for row in regions], columns=[*REGION, "lesion"]
     ).assign(**vars(groups))
-    workspace.write_table(
-        "region_clusters", rows, partition=explain_id, part="clusters", digest=digest
-    )
+    part.write("region_clusters", rows)
 
 
 def _described(source: str, job: LesionJob) -> tuple[list[dict[str, Any]], np.ndarray]:

@@ -21,7 +21,7 @@ from dr_lib.network import backend
 from storage.arrays.ledger import LedgerEntry, ShardRecord
 from storage.arrays.store import Span
 from storage.contents.explanations import DONE, FAILED
-from tasks.access.stores import blank, blank_row, explanation_store, shard_record
+from tasks.access.stores import blank_but, explanation_store
 from tasks.execution.worker import explainer, fundi
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.run_log import versions
@@ -75,30 +75,27 @@ def explain_shard(job: ExplainJob) -> LedgerEntry:
         # which need not do it again.
         return entry
     new = ~kept & ~np.isin(positions, list(job.unusable))
-    arrays = store.read(span) if kept.any() else blank(store, span)
-    failed_before = shard_record(store, span).failed if kept.any() else {}
-    names = store.image_ids[span.rows]
-    failed = {
-        names[row]: failed_before[names[row]]
-        for row in np.flatnonzero(kept)
-        if names[row] in failed_before
-    }
+    arrays, names = blank_but(store, span, kept), np.array(store.image_ids[span.rows])
+    failed_before = entry.record.failed if entry else {}
+    failed = {name: failed_before[name] for name in names[kept].tolist() if name in failed_before}
+    unusable = ~kept & ~new
     failed |= {
-        names[row]: job.unusable[int(positions[row])] for row in np.flatnonzero(~kept & ~new)
+        name: job.unusable[position]
+        for name, position in zip(
+            names[unusable].tolist(), positions[unusable].tolist(), strict=True
+        )
     }
     if new.any():
         rows = np.flatnonzero(new)
         engine = explainer(ids.location, ids.model_id, job.params)
         with backend.computing_in(job.params.precision):
             results = engine.explain(fundi(ids.location, ids.preprocess_id, positions[rows]))
-        not_finite = rows[results.pop("pixels/failed").astype(bool)]
+        finite = ~results.pop("pixels/failed").astype(bool)
         for path, values in results.items():
-            arrays[path][rows] = values
-        arrays["pixels/status"][rows] = DONE
-        failed |= {names[row]: NOT_FINITE for row in not_finite}
+            arrays[path][rows[finite]] = values[finite]
+        arrays["pixels/status"][rows[finite]] = DONE
+        failed |= dict.fromkeys(names[rows[~finite]].tolist(), NOT_FINITE)
     aside = np.isin(names, list(failed))
-    for row in np.flatnonzero(aside & ~kept):
-        blank_row(store, arrays, row)
     arrays["pixels/status"][aside] = FAILED
     gaps = relative_gaps(arrays, ~aside)
     record = ShardRecord(
