@@ -70,10 +70,14 @@ def blank(store: ShardedStore, span: Span) -> dict[str, np.ndarray]:
     }
 
 
-def blank_row(store: ShardedStore, arrays: dict[str, np.ndarray], row: int) -> None:
-    """Sets one image of a shard back to the fill values."""
+def blank_but(store: ShardedStore, span: Span, kept: np.ndarray) -> dict[str, np.ndarray]:
+    """A shard with those of its rows that are kept, (span images,) bool, and blank ones."""
+    if not kept.any():
+        return blank(store, span)
+    arrays = store.read(span)
     for spec in store.specs:
-        arrays[spec.path][row] = spec.fill
+        arrays[spec.path][~kept] = spec.fill
+    return arrays
 
 
 def whole(store: ShardedStore, path: str) -> np.ndarray:

@@ -32,13 +32,13 @@ from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
 from tasks.access.masks import eye_masks, masks_of, with_masks
 from tasks.access.stores import crop_settings, discs, explanation_store, fundus_store
-from tasks.execution.network import NetworkWorkers
-from tasks.execution.pool import Pool
+from tasks.execution.network import Workers
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import loaded_model
 from tasks.run.recipe import Recipe
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
+from tasks.run.table_part import TablePart
 
 EYES_PER_JOB = 8
 REGION = ("image_id", "source", "quantity", "sign", "region")
@@ -109,8 +109,8 @@ def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionP
         "settings": dataclasses.asdict(params) | crop_settings(job.preprocess),
         "columns": SCHEMAS["units"].names,
     }
-    digest = content_id(made_from)
-    if workspace.has_part("units", explain_id, "lesions", digest=digest):
+    part = TablePart(workspace, explain_id, "lesions", content_id(made_from))
+    if not part.missing("units"):
         return len(eyes)
     parts = [eyes.iloc[start : start + EYES_PER_JOB] for start in range(0, len(eyes), EYES_PER_JOB)]
     work = functools.partial(_agreements, params.layers)
@@ -121,14 +121,12 @@ def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionP
             patients, rest, others = (np.stack(values) for values in zip(*judged, strict=True))
             rows += unit_rows(layer, LESION_TYPES, rest, others, patients, params)
     empty = dict.fromkeys(SCHEMAS["units"].names)
-    workspace.write_table(
-        "units", [empty | row for row in rows], partition=explain_id, part="lesions", digest=digest
-    )
+    part.write("units", [empty | row for row in rows])
     return len(eyes)
 
 
 def _in_waves(
-    pool: Pool | NetworkWorkers,
+    pool: Workers,
     name: str,
     work: Callable[[LesionJob], Any],
     job: LesionJob,
@@ -173,8 +171,8 @@ def _group_regions(session: Session, job: LesionJob, params: RegionClusteringPar
         "settings": dataclasses.asdict(params),
         "columns": SCHEMAS["region_clusters"].names,
     }
-    digest = content_id(made_from)
-    if workspace.has_part("region_clusters", explain_id, "clusters", digest=digest):
+    part = TablePart(workspace, explain_id, "clusters", content_id(made_from))
+    if not part.missing("region_clusters"):
         return
     work = functools.partial(_described, params.source)
     parts = (eyes for _, eyes in job.eyes.groupby("part"))
@@ -184,9 +182,7 @@ def _group_regions(session: Session, job: LesionJob, params: RegionClusteringPar
     rows = pd.DataFrame(
         [row for regions, _ in results for row in regions], columns=[*REGION, "lesion"]
     ).assign(**vars(groups))
-    workspace.write_table(
-        "region_clusters", rows, partition=explain_id, part="clusters", digest=digest
-    )
+    part.write("region_clusters", rows)
 
 
 def _described(source: str, job: LesionJob) -> tuple[list[dict[str, Any]], np.ndarray]:

@@ -9,10 +9,10 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.attribution.explain import Explainer, layer_shapes
@@ -29,7 +29,7 @@ from storage.photos.types import Source
 from tasks.access.images import usable_rows
 from tasks.access.stores import blank, fundus_store
 from tasks.attribute.estimate import ARRAYS_AT_ONCE, Rates
-from tasks.attribute.shard import explain_measures, peak_memory_bytes
+from tasks.attribute.shard import passes_of, peak_memory_bytes
 from tasks.execution.failures import Failure
 from tasks.execution.network import NetworkWorkers
 from tasks.execution.worker import loaded_model, threads_here
@@ -44,6 +44,7 @@ class CalibrationJob:
     """What `measure` takes: the model of a workspace, or an untrained one if `model_id` is None.
 
     pixels: fundi (image, y, x, 3); the first one is explained alone, to compile for it.
+    more_images: that a shard has, beside those explained in one go here.
     """
 
     location: str
@@ -51,20 +52,7 @@ class CalibrationJob:
     architecture: ModelParams
     params: AttributionParams
     pixels: np.ndarray
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a worker took. Seconds, bytes on disk, bytes in arrays and passes are of an image;
-    start_seconds is what came before the first, peak_bytes the worker's memory.
-    """
-
-    seconds: float
-    start_seconds: float
-    stored_bytes: float
-    array_bytes: int
-    peak_bytes: int
-    passes: float
+    more_images: int
 
 
 def calibrate(
@@ -86,26 +74,21 @@ def calibrate(
     """
     model_id = recipe.find_model(workspace)
     pixels = sample(workspace, recipe, sources, IMAGES + 1)
-    job = CalibrationJob(workspace.location, model_id, recipe.model, recipe.engine, pixels)
+    more_images = max(shard_images - IMAGES, 0)
+    job = CalibrationJob(
+        workspace.location, model_id, recipe.model, recipe.engine, pixels, more_images
+    )
     pool.connect()
-    workers: list[Measured] = []
+    workers: list[Rates] = []
     for _, result in pool.run(measure, [job] * pool.workers):
         if isinstance(result, Failure):
             raise UserError(
                 f"the calibration failed: {result.reason}; dr plan --no-calibrate leaves it out"
             )
         workers.append(result)
-    more_images = max(shard_images - IMAGES, 0)
-    return Rates(
-        bytes=mean(worker.stored_bytes for worker in workers),
-        worker_bytes=max(worker.peak_bytes for worker in workers)
-        + ARRAYS_AT_ONCE * workers[0].array_bytes * more_images,
-        basis=f"calibration on {IMAGES} eyes a worker"
-        + ("" if model_id else ", untrained network"),
-        seconds=mean(worker.seconds for worker in workers),
-        start_seconds=max(worker.start_seconds for worker in workers),
-        passes=mean(worker.passes for worker in workers),
-    )
+    means, most = ("bytes", "seconds", "passes"), ("worker_bytes", "start_seconds", "basis")
+    together = dict.fromkeys(means, "mean") | dict.fromkeys(most, "max")
+    return Rates(**pd.DataFrame(workers).agg(together).to_dict())
 
 
 def sample(
@@ -135,7 +118,7 @@ def sample(
     return np.stack(list(itertools.islice(itertools.cycle(fundi), count)))
 
 
-def measure(job: CalibrationJob) -> Measured:
+def measure(job: CalibrationJob) -> Rates:
     """Runs on a worker: explains one image to start with, then all others in one go, and writes
     these as a shard of a store elsewhere.
     """
@@ -154,13 +137,15 @@ def measure(job: CalibrationJob) -> Measured:
     specs = specs_of(network, job.params, job.pixels.shape[1])
     stored_bytes = _stored_bytes(specs, results, images)
     seconds = (time.monotonic() - running) / images
-    return Measured(
+    array_bytes = sum(spec.row_bytes for spec in specs)
+    return Rates(
+        bytes=stored_bytes / images,
+        worker_bytes=peak_memory_bytes() + ARRAYS_AT_ONCE * array_bytes * job.more_images,
+        basis=f"calibration on {images} eyes a worker"
+        + ("" if job.model_id else ", untrained network"),
         seconds=seconds,
         start_seconds=max(running - started - seconds, 0.0),
-        stored_bytes=stored_bytes / images,
-        array_bytes=sum(spec.row_bytes for spec in specs),
-        peak_bytes=peak_memory_bytes(),
-        passes=explain_measures(results, done, done).passes / images,
+        passes=passes_of(results, done) / images,
     )
 
 

@@ -138,14 +138,16 @@ def calibration_name(workspace: Workspace, recipe: Recipe, device: str) -> str:
 
 
 def check_room(workspace: Workspace, planned: Estimate, *, workers_here: bool) -> None:
-    """Raises UserError, one line saying by how much, where a run does not fit the disk or the
-    memory.
+    """Raises UserError, one line saying by how much, where a run that has images to explain does
+    not fit the disk or the memory.
 
     Parameters
     ----------
     planned: what the run will take.
     workers_here: whether the workers are this machine's; another one's memory is not looked at.
     """
+    if not planned.images:
+        return
     place, free = free_bytes(workspace.files)
     if free is not None and planned.bytes > free:
         raise UserError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from dr_lib.formatting import counted, duration, number
 from storage import Workspace, open_workspace
-from storage.arrays.store import ArraySpec, spans
+from storage.arrays.store import spans
 from storage.contents.explanations import LayerShape, explanation_specs
 from storage.contents.fundus import DONE
 from storage.files.scratch import remember
@@ -48,6 +48,7 @@ def plan(
     *,
     measure: bool | None = None,
     seconds: float | None = None,
+    exact: bool = True,
 ) -> tuple[list[dict[str, Any]], str | None]:
     """What a run would do, step by step, and whether it fits.
 
@@ -58,6 +59,8 @@ def plan(
         earlier calibration tells. A calibration is remembered in the user's cache, so that the run
         after it can be compared with it.
     seconds: what an image takes one worker, if known.
+    exact: whether the sizes of layers are looked up in a network; until there is one, the maps
+        stand for the whole explanation otherwise.
 
     Returns
     -------
@@ -78,9 +81,14 @@ def plan(
     sizes, rates = shard_sizes(to_do, storage.shard_images), Rates(0.0, 0, "")
     try:
         if sizes:
-            rates = _rates(
-                workspace, NetworkWorkers(pool), recipe, sources, storage, measure, seconds
-            )
+            most = _bound(workspace, recipe, storage, exact)
+            rates = known_rates(workspace, recipe, most, network.device)
+            if seconds is not None:
+                rates = replace(rates, seconds=seconds, start_seconds=0.0, basis="the given rate")
+            elif measure or (measure is None and rates.seconds is None):
+                rates = calibrate(workspace, network, recipe, sources, storage.shard_images)
+                name = calibration_name(workspace, recipe, network.device)
+                remember(name, dataclasses.asdict(rates))
     finally:
         pool.close()
     explain = estimate(rates, sizes, network.workers)
@@ -95,7 +103,8 @@ def plan(
         _row("attribute", len(to_do), explain),
     ]
     try:
-        _check_both(workspace, explain, fundi, dask)
+        planned = replace(explain, bytes=explain.bytes + fundi.bytes)
+        check_room(workspace, planned, workers_here=not dask.address)
     except UserError as error:
         return rows, str(error)
     return rows, None
@@ -108,38 +117,16 @@ def check_run(
     storage: StorageParams,
     dask: DaskParams,
 ) -> None:
-    """Refuses a whole run that will plainly not fit, so that nobody waits a day to hear it.
-
-    Loads no network: until there is one, the maps stand for the whole explanation. `attribute`
-    looks again, exactly.
+    """Refuses a whole run that will plainly not fit, so that nobody waits a day to hear it; loads
+    no network. `attribute` looks again, exactly.
 
     Raises
     ------
     UserError: if the run does not fit the disk or the memory, or the labels cannot be used.
     """
-    workspace = open_workspace(location)
-    count = _count_photographs(workspace, sources, recipe)
-    sizes = shard_sizes(_to_explain(workspace, recipe, storage, count), storage.shard_images)
-    if not sizes:
-        return
-    params = recipe.attribution
-    specs = explanation_specs(
-        params.quantities,
-        recipe.preprocess.size,
-        dict.fromkeys(params.layers, LayerShape((1,), 1, params.neurons)),
-        lesions=bool(params.lesion_poses),
-    )
-    pool = Pool(dask)
-    network = NetworkWorkers(pool)
-    fundi = _fundi(workspace, recipe, storage, count, pool.workers)
-    most = bound(specs, storage.shard_images)
-    rates = known_rates(workspace, recipe, most, network.device)
-    _check_both(workspace, estimate(rates, sizes, network.workers), fundi, dask)
-
-
-def _check_both(workspace: Workspace, explain: Estimate, fundi: Estimate, dask: DaskParams) -> None:
-    planned = replace(explain, bytes=explain.bytes + fundi.bytes)
-    check_room(workspace, planned, workers_here=not dask.address)
+    _, refusal = plan(location, sources, recipe, storage, dask, measure=False, exact=False)
+    if refusal:
+        raise UserError(refusal)
 
 
 def _count_photographs(workspace: Workspace, sources: Sequence[Source], recipe: Recipe) -> int:
@@ -147,33 +134,25 @@ def _count_photographs(workspace: Workspace, sources: Sequence[Source], recipe: 
     return len(labelled_sources(sources, not recipe.trains_none(workspace)).photographs())
 
 
-def _rates(
-    workspace: Workspace,
-    pool: NetworkWorkers,
-    recipe: Recipe,
-    sources: Sequence[Source],
-    storage: StorageParams,
-    measure: bool | None,
-    seconds: float | None,
-) -> Rates:
-    model_id = recipe.find_model(workspace)
-    weights = next(
-        (
-            record.weights_bytes or HEAD_BYTES
-            for record in workspace.models()
-            if record.model_id == model_id
-        ),
-        HEAD_BYTES,
+def _bound(workspace: Workspace, recipe: Recipe, storage: StorageParams, exact: bool) -> Rates:
+    """The bound from the explanation's arrays: those there are, or those that a network of this
+    architecture will have.
+    """
+    if not exact:
+        params = recipe.attribution
+        layers = dict.fromkeys(params.layers, LayerShape((1,), 1, params.neurons))
+        lesions = bool(params.lesion_poses)
+        size = recipe.preprocess.size
+        specs = explanation_specs(params.quantities, size, layers, lesions=lesions)
+        return bound(specs, storage.shard_images)
+    try:
+        specs = explanation_store(workspace, recipe.explain_id(workspace)).specs
+    except (FileNotFoundError, UserError):
+        specs = specs_of(untrained(recipe.model), recipe.engine, recipe.preprocess.size)
+    weights = {record.model_id: record.weights_bytes for record in workspace.models()}
+    return bound(
+        specs, storage.shard_images, weights.get(recipe.find_model(workspace)) or HEAD_BYTES
     )
-    specs = _specs(workspace, recipe)
-    most = bound(specs, storage.shard_images, weights)
-    rates = known_rates(workspace, recipe, most, pool.device)
-    if seconds is not None:
-        return replace(rates, seconds=seconds, start_seconds=0.0, basis="the given rate")
-    if measure or (measure is None and rates.seconds is None):
-        rates = calibrate(workspace, pool, recipe, sources, storage.shard_images)
-        remember(calibration_name(workspace, recipe, pool.device), dataclasses.asdict(rates))
-    return rates
 
 
 def _to_explain(
@@ -200,16 +179,6 @@ def _to_explain(
         store = None
     images = image_axis(photos, usable, chosen["image_id"], store, storage.retry_set_aside)
     return images["to_do"].tolist()
-
-
-def _specs(workspace: Workspace, recipe: Recipe) -> list[ArraySpec]:
-    """The explanation's arrays: those there are, or those that a network of this architecture
-    will have.
-    """
-    try:
-        return explanation_store(workspace, recipe.explain_id(workspace)).specs
-    except (FileNotFoundError, UserError):
-        return specs_of(untrained(recipe.model), recipe.engine, recipe.preprocess.size)
 
 
 def _fundi(

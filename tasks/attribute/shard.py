@@ -21,12 +21,13 @@ from dr_lib.network import backend
 from storage.arrays.ledger import LedgerEntry, ShardRecord
 from storage.arrays.store import Span
 from storage.contents.explanations import DONE, FAILED
-from tasks.access.stores import blank, blank_row, explanation_store, shard_record
+from tasks.access.stores import blank_but, explanation_store
 from tasks.execution.worker import explainer, fundi
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.run_log import versions
 
 NOT_FINITE = "its results are not finite"
+GAP_ARRAYS = tuple(f"pixels/{name}" for name in ("outcome", "baseline_outcome", "gap"))
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,6 @@ class ExplainJob:
         return int((~self.kept).sum())
 
 
-@dataclass(frozen=True)
-class ExplainedShard:
-    """What the run hears of a finished shard. bytes: of its files."""
-
-    span: Span
-    new_images: int
-    bytes: int
-    record: ShardRecord
-
-
 def try_images(rows: Sequence[int], ids: ResolvedIds, params: AttributionParams) -> None:
     """The work without its result: run on a worker to find which image kills it. Without rows: of
     an image of noise.
@@ -71,9 +62,9 @@ def try_images(rows: Sequence[int], ids: ResolvedIds, params: AttributionParams)
         explainer(ids.location, ids.model_id, params).explain(pixels)
 
 
-def explain_shard(job: ExplainJob) -> ExplainedShard:
+def explain_shard(job: ExplainJob) -> LedgerEntry:
     """Explains, writes and marks one shard; rows to keep are copied from the old one. Returns what
-    that took.
+    the ledger says of it.
     """
     ids, span, positions, kept = job.ids, job.span, job.positions, job.kept
     store = explanation_store(ids.workspace, ids.explain_id)
@@ -82,93 +73,63 @@ def explain_shard(job: ExplainJob) -> ExplainedShard:
     if entry and store.done_rows(span, job.digests).all():
         # Finished by a worker that died before it could say so: Dask gives the job to another,
         # which need not do it again.
-        return _explained(entry, job.new_images)
+        return entry
     new = ~kept & ~np.isin(positions, list(job.unusable))
-    arrays = store.read(span) if kept.any() else blank(store, span)
-    failed_before = shard_record(store, span).failed if kept.any() else {}
-    names = store.image_ids[span.rows]
-    failed = {
-        names[row]: failed_before[names[row]]
-        for row in np.flatnonzero(kept)
-        if names[row] in failed_before
-    }
+    arrays, names = blank_but(store, span, kept), np.array(store.image_ids[span.rows])
+    failed_before = entry.record.failed if entry else {}
+    failed = {name: failed_before[name] for name in names[kept].tolist() if name in failed_before}
+    unusable = ~kept & ~new
     failed |= {
-        names[row]: job.unusable[int(positions[row])] for row in np.flatnonzero(~kept & ~new)
+        name: job.unusable[position]
+        for name, position in zip(
+            names[unusable].tolist(), positions[unusable].tolist(), strict=True
+        )
     }
     if new.any():
         rows = np.flatnonzero(new)
         engine = explainer(ids.location, ids.model_id, job.params)
         with backend.computing_in(job.params.precision):
             results = engine.explain(fundi(ids.location, ids.preprocess_id, positions[rows]))
-        not_finite = rows[results.pop("pixels/failed").astype(bool)]
+        finite = ~results.pop("pixels/failed").astype(bool)
         for path, values in results.items():
-            arrays[path][rows] = values
-        arrays["pixels/status"][rows] = DONE
-        failed |= {names[row]: NOT_FINITE for row in not_finite}
+            arrays[path][rows[finite]] = values[finite]
+        arrays["pixels/status"][rows[finite]] = DONE
+        failed |= dict.fromkeys(names[rows[~finite]].tolist(), NOT_FINITE)
     aside = np.isin(names, list(failed))
-    for row in np.flatnonzero(aside & ~kept):
-        blank_row(store, arrays, row)
     arrays["pixels/status"][aside] = FAILED
-    measures = explain_measures(arrays, ~aside, new)
+    gaps = relative_gaps(arrays, ~aside)
     record = ShardRecord(
         images=int(new.sum()),
         seconds=round(time.monotonic() - started, 3),
-        passes=measures.passes,
+        passes=passes_of(arrays, new),
         peak_memory_bytes=peak_memory_bytes(),
-        gap_median=measures.gap_median,
-        unconverged=measures.unconverged,
+        gap_median=round(float(np.median(gaps)), 6) if gaps.size else None,
+        unconverged=int((~arrays["pixels/converged"][~aside]).sum()),
         worker=f"{platform.node()}:{os.getpid()}",
         failed=failed,
         notes={
-            "gap_max": measures.gap_max,
+            "gap_max": round(float(gaps.max()), 6) if gaps.size else None,
             "model_id": ids.model_id,
             "device": backend.device(),
             "versions": versions(),
         },
     )
-    entry = store.write_shard(span, arrays, digests=list(job.digests), record=record)
-    return _explained(entry, job.new_images)
+    return store.write_shard(span, arrays, digests=list(job.digests), record=record)
 
 
-def _explained(entry: LedgerEntry, new_images: int) -> ExplainedShard:
-    return ExplainedShard(entry.span, new_images, entry.bytes, entry.record)
-
-
-@dataclass(frozen=True)
-class Measures:
-    """Of a shard: gaps of all good images relative to their outcomes' change, None where there are
-    none, and the passes that the new ones took.
-    """
-
-    gap_median: float | None
-    gap_max: float | None
-    unconverged: int
-    passes: int
-
-
-def relative_gaps(outcome: np.ndarray, baseline_outcome: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """|gap| as a share of the outcomes' change, at least 0.001, elementwise."""
+def relative_gaps(arrays: Mapping[str, np.ndarray], images: np.ndarray) -> np.ndarray:
+    """|gap| of some images (a mask) as a share of their outcomes' change, at least 0.001."""
+    outcome, baseline_outcome, gap = (arrays[path][images] for path in GAP_ARRAYS)
     return np.abs(gap) / np.maximum(np.abs(outcome - baseline_outcome), 1e-3)
 
 
-def explain_measures(
-    arrays: Mapping[str, np.ndarray], good: np.ndarray, new: np.ndarray
-) -> Measures:
-    """The measures of a shard's arrays; good, new: (images,) bool."""
-    relative = relative_gaps(
-        *(arrays[f"pixels/{name}"][good] for name in ("outcome", "baseline_outcome", "gap"))
-    )
+def passes_of(arrays: Mapping[str, np.ndarray], images: np.ndarray) -> int:
+    """The points at which gradients were taken for some images (a mask)."""
     # The quantities share the points on the line, so the most of them is what was run.
-    passes = int(arrays["pixels/points"][new].max(axis=1).sum()) + sum(
-        int(values[new].sum())
+    return int(arrays["pixels/points"][images].max(axis=1).sum()) + sum(
+        int(values[images].sum())
         for path, values in arrays.items()
         if path.startswith("layers/") and path.endswith("/points")
-    )
-    return Measures(
-        round(float(np.median(relative)), 6) if relative.size else None,
-        round(float(relative.max()), 6) if relative.size else None,
-        int((~arrays["pixels/converged"][good]).sum()),
-        passes,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dr_lib.formatting import percent
+from storage.arrays.ledger import LedgerEntry
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import (
     DONE,
@@ -31,7 +32,7 @@ from tasks.attribute.calibration import specs_of
 from tasks.attribute.estimate import Estimate, bound, check_room, estimate, known_rates
 from tasks.attribute.selection import image_axis, shard_sizes
 from tasks.attribute.shard import (
-    ExplainedShard,
+    GAP_ARRAYS,
     ExplainJob,
     explain_shard,
     relative_gaps,
@@ -91,9 +92,7 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
         shard_sizes(images["to_do"].tolist(), storage.shard_images),
         session.network.workers,
     )
-    if planned.images:
-        check_room(workspace, planned, workers_here=not session.pool.params.address)
-
+    check_room(workspace, planned, workers_here=not session.pool.params.address)
     if store is None:
         store = ShardedStore.create_or_open(
             workspace.files, path, specs, storage.shard_images, {"explain_id": explain_id}
@@ -122,8 +121,8 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
         trial=functools.partial(try_images, ids=ids, params=engine),
         without=lambda job, killing: dataclasses.replace(job, unusable={**job.unusable, **killing}),
     )
-    with _recorded(store, explain_id, planned) as note:
-        done = run_in_waves(
+    with _recorded(store, explain_id, planned) as done:
+        done += run_in_waves(
             session.network,
             STEP,
             explain_shard,
@@ -132,26 +131,28 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
             rescue=rescue,
             table=_wave_table,
         )
-        note(done)
     gone = gone_words(workspace, store.image_ids)
     eyes = f"{len(store.image_ids):,} eyes{gone}; {_summary(store)}"
     return StepResult(
         STEP,
         len(store.image_ids),
-        sum(shard.new_images for shard in done),
+        sum(job.new_images for job in jobs),
         f"explanation {explain_id} of model {model_id}: {eyes}",
     )
 
 
 @contextmanager
-def _recorded(store: ShardedStore, explain_id: str, planned: Estimate) -> Generator[Any]:
-    """Leaves a record of what the work inside was planned to take and took; none where there is
-    nothing to do.
+def _recorded(
+    store: ShardedStore, explain_id: str, planned: Estimate
+) -> Generator[list[LedgerEntry]]:
+    """Leaves a record of what the work inside, which adds the shards it finished to the list, was
+    planned to take and took; none where there is nothing to do.
 
     A run that is killed leaves the plan, with the state "running".
     """
+    done: list[LedgerEntry] = []
     if not planned.images:
-        yield lambda done: None
+        yield done
         return
     started = datetime.now(UTC)
     name = f"{started:%Y%m%dT%H%M%S%f}"
@@ -161,10 +162,14 @@ def _recorded(store: ShardedStore, explain_id: str, planned: Estimate) -> Genera
         Cost.of(dataclasses.asdict(planned)),
     )
     save_run(store.files, explain_id, name, record)
-    actual = Cost()
-
-    def note(done: Sequence[ExplainedShard]) -> None:
-        nonlocal actual
+    state = "interrupted"
+    try:
+        yield done
+        state = "completed"
+    except Exception:
+        state = "failed"
+        raise
+    finally:
         records = [shard.record for shard in done]
         actual = Cost(
             images=sum(record.images for record in records),
@@ -172,34 +177,20 @@ def _recorded(store: ShardedStore, explain_id: str, planned: Estimate) -> Genera
                 sum(shard.bytes * shard.record.images / shard.span.images for shard in done)
             ),
             passes=sum(record.passes for record in records),
+            seconds=round((datetime.now(UTC) - started).total_seconds(), 1),
             workers=len({record.worker for record in records}),
             worker_bytes=max((record.peak_memory_bytes for record in records), default=0),
         )
-
-    state = "interrupted"
-    try:
-        yield note
-        state = "completed"
-    except Exception:
-        state = "failed"
-        raise
-    finally:
-        seconds = round((datetime.now(UTC) - started).total_seconds(), 1)
         with after_failure():
-            ended = dataclasses.replace(actual, seconds=seconds)
-            save_run(
-                store.files,
-                explain_id,
-                name,
-                dataclasses.replace(record, state=state, actual=ended),
-            )
+            ended = dataclasses.replace(record, state=state, actual=actual)
+            save_run(store.files, explain_id, name, ended)
 
 
-def _wave_table(done: Sequence[ExplainedShard]) -> list[dict[str, Any]]:
+def _wave_table(done: Sequence[LedgerEntry]) -> list[dict[str, Any]]:
     """What Prefect's page shows of a wave: a row a shard, the slowest first."""
     rows = [
         {
-            "shard": shard.span.index,
+            "shard": shard.shard,
             "images": record.images,
             "seconds an image": round(record.seconds / max(record.images, 1), 2),
             "passes an image": round(record.passes / max(record.images, 1), 1),
@@ -224,9 +215,7 @@ def _summary(store: ShardedStore) -> str:
     )
     if not good.any():
         return failed
-    relative = relative_gaps(
-        *(whole(store, f"pixels/{name}")[good] for name in ("outcome", "baseline_outcome", "gap"))
-    )
+    relative = relative_gaps({path: whole(store, path) for path in GAP_ARRAYS}, good)
     converged = whole(store, "pixels/converged")[good].mean()
     return (
         f"median completeness gap {percent(np.nanmedian(relative), 2)},"

@@ -20,7 +20,7 @@ from storage.arrays.specs import round_mantissa
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.declared import MAP_BITS
 from storage.layout import counterfactuals_path
-from tasks.access.stores import blank, blank_row, explanation_store
+from tasks.access.stores import blank_but, explanation_store
 from tasks.execution.worker import classifier_outputs, fundi, logits_evaluator
 from tasks.run.resolved_ids import ResolvedIds
 
@@ -83,9 +83,7 @@ def search_shard(job: SearchJob) -> int:
     """
     store, rows = job.study.store, job.new_rows
     started = time.monotonic()
-    arrays = store.read(job.span) if job.kept.any() else blank(store, job.span)
-    for row in np.flatnonzero(~job.kept):
-        blank_row(store, arrays, row)
+    arrays = blank_but(store, job.span, job.kept)
     maps = _search(job, rows, arrays) if len(rows) else {}
     record = ShardRecord(len(rows), round(time.monotonic() - started, 3), notes=maps)
     store.write_shard(job.span, arrays, digests=list(job.digests), record=record)

@@ -31,7 +31,6 @@ from tasks.counterfactuals.tables import (
     write_pair_tables,
 )
 from tasks.execution.waves import run_in_waves
-from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe, settings_of
 from tasks.run.session import Session, StepResult
 from tasks.run.settings import StorageParams
@@ -55,6 +54,7 @@ def counterfactuals(
     """
     workspace = session.workspace
     ids = recipe.resolve(workspace)
+    second = getattr(params, "second_model", "")
     science = CounterfactualParams(**settings_of(CounterfactualParams, params))
     study = PairStudy(
         **vars(ids),
@@ -62,7 +62,7 @@ def counterfactuals(
         adversarial=adversarial,
         engine=recipe.engine,
         crop=recipe.preprocess.crop,
-        second=second_model(workspace, recipe, ids.model_id, getattr(params, "second_model", "")),
+        second=second and recipe.second_model(workspace, ids.model_id, second),
     )
     graded = graded_eyes(workspace, recipe, ids.model_id)
     confused = (graded["stage"] == params.true_stage) & (
@@ -123,36 +123,6 @@ def _search(session: Session, study: PairStudy, eyes: pd.DataFrame, recipe: Reci
             session.network, STEP, search_shard, jobs, images_of=lambda job: len(job.new_rows)
         )
     )
-
-
-def second_model(workspace: Workspace, recipe: Recipe, model_id: str, second_id: str) -> str:
-    """The model asked whether changes transfer; empty for none. Raises UserError where it cannot
-    be asked.
-    """
-    if not second_id:
-        return ""
-    others = {model.model_id: model for model in workspace.models() if model.model_id != model_id}
-    if second_id == model_id:
-        raise UserError(
-            "counterfactuals.second_model is the explained model itself; name another one, trained"
-            " with another seed"
-        )
-    if second_id not in others:
-        advice = (
-            f"there are {', '.join(others)}"
-            if others
-            else "there is no other yet: train one with --set training.seed=1"
-        )
-        raise UserError(
-            f"counterfactuals.second_model = {second_id}: {workspace.location} holds no such model;"
-            f" {advice}"
-        )
-    if others[second_id].preprocess_id != recipe.preprocess_id:
-        raise UserError(
-            f"counterfactuals.second_model = {second_id}: it was made for fundi of other"
-            " [preprocess] settings"
-        )
-    return second_id
 
 
 def graded_eyes(workspace: Workspace, recipe: Recipe, model_id: str) -> pd.DataFrame:

@@ -3,7 +3,7 @@ comparisons, transfers.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,13 +82,13 @@ def _tabulate_shard(job: TabulateJob) -> int:
     frames: dict[str, list[pd.DataFrame]] = {table: [] for table in EYE_TABLES}
     if image_ids:
         x = study.inputs(eyes["position"])
-        judge = _Judge(study, image_ids, x, job.reference)
+        judged = _judge(job, image_ids, x)
         methods = study.params.methods, study.adversarial.methods
         for table, names in zip(EYE_TABLES, methods, strict=True):
             for method in names:
                 result = _stored_result(job, method)
                 rows = pd.DataFrame(result_rows(image_ids, method, target, x, result))
-                frames[table].append(rows.assign(**judge.columns(result)))
+                frames[table].append(rows.assign(**judged(result)))
     for table, parts in frames.items():
         job.part.write(table, pd.concat(parts, ignore_index=True) if parts else [])
     return job.span.images
@@ -105,49 +105,44 @@ def _stored_result(job: TabulateJob, method: str) -> StrengthResult:
     return StrengthResult(**numbers, before=before, after=after, images=images)
 
 
-class _Judge:
-    """Asks two models about a shard's changed images: how near to real eyes, and whether the
-    second changes its mind.
+def _judge(
+    job: TabulateJob, image_ids: Sequence[str], x: np.ndarray
+) -> Callable[[StrengthResult], dict[str, Any]]:
+    """Gives the further columns of a method's rows, for which two models are asked about the
+    changed images: how near to real eyes, and whether the second changes its mind. A failed eye has
+    no measures.
     """
+    study, target = job.study, job.study.params.target_stage
+    real = reference_features(study, job.reference)
+    places = {image_id: number for number, (image_id, _) in enumerate(job.reference)}
+    made_from = np.array([places.get(image_id, -1) for image_id in image_ids])
+    before, typical = feature_distances(study.outputs.features(x), real, made_from)
 
-    def __init__(
-        self,
-        study: PairStudy,
-        image_ids: Sequence[str],
-        x: np.ndarray,
-        reference: tuple[tuple[str, int], ...],
-    ):
-        self.study, self.real = study, reference_features(study, reference)
-        places = {image_id: number for number, (image_id, _) in enumerate(reference)}
-        self.made_from = np.array([places.get(image_id, -1) for image_id in image_ids])
-        self.before, self.typical = feature_distances(
-            study.outputs.features(x), self.real, self.made_from
-        )
-        self.second_before = self._second(x)
-
-    def _second(self, images: np.ndarray) -> np.ndarray | None:
+    def second(images: np.ndarray) -> np.ndarray | None:
         """The second model's probabilities, if there is one."""
-        location, batch_size = self.study.location, self.study.params.batch_size
-        if not self.study.second:
+        if not study.second:
             return None
-        return classifier_outputs(location, self.study.second, batch_size).predict(images)
+        outputs = classifier_outputs(study.location, study.second, study.params.batch_size)
+        return outputs.predict(images)
 
-    def columns(self, result: StrengthResult) -> dict[str, Any]:
-        """The further columns of the rows; a failed eye has no measures."""
-        features = self.study.outputs.features(result.images)
-        after, _ = feature_distances(features, self.real, self.made_from)
+    second_before = second(x)
+
+    def columns(result: StrengthResult) -> dict[str, Any]:
+        after, _ = feature_distances(study.outputs.features(result.images), real, made_from)
         columns = {
-            "feature_distance_before": self.before,
+            "feature_distance_before": before,
             "feature_distance_after": np.where(result.failed, np.nan, after),
-            "feature_distance_typical": self.typical,
-            "second_model_id": self.study.second or None,
+            "feature_distance_typical": typical,
+            "second_model_id": study.second or None,
         }
-        both = {"before": self.second_before, "after": self._second(result.images)}
+        both = {"before": second_before, "after": second(result.images)}
         for when, found in both.items():
             stage = None if found is None else found.argmax(axis=1)
-            probability = None if found is None else found[:, self.study.params.target_stage]
+            probability = None if found is None else found[:, target]
             columns |= {f"second_stage_{when}": stage, f"second_probability_{when}": probability}
         return columns
+
+    return columns
 
 
 @functools.lru_cache(maxsize=2)

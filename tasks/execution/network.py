@@ -84,6 +84,9 @@ class NetworkWorkers:
         return result
 
 
+Workers = Pool | NetworkWorkers  # as a step chooses them for its work
+
+
 def _reporting(function: Callable, topic: str, job: Any) -> Any:
     """Runs on a worker: the function's result, or the mistake of a person's that it met."""
     from distributed import get_worker

@@ -20,7 +20,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from dr_lib.formatting import counted
-from tasks.execution.failures import Failure, Workers, killing_items, run_singly
+from tasks.execution.failures import Failure
+from tasks.execution.network import Workers
 from tasks.execution.worker import afresh
 from tasks.run.errors import UserError
 from tasks.run.progress import artifact_key, progress
@@ -164,3 +165,43 @@ def _without_killing(
     if isinstance(killing, Failure):
         return killing
     return run_singly(pool, function, rescue.without(job, killing))
+
+
+def killing_items(
+    pool: Workers, trial: Callable[[list], Any], items: list
+) -> dict[Any, str] | Failure:
+    """Which items kill a worker, found by halving.
+
+    To be called with nothing else in flight: Dask blames a worker's death on every job that waited
+    there, and an innocent item in such company would be set aside too. For the same reason one half
+    is tried at a time.
+
+    Parameters
+    ----------
+    trial: does the work on some items and writes nothing.
+
+    Returns
+    -------
+    The killing items, each with the reason. A Failure where workers die of `trial([])` already,
+    which works on nothing of the data set: then no item is to blame.
+    """
+    control = run_singly(pool, trial, [])
+    if isinstance(control, Failure) and control.killed:
+        return Failure("worker processes die, whatever they work on", remedy=control.remedy)
+    killing: dict[Any, str] = {}
+    groups = [items] if items else []
+    while groups:
+        group = groups.pop()
+        result = run_singly(pool, trial, group)
+        if isinstance(result, Failure) and result.killed:
+            if len(group) == 1:
+                killing[group[0]] = result.reason
+            else:
+                groups += [group[len(group) // 2 :], group[: len(group) // 2]]
+    return killing
+
+
+def run_singly(pool: Workers, function: Callable[[Any], Any], job: Any) -> Any:
+    """The result (or Failure) of one job."""
+    ((_, result),) = pool.run(function, [job])
+    return result

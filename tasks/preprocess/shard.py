@@ -24,7 +24,7 @@ from storage.arrays.store import ShardedStore, Span
 from storage.contents.fundus import DONE, REJECTED
 from storage.photos.sources import PhotoSources
 from storage.photos.types import Source
-from tasks.access.stores import blank, blank_row, shard_record
+from tasks.access.stores import blank_but, shard_record
 
 # Arrays of their own; the score is the array `quality`, and confidence belongs to the geometry.
 MEASURES = [name for name in QUALITY_MEASURES if name not in ("score", "confidence")]
@@ -97,16 +97,13 @@ def preprocess_shard(job: PreprocessJob) -> int:
     span, photos = job.span, PhotoSources(job.sources)
     digests = [photograph.sha256 for photograph in job.photographs]
     kept = {photograph.image_id for photograph in job.photographs if photograph.kept}
-    arrays = store.read(span) if kept else blank(store, span)
+    arrays = blank_but(store, span, np.array([one.kept for one in job.photographs], bool))
     # What an earlier call set aside in this shard and is not looked at again keeps its reason.
-    earlier = shard_record(store, span).rejects if kept else {}
+    earlier = shard_record(store, span).rejects
     rejects = {image_id: reject for image_id, reject in earlier.items() if image_id in kept}
     for row, photograph in enumerate(job.photographs):
-        if photograph.kept:
-            continue
-        blank_row(store, arrays, row)
         if not photograph.pending:
-            continue  # gone before anything was made of it
+            continue  # kept, or gone before anything was made of it
         name = photograph.path
         try:
             if name in job.fatal:

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,8 @@ from storage.ids import content_id
 from tasks.run.errors import UserError
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.settings import AttributionSelection, FlaggedChoice, TrainingPolicy
+
+ARCHITECTURE = ("backbone", "dense", "input_size")
 
 
 def settings_of(kind: type[Any], params: Any) -> dict[str, Any]:
@@ -145,8 +147,9 @@ class Recipe:
         not fit.
         """
         records = workspace.models()
-        if self.policy.model_id:
-            return self._named(workspace, records)
+        if name := self.policy.model_id:
+            by_id = {record.model_id: record for record in records}
+            return self._named(workspace, "training.model_id", name, by_id, "there is none yet")
         imported = [record for record in records if self.training_id in record.imported_for]
         trained = [
             record
@@ -167,23 +170,47 @@ class Recipe:
             self.training_id in record.imported_for for record in workspace.models()
         )
 
-    def _named(self, workspace: Workspace, records: list[ModelRecord]) -> str:
-        name = self.policy.model_id
-        by_id = {record.model_id: record for record in records}
-        if name in by_id:
-            problem = self.misfit(by_id[name])
+    def second_model(self, workspace: Workspace, model_id: str, name: str) -> str:
+        """The model, other than the explained one, that is asked whether changes transfer. Raises
+        UserError where it cannot be asked.
+        """
+        setting = "counterfactuals.second_model"
+        if name == model_id:
+            raise UserError(
+                f"{setting} is the explained model itself; name another one, trained with another"
+                " seed"
+            )
+        others = {record.model_id: record for record in workspace.models()}
+        others.pop(model_id, None)
+        no_other = "there is no other yet: train one with --set training.seed=1"
+        return self._named(workspace, setting, name, others, no_other, alike=())
+
+    def _named(
+        self,
+        workspace: Workspace,
+        setting: str,
+        name: str,
+        records: Mapping[str, ModelRecord],
+        none_yet: str,
+        alike: Sequence[str] = ARCHITECTURE,
+    ) -> str:
+        """The model of the records, by their ids, that a setting names."""
+        if name in records:
+            problem = self.misfit(records[name], alike)
         else:
-            there = f"there are {', '.join(by_id)}" if by_id else "there is none yet"
+            there = f"there are {', '.join(records)}" if records else none_yet
             problem = f"{workspace.location} holds no such model; {there}"
         if problem:
-            raise UserError(f"training.model_id = {name}: {problem}")
+            raise UserError(f"{setting} = {name}: {problem}")
         return name
 
-    def misfit(self, record: ModelRecord) -> str | None:
-        """Why a stored model cannot be the model of these settings, or None if it can."""
+    def misfit(self, record: ModelRecord, alike: Sequence[str] = ARCHITECTURE) -> str | None:
+        """Why a stored model cannot be the model of these settings, or None if it can; alike: what
+        of its architecture must be theirs.
+        """
         if record.preprocess_id != self.preprocess_id:
             return "it was made for fundi of other [preprocess] settings"
-        for name in ("backbone", "dense", "input_size"):
+        for name in alike:
             there, here = record.architecture[name], getattr(self.model, name)
             if content_id(there) != content_id(here):
                 return (

@@ -23,7 +23,7 @@ from storage.contents.models import (
 from storage.layout import fundus_path
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
-from tasks.train.model_record import imported_record
+from tasks.train.model_record import model_record
 
 
 def import_model(
@@ -42,7 +42,8 @@ def import_model(
     with workspace.lock("run"):
         old = find_record(workspace.files, file)
         if old is None:
-            record = imported_record(recipe, config, file.name)
+            notes, wanted_by = {"file": file.name}, [recipe.training_id]
+            record = model_record(recipe, "imported", config, notes, imported_for=wanted_by)
             model_id = save_model(
                 workspace.files, file, record, pd.DataFrame({"step": pd.Series(dtype="int64")})
             )

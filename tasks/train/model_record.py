@@ -6,65 +6,26 @@ import importlib.metadata
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from dr_lib.network.model import ModelParams
-from dr_lib.training import History, TrainingParams
 from storage import Workspace
 from storage.contents.models import ModelRecord, update_record
 from tasks.access.model_quality import MAIN
-from tasks.run.recipe import Recipe, settings_of, weights_identity
+from tasks.run.recipe import Recipe, settings_of
 from tasks.run.run_log import versions
 
 
-@dataclass(frozen=True)
-class LearnedFrom:
-    """Digests of what a model was trained on: the photographs and their splits, the labels."""
-
-    manifest: str
-    labels: str
-
-
-def imported_record(recipe: Recipe, config: dict[str, Any], file: str) -> ModelRecord:
-    """The record of a model that was trained elsewhere; config: the whole configuration."""
-    return _record(recipe, "imported", config, {"file": file}, imported_for=[recipe.training_id])
-
-
-def trained_record(
-    recipe: Recipe,
-    config: dict[str, Any],
-    data: LearnedFrom,
-    eyes: Mapping[str, int],
-    history: History,
-) -> ModelRecord:
-    """The record of a model trained here; config: the whole configuration; eyes: by split."""
-    notes = {
-        "backbone_weights_identity": weights_identity(recipe.model),
-        "seed": {"model": recipe.model.seed, "training": recipe.training.seed},
-        "training": settings_of(TrainingParams, recipe.training),
-        "eyes": eyes,
-        "chosen_step": history.chosen_step,
-        "best_validation_qwk": history.best_qwk,
-        "input_wait_share": history.wait_share,
-    }
-    return _record(
-        recipe,
-        "trained",
-        config,
-        notes,
-        training_id=recipe.training_id,
-        manifest=data.manifest,
-        labels=data.labels,
-        least_quality=recipe.least_quality,
-        step_seconds=history.step_s,
-    )
-
-
-def _record(
+def model_record(
     recipe: Recipe, origin: str, config: dict[str, Any], notes: dict[str, Any], **own: Any
 ) -> ModelRecord:
+    """The record of a model.
+
+    Parameters
+    ----------
+    origin: trained or imported. config: the whole configuration. notes, own: what only models of
+        this origin have, in the record's notes and as its fields.
+    """
     return ModelRecord(
         preprocess_id=recipe.preprocess_id,
         architecture=settings_of(ModelParams, recipe.model),

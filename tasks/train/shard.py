@@ -13,20 +13,20 @@ import pandas as pd
 from dr_lib.evaluation.grading import averaged_probabilities
 from dr_lib.network import backend
 from dr_lib.network.model import build, probabilities
-from dr_lib.training import StepReport, TrainingDiverged, write_weights
+from dr_lib.training import History, TrainingDiverged, TrainingParams, write_weights
 from dr_lib.training import train as fit
 from dr_lib.vocabulary import PROBABILITIES, REFERABLE, STAGE_COUNT
 from storage import Workspace
 from storage.arrays.row_copy import RowCopy
-from storage.contents.models import save_model
+from storage.contents.models import ModelRecord, save_model
 from storage.errors import writing
 from storage.files.scratch import remove_scratch, scratch_folder
 from tasks.access.stores import fundus_store
 from tasks.execution.worker import loaded_model
 from tasks.run.errors import UserError
-from tasks.run.recipe import Recipe
+from tasks.run.recipe import Recipe, settings_of, weights_identity
 from tasks.run.table_part import TablePart
-from tasks.train.model_record import LearnedFrom, trained_record
+from tasks.train.model_record import model_record
 
 PREDICTION_BATCH = 16
 
@@ -34,15 +34,17 @@ PREDICTION_BATCH = 16
 @dataclass(frozen=True)
 class TrainingJob:
     """A model to train. splits: the eyes of `train` and `validation`. labels: what it learns, as
-    its files keep them. config: the whole configuration.
+    its files keep them. config: the whole configuration. manifest, labels_digest: digests of the
+    photographs with their splits, and of the labels.
     """
 
     workspace: Workspace
     recipe: Recipe
     splits: Mapping[str, pd.DataFrame]
-    data: LearnedFrom
     labels: pd.DataFrame
     config: dict[str, Any]
+    manifest: str
+    labels_digest: str
 
 
 def train_model(job: TrainingJob, report: Callable[..., None]) -> str:
@@ -59,14 +61,11 @@ def train_model(job: TrainingJob, report: Callable[..., None]) -> str:
     backend.configure(deterministic=True)
     recipe, files = job.recipe, job.workspace.files
     store = fundus_store(job.workspace, recipe.preprocess_id)
-    scratch = scratch_folder(files, f"training-{recipe.training_id}-{job.data.manifest}")
+    scratch = scratch_folder(files, f"training-{recipe.training_id}-{job.manifest}")
     with writing(scratch), RowCopy(store, "pixels", scratch) as pixels:
 
         def fetch_from(rows: pd.DataFrame, indices: np.ndarray) -> np.ndarray:
             return pixels.read(rows["position"].to_numpy()[indices])
-
-        def report_step(step: StepReport) -> None:
-            report(step.step, step.loss, step.best_qwk)
 
         learnt, validation = job.splits["train"], job.splits["validation"]
         try:
@@ -80,17 +79,42 @@ def train_model(job: TrainingJob, report: Callable[..., None]) -> str:
                     validation_fetch=functools.partial(fetch_from, validation),
                     validation_stages=validation["stage"].to_numpy(np.int64),
                     checkpoint_dir=scratch,
-                    on_step=report_step,
+                    on_step=lambda step: report(step.step, step.loss, step.best_qwk),
                 )
         except (ValueError, TrainingDiverged) as error:  # such as a stage without examples, named
             raise UserError(str(error)) from None
         weights = scratch / "final.weights.h5"
         write_weights(model, weights)
-    eyes = {name: len(rows) for name, rows in job.splits.items()}
-    record = trained_record(recipe, job.config, job.data, eyes, history)
-    model_id = save_model(files, weights, record, pd.DataFrame(history.rows), job.labels)
+    model_id = save_model(
+        files, weights, trained_record(job, history), pd.DataFrame(history.rows), job.labels
+    )
     remove_scratch(files, scratch.name)
     return model_id
+
+
+def trained_record(job: TrainingJob, history: History) -> ModelRecord:
+    """The record of a model trained here."""
+    recipe = job.recipe
+    notes = {
+        "backbone_weights_identity": weights_identity(recipe.model),
+        "seed": {"model": recipe.model.seed, "training": recipe.training.seed},
+        "training": settings_of(TrainingParams, recipe.training),
+        "eyes": {name: len(rows) for name, rows in job.splits.items()},
+        "chosen_step": history.chosen_step,
+        "best_validation_qwk": history.best_qwk,
+        "input_wait_share": history.wait_share,
+    }
+    return model_record(
+        recipe,
+        "trained",
+        job.config,
+        notes,
+        training_id=recipe.training_id,
+        manifest=job.manifest,
+        labels=job.labels_digest,
+        least_quality=recipe.least_quality,
+        step_seconds=history.step_s,
+    )
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from tasks.run.recipe import Recipe
 from tasks.run.session import Session, StepResult
 from tasks.run.table_part import TablePart
 from tasks.train.ensembles import POSES_TABLE, ensemble_rows, evaluation_rows, in_words
-from tasks.train.model_record import LearnedFrom, record_metrics
+from tasks.train.model_record import record_metrics
 from tasks.train.shard import PredictionJob, TrainingJob, predict, train_model
 
 STEP = "train"
@@ -61,8 +61,10 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StepResul
     trained = 0
     if model_id is None:
         _check_preprocessed(workspace, recipe.preprocess_id, photos)
-        data = LearnedFrom(manifest, labels)
-        model_id = _train(workspace, recipe, labelled, data, config, session.network)
+        splits = {name: labelled[labelled["split"] == name] for name in ("train", "validation")}
+        learned = learned_from(labelled)
+        job = TrainingJob(workspace, recipe, splits, learned, config, manifest, labels)
+        model_id = _train(job, session.network)
         trained = int((labelled["split"] == "train").sum())
     new = _predict(session, recipe, model_id, eyes)
     if (poses := recipe.grading.poses) > 1:
@@ -104,21 +106,13 @@ def _check_preprocessed(workspace: Workspace, preprocess_id: str, photos: pd.Dat
 
 @task(
     name="train the model",
-    task_run_name="train {recipe.model.backbone}",
+    task_run_name="train {job.recipe.model.backbone}",
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def _train(
-    workspace: Workspace,
-    recipe: Recipe,
-    labelled: pd.DataFrame,
-    data: LearnedFrom,
-    config: dict[str, Any],
-    workers: NetworkWorkers,
-) -> str:
-    params = recipe.training
-    splits = {name: labelled[labelled["split"] == name] for name in ("train", "validation")}
-    for name, rows in splits.items():
+def _train(job: TrainingJob, workers: NetworkWorkers) -> str:
+    params = job.recipe.training
+    for name, rows in job.splits.items():
         if rows.empty:
             raise UserError(
                 f"no labelled eye is in the {name} split; run dr preprocess, add photographs or"
@@ -128,10 +122,9 @@ def _train(
         f"train: {params.steps:,} mini-batches of {params.batch_size} on the"
         f" {'GPU' if workers.has_gpus else 'CPU'}"
     )
-    job = TrainingJob(workspace, recipe, splits, data, learned_from(labelled), config)
     with progress(STEP, params.steps, "mini-batches") as advance:
         model_id = workers.run_whole(train_model, job, _reporter(advance))
-    record = load_record(workspace.files, model_id)
+    record = load_record(job.workspace.files, model_id)
     waiting = percent(record.notes["input_wait_share"], 1)
     say(
         f"train: {record.step_seconds:.2f} s a mini-batch, {waiting} of it waiting for pixels; best"

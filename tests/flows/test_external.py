@@ -53,13 +53,15 @@ def test_external_and_excluded_eyes_never_reach_the_training(prepared, monkeypat
     file, workspace = prepared
     taught = []
     monkeypatch.setattr(
-        step, "_train", lambda workspace, recipe, rows, *_: taught.append(rows) or "0123456789ab"
+        step,
+        "_train",
+        lambda job, _: taught.append(pd.concat(job.splits.values())) or "0123456789ab",
     )
     for name in ("_predict", "_grade", "record_metrics", "show_model", "labels_differ"):
         monkeypatch.setattr(step, name, lambda *_given: "")
     recipe = load_config(file, ["training.seed=7"]).recipe
     step.train(Session(workspace, InlinePool()), recipe, {})
-    assert set(taught[0]["split"]) == {"train", "validation", "test"}
+    assert set(taught[0]["split"]) == {"train", "validation"}
     assert set(taught[0]["source"]) == {"here"}
 
 

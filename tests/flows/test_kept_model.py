@@ -51,13 +51,13 @@ def kept(tmp_path, monkeypatch):
     workspace.write_table("photos", frame)
     trained = []
 
-    def fit(workspace, recipe, rows, data, config, workers):
-        trained.append(data)
+    def fit(job, workers):
+        trained.append((job.manifest, job.labels_digest))
         weights = tmp_path / f"{len(trained)}.weights.h5"
-        shard.build(recipe.model).save_weights(weights)
-        record = shard.trained_record(recipe, {}, data, {}, History([], 0, 0, None, 0.0, 0.0))
+        shard.build(job.recipe.model).save_weights(weights)
+        record = shard.trained_record(job, History([], 0, 0, None, 0.0, 0.0))
         return save_model(
-            workspace.files, weights, record, pd.DataFrame({"step": [1]}), step.learned_from(rows)
+            job.workspace.files, weights, record, pd.DataFrame({"step": [1]}), job.labels
         )
 
     monkeypatch.setattr(step, "_train", fit)

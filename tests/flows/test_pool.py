@@ -10,8 +10,9 @@ import time
 import pytest
 
 from storage.errors import CannotWrite
-from tasks.execution.failures import Failure, failure, killing_items
+from tasks.execution.failures import Failure, failure
 from tasks.execution.pool import Pool
+from tasks.execution.waves import killing_items
 from tasks.run.errors import UserError
 from tasks.run.settings import DaskParams
 
