@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 
 from dr_lib.fundus.disc import Disc, retina_disc
 from dr_lib.fundus.params import PreprocessParams
-from dr_lib.fundus.photo import UngradablePhoto, decode
+from dr_lib.fundus.photo import UngradablePhoto, decode, reduction_to
 from dr_lib.fundus.quality import quality_of
 from dr_lib.fundus.scale import scaled
 from dr_lib.fundus.tone import evened
@@ -60,10 +60,9 @@ def normalise(data: bytes, params: PreprocessParams = PreprocessParams()) -> Fun
     if (
         photo.reduction > 1 and disc.narrowest < 1.98 * params.size
     ):  # the retina fills less of the frame than is usual
-        reduction = photo.reduction
-        while reduction > 1 and disc.narrowest * photo.reduction < 1.98 * params.size * reduction:
-            reduction //= 2
-        photo = decoded(max_reduction=reduction)
+        narrowest = disc.narrowest * photo.reduction
+        less = reduction_to(1.98 * params.size, narrowest, photo.reduction)
+        photo = decoded(max_reduction=less)
         disc = retina_disc(photo.pixels)
     disc = _trusted(disc, params)
     small = scaled(photo.pixels, disc, params, photo.reduction)

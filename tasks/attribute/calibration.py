@@ -4,11 +4,11 @@ folder that is thrown away.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,22 +39,6 @@ from tasks.run.recipe import Recipe
 IMAGES = 4  # a worker explains so many in one go, after one that pays for compiling
 
 
-@dataclass(frozen=True)
-class CalibrationJob:
-    """What `measure` takes: the model of a workspace, or an untrained one if `model_id` is None.
-
-    pixels: fundi (image, y, x, 3); the first one is explained alone, to compile for it.
-    more_images: that a shard has, beside those explained in one go here.
-    """
-
-    location: str
-    model_id: str | None
-    architecture: ModelParams
-    params: AttributionParams
-    pixels: np.ndarray
-    more_images: int
-
-
 def calibrate(
     workspace: Workspace,
     pool: NetworkWorkers,
@@ -74,13 +58,17 @@ def calibrate(
     """
     model_id = recipe.find_model(workspace)
     pixels = sample(workspace, recipe, sources, IMAGES + 1)
-    more_images = max(shard_images - IMAGES, 0)
-    job = CalibrationJob(
-        workspace.location, model_id, recipe.model, recipe.engine, pixels, more_images
+    work = functools.partial(
+        measure,
+        location=workspace.location,
+        model_id=model_id,
+        recipe=recipe,
+        pixels=pixels,
+        more_images=max(shard_images - IMAGES, 0),
     )
     pool.connect()
     workers: list[Rates] = []
-    for _, result in pool.run(measure, [job] * pool.workers):
+    for _, result in pool.run(work, range(pool.workers)):
         if isinstance(result, Failure):
             raise UserError(
                 f"the calibration failed: {result.reason}; dr plan --no-calibrate leaves it out"
@@ -118,31 +106,43 @@ def sample(
     return np.stack(list(itertools.islice(itertools.cycle(fundi), count)))
 
 
-def measure(job: CalibrationJob) -> Rates:
+def measure(
+    _worker: int,
+    *,
+    location: str,
+    model_id: str | None,
+    recipe: Recipe,
+    pixels: np.ndarray,
+    more_images: int,
+) -> Rates:
     """Runs on a worker: explains one image to start with, then all others in one go, and writes
     these as a shard of a store elsewhere.
+
+    Parameters
+    ----------
+    model_id: a model of the workspace; None: an untrained one.
+    pixels: fundi (image, y, x, 3); the first one is explained alone, to compile for it.
+    more_images: that a shard has, beside those explained in one go here.
     """
-    started = time.monotonic()
-    network = (
-        loaded_model(job.location, job.model_id) if job.model_id else untrained(job.architecture)
-    )
-    engine = Explainer(network, job.params)
-    with backend.computing_in(job.params.precision):
-        engine.explain(job.pixels[:1])
+    started, params = time.monotonic(), recipe.engine
+    network = loaded_model(location, model_id) if model_id else untrained(recipe.model)
+    engine = Explainer(network, params)
+    with backend.computing_in(params.precision):
+        engine.explain(pixels[:1])
         running = time.monotonic()
-        results = engine.explain(job.pixels[1:])
-    images = len(job.pixels) - 1
+        results = engine.explain(pixels[1:])
+    images = len(pixels) - 1
     done = ~results.pop("pixels/failed").astype(bool)
     results["pixels/status"] = np.where(done, DONE, 0).astype(np.uint8)
-    specs = specs_of(network, job.params, job.pixels.shape[1])
+    specs = specs_of(network, params, pixels.shape[1])
     stored_bytes = _stored_bytes(specs, results, images)
     seconds = (time.monotonic() - running) / images
     array_bytes = sum(spec.row_bytes for spec in specs)
     return Rates(
         bytes=stored_bytes / images,
-        worker_bytes=peak_memory_bytes() + ARRAYS_AT_ONCE * array_bytes * job.more_images,
+        worker_bytes=peak_memory_bytes() + ARRAYS_AT_ONCE * array_bytes * more_images,
         basis=f"calibration on {images} eyes a worker"
-        + ("" if job.model_id else ", untrained network"),
+        + ("" if model_id else ", untrained network"),
         seconds=seconds,
         start_seconds=max(running - started - seconds, 0.0),
         passes=passes_of(results, done) / images,
