@@ -169,10 +169,11 @@ def name() -> str:
         try:
             import keras
         except Exception as error:
+            folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
             raise BackendError(
                 f"Keras cannot be imported ({type(error).__name__}:"
                 f" {(str(error).strip() or 'no message').splitlines()[0]}); repair or remove"
-                f" {_keras_json()}, and unset the variables KERAS_…"
+                f" {folder / 'keras.json'}, and unset the variables KERAS_…"
             ) from error
         backend = keras.backend.backend()
         if backend not in BACKENDS:
@@ -236,11 +237,6 @@ def is_float32_exact() -> bool:
     numbers = np.full((8, 16, 16, 64), 1 + 2.0**-23, np.float32)
     passed = compiled(ops.conv)(tensor(numbers), tensor(np.eye(64, dtype=np.float32)[None, None]))
     return bool((np.asarray(passed) == numbers).all())
-
-
-def _keras_json() -> Path:
-    """The file in which a user may have chosen other settings of Keras."""
-    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
 
 
 @contextlib.contextmanager

@@ -214,14 +214,16 @@ def _attribution_rows(
         numbers = {name: arrays[f"pixels/{name}"][row, index].item() for name in NUMBERS}
         change = numbers["outcome"] - numbers["baseline_outcome"]
         values = arrays["pixels/attribution"][row, index].astype(np.float64)
-        sums = (
-            abs(numbers["gap"] / change) if change else np.nan,
-            float(values[values > 0].sum()),
-            float(values[values < 0].sum()),
-        )
         rows.append(
-            {"image_id": image_id, "quantity": quantity, **numbers, "failure": None}
-            | dict(zip(SUMS, sums, strict=True))
+            {
+                "image_id": image_id,
+                "quantity": quantity,
+                **numbers,
+                "failure": None,
+                "relative_gap": abs(numbers["gap"] / change) if change else np.nan,
+                "positive_sum": float(values[values > 0].sum()),
+                "negative_sum": float(values[values < 0].sum()),
+            }
         )
     return rows
 

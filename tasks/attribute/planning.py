@@ -72,7 +72,7 @@ def plan(
     UserError: if the labels cannot be used.
     """
     workspace = open_workspace(location)
-    count = _count_photographs(workspace, sources, recipe)
+    count = len(labelled_sources(sources, not recipe.trains_none(workspace)).photographs())
     new = max(count - int(workspace.photos()["present"].sum()), 0)
     pool = Pool(dask)
     network = NetworkWorkers(pool)
@@ -127,11 +127,6 @@ def check_run(
     _, refusal = plan(location, sources, recipe, storage, dask, measure=False, exact=False)
     if refusal:
         raise UserError(refusal)
-
-
-def _count_photographs(workspace: Workspace, sources: Sequence[Source], recipe: Recipe) -> int:
-    """How many photographs the sources have."""
-    return len(labelled_sources(sources, not recipe.trains_none(workspace)).photographs())
 
 
 def _bound(workspace: Workspace, recipe: Recipe, storage: StorageParams, exact: bool) -> Rates:

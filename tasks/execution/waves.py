@@ -135,7 +135,10 @@ def run_in_waves(
                 if isinstance(result, Failure) and result.out_of_memory:
                     result = run_singly(pool, functools.partial(afresh, function), jobs[index])
                 if isinstance(result, Failure) and result.killed and rescue:
-                    result = _without_killing(pool, function, jobs[index], rescue)
+                    result = killing_items(pool, rescue.trial, rescue.items(jobs[index]))
+                    if not isinstance(result, Failure):
+                        others = rescue.without(jobs[index], result)
+                        result = run_singly(pool, function, others)
                 if isinstance(result, Failure):
                     get_run_logger().error("%s", result.trace or result.reason)
                 note(index, result)
@@ -155,16 +158,6 @@ def run_in_waves(
             f"the first said: {failures[0].reason}; {failures[0].remedy}"
         )
     return done
-
-
-def _without_killing(
-    pool: Workers, function: Callable[[Any], Any], job: Any, rescue: Rescue
-) -> Any:
-    """The job's result (or Failure) without the images that kill its workers."""
-    killing = killing_items(pool, rescue.trial, rescue.items(job))
-    if isinstance(killing, Failure):
-        return killing
-    return run_singly(pool, function, rescue.without(job, killing))
 
 
 def killing_items(

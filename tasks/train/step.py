@@ -223,8 +223,9 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
         part.write("evaluation", frame)
     test = workspace.frame("evaluation", model_id=model_id, split="test")
     graded = test[test["stratum"] == "all"].set_index("metric")
+    external = external_words(workspace, model_id)
     if graded.empty:
-        return "no labelled eye in the test split" + external_words(workspace, model_id)
+        return f"no labelled eye in the test split{external}"
 
     kappa, auc = (
         with_interval(*graded.loc[name, ["value", "low", "high"]])
@@ -232,7 +233,7 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
     )
     return (
         f"on {graded['images'].iloc[0]:,} test eyes kappa {kappa}, AUC of referable disease"
-        f" {auc}{in_words(test)}{external_words(workspace, model_id)}"
+        f" {auc}{in_words(test)}{external}"
     )
 
 
