@@ -81,6 +81,9 @@ class Files:
         """
         paths = [self.path(name) for name in names]
         found = self.filesystem.cat_ranges(paths, None, None, on_error="return")
+        for data in found:
+            if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
+                raise data
         return [data if isinstance(data, bytes) else None for data in found]
 
     def write(self, name: str, data: bytes, *, flush: bool = True) -> None:

@@ -50,6 +50,14 @@ def test_files_are_written_listed_read_and_removed(files):
         files.read("a/two")
 
 
+def test_a_file_that_cannot_be_read_is_not_taken_for_an_absent_one(tmp_path):
+    files = Files(str(tmp_path))
+    files.write("a/kept", b"1")
+    files.write("a/folder/one", b"1")
+    with pytest.raises(IsADirectoryError):
+        files.read_many(["a/kept", "a/folder"])
+
+
 def test_json_is_canonical_and_torn_json_is_absent(files):
     files.write_json("x.json", {"b": np.float32(0.5), "a": [np.int64(1), float("nan")]})
     assert files.read("x.json") == b'{\n "a": [\n  1,\n  null\n ],\n "b": 0.5\n}\n'
