@@ -176,7 +176,7 @@ def decode(
     return Photo(_decode_with_pillow(data), 1)
 
 
-def reduction_to(diameter_px: float, expected_px: float, max_reduction: int) -> int:
+def reduction_to(diameter_px: float | int, expected_px: float, max_reduction: int) -> int:
     """The largest reduction (1, 2, 4 or 8) that leaves a retina `diameter_px` across, if it is
     `expected_px` across in the photograph.
     """
