@@ -160,6 +160,7 @@ def test_every_table_reads_with_its_schema(chain, table):
         "transfers",
         "unit_effects",
         "pose_predictions",
+        "unused_masks",
     )
     if table not in optional:
         assert len(frame)
@@ -400,7 +401,7 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
         result = aggregate_shard(job)
         judged += result.judged
         problems += result.problems
-    assert sorted(problem.split(":")[0] for problem in problems) == sorted([reshaped, broken])
+    assert sorted(problem.image_id for problem in problems) == sorted([reshaped, broken])
     assert any("does not fit a photograph of" in problem for problem in problems)
     assert any("no image that can be decoded" in problem for problem in problems)
     assert len(judged) == len(names) - 3, "all but those two and the one without a fundus"

@@ -62,7 +62,7 @@ class Disk:
 def disk(tmp_path, monkeypatch):
     disk, real = (
         Disk(tmp_path),
-        {name: getattr(os, name) for name in ("fsync", "replace", "unlink")},
+        {name: getattr(os, name) for name in ("fsync", "replace", "remove")},
     )
 
     def fsync(handle):
@@ -73,11 +73,11 @@ def disk(tmp_path, monkeypatch):
         real["replace"](old, new, **how)
         disk.note("name", Path(new))
 
-    def unlink(path, **how):
-        real["unlink"](path, **how)
+    def remove(path, **how):
+        real["remove"](path, **how)
         disk.note("remove", Path(path))
 
-    for function in (fsync, replace, unlink):
+    for function in (fsync, replace, remove):
         monkeypatch.setattr(os, function.__name__, function)
     return disk
 

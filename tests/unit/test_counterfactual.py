@@ -410,7 +410,7 @@ def test_rows_have_the_tables_columns_and_the_result_s_numbers():
         predict, eyes, np.zeros_like(eyes[0]), np.ones_like(eyes), 1, method="constant"
     )
     (row,) = result_rows(["10_left"], "constant", 1, eyes, result)
-    assert list(row) == COLUMNS
+    assert sorted(row) == sorted(COLUMNS)  # the table's schema orders them
     assert (row["image_id"], row["method"], row["target_stage"], row["reached"]) == (
         "10_left",
         "constant",
