@@ -402,8 +402,8 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
         judged += result.judged
         problems += result.problems
     assert sorted(problem.image_id for problem in problems) == sorted([reshaped, broken])
-    assert any("does not fit a photograph of" in problem for problem in problems)
-    assert any("no image that can be decoded" in problem for problem in problems)
+    assert any("does not fit a photograph of" in problem.detail for problem in problems)
+    assert any("no image that can be decoded" in problem.detail for problem in problems)
     assert len(judged) == len(names) - 3, "all but those two and the one without a fundus"
 
     assert masks_location(Source(str(tmp_path)), LocalisationParams()) == folder
