@@ -10,10 +10,10 @@ import dataclasses
 import errno
 import functools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-import pandas as pd
 
 from dr_lib.fundus import PreprocessParams, normalise
 from dr_lib.fundus.photo import UnreadablePhoto, UnusablePhoto
@@ -33,13 +33,26 @@ GEOMETRY = ("diameter", "centre_y", "centre_x", "aspect", "confidence", "reducti
 SHORTAGES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
+class ShardPhotograph(NamedTuple):
+    """A photograph of a shard. path: in its source. sha256: empty if there is nothing to make."""
+
+    image_id: str
+    path: str
+    sha256: str
+    kept: bool
+
+    @property
+    def pending(self) -> bool:
+        """Whether it has to be worked on."""
+        return bool(self.sha256) and not self.kept
+
+
 @dataclasses.dataclass(frozen=True)
 class PreprocessJob:
     """One shard to make, as `preprocess_shard` takes it.
 
-    location: the workspace. path: the store in it. sources: of the photographs. photographs:
-    image_id, path in its source, sha256 (empty if there is nothing to make) and whether its row is
-    kept. fatal: photographs that killed their worker, by path, with the reason.
+    location: the workspace. path: the store in it. sources: of the photographs. fatal:
+    photographs that killed their worker, by path, with the reason.
     """
 
     location: str
@@ -47,17 +60,12 @@ class PreprocessJob:
     sources: tuple[Source, ...]
     params: PreprocessParams
     span: Span
-    photographs: pd.DataFrame
+    photographs: Sequence[ShardPhotograph]
     fatal: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
-    def pending(self) -> np.ndarray:
-        """Whether each photograph has to be worked on."""
-        return (self.photographs["sha256"].ne("") & ~self.photographs["kept"]).to_numpy(bool)
-
-    @property
     def new_images(self) -> int:
-        return int(self.pending.sum())
+        return sum(photograph.pending for photograph in self.photographs)
 
 
 def try_photographs(
@@ -87,16 +95,16 @@ def preprocess_shard(job: PreprocessJob) -> int:
     _one_opencv_thread()
     store = ShardedStore.open(open_workspace(job.location).files, job.path)
     span, photos = job.span, PhotoSources(job.sources)
-    digests, kept = job.photographs["sha256"].tolist(), job.photographs["kept"].to_numpy(bool)
-    arrays = blank_but(store, span, kept)
+    digests = [photograph.sha256 for photograph in job.photographs]
+    kept = {photograph.image_id for photograph in job.photographs if photograph.kept}
+    arrays = blank_but(store, span, np.array([one.kept for one in job.photographs], bool))
     # What an earlier call set aside in this shard and is not looked at again keeps its reason.
     earlier = shard_record(store, span).rejects
-    names = job.photographs.loc[kept, "image_id"]
-    rejects = {name: earlier[name] for name in names if name in earlier}
-    # Others are kept, or gone before anything was made of them.
-    for row in np.flatnonzero(job.pending):
-        photograph = job.photographs.iloc[row]
-        name = photograph["path"]
+    rejects = {image_id: reject for image_id, reject in earlier.items() if image_id in kept}
+    for row, photograph in enumerate(job.photographs):
+        if not photograph.pending:
+            continue  # kept, or gone before anything was made of it
+        name = photograph.path
         try:
             if name in job.fatal:
                 raise UnreadablePhoto("kills_worker", job.fatal[name])
@@ -110,7 +118,7 @@ def preprocess_shard(job: PreprocessJob) -> int:
             else:  # it could be read when it was catalogued, so the next run tries again
                 digests[row] = ""
             reject = {"source": name, "reason": reason, "detail": detail}
-            rejects[photograph["image_id"]] = reject
+            rejects[photograph.image_id] = reject
             arrays["status"][row] = REJECTED
             continue
         measures = dataclasses.asdict(fundus.disc) | {"reduction": fundus.reduction}

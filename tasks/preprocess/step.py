@@ -18,6 +18,7 @@ from tasks.execution.waves import Rescue, run_in_waves
 from tasks.preprocess.shard import (
     MEASURES,
     PreprocessJob,
+    ShardPhotograph,
     preprocess_shard,
     try_photographs,
 )
@@ -59,12 +60,13 @@ def preprocess(
     for span in store.pending(digests):
         rows = photos.iloc[span.rows]
         digests_here = digests[span.rows]
-        kept = store.done_rows(span, digests_here)
-        photographs = rows[["image_id", "path"]].assign(sha256=digests_here, kept=kept)
+        kept = store.done_rows(span, digests_here).tolist()
+        columns = (rows["image_id"], rows["path"], digests_here, kept)
+        photographs = [ShardPhotograph(*photo) for photo in zip(*columns, strict=True)]
         jobs.append(PreprocessJob(workspace.location, path, sources, params, span, photographs))
 
     rescue = Rescue(
-        items=lambda job: job.photographs.loc[job.pending, "path"].tolist(),
+        items=lambda job: [photograph.path for photograph in job.photographs if photograph.pending],
         trial=functools.partial(try_photographs, sources=sources, params=params),
         without=lambda job, killing: dataclasses.replace(job, fatal=killing),
     )

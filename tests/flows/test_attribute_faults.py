@@ -518,7 +518,7 @@ def test_a_shard_whose_worker_died_just_after_marking_it_is_not_explained_again(
         for name, job in first_run
         if name == "explain_shard"
     ]
-    assert [one.new_images for one in told] == [SHARD, SHARD, SHARD, 1]
+    assert [entry.record.images for entry in told] == [SHARD, SHARD, SHARD, 1]
     assert {path.name: path.stat().st_mtime_ns for path in ledger_of(workspace).iterdir()} == marks
 
 
