@@ -2,6 +2,7 @@
 shell.
 """
 
+import functools
 import io
 import pathlib
 
@@ -28,7 +29,8 @@ def test_a_path_is_told_as_it_is(path, monkeypatch):
 def test_a_path_stands_in_a_table_as_it_is(path, monkeypatch):
     told = io.StringIO()
     monkeypatch.setattr(summary.sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(summary, "Console", lambda **how: Console(file=told, width=80, **how))
+    console = functools.partial(Console, file=told, width=80)
+    monkeypatch.setattr("rich.console.Console", console)
     summary.print_rows([{"result": path}], title=path)
     assert told.getvalue().count(path) == 2
 
