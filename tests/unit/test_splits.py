@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dr_lib.training.splits import Split, split_of
+from dr_lib.training.splits import KAGGLE_USAGE, Split, split_of
 
 LABELS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "labels"
 FRACTIONS = {"validation_fraction": 0.15, "test_fraction": 0.2}
