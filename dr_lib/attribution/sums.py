@@ -37,7 +37,9 @@ class GradientSums:
 
     def __init__(self, count: int, shape: tuple[int, ...], contrasted: bool) -> None:
         self.count, self.contrasted = count, contrasted
-        self._sums = [backend.tensor(np.zeros(shape, np.float32))] * (count * (1 + contrasted))
+        from keras import ops
+
+        self._sums = [ops.zeros(shape, "float32")] * (count * (1 + contrasted))
         self._kept: dict[int, Any] = {}
 
     def add(self, number: int, gradient: Any, contrast: float = 0.0) -> None:
