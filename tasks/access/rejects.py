@@ -1,6 +1,7 @@
 """The table of photographs set aside: each step replaces its own rows, and too many end the run."""
 
 import collections
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -57,3 +58,13 @@ def _check_fraction(
         f" such as {first['path']}: {first['detail']}); look at `dr sql {workspace.location}"
         f" 'from rejects'`, or raise data.max_reject_fraction (now {data.max_reject_fraction})"
     )
+
+
+def reason_counts(reasons: Iterable[str]) -> str:
+    """Reasons with how often each occurs, the commonest first.
+
+    >>> reason_counts(["empty", "no_label", "no_label"])
+    '2 no_label, 1 empty'
+    """
+    common = collections.Counter(reasons).most_common()
+    return ", ".join(f"{count} {reason}" for reason, count in common)

@@ -2,8 +2,7 @@
 another one has too.
 """
 
-import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from dr_lib.vocabulary import STAGES
 from storage import Workspace
 from storage.photos.sources import PhotoSources
 from storage.photos.types import Problem, Source
+from tasks.access.rejects import reason_counts
 from tasks.run.errors import UserError
 from tasks.run.session import photo_sources
 
@@ -106,7 +106,7 @@ def source_rows(
                 "patients": here["patient_id"].nunique(),
                 "patients_named": all(photo.patient for photo in part.found.photographs),
                 "set_aside": len(aside),
-                "reasons": counted(aside["reason"]),
+                "reasons": reason_counts(aside["reason"]),
                 **_copies(given, here, across[mine], aside, photos, looked_at),
             }
         )
@@ -149,16 +149,6 @@ def _across(photos: pd.DataFrame) -> pd.Series:
     group = photos["copy_of"].fillna(photos["image_id"])
     homes = source_names(photos["source"]).groupby(group).transform("nunique")
     return homes > 1
-
-
-def counted(reasons: Iterable[str]) -> str:
-    """Reasons with how often each occurs, the commonest first.
-
-    >>> counted(["empty", "no_label", "no_label"])
-    '2 no_label, 1 empty'
-    """
-    common = collections.Counter(reasons).most_common()
-    return ", ".join(f"{count} {reason}" for reason, count in common)
 
 
 def listed_rows(sources: PhotoSources) -> list[dict[str, Any]]:

@@ -13,8 +13,13 @@ import pandas as pd
 from dr_lib.training.splits import KAGGLE_USAGE, split_of
 from storage.photos.sources import PhotoSources
 from storage.photos.types import Photograph
-from tasks.access.rejects import check_label_fraction, check_reject_fraction, replace_rejects
-from tasks.access.sources import counted, labelled_sources, shown_rows, source_rows
+from tasks.access.rejects import (
+    check_label_fraction,
+    check_reject_fraction,
+    reason_counts,
+    replace_rejects,
+)
+from tasks.access.sources import labelled_sources, shown_rows, source_rows
 from tasks.ingest.copies import Kin, kin_of
 from tasks.ingest.inspection import Finding, inspected, remembered, rows_of
 from tasks.run.artifacts import show_rejects
@@ -67,7 +72,7 @@ def ingest(session: Session, data: DataParams, labels_needed: bool = True) -> St
             f"data.photos = {data.places} holds no usable photograph; docs/data.md shows the"
             " layouts that are known, such as train/<id>_left.jpeg beside trainLabels.csv"
         )
-    reasons = counted(row["reason"] for row in rejects)
+    reasons = reason_counts(row["reason"] for row in rejects)
     patients = frame.loc[frame["present"], "patient_id"].nunique()
     return StepResult(
         STEP,

@@ -2,7 +2,6 @@
 = position in the catalogue.
 """
 
-import collections
 import dataclasses
 import functools
 
@@ -12,7 +11,7 @@ from storage.arrays.store import ShardedStore
 from storage.contents.fundus import DONE, fundus_specs
 from storage.layout import fundus_path
 from tasks.access.quality import write_quality
-from tasks.access.rejects import check_reject_fraction, replace_rejects
+from tasks.access.rejects import check_reject_fraction, reason_counts, replace_rejects
 from tasks.access.stores import set_aside, stored_digests, whole
 from tasks.execution.waves import Rescue, run_in_waves
 from tasks.preprocess.shard import (
@@ -90,10 +89,7 @@ def preprocess(
     present = photos["present"].to_numpy(bool)
     done = int(((whole(store, "status") == DONE) & present).sum())
     flagged = int(((whole(store, "quality") < params.quality_threshold) & present).sum())
-    reasons = ", ".join(
-        f"{count} {reason}"
-        for reason, count in collections.Counter(rejects["reason"]).most_common()
-    )
+    reasons = reason_counts(rejects["reason"])
     message = (
         f"{done:,} fundi, {flagged:,} flagged for low quality, {len(rejects):,} photographs set"
         " aside" + (f" ({reasons})" if reasons else "")
