@@ -247,6 +247,31 @@ def roc(
 
 
 @plot
+def referral(rows: pd.DataFrame) -> "Figure":
+    """Sensitivity and specificity of the eyes that the network grades itself against the share sent
+    to a person, each with its 95 % interval.
+
+    Parameters
+    ----------
+    rows: columns `side`, `share`, `value`, `low` and `high`.
+    """
+    drawing, (axes,) = figure(4.2, 3.8)
+    for side, line in rows.groupby("side"):
+        axes.plot(line["share"], line["value"], marker="o", markersize=3.5, label=side)
+        axes.fill_between(line["share"], line["low"], line["high"], alpha=0.18, linewidth=0)
+    lowest = np.nanmin(rows["low"].to_numpy(float), initial=0.9)
+    axes.set(
+        xlim=(-0.01, rows["share"].max() + 0.01),
+        ylim=(max(0.0, lowest - 0.03), 1.01),
+        xlabel="Share of eyes sent to a person",
+        ylabel="Of the eyes that are left",
+    )
+    if len(rows):
+        axes.legend(loc="lower right")
+    return drawing
+
+
+@plot
 def bars(
     rows: pd.DataFrame, *, x_label: str = "", reference: float | None = None, dots: bool = False
 ) -> "Figure":

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64, Integer, Shaped, UInt8
 
 from dr_lib.evaluation.bootstrap_metrics import ROUNDING, kappa_of
+from dr_lib.evaluation.calibration import Method
 from dr_lib.evaluation.metrics import evaluate
 from dr_lib.evaluation.patient_bootstrap import PatientBootstrap
 from dr_lib.settings import Settings
@@ -44,6 +45,9 @@ class GradingParams(Settings):
         same eye; none needs interpolation.
     fellow_eye: mix in the probabilities of the patient's other eye, whose stage agrees with QWK
         0.85, with the share (at most a half) that best ranks the validation eyes.
+    calibration: correct the probabilities on validation eyes: "temperature" makes them as sure as
+        they are right, "bias_corrected" also as common as each stage is, which a model trained on
+        balanced mini-batches does not know (`dr_lib.evaluation.calibration`).
     decision: the "likeliest" stage, or "thresholds" on the expected stage that give validation eyes
         the best quadratic weighted kappa. A model trained on balanced mini-batches calls the rare
         stages too often; and a mild eye, whose stage is hardly ever the likeliest, gets a band of
@@ -52,6 +56,7 @@ class GradingParams(Settings):
 
     poses: Poses = 1
     fellow_eye: bool = False
+    calibration: Method = "none"
     decision: Decision = "likeliest"
 
 

@@ -85,6 +85,7 @@ def model_plots(workspace: Workspace, model_id: str) -> list[Drawn]:
             " perfect."
         )
         drawn.append(Drawn("reliability", plots.reliability(*bins), "Reliability", alt, note))
+        drawn += _referrals(workspace, model_id)
     history = load_history(workspace.files, model_id)
     if len(history):
         alt = "Learning curves: loss, validation scores and learning rate by mini-batch"
@@ -93,6 +94,38 @@ def model_plots(workspace: Workspace, model_id: str) -> list[Drawn]:
             Drawn("learning-curves", plots.learning_curves(history), "Learning curves", alt, note)
         )
     return drawn
+
+
+def _referrals(workspace: Workspace, model_id: str) -> list[Drawn]:
+    """The referral curves of the model's own answers and of its last ensemble, where there are
+    any.
+    """
+    test = workspace.frame("evaluation", model_id=model_id, split="test")
+    strata = [name for name in test["stratum"].unique() if name.startswith("grading=")]
+    drawn = []
+    for stratum in ["all", *strata[-1:]]:
+        rows = referral_points(test[test["stratum"] == stratum])
+        if rows.empty:
+            continue
+        name = stratum.removeprefix("grading=").replace("+", ", ")
+        of = "" if stratum == "all" else f", with {name}"
+        alt = f"Sensitivity and specificity for referable disease by share of eyes referred{of}"
+        note = (
+            "The least certain eyes go to a person; the model grades the rest. Threshold: 90 % of"
+            " the validation eyes without referable disease lie below it."
+        )
+        file = "referral" if stratum == "all" else "referral-ensemble"
+        drawn.append(Drawn(file, plots.referral(rows), f"Referral to a person{of}", alt, note))
+    return drawn
+
+
+def referral_points(rows: pd.DataFrame) -> pd.DataFrame:
+    """The referral curve in rows of `evaluation` of one split and stratum: side, share, value, low,
+    high.
+    """
+    names = rows["metric"].str.extract(r"^referral_(?P<side>[a-z]+)_(?P<share>[\d.]+)$")
+    found = pd.concat([names, rows[["value", "low", "high"]]], axis=1).dropna(subset=["side"])
+    return found.astype({"share": float}).sort_values(["side", "share"])
 
 
 def _roc(positive: np.ndarray, score: np.ndarray) -> plots.Plot | None:

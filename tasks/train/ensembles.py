@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dr_lib.evaluation.calibration import calibrated_on
 from dr_lib.evaluation.grading import (
     GradingParams,
     decided,
@@ -23,13 +24,15 @@ from dr_lib.evaluation.grading import (
     kappa_thresholds,
     with_fellow,
 )
-from dr_lib.evaluation.metrics import evaluate
-from dr_lib.vocabulary import PROBABILITIES
+from dr_lib.evaluation.metrics import evaluate, operating_points
+from dr_lib.evaluation.referral import referral_rows
+from dr_lib.vocabulary import PROBABILITIES, REFERABLE
 from storage import Workspace
 from tasks.access.present import predictions_here
 
 POSES_TABLE = "pose_predictions"
 PREFIX = "grading="
+SCREENING = ("specificity", 0.90)  # where an eye begins to be called referable
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ def evaluation_rows(
     stratum: str,
     probabilities: np.ndarray | None = None,
     predicted: np.ndarray | None = None,
+    threshold: float = math.nan,
 ) -> list[dict[str, Any]]:
     """Rows of `evaluation` for some labelled eyes; none where there is no eye.
 
@@ -58,19 +62,29 @@ def evaluation_rows(
     eyes : rows of `predictions`
     probabilities, predicted : of the eyes, (eye, 5) and (eye,); None: the model's own, and the
         likeliest stage
+    threshold : on P(stage ≥ 2), chosen on other eyes; adds what a second look at the least certain
+        eyes is worth
     """
     if eyes.empty:
         return []
     if probabilities is None:
         probabilities = eyes[PROBABILITIES].to_numpy(np.float32)
-    graded = evaluate(
-        eyes["stage"].to_numpy(np.int64),
-        probabilities,
-        predicted=predicted,
-        bootstrap_patients=eyes["patient_id"].to_numpy(str),
-    )
+    stages, patients = eyes["stage"].to_numpy(np.int64), eyes["patient_id"].to_numpy(str)
+    graded = evaluate(stages, probabilities, predicted=predicted, bootstrap_patients=patients)
+    referable = probabilities[:, REFERABLE:].sum(axis=1)
+    rows = graded.rows() + referral_rows(stages, referable, threshold, patients)
     about = {"split": split, "stratum": stratum, "images": len(eyes)}
-    return [about | row for row in graded.rows()]
+    return [about | row for row in rows]
+
+
+def referable_threshold(eyes: pd.DataFrame, probabilities: np.ndarray) -> float:
+    """The P(stage ≥ 2) from which on an eye is called referable: of the labelled validation eyes
+    among `eyes`, nine healthy or mild ones of ten lie below; NaN where they do not tell.
+    """
+    chosen = ((eyes["split"] == "validation") & eyes["stage"].notna()).to_numpy()
+    positive = eyes.loc[chosen, "stage"].to_numpy(np.int64) >= REFERABLE
+    points = operating_points(positive, probabilities[chosen, REFERABLE:].sum(axis=1))
+    return next(point.threshold for point in points if (point.fixed, point.target) == SCREENING)
 
 
 def ensemble_rows(
@@ -86,6 +100,7 @@ def ensemble_rows(
     eyes = eyes[~eyes["split"].isin(["train", "excluded"])].reset_index(drop=True)
     rows: list[dict[str, Any]] = []
     for ensemble in _ensembles(eyes, grading):
+        threshold = referable_threshold(eyes, ensemble.probabilities)
         for split in sorted(eyes["split"].unique()):
             chosen_rows = ((eyes["split"] == split) & eyes["stage"].notna()).to_numpy()
             decided_on = None if ensemble.predicted is None else ensemble.predicted[chosen_rows]
@@ -95,6 +110,7 @@ def ensemble_rows(
                 ensemble.stratum,
                 ensemble.probabilities[chosen_rows],
                 decided_on,
+                threshold,
             )
             rows += graded
             rows += [
@@ -140,6 +156,13 @@ def _ensembles(eyes: pd.DataFrame, grading: GradingParams) -> Iterator[Ensemble]
         share = fellow_share(stages, probabilities, fellow, validation)
         probabilities = with_fellow(probabilities, fellow, share)
         yield Ensemble(stratum[:-1], probabilities, chosen={"fellow_share": share})
+    if grading.calibration != "none" and validation.any():
+        stratum += "calibrated+"
+        calibration = calibrated_on(
+            stages[validation], probabilities[validation], grading.calibration
+        )
+        probabilities = calibration.apply(probabilities)
+        yield Ensemble(stratum[:-1], probabilities, chosen=calibration.chosen())
     if grading.decision == "thresholds" and validation.any():
         expected = expected_stage(probabilities)
         thresholds = kappa_thresholds(

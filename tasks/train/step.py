@@ -32,7 +32,13 @@ from tasks.run.progress import progress, say
 from tasks.run.recipe import Recipe
 from tasks.run.session import Session, StepResult
 from tasks.run.table_part import TablePart
-from tasks.train.ensembles import POSES_TABLE, ensemble_rows, evaluation_rows, in_words
+from tasks.train.ensembles import (
+    POSES_TABLE,
+    ensemble_rows,
+    evaluation_rows,
+    in_words,
+    referable_threshold,
+)
 from tasks.train.model_record import record_metrics
 from tasks.train.shard import PredictionJob, TrainingJob, predict, train_model
 
@@ -210,12 +216,16 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
             f"{SOURCE}{name}": predictions["source"] == name
             for name in sorted(predictions["source"].dropna().unique())
         }
+        threshold = referable_threshold(predictions, predictions[PROBABILITIES].to_numpy())
         rows = [
             row
             for split in sorted(predictions["split"].unique())
             for stratum, among in members.items()
             for row in evaluation_rows(
-                predictions[(predictions["split"] == split) & among], split, stratum
+                predictions[(predictions["split"] == split) & among],
+                split,
+                stratum,
+                threshold=threshold,
             )
         ]
         rows += ensemble_rows(workspace, recipe.grading, model_id)

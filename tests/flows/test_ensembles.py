@@ -14,6 +14,7 @@ from tasks.train.shard import prediction_rows
 
 MODEL = "0123456789ab"
 ALL = GradingParams(poses=8, fellow_eye=True, decision="thresholds")
+CHOSEN = r"fellow_share|threshold_stage\d|temperature|bias_stage\d"
 
 
 def eyes(split, patients, seed):
@@ -88,12 +89,26 @@ def test_each_reading_goes_on_from_the_one_before_on_held_out_eyes(workspace):
     assert thresholds == sorted(thresholds)
 
 
+def test_calibration_is_chosen_on_validation_eyes_and_told_before_and_after(workspace):
+    grading = GradingParams(fellow_eye=True, calibration="bias_corrected", decision="thresholds")
+    found = table(ensemble_rows(workspace, grading, MODEL))
+    test = found["test"]
+    before, after = "grading=fellow", "grading=fellow+calibrated"
+    assert {f"{after}+thresholds", before, after} == set(test.index.droplevel("metric"))
+    # Stage 0 was made too likely: it gets the lowest bias, and the answers' sureness becomes truer.
+    biases = [test[after, f"bias_stage{stage}"] for stage in range(5)]
+    assert min(biases) == biases[0] < 0
+    assert test[after, "temperature"] > 0
+    assert test[after, "ece"] < test[before, "ece"]
+    shares = test[after].filter(like="referral_specificity_")
+    assert len(shares) == 7
+    assert shares.iloc[-1] >= shares.iloc[0]
+
+
 def test_what_is_chosen_never_depends_on_test_eyes(workspace):
     def chosen(rows):
         found = table(rows)
-        return found[
-            found.index.get_level_values("metric").str.fullmatch(r"fellow_share|threshold_stage\d")
-        ]
+        return found[found.index.get_level_values("metric").str.fullmatch(CHOSEN)]
 
     before = chosen(ensemble_rows(workspace, ALL, MODEL))
     rows = workspace.frame(POSES_TABLE, model_id=MODEL)

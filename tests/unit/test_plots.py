@@ -53,6 +53,9 @@ DRAWN = {
     ),
     "bars": lambda: plots.bars(rows(a=(0.7, 0.6, 0.8), b=(0.6, np.nan, np.nan)), reference=0.5),
     "dots": lambda: plots.bars(rows(a=(0.7, 0.6, 0.8), b=(0.6, 0.5, 0.7)), dots=True),
+    "referral": lambda: plots.referral(
+        rows(a=(0.7, 0.6, 0.8), b=(0.8, 0.7, 0.9)).assign(side="sensitivity", share=[0.0, 0.5])
+    ),
 }
 
 

@@ -4,12 +4,26 @@ from typing import Any
 
 import pandas as pd
 
-from dr_lib.formatting import finite, interval, label, score, stage_text, with_interval
+from dr_lib.formatting import (
+    finite,
+    interval,
+    label,
+    percent,
+    score,
+    stage_text,
+    with_interval,
+)
 from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Content, Whisker
 from dr_lib.vocabulary import STAGES
 from storage.admin.learned_labels import RETRAIN, label_changes
-from tasks.access.model_quality import MAIN, confusion, graded_eyes, model_plots
+from tasks.access.model_quality import (
+    MAIN,
+    confusion,
+    graded_eyes,
+    model_plots,
+    referral_points,
+)
 from tasks.report.data import ReportData
 
 STRATA = {
@@ -23,6 +37,7 @@ STRATA_METRICS = {
     "qwk": "kappa",
     "auc_referable": "AUC, referable",
     "sensitivity_stage1": "sensitivity, mild",
+    "ece": "calibration error",
 }
 
 
@@ -56,6 +71,7 @@ def content(data: ReportData, folder: Folder) -> Content:
             "stages": stages(test),
             "operating": operating(test),
             "strata": strata(evaluation),
+            "referred": referred(test),
         }
     )
 
@@ -113,6 +129,20 @@ def operating(test: pd.DataFrame) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def referred(test: pd.DataFrame) -> list[dict[str, Any]]:
+    """One row a share of eyes sent to a person: sensitivity and specificity of the rest."""
+    return [
+        {
+            "sent_to_a_person": percent(share),
+            **{
+                f"{row.side} of the rest": with_interval(row.value, row.low, row.high)
+                for row in rows.itertuples()
+            },
+        }
+        for share, rows in referral_points(test).groupby("share")
+    ]
 
 
 def strata(evaluation: pd.DataFrame) -> list[dict[str, Any]]:
