@@ -1,14 +1,13 @@
 """Which eyes make up each mini-batch: the exact composition of METHOD §3, without a memory of
-earlier steps; and changes of a fundus that leave its stage as it is: a disc may be turned,
-mirrored, and slightly zoomed and toned.
+earlier steps.
 """
 
-import cv2
 import numpy as np
-from jaxtyping import Int64, Integer, UInt8
+from jaxtyping import Int64, Integer, Shaped
 
 from dr_lib.training.params import SIXTEEN, TrainingParams
-from dr_lib.vocabulary import HALF_GRAY
+
+MOST_CARDS = 8
 
 
 class BalancedBatches:
@@ -21,6 +20,7 @@ class BalancedBatches:
     Parameters
     ----------
     stages: (n,) integers 0 … 4, the stage of each eye.
+    sources: (n,) the source of each eye, for `params.balance_sources`; left out, all are of one.
 
     Raises
     ------
@@ -33,11 +33,19 @@ class BalancedBatches:
     array([8, 1, 2, 1, 4])
     """
 
-    def __init__(self, stages: Integer[np.ndarray, "eye"], params: TrainingParams) -> None:
+    def __init__(
+        self,
+        stages: Integer[np.ndarray, "eye"],
+        params: TrainingParams,
+        sources: Shaped[np.ndarray, "eye"] | None = None,
+    ) -> None:
         repeats = params.batch_size // SIXTEEN
         self.counts = tuple(repeats * count for count in params.composition)
         self._seed = params.seed
-        self._members = [np.flatnonzero(stages == stage) for stage in range(len(self.counts))]
+        members = [np.flatnonzero(stages == stage) for stage in range(len(self.counts))]
+        if sources is not None and params.balance_sources:
+            members = [_balanced(eyes, sources[eyes], params.balance_sources) for eyes in members]
+        self._members = members
         missing = [
             str(stage)
             for stage, count in enumerate(self.counts)
@@ -70,42 +78,11 @@ class BalancedBatches:
         return np.concatenate(shuffled)[start : start + count]
 
 
-DEGREES = 360
-# Factors from 1 / (1 + a) to 1 + a, `TONE` of each colour by itself. All are small: the retina's
-# diameter is already the image's, and the local tone already removed.
-ZOOM = 0.08
-CONTRAST = 0.15
-TONE = 0.05
-LEVELS = np.arange(256) - HALF_GRAY
-
-
-def augmented(
-    pixels: UInt8[np.ndarray, "image y x 3"], seed: tuple[int, ...]
-) -> UInt8[np.ndarray, "image y x 3"]:
-    """Each fundus turned by any angle, mirrored at random, slightly zoomed and toned; new corners
-    are half-gray.
-
-    A pure function of the pixels and `seed`. Contrast and tone stretch the distance from half-gray,
-    so that half-gray, the baseline's value, stays exactly what it is; there is no change of
-    brightness, which would move it.
-    """
-    draws = np.random.default_rng(seed)
-    result = np.empty_like(pixels)
-    size_y, size_x = pixels.shape[1:3]
-    for number, image in enumerate(pixels):
-        angle = draws.uniform(0, DEGREES)
-        mirrored = draws.integers(2)
-        zoom = (1 + ZOOM) ** draws.uniform(-1, 1)
-        contrast = (1 + CONTRAST) ** draws.uniform(-1, 1)
-        contrast = contrast * (1 + TONE) ** draws.uniform(-1, 1, 3)
-        turn = cv2.getRotationMatrix2D(((size_x - 1) / 2, (size_y - 1) / 2), angle, zoom)
-        if mirrored:
-            # Mirror first: x → (width − 1) − x. With any angle, this mirror alone gives every
-            # mirrored pose.
-            turn = turn @ np.array([[-1, 0, size_x - 1], [0, 1, 0], [0, 0, 1.0]])
-        warped = cv2.warpAffine(
-            image, turn, (size_x, size_y), flags=cv2.INTER_LINEAR, borderValue=(HALF_GRAY,) * 3
-        )
-        table = np.rint(HALF_GRAY + LEVELS[:, np.newaxis] * contrast)
-        result[number] = cv2.LUT(warped, np.clip(table, 0, 255).astype(np.uint8)[np.newaxis])
-    return result
+def _balanced(
+    eyes: Int64[np.ndarray, "member"], sources: Shaped[np.ndarray, "member"], balance: float
+) -> Int64[np.ndarray, "card"]:
+    """The eyes of one stage, those of smaller sources on several cards each."""
+    _, of, count = np.unique(sources, return_inverse=True, return_counts=True)
+    # To the nearest whole card, at most MOST_CARDS: a source of two eyes would be learnt by heart.
+    cards = np.rint((count.max(initial=1) / count) ** balance).clip(1, MOST_CARDS).astype(np.int64)
+    return np.repeat(eyes, cards[of])

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Integer, Shaped
 
 from dr_lib.evaluation.metrics import Evaluation, evaluate
 from dr_lib.network.model import probabilities, scaled
-from dr_lib.training.batches import BalancedBatches, augmented
+from dr_lib.training.augment import augmented
+from dr_lib.training.batches import BalancedBatches
 from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from dr_lib.training.feed import Feed, feed_workers
 from dr_lib.training.optimizer import compile_phase, optimizer_of
@@ -96,6 +97,7 @@ def train(
     stages: Integer[np.ndarray, "eye"],
     params: TrainingParams,
     *,
+    sources: Shaped[np.ndarray, "eye"] | None = None,
     validation_fetch: Fetch | None = None,
     validation_stages: Integer[np.ndarray, "validation_eye"] | None = None,
     checkpoint_dir: pathlib.Path | None = None,
@@ -110,6 +112,7 @@ def train(
     fetch: indices -> the pixels (n, size, size, 3) uint8 of these training eyes; called in
         background threads, at the same time as `validation_fetch` in this one.
     stages: (eye,) 0 … 4, of the training eyes.
+    sources: (eye,) where each training eye comes from, for `params.balance_sources`.
     validation_fetch, validation_stages: the same of validation eyes.
     checkpoint_dir: where a later call with the same model, stages and settings goes on after a
         kill. On a CPU with deterministic operations the final weights are those of an undisturbed
@@ -125,8 +128,8 @@ def train(
     ValueError: naming the stages that have no training eye.
     TrainingDiverged: when the loss is not finite.
     """
-    batches = BalancedBatches(stages, params)
-    run = _Run(model, params, stages, checkpoint_dir)
+    batches = BalancedBatches(stages, params, sources)
+    run = _Run(model, params, stages, sources, checkpoint_dir)
     run.restore()
     certain = 1 - params.label_smoothing
     # Row s: the target probabilities of stage s.
@@ -137,7 +140,7 @@ def train(
         indices = batches.batch(step)
         pixels = fetch(indices)
         if params.augment:
-            pixels = augmented(pixels, (params.seed, 7, step))
+            pixels = augmented(pixels, (params.seed, 7, step), params.other_cameras)
         return scaled(pixels), labels[stages[indices]]
 
     with Feed(make, run.step, params.steps, params.prefetch, feed_workers()) as feed:
@@ -176,6 +179,7 @@ class _Run:
         model: "keras.Model",
         params: TrainingParams,
         stages: np.ndarray,
+        sources: np.ndarray | None,
         folder: pathlib.Path | None,
     ) -> None:
         self.model, self.params = model, params
@@ -186,7 +190,10 @@ class _Run:
         self.best_step = 0
         self.best_weights: list[np.ndarray] | None = None
         self.rows: list[dict[str, Any]] = []
-        self.folder = None if folder is None else folder / _fingerprint(model, params, stages)
+        told_apart = sources if params.balance_sources else None
+        self.folder = (
+            None if folder is None else folder / _fingerprint(model, params, stages, told_apart)
+        )
         self.optimizer = optimizer_of(model, params, self.rate(0))
         self.average = AveragedWeights(model, params.average_decay)
         self.phase: str | None = None
@@ -313,12 +320,16 @@ class _Run:
         return [*self.model.variables, *self.optimizer.variables]
 
 
-def _fingerprint(model: "keras.Model", params: TrainingParams, stages: np.ndarray) -> str:
-    """12 hex digits of all that decides the outcome: settings, the eyes' stages in order, and
-    the first weights.
+def _fingerprint(
+    model: "keras.Model", params: TrainingParams, stages: np.ndarray, sources: np.ndarray | None
+) -> str:
+    """12 hex digits of all that decides the outcome: settings, the eyes' stages (and sources, where
+    they matter) in order, and the first weights.
     """
     digest = hashlib.sha256(json.dumps(outcome_settings(params), sort_keys=True).encode())
     digest.update(np.ascontiguousarray(stages, np.int64).tobytes())
+    if sources is not None:
+        digest.update("\n".join(map(str, sources)).encode())
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()[:12]

@@ -13,6 +13,7 @@ from dr_lib.settings import (
     PositiveInt,
     Settings,
     ShareBelow1,
+    Share,
     of_old,
 )
 
@@ -101,10 +102,13 @@ class TrainingParams(Settings):
     """How a model is trained; the defaults are METHOD §3's recipe, the rest is reasoned here.
 
     batch_size: a multiple of 16. composition: eyes of each stage in every 16.
+    balance_sources: how evenly each stage's eyes are drawn from the sources that have some: 0 each eye
+        equally often, 1 each source. A network that could read the stage off the camera would.
     schedule: (mini-batches, learning rate) steps; their sum is the length of the run.
     warmup_steps: first mini-batches over which the rate rises (`dr_lib.training.params`).
     final_decay: "cosine" lets the schedule's last step fall to 0; "flat" holds it.
-    augment: turn, mirror, zoom and tone the fundi (`dr_lib.training.batches`).
+    augment: turn, mirror, zoom and tone the fundi (`dr_lib.training.augment`). other_cameras: the
+        share of them that are also shown as a camera of other colours, contrast and sharpness might.
     loss: "ordinal" charges a grade by how many stages it is off, too, `ordinal_weight` times
         (`dr_lib.training.optimizer`).
     optimizer: Adam by default, whose customary rates METHOD's are; "sgd" has momentum 0.9. (Adam at
@@ -135,10 +139,12 @@ class TrainingParams(Settings):
 
     batch_size: int = 16
     composition: tuple[int, int, int, int, int] = (8, 1, 2, 1, 4)
+    balance_sources: Share = 0.0
     schedule: tuple[tuple[int, float], ...] = ((550, 1e-3), (350, 2e-4), (495, 5e-5))
     warmup_steps: int = 0
     final_decay: FinalDecay = "flat"
     augment: bool = True
+    other_cameras: Share = 0.0
     seed: NonNegativeInt = 0
     loss: Literal["crossentropy", "ordinal"] = "crossentropy"
     ordinal_weight: NonNegativeFloat = 1.0
@@ -185,6 +191,8 @@ class TrainingParams(Settings):
 
 # Settings that the first models did not have, with the value that changes nothing.
 DEFAULTS_BEFORE_ADDED = {
+    "balance_sources": 0.0,
+    "other_cameras": 0.0,
     "warmup_steps": 0,
     "final_decay": "flat",
     "loss": "crossentropy",

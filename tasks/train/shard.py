@@ -76,6 +76,7 @@ def train_model(job: TrainingJob, report: Callable[..., None]) -> str:
                     functools.partial(fetch_from, learnt),
                     learnt["stage"].to_numpy(np.int64),
                     recipe.training,
+                    sources=learnt["source"].fillna("").to_numpy(str),
                     validation_fetch=functools.partial(fetch_from, validation),
                     validation_stages=validation["stage"].to_numpy(np.int64),
                     checkpoint_dir=scratch,

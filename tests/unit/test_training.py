@@ -19,7 +19,7 @@ from dr_lib.training import (
     learning_rate_schedule,
     outcome_settings,
 )
-from dr_lib.training.batches import augmented
+from dr_lib.training.augment import _equalised, augmented
 from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from dr_lib.training.feed import Feed
 from dr_lib.training.optimizer import loss_of
@@ -203,6 +203,7 @@ def test_stages_without_eyes_are_refused_by_name():
         ({"seed": -1}, "seed"),
         ({"average_decay": 1.0}, "average_decay .* below 1"),
         ({"ordinal_weight": -1.0}, "ordinal_weight"),
+        ({"balance_sources": 1.5}, "balance_sources"),
         ({"weight_decay": 0.01}, 'weight_decay needs optimizer = "adamw"'),
         ({"warmup_steps": 1395}, "below the schedule's 1395 mini-batches"),
     ],
@@ -210,6 +211,42 @@ def test_stages_without_eyes_are_refused_by_name():
 def test_impossible_settings_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         TrainingParams(**wrong)
+
+
+# --- sources
+
+
+def two_sources():
+    """Stage 0: 40 eyes of a, 10 of b; the other stages: 8 of a alone."""
+    stages = np.concatenate([np.zeros(50, int), np.arange(1, 5).repeat(8)])
+    sources = np.where((np.arange(len(stages)) >= 40) & (stages == 0), "b", "a")
+    return stages, sources
+
+
+@pytest.mark.parametrize(("balance", "of_b"), [(0.0, 10 / 50), (1.0, 40 / 80), (0.5, 20 / 60)])
+def test_a_stages_eyes_come_from_its_sources_as_evenly_as_asked(balance, of_b):
+    stages, sources = two_sources()
+    params = short(30, balance_sources=balance)
+    batches = BalancedBatches(stages, params, sources)
+    # Whole decks: 30 batches of 8 are 240 eyes of stage 0, 3 decks of 80 or 4 of 60.
+    dealt = np.concatenate([batch[stages[batch] == 0] for batch in batches])
+    if balance:
+        assert np.mean(sources[dealt] == "b") == of_b
+        assert len(np.unique(dealt)) == 50
+    else:
+        np.testing.assert_array_equal(batches.batch(7), BalancedBatches(stages, params).batch(7))
+    for step in range(3):
+        assert np.bincount(stages[batches.batch(step)]).tolist() == list(POSTER)
+
+
+def test_no_eye_of_a_tiny_source_is_shown_every_other_mini_batch():
+    stages, sources = two_sources()
+    sources[40:50] = ["b", *["a"] * 9]
+    batches = BalancedBatches(stages, short(100, balance_sources=1.0), sources)
+    # One eye against 49: on eight cards of 57, not on half of them.
+    dealt = np.concatenate(list(batches))
+    dealt = dealt[stages[dealt] == 0]
+    assert np.mean(sources[dealt] == "b") == pytest.approx(8 / 57, abs=0.01)
 
 
 # --- augmentation
@@ -263,6 +300,31 @@ def test_a_mirror_mirrors_about_the_middle_and_else_nothing_changes(no_zoom_no_t
         kinds.add("same" if np.array_equal(changed, pixels[:1]) else "mirrored")
         assert np.array_equal(changed, pixels[:1]) or np.array_equal(changed, pixels[:1, :, ::-1])
     assert kinds == {"same", "mirrored"}
+
+
+def test_another_camera_changes_colours_and_sharpness_but_no_half_gray_and_no_pose():
+    pixels = np.full((60, 64, 64, 3), 128, np.uint8)
+    y, x = np.mgrid[:64, :64] - 31.5
+    disc = np.hypot(y, x) < 25
+    pixels[:, disc] = np.random.default_rng(0).integers(60, 200, (disc.sum(), 3))
+    plain, other = augmented(pixels, (3,)), augmented(pixels, (3,), 1.0)
+    assert (other[:, np.hypot(y, x) > 25 * 1.08 + 4] == 128).all()  # the blur reaches 4 px
+
+    def contrasts(images):
+        return images[:, 24:40, 24:40].reshape(60, -1, 3).std(axis=1)
+
+    assert np.ptp(contrasts(other)) > 2 * np.ptp(contrasts(plain))
+    np.testing.assert_array_equal(augmented(pixels, (3,), 0.0), plain)
+
+
+def test_an_equalised_copy_uses_all_values_on_both_sides_of_half_gray():
+    image = np.random.default_rng(0).integers(100, 151, (64, 64, 3)).astype(np.uint8)
+    equal = _equalised(image)
+    assert equal.min() < 10
+    assert equal.max() == 255
+    np.testing.assert_array_equal(equal == 128, image == 128)
+    flat = np.full((8, 8, 3), 128, np.uint8)
+    np.testing.assert_array_equal(_equalised(flat), flat)
 
 
 def test_augmentation_is_a_pure_function_of_its_seed():
