@@ -102,13 +102,14 @@ class TrainingParams(Settings):
     """How a model is trained; the defaults are METHOD §3's recipe, the rest is reasoned here.
 
     batch_size: a multiple of 16. composition: eyes of each stage in every 16.
-    balance_sources: how evenly each stage's eyes are drawn from the sources that have some: 0 each eye
-        equally often, 1 each source. A network that could read the stage off the camera would.
+    balance_sources: how evenly each stage's eyes are drawn from the sources that have some: 0 each
+        eye equally often, 1 each source. A network that could read the stage off the camera would.
     schedule: (mini-batches, learning rate) steps; their sum is the length of the run.
     warmup_steps: first mini-batches over which the rate rises (`dr_lib.training.params`).
     final_decay: "cosine" lets the schedule's last step fall to 0; "flat" holds it.
-    augment: turn, mirror, zoom and tone the fundi (`dr_lib.training.augment`). other_cameras: the
-        share of them that are also shown as a camera of other colours, contrast and sharpness might.
+    augment: turn, mirror, zoom and tone the fundi (`dr_lib.training.augment`).
+    other_cameras: with `augment`, the share of fundi that also get the colours, the contrast and the
+        sharpness of another camera.
     loss: "ordinal" charges a grade by how many stages it is off, too, `ordinal_weight` times
         (`dr_lib.training.optimizer`).
     optimizer: Adam by default, whose customary rates METHOD's are; "sgd" has momentum 0.9. (Adam at
