@@ -12,8 +12,8 @@ from dr_lib.settings import (
     NonNegativeInt,
     PositiveInt,
     Settings,
-    ShareBelow1,
     Share,
+    ShareBelow1,
     of_old,
 )
 
@@ -108,8 +108,8 @@ class TrainingParams(Settings):
     warmup_steps: first mini-batches over which the rate rises (`dr_lib.training.params`).
     final_decay: "cosine" lets the schedule's last step fall to 0; "flat" holds it.
     augment: turn, mirror, zoom and tone the fundi (`dr_lib.training.augment`).
-    other_cameras: with `augment`, the share of fundi that also get the colours, the contrast and the
-        sharpness of another camera.
+    other_cameras: with `augment`, the share of fundi that also get the colours, the contrast and
+        the sharpness of another camera.
     loss: "ordinal" charges a grade by how many stages it is off, too, `ordinal_weight` times
         (`dr_lib.training.optimizer`).
     optimizer: Adam by default, whose customary rates METHOD's are; "sgd" has momentum 0.9. (Adam at

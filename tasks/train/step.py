@@ -15,6 +15,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from dr_lib.formatting import percent, score, with_interval
+from dr_lib.vocabulary import PROBABILITIES
 from storage import Workspace
 from storage.admin.learned_labels import RETRAIN, label_changes, learned_from
 from storage.contents.models import load_record

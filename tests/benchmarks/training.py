@@ -28,7 +28,7 @@ import numpy as np
 from dr_lib.network import backend
 from dr_lib.network.model import ModelParams, build, scaled
 from dr_lib.training import BalancedBatches, TrainingParams, train
-from dr_lib.training.batches import augmented
+from dr_lib.training.augment import augmented
 from dr_lib.training.feed import Feed
 from storage import open_workspace
 from storage.arrays.row_copy import RowCopy

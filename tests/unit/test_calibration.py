@@ -9,7 +9,7 @@ import pytest
 from scipy.special import softmax
 
 from dr_lib.evaluation.calibration import Calibration, calibrated_on
-from dr_lib.evaluation.metrics import expected_calibration_error
+from dr_lib.evaluation.metrics import evaluate
 from dr_lib.evaluation.referral import SHARES, referral_rows
 
 
@@ -28,8 +28,8 @@ def test_a_network_that_is_twice_too_sure_gets_temperature_two():
     assert found.temperature == pytest.approx(2, rel=0.05)  # 20,000 eyes know it to 1.5 %
     assert found.chosen() == {"temperature": found.temperature}
     np.testing.assert_array_equal(found.apply(too_sure).argmax(axis=1), too_sure.argmax(axis=1))
-    assert expected_calibration_error(stages, too_sure) > 0.1
-    assert expected_calibration_error(stages, found.apply(too_sure)) < 0.02
+    assert evaluate(stages, too_sure).values["ece"] > 0.1
+    assert evaluate(stages, found.apply(too_sure)).values["ece"] < 0.02
 
 
 def test_biases_undo_the_stages_shares_in_balanced_mini_batches():

@@ -229,7 +229,7 @@ def test_a_stages_eyes_come_from_its_sources_as_evenly_as_asked(balance, of_b):
     params = short(30, balance_sources=balance)
     batches = BalancedBatches(stages, params, sources)
     # Whole decks: 30 batches of 8 are 240 eyes of stage 0, 3 decks of 80 or 4 of 60.
-    dealt = np.concatenate([batch[stages[batch] == 0] for batch in batches])
+    dealt = np.concatenate([batch[stages[batch] == 0] for batch in map(batches.batch, range(30))])
     if balance:
         assert np.mean(sources[dealt] == "b") == of_b
         assert len(np.unique(dealt)) == 50
@@ -244,7 +244,7 @@ def test_no_eye_of_a_tiny_source_is_shown_every_other_mini_batch():
     sources[40:50] = ["b", *["a"] * 9]
     batches = BalancedBatches(stages, short(100, balance_sources=1.0), sources)
     # One eye against 49: on eight cards of 57, not on half of them.
-    dealt = np.concatenate(list(batches))
+    dealt = np.concatenate([batches.batch(step) for step in range(100)])
     dealt = dealt[stages[dealt] == 0]
     assert np.mean(sources[dealt] == "b") == pytest.approx(8 / 57, abs=0.01)
 
@@ -278,7 +278,7 @@ def test_an_image_of_half_gray_is_left_as_it_is():
 @pytest.fixture
 def no_zoom_no_tone(monkeypatch):
     for factor in ("ZOOM", "CONTRAST", "TONE"):
-        monkeypatch.setattr(f"dr_lib.training.batches.{factor}", 0.0)
+        monkeypatch.setattr(f"dr_lib.training.augment.{factor}", 0.0)
 
 
 def test_poses_cover_every_quarter_turned_and_mirrored(no_zoom_no_tone):
@@ -292,7 +292,7 @@ def test_poses_cover_every_quarter_turned_and_mirrored(no_zoom_no_tone):
 
 
 def test_a_mirror_mirrors_about_the_middle_and_else_nothing_changes(no_zoom_no_tone, monkeypatch):
-    monkeypatch.setattr("dr_lib.training.batches.DEGREES", 0.0)
+    monkeypatch.setattr("dr_lib.training.augment.DEGREES", 0.0)
     pixels, _ = eyes(each=1)
     kinds = set()
     for seed in range(8):
