@@ -34,6 +34,7 @@ MORE_SEEN = 1.1  # times the directions in which a circle is seen, for an ellips
 CLEAN_SQUEEZE, LEAST_SQUEEZE = 0.05, 0.1
 FAINT, SPILL = 0.3, 0.1  # of the retina's tone at the rim; of what is lit outside it
 NO_BLUE = 0.02  # of red
+BAND = 0.02  # lit pixels of a row or column: below, it is a dark band
 SECOND = 0.6  # of the rim of each of two discs
 
 
@@ -95,7 +96,7 @@ def retina_disc(photo: UInt8[np.ndarray, "y x 3"]) -> Disc:
     # in 644 EyePACS photographs the border reaches a sixth of the retina's tone
     if view.dark > 0.5 * view.bright:
         raise UngradablePhoto("no_border", f"its corners are not darker than its middle {tones}")
-    best = _best(view, fit_round)
+    best = _within_bands(view, _best(view, fit_round))
     if best is None or best.off > OFF:
         if best is not None and _another_disc(view, best):
             raise UngradablePhoto("two_eyes", "it shows two discs; cut it into a photograph an eye")
@@ -170,6 +171,24 @@ def _best(view: _View, fit: Callable[..., Ellipse | None]) -> Ellipse | None:
         if found.circle.support > 0.85 and sharpness > 0.35:
             break
     return best
+
+
+def _within_bands(view: _View, found: Ellipse | None) -> Ellipse | None:
+    """A circle that is seen too little, looked for again without the dark bands around what is lit:
+    where a cut photograph was put on a black square, the cuts look like rim until they are the
+    frame's edges. What was found before, unless that shows a circle.
+    """
+    if found is None or found.off <= OFF or found.circle.support >= SUPPORTED:
+        return found
+    lit = view.lit()
+    spans = [np.flatnonzero(lit.mean(axis=axis) > BAND)[[0, -1]] for axis in (1, 0)]
+    (top, bottom), (left, right) = ((low + 2, high - 1) for low, high in spans)
+    inner = view._replace(tone=view.tone[top:bottom, left:right])
+    again = _best(inner, fit_round)
+    if again is None or again.circle.support < SUPPORTED or again.circle.seen < LEAST_SEEN:
+        return found
+    circle = again.circle._replace(y=again.circle.y + top, x=again.circle.x + left)
+    return again._replace(circle=circle, points=(again.points[0] + top, again.points[1] + left))
 
 
 def _another_disc(view: _View, found: Ellipse) -> bool:

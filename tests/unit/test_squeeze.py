@@ -105,6 +105,22 @@ def wide_field(seed, tone):
     return photo
 
 
+@pytest.mark.parametrize("bands", [60, 130])
+def test_a_cut_disc_on_a_black_square_is_round_whatever_its_colours(bands):
+    """As data sets are published: the camera cut the disc at top and bottom, and the frame was
+    filled up to a square; equalised colours are not those of white light.
+    """
+    eye = Eye(380, 520, 189.5, 259.5, 500.0, tone=(140.0, 150.0, 150.0), texture=40.0)
+    photo = eye.draw()
+    assert photo[0].any()
+    assert photo[-1].any()
+    disc = retina_disc(np.pad(photo, ((bands, bands), (0, 0), (0, 0))))
+    assert disc.aspect == 1.0
+    assert disc.diameter == pytest.approx(500, rel=0.01)
+    assert disc.centre_y == pytest.approx(189.5 + bands, abs=3)
+    assert disc.confidence > 0.7
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("tone", [(150.0, 120.0, 0.0), (110.0, 140.0, 60.0)], ids=["two", "green"])
 def test_a_wide_field_photograph_is_refused(seed, tone):
