@@ -38,11 +38,12 @@ def labelled_sources(sources: Sequence[Source], labels_needed: bool) -> PhotoSou
 
 @dataclass(frozen=True)
 class GradedSource:
-    """How a model does on the eyes of one source in one split. measures: for each of COMPARED the
-    value and the ends of its interval.
+    """How a model does on the eyes of one source in one split. reading: by which ensemble, empty for
+    the model's own answers. measures: for each of COMPARED the value and the ends of its interval.
     """
 
     source: str
+    reading: str
     split: str
     images: int
     measures: Mapping[str, tuple[float, float, float]]
@@ -61,9 +62,10 @@ def graded_sources(
     for (split, name), part in rows.groupby(["split", "stratum"]):
         of = part.set_index("metric")[["value", "low", "high"]].astype(float)
         measures = {metric: tuple(of.loc[metric].tolist()) for metric in COMPARED}
-        source = name.removeprefix(SOURCE)
-        graded.append(GradedSource(source, split, int(part["images"].iloc[0]), measures))
-    return sorted(graded, key=lambda one: (one.split != "test", one.source))
+        source, _, reading = name.removeprefix(SOURCE).partition("+grading=")
+        images = int(part["images"].iloc[0])
+        graded.append(GradedSource(source, reading.replace("+", ", "), split, images, measures))
+    return sorted(graded, key=lambda one: (one.split != "test", one.source, one.reading))
 
 
 def evaluation_rows(workspace: Workspace, model_id: str) -> list[dict[str, Any]]:
@@ -72,6 +74,7 @@ def evaluation_rows(workspace: Workspace, model_id: str) -> list[dict[str, Any]]
     return [
         {
             "source": one.source,
+            "reading": one.reading,
             "split": one.split,
             "eyes": one.images,
             **{label(metric): with_interval(*one.measures[metric]) for metric in COMPARED},

@@ -6,6 +6,7 @@ chosen on the validation eyes as rows of its own: fellow_share, threshold_stage1
 threshold_stage4. Only held-out eyes are graded this way.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from dr_lib.evaluation.referral import referral_rows
 from dr_lib.vocabulary import PROBABILITIES, REFERABLE
 from storage import Workspace
 from tasks.access.present import predictions_here
+from tasks.access.sources import SOURCE
 
 POSES_TABLE = "pose_predictions"
 PREFIX = "grading="
@@ -90,24 +92,33 @@ def referable_threshold(eyes: pd.DataFrame, probabilities: np.ndarray) -> float:
 def ensemble_rows(
     workspace: Workspace, grading: GradingParams, model_id: str
 ) -> list[dict[str, Any]]:
-    """Rows of `evaluation` for each ensemble that is asked for and each held-out split; none by
-    default.
+    """Rows of `evaluation` for each ensemble that is asked for and each held-out split, of the last
+    one for each source, too; none by default.
     """
     if grading == GradingParams():
         return []
     table = "predictions" if grading.poses == 1 else POSES_TABLE
     eyes = predictions_here(workspace, model_id, table)
     eyes = eyes[~eyes["split"].isin(["train", "excluded"])].reset_index(drop=True)
+    labelled, sources = eyes["stage"].notna(), eyes["source"].dropna().unique()
     rows: list[dict[str, Any]] = []
-    for ensemble in _ensembles(eyes, grading):
+    for ensemble in (ensembles := list(_ensembles(eyes, grading))):
         threshold = referable_threshold(eyes, ensemble.probabilities)
-        for split in sorted(eyes["split"].unique()):
-            chosen_rows = ((eyes["split"] == split) & eyes["stage"].notna()).to_numpy()
+        parts = {ensemble.stratum: labelled}
+        if ensemble is ensembles[-1]:
+            parts |= {
+                f"{SOURCE}{name}+{ensemble.stratum}": labelled & (eyes["source"] == name)
+                for name in sorted(sources)
+            }
+        for split, (stratum, among) in itertools.product(
+            sorted(eyes["split"].unique()), parts.items()
+        ):
+            chosen_rows = (among & (eyes["split"] == split)).to_numpy()
             decided_on = None if ensemble.predicted is None else ensemble.predicted[chosen_rows]
             graded = evaluation_rows(
                 eyes[chosen_rows],
                 split,
-                ensemble.stratum,
+                stratum,
                 ensemble.probabilities[chosen_rows],
                 decided_on,
                 threshold,

@@ -254,6 +254,6 @@ def external_words(workspace: Workspace, model_id: str) -> str:
         f"{graded.source} kappa {score(graded.measures['qwk'][0])},"
         f" AUC {score(graded.measures['auc_referable'][0])}"
         for graded in graded_sources(workspace, model_id)
-        if graded.split == "external"
+        if graded.split == "external" and not graded.reading
     ]
     return f"; external: {'; '.join(told)}" if told else ""

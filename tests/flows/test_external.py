@@ -14,10 +14,12 @@ from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Section
 from flows.config import load_config
 from storage import Workspace
+from storage.tables.schemas import SCHEMAS
 from tasks.access.quality import GOOD
 from tasks.access.sources import evaluation_rows, graded_sources
 from tasks.report.sections import sources
 from tasks.run.session import Session
+from tasks.run.table_part import TablePart
 from tasks.train import shard, step
 from tasks.train.ensembles import ensemble_rows
 from tests.flows.explainable import prepare, write_config
@@ -95,6 +97,23 @@ def test_a_threshold_does_not_depend_on_external_eyes(prepared, monkeypatch):
     rows.loc[outside, "stage"] = 4 - rows.loc[outside, "stage"]
     workspace.write_table("predictions", rows, partition=model_id)
     assert thresholds() == before
+
+
+def test_each_source_is_graded_by_the_last_ensemble_too(prepared, monkeypatch):
+    file, workspace = prepared
+    model_id, _ = graded(file, workspace, monkeypatch)
+    grading = GradingParams(calibration="temperature", decision="thresholds")
+    rows = pd.DataFrame(ensemble_rows(workspace, grading, model_id))
+    part = TablePart(workspace, model_id, "ensembles", "1")
+    part.write("evaluation", rows.reindex(columns=SCHEMAS["evaluation"].names))
+    told = [(one.source, one.split, one.reading) for one in graded_sources(workspace, model_id)]
+    last = "calibrated, thresholds"
+    assert told == [
+        ("here", "test", ""),
+        ("here", "test", last),
+        ("far", "external", ""),
+        ("far", "external", last),
+    ]
 
 
 def test_predictions_know_their_source(prepared, monkeypatch):

@@ -32,7 +32,7 @@ def content(data: ReportData, folder: Folder) -> Content:
             "graded": graded,
             "side_by_side": side_by_side(graded),
             "compared": [_compared(folder, graded, metric) for metric in PLOTTED] if graded else [],
-            "pictures": _pictures(data, folder, graded),
+            "pictures": _pictures(data, folder, [one for one in graded if not one.reading]),
         }
     )
 
@@ -42,6 +42,7 @@ def side_by_side(graded: list[GradedSource]) -> list[dict[str, object]]:
     return [
         {
             "source": one.source,
+            "reading": one.reading or "its own answers",
             "eyes": one.images,
             "learnt_from": "never" if one.split == "external" else "other patients of it",
             **{label(metric): with_interval(*one.measures[metric]) for metric in COMPARED},
@@ -90,4 +91,5 @@ def _pictures(data: ReportData, folder: Folder, graded: list[GradedSource]) -> l
 
 
 def _name(one: GradedSource) -> str:
-    return f"{one.source} (external)" if one.split == "external" else one.source
+    name = f"{one.source} (external)" if one.split == "external" else one.source
+    return f"{name}, {one.reading}" if one.reading else name
