@@ -59,13 +59,13 @@ def augmented(
             sigma = max(draws.uniform(0, OTHER_BLUR_PX) * size_x / 256, 1e-3)
             warped = cv2.GaussianBlur(warped, (0, 0), sigma)
             if draws.random() < EQUALISED:
-                warped = _equalised(warped)
+                warped = equalised(warped)
         table = np.rint(HALF_GRAY + LEVELS[:, np.newaxis] * contrast)
         result[number] = cv2.LUT(warped, np.clip(table, 0, 255).astype(np.uint8)[np.newaxis])
     return result
 
 
-def _equalised(image: UInt8[np.ndarray, "y x 3"]) -> UInt8[np.ndarray, "y x 3"]:
+def equalised(image: UInt8[np.ndarray, "y x 3"]) -> UInt8[np.ndarray, "y x 3"]:
     """Each colour's values spread evenly to both sides of half-gray, which stays what it is."""
     tables = np.empty((1, 256, 3), np.uint8)
     for colour in range(3):

@@ -19,7 +19,7 @@ from dr_lib.training import (
     learning_rate_schedule,
     outcome_settings,
 )
-from dr_lib.training.augment import _equalised, augmented
+from dr_lib.training.augment import augmented, equalised
 from dr_lib.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from dr_lib.training.feed import Feed
 from dr_lib.training.optimizer import loss_of
@@ -317,14 +317,14 @@ def test_another_camera_changes_colours_and_sharpness_but_no_half_gray_and_no_po
     np.testing.assert_array_equal(augmented(pixels, (3,), 0.0), plain)
 
 
-def test_an_equalised_copy_uses_all_values_on_both_sides_of_half_gray():
+def test_anequalised_copy_uses_all_values_on_both_sides_of_half_gray():
     image = np.random.default_rng(0).integers(100, 151, (64, 64, 3)).astype(np.uint8)
-    equal = _equalised(image)
+    equal = equalised(image)
     assert equal.min() < 10
     assert equal.max() == 255
     np.testing.assert_array_equal(equal == 128, image == 128)
     flat = np.full((8, 8, 3), 128, np.uint8)
-    np.testing.assert_array_equal(_equalised(flat), flat)
+    np.testing.assert_array_equal(equalised(flat), flat)
 
 
 def test_augmentation_is_a_pure_function_of_its_seed():
