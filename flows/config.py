@@ -34,6 +34,8 @@ from storage import open_workspace
 from storage.errors import StorageError
 from storage.files.text import decoded
 from storage.photos.sources import PhotoSources
+from storage.photos.types import Location
+from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
 from tasks.run.settings import (
     AttributionSelection,
@@ -50,7 +52,7 @@ from tasks.run.settings import (
 PROFILES = pathlib.Path(__file__).parent.parent / "deployments"
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """The configuration cannot be used; each line of the message names one mistake and its
     place.
     """
@@ -84,7 +86,7 @@ class PipelineConfig:
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # of all sections, too
 
-    workspace: str
+    workspace: Location
     data: DataParams
     preprocess: PreprocessParams = field(default_factory=PreprocessParams)
     model: ModelSection = field(default_factory=ModelSection)
@@ -110,8 +112,6 @@ class PipelineConfig:
             backbone_weights=os.path.expanduser(self.model.backbone_weights),
         )
         object.__setattr__(self, "model", model)
-        object.__setattr__(self, "workspace", os.path.expanduser(self.workspace))
-        object.__setattr__(self, "data", self.data.with_homes())
         if not self.attribution.layers:
             raise ValueError("attribution.layers must name at least one layer, such as stem")
         known = layer_names(self.model)

@@ -129,16 +129,11 @@ def _lost_server(error: BaseException | None) -> bool:
 
 
 def _exit_code(error: Exception) -> int | None:
-    from dr_lib.network.backend import BackendError
     from flows.config import ConfigError
-    from flows.service.server_end import ServerError
-    from storage.errors import StorageError
-    from tasks.run.errors import UserError
+    from tasks.run.errors import MENDABLE
 
-    if isinstance(error, ConfigError):
-        return 2
-    if isinstance(error, (UserError, ServerError, StorageError, BackendError)):
-        return 1
+    if isinstance(error, MENDABLE):
+        return 2 if isinstance(error, ConfigError) else 1
     return None
 
 

@@ -25,6 +25,7 @@ from flows.service.messages import tags_of, workspace_name
 from flows.service.report_pages import report_pages
 from flows.service.server_end import ServerError
 from flows.service.watch import watch
+from storage.errors import one_line
 from tasks.run.progress import result_of
 from tasks.run.settings import ScheduleParams
 
@@ -80,7 +81,7 @@ def serve_deployments(
             for deployment in deployments:
                 runner.add_deployment(deployment)
         except DeploymentApplyError as error:
-            reason = str(error).partition("\n")[0].partition(" - Response")[0]
+            reason = one_line(error).partition(" - Response")[0]
             raise ServerError(
                 f"the Prefect server did not take a deployment ({reason}); start dr serve again"
             ) from None
@@ -143,5 +144,6 @@ def cron_schedule(schedule: ScheduleParams) -> Schedule | None:
         return Cron(schedule.cron, timezone=schedule.timezone)
     except ValueError as error:
         raise ConfigError(
-            f"schedule.cron = {schedule.cron!r}: {str(error).splitlines()[0]}"
+            f"schedule.cron = {schedule.cron!r}: {one_line(error)}; write cron's five"
+            " fields, such as '0 2 * * *'"
         ) from None

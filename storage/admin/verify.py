@@ -15,6 +15,7 @@ from storage.admin.consistency import gap_problems, table_problems
 from storage.arrays.ledger import LedgerEntry
 from storage.arrays.store import ShardedStore
 from storage.contents.models import WEIGHTS, load_history, read_record
+from storage.errors import one_line
 from storage.ids import digest_bytes
 from storage.layout import (
     CATALOGUE_TABLES,
@@ -139,7 +140,7 @@ def _shard_damage(store: ShardedStore, ids: list[str], entry: LedgerEntry) -> st
     try:
         store.read(span)
     except Exception as error:  # any codec may fail in any way on bytes that are not its own
-        return f"does not decode: {type(error).__name__}: {_line(error)}"
+        return f"does not decode: {type(error).__name__}: {one_line(error)}"
     return None
 
 
@@ -155,7 +156,7 @@ def _model_problems(ws: "Workspace") -> Iterator[Problem]:
                 yield Problem("model", where, "the weights are not those that were stored")
             load_history(ws.files, model_id)
         except (OSError, ValueError) as error:
-            yield Problem("model", where, _line(error))
+            yield Problem("model", where, one_line(error))
 
 
 def _part_problems(ws: "Workspace", known: set[str]) -> Iterator[Problem]:
@@ -179,7 +180,7 @@ def _part_damage(
     try:
         found = read_raw(ws.files, path)
     except (OSError, pa.ArrowException) as error:
-        return f"does not read: {_line(error)}"
+        return f"does not read: {one_line(error)}"
     # Whether a column may be null is wider today in places, and older rows do not name a source.
     younger = source_column(SCHEMAS[table])
     there, today = (
@@ -201,7 +202,3 @@ def _part_damage(
             f" {min(strangers)}"
         )
     return None
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]

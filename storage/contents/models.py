@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from storage.contents.records import LATEST, pick
-from storage.errors import Refused
+from storage.errors import Refused, one_line
 from storage.files.files import Files, write_whole
 from storage.files.formats import Record
 from storage.files.scratch import cache_folder
@@ -193,7 +193,7 @@ def check_weights(path: Path) -> dict[str, tuple[int, ...]]:
                     )
             return {item.name.lstrip("/"): item.shape for item in _arrays(file)}
     except OSError as error:
-        raise Refused(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+        raise Refused(f"{path} is damaged: {one_line(error)}") from None
 
 
 def _sha256(path: Path) -> str:

@@ -135,7 +135,7 @@ class Recogniser:
     def _named_table(self) -> Labelling:
         """The table that the configuration names, which may lie anywhere."""
         given = self.given
-        named = Path(given.labels).expanduser()
+        named = Path(given.labels)
         try:
             if named.is_file():
                 entry = FileEntry(str(named))

@@ -273,7 +273,7 @@ class PhotoSource:
 
     def _masks_inside(self) -> str:
         """The folder of masks, as a path inside this source; empty where it lies elsewhere."""
-        masks = Path(self.given.masks).expanduser().resolve() if self.given.masks else self.root
+        masks = Path(self.given.masks).resolve() if self.given.masks else self.root
         inside = masks != self.root and masks.is_relative_to(self.root)
         return f"{masks.relative_to(self.root).as_posix()}/" if inside else ""
 
