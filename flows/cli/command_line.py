@@ -38,7 +38,6 @@ Settings = Annotated[
 DaskAddress = Annotated[
     str,
     typer.Option(
-        "--dask-address",
         metavar="tcp://HOST:PORT",
         help="A running Dask scheduler; by default workers start here, one a core.",
     ),
@@ -170,7 +169,7 @@ def prepare_prefect() -> None:
     server.prepare_prefect()
 
 
-def run_flow(names: str | Sequence[str], config: pathlib.Path, settings: list[str]) -> None:
+def run_flow(names: Sequence[str], config: pathlib.Path, settings: list[str]) -> None:
     """Runs a flow, or one after another, from the terminal and prints their summary. The
     configuration and the first step's inputs are checked first, which takes a second; only then
     Prefect is started.
@@ -184,7 +183,6 @@ def run_flow(names: str | Sequence[str], config: pathlib.Path, settings: list[st
     ------
     ConfigError, UserError, StorageError: what a person can put right.
     """
-    names = [names] if isinstance(names, str) else names
     loaded = checked_config(config, settings)
     from storage import open_workspace
     from tasks.access.inputs import require_inputs
