@@ -39,6 +39,12 @@ def digest(*parts) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def digest_file(path: str | PurePath) -> str:
+    """The sha256 of a file's bytes, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest_bytes(data: bytes) -> str:
     """The sha256 of some bytes, 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()

@@ -213,7 +213,7 @@ class Workspace:
         """Whether a part of a table has been written, from what has this digest."""
         return tables.part_digest(self.files, tables.part_path(name, partition, part)) == digest
 
-    def part_digests(self, name: str, partition: str | None = None) -> dict[str, str | None]:
+    def part_digests(self, name: str, partition: str | None) -> dict[str, str | None]:
         """The digest of every part of a partition, by the part's name; empty text where it was
         written without one.
         """
@@ -222,7 +222,7 @@ class Workspace:
             for part in self.parts(name, partition)
         }
 
-    def parts(self, name: str, partition: str | None = None) -> list[str]:
+    def parts(self, name: str, partition: str | None) -> list[str]:
         """The names of a partition's parts."""
         return tables.parts(self.files, name, partition)
 

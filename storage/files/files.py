@@ -67,9 +67,9 @@ class Files:
         root = self.location if self.is_local else self.filesystem._strip_protocol(self.location)
         return f"{root.rstrip('/')}/{name}" if name else root
 
-    def url(self, name: str = "") -> str:
+    def url(self, name: str) -> str:
         """Where `name` lies, as a person or another library writes it."""
-        return f"{self.location.rstrip('/')}/{name}" if name else self.location
+        return f"{self.location.rstrip('/')}/{name}"
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises FileNotFoundError."""
