@@ -8,7 +8,6 @@ import os
 import pathlib
 import re
 import shlex
-from collections.abc import Callable
 from typing import Any
 
 from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
@@ -26,7 +25,7 @@ from flows.service.report_pages import report_pages
 from flows.service.server_end import ServerError
 from flows.service.watch import watch
 from storage.errors import one_line
-from tasks.run.progress import result_of
+from tasks.run.progress import result_of, say
 from tasks.run.settings import ScheduleParams
 
 
@@ -51,7 +50,6 @@ def serve_deployments(
     config: PipelineConfig,
     notify: str,
     *,
-    say: Callable[[str], None],
     page: str,
 ) -> None:
     """Serves the whole pipeline on its schedule, and every step by hand, until interrupted.
@@ -60,7 +58,7 @@ def serve_deployments(
     ----------
     config_file, settings: what the runs are started with. config: the same, read.
     notify: the webhook's URL; empty for the one of an earlier call, if any.
-    say: shows a line to the person at the terminal. page: the API's address, for that person.
+    page: the API's address, for the person at the terminal.
 
     Raises
     ------
