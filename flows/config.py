@@ -34,6 +34,8 @@ from storage import open_workspace
 from storage.errors import StorageError
 from storage.files.text import decoded
 from storage.photos.sources import PhotoSources
+from storage.photos.types import Location
+from tasks.run.errors import MENDABLE, UserError
 from tasks.run.recipe import Recipe
 from tasks.run.settings import (
     AttributionSelection,
@@ -50,7 +52,7 @@ from tasks.run.settings import (
 PROFILES = pathlib.Path(__file__).parent.parent / "deployments"
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """The configuration cannot be used; each line of the message names one mistake and its
     place.
     """
@@ -84,7 +86,7 @@ class PipelineConfig:
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # of all sections, too
 
-    workspace: str
+    workspace: Location
     data: DataParams
     preprocess: PreprocessParams = field(default_factory=PreprocessParams)
     model: ModelSection = field(default_factory=ModelSection)
@@ -110,8 +112,6 @@ class PipelineConfig:
             backbone_weights=os.path.expanduser(self.model.backbone_weights),
         )
         object.__setattr__(self, "model", model)
-        object.__setattr__(self, "workspace", os.path.expanduser(self.workspace))
-        object.__setattr__(self, "data", self.data.with_homes())
         if not self.attribution.layers:
             raise ValueError("attribution.layers must name at least one layer, such as stem")
         known = layer_names(self.model)
@@ -128,6 +128,11 @@ class PipelineConfig:
                 )
 
     @property
+    def tables(self) -> dict[str, Any]:
+        """As plain tables, every default filled in: what provenance records keep."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @property
     def recipe(self) -> Recipe:
         """The part of the configuration that decides results."""
         return Recipe(
@@ -141,14 +146,13 @@ class PipelineConfig:
         )
 
 
-# Keys that no file may set: one that follows from another setting, and a former name.
-REFUSED_KEYS: dict[tuple[str, ...], str] = {
-    ("model", "input_size"): "it follows preprocess.size; set that instead",
-    ("training", "last_stair"): "it is called training.final_decay now",
-    ("localisation", "rivals"): "it is called localisation.baseline_maps now",
-    ("localisation", "rival_layers"): "it is called localisation.gradcam_layers now",
-    ("appearance",): "it is called [region_clustering] now",
-    ("lesion_units",): "it is called [channel_dissection] now",
+# Keys that no file may set any more, and their names now.
+RENAMED = {
+    "training.last_stair": "training.final_decay",
+    "localisation.rivals": "localisation.baseline_maps",
+    "localisation.rival_layers": "localisation.gradcam_layers",
+    "appearance": "[region_clustering]",
+    "lesion_units": "[channel_dissection]",
 }
 
 
@@ -245,27 +249,21 @@ def parse_config(tables: dict[str, Any], *, source: str = "configuration") -> Pi
     ------
     ConfigError: with a line for each mistake.
     """
-    problems = [
-        f"{'.'.join(place)} cannot be set: {reason}"
-        for place, reason in REFUSED_KEYS.items()
-        if _is_set(tables, *place)
-    ]
+    problems, model = [], tables.get("model")
+    if isinstance(model, dict) and "input_size" in model:
+        reason = "it follows preprocess.size; set that instead"
+        problems.append(f"model.input_size cannot be set: {reason}")
     try:
         # JSON-strict: a list may become a tuple, but "16" never becomes 16.
         config = TypeAdapter(PipelineConfig).validate_json(
             json.dumps(tables, default=str), strict=True
         )
     except ValidationError as error:
-        problems += [_readable(item) for item in error.errors() if item["loc"] not in REFUSED_KEYS]
+        problems += map(_readable, error.errors())
     else:
         if not problems:
             return config
     raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems))
-
-
-def _is_set(tables: Any, key: str, *below: str) -> bool:
-    there = isinstance(tables, dict) and key in tables
-    return there and (not below or _is_set(tables[key], *below))
 
 
 def _readable(error: Mapping[str, Any]) -> str:
@@ -274,6 +272,8 @@ def _readable(error: Mapping[str, Any]) -> str:
     place = _written(error["loc"])
     message = error["msg"].removeprefix("Value error, ")
     match error["type"]:
+        case "unexpected_keyword_argument" if place in RENAMED:
+            return f"{place} cannot be set: it is called {RENAMED[place]} now"
         case "unexpected_keyword_argument":
             known = field_types(_type_at(above))
             close = difflib.get_close_matches(key, known, n=1)
@@ -283,15 +283,15 @@ def _readable(error: Mapping[str, Any]) -> str:
                 else f"known here: {', '.join(sorted(known))}"
             )
             return f"unknown key {place}; {advice}"
-        case "missing" if _written(above) != ".".join(map(str, above)):
-            return f"{place} is missing; give it in each [[{_written(above)}]]"
         case "missing":
-            return f"{place} is missing; give it in the file or with --set {place}=…"
-        case "dataclass_type":
-            if isinstance(key, int):
-                return f"{place} is a list of sections: write [[{place}]] for each of them"
+            listed = any(isinstance(part, int) for part in above)
+            way = f"each [[{_written(above)}]]" if listed else f"the file or with --set {place}=…"
+            return f"{place} is missing; give it in {way}"
+        case "dataclass_type" if not isinstance(key, int):
             return f"{place} is a section: write [{place}] and its keys under it"
-        case "tuple_type" if _is_section(_type_at([*error["loc"], 0])):
+        case "dataclass_type" | "tuple_type" if isinstance(key, int) or _is_section(
+            _type_at([*error["loc"], 0])
+        ):
             return f"{place} is a list of sections: write [[{place}]] for each of them"
         case "json_invalid":  # which JSON made of TOML's values is only here
             return "a path or name in it is not in UTF-8; rename that folder or file"
@@ -326,11 +326,6 @@ def _type_at(place: Sequence[str | int]) -> Any:
     return kind
 
 
-def as_tables(config: PipelineConfig) -> dict[str, Any]:
-    """The configuration as plain tables, every default filled in: what provenance records keep."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
 def check_inputs(config: PipelineConfig) -> None:
     """Checks what a configuration points to.
 
@@ -345,15 +340,12 @@ def check_inputs(config: PipelineConfig) -> None:
         raise ConfigError(f"workspace: {error}") from None
     try:
         PhotoSources(config.data.every_source)
-    except StorageError as error:
-        raise ConfigError(str(error)) from None
-    weights = config.model.backbone_weights
-    if weights not in ("imagenet", "none") and not pathlib.Path(weights).is_file():
-        raise ConfigError(
-            f"model.backbone_weights = {weights}: no such file; give a .weights.h5 file, 'imagenet'"
-            " or 'none'"
-        )
-    try:
+        weights = config.model.backbone_weights
+        if weights not in ("imagenet", "none") and not pathlib.Path(weights).is_file():
+            raise UserError(
+                f"model.backbone_weights = {weights}: no such file; give a .weights.h5 file,"
+                " 'imagenet' or 'none'"
+            )
         backend.choose(config.model.backend)
-    except backend.BackendError as error:
+    except MENDABLE as error:
         raise ConfigError(str(error)) from None

@@ -8,7 +8,6 @@ in words what was done, or what to do.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import uuid
 from collections.abc import Callable, Generator
@@ -22,11 +21,12 @@ from prefect.client.schemas.objects import FlowRunPolicy
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
-from flows.config import ConfigError, PipelineConfig, as_tables, check_inputs, load_config
+from flows.config import ConfigError, PipelineConfig, check_inputs, load_config
 from flows.registry import PIPELINE, STEPS, flow_name
 from flows.service.backlog import skip_missed
 from flows.service.messages import closing_words, readable, tags_of, workspace_name
 from storage.errors import after_failure
+from storage.ids import digest_bytes
 from tasks.access.inputs import require_inputs
 from tasks.attribute.planning import check_run
 from tasks.run.artifacts import show_report, show_result, show_summary
@@ -34,13 +34,15 @@ from tasks.run.progress import log_start, report_alive, say
 from tasks.run.run_log import record_run
 from tasks.run.session import Session, StepResult, open_session
 
-_running: ContextVar[PipelineConfig | None] = ContextVar("running", default=None)
+_running: ContextVar[tuple[PipelineConfig, Session] | None] = ContextVar("running", default=None)
 
 
 @contextlib.contextmanager
-def _configured(config_file: str, settings: list[str] | None) -> Generator[PipelineConfig]:
-    """The configuration of the run around this call, or the file's: editing the file in mid-run
-    changes the next run.
+def _session(
+    config_file: str, settings: list[str] | None
+) -> Generator[tuple[PipelineConfig, Session]]:
+    """The configuration and the session of the run around this call, or new ones: editing the
+    file in mid-run changes the next run.
     """
     outer = _running.get()
     if outer is not None:
@@ -48,14 +50,15 @@ def _configured(config_file: str, settings: list[str] | None) -> Generator[Pipel
         return
     config = load_config(config_file, settings)
     check_inputs(config)
-    token = _running.set(config)
-    try:
-        with tags(
-            *tags_of(config.workspace)
-        ):  # the steps' runs would have none of a deployment's tags
-            yield config
-    finally:
-        _running.reset(token)
+    with (
+        tags(*tags_of(config.workspace)),  # the steps' runs would have none of a deployment's
+        open_session(config.workspace, config.dask) as session,
+    ):
+        token = _running.set((config, session))
+        try:
+            yield config, session
+        finally:
+            _running.reset(token)
 
 
 def _run_name(name: str) -> Callable[[], str]:
@@ -65,10 +68,10 @@ def _run_name(name: str) -> Callable[[], str]:
 
     def run_name() -> str:
         parameters = flow_run.parameters
-        config = _running.get()
-        if name != "run" and config is not None:
+        running = _running.get()
+        if name != "run" and running is not None:
             number = list(STEPS).index(name) + 1
-            return f"{workspace_name(config.workspace)}: {number} of {len(STEPS)}, {name}"
+            return f"{workspace_name(running[0].workspace)}: {number} of {len(STEPS)}, {name}"
         try:
             shown = workspace_name(
                 load_config(parameters["config_file"], parameters.get("settings")).workspace
@@ -95,12 +98,12 @@ def run_step(name: str, session: Session, config: PipelineConfig) -> StepResult:
     UserError: if the output of an earlier step is missing; else whatever the step raises.
     """
     log_start(name, f"{STEPS[name].sentence} Workspace: {config.workspace}")
-    settings = json.dumps(as_tables(config), sort_keys=True)
+    settings = json.dumps(config.tables, sort_keys=True)
     row: dict[str, Any] = {
         "run_id": uuid.uuid4().hex[:12],
         "stage": name,
         "started": datetime.now(UTC),
-        "config_sha256": hashlib.sha256(settings.encode()).hexdigest(),
+        "config_sha256": digest_bytes(settings.encode()),
     }
     try:
         require_inputs(name, session.workspace, config.recipe)
@@ -127,20 +130,13 @@ def run_step(name: str, session: Session, config: PipelineConfig) -> StepResult:
 
 
 def _one_step(name: str, config_file: str, settings: list[str] | None) -> list[StepResult]:
-    with (
-        _configured(config_file, settings) as config,
-        open_session(config.workspace, config.dask) as session,
-    ):
+    with _session(config_file, settings) as (config, session):
         return [run_step(name, session, config)]
 
 
 def _all_steps(config_file: str, settings: list[str] | None) -> list[StepResult]:
     """Every step in order over one session; a step with nothing to do ends at once."""
-    with (
-        skip_missed(),
-        _configured(config_file, settings) as config,
-        open_session(config.workspace, config.dask),
-    ):
+    with skip_missed(), _session(config_file, settings) as (config, _):
         report_alive()
         check_run(
             config.workspace, config.data.every_source, config.recipe, config.storage, config.dask

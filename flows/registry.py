@@ -4,6 +4,7 @@ Adding a step is one entry here and one folder in `tasks/`; commands, flows and 
 Cheap to import: what a step needs is imported when it runs.
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,25 +29,6 @@ def _ingest(session: "Session", config: "PipelineConfig") -> "StepResult":
     return ingest(session, config.data, labels_needed=labels_needed)
 
 
-def _preprocess(session: "Session", config: "PipelineConfig") -> "StepResult":
-    from tasks.preprocess.step import preprocess
-
-    return preprocess(session, config.recipe, config.data, config.storage)
-
-
-def _train(session: "Session", config: "PipelineConfig") -> "StepResult":
-    from flows.config import as_tables
-    from tasks.train.step import train
-
-    return train(session, config.recipe, as_tables(config))
-
-
-def _attribute(session: "Session", config: "PipelineConfig") -> "StepResult":
-    from tasks.attribute.step import attribute
-
-    return attribute(session, config.recipe, config.storage)
-
-
 def _aggregate(session: "Session", config: "PipelineConfig") -> "StepResult":
     from tasks.aggregate.lesion_study import lesion_study
     from tasks.aggregate.step import aggregate
@@ -58,25 +40,14 @@ def _aggregate(session: "Session", config: "PipelineConfig") -> "StepResult":
     )
 
 
-def _counterfactuals(session: "Session", config: "PipelineConfig") -> "StepResult":
-    from tasks.counterfactuals.step import counterfactuals
+def _call(step: str, *settings: str) -> "Callable[[Session, PipelineConfig], StepResult]":
+    """The call of a step with these parts of the configuration."""
 
-    return counterfactuals(
-        session, config.recipe, config.counterfactuals, config.adversarials, config.storage
-    )
+    def run(session: "Session", config: "PipelineConfig") -> "StepResult":
+        function = getattr(importlib.import_module(f"tasks.{step}.step"), step)
+        return function(session, *(getattr(config, name) for name in settings))
 
-
-def _linearity(session: "Session", config: "PipelineConfig") -> "StepResult":
-    from tasks.linearity.step import linearity
-
-    return linearity(session, config.recipe, config.linearity)
-
-
-def _report(session: "Session", config: "PipelineConfig") -> "StepResult":
-    from flows.config import as_tables
-    from tasks.report.step import report
-
-    return report(session, config.recipe, config.data, as_tables(config))
+    return run
 
 
 STEPS: dict[str, Step] = {
@@ -86,28 +57,30 @@ STEPS: dict[str, Step] = {
         _ingest,
     ),
     "preprocess": Step(
-        "Turns photographs into normalised fundi of one size and tone.", _preprocess
+        "Turns photographs into normalised fundi of one size and tone.",
+        _call("preprocess", "recipe", "data", "storage"),
     ),
     "train": Step(
-        "Trains the five-stage classifier with balanced mini-batches and grades it.", _train
+        "Trains the five-stage classifier with balanced mini-batches and grades it.",
+        _call("train", "recipe", "tables"),
     ),
     "attribute": Step(
         "Explains the chosen images with integrated gradients: outcome to neurons, neurons to"
         " pixels.",
-        _attribute,
+        _call("attribute", "recipe", "storage"),
     ),
     "aggregate": Step(
         "Turns attributions into tables: regions, statistics, group heat maps.", _aggregate
     ),
     "counterfactuals": Step(
         "Makes counterfactuals and adversarial examples of missed eyes, and compares them.",
-        _counterfactuals,
+        _call("counterfactuals", "recipe", "counterfactuals", "adversarials", "storage"),
     ),
     "linearity": Step(
         "Studies how a layer's units and the outcome move together along adversarial examples.",
-        _linearity,
+        _call("linearity", "recipe", "linearity"),
     ),
-    "report": Step("Writes the pages people look at.", _report),
+    "report": Step("Writes the pages people look at.", _call("report", "recipe", "data", "tables")),
 }
 PIPELINE = (
     "The whole pipeline, from photographs to report: every step in order. What is done already is"

@@ -39,6 +39,15 @@ class CannotWrite(StorageError, OSError):
     """The place takes no more: it is full, or may not be written to."""
 
 
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type's name if it says nothing.
+
+    >>> one_line(ValueError("too large\\nbecause")), one_line(TimeoutError())
+    ('too large', 'TimeoutError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @contextlib.contextmanager
 def after_failure() -> Generator[None]:
     """Around what is noted or cleared up after a failure: if that fails too, the first error goes

@@ -5,7 +5,6 @@ another one.
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -33,10 +32,17 @@ def content_id(*parts) -> str:
 
 def digest(*parts) -> str:
     """All 64 hexadecimal digits of `content_id`."""
-    text = json.dumps(
-        [_plain(part) for part in parts], sort_keys=True, separators=(",", ":"), ensure_ascii=True
+    plain = json.loads(
+        json.dumps(parts, default=_plain), parse_float=_number, parse_constant=_refused
     )
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_file(path: str | PurePath) -> str:
+    """The sha256 of a file's bytes, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_bytes(data: bytes) -> str:
@@ -55,24 +61,25 @@ def page_name(image_id: str) -> str:
 
 
 def _plain(value):
-    """`value` as JSON types, with numpy's numbers made Python's."""
+    """What JSON does not know as what it knows."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
+        return dataclasses.asdict(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return dict(value)
     if isinstance(value, set | frozenset):
-        return sorted(_plain(item) for item in value)
+        return sorted(value)
     if isinstance(value, PurePath):
         return str(value)
-    if hasattr(value, "item") and getattr(value, "shape", None) == ():
-        value = value.item()
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{value} has no place in an id")
-        # 1.0 and 1 are one setting: a TOML file may write either.
-        return int(value) if value.is_integer() else value
+    if getattr(value, "shape", None) == ():
+        return value.item()
     raise TypeError(f"{type(value).__name__} has no canonical form for an id")
+
+
+def _number(text: str) -> float | int:
+    """1.0 and 1 are one setting: a TOML file may write either."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+def _refused(constant: str):
+    raise ValueError(f"{float(constant)} has no place in an id")

@@ -91,9 +91,9 @@ def table_folder(table: str, key: str | None = None, partition: str = "") -> str
     return f"{TABLES}/{table}" if key is None else f"{TABLES}/{table}/{key}={partition}"
 
 
-def report_path(explain_id: str, name: str = "") -> str:
-    """The folder of an explanation's report, or a file in it."""
-    return f"{REPORT}/{explain_id}/{name}".removesuffix("/")
+def report_path(explain_id: str) -> str:
+    """The folder of an explanation's report."""
+    return f"{REPORT}/{explain_id}"
 
 
 def lock_path(name: str) -> str:

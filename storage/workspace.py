@@ -15,7 +15,7 @@ from pyarrow import compute, dataset
 from storage import layout
 from storage.contents import explanations, fundus, models
 from storage.contents.records import LATEST
-from storage.errors import NotThere, Refused
+from storage.errors import NotThere, Refused, one_line
 from storage.files.files import Files, is_url
 from storage.files.formats import check_format
 from storage.files.lock import lock
@@ -71,9 +71,10 @@ def _listed(workspace: "Workspace") -> list[str]:
     try:
         return workspace.files.names("")
     except Exception as error:  # a client of an object store raises what it likes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         advice = "check the place, and that you may read it"
-        raise Refused(f"{workspace.location} cannot be read: {reason}; {advice}") from error
+        raise Refused(
+            f"{workspace.location} cannot be read: {one_line(error)}; {advice}"
+        ) from error
 
 
 def _refuse(location: str, pattern: re.Pattern, reason: str) -> None:
@@ -212,7 +213,7 @@ class Workspace:
         """Whether a part of a table has been written, from what has this digest."""
         return tables.part_digest(self.files, tables.part_path(name, partition, part)) == digest
 
-    def part_digests(self, name: str, partition: str | None = None) -> dict[str, str | None]:
+    def part_digests(self, name: str, partition: str | None) -> dict[str, str | None]:
         """The digest of every part of a partition, by the part's name; empty text where it was
         written without one.
         """
@@ -221,7 +222,7 @@ class Workspace:
             for part in self.parts(name, partition)
         }
 
-    def parts(self, name: str, partition: str | None = None) -> list[str]:
+    def parts(self, name: str, partition: str | None) -> list[str]:
         """The names of a partition's parts."""
         return tables.parts(self.files, name, partition)
 

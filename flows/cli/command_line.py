@@ -38,7 +38,6 @@ Settings = Annotated[
 DaskAddress = Annotated[
     str,
     typer.Option(
-        "--dask-address",
         metavar="tcp://HOST:PORT",
         help="A running Dask scheduler; by default workers start here, one a core.",
     ),
@@ -129,16 +128,11 @@ def _lost_server(error: BaseException | None) -> bool:
 
 
 def _exit_code(error: Exception) -> int | None:
-    from dr_lib.network.backend import BackendError
     from flows.config import ConfigError
-    from flows.service.server_end import ServerError
-    from storage.errors import StorageError
-    from tasks.run.errors import UserError
+    from tasks.run.errors import MENDABLE
 
-    if isinstance(error, ConfigError):
-        return 2
-    if isinstance(error, (UserError, ServerError, StorageError, BackendError)):
-        return 1
+    if isinstance(error, MENDABLE):
+        return 2 if isinstance(error, ConfigError) else 1
     return None
 
 
@@ -175,7 +169,7 @@ def prepare_prefect() -> None:
     server.prepare_prefect()
 
 
-def run_flow(names: str | Sequence[str], config: pathlib.Path, settings: list[str]) -> None:
+def run_flow(names: Sequence[str], config: pathlib.Path, settings: list[str]) -> None:
     """Runs a flow, or one after another, from the terminal and prints their summary. The
     configuration and the first step's inputs are checked first, which takes a second; only then
     Prefect is started.
@@ -189,7 +183,6 @@ def run_flow(names: str | Sequence[str], config: pathlib.Path, settings: list[st
     ------
     ConfigError, UserError, StorageError: what a person can put right.
     """
-    names = [names] if isinstance(names, str) else names
     loaded = checked_config(config, settings)
     from storage import open_workspace
     from tasks.access.inputs import require_inputs

@@ -72,7 +72,7 @@ def run(
     Example: dr run deployments/kaggle.toml --set data.photos=~/kaggle --set attribution.limit=100
     """
     options = with_options(settings, dask_address, retry_set_aside)
-    run_flow(context.info_name or "", config, options)
+    run_flow([context.info_name or ""], config, options)
 
 
 @one_line_errors
@@ -83,7 +83,7 @@ def run_step(
     dask_address: DaskAddress = "",
 ) -> None:
     """As `run`, of a step that sets nothing aside."""
-    run_flow(context.info_name or "", config, with_options(settings, dask_address))
+    run_flow([context.info_name or ""], config, with_options(settings, dask_address))
 
 
 for _name, _step in STEPS.items():
@@ -114,21 +114,18 @@ def import_model(
     Example: dr import-model trained.weights.h5 deployments/kaggle.toml --set "model.dense=[256,
     64]"
     """
-    from flows.config import as_tables
-
     loaded = checked_config(config, settings)
-
     prepare_prefect()
     from tasks.train.importing import import_model as take_in
 
-    model_id, ready = take_in(loaded.workspace, file, loaded.recipe, as_tables(loaded))
+    model_id, ready = take_in(loaded.workspace, file, loaded.recipe, loaded.tables)
     typer.echo(
         f"model {model_id} is now the model of {config}"
         + ("" if ready else "; dr run goes on from here"),
         err=True,
     )
     if ready:
-        run_flow("train", config, settings or [])
+        run_flow(["train"], config, settings or [])
 
 
 @app.command(rich_help_panel="Pipeline")
@@ -137,9 +134,7 @@ def evaluate(
     config: Config,
     model: Annotated[
         str,
-        typer.Option(
-            "--model", metavar="ID", help="A model of the workspace, trained there or imported."
-        ),
+        typer.Option(metavar="ID", help="A model of the workspace, trained there or imported."),
     ],
     settings: Settings = None,
     dask_address: DaskAddress = "",
@@ -170,7 +165,6 @@ def plan(
     calibrate: Annotated[
         bool | None,
         typer.Option(
-            "--calibrate/--no-calibrate",
             help=(
                 "Whether to explain a few images on this machine first; by default only where no"
                 " finished shard tells."
@@ -179,9 +173,7 @@ def plan(
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(
-            "--rate", metavar="SECONDS", min=0, help="What an image takes one worker, if you know."
-        ),
+        typer.Option(metavar="SECONDS", min=0, help="What an image takes one worker, if you know."),
     ] = None,
 ) -> None:
     """Says what a run would do now: images, shards, bytes, memory, passes and time. Writes nothing
@@ -224,10 +216,10 @@ def synthesise(
         ),
     ],
     count: Annotated[
-        int, typer.Option("--count", min=1, help="How many photographs; both eyes of each patient.")
+        int, typer.Option(min=1, help="How many photographs; both eyes of each patient.")
     ] = 200,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="The same seed and count give the same bytes.")
+        int, typer.Option(min=0, help="The same seed and count give the same bytes.")
     ] = 0,
     balanced: Annotated[
         bool,
@@ -236,7 +228,7 @@ def synthesise(
         ),
     ] = False,
     largest_px: Annotated[
-        int, typer.Option("--largest-px", help="Width of the largest camera's photographs.")
+        int, typer.Option(help="Width of the largest camera's photographs.")
     ] = 3000,
 ) -> None:
     """Draws synthetic fundus photographs in Kaggle's layout, with a lesion mask for each.

@@ -14,7 +14,6 @@ from flows.cli.printing import print_rows
 Notify = Annotated[
     str,
     typer.Option(
-        "--notify",
         metavar="URL",
         envvar="DR_NOTIFY_URL",
         show_envvar=True,
@@ -40,14 +39,7 @@ def serve(config: Config, settings: Settings = None, notify: Notify = "") -> Non
     with prefect_server(service_port(), history(loaded.schedule)) as api:
         from flows.service.schedule import serve_deployments
 
-        serve_deployments(
-            config,
-            settings or [],
-            loaded,
-            notify,
-            say=lambda line: typer.echo(line, err=True),
-            page=api,
-        )
+        serve_deployments(config, settings or [], loaded, notify, page=api)
 
 
 def watch(config: Config, settings: Settings = None, notify: Notify = "") -> None:

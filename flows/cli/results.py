@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,7 +29,6 @@ def verify(
     config: Annotated[
         pathlib.Path | None,
         typer.Option(
-            "--config",
             metavar="CONFIG.toml",
             help="With --repair: run the pipeline at once, which makes just that again.",
         ),
@@ -56,7 +55,7 @@ def verify(
             1,
         )
     if config and lost < len(problems):
-        run_flow("run", config, [f"workspace={workspace}"])
+        run_flow(["run"], config, [f"workspace={workspace}"])
     else:
         typer.echo("unmarked what can be made again; run the pipeline to do so", err=True)
     if lost:
@@ -67,13 +66,13 @@ def gc(
     workspace: Location,
     delete: Annotated[
         list[str] | None,
-        typer.Option("--delete", metavar="ID", help="Removes this one; may be given many times."),
+        typer.Option(metavar="ID", help="Removes this one; may be given many times."),
     ] = None,
     delete_old: Annotated[
         bool, typer.Option("--delete-old", help="Removes everything that is old or unfinished.")
     ] = False,
     keep: Annotated[
-        int, typer.Option("--keep", min=1, help="How many of the newest explanations are not old.")
+        int, typer.Option(min=1, help="How many of the newest explanations are not old.")
     ] = 1,
 ) -> None:
     """Lists explanations, models and fundi, what needs them and which are old; removes them only
@@ -102,7 +101,7 @@ def sql(
             help='DuckDB SQL over the tables, such as "from latest_predictions limit 5".',
         ),
     ],
-    output: Annotated[str, typer.Option("--format", help="table, csv or json")] = "table",
+    output: Annotated[Literal["table", "csv", "json"], typer.Option("--format")] = "table",
 ) -> None:
     """Answers a query over the workspace's tables; as CSV when the output is piped.
 
@@ -111,8 +110,6 @@ def sql(
     """
     from storage.admin.catalog import query as ask
 
-    if output not in ("table", "csv", "json"):
-        raise fail("--format is table, csv or json", 2)
     frame = ask(existing(workspace), query)
     print_frame(frame, output if sys.stdout.isatty() or output != "table" else "csv")
 
@@ -122,7 +119,6 @@ def export(
     regions: Annotated[
         str,
         typer.Option(
-            "--regions",
             metavar="coco|csv|geojson",
             help=(
                 "coco: for labelling tools such as CVAT and Label Studio; csv: a row a region, its"
@@ -132,12 +128,11 @@ def export(
     ],
     out: Annotated[
         pathlib.Path | None,
-        typer.Option("--out", metavar="FILE", help="Where it goes; by default to the output."),
+        typer.Option(metavar="FILE", help="Where it goes; by default to the output."),
     ] = None,
     source: Annotated[
         str,
         typer.Option(
-            "--source",
             metavar="MAP",
             help="Whose regions: lesion (the lesion map), or a layer such as stem.",
         ),
@@ -182,7 +177,6 @@ def show(
     photos: Annotated[
         str,
         typer.Option(
-            "--photos",
             metavar="FOLDER",
             help="The data folder (of several sources that of the eye's), to show the photograph"
             " itself too.",
@@ -191,7 +185,6 @@ def show(
     compare: Annotated[
         str,
         typer.Option(
-            "--compare",
             metavar="A,B",
             help="The two outcomes of Fig (b), such as stage0,referable.",
         ),

@@ -1,5 +1,6 @@
 """What `dr doctor` looks at: this machine, and a configuration with the places it names."""
 
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -11,15 +12,13 @@ from packaging.version import Version
 from flows.config import ConfigError, PipelineConfig, check_inputs, load_config
 from flows.service import network
 from flows.service.server import server_version
-from flows.service.server_end import ServerError
 from storage import open_workspace
-from storage.errors import StorageError
 from storage.photos.sources import PhotoSources
 from tasks.access.sources import listed_rows, shown_rows
 from tasks.attribute.planning import check_run
 from tasks.execution import system_checks as checks
-from tasks.execution.system_checks import Finding, refusal
-from tasks.run.errors import UserError
+from tasks.execution.system_checks import Finding, checked, refusal
+from tasks.run.errors import MENDABLE, UserError
 from tasks.run.settings import DaskParams
 
 
@@ -56,7 +55,7 @@ def examine(
         return [*findings, checks.disk(os.getcwd(), shutil.disk_usage(".").free)]
     findings += [checks.dask(dask), *checks.place(open_workspace(config.workspace))]
     if all(finding.verdict != "mend" for finding in findings):
-        findings.append(_room(config))
+        findings.append(checked("room for the run", functools.partial(_room, config)))
     return findings
 
 
@@ -65,22 +64,21 @@ def prefect(version: str = "") -> Finding:
     starts. version: of Prefect here, unless given.
     """
     version = version or importlib.metadata.version("prefect")
+    return checked("Prefect", functools.partial(_prefect, version))
+
+
+def _prefect(version: str) -> str:
     api, home = map(network.setting, ("PREFECT_API_URL", "PREFECT_HOME"))
     if not api:
         if not checks.may_write(home):
-            remedy = "set PREFECT_HOME to a folder of your own"
-            return Finding("Prefect", f"{home} cannot be written", remedy)
-        return Finding(
-            "Prefect", f"{version}; a server is started for each run, its history in {home}"
-        )
-    try:
-        theirs = server_version(api)
-    except ServerError as error:
-        return refusal("Prefect", error)
+            raise UserError(f"{home} cannot be written; set PREFECT_HOME to a folder of your own")
+        return f"{version}; a server is started for each run, its history in {home}"
+    theirs = server_version(api)
     if Version(theirs).release[:2] != Version(version).release[:2]:
-        found = f"server {theirs} at {api}, but {version} here"
-        return Finding("Prefect", found, f"pip install prefect=={version} there")
-    return Finding("Prefect", f"server {theirs} at {api}")
+        raise UserError(
+            f"server {theirs} at {api}, but {version} here; pip install prefect=={version} there"
+        )
+    return f"server {theirs} at {api}"
 
 
 def _configuration(
@@ -101,7 +99,14 @@ def _configuration(
         check_inputs(config)
     except ConfigError as error:
         return config, [*findings, refusal("inputs", error)]
-    return config, [*findings, *_photographs(config), *_schedule(config)]
+    findings += _photographs(config)
+    from flows.service.schedule import cron_schedule
+
+    try:
+        cron_schedule(config.schedule)
+    except ConfigError as error:
+        findings.append(refusal("schedule", error))
+    return config, findings
 
 
 def _photographs(config: PipelineConfig) -> list[Finding]:
@@ -110,7 +115,7 @@ def _photographs(config: PipelineConfig) -> list[Finding]:
         sources = PhotoSources(config.data.every_source)
         count = len(sources.photographs())
         needed = not config.recipe.trains_none(open_workspace(config.workspace))
-    except (StorageError, UserError) as error:
+    except MENDABLE as error:
         remedy = "give the data set's folder with --set data.photos=…"
         return [Finding("photographs", str(error), remedy)]
     if fault := sources.label_fault(needed):
@@ -132,22 +137,9 @@ def _photographs(config: PipelineConfig) -> list[Finding]:
     ]
 
 
-def _schedule(config: PipelineConfig) -> list[Finding]:
-    from flows.service.schedule import cron_schedule
-
-    try:
-        cron_schedule(config.schedule)
-    except ConfigError as error:
-        return [Finding("schedule", str(error), "write cron's five fields, such as '0 2 * * *'")]
-    return []
-
-
-def _room(config: PipelineConfig) -> Finding:
+def _room(config: PipelineConfig) -> str:
     """Whether the run that this configuration asks for fits the disk and the memory."""
-    try:
-        check_run(
-            config.workspace, config.data.every_source, config.recipe, config.storage, config.dask
-        )
-    except UserError as error:
-        return refusal("room for the run", error)
-    return Finding("room for the run", "what is known before a run fits; dr plan says more")
+    check_run(
+        config.workspace, config.data.every_source, config.recipe, config.storage, config.dask
+    )
+    return "what is known before a run fits; dr plan says more"

@@ -4,10 +4,8 @@ it failed.
 
 from collections.abc import Sequence
 
-from dr_lib.network.backend import BackendError
-from flows.config import ConfigError
-from storage.errors import StorageError
-from tasks.run.errors import UserError
+from storage.errors import one_line
+from tasks.run.errors import FAULT, MENDABLE, UserError, remedy
 from tasks.run.session import StepResult
 
 
@@ -55,16 +53,11 @@ def readable(error: Exception) -> Exception:
     """The error a flow ends with: its text becomes the message of the run's state, so it says
     how to go on.
     """
-    if isinstance(error, (ConfigError, UserError, StorageError, BackendError, ProgramFault)):
+    if isinstance(error, (*MENDABLE, ProgramFault)):
         return error  # these say what to do already
     if isinstance(error, MemoryError):
-        return UserError(
-            "out of memory: give dask.workers a smaller number and run again; what is finished is"
-            " kept"
-        )
-    first_line = (str(error).strip() or "no message").splitlines()[0]
+        return UserError(f"{remedy(error)}; what is finished is kept")
     return ProgramFault(
-        f"{type(error).__name__}: {first_line}; what is finished is kept, and a new run goes on"
-        " from there. If it fails here again it is a fault of the program: the run's log has the"
-        " stack trace for a report"
+        f"{type(error).__name__}: {one_line(error)}; what is finished is kept, and a new run goes"
+        f" on from there; {FAULT}"
     )

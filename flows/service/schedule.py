@@ -8,7 +8,6 @@ import os
 import pathlib
 import re
 import shlex
-from collections.abc import Callable
 from typing import Any
 
 from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
@@ -25,7 +24,8 @@ from flows.service.messages import tags_of, workspace_name
 from flows.service.report_pages import report_pages
 from flows.service.server_end import ServerError
 from flows.service.watch import watch
-from tasks.run.progress import result_of
+from storage.errors import one_line
+from tasks.run.progress import result_of, say
 from tasks.run.settings import ScheduleParams
 
 
@@ -50,7 +50,6 @@ def serve_deployments(
     config: PipelineConfig,
     notify: str,
     *,
-    say: Callable[[str], None],
     page: str,
 ) -> None:
     """Serves the whole pipeline on its schedule, and every step by hand, until interrupted.
@@ -59,7 +58,7 @@ def serve_deployments(
     ----------
     config_file, settings: what the runs are started with. config: the same, read.
     notify: the webhook's URL; empty for the one of an earlier call, if any.
-    say: shows a line to the person at the terminal. page: the API's address, for that person.
+    page: the API's address, for the person at the terminal.
 
     Raises
     ------
@@ -80,7 +79,7 @@ def serve_deployments(
             for deployment in deployments:
                 runner.add_deployment(deployment)
         except DeploymentApplyError as error:
-            reason = str(error).partition("\n")[0].partition(" - Response")[0]
+            reason = one_line(error).partition(" - Response")[0]
             raise ServerError(
                 f"the Prefect server did not take a deployment ({reason}); start dr serve again"
             ) from None
@@ -143,5 +142,6 @@ def cron_schedule(schedule: ScheduleParams) -> Schedule | None:
         return Cron(schedule.cron, timezone=schedule.timezone)
     except ValueError as error:
         raise ConfigError(
-            f"schedule.cron = {schedule.cron!r}: {str(error).splitlines()[0]}"
+            f"schedule.cron = {schedule.cron!r}: {one_line(error)}; write cron's five"
+            " fields, such as '0 2 * * *'"
         ) from None

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 from flows.service import network
 from flows.service.server_end import REMEDIES, ServerError, cause_of_end
-from storage.errors import after_failure
+from storage.errors import after_failure, one_line
 from storage.files.proxies import THIS_MACHINE, ask_directly, without_password
 from tasks.run.settings import ScheduleParams
 
@@ -77,8 +77,7 @@ def _unreadable(error: Exception) -> str:
 
     if not isinstance(error, ValidationError):
         return (
-            f"{str(error).strip().splitlines()[0]}; mend Prefect's variables or the file"
-            " profiles.toml in PREFECT_HOME"
+            f"{one_line(error)}; mend Prefect's variables or the file profiles.toml in PREFECT_HOME"
         )
     first = error.errors()[0]
     value, setting = str(first["input"]), ".".join(map(str, first["loc"]))

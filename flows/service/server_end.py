@@ -2,20 +2,20 @@
 printed.
 """
 
-import pathlib
 import re
 import tempfile
-import tomllib
 from typing import IO
 
 from flows.service import network
 from storage.files.proxies import without_password
+from storage.files.text import shipped_toml
+from tasks.run.errors import UserError
 
-REMEDIES = tomllib.loads(pathlib.Path(__file__).with_name("remedies.toml").read_text("utf-8"))
+REMEDIES = shipped_toml("flows.service", "remedies.toml")
 _RAISED = re.compile(r"^[\w.]*(?:Error|Exception|NotFound|Refused)\b.*", re.MULTILINE)
 
 
-class ServerError(Exception):
+class ServerError(UserError):
     """The Prefect server did not start; the message says why and what to do."""
 
 

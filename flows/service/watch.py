@@ -13,7 +13,6 @@ chat programs show.
 import pathlib
 import string
 import tomllib
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -27,11 +26,11 @@ BLOCK = "dr-notify"
 HEARTBEAT = "prefect.flow-run.heartbeat"
 # More than twice the three minutes between a run's signs, which is Prefect's default: whoever
 # started it, a run that lives is never marked.
-DEAD_AFTER = timedelta(seconds=400)
+DEAD_AFTER_S = 400
 AUTOMATIONS = pathlib.Path(__file__).with_name("automations.toml")
 
 
-def watch(schedule: ScheduleParams, notify: str = "", *, dead_after: timedelta = DEAD_AFTER) -> str:
+def watch(schedule: ScheduleParams, notify: str = "") -> str:
     """Sets up the automations on the server, in the place of those of an earlier call.
 
     Parameters
@@ -39,7 +38,6 @@ def watch(schedule: ScheduleParams, notify: str = "", *, dead_after: timedelta =
     schedule: says after how many minutes without progress a run is reported.
     notify: the webhook's URL, kept in the server's block; empty for the block of an earlier call or
         of the server's page, if any.
-    dead_after: how long a run may give no sign of life.
 
     Returns
     -------
@@ -49,7 +47,7 @@ def watch(schedule: ScheduleParams, notify: str = "", *, dead_after: timedelta =
     text = string.Template(AUTOMATIONS.read_text("utf-8")).substitute(
         heartbeat=HEARTBEAT,
         alive=ALIVE,
-        dead_seconds=dead_after.total_seconds(),
+        dead_seconds=DEAD_AFTER_S,
         silent_minutes=f"{schedule.silent_minutes:g}",
         silent_seconds=60 * schedule.silent_minutes,
         block_id=block_id,

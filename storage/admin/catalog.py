@@ -15,11 +15,11 @@ from storage import layout
 from storage.errors import QueryError, Refused
 from storage.tables.parts import all_parts, column_names, former_names, part_path
 from storage.tables.schemas import PARTITION, SCHEMAS, TITLES, dataset_schema
+from storage.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from storage.workspace import Workspace
 
 DUCKDB_TYPES = {
     "string": "VARCHAR",
@@ -39,7 +39,7 @@ OFFLINE: dict[str, str | float | list[str]] = {
 }
 
 
-def refresh(ws: "Workspace") -> Path:
+def refresh(ws: Workspace) -> Path:
     """Writes catalog.sql and catalog.duckdb anew and returns the latter's path. Raises
     ValueError for a remote workspace.
     """
@@ -58,7 +58,7 @@ def refresh(ws: "Workspace") -> Path:
     return Path(ws.files.path(layout.VIEWS_DATABASE))
 
 
-def query(ws: "Workspace", sql: str) -> "pd.DataFrame":
+def query(ws: Workspace, sql: str) -> "pd.DataFrame":
     """The result of one SELECT over the views. Raises QueryError with what DuckDB says, in one
     line.
 
@@ -85,7 +85,7 @@ def query(ws: "Workspace", sql: str) -> "pd.DataFrame":
             raise QueryError(_line(error)) from None
 
 
-def views_sql(ws: "Workspace", *, comments: bool = True) -> str:
+def views_sql(ws: Workspace, *, comments: bool = True) -> str:
     """The SQL text that makes every view, with comments on views and columns."""
     if not ws.is_local:
         raise Refused(
@@ -115,7 +115,7 @@ def views_sql(ws: "Workspace", *, comments: bool = True) -> str:
     return "\n".join(blocks) + "\n"
 
 
-def _view(ws: "Workspace", table: str) -> str:
+def _view(ws: Workspace, table: str) -> str:
     schema, key = dataset_schema(table), PARTITION[table]
     body = _no_rows(schema)
     files = [(place[0], part_path(table, *place)) for place in all_parts(ws.files, table)]
@@ -139,7 +139,7 @@ def _view(ws: "Workspace", table: str) -> str:
     return f"CREATE OR REPLACE VIEW {table} AS {body};"
 
 
-def _older(ws: "Workspace", table: str, files: list[tuple[str | None, str]]) -> bool:
+def _older(ws: Workspace, table: str, files: list[tuple[str | None, str]]) -> bool:
     """Whether a file of the table has fewer columns than it would have today. Of each partition's
     files, which are written in order, the first and the last tell.
     """
@@ -165,7 +165,7 @@ def _column(field) -> str:
     return name
 
 
-def _latest_partition(ws: "Workspace", table: str, order: list[str]) -> str | None:
+def _latest_partition(ws: Workspace, table: str, order: list[str]) -> str | None:
     """The newest id that has rows in the table; without a record an id is as old as its newest
     file.
     """

@@ -7,16 +7,13 @@ of its shard's images.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import DONE
 from storage.tables.parts import part_path, read_raw
-
-if TYPE_CHECKING:
-    from storage.workspace import Workspace
+from storage.workspace import Workspace
 
 SAMPLE_IMAGES = 32
 FLOAT32_EPSILON = 2.0**-23
@@ -77,7 +74,7 @@ def sample_rows(store: ShardedStore) -> list[int]:
 
 
 def table_problems(
-    ws: "Workspace", explain_id: str, store: ShardedStore
+    ws: Workspace, explain_id: str, store: ShardedStore
 ) -> Iterator[tuple[str, str]]:
     """(file, what is wrong) for every part of a table whose rows are not those of its shard."""
     import pyarrow as pa

@@ -8,21 +8,18 @@ that the next listing shows, never a result half believed.
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from storage import layout
 from storage.contents.explanations import ExplanationRecord
 from storage.contents.models import ModelRecord
 from storage.errors import Refused
 from storage.files.scratch import scratch_folders
-from storage.layout import explanation_path, fundus_path, ledger_folder, model_path, report_path
+from storage.layout import fundus_path, ledger_folder
 from storage.tables.parts import partition_folders, partition_ids, parts_about
-
-if TYPE_CHECKING:
-    from storage.workspace import Workspace
+from storage.workspace import Workspace
 
 GOING = ("old", "unfinished")
 
@@ -42,7 +39,7 @@ class Item:
     state: str = ""
 
 
-def listing(ws: "Workspace", *, keep: int = 1) -> list[dict]:
+def listing(ws: Workspace, *, keep: int = 1) -> list[dict]:
     """A row for everything that could go: kind, id, made, bytes, needs, needed_by, state; oldest
     first in each kind.
 
@@ -68,7 +65,7 @@ def _row(item: Item, items: list[Item]) -> dict:
 
 
 def collect(
-    ws: "Workspace", ids: Sequence[str] = (), *, old: bool = False, keep: int = 1
+    ws: Workspace, ids: Sequence[str] = (), *, old: bool = False, keep: int = 1
 ) -> list[dict]:
     """Removes the named things and, with `old`, all that is old or unfinished; returns the rows of
     what went.
@@ -96,29 +93,19 @@ def collect(
         return [_row(item, items) for item in going]
 
 
-def inventory(ws: "Workspace", keep: int = 1) -> list[Item]:
+def inventory(ws: Workspace, keep: int) -> list[Item]:
     """Everything that could go: explanations, models, fundi, scratch; those that others are made
     from come last.
     """
-    names = ws.files.names
-    # Tables and reports too, whose explanation or model is gone.
-    explained = {
-        *names(layout.EXPLANATIONS),
-        *names(layout.REPORT),
-        *partition_ids(ws.files, "explain_id"),
-    }
-    trained = {*names(layout.MODELS), *partition_ids(ws.files, "model_id")}
-    records = {record.explain_id: record for record in ws.explanations()}
-    models = {record.model_id: record for record in ws.models()}
     items = [
-        *_recorded(ws, "explanation", records, explained, _explanation_places),
         *_recorded(
             ws,
-            "model",
-            models,
-            trained,
-            _model_places,
+            "explanation",
+            ws.explanations(),
+            layout.EXPLANATION_RECORD,
+            (layout.EXPLANATIONS, layout.REPORT),
         ),
+        *_recorded(ws, "model", ws.models(), layout.MODEL_RECORD, (layout.MODELS,)),
         *_fundi(ws),
         *_scratch(ws),
     ]
@@ -129,14 +116,31 @@ def inventory(ws: "Workspace", keep: int = 1) -> list[Item]:
 
 
 def _recorded(
-    ws: "Workspace",
+    ws: Workspace,
     kind: str,
-    records: Mapping[str, ExplanationRecord | ModelRecord],
-    ids: Iterable[str],
-    places_of: Callable[["Workspace", str], tuple[str, ...]],
+    records: Sequence[ExplanationRecord] | Sequence[ModelRecord],
+    record_name: str,
+    folders: Sequence[str],
 ) -> Iterator[Item]:
-    for name in dict.fromkeys([*records, *sorted(ids)]):
-        record, places = records.get(name), places_of(ws, name)
+    """What has a record in its folder in `folders[0]`; beside those with one also those of which
+    only folders or tables are left.
+    """
+    files, key = ws.files, "explain_id" if kind == "explanation" else "model_id"
+    there = {getattr(record, key): record for record in records}
+    left = {name for folder in folders for name in files.names(folder)} | partition_ids(files, key)
+    for name in dict.fromkeys([*there, *sorted(left)]):
+        record, (folder, *others) = there.get(name), [f"{folder}/{name}" for folder in folders]
+        places = (
+            # The record first: from then on it is not the latest. Then the marks: from then on no
+            # shard counts.
+            f"{folder}/{record_name}",
+            *(f"{folder}/{part}" for part in files.names(folder) if part.endswith("ledger")),
+            *partition_folders(key, name),
+            # How well an explanation's maps find lesions stands in a table of the model.
+            *parts_about(files, name),
+            *others,
+            folder,
+        )
         made = record.created[:16].replace("T", " ") if record else ""
         needs = (record.model_id, record.preprocess_id) if record else ()
         needs = tuple(needed for needed in needs if needed not in ("", name))
@@ -144,27 +148,7 @@ def _recorded(
         yield Item(kind, name, made, _bytes(ws, places), places, needs, state)
 
 
-def _explanation_places(ws: "Workspace", name: str) -> tuple[str, ...]:
-    folder = explanation_path(name)
-    return (
-        # The record first: from then on it is not the latest. Then the marks: from then on no
-        # shard counts.
-        explanation_path(name, layout.EXPLANATION_RECORD),
-        *(f"{folder}/{part}" for part in ws.files.names(folder) if part.endswith("ledger")),
-        *partition_folders("explain_id", name),
-        # How well its maps find lesions stands in a table of the model.
-        *parts_about(ws.files, name),
-        report_path(name),
-        folder,
-    )
-
-
-def _model_places(ws: "Workspace", name: str) -> tuple[str, ...]:
-    tables = partition_folders("model_id", name)
-    return model_path(name, layout.MODEL_RECORD), *tables, model_path(name)
-
-
-def _fundi(ws: "Workspace") -> Iterator[Item]:
+def _fundi(ws: Workspace) -> Iterator[Item]:
     for name in ws.preprocess_ids():
         path = fundus_path(name)
         tables = partition_folders("preprocess_id", name)
@@ -173,7 +157,7 @@ def _fundi(ws: "Workspace") -> Iterator[Item]:
         yield Item("fundus", name, made, _bytes(ws, places), places)
 
 
-def _scratch(ws: "Workspace") -> Iterator[Item]:
+def _scratch(ws: Workspace) -> Iterator[Item]:
     """Checkpoints of a training; it is under way or waits to be resumed unless a model has its
     settings by now.
     """
@@ -213,13 +197,13 @@ def _refuse_needed(items: list[Item], going: list[Item]) -> None:
             )
 
 
-def _bytes(ws: "Workspace", places: Iterable[str]) -> int:
+def _bytes(ws: Workspace, places: Iterable[str]) -> int:
     """Bytes below some folders; places inside one another count once."""
     names = {name for place in places for name in ws.files.walk(place)}
     return sum(ws.files.size(name) or 0 for name in names)
 
 
-def _remove(ws: "Workspace", place: str) -> None:
+def _remove(ws: Workspace, place: str) -> None:
     if os.path.isabs(place):
         shutil.rmtree(
             place, ignore_errors=True

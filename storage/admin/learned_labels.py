@@ -6,11 +6,11 @@ A model is kept when labels are corrected, since it may have taken days: so that
 from typing import TYPE_CHECKING
 
 from storage.contents.models import load_labels, load_record
+from storage.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from storage.workspace import Workspace
 
 COLUMNS = ["image_id", "stage", "split"]
 LEARNED = ("train", "validation")  # the best weights are chosen on validation eyes
@@ -22,7 +22,7 @@ def learned_from(labelled: "pd.DataFrame") -> "pd.DataFrame":
     return labelled.loc[labelled["split"].isin(LEARNED), COLUMNS].reset_index(drop=True)
 
 
-def label_changes(ws: "Workspace", model_id: str) -> str | None:
+def label_changes(ws: Workspace, model_id: str) -> str | None:
     """How many of today's labels differ from those a model learned from, and how, in words; None
     where none does.
 

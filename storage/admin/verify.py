@@ -9,12 +9,12 @@ of a table), and the next run makes just that again.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from storage.admin.consistency import gap_problems, table_problems
 from storage.arrays.ledger import LedgerEntry
 from storage.arrays.store import ShardedStore
 from storage.contents.models import WEIGHTS, load_history, read_record
+from storage.errors import one_line
 from storage.ids import digest_bytes
 from storage.layout import (
     CATALOGUE_TABLES,
@@ -27,9 +27,7 @@ from storage.layout import (
 )
 from storage.tables.parts import all_parts, part_path, read_raw
 from storage.tables.schemas import KEYS, SCHEMAS, source_column
-
-if TYPE_CHECKING:
-    from storage.workspace import Workspace
+from storage.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Problem:
     forget: Callable[[], None] | None = None
 
 
-def verify(ws: "Workspace", *, repair: bool = False) -> list[dict]:
+def verify(ws: Workspace, *, repair: bool = False) -> list[dict]:
     """Everything wrong in a workspace, as rows (kind, where, detail, repair); none where all is
     well.
 
@@ -65,7 +63,7 @@ def verify(ws: "Workspace", *, repair: bool = False) -> list[dict]:
     return rows
 
 
-def _problems(ws: "Workspace") -> Iterator[Problem]:
+def _problems(ws: Workspace) -> Iterator[Problem]:
     known = set(ws.photos()["image_id"])
     ws.explanations()  # refuses records of a newer version
     for preprocess_id in ws.preprocess_ids():
@@ -82,12 +80,12 @@ def _problems(ws: "Workspace") -> Iterator[Problem]:
         yield _removable(ws, "leftover", name, "left behind by an interrupted write")
 
 
-def _removable(ws: "Workspace", kind: str, path: str, detail: str) -> Problem:
+def _removable(ws: Workspace, kind: str, path: str, detail: str) -> Problem:
     return Problem(kind, path, detail, lambda: ws.files.remove(path))
 
 
 def _store_problems(
-    ws: "Workspace", path: str, known: set[str], explain_id: str = ""
+    ws: Workspace, path: str, known: set[str], explain_id: str = ""
 ) -> Iterator[Problem]:
     try:
         store = ShardedStore.open(ws.files, path)
@@ -139,11 +137,11 @@ def _shard_damage(store: ShardedStore, ids: list[str], entry: LedgerEntry) -> st
     try:
         store.read(span)
     except Exception as error:  # any codec may fail in any way on bytes that are not its own
-        return f"does not decode: {type(error).__name__}: {_line(error)}"
+        return f"does not decode: {type(error).__name__}: {one_line(error)}"
     return None
 
 
-def _model_problems(ws: "Workspace") -> Iterator[Problem]:
+def _model_problems(ws: Workspace) -> Iterator[Problem]:
     for model_id in ws.files.names(MODELS):
         where, record = model_path(model_id), read_record(ws.files, model_id)
         if record is None:
@@ -155,10 +153,10 @@ def _model_problems(ws: "Workspace") -> Iterator[Problem]:
                 yield Problem("model", where, "the weights are not those that were stored")
             load_history(ws.files, model_id)
         except (OSError, ValueError) as error:
-            yield Problem("model", where, _line(error))
+            yield Problem("model", where, one_line(error))
 
 
-def _part_problems(ws: "Workspace", known: set[str]) -> Iterator[Problem]:
+def _part_problems(ws: Workspace, known: set[str]) -> Iterator[Problem]:
     for table in SCHEMAS:
         if table in CATALOGUE_TABLES:
             continue
@@ -171,7 +169,7 @@ def _part_problems(ws: "Workspace", known: set[str]) -> Iterator[Problem]:
 
 
 def _part_damage(
-    ws: "Workspace", table: str, path: str, seen: set[tuple], known: set[str]
+    ws: Workspace, table: str, path: str, seen: set[tuple], known: set[str]
 ) -> str | None:
     """What is wrong with one part of a table, or None; adds its keys to `seen`."""
     import pyarrow as pa
@@ -179,7 +177,7 @@ def _part_damage(
     try:
         found = read_raw(ws.files, path)
     except (OSError, pa.ArrowException) as error:
-        return f"does not read: {_line(error)}"
+        return f"does not read: {one_line(error)}"
     # Whether a column may be null is wider today in places, and older rows do not name a source.
     younger = source_column(SCHEMAS[table])
     there, today = (
@@ -201,7 +199,3 @@ def _part_damage(
             f" {min(strangers)}"
         )
     return None
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]

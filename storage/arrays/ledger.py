@@ -6,7 +6,6 @@ touched again. Between the two there is no entry, and the shard counts as absent
 cannot be read counts as absent too; one of a newer version is refused, and so is its store.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 from storage.arrays.specs import Span
 from storage.files.files import Files
 from storage.files.formats import Part, Record
+from storage.ids import digest_bytes
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,6 @@ class LedgerEntry(Record):
     the file's name inside the store. FORMAT is that of the entry and of the shard's files.
     """
 
-    FORMAT: ClassVar[int] = 1
     PARTS: ClassVar[Mapping[str, type[Part]]] = {"record": ShardRecord}
     shard: int
     start: int
@@ -77,24 +76,12 @@ class Ledger:
 
     def entry(self, shard: int) -> LedgerEntry | None:
         """What is recorded of a shard, or None where it is not finished. Raises OtherFormat."""
-        return self._parsed(self.name(shard), self.files.read_json(self.name(shard)))
+        return self._read([self.name(shard)]).get(shard)
 
     def entries(self) -> dict[int, LedgerEntry]:
         """All finished shards, by number. Raises OtherFormat."""
-        names = [
-            f"{self.folder}/{name}"
-            for name in self.files.names(self.folder)
-            if name.endswith(".json")
-        ]
-        entries = {}
-        for name, data in zip(names, self.files.read_many(names), strict=True):
-            try:
-                value = json.loads(data or b"")
-            except ValueError:
-                continue
-            if (entry := self._parsed(name, value)) is not None:
-                entries[entry.shard] = entry
-        return dict(sorted(entries.items()))
+        names = [name for name in self.files.names(self.folder) if name.endswith(".json")]
+        return self._read([f"{self.folder}/{name}" for name in names])
 
     def mark(self, entry: LedgerEntry) -> None:
         """Records a finished shard. The last step of writing it."""
@@ -104,15 +91,17 @@ class Ledger:
         """Forgets a shard, so that it is computed again. The first step of rewriting it."""
         self.files.remove(self.name(shard))
 
-    def _parsed(self, name: str, value: Any) -> LedgerEntry | None:
-        """The entry, if the file says all that an entry must."""
-        if not isinstance(value, dict):
-            return None
-        try:
-            entry = LedgerEntry.parse(value, self.files.url(name))
-        except TypeError:  # a field is missing
-            return None
-        return entry if len(entry.digests) == len(entry.image_ids) == entry.span.images else None
+    def _read(self, names: Sequence[str]) -> dict[int, LedgerEntry]:
+        """The entries in those files that say all that an entry must."""
+        entries = {}
+        for name, data in zip(names, self.files.read_many(list(names)), strict=True):
+            try:
+                entry = LedgerEntry.parse(json.loads(data or b""), self.files.url(name))
+            except (ValueError, AttributeError, TypeError):  # torn, no table, a field is missing
+                continue
+            if len(entry.digests) == len(entry.image_ids) == entry.span.images:
+                entries[entry.shard] = entry
+        return dict(sorted(entries.items()))
 
 
 def recording(store):
@@ -125,7 +114,7 @@ def recording(store):
         written: dict
 
         async def set(self, key, value, *rest):
-            self.written[key] = [len(value), hashlib.sha256(value.as_buffer_like()).hexdigest()]
+            self.written[key] = [len(value), digest_bytes(value.as_buffer_like())]
             return await self._store.set(key, value, *rest)
 
         def _with_store(self, store):

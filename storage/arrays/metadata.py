@@ -68,10 +68,7 @@ def create(files: Files, path: str, specs: list[ArraySpec], shard_images: int, a
             )[:] = _strings(labels)
     for spec in specs:
         _create_array(tree, spec, 0, shard_images)
-    written = files.walk(path)
-    files.flush(written)
-    names = [name for name in written if name.endswith("/zarr.json")]
-    consolidate(files, path, _read_nodes(files, path, names))
+    _commit(files, path, {}, files.walk(path))
 
 
 def add(files: Files, path: str, nodes: dict[str, dict], specs: list[ArraySpec]) -> None:
@@ -84,18 +81,19 @@ def add(files: Files, path: str, nodes: dict[str, dict], specs: list[ArraySpec])
     tree = zarr.open_group(files.zarr(path, read_only=False), mode="r+", use_consolidated=False)
     for spec in specs:
         _create_array(tree, spec, nodes["image_id"]["shape"][0], root["shard_images"])
-    names = [_file(path, spec.path) for spec in specs]
-    files.flush(names)
-    consolidate(files, path, nodes | _read_nodes(files, path, names))
+    _commit(files, path, nodes, [_file(path, spec.path) for spec in specs])
 
 
-def _read_nodes(files: Files, path: str, names: list[str]) -> dict[str, dict]:
-    """The nodes that these files of a store describe, by path."""
-    return {
+def _commit(files: Files, path: str, nodes: dict[str, dict], written: list[str]) -> None:
+    """Puts what was written on the disk; makes its nodes a part of the store, by one last write."""
+    files.flush(written)
+    names = [name for name in written if name.endswith("/zarr.json")]
+    new = {
         name.removeprefix(path).removesuffix("zarr.json").strip("/"): json.loads(data)
         for name, data in zip(names, files.read_many(names), strict=True)
         if data
     }
+    consolidate(files, path, nodes | new)
 
 
 def _create_array(tree: Any, spec: ArraySpec, images: int, shard_images: int) -> None:

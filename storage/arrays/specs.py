@@ -12,7 +12,6 @@ from numcodecs import BitRound
 # Below this, one chunk holds a shard's images together: a chunk of a few bytes costs more in its
 # index than in itself.
 CHUNKED_ROW_BYTES = 4096
-FLOAT32_MANTISSA_BITS = 23
 
 
 @dataclass(frozen=True)
@@ -159,11 +158,6 @@ def round_mantissa(values: np.ndarray, bits: int) -> np.ndarray:
     >>> round_mantissa(np.array([1.0, 1.2, -3.3e-6], dtype=np.float32), 2).tolist()
     [1.0, 1.25, -3.3378...e-06]
     """
-    if values.dtype != np.float32 or not 1 <= bits < FLOAT32_MANTISSA_BITS:
-        raise ValueError(
-            f"rounding needs float32 and 1 to {FLOAT32_MANTISSA_BITS - 1} bits, got {values.dtype}"
-            f" and {bits}"
-        )
     rounded = BitRound(bits).encode(values).view(np.float32)
     # The carry would turn the payload of a NaN into another number, and the largest floats into
     # infinity.

@@ -56,18 +56,15 @@ class ShardedStore:
         arrays must change the id. Of arrays that are marked `later` it may lack some: they are
         added, and its rows read as filled.
         """
-        if not cls.exists(files, path):
-            if len({spec.path for spec in specs}) != len(specs):
-                raise ValueError(f"{path}: two arrays have one name")
+        nodes = metadata.committed(files, path)
+        if nodes is None:
             ledger = Ledger(files, ledger_folder(path))
             # Marks of a store whose root is gone would speak of shards that are not there.
             for shard in ledger.entries():
                 ledger.drop(shard)
             metadata.create(files, path, list(specs), shard_images, dict(attrs or {}))
-        else:
-            nodes = metadata.committed(files, path) or {}
-            if younger := [spec for spec in specs if spec.later and spec.path not in nodes]:
-                metadata.add(files, path, nodes, younger)
+        elif younger := [spec for spec in specs if spec.later and spec.path not in nodes]:
+            metadata.add(files, path, nodes, younger)
         store = cls.open(files, path)
         there = metadata.layout(store.specs, store.shard_images)
         wanted = metadata.layout(specs, shard_images)
@@ -333,11 +330,8 @@ class ShardedStore:
                     f" {np.asarray(values).dtype} {np.shape(values)}"
                 )
 
-    def _paths(self, paths: Sequence[str] | None) -> list[str]:
-        known = [spec.path for spec in self.specs]
-        if unknown := [path for path in paths or () if path not in known]:
-            raise KeyError(f"{self.path} has no array {unknown[0]}; there are {', '.join(known)}")
-        return known if paths is None else list(paths)
+    def _paths(self, paths: Sequence[str] | None) -> Sequence[str]:
+        return [spec.path for spec in self.specs] if paths is None else paths
 
     def _array(self, path: str, writable=None):
         """The Zarr array at `path` as it was last committed; its metadata are known, so nothing

@@ -37,7 +37,7 @@ def declared(
     part: str,
     group: str = "",
     *,
-    sizes: Mapping[str, int] | None = None,
+    sizes: Mapping[str, int],
     labels: Mapping[str, Sequence[str]] | None = None,
     flags: Sequence[str] = (),
     **words: str,
@@ -48,7 +48,7 @@ def declared(
     which give its size too. flags: the meanings of a status. words: what stands for {word}.
     """
     names = {dim: tuple(found) for dim, found in (labels or {}).items()}
-    sizes = {**(sizes or {}), **{dim: len(found) for dim, found in names.items()}}
+    sizes = {**sizes, **{dim: len(found) for dim, found in names.items()}}
     specs = []
     for name, text, kind, *texts in _ARRAYS[part]:
         dims, (dtype, fill, bits) = text.split(), KINDS[kind]

@@ -4,14 +4,13 @@ explanation.json, and the changed images in counterfactuals-<pair>.zarr.
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dr_lib.vocabulary import SIGNS, STAGE_QUANTITIES
 from storage.arrays.specs import ArraySpec
 from storage.contents.declared import declared
-from storage.contents.records import LATEST, pick
+from storage.contents.records import LATEST, Dated, pick
 from storage.errors import NotThere
 from storage.files.files import Files, canonical_json
 from storage.files.formats import Part, Record
@@ -116,15 +115,13 @@ def counterfactual_specs(
 
 
 @dataclass(frozen=True)
-class ExplanationRecord(Record):
+class ExplanationRecord(Dated):
     """What explanation.json says: what it was made from, and the engine's settings."""
 
-    FORMAT: ClassVar[int] = 1
     explain_id: str
     model_id: str = ""
     preprocess_id: str = ""
     attribution: Mapping[str, Any] = field(default_factory=dict)
-    created: str = ""
 
     @property
     def quantities(self) -> list[str]:
@@ -141,22 +138,17 @@ class ExplanationRecord(Record):
 
 def save_record(files: Files, record: ExplanationRecord) -> None:
     """Writes explanation.json; keeps the time of the first writing."""
-    path = explanation_path(record.explain_id, EXPLANATION_RECORD)
-    old = ExplanationRecord.read(files, path)
-    created = old.created if old else datetime.now(UTC).isoformat()
-    replace(record, created=created).write(files, path)
+    record.save(files, explanation_path(record.explain_id, EXPLANATION_RECORD))
 
 
 def load_records(files: Files) -> list[ExplanationRecord]:
     """Every explanation's record, oldest first. Raises OtherFormat."""
-    paths = [explanation_path(name, EXPLANATION_RECORD) for name in files.names(EXPLANATIONS)]
-    records = filter(None, (ExplanationRecord.read(files, path) for path in paths))
-    return sorted(records, key=lambda record: (record.created, record.explain_id))
+    return [*ExplanationRecord.by_id(files, EXPLANATIONS, EXPLANATION_RECORD).values()]
 
 
 def load_record(files: Files, explain_id: str = LATEST) -> ExplanationRecord:
     """One explanation's record. Raises NotThere, naming those there are; OtherFormat."""
-    records = {record.explain_id: record for record in load_records(files)}
+    records = ExplanationRecord.by_id(files, EXPLANATIONS, EXPLANATION_RECORD)
     return pick(files, records, explain_id, "explanation", "explanations", "dr attribute")
 
 
@@ -221,7 +213,7 @@ def load_runs(files: Files, explain_id: str) -> list[RunRecord]:
     return [record for record in records if record]
 
 
-def open_attributions(files: Files, explain_id: str = LATEST, *, chunks=None) -> "xr.DataTree":
+def open_attributions(files: Files, explain_id: str, *, chunks) -> "xr.DataTree":
     """An explanation's arrays as a tree, every group indexed by `image_id`. Raises
     FileNotFoundError.
     """

@@ -63,7 +63,7 @@ def pick_fundus(files: Files, preprocess_id: str = LATEST) -> str:
     return pick(files, ids, preprocess_id, "preprocessing", "fundus images", "dr preprocess")
 
 
-def open_fundus(files: Files, preprocess_id: str = LATEST, *, chunks=None) -> "xr.Dataset":
+def open_fundus(files: Files, preprocess_id: str, *, chunks) -> "xr.Dataset":
     """A fundus store as a dataset indexed by `image_id`. Raises NotThere."""
     import xarray as xr
 

@@ -6,20 +6,17 @@ The id is the hash of the weights file, so a file that was altered has no right 
 refused.
 """
 
-import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from storage.contents.records import LATEST, pick
-from storage.errors import Refused
+from storage.contents.records import LATEST, Dated, pick
+from storage.errors import Refused, one_line
 from storage.files.files import Files, write_whole
-from storage.files.formats import Record
 from storage.files.scratch import cache_folder
-from storage.ids import ID_DIGITS
+from storage.ids import ID_DIGITS, digest_bytes, digest_file
 from storage.layout import MODEL_RECORD, MODELS, model_path
 
 if TYPE_CHECKING:
@@ -32,8 +29,8 @@ LABELS = "labels.parquet"
 
 
 @dataclass(frozen=True)
-class ModelRecord(Record):
-    """What model.json says. `save_model` fills in the first four fields.
+class ModelRecord(Dated):
+    """What model.json says. `save_model` fills in the first three fields and `created`.
 
     architecture: settings of the network. training_id: of the settings it was trained with;
     imported_for: of those it was imported for. manifest, labels: digests of the photographs and
@@ -41,11 +38,9 @@ class ModelRecord(Record):
     split. notes: how it came to be, for people.
     """
 
-    FORMAT: ClassVar[int] = 1
     model_id: str = ""
     weights_sha256: str = ""
     weights_bytes: int = 0
-    created: str = ""
     preprocess_id: str = ""
     architecture: Mapping[str, Any] = field(default_factory=dict)
     training_id: str = ""
@@ -73,23 +68,15 @@ def save_model(
     weights_file = Path(weights_file)
     check_weights(weights_file)
     data = weights_file.read_bytes()
-    sha256 = hashlib.sha256(data).hexdigest()
+    sha256 = digest_bytes(data)
     model_id = sha256[:ID_DIGITS]
-    old = read_record(files, model_id)
     if files.size(model_path(model_id, WEIGHTS)) != len(data):
         files.write(model_path(model_id, WEIGHTS), data)
     files.write(model_path(model_id, HISTORY), _parquet(history))
     if labels is not None:
         files.write(model_path(model_id, LABELS), _parquet(labels))
-    created = old.created if old else datetime.now(UTC).isoformat()
-    record = replace(
-        record,
-        model_id=model_id,
-        weights_sha256=sha256,
-        weights_bytes=len(data),
-        created=created,
-    )
-    record.write(files, model_path(model_id, MODEL_RECORD))
+    record = replace(record, model_id=model_id, weights_sha256=sha256, weights_bytes=len(data))
+    record.save(files, model_path(model_id, MODEL_RECORD))
     return model_id
 
 
@@ -102,19 +89,18 @@ def read_record(files: Files, model_id: str) -> ModelRecord | None:
 
 def load_records(files: Files) -> list[ModelRecord]:
     """Every model's record, oldest first. Raises OtherFormat."""
-    records = [read_record(files, name) for name in files.names(MODELS)]
-    return sorted(filter(None, records), key=lambda record: (record.created, record.model_id))
+    return [*ModelRecord.by_id(files, MODELS, MODEL_RECORD).values()]
 
 
 def load_record(files: Files, model_id: str = LATEST) -> ModelRecord:
     """One model's record. Raises FileNotFoundError, naming those there are; OtherFormat."""
-    records = {record.model_id: record for record in load_records(files)}
+    records = ModelRecord.by_id(files, MODELS, MODEL_RECORD)
     return pick(files, records, model_id, "model", "models", "dr train")
 
 
 def find_record(files: Files, weights_file: Path) -> ModelRecord | None:
     """The record of the model that has just these weights, or None."""
-    sha256 = _sha256(weights_file)
+    sha256 = digest_file(weights_file)
     return next((record for record in load_records(files) if record.weights_sha256 == sha256), None)
 
 
@@ -160,7 +146,7 @@ def local_weights(files: Files, model_id: str = LATEST) -> Path:
         path = cache_folder() / "models" / f"{record.weights_sha256}.weights.h5"
         if not path.exists():
             write_whole(path, files.read(name))
-    found = _sha256(path)
+    found = digest_file(path)
     if found != record.weights_sha256:
         if not files.is_local:
             path.unlink()
@@ -193,12 +179,7 @@ def check_weights(path: Path) -> dict[str, tuple[int, ...]]:
                     )
             return {item.name.lstrip("/"): item.shape for item in _arrays(file)}
     except OSError as error:
-        raise Refused(f"{path} is damaged: {str(error).splitlines()[0]}") from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        raise Refused(f"{path} is damaged: {one_line(error)}") from None
 
 
 def _parquet(frame: "pd.DataFrame") -> bytes:

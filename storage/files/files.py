@@ -67,9 +67,9 @@ class Files:
         root = self.location if self.is_local else self.filesystem._strip_protocol(self.location)
         return f"{root.rstrip('/')}/{name}" if name else root
 
-    def url(self, name: str = "") -> str:
+    def url(self, name: str) -> str:
         """Where `name` lies, as a person or another library writes it."""
-        return f"{self.location.rstrip('/')}/{name}" if name else self.location
+        return f"{self.location.rstrip('/')}/{name}"
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises FileNotFoundError."""
@@ -303,23 +303,16 @@ def _seconds(time) -> float:
 
 def canonical_json(value) -> bytes:
     """`value` as JSON with sorted keys; what reads back as equal is the same bytes, a tuple and
-    a list among them.
+    a list among them. NaN and infinity become null: JSON has neither.
     """
-    return (json.dumps(_jsonable(value), indent=1, sort_keys=True) + "\n").encode()
+    plain = json.loads(json.dumps(value, default=_jsonable), parse_constant=lambda _: None)
+    return (json.dumps(plain, indent=1, sort_keys=True) + "\n").encode()
 
 
 def _jsonable(value):
-    """`value` with numpy's types made Python's and NaN made null (JSON has none)."""
-    if isinstance(value, dict):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_jsonable(item) for item in value]
+    """What JSON does not know as what it knows: numpy's types, sets, times and paths."""
     if hasattr(value, "tolist"):
-        return _jsonable(value.tolist())
+        return value.tolist()
     if hasattr(value, "isoformat"):
         return value.isoformat()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value
+    return list(value) if isinstance(value, set | frozenset) else os.fspath(value)

@@ -32,29 +32,37 @@ def lock(files: Files, name: str) -> Generator[None]:
     """Holds the lock `name` of a workspace inside the `with` block. Raises WorkspaceLocked where
     another process has it.
     """
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise ValueError(f"{name!r} is no name for a lock")
     with _local(files, name) if files.is_local else _remote(files, name):
         yield
 
 
-@contextlib.contextmanager
-def _local(files: Files, name: str) -> Generator[None]:
+def take(handle: int, holder: bytes) -> bool:
+    """Locks an open file for this process until it is closed, and writes into it who `holder` is;
+    False where another process has it.
+    """
     import fcntl
 
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, holder, 0)
+    return True
+
+
+@contextlib.contextmanager
+def _local(files: Files, name: str) -> Generator[None]:
     path = Path(files.path(lock_path(name)))
     with writing(path):
         make_folder(path.parent)
         # The file stays: removing it would let two processes lock two files of one name.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WorkspaceLocked(_sentence(files, name)) from None
         with writing(path):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(_myself()).encode(), 0)
+            taken = take(handle, json.dumps(_myself()).encode())
+        if not taken:
+            raise WorkspaceLocked(_sentence(files, name))
         yield
         os.ftruncate(handle, 0)
     finally:

@@ -6,13 +6,13 @@ remote one in the user's cache, since checkpoints are written often and large.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 
 from storage.files.files import Files, make_folder, write_whole
+from storage.ids import ID_DIGITS, digest_bytes
 from storage.layout import SCRATCH
 
 
@@ -53,7 +53,7 @@ def recall(name: str) -> dict | None:
 def _root(files: Files) -> Path:
     if files.is_local:
         return Path(files.location) / SCRATCH
-    return cache_folder() / "scratch" / hashlib.sha256(files.location.encode()).hexdigest()[:12]
+    return cache_folder() / "scratch" / digest_bytes(files.location.encode())[:ID_DIGITS]
 
 
 def cache_folder() -> Path:

@@ -15,7 +15,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 from dr_lib.vocabulary import STAGES
-from storage.files.text import decoded
+from storage.files.text import decoded, shipped_toml
 from storage.photos.layouts import EYEPACS, KAGGLES, Columns, Layout
 from storage.photos.names import match_key, meanings
 from storage.photos.types import Label, Photograph, Problem
@@ -24,22 +24,12 @@ LABEL_FILES = meanings("label_files")
 SEPARATORS = (",", ";", "\t", "|", " ")
 # What browsers and file managers add to the name of a second copy.
 COPY_MARKS = re.compile(r"^copy of |( -)? copy(?=[ .])| ?\(\d+\)")
-# Label rows that name no photograph say nothing about the photographs: a part of Kaggle's files
-# comes with all its labels.
-ABOUT_LABELS_ONLY = {
-    "no_photograph",
-    "repeated_label",
-    "malformed_row",
-    "stage_out_of_range",
-    "bad_labels_file",
-    "unknown_usage",
-    "ungradable",
-}
-# A photograph whose label row was set aside for these needs no second row saying that it has no
-# label.
-STAGE_FAULTS = {"stage_out_of_range", "malformed_row"}
-NO_STAGE = STAGE_FAULTS | {"ungradable"}
-SECOND_COPIES = {"duplicate_id", "duplicate_content"}
+REASONS = shipped_toml("storage.photos", "reasons.toml")
+
+
+def plain_name(name: str) -> str:
+    """The name of a file in lower case, not as a zip or a second copy."""
+    return COPY_MARKS.sub("", name.lower().removesuffix(".zip"))
 
 
 def label_name(name: str) -> str | None:
@@ -48,7 +38,7 @@ def label_name(name: str) -> str | None:
     >>> [label_name(name) for name in ("trainLabels.csv.zip", "TRAINLABELS (1).CSV", "labels.csv")]
     ['trainlabels.csv', 'trainlabels.csv', None]
     """
-    plain = COPY_MARKS.sub("", name.lower().removesuffix(".zip"))
+    plain = plain_name(name)
     return plain if plain in LABEL_FILES else None
 
 
@@ -308,14 +298,14 @@ def matched(
     photographs: list[Photograph],
     labels: list[Label],
     problems: list[Problem],
-    unlabelled: AbstractSet[str] = frozenset(),
+    unlabelled: AbstractSet[str],
 ) -> list[Photograph]:
     """The photographs that have a label or whose split has none at all; the others, and labels
     left over, become problems. unlabelled: ids that have no label by design.
     """
     labelled = {label.image_id for label in labels}
     labelled_splits = {label.split_hint for label in labels}
-    explained = {problem.image_id for problem in problems if problem.reason in NO_STAGE}
+    explained = {problem.image_id for problem in problems if problem.reason in REASONS["no_stage"]}
     kept = []
     for photo in photographs:
         if (

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from storage.photos.archive import FileEntry
 from storage.photos.labels import (
-    COPY_MARKS,
     LABEL_FILES,
     LabelFile,
     column_key,
@@ -21,6 +20,7 @@ from storage.photos.labels import (
     headers,
     label_name,
     label_text,
+    plain_name,
     read_labels,
 )
 from storage.photos.layouts import (
@@ -135,7 +135,7 @@ class Recogniser:
     def _named_table(self) -> Labelling:
         """The table that the configuration names, which may lie anywhere."""
         given = self.given
-        named = Path(given.labels).expanduser()
+        named = Path(given.labels)
         try:
             if named.is_file():
                 entry = FileEntry(str(named))
@@ -162,7 +162,7 @@ class Recogniser:
 
     def _recognised(self, text: str, file_name: str) -> tuple[Layout, Columns] | None:
         """The layout whose label file this is, and its columns; None for any other table."""
-        plain = COPY_MARKS.sub("", file_name.lower().removesuffix(".zip"))
+        plain = plain_name(file_name)
         rows = [row.strip() for row in text.split("\n") if row.strip()][:20]
         headless = bool(rows) and all(HEADLESS_ROW.fullmatch(row) for row in rows)
         found = [header for _, header in headers(text)]

@@ -84,14 +84,6 @@ class PhotoSource:
             raise Refused(f"{self.root} is neither a folder nor a .zip file")
         self._files = Listing(self.root)
 
-    def label_fault(self, required: bool = True) -> str | None:
-        """Why the labels cannot be used, then what to do, in one line; None where they can.
-
-        Without `required`, photographs that nobody labelled are no fault; a label file that is
-        none, or that contradicts another, always is.
-        """
-        return self.found.fault or (self.found.unlabelled if required else None)
-
     def read(self, path: str) -> bytes:
         """The bytes of a photograph. Raises OSError where it cannot be read, ValueError for a
         path that leads outside.
@@ -273,7 +265,7 @@ class PhotoSource:
 
     def _masks_inside(self) -> str:
         """The folder of masks, as a path inside this source; empty where it lies elsewhere."""
-        masks = Path(self.given.masks).expanduser().resolve() if self.given.masks else self.root
+        masks = Path(self.given.masks).resolve() if self.given.masks else self.root
         inside = masks != self.root and masks.is_relative_to(self.root)
         return f"{masks.relative_to(self.root).as_posix()}/" if inside else ""
 
@@ -325,14 +317,14 @@ class PhotoSources:
     def label_fault(self, required: bool = True) -> str | None:
         """Why the labels cannot be used, then what to do, in one line; None where they can.
 
-        Without `required`, photographs that nobody labelled are no fault; of several sources to
-        learn from one has to be labelled.
+        A label file that is none, or that contradicts another, always is a fault. Photographs that
+        nobody labelled are none without `required`; of several sources to learn from one has to be
+        labelled.
         """
-        for part in self.parts:
-            if fault := part.label_fault(required=False):
-                return fault
-        faults = [part.label_fault(required) for part in self.parts if part.given.use == "train"]
-        return faults[0] if faults and all(faults) else None
+        if faults := [part.found.fault for part in self.parts if part.found.fault]:
+            return faults[0]
+        missing = [part.found.unlabelled for part in self.parts if part.given.use == "train"]
+        return missing[0] if required and missing and all(missing) else None
 
     def name_of(self, path: str | None) -> str | None:
         """The name of the source that a path lies in; None for the one without a name."""

@@ -1,8 +1,11 @@
 """What the data folders are made of: sources, photographs, labels, and problems with them."""
 
+import os
 import re
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator
 
 # A photograph is a few megabytes; a file of more would fill the memory before anyone could look at
 # it.
@@ -11,6 +14,8 @@ SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 FOLDERS = "folders"
 
 Use = Literal["train", "external"]
+# A shell replaces ~ at the start of a word only, not behind the = of a setting.
+Location = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,10 @@ class Source:
     columns of a table of one's own. ids: "path" where the same names repeat in several folders.
     """
 
-    photos: str
+    photos: Location
     name: str = ""
-    labels: str = ""
-    masks: str = ""
+    labels: Location = ""
+    masks: Location = ""
     patient: str = ""
     use: Use = "train"
     image_column: str = ""

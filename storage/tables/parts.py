@@ -5,6 +5,10 @@ the order given.
 import io
 from collections.abc import Iterator
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import dataset as ds
+
 from storage.files.files import Files
 from storage.layout import CATALOGUE_TABLES, catalogue_path, table_folder
 from storage.tables.schemas import (
@@ -21,7 +25,7 @@ ROW_GROUP = 65536
 DIGEST = b"made_from"
 
 
-def folder(table: str, partition: str | None = None) -> str:
+def folder(table: str, partition: str | None) -> str:
     """Where the parts of a table (or of one of its partitions) lie.
 
     >>> folder("predictions", "0123456789ab")
@@ -36,8 +40,6 @@ def folder(table: str, partition: str | None = None) -> str:
             f"table {table} is "
             + ("not partitioned" if name is None else f"partitioned by {name}: name one")
         )
-    if partition is not None and ("/" in partition or not partition):
-        raise ValueError(f"{partition!r} is no id for a partition of {table}")
     return table_folder(table, name, partition or "")
 
 
@@ -45,8 +47,6 @@ def part_path(table: str, partition: str | None, part: str) -> str:
     """The file of one part; a catalogue's table is one file."""
     if table in CATALOGUE_TABLES:
         return catalogue_path(table)
-    if not part or "/" in part or part.startswith((".", "_")):
-        raise ValueError(f"{part!r} is no name for a part of a table")
     return f"{folder(table, partition)}/{part}.parquet"
 
 
@@ -57,8 +57,6 @@ def encode(table: str, rows, digest: str | None = None) -> bytes:
     digest: of what the rows were made from; it is kept in the file, so that rows and digest appear
     together.
     """
-    import pyarrow.parquet as pq
-
     sink, found = io.BytesIO(), to_table(table, rows)
     if digest is not None:
         found = found.replace_schema_metadata({**(found.schema.metadata or {}), DIGEST: digest})
@@ -72,8 +70,6 @@ def read_file(files: Files, name: str, table: str):
     A column that the file has not got, since it is older, is null; one that it has under an
     earlier name is taken from there.
     """
-    import pyarrow as pa
-
     try:
         found = read_raw(files, name)
     except FileNotFoundError:
@@ -101,8 +97,6 @@ def former_names(table: str, there: list[str]) -> dict[str, str]:
 
 def column_names(files: Files, name: str) -> list[str]:
     """The names of the columns that a Parquet file on this machine has."""
-    import pyarrow.parquet as pq
-
     return pq.read_schema(files.path(name)).names
 
 
@@ -110,8 +104,6 @@ def read_raw(files: Files, name: str):
     """A Parquet file with the columns that it has. Raises OSError or ArrowException where it is
     absent or torn.
     """
-    import pyarrow.parquet as pq
-
     return pq.read_table(io.BytesIO(files.read(name)), partitioning=None)
 
 
@@ -122,7 +114,7 @@ def partitions(files: Files, table: str) -> list[str]:
     return [name.removeprefix(start) for name in names if name.startswith(start)]
 
 
-def parts(files: Files, table: str, partition: str | None = None) -> list[str]:
+def parts(files: Files, table: str, partition: str | None) -> list[str]:
     """The names of a partition's files, without `.parquet`, sorted; of a catalogue's table that of
     its only one.
     """
@@ -164,9 +156,6 @@ def parts_about(files: Files, explain_id: str) -> list[str]:
 
 def part_digest(files: Files, path: str) -> str | None:
     """The digest that a part was written with (empty for none); None where it is absent or torn."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         with files.arrow().open_input_file(files.path(path)) as file:
             metadata = pq.read_schema(file).metadata
@@ -180,9 +169,6 @@ def dataset(files: Files, table: str):
 
     The id's type is stated, not inferred: an id of decimal digits only would become a number.
     """
-    import pyarrow as pa
-    from pyarrow import dataset as ds
-
     schema, name = dataset_schema(table), PARTITION[table]
     found = [part_path(table, *place) for place in all_parts(files, table)]
     if not found:

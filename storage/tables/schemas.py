@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from dr_lib.vocabulary import LESION_TYPES, STAGES
+from storage.errors import one_line
 from storage.files.text import shipped_toml
 
 PARTITION_TEXT = {
@@ -179,8 +180,9 @@ def _cast(table: str, field: pa.Field, values) -> pa.Array:
         # Whole floats, which integers beside missing values arrive as, become integers here.
         array = array.cast(field.type, safe=not pa.types.is_floating(field.type))
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"table {table}, column {field.name}: not {field.type}: {first}") from None
+        raise ValueError(
+            f"table {table}, column {field.name}: not {field.type}: {one_line(error)}"
+        ) from None
     if not field.nullable and array.null_count:
         raise ValueError(
             f"table {table}, column {field.name}: {array.null_count} of {len(array)} values are"

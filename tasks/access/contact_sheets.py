@@ -12,7 +12,7 @@ from dr_lib.formatting import label
 from dr_lib.fundus.photo import UnreadablePhoto, decode
 from storage import Workspace
 from storage.errors import StorageError
-from storage.photos.labels import ABOUT_LABELS_ONLY
+from storage.photos.labels import REASONS
 from storage.photos.sources import PhotoSource, PhotoSources
 from tasks.access.quality import eye_quality, shortcomings
 from tasks.access.stores import fundus_store
@@ -21,22 +21,6 @@ from tasks.run.recipe import Recipe
 SHOWN = 12  # of each kind that was used
 SET_ASIDE_SHOWN = 20
 PHOTO_DIAMETER_PX = 384
-# Of these there may be something to see. Any other reason says that nothing can be decoded, or
-# (kills_worker) must be.
-SEEN = {
-    "no_retina",
-    "no_border",
-    "not_round",
-    "two_eyes",
-    "wide_field",
-    "duplicate_content",
-    "duplicate_id",
-    "too_small",
-    "no_label",
-    "wrong_name",
-    "wrong_extension",
-    "ambiguous_name",
-}
 
 
 class Photos:
@@ -109,9 +93,9 @@ def flagged_text(workspace: Workspace, recipe: Recipe) -> str:
 def set_aside(workspace: Workspace, photos: Photos) -> tuple[SetAside, ...]:
     """Photographs that could not be used, the reasons taking turns so that each is seen."""
     rejects = workspace.rejects()
-    rejects = rejects[rejects["path"].notna() & ~rejects["reason"].isin(ABOUT_LABELS_ONLY)].fillna(
-        {"detail": ""}
-    )
+    rejects = rejects[
+        rejects["path"].notna() & ~rejects["reason"].isin(REASONS["about_labels_only"])
+    ].fillna({"detail": ""})
     names = rejects["image_id"].fillna(rejects["path"])
     turn = rejects.groupby("reason").cumcount()
     chosen = rejects.assign(turn=turn, name=names).sort_values(["turn", "reason"], kind="stable")[
@@ -122,7 +106,7 @@ def set_aside(workspace: Workspace, photos: Photos) -> tuple[SetAside, ...]:
             row.name,
             label(row.reason),
             row.detail,
-            photos.reduced(row.path) if row.reason in SEEN else None,
+            photos.reduced(row.path) if row.reason in REASONS["seen"] else None,
         )
         for row in chosen.itertuples()
     )

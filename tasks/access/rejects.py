@@ -7,7 +7,7 @@ import pandas as pd
 
 from dr_lib.formatting import percent
 from storage import Workspace
-from storage.photos.labels import ABOUT_LABELS_ONLY, SECOND_COPIES, STAGE_FAULTS
+from storage.photos.labels import REASONS
 from tasks.run.errors import UserError
 from tasks.run.settings import DataParams
 
@@ -30,7 +30,9 @@ def check_reject_fraction(workspace: Workspace, data: DataParams) -> None:
     rejects = workspace.rejects()
     # A second copy is no sign of a wrong folder: a zip may lie beside the parts that it was joined
     # from.
-    set_aside = rejects[~rejects["reason"].isin(ABOUT_LABELS_ONLY | SECOND_COPIES)]
+    set_aside = rejects[
+        ~rejects["reason"].isin(REASONS["about_labels_only"] + REASONS["second_copies"])
+    ]
     usable = int(workspace.photos()["present"].sum()) - int((rejects["step"] != "ingest").sum())
     _check_fraction("photographs", set_aside, usable, workspace, data)
 
@@ -41,7 +43,7 @@ def check_label_fraction(workspace: Workspace, usable: int, data: DataParams) ->
     """
     rejects = workspace.rejects()
     _check_fraction(
-        "labels", rejects[rejects["reason"].isin(STAGE_FAULTS)], usable, workspace, data
+        "labels", rejects[rejects["reason"].isin(REASONS["stage_faults"])], usable, workspace, data
     )
 
 

@@ -4,7 +4,7 @@ import traceback
 from dataclasses import dataclass, field
 
 from dr_lib.network import memory
-from storage.errors import StorageError
+from storage.errors import StorageError, one_line
 from tasks.run.errors import AGAIN, LESS_AT_ONCE, remedy
 
 
@@ -34,9 +34,8 @@ def failure(error: BaseException) -> Failure:
         died = f"mostly that is for lack of memory: {LESS_AT_ONCE}"
         return Failure("its worker process died", killed=True, remedy=died)
     trace = "".join(traceback.format_exception(error))
-    reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     return Failure(
-        reason,
+        f"{type(error).__name__}: {one_line(error)}",
         may_pass=_may_pass(error),
         out_of_memory=memory.is_out_of_memory(error),
         trace=trace,

@@ -6,9 +6,7 @@ do, one on each.
 """
 
 import contextlib
-import fcntl
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from storage.files.lock import take
 from tasks.run.progress import say
 
 LOOK_AGAIN_S = 1.0
@@ -36,14 +35,12 @@ def gpus_here(chosen: str | None = CHOSEN) -> list[Gpu]:
     """The GPUs that the driver knows, of which CUDA_VISIBLE_DEVICES (`chosen`) may leave some, by
     their numbers or names.
     """
-    if not shutil.which("nvidia-smi"):
-        return []
     command = ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"]
     try:
         answer = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=20, check=True
         )
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError):  # no driver, or one that does not answer
         return []
     known = {}
     for line in filter(str.strip, answer.stdout.splitlines()):
@@ -66,7 +63,6 @@ def take_gpus(
     least: int,
     most: int,
     folder: Path,
-    look_again_s: float = LOOK_AGAIN_S,
 ) -> dict[Gpu, int]:
     """Takes up to `most` of the GPUs, those that no other process holds; waits until there are
     `least`, saying once who holds them.
@@ -74,31 +70,26 @@ def take_gpus(
     Parameters
     ----------
     gpus: those that may be taken. folder: where the lock files lie.
-    look_again_s: seconds between two looks.
 
     Returns
     -------
     Each GPU and the open file by which this process holds it, until it is closed.
     """
     announced = False
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])
     while True:
+        mine = f"process {os.getpid()} ({command}) since {time.strftime('%Y-%m-%d %H:%M')}"
         taken, holders = {}, []
         for gpu in gpus:
             if len(taken) == most:
                 break
             handle = _open(folder, f"{gpu.uuid.replace('/', '-')}.lock")
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(handle, 200, 0).decode() or "another process"
-                holders.append(f"{gpu.model} {gpu.uuid} is used by {holder}")
-                os.close(handle)
+            if take(handle, mine.encode()[:200]):
+                taken[gpu] = handle
                 continue
-            os.ftruncate(handle, 0)
-            command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])
-            holder = f"process {os.getpid()} ({command}) since {time.strftime('%Y-%m-%d %H:%M')}"
-            os.pwrite(handle, holder.encode()[:200], 0)
-            taken[gpu] = handle
+            holder = os.pread(handle, 200, 0).decode() or "another process"
+            holders.append(f"{gpu.model} {gpu.uuid} is used by {holder}")
+            os.close(handle)
         if len(taken) >= least:
             return taken
         # None is kept while waiting: two runs that each had half of what they need would wait for
@@ -111,7 +102,7 @@ def take_gpus(
                 " on the CPU)"
             )
             announced = True
-        time.sleep(look_again_s)
+        time.sleep(LOOK_AGAIN_S)
 
 
 def _open(folder: Path, name: str) -> int:

@@ -23,51 +23,21 @@ from typing import Any
 
 from dr_lib.network import backend
 from storage.errors import after_failure
+from storage.files.text import shipped_toml
 from tasks.execution.failures import failure
 from tasks.execution.gpu import gpus_here, lock_folder, take_gpus
 from tasks.run.errors import UserError
 from tasks.run.progress import say
 from tasks.run.settings import DaskParams
 
-# A worker is one process with its share of the cores: OpenCV, BLAS, TensorFlow and Zarr threads
-# must not multiply.
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "ZARR_THREADING__MAX_WORKERS": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "CUDA_VISIBLE_DEVICES": "",  # a worker without the GPU resource must not take the GPU's memory
-}
 GPU = {"GPU": 1}  # Dask's resource of a worker that has one, also on a cluster
 CPU = {"CPU": 1}  # of the other workers on this machine
 GPU_EXTRAS = {"tensorflow": "gpu", "jax": "jax-gpu"}  # of the package, with the framework's CUDA
 START_S = 20  # for a given scheduler to answer, and for a first worker to join it
 DESERTED_S = 60  # without any worker; one that is started anew after its death is back sooner
 LOOK_S = 5  # how often that is looked at, where no job ends sooner
-DASK_CONFIG = {
-    "distributed.scheduler.allowed-failures": 2,  # deaths of workers before a job is given up
-    # A worker that is not there 15 s after a death, even an earlier one, would be given up, and
-    # never replaced.
-    "distributed.deploy.lost-worker-timeout": "10000 hours",
-    # Dask's own threshold of 64 KiB gives every freed image back to the system, to be asked for
-    # again: a third of the time of preprocessing. These are the values that glibc itself comes to.
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 64 * 2**20,
-    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 * 2**20,
-    # A network's forward pass holds the event loop for seconds.
-    "distributed.admin.tick.limit": "60s",
-    # As they come, looking after themselves takes scheduler and nannies 7 % of a core that a worker
-    # wants.
-    "distributed.admin.tick.interval": "1s",
-    "distributed.admin.system-monitor.interval": "5s",
-    # An hour of call stacks would be kept in every worker's memory.
-    "distributed.worker.profile.enabled": False,
-    # The engine bounds its own memory.
-    "distributed.worker.memory.terminate": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.target": False,
-}
+_WORKERS = shipped_toml("tasks.execution", "workers.toml")
+ONE_THREAD, DASK_CONFIG = _WORKERS["environment"], _WORKERS["dask"]
 # TensorFlow, its compiled functions and the libraries of a worker, before any image (measured: 0.7
 # to 0.9 GiB).
 WORKER_BASE_BYTES = 1 << 30

@@ -6,6 +6,7 @@ check takes what it looks at as arguments, so that a test can show it a machine 
 not.
 """
 
+import functools
 import importlib.metadata
 import os
 import sys
@@ -21,11 +22,12 @@ from packaging.specifiers import SpecifierSet
 from dr_lib.formatting import counted, size_text
 from dr_lib.network import backend
 from storage import Workspace
+from storage.errors import one_line
 from storage.files.files import free_bytes
 from storage.files.proxies import THIS_MACHINE, proxies, unusable, without_password
 from tasks.execution.gpu import CHOSEN, Gpu, gpus_here
 from tasks.execution.pool import GPU_EXTRAS, WORKER_BASE_BYTES, Pool
-from tasks.run.errors import UserError
+from tasks.run.errors import MENDABLE, UserError
 from tasks.run.settings import DaskParams
 
 PROJECT = "dr-explain"
@@ -59,6 +61,14 @@ def refusal(what: str, message: object) -> Finding:
     """What an error says: the fault before its first semicolon, the remedy after it."""
     found, _, remedy = str(message).partition("; ")
     return Finding(what, found, remedy or "put that right and look again")
+
+
+def checked(what: str, look: Callable[[], str]) -> Finding:
+    """What `look` says, or the fault and the remedy that its error names."""
+    try:
+        return Finding(what, look())
+    except MENDABLE as error:
+        return refusal(what, error)
 
 
 def python_version(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
@@ -135,14 +145,17 @@ def disk(place: str, free: int) -> Finding:
 
 def keras() -> Finding:
     """What Keras runs on, and whether float32 is float32 there."""
-    try:
-        found = f"{importlib.metadata.version('keras')} on {backend.name()}"
-        if backend.is_float32_exact():
-            return Finding("Keras", f"{found}, float32 in full precision")
-        remedy = "unset the variables by which this framework is told to compute faster"
-        return Finding("Keras", f"{found} computes float32 in fewer digits", remedy)
-    except backend.BackendError as error:
-        return refusal("Keras", error)
+    return checked("Keras", _keras)
+
+
+def _keras() -> str:
+    found = f"{importlib.metadata.version('keras')} on {backend.name()}"
+    if backend.is_float32_exact():
+        return f"{found}, float32 in full precision"
+    raise UserError(
+        f"{found} computes float32 in fewer digits; unset the variables by which this framework is"
+        " told to compute faster"
+    )
 
 
 def proxy_settings(environment: Mapping[str, str]) -> list[Finding]:
@@ -165,9 +178,8 @@ def network(host: str, warning: str) -> Finding:
     """Who can reach the servers that `dr` starts. warning: what `flows.service.network.exposed`
     says.
     """
-    if warning:
-        return refusal("network", warning)
-    return Finding("network", f"servers listen at {host}")
+    listens = Finding("network", f"servers listen at {host}")
+    return refusal("network", warning) if warning else listens
 
 
 def gpu(
@@ -207,27 +219,28 @@ def dask(params: DaskParams) -> Finding:
     """The scheduler of dask.address, its workers, and whether they have the same packages and
     see the same files.
     """
-    try:
-        with closing(Pool(params)) as pool:
-            if not params.address:
-                with_gpus = f", {pool.gpus} of them with a GPU" * bool(pool.gpus)
-                return Finding("Dask", f"workers are started on this machine{with_gpus}")
+    return checked("Dask", functools.partial(_dask, params))
+
+
+def _dask(params: DaskParams) -> str:
+    here, found = os.getcwd(), "workers are started on this machine"
+    with closing(Pool(params)) as pool:
+        if params.address:
             client = pool.connect()
-            here = os.getcwd()
-            found, remedy = f"{pool.workers} workers at {params.address}", ""
-            if pool.gpus:
-                found += f", {pool.gpus} of them with a GPU"
+            found = f"{pool.workers} workers at {params.address}"
             if blind := list(client.run(os.path.isdir, here).values()).count(False):
-                found = f"{blind} of {pool.workers} workers do not see {here}"
-                remedy = "mount the same folders at the same paths on every worker"
-            elif differences := _version_differences(client.get_versions()):
-                found = f"workers and this process differ: {'; '.join(differences)}"
-                remedy = "install the same versions on every worker, by the same constraints.txt"
-            elif without := pool.without_their_gpu():
-                found, remedy = without.split("; ")
-    except UserError as error:
-        return refusal("Dask", error)
-    return Finding("Dask", found, remedy)
+                raise UserError(
+                    f"{blind} of {pool.workers} workers do not see {here}; mount the same folders"
+                    " at the same paths on every worker"
+                )
+            if differences := _version_differences(client.get_versions()):
+                raise UserError(
+                    f"workers and this process differ: {' and '.join(differences)}; install the"
+                    " same versions on every worker, by the same constraints.txt"
+                )
+            if without := pool.without_their_gpu():
+                raise UserError(without)
+        return found + f", {pool.gpus} of them with a GPU" * bool(pool.gpus)
 
 
 def _version_differences(versions: Mapping) -> list[str]:
@@ -271,8 +284,7 @@ def _write_error(workspace: Workspace) -> str:
         read = workspace.files.read(name)
         workspace.files.remove(name)
     except Exception as error:  # a client of an object store raises what it likes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return f"{workspace.location} cannot be written: {reason}"
+        return f"{workspace.location} cannot be written: {one_line(error)}"
     if read != data:
         return f"{workspace.location} gives back other bytes than were written"
     return ""

@@ -5,7 +5,6 @@ Remembered is what a file's bytes say: what it is, or why it is none. That a fil
 is not, since a permission or a cable mends without the file changing.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import pandas as pd
 
 from dr_lib.fundus.fingerprint import look_at
 from dr_lib.fundus.photo import UnreadablePhoto, inspect
+from storage.ids import digest_bytes
 from storage.photos.fingerprints import wait_until_settled
 from storage.photos.sources import PhotoSources
 from storage.photos.types import Photograph
@@ -135,7 +135,7 @@ def _finding(sources: PhotoSources, path: str, look: bool) -> Finding:
         return Finding(reason=error.reason, detail=error.detail)
     except OSError as error:
         return Finding(reason="unreadable", detail=error.strerror or str(error), lasting=False)
-    finding = Finding(hashlib.sha256(content).hexdigest(), header.width_px, header.height_px)
+    finding = Finding(digest_bytes(content), header.width_px, header.height_px)
     if not look:
         return finding
     seen = look_at(content)

@@ -20,9 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dr_lib.formatting import duration, number
 
-SECONDS_BETWEEN_LINES = 30
-SECONDS_BETWEEN_ARTIFACTS = 5
-SECONDS_BETWEEN_SIGNS = 60
+INTERVALS_S = {"line": 30, "artifact": 5, "sign": 60}  # at least, between two of a kind
 ALIVE = (  # the event by which the watch tells a run that works from one that hangs
     "dr-explain.progress"
 )
@@ -107,7 +105,7 @@ def progress(step: str, total: int, unit: str = "images") -> Generator[Callable[
 
         def advance(count: int, note: str = "", earlier: bool = False) -> None:
             meter.advance(count, earlier)
-            if bar.disable and meter.is_due("line", SECONDS_BETWEEN_LINES):
+            if bar.disable and meter.is_due("line"):
                 _console.print(f"{meter.text()} {note}".rstrip(), soft_wrap=True)
             if earlier:
                 bar.reset(task, total=total, completed=meter.done)
@@ -133,17 +131,17 @@ class _Meter:
         self.step, self.total, self.unit = step, total, unit
         self.done = self.done_earlier = 0
         self.started = time.monotonic()
-        self.last = dict.fromkeys(("line", "artifact", "sign"), self.started)
+        self.last = dict.fromkeys(INTERVALS_S, self.started)
         self.artifact: UUID | None = None
         if inside_run():
             key, text = artifact_key(step, "progress"), f"{step}: 0 of {total} {unit}"
             self.artifact = result_of(create_progress_artifact(0.0, key=key, description=text))
             report_alive()
 
-    def is_due(self, what: str, seconds: float) -> bool:
+    def is_due(self, what: str) -> bool:
         """Whether so long has passed since this was last due."""
         now = time.monotonic()
-        due = now - self.last[what] > seconds
+        due = now - self.last[what] > INTERVALS_S[what]
         if due:
             self.last[what] = now
         return due
@@ -151,9 +149,9 @@ class _Meter:
     def advance(self, count: int, earlier: bool) -> None:
         self.done += count
         self.done_earlier += count * earlier
-        if self.is_due("artifact", SECONDS_BETWEEN_ARTIFACTS):
+        if self.is_due("artifact"):
             self.update_artifact()
-        if self.artifact and self.is_due("sign", SECONDS_BETWEEN_SIGNS):
+        if self.artifact and self.is_due("sign"):
             report_alive()
 
     def rate_text(self) -> str:

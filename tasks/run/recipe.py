@@ -11,7 +11,6 @@ is default would let models trained with two defaults share an id.
 
 import dataclasses
 import functools
-import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from dr_lib.settings import of_old
 from dr_lib.training import TrainingParams, outcome_settings
 from storage import Workspace
 from storage.contents.models import ModelRecord
-from storage.ids import content_id
+from storage.ids import content_id, digest_file
 from tasks.run.errors import UserError
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.settings import AttributionSelection, FlaggedChoice, TrainingPolicy
@@ -53,8 +52,7 @@ def weights_identity(model: ModelParams) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _file_sha256(path: str, size: int, modified_ns: int) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return digest_file(path)
 
 
 def settings_in_ids(attribution: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,16 +83,12 @@ def photo_sources(sources: Sequence[Source]) -> PhotoSources:
 
 @contextlib.contextmanager
 def open_session(location: str, dask: DaskParams) -> Generator[Session]:
-    """The session of the run around this call, or a new one.
+    """The session of a run, which `photo_sources` knows inside the `with` block.
 
     Raises
     ------
     WorkspaceLocked: if another run works in the workspace at `location`.
     """
-    outer = _current.get()
-    if outer is not None:
-        yield outer
-        return
     workspace = open_workspace(location)
     with workspace.lock("run"), contextlib.closing(Pool(dask)) as pool:
         mark_dead_run(workspace)

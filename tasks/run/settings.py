@@ -2,8 +2,6 @@
 stand in `dr_lib`.
 """
 
-import dataclasses
-import os
 import zoneinfo
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -12,7 +10,7 @@ from annotated_types import Interval
 
 from dr_lib.network.backend import Backend
 from dr_lib.settings import Limit, NonNegativeFloat, NonNegativeInt, PositiveInt, Settings, Share
-from storage.photos.types import Source
+from storage.photos.types import Location, Source
 
 SplitChoice = Literal["train", "validation", "test", "external", "all"]
 FlaggedChoice = Literal["keep", "exclude"]
@@ -33,7 +31,7 @@ class DataParams(Settings):
     table `quality`.
     """
 
-    photos: str = ""
+    photos: Location = ""
     sources: tuple[Source, ...] = ()
     limit: Limit = 0
     rehash: bool = False
@@ -74,19 +72,6 @@ class DataParams(Settings):
     def places(self) -> str:
         """Where the photographs lie, in words."""
         return " and ".join(source.photos for source in self.every_source)
-
-    def with_homes(self) -> "DataParams":
-        """The same with each leading ~ replaced: a shell expands it at the start of a word only."""
-        sources = tuple(
-            dataclasses.replace(
-                source,
-                photos=os.path.expanduser(source.photos),
-                labels=os.path.expanduser(source.labels),
-                masks=os.path.expanduser(source.masks),
-            )
-            for source in self.sources
-        )
-        return dataclasses.replace(self, photos=os.path.expanduser(self.photos), sources=sources)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import pytest
 from flows.config import (
     ConfigError,
     apply_settings,
-    as_tables,
     check_inputs,
     load_config,
     parse_config,
@@ -33,7 +32,7 @@ def test_only_the_workspace_and_the_photographs_have_no_default():
     assert config.preprocess.size == 256
     assert config.training.schedule == ((550, 1e-3), (350, 2e-4), (495, 5e-5))
     assert config.training.composition == (8, 1, 2, 1, 4)
-    assert parse_config(as_tables(config) | {"model": {}}) == config
+    assert parse_config(config.tables | {"model": {}}) == config
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -147,9 +146,9 @@ def test_an_unknown_key_hides_no_other_mistake():
         SMALLEST | {"preprocess": {"sizes": 3, "crop": -1}, "training": {"last_stair": "flat"}}
     )
     assert lines == [
-        "configuration: training.last_stair cannot be set: it is called training.final_decay now",
         "configuration: preprocess.crop must be at least 0 and below 1 (a fraction of the radius), not -1",
         "configuration: unknown key preprocess.sizes; did you mean preprocess.size?",
+        "configuration: training.last_stair cannot be set: it is called training.final_decay now",
     ]
 
 

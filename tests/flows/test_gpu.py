@@ -19,6 +19,7 @@ A, B = Gpu("GPU-8a", "NVIDIA H100"), Gpu("GPU-b7", "NVIDIA H100")
 def said(monkeypatch):
     lines = []
     monkeypatch.setattr(gpu, "say", lines.append)
+    monkeypatch.setattr(gpu, "LOOK_AGAIN_S", 0.005)
     return lines
 
 
@@ -61,9 +62,7 @@ def test_each_run_gets_gpus_of_its_own_and_the_third_waits_and_is_told_for_whom(
     first, second = (take_gpus([A, B], 1, 1, tmp_path) for _ in range(2))
     assert ([*first], [*second]) == ([A], [B])
     got = []
-    third = threading.Thread(
-        target=lambda: got.append(take_gpus([A, B], 1, 2, tmp_path, look_again_s=0.01))
-    )
+    third = threading.Thread(target=lambda: got.append(take_gpus([A, B], 1, 2, tmp_path)))
     third.start()
     while not said:
         third.join(0.01)
@@ -80,14 +79,12 @@ def test_each_run_gets_gpus_of_its_own_and_the_third_waits_and_is_told_for_whom(
 def test_a_run_that_needs_two_holds_none_while_it_waits(tmp_path, said):
     one = take_gpus([A], 1, 1, tmp_path)
     got = []
-    both = threading.Thread(
-        target=lambda: got.append(take_gpus([A, B], 2, 2, tmp_path, look_again_s=0.01))
-    )
+    both = threading.Thread(target=lambda: got.append(take_gpus([A, B], 2, 2, tmp_path)))
     both.start()
     while not said:
         both.join(0.01)
     # It looks again and again: the other one is free between two looks.
-    other = take_gpus([B], 1, 1, tmp_path, look_again_s=0.001)
+    other = take_gpus([B], 1, 1, tmp_path)
     release(one, other)
     both.join()
     assert {*got[0]} == {A, B}

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from dr_lib.network.model import ModelParams, build
 from flows.cli.main import app
-from flows.config import as_tables, load_config
+from flows.config import load_config
 from storage import open_workspace
 from storage.contents.models import load_history, load_record, local_weights
 from storage.errors import Refused
@@ -48,7 +48,7 @@ def take_in(tmp_path):
         return (
             open_workspace(config.workspace),
             config.recipe,
-            import_model(config.workspace, file, config.recipe, as_tables(config)),
+            import_model(config.workspace, file, config.recipe, config.tables),
         )
 
     call.config = path

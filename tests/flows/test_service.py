@@ -301,11 +301,12 @@ def test_prefects_page_shows_the_schedule_and_the_run_with_its_artifacts(service
 
 
 # The last: with ten seconds for a sign of life it takes a run that lives for dead.
-def test_dead_hanging_and_failed_runs_are_found_and_told(service, client, heard):
+def test_dead_hanging_and_failed_runs_are_found_and_told(service, client, heard, monkeypatch):
     url, texts = heard
     client.pause_deployment(client.read_deployment_by_name("dr-pipeline/eyes").id)
-    watch(ScheduleParams(silent_minutes=0.2), url, dead_after=timedelta(seconds=10))
-    watch(ScheduleParams(silent_minutes=0.2), url, dead_after=timedelta(seconds=10))
+    monkeypatch.setattr("flows.service.watch.DEAD_AFTER_S", 10)
+    watch(ScheduleParams(silent_minutes=0.2), url)
+    watch(ScheduleParams(silent_minutes=0.2), url)
     assert len(client.read_automations()) == 3, "a second call changes and adds none"
     dead, hanging, failed = (
         run_under_way(client, f"eyes: {name}") for name in ("killed", "asleep", "mislaid")
