@@ -241,7 +241,11 @@ def cone(lower: "keras.Model") -> Callable[[Any], Any] | None:
             seen = []
             for source in sources:
                 wanted = reach(layer, source, spans[id(outputs[0])])
-                seen.append(_cropped(tensors[id(source)], spans[id(source)], wanted))
+                rows, columns = (
+                    slice(first - start, end - start)
+                    for (first, end), (start, _) in zip(wanted, spans[id(source)], strict=True)
+                )
+                seen.append(tensors[id(source)][:, rows, columns])
             tensors[id(outputs[0])] = _applied(layer, seen)
         return ops.squeeze(tensors[id(lower.outputs[0])], (1, 2))
 
@@ -257,15 +261,6 @@ def cone_spans(lower: "keras.Model") -> dict[int, Span] | None:
     if not known or any(layer.compute_dtype != "float32" for layer in layers):
         return None
     return None if receptive_field(lower).whole else unit_spans(lower)
-
-
-def _cropped(tensor: Any, there: Span, wanted: Span) -> Any:
-    """The `wanted` places of a tensor that holds the places `there`."""
-    rows, columns = (
-        slice(first - start, end - start)
-        for (first, end), (start, _) in zip(wanted, there, strict=True)
-    )
-    return tensor[:, rows, columns]
 
 
 def _applied(layer: Any, inputs: list[Any]) -> Any:

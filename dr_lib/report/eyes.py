@@ -107,10 +107,11 @@ def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> Pixels:
         Grid(fitted(figure_b(eye, compare), SHEET_PX)),
     ]
     for layer in eye.layers:
-        panels = [
-            Panel(_neuron_picture(eye, neuron), neuron.place, number(neuron.attribution, 2))
-            for neuron in layer.ranked
-        ]
+        panels = []
+        for neuron in layer.ranked:
+            window = np.ascontiguousarray(eye.fundus[neuron.window])
+            drawn = figures.overlay(window, neuron.region, radius_px=_radius(neuron.region))
+            panels.append(Panel(drawn, neuron.place, number(neuron.attribution, 2)))
         if panels:
             words = f"Neurons of {layer.layer}"
             grids.append(Grid(fitted(panels, NEURON_PX), words, columns=10, text_px=11))
@@ -124,11 +125,6 @@ def fitted(panels: Sequence[Panel], size: int) -> list[Panel]:
         for panel in panels
         if panel.image is not None
     ]
-
-
-def _neuron_picture(eye: EyeEntry, neuron: NeuronEntry) -> Pixels:
-    window = np.ascontiguousarray(eye.fundus[neuron.window])
-    return figures.overlay(window, neuron.region, radius_px=_radius(neuron.region))
 
 
 def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
@@ -165,7 +161,13 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
             {"name": outcome.quantity, "label": quantity(outcome.quantity)}
             for outcome in eye.outcomes
         ],
-        "correlations": _correlations(eye.outcomes, eye.crop),
+        # How alike any two maps are; both orders share an entry, the earlier outcome first.
+        "correlations": {
+            f"{first.quantity}|{second.quantity}": signed(
+                heatmaps.symmetry(first.values, second.values, crop=eye.crop)
+            )
+            for first, second in combinations(eye.outcomes, 2)
+        },
         "layers": [
             {"name": layer.layer, "quantity": quantity(layer.quantity)} for layer in eye.layers
         ],
@@ -208,18 +210,6 @@ def _outcome_rows(outcomes: Sequence[OutcomeMap]) -> list[dict[str, object]]:
         }
         for outcome in outcomes
     ]
-
-
-def _correlations(outcomes: Sequence[OutcomeMap], crop: float) -> dict[str, str]:
-    """How alike any two maps are, "stage0|stage4" → text; both orders share an entry, the earlier
-    outcome first.
-    """
-    return {
-        f"{first.quantity}|{second.quantity}": signed(
-            heatmaps.symmetry(first.values, second.values, crop=crop)
-        )
-        for first, second in combinations(outcomes, 2)
-    }
 
 
 def _neuron(eye: EyeEntry, layer: str, neuron: NeuronEntry) -> dict[str, object]:

@@ -142,9 +142,10 @@ def _search(job: SearchJob, rows: np.ndarray, arrays: dict[str, np.ndarray]) -> 
             crop=study.crop,
         )
         put(method, result)
+    attack = classifier_outputs(study.location, study.model_id, study.adversarial.batch_size)
     for method in study.adversarial.methods:
         result = smallest_epsilon(
-            *(study.outputs.predict, study.outputs.gradient, x, params.target_stage),
+            *(attack.predict, attack.gradient, x, params.target_stage),
             study.adversarial,
             method=method,
             inside=visible_disc(x.shape[1], crop=study.crop),
