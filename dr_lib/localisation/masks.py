@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float32, UInt8
 from dr_lib.formatting import percent
 from dr_lib.fundus import Disc, PreprocessParams
 from dr_lib.fundus.anatomy import visible_disc
-from dr_lib.fundus.photo import UNDECODABLE
+from dr_lib.fundus.photo import UNDECODABLE, UnusablePhoto
 from dr_lib.fundus.scale import matrix
 from dr_lib.synthetic import MASK_COLOURS
 from dr_lib.vocabulary import HALF_GRAY
@@ -44,14 +44,8 @@ SPECK_PX = 0.15
 ASPECT = 0.01  # so much may the aspect ratios of mask and photograph differ
 
 
-class UnusableMask(ValueError):
-    """A mask cannot be laid on its photograph; `reason` is a short code, `detail` says what was
-    found.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+class UnusableMask(UnusablePhoto):
+    """A photograph's mask cannot be laid on it; `detail` says what was found."""
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,7 @@ class ClassifierOutputs(Batches):
         self, images: Float[np.ndarray, "image y x 3"], stage: int
     ) -> Float32[np.ndarray, "image y x 3"]:
         """The gradient of log P(stage) by the scaled pixels."""
-        cotangent = np.zeros((1, self._stages), np.float32)
-        cotangent[:, stage] = 1
+        cotangent = np.eye(self._stages, dtype=np.float32)[[stage]]
         return self.answers(
             lambda x: self._slopes(x, backend.tensor(np.repeat(cotangent, len(x), axis=0))), images
         )

@@ -111,12 +111,10 @@ def _search(job: SearchJob, rows: np.ndarray, arrays: dict[str, np.ndarray]) -> 
 
     def put(method: str, result: StrengthResult) -> None:
         arrays["original/probability"][rows] = result.before
-        arrays[f"{method}/image"][rows] = result.images
-        arrays[f"{method}/probability"][rows] = result.after
-        for name in ("reached", "failed", "strength", "best_probability"):
-            arrays[f"{method}/{name}"][rows] = getattr(result, name)
-        if f"{method}/difference" in arrays:
-            arrays[f"{method}/difference"][rows] = result.images - x
+        images = {"image": result.images, "difference": result.images - x}
+        for name, values in (vars(result) | images | {"probability": result.after}).items():
+            if f"{method}/{name}" in arrays:
+                arrays[f"{method}/{name}"][rows] = values
 
     maps = np.empty((*x.shape[:3], 1), np.float32)
     stored = eyes["explained_row"].to_numpy(np.int64)
