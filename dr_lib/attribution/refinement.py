@@ -32,7 +32,7 @@ class RefinementResult:
     outcome, baseline_outcome: F(x) and F(x').
     gradients: backward passes over as many as all quantities of a point take.
     converged: (quantity,) whether the gap is within what is allowed.
-    residuals: of each interval, one direction's after the other's.
+    residuals: of each interval, one direction's after the other's; none for neurons.
     """
 
     outcome: Float64[np.ndarray, "quantity"]
@@ -118,14 +118,12 @@ def live_refinement(
             group = numbers[first : first + together]
             rows.append(point)
             targets.append(np.pad(group, (0, together - len(group)), constant_values=-1))
-    total = np.zeros(neurons)
     if rows:
         targets = np.array(targets)
         one_hot = (targets[..., None] == np.arange(ends.shape[1])) * weights[rows, None, None]
-        values = yield Request(alphas[rows], one_hot, targets=targets)
-        np.add.at(total, targets[targets >= 0], values.slopes[targets >= 0])
-    residual = total - (stop - start)
-    return RefinementResult(stop, start, int(live.sum()), np.ones(neurons, bool), residual[None])
+        yield Request(alphas[rows], one_hot, targets=targets)
+    unjudged = np.zeros((0, neurons))
+    return RefinementResult(stop, start, int(live.sum()), np.ones(neurons, bool), unjudged)
 
 
 def adaptive_refinement(

@@ -23,7 +23,7 @@ from dr_lib.drawing import figures
 from dr_lib.drawing.figures import Map, Panel, Pixels
 from dr_lib.drawing.panels import Grid, pixels, sheet
 from dr_lib.formatting import number, percent, quantity, signed, stage_text, unbroken
-from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
+from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry
 from dr_lib.report.section import table
 
 # Raise it with every change of what an eye's files or the report's pages show, wherever in the code
@@ -136,9 +136,19 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
             f"{layer.layer}/{sign}": drawn for sign, drawn in signs.items() if drawn is not None
         }
     chosen = [(layer.layer, neuron) for layer in eye.layers for neuron in layer.ranked]
-    tables = {
-        "The model’s answers, and how exactly the maps add up to them": _outcome_rows(eye.outcomes)
-    }
+    outcomes = [
+        {
+            "outcome": quantity(outcome.quantity),
+            "model’s answer": outcome.outcome,
+            "for the half-gray image": outcome.baseline_outcome,
+            "gap": outcome.gap,
+            "gap, relative": percent(outcome.relative_gap, 1),
+            "points": outcome.points,
+            "within tolerance": outcome.converged,
+        }
+        for outcome in eye.outcomes
+    ]
+    tables = {"The model’s answers, and how exactly the maps add up to them": outcomes}
     return {
         "key": key,
         "id": eye.image_id,
@@ -195,21 +205,6 @@ def _facts(eye: EyeEntry) -> list[tuple[str, str]]:
                 ("Within tolerance", number(outcome.converged)),
             ]
     return facts
-
-
-def _outcome_rows(outcomes: Sequence[OutcomeMap]) -> list[dict[str, object]]:
-    return [
-        {
-            "outcome": quantity(outcome.quantity),
-            "model’s answer": outcome.outcome,
-            "for the half-gray image": outcome.baseline_outcome,
-            "gap": outcome.gap,
-            "gap, relative": percent(outcome.relative_gap, 1),
-            "points": outcome.points,
-            "within tolerance": outcome.converged,
-        }
-        for outcome in outcomes
-    ]
 
 
 def _neuron(eye: EyeEntry, layer: str, neuron: NeuronEntry) -> dict[str, object]:
