@@ -52,6 +52,8 @@ MERGES = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Mult
 Axes = tuple[int, ...]
 # (first, end) per axis, of places.
 Span = tuple[tuple[int, int], ...]
+# A unit so far from the first that branches of different strides no longer overlap on its way.
+FAR = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -94,19 +96,27 @@ def receptive_field(lower: "keras.Model") -> ReceptiveField:
     ValueError: where branches of different strides meet.
     """
     source = lower.inputs[0]
-    stride = _stride(lower)
-    if stride is None:
+    unknown = (sliding(layer, seen[0]) is None for layer, seen, _ in calls(lower) if seen)
+    if len(source.shape) != 4 or any(unknown):
         return ReceptiveField(tuple(source.shape[1:3]), (1, 1), (0, 0), whole=True)
-    span = unit_spans(lower)[id(source)]
-    size = tuple(end - first for first, end in span)
-    return ReceptiveField(size, stride, tuple(first for first, _ in span))
+    first, far = (unit_spans(lower, place)[id(source)] for place in (0, FAR))
+    size, far_size = (tuple(end - start for start, end in span) for span in (first, far))
+    if size != far_size:
+        raise ValueError(
+            "branches of different strides meet in one layer: its units see no regular grid of"
+            " windows"
+        )
+    top, left = (start for start, _ in first)
+    far_top, far_left = (start for start, _ in far)
+    stride = ((far_top - top) // FAR, (far_left - left) // FAR)
+    return ReceptiveField(size, stride, (top, left))
 
 
-def unit_spans(lower: "keras.Model") -> dict[int, Span]:
+def unit_spans(lower: "keras.Model", place: int = 0) -> dict[int, Span]:
     """For every tensor of a model whose layers are all known here, by the tensor's id: the places
-    that unit (0, 0) is computed from, padding included.
+    that unit (place, place) is computed from, padding included.
     """
-    spans: dict[int, Span] = {id(lower.outputs[0]): ((0, 1), (0, 1))}
+    spans: dict[int, Span] = {id(lower.outputs[0]): ((place, place + 1),) * 2}
     for layer, sources, outputs in reversed(list(calls(lower))):
         for source in sources:
             seen = reach(layer, source, spans[id(outputs[0])])
@@ -126,30 +136,6 @@ def reach(layer: Any, source: Any, span: Span) -> Span:
         (first * stride - pad, (end - 1) * stride - pad + kernel)
         for (first, end), kernel, stride, pad in zip(span, *slides, strict=True)
     )
-
-
-def _stride(lower: "keras.Model") -> tuple[int, int] | None:
-    """Pixels from a unit's receptive field to its neighbour's, per axis; None where units see
-    everything.
-    """
-    if len(lower.inputs[0].shape) != 4:
-        return None
-    strides: dict[int, tuple[int, int]] = {id(lower.inputs[0]): (1, 1)}
-    for layer, sources, outputs in calls(lower):
-        if not sources:
-            continue
-        slides = sliding(layer, sources[0])
-        if slides is None:
-            return None
-        (y, x), *others = {strides[id(source)] for source in sources}
-        if others:
-            raise ValueError(
-                "branches of different strides meet in one layer: its units see no regular grid of"
-                " windows"
-            )
-        step_y, step_x = slides[1]
-        strides[id(outputs[0])] = (y * step_y, x * step_x)
-    return strides[id(lower.outputs[0])]
 
 
 def window_side(lower: "keras.Model", input_size: int) -> int:
@@ -255,7 +241,11 @@ def cone(lower: "keras.Model") -> Callable[[Any], Any] | None:
             seen = []
             for source in sources:
                 wanted = reach(layer, source, spans[id(outputs[0])])
-                seen.append(_cropped(tensors[id(source)], spans[id(source)], wanted))
+                rows, columns = (
+                    slice(first - start, end - start)
+                    for (first, end), (start, _) in zip(wanted, spans[id(source)], strict=True)
+                )
+                seen.append(tensors[id(source)][:, rows, columns])
             tensors[id(outputs[0])] = _applied(layer, seen)
         return ops.squeeze(tensors[id(lower.outputs[0])], (1, 2))
 
@@ -271,15 +261,6 @@ def cone_spans(lower: "keras.Model") -> dict[int, Span] | None:
     if not known or any(layer.compute_dtype != "float32" for layer in layers):
         return None
     return None if receptive_field(lower).whole else unit_spans(lower)
-
-
-def _cropped(tensor: Any, there: Span, wanted: Span) -> Any:
-    """The `wanted` places of a tensor that holds the places `there`."""
-    rows, columns = (
-        slice(first - start, end - start)
-        for (first, end), (start, _) in zip(wanted, there, strict=True)
-    )
-    return tensor[:, rows, columns]
 
 
 def _applied(layer: Any, inputs: list[Any]) -> Any:

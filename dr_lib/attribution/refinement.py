@@ -6,10 +6,10 @@ interval's residual is what the interval contributes as sampled, less the known 
 quantity. It is known exactly and costs a forward pass, shared by all quantities.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from dr_lib.attribution.evaluator import Refinement, Request
 from dr_lib.attribution.partition import Partition
@@ -26,13 +26,13 @@ FIXED_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class RefinementResult:
-    """The result of a refinement. A fixed rule has a single interval, the whole line, without a
-    tag; otherwise the intervals of each direction are a partition of the line.
+    """The result of a refinement. A fixed rule has a single interval, the whole line; otherwise
+    the intervals of each direction are a partition of the line.
 
     outcome, baseline_outcome: F(x) and F(x').
     gradients: backward passes over as many as all quantities of a point take.
     converged: (quantity,) whether the gap is within what is allowed.
-    residuals, edges, tags, directions: of each interval, the last the number of its direction.
+    residuals: of each interval, one direction's after the other's; none for neurons.
     """
 
     outcome: Float64[np.ndarray, "quantity"]
@@ -40,9 +40,6 @@ class RefinementResult:
     gradients: int
     converged: np.ndarray
     residuals: Float64[np.ndarray, "interval quantity"]
-    edges: Float64[np.ndarray, "interval 2"] = field(default_factory=lambda: np.array([[0.0, 1.0]]))
-    tags: Float64[np.ndarray, "tag"] = field(default_factory=lambda: np.zeros(0))
-    directions: Int64[np.ndarray, "tag"] = field(default_factory=lambda: np.zeros(0, int))
 
 
 def fixed_refinement(
@@ -121,14 +118,12 @@ def live_refinement(
             group = numbers[first : first + together]
             rows.append(point)
             targets.append(np.pad(group, (0, together - len(group)), constant_values=-1))
-    total = np.zeros(neurons)
     if rows:
         targets = np.array(targets)
         one_hot = (targets[..., None] == np.arange(ends.shape[1])) * weights[rows, None, None]
-        values = yield Request(alphas[rows], one_hot, targets=targets)
-        np.add.at(total, targets[targets >= 0], values.slopes[targets >= 0])
-    residual = total - (stop - start)
-    return RefinementResult(stop, start, int(live.sum()), np.ones(neurons, bool), residual[None])
+        yield Request(alphas[rows], one_hot, targets=targets)
+    unjudged = np.zeros((0, neurons))
+    return RefinementResult(stop, start, int(live.sum()), np.ones(neurons, bool), unjudged)
 
 
 def adaptive_refinement(
@@ -162,8 +157,7 @@ def adaptive_refinement(
     tags = (edges[:-1] + edges[1:]) / 2
     # All directions at once: they share the forward pass. Later each asks alone, where it needs
     # more.
-    numbers = range(len(partition.directions))
-    owners = np.tile(numbers, (points, 1))
+    owners = np.tile(range(len(partition.directions)), (points, 1))
     while True:
         cotangents = partition.cotangents(owners, tags)
         values = yield Request(tags, cotangents)
@@ -182,14 +176,5 @@ def adaptive_refinement(
         if len(places):
             partition.learn_values(places, (yield Request(places)).outputs)
     yield partition.commit(0)
-    directions = partition.directions
-    return RefinementResult(
-        stop,
-        start,
-        -(-partition.nodes // partition.width),
-        met,
-        partition.residuals,
-        np.concatenate([direction.edges for direction in directions]),
-        np.concatenate([direction.tags for direction in directions]),
-        np.repeat(numbers, [len(direction.tags) for direction in directions]),
-    )
+    gradients = -(-partition.nodes // partition.width)
+    return RefinementResult(stop, start, gradients, met, partition.residuals)

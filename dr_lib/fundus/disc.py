@@ -104,7 +104,10 @@ def retina_disc(photo: UInt8[np.ndarray, "y x 3"]) -> Disc:
         oval = ellipse is not None and _explains_more(ellipse, best)
         # Wide-field scanners show lying or ragged ovals; frames are squeezed the other way.
         odd = ellipse.aspect < 1 if oval else best is None or best.circle.support < SUPPORTED
-        if odd and not _by_white_light(small, view):
+        # White light shows the retina redder than green, with some blue; a scanner's two lasers
+        # show no blue, and mostly green.
+        red, green, blue = small[view.lit()].mean(axis=0)
+        if odd and not (red > green and blue > NO_BLUE * red):
             raise UngradablePhoto(
                 "wide_field",
                 "its outline is not round, and its colours are not those of white light: a"
@@ -226,14 +229,6 @@ def _retina_outside(view: _View, circle: Circle) -> bool:
     y, x = np.ogrid[: lit.shape[0], : lit.shape[1]]
     outside = np.hypot(y - circle.y, x - circle.x) > 1.06 * circle.radius
     return bool(lit[outside].sum() > SPILL * lit.sum())
-
-
-def _by_white_light(small: np.ndarray, view: _View) -> bool:
-    """Whether the retina is redder than green and has some blue. A scanner's two lasers show no
-    blue, and mostly green.
-    """
-    red, green, blue = small[view.lit()].mean(axis=0)
-    return bool(red > green and blue > NO_BLUE * red)
 
 
 def _confidence(circle: Circle) -> float:

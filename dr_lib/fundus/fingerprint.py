@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, UInt8
 
 from dr_lib.fundus.anatomy import Eye
 from dr_lib.fundus.normalise import preprocess
@@ -98,7 +98,11 @@ def near_copies(
     fresh = known[new[known]]
     if not len(fresh):
         return []
-    patterns = _unit(fingerprints, known)
+    packed = np.stack(
+        [np.frombuffer(base64.b85decode(fingerprints[row]), np.uint8) for row in known]
+    )
+    patterns = LEVELS[(packed[..., None] >> SHIFTS & 3).reshape(len(known), -1)]
+    patterns /= np.linalg.norm(patterns, axis=1, keepdims=True)  # a product is a correlation
     pairs = set()
     for start in range(0, len(fresh), BLOCK):
         block = fresh[start : start + BLOCK]
@@ -107,12 +111,3 @@ def near_copies(
         alike = zip(block[rows].tolist(), known[columns].tolist(), strict=True)
         pairs |= {(min(pair), max(pair)) for pair in alike if pair[0] != pair[1]}
     return sorted(pairs)
-
-
-def _unit(fingerprints: Sequence[str], known: np.ndarray) -> Float32[np.ndarray, "photo cell"]:
-    """The patterns with length 1, so that a product is a correlation."""
-    packed = np.stack(
-        [np.frombuffer(base64.b85decode(fingerprints[row]), np.uint8) for row in known]
-    )
-    patterns = LEVELS[(packed[..., None] >> SHIFTS & 3).reshape(len(known), -1)]
-    return patterns / np.linalg.norm(patterns, axis=1, keepdims=True)

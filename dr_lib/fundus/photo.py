@@ -99,10 +99,8 @@ def inspect(data: bytes) -> Header:
     if not data:
         raise UnreadablePhoto("empty", "the file holds no bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of large images and odd metadata; `decode` has limits of its own
+        # Of large images and odd metadata; `decode` has limits of its own.
+        with warnings.catch_warnings(action="ignore"):
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             # A PNG's getexif would decode the whole image to reach a late chunk: a decompression
             # bomb's chance.
@@ -220,8 +218,7 @@ def _decode_with_pillow(data):
     from PIL import Image, ImageOps
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             image = ImageOps.exif_transpose(Image.open(io.BytesIO(data), formats=FORMATS))
             if image.mode.startswith(
                 "I"

@@ -89,9 +89,14 @@ def scaled(
     ):  # a halved copy then has 1.8 pixels for each of the output
         part, here = halved(part), here.scaled(0.5)
         variance = variance / 4 + 1 / 16
-    sigmas = [
-        _missing_blur(length / size, variance, params) for length in (here.diameter, here.height)
+    # The Gaussian σ that each axis still lacks, in pixels of the picture, of which `scale` make one
+    # of the output. 1/6: bilinear sampling's own.
+    scales = (here.diameter / size, here.height / size)
+    missing = [
+        (params.low_pass_sigma * scale) ** 2 - variance - (1 / 6 if scale > 1 else 0)
+        for scale in scales
     ]
+    sigmas = np.sqrt(np.maximum(missing, 0.0)).tolist()
     if max(sigmas) > 0.2:
         part = cv2.sepFilter2D(
             part, cv2.CV_32F, *(_kernel(s) for s in sigmas), borderType=cv2.BORDER_REPLICATE
@@ -109,16 +114,6 @@ def scaled(
         _covered(affine[1, 2], affine[1, 1], rows, size),
         _covered(affine[0, 2], affine[0, 0], columns, size),
     )
-
-
-def _missing_blur(scale, variance, params):
-    """The Gaussian σ, in pixels of the picture, that its axis still lacks; `scale` of them make one
-    of the output.
-    """
-    missing = (
-        (params.low_pass_sigma * scale) ** 2 - variance - (1 / 6 if scale > 1 else 0)
-    )  # 1/6: bilinear sampling's own
-    return float(np.sqrt(max(missing, 0.0)))
 
 
 def _kernel(sigma):

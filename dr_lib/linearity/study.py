@@ -24,7 +24,7 @@ from dr_lib.attribution.quantities import identity_quantities, softmax
 from dr_lib.network import backend
 from dr_lib.network.layers import logits_model
 from dr_lib.perturbation.adversarial import Gradient, Norm, ascent
-from dr_lib.perturbation.strength_search import LEGAL, batches
+from dr_lib.perturbation.strength_search import LEGAL
 from dr_lib.settings import (
     Limit,
     NonNegativeInt,
@@ -142,22 +142,20 @@ def linearity_study(
     """
     if not params.inside_only:
         inside = np.ones(inputs.shape[1:3], bool)
-    slopes = [gradient(batch, params.target_stage) for batch in batches(inputs, params.batch_size)]
-    finite = np.concatenate(
-        [np.isfinite(batch).all(axis=(1, 2, 3)) for batch in slopes] or [np.zeros(0, bool)]
-    )
+    slopes = gradient(inputs, params.target_stage)
+    finite = np.isfinite(slopes).all(axis=(1, 2, 3))
     if not finite.any():
         return pd.DataFrame({name: [] for name in COLUMNS})
     inputs, ids = inputs[finite], np.asarray(image_ids, object)[finite]
     direction = ascent(
-        np.where(inside[..., None], np.concatenate(slopes)[finite], 0).astype(inputs.dtype),
+        np.where(inside[..., None], slopes[finite], 0).astype(inputs.dtype),
         params.norm,
     )
 
     seen: dict[str, list[np.ndarray]] = {layer: [] for layer in uppers}
     for strength in params.grid:
         examples = np.clip(inputs + np.float32(strength) * direction, *LEGAL).astype(inputs.dtype)
-        for batch in batches(examples, params.batch_size):
+        for batch in _batches(examples, params.batch_size):
             activations = lower(batch)
             for layer, kept in seen.items():
                 kept.append(np.asarray(activations[layer]))
@@ -166,7 +164,7 @@ def linearity_study(
     for layer, upper in uppers.items():
         activations, origin = np.concatenate(seen.pop(layer)), np.asarray(start[layer])[0]
         stages = np.concatenate(
-            [np.asarray(upper(batch)) for batch in batches(activations, params.batch_size)]
+            [np.asarray(upper(batch)) for batch in _batches(activations, params.batch_size)]
         )
         slope = np.asarray(average_gradient(upper, params.target_stage, activations, origin))
         frames.append(_frame(ids, layer, activations - origin, slope, stages, params))
@@ -188,6 +186,11 @@ def engine_average_gradient(params: LinearityParams) -> AverageGradient:
         return values[:, 0]
 
     return average
+
+
+def _batches(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """The rows in order, at most `batch_size` at a time."""
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
 class _Above:

@@ -106,12 +106,6 @@ def agreement(
 
     inside: the pixels that are judged.
     """
-    for name, mask in masks.items():
-        if mask.shape != cells.shape:
-            raise ValueError(
-                f"the mask of {name} has {mask.shape} pixels, the fundus {cells.shape}: warp it"
-                " first"
-            )
     count, channels = maps.shape[0] * maps.shape[1], maps.shape[2]
 
     def units(pixels: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float32, UInt8
 from dr_lib.formatting import percent
 from dr_lib.fundus import Disc, PreprocessParams
 from dr_lib.fundus.anatomy import visible_disc
-from dr_lib.fundus.photo import UNDECODABLE
+from dr_lib.fundus.photo import UNDECODABLE, UnusablePhoto
 from dr_lib.fundus.scale import matrix
 from dr_lib.synthetic import MASK_COLOURS
 from dr_lib.vocabulary import HALF_GRAY
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+# The pixels of each lesion type (and of the optic disc), each plane as large as its file.
 Planes = Mapping[str, Bool[np.ndarray, "_ _"]]
-"""The pixels of each lesion type (and of the optic disc), each plane as large as its file."""
 ANY = "any"  # the lesion type that stands for all of them together
 NO_LESION = ("optic_disc",)
 COVERED = 0.25  # of a fundus pixel: from here on it counts as lesion
@@ -44,14 +44,8 @@ SPECK_PX = 0.15
 ASPECT = 0.01  # so much may the aspect ratios of mask and photograph differ
 
 
-class UnusableMask(ValueError):
-    """A mask cannot be laid on its photograph; `reason` is a short code, `detail` says what was
-    found.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+class UnusableMask(UnusablePhoto):
+    """A photograph's mask cannot be laid on it; `detail` says what was found."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +78,12 @@ def retina_seen(fundus: UInt8[np.ndarray, "y x 3"], *, crop: float) -> Bool[np.n
     Where a camera cuts the disc, preprocessing leaves exact half-gray. Counted as retina without a
     lesion, it would flatter every map.
     """
+    from scipy.ndimage import binary_propagation
+
     inside = visible_disc(len(fundus), crop=crop)
     blank = (fundus == HALF_GRAY).all(axis=2).astype(np.uint8)
-    blank = cv2.morphologyEx(blank, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    _, labels = cv2.connectedComponents(blank, connectivity=4)
-    outside = np.unique(labels[~inside & (blank > 0)])
-    return inside & ~(np.isin(labels, outside) & (blank > 0))
+    blank = cv2.morphologyEx(blank, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+    return inside & ~binary_propagation(blank & ~inside, mask=blank)
 
 
 def lesion_masks(
@@ -342,8 +336,7 @@ def _opened(content: bytes) -> "Image.Image":
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images and odd tags
+        with warnings.catch_warnings(action="ignore"):  # of large images and odd tags
             image = Image.open(io.BytesIO(content))
             image.load()
             return image

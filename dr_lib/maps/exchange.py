@@ -7,14 +7,13 @@ Coordinates are those of labelling tools: x to the right and y down, in pixels f
 top left corner, so that a pixel's centre lies at a half.
 """
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float64
 
 from dr_lib.fundus import Disc
@@ -170,22 +169,20 @@ def table(eyes: Sequence[ExportedEye], description: str = "") -> str:
     """CSV: a row a region, with its box in px and its polygon as well-known text (WKT)."""
     told = ("region", "score", "attribution", "lesion", "probability")
     box = ("left_px", "top_px", "width_px", "height_px")
-    text = io.StringIO()
-    names = ("image_id", "file", *told, *box, "area_px2", "polygon")
-    rows = csv.DictWriter(text, names, lineterminator="\n")
-    rows.writeheader()
+    rows = []
     for eye in eyes:
         for region in eye.regions:
             around = region.outline
             corners = ", ".join(f"{x:g} {y:g}" for x, y in _closed(around))
             shape = {"area_px2": around.area_px, "polygon": f"POLYGON (({corners}))"}
-            rows.writerow(
+            rows.append(
                 {"image_id": eye.image_id, "file": eye.file}
                 | region.properties()
                 | dict(zip(box, around.box, strict=True))
                 | shape
             )
-    return text.getvalue()
+    names = ["image_id", "file", *told, *box, "area_px2", "polygon"]
+    return pd.DataFrame(rows, columns=names).to_csv(index=False)
 
 
 def geojson(eyes: Sequence[ExportedEye], description: str = "") -> str:

@@ -64,13 +64,7 @@ class GroupHeatmaps:
     ) -> None:
         """Adds one image's map to each of its groups; a map with a value that is not finite, or of
         an eye that may be left or right, is left out.
-
-        Raises
-        ------
-        ValueError
-            For a map of another size.
         """
-        self._check(values.shape[0])
         if eye is not None and np.isfinite(values).all():
             values = values.astype(np.float64)[:, :: -1 if eye == "left" else 1]
             parts = np.stack([np.maximum(values, 0.0), np.minimum(values, 0.0)])
@@ -78,18 +72,13 @@ class GroupHeatmaps:
                 self._add((group, source, quantity), parts, 1)
 
     def merge(self, other: "GroupHeatmaps") -> None:
-        """Takes in the sums of another accumulator. Raises ValueError for one of another size."""
-        self._check(other.size)
+        """Takes in the sums of another accumulator."""
         for key, parts in other.sums.items():
             self._add(key, parts, other.images[key])
 
     def _add(self, key: Key, parts: np.ndarray, images: int) -> None:
         self.sums[key] = self.sums.get(key, 0.0) + parts
         self.images[key] += images
-
-    def _check(self, size: int) -> None:
-        if size != self.size:
-            raise ValueError(f"{size} × {size} px cannot join sums of {self.size} × {self.size} px")
 
     def means(
         self,

@@ -39,7 +39,14 @@ class LesionMapper:
     def __init__(self, logits: "keras.Model", *, poses: int, points: int, batch_size: int) -> None:
         self.poses = range(0, 8, 2) if poses == 4 else range(poses)
         self.rule = quadrature("midpoint", points)
-        self.disease = Evaluator(_log_odds(logits), batch_size)
+
+        def log_odds(x: Any) -> Any:
+            from keras import ops
+
+            u = logits(x, training=False)
+            return ops.logsumexp(u[:, 1:], axis=1) - u[:, 0]
+
+        self.disease = Evaluator(log_odds, batch_size)
 
     def maps(self, pixels: UInt8[np.ndarray, "image y x 3"]) -> Float32[np.ndarray, "image y x"]:
         """One map an eye, 0 or above, in units of log-odds a pixel: larger where a lesion is
@@ -84,15 +91,3 @@ def unposed(
     """
     turned = np.rot90(maps, -(number // 2), axes=(1, 2))
     return np.ascontiguousarray(turned[:, :, ::-1] if number % 2 else turned)
-
-
-def _log_odds(logits: "keras.Model") -> Any:
-    """(n, …) -> (n,): log P(any disease) − log P(none)."""
-
-    def log_odds(x: Any) -> Any:
-        from keras import ops
-
-        u = logits(x, training=False)
-        return ops.logsumexp(u[:, 1:], axis=1) - u[:, 0]
-
-    return log_odds

@@ -89,10 +89,7 @@ def find_regions(
     """
     from skimage.measure import label
 
-    height, width = values.shape
-    if height != width:
-        raise ValueError(f"a fundus and its maps are square, not {height} × {width}")
-    inside = visible_disc(height, crop=crop)
+    inside = visible_disc(len(values), crop=crop)
     nothing = np.zeros(values.shape, np.int32)
     if not np.isfinite(values).all():
         return nothing
@@ -144,8 +141,6 @@ def region_rows(
     """
     from skimage.measure import regionprops
 
-    if fundus.shape[:2] != values.shape:
-        raise ValueError(f"a map of {values.shape} does not lie on a fundus of {fundus.shape[:2]}")
     values = values.astype(np.float64)
     total = values[values > 0 if sign == "positive" else values < 0].sum()
     rows = []

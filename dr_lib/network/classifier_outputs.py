@@ -20,59 +20,16 @@ if TYPE_CHECKING:
     import keras
 
 
-class ClassifierOutputs:
-    """`predict(images)`, `gradient(images, stage)` and `features(images)` of a classifier of
-    five stages.
+class Batches:
+    """Runs functions over any number of images in batches of one shape; if memory runs out, batches
+    are halved from then on.
     """
 
-    def __init__(self, model: "keras.Model", batch_size: int = 8):
-        from keras import ops
-
+    def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self._model, self._stages = model, int(model.outputs[0].shape[-1])
-        logits = logits_model(model)
 
-        def log_probabilities(x: object) -> object:
-            return ops.log_softmax(logits(x, training=False), axis=-1)
-
-        self._values = backend.compiled(log_probabilities)
-        self._slopes = backend.compiled(
-            lambda x, cotangent: backend.vjp(log_probabilities, x, cotangent)[1]
-        )
-
-    def predict(
-        self, images: Float[np.ndarray, "image y x 3"]
-    ) -> Float32[np.ndarray, "image stage"]:
-        """The stages' probabilities of scaled images."""
-        return np.exp(self._in_batches(self._values, images))
-
-    def gradient(
-        self, images: Float[np.ndarray, "image y x 3"], stage: int
-    ) -> Float32[np.ndarray, "image y x 3"]:
-        """The gradient of log P(stage) by the scaled pixels."""
-        cotangent = np.zeros((1, self._stages), np.float32)
-        cotangent[:, stage] = 1
-        return self._in_batches(
-            lambda x: self._slopes(x, backend.tensor(np.repeat(cotangent, len(x), axis=0))), images
-        )
-
-    def features(
-        self, images: Float[np.ndarray, "image y x 3"]
-    ) -> Float32[np.ndarray, "image feature"]:
-        """The activations of the layer `pooled`: the space in which the model tells images
-        apart.
-        """
-        return self._in_batches(self._below_pooled, images)
-
-    @functools.cached_property
-    def _below_pooled(self) -> Callable[[Any], Any]:
-        below, _ = split_at(self._model, "pooled")
-        return backend.compiled(lambda x: below(x, training=False))
-
-    def _in_batches(self, function: Callable[[Any], Any], images: np.ndarray) -> np.ndarray:
-        """The function's answers for any number of images; if memory runs out, batches are halved
-        from then on.
-        """
+    def answers(self, function: Callable[[Any], Any], images: np.ndarray) -> np.ndarray:
+        """The function's answer for every image."""
         answers, start = [], 0
         # A batch at least, also without images: it knows the shape of an answer.
         while start < len(images) or not answers:
@@ -88,3 +45,52 @@ class ClassifierOutputs:
             else:
                 start += len(piece)
         return np.concatenate(answers)
+
+
+class ClassifierOutputs(Batches):
+    """`predict(images)`, `gradient(images, stage)` and `features(images)` of a classifier of
+    five stages.
+    """
+
+    def __init__(self, model: "keras.Model", batch_size: int = 8):
+        from keras import ops
+
+        super().__init__(batch_size)
+        self._model, self._stages = model, int(model.outputs[0].shape[-1])
+        logits = logits_model(model)
+
+        def log_probabilities(x: object) -> object:
+            return ops.log_softmax(logits(x, training=False), axis=-1)
+
+        self._values = backend.compiled(log_probabilities)
+        self._slopes = backend.compiled(
+            lambda x, cotangent: backend.vjp(log_probabilities, x, cotangent)[1]
+        )
+
+    def predict(
+        self, images: Float[np.ndarray, "image y x 3"]
+    ) -> Float32[np.ndarray, "image stage"]:
+        """The stages' probabilities of scaled images."""
+        return np.exp(self.answers(self._values, images))
+
+    def gradient(
+        self, images: Float[np.ndarray, "image y x 3"], stage: int
+    ) -> Float32[np.ndarray, "image y x 3"]:
+        """The gradient of log P(stage) by the scaled pixels."""
+        cotangent = np.eye(self._stages, dtype=np.float32)[[stage]]
+        return self.answers(
+            lambda x: self._slopes(x, backend.tensor(np.repeat(cotangent, len(x), axis=0))), images
+        )
+
+    def features(
+        self, images: Float[np.ndarray, "image y x 3"]
+    ) -> Float32[np.ndarray, "image feature"]:
+        """The activations of the layer `pooled`: the space in which the model tells images
+        apart.
+        """
+        return self.answers(self._below_pooled, images)
+
+    @functools.cached_property
+    def _below_pooled(self) -> Callable[[Any], Any]:
+        below, _ = split_at(self._model, "pooled")
+        return backend.compiled(lambda x: below(x, training=False))

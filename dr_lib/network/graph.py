@@ -37,19 +37,9 @@ def calls(model: "keras.Model") -> Iterator[tuple[Any, list[Any], list[Any]]]:
             f"{model.name} has no graph of layers: only functional (or Sequential) Keras models can"
             " be taken apart"
         )
-    seen: set[tuple[int, int]] = set()
-    stack = [(output, False) for output in reversed(model.outputs)]
-    while stack:
-        tensor, after_sources = stack.pop()
-        layer, index, _ = tensor._keras_history
-        node = layer._inbound_nodes[index]
-        is_input = any(tensor is source for source in model.inputs)
-        sources = [] if is_input else list(node.input_tensors)
-        if after_sources:
-            yield layer, sources, list(node.output_tensors)
-        elif (id(layer), index) not in seen:
-            seen.add((id(layer), index))
-            stack += [(tensor, True), *((source, False) for source in sources)]
+    for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
+        for node in nodes:
+            yield node.operation, list(node.input_tensors), list(node.outputs)
 
 
 def rectified(model: "keras.Model") -> bool:

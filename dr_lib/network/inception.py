@@ -107,9 +107,8 @@ def _load_weights(base: Any, source: str) -> None:
     if path.suffix != ".h5":
         raise ValueError(f"backbone_weights: {source} is not a weights-only .h5 file")
     try:
-        with warnings.catch_warnings():
-            # Keras only warns of layers that a file leaves out, and they would stay random.
-            warnings.simplefilter("error", UserWarning)
+        # Keras only warns of layers that a file leaves out, and they would stay random.
+        with warnings.catch_warnings(action="error", category=UserWarning):
             base.load_weights(path)
     except Exception as error:
         raise ValueError(

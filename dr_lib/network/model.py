@@ -18,6 +18,7 @@ from jaxtyping import Float32, UInt8
 
 from dr_lib.network import backend
 from dr_lib.network.backbone import Backbone, next_seed
+from dr_lib.network.classifier_outputs import Batches
 from dr_lib.network.inception import INCEPTION_V3
 from dr_lib.network.small import SMALL
 from dr_lib.settings import PositiveInt, Settings, ShareBelow1
@@ -156,20 +157,5 @@ def probabilities(
     Returns
     -------
     (n, 5) float32, each row adding up to 1.
-
-    Raises
-    ------
-    ValueError: for a batch size below 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    answers = np.empty((len(pixels), STAGE_COUNT), np.float32)
-    batch = np.empty((batch_size, *pixels.shape[1:]), np.float32)
-    for start in range(0, len(pixels), batch_size):
-        piece = pixels[start : start + batch_size]
-        batch[: len(piece)] = scaled(piece)
-        batch[len(piece) :] = 0
-        answers[start : start + len(piece)] = np.asarray(model.predict_on_batch(batch))[
-            : len(piece)
-        ]
-    return answers
+    return Batches(batch_size).answers(model.predict_on_batch, scaled(pixels))

@@ -9,6 +9,7 @@ log-probability or of any other increasing function of it (that of the probabili
 where softmax saturates).
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -153,16 +154,14 @@ def smallest_epsilon(
         # The sign of an infinity would pass for a direction.
         return np.where(np.isfinite(values), values, np.nan)
 
-    firsts: dict[int, np.ndarray] = {}  # the gradient at the original serves every radius of FGSM
+    # The gradient at the original serves every radius of FGSM.
+    firsts = functools.cache(lambda: masked(inputs))
 
     def move(rows: np.ndarray, epsilons: np.ndarray) -> np.ndarray:
         if method.startswith("pgd"):
             how = params.steps, params.step_share
             return pgd(inputs[rows], masked, epsilons, norm, *how)
-        missing = np.array([row for row in rows if row not in firsts], int)
-        if missing.size:
-            firsts.update(zip(missing.tolist(), masked(inputs[missing]), strict=True))
-        return fgsm(inputs[rows], np.stack([firsts[row] for row in rows.tolist()]), epsilons, norm)
+        return fgsm(inputs[rows], firsts()[rows], epsilons, norm)
 
     return search(
         predict,
@@ -171,7 +170,6 @@ def smallest_epsilon(
         target_stage,
         grid=params.grid(norm),
         bisections=params.bisections,
-        batch_size=params.batch_size,
     )
 
 

@@ -248,8 +248,4 @@ def feature_distances(
 
 
 def _change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    if before.shape != after.shape:
-        raise ValueError(
-            f"images of different shapes cannot be compared: {before.shape} and {after.shape}"
-        )
     return after.astype(np.float64) - before.astype(np.float64)

@@ -20,7 +20,6 @@ from dr_lib.perturbation.strength_search import (
     LEGAL,
     Predict,
     StrengthResult,
-    batches,
     search,
     strength_grid,
 )
@@ -193,20 +192,12 @@ def smallest_strength(
     -------
     StrengthResult
         An eye whose attribution is not finite is marked failed.
-
-    Raises
-    ------
-    ValueError
-        Unless there are as many attributions as inputs.
     """
-    n = len(inputs)
-    if len(attributions) != n:
-        raise ValueError(f"{n} inputs need as many attributions, not {len(attributions)}")
     form: Form = "constant" if method.startswith("constant") else "proportional"
     variant = method.partition("_")[2]
     failed = ~np.all(np.isfinite(attributions), axis=(1, 2, 3))
     baselines = np.broadcast_to(baselines, inputs.shape)
-    starts, directions, walked = inputs.copy(), attributions.copy(), np.zeros(n)
+    starts, directions, walked = inputs.copy(), attributions.copy(), np.zeros(len(inputs))
     for i, attribution in enumerate(attributions):
         if variant == "strongest":
             directions[i] = strongest(attribution, params.strongest_share)
@@ -219,10 +210,9 @@ def smallest_strength(
         )
 
     def turn(rows: np.ndarray, strengths: np.ndarray) -> None:
-        for part in batches(rows, params.batch_size):
-            moved = move(part, np.full(len(part), strengths[0]))
-            starts[part], walked[part] = moved, strengths[0]
-            directions[part] = np.nan_to_num(attribute(moved), nan=0.0, posinf=0.0, neginf=0.0)
+        moved = move(rows, strengths)
+        starts[rows], walked[rows] = moved, strengths
+        directions[rows] = np.nan_to_num(attribute(moved), nan=0.0, posinf=0.0, neginf=0.0)
 
     largest = min(params.largest_strength, SATURATION[form])
     grid = strength_grid(min(params.smallest_strength, largest), largest, params.growth)
@@ -233,7 +223,6 @@ def smallest_strength(
         target_stage,
         grid=grid,
         bisections=params.bisections,
-        batch_size=params.batch_size,
         failed=failed,
         advanced=turn if variant == "recomputed" else None,
     )

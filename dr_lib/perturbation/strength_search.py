@@ -44,11 +44,6 @@ class StrengthResult:
     images: Images
 
 
-def batches(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """The rows in order, at most `batch_size` at a time."""
-    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-
-
 def strength_grid(smallest: float, largest: float, growth: float) -> tuple[float, ...]:
     """Strengths from `smallest` growing by the factor `growth`, ending with `largest` itself.
 
@@ -74,7 +69,6 @@ def search(
     *,
     grid: Sequence[float],
     bisections: int,
-    batch_size: int,
     failed: Bool[np.ndarray, "image"] | None = None,
     advanced: Callable[[np.ndarray, np.ndarray], None] | None = None,
 ) -> StrengthResult:
@@ -83,7 +77,7 @@ def search(
 
     Parameters
     ----------
-    predict : gets at most `batch_size` images at a time
+    predict : any number of images to the stages' probabilities
     inputs : (image, y, x, channel) scaled images; one already there needs strength 0
     move : rows and a strength for each to the changed images
     grid : strengths of the bracketing, growing
@@ -91,23 +85,10 @@ def search(
     failed : eyes not to be tried
     advanced : told after each step of the grid which rows go on and with what strength, before the
         next step is taken: a path that recomputes its direction needs to know
-
-    Raises
-    ------
-    ValueError
-        For a stage that the model does not have.
     """
     n = len(inputs)
     failed = np.zeros(n, bool) if failed is None else failed.copy()
-    before = np.concatenate(
-        [predict(inputs[rows]) for rows in batches(np.arange(n), batch_size)]
-        or [np.empty((0, STAGE_COUNT))]
-    )
-    before = np.asarray(before, np.float32)
-    if not 0 <= target_stage < before.shape[1]:
-        raise ValueError(
-            f"target stage {target_stage} is not one of the model's {before.shape[1]} stages"
-        )
+    before = np.asarray(predict(inputs) if n else np.empty((0, STAGE_COUNT)), np.float32)
     failed |= ~np.isfinite(before).all(axis=1)
     reached = _predicts(before, target_stage)
     best = before[:, target_stage].astype(np.float64)
@@ -116,24 +97,18 @@ def search(
 
     def attempt(rows: np.ndarray, strengths: np.ndarray) -> np.ndarray:
         """Which rows reach the target at these strengths; the best seen so far is kept."""
-        hits = np.zeros(len(rows), bool)
-        for part in batches(np.arange(len(rows)), batch_size):
-            eyes, tried = rows[part], strengths[part]
-            moved = move(eyes, tried)
-            probabilities = np.asarray(predict(moved), np.float32)
-            sane = np.isfinite(probabilities).all(axis=1) & np.isfinite(moved).all(axis=(1, 2, 3))
-            failed[eyes] |= (
-                ~sane & ~reached[eyes]
-            )  # once reached, a broken refinement is only a miss
-            hit = sane & _predicts(probabilities, target_stage)
-            gain = sane & (probabilities[:, target_stage] > best[eyes])
-            best[eyes[gain]] = probabilities[gain, target_stage]
-            keep = hit | (gain & ~reached[eyes])
-            for seen, now in ((strength, tried), (after, probabilities), (images, moved)):
-                seen[eyes[keep]] = now[keep]
-            reached[eyes[hit]] = True
-            hits[part] = hit
-        return hits
+        moved = move(rows, strengths)
+        probabilities = np.asarray(predict(moved), np.float32)
+        sane = np.isfinite(probabilities).all(axis=1) & np.isfinite(moved).all(axis=(1, 2, 3))
+        failed[rows] |= ~sane & ~reached[rows]  # once reached, a broken refinement is only a miss
+        hit = sane & _predicts(probabilities, target_stage)
+        gain = sane & (probabilities[:, target_stage] > best[rows])
+        best[rows[gain]] = probabilities[gain, target_stage]
+        keep = hit | (gain & ~reached[rows])
+        for seen, now in ((strength, strengths), (after, probabilities), (images, moved)):
+            seen[rows[keep]] = now[keep]
+        reached[rows[hit]] = True
+        return hit
 
     active = np.flatnonzero(~reached & ~failed)
     for value in grid:

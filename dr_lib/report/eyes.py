@@ -23,7 +23,7 @@ from dr_lib.drawing import figures
 from dr_lib.drawing.figures import Map, Panel, Pixels
 from dr_lib.drawing.panels import Grid, pixels, sheet
 from dr_lib.formatting import number, percent, quantity, signed, stage_text, unbroken
-from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
+from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry
 from dr_lib.report.section import table
 
 # Raise it with every change of what an eye's files or the report's pages show, wherever in the code
@@ -107,10 +107,11 @@ def eye_sheet(eye: EyeEntry, compare: tuple[str, str]) -> Pixels:
         Grid(fitted(figure_b(eye, compare), SHEET_PX)),
     ]
     for layer in eye.layers:
-        panels = [
-            Panel(_neuron_picture(eye, neuron), neuron.place, number(neuron.attribution, 2))
-            for neuron in layer.ranked
-        ]
+        panels = []
+        for neuron in layer.ranked:
+            window = np.ascontiguousarray(eye.fundus[neuron.window])
+            drawn = figures.overlay(window, neuron.region, radius_px=_radius(neuron.region))
+            panels.append(Panel(drawn, neuron.place, number(neuron.attribution, 2)))
         if panels:
             words = f"Neurons of {layer.layer}"
             grids.append(Grid(fitted(panels, NEURON_PX), words, columns=10, text_px=11))
@@ -126,11 +127,6 @@ def fitted(panels: Sequence[Panel], size: int) -> list[Panel]:
     ]
 
 
-def _neuron_picture(eye: EyeEntry, neuron: NeuronEntry) -> Pixels:
-    window = np.ascontiguousarray(eye.fundus[neuron.window])
-    return figures.overlay(window, neuron.region, radius_px=_radius(neuron.region))
-
-
 def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
     """What `eyes/<key>.js` tells the page."""
     maps: dict[str, Map] = {outcome.quantity: outcome.values for outcome in eye.outcomes}
@@ -140,9 +136,19 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
             f"{layer.layer}/{sign}": drawn for sign, drawn in signs.items() if drawn is not None
         }
     chosen = [(layer.layer, neuron) for layer in eye.layers for neuron in layer.ranked]
-    tables = {
-        "The model’s answers, and how exactly the maps add up to them": _outcome_rows(eye.outcomes)
-    }
+    outcomes = [
+        {
+            "outcome": quantity(outcome.quantity),
+            "model’s answer": outcome.outcome,
+            "for the half-gray image": outcome.baseline_outcome,
+            "gap": outcome.gap,
+            "gap, relative": percent(outcome.relative_gap, 1),
+            "points": outcome.points,
+            "within tolerance": outcome.converged,
+        }
+        for outcome in eye.outcomes
+    ]
+    tables = {"The model’s answers, and how exactly the maps add up to them": outcomes}
     return {
         "key": key,
         "id": eye.image_id,
@@ -165,7 +171,13 @@ def eye_record(eye: EyeEntry, key: str) -> dict[str, object]:
             {"name": outcome.quantity, "label": quantity(outcome.quantity)}
             for outcome in eye.outcomes
         ],
-        "correlations": _correlations(eye.outcomes, eye.crop),
+        # How alike any two maps are; both orders share an entry, the earlier outcome first.
+        "correlations": {
+            f"{first.quantity}|{second.quantity}": signed(
+                heatmaps.symmetry(first.values, second.values, crop=eye.crop)
+            )
+            for first, second in combinations(eye.outcomes, 2)
+        },
         "layers": [
             {"name": layer.layer, "quantity": quantity(layer.quantity)} for layer in eye.layers
         ],
@@ -193,33 +205,6 @@ def _facts(eye: EyeEntry) -> list[tuple[str, str]]:
                 ("Within tolerance", number(outcome.converged)),
             ]
     return facts
-
-
-def _outcome_rows(outcomes: Sequence[OutcomeMap]) -> list[dict[str, object]]:
-    return [
-        {
-            "outcome": quantity(outcome.quantity),
-            "model’s answer": outcome.outcome,
-            "for the half-gray image": outcome.baseline_outcome,
-            "gap": outcome.gap,
-            "gap, relative": percent(outcome.relative_gap, 1),
-            "points": outcome.points,
-            "within tolerance": outcome.converged,
-        }
-        for outcome in outcomes
-    ]
-
-
-def _correlations(outcomes: Sequence[OutcomeMap], crop: float) -> dict[str, str]:
-    """How alike any two maps are, "stage0|stage4" → text; both orders share an entry, the earlier
-    outcome first.
-    """
-    return {
-        f"{first.quantity}|{second.quantity}": signed(
-            heatmaps.symmetry(first.values, second.values, crop=crop)
-        )
-        for first, second in combinations(outcomes, 2)
-    }
 
 
 def _neuron(eye: EyeEntry, layer: str, neuron: NeuronEntry) -> dict[str, object]:

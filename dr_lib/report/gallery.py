@@ -19,11 +19,11 @@ DIGITS = {"stage": None, "predicted": None, "gap": 4, "share": 3, "symmetry": 3}
 
 def ordered(eyes: pd.DataFrame) -> pd.DataFrame:
     """The eyes in the gallery's order: 2_left before 10_left."""
-    return eyes.sort_values("image_id", key=_padded, kind="stable", ignore_index=True)
 
+    def padded(names: pd.Series) -> pd.Series:
+        return names.str.replace("[0-9]+", lambda digits: digits[0].zfill(20), regex=True)
 
-def _padded(names: pd.Series) -> pd.Series:
-    return names.str.replace("[0-9]+", lambda digits: digits[0].zfill(20), regex=True)
+    return eyes.sort_values("image_id", key=padded, kind="stable", ignore_index=True)
 
 
 def chunk_names(count: int) -> list[str]:

@@ -71,7 +71,14 @@ def table(rows: Rows, limit: int = 200, titles: Mapping[str, str] | None = None)
     records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
     titles = titles or {name: label(name) for row in records for name in row}
     columns = [
-        (title, all(_is_number(row.get(name)) for row in records)) for name, title in titles.items()
+        (
+            title,
+            all(
+                isinstance(value := row.get(name), Real | None) and not isinstance(value, bool)
+                for row in records
+            ),
+        )
+        for name, title in titles.items()
     ]
     cells = [[_cell(name, row.get(name)) for name in titles] for row in records[:limit]]
     return Table(columns, cells, max(0, len(records) - limit))
@@ -81,10 +88,6 @@ def _cell(name: str, value: object) -> str | Share | Whisker | Address:
     if isinstance(value, Share | Whisker | Address):
         return value
     return quantity(value) if name == "quantity" and isinstance(value, str) else number(value)
-
-
-def _is_number(value: object) -> bool:
-    return value is None or (isinstance(value, Real) and not isinstance(value, bool))
 
 
 @dataclass(frozen=True)

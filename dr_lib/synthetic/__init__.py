@@ -9,6 +9,6 @@ The parts, in the order in which an eye comes to be: `planning` (who has which s
 itself), `eye` (what a camera makes of it, and one call that joins all).
 """
 
-from dr_lib.synthetic.eye import draw, jpeg_bytes
+from dr_lib.synthetic.eye import draw
 from dr_lib.synthetic.lesions import MASK_COLOURS
 from dr_lib.synthetic.planning import KAGGLE_COUNTS, EyePlan, SynthesisParams, plan, stage_counts

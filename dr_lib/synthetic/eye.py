@@ -238,12 +238,9 @@ def _grain(picture: np.ndarray, sigma: float, rng: np.random.Generator) -> np.nd
     fine, coarse = (rng.standard_normal((384, 384, 3), dtype=np.float32) for _ in range(2))
     coarse = cv2.GaussianBlur(coarse, (0, 0), 1.2)
     tile = np.clip(np.round(sigma * (0.7 * fine + 2.2 * coarse)), -100, 100).astype(np.int16)
-    noisy = np.empty_like(picture)
-    for top, left in np.ndindex(*(-(-side // 384) for side in picture.shape[:2])):
-        part = np.s_[384 * top : 384 * (top + 1), 384 * left : 384 * (left + 1)]
-        height, width = picture[part].shape[:2]
-        noisy[part] = cv2.add(picture[part], tile[:height, :width], dtype=cv2.CV_8U)
-    return noisy
+    height, width = picture.shape[:2]
+    grain = np.tile(tile, (-(-height // 384), -(-width // 384), 1))[:height, :width]
+    return cv2.add(picture, grain, dtype=cv2.CV_8U)
 
 
 QUALITIES = (80, 96)  # of the cameras' JPEG files, from the first to below the second
@@ -288,16 +285,6 @@ def draw(eye: EyePlan, params: SynthesisParams) -> SyntheticEye:
     labels = shot.framed(canvas.labels * visible(shot.patch), (0.0,), cv2.INTER_NEAREST)
     quality = int(light.integers(*QUALITIES))
     return SyntheticEye(photo, _PALETTE[labels], quality, tuple(spots), marks, shot)
-
-
-def jpeg_bytes(photo: UInt8[np.ndarray, "height width 3"], quality: int) -> bytes:
-    """The photograph as a JPEG file; `quality` 1 to 100."""
-    done, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(photo, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
-    if not done:
-        raise ValueError(f"OpenCV could not encode a photograph of shape {photo.shape} as JPEG")
-    return data.tobytes()
 
 
 def _skin(camera: Camera, rng: np.random.Generator) -> Skin:

@@ -15,6 +15,7 @@ import numpy as np
 from dr_lib.synthetic.anatomy import Landmarks, Vessel
 from dr_lib.vocabulary import QUADRANTS, LesionType, Quadrant
 
+# RGB of each lesion type in a mask, the first five as in IDRiD's; all else is black.
 MASK_COLOURS: dict[str, tuple[int, int, int]] = {
     "microaneurysm": (255, 255, 255),
     "haemorrhage": (255, 0, 0),
@@ -24,14 +25,10 @@ MASK_COLOURS: dict[str, tuple[int, int, int]] = {
     "preretinal_haemorrhage": (0, 255, 255),
     "optic_disc": (255, 255, 0),
 }
-"""RGB of each lesion type in a mask, the first five as in IDRiD's; all else is black."""
 
+# Haemorrhages in each of the four quadrants that make an eye severe. The scale says more than 20 in
+# each; it counts over the whole retina, of which one 45° photograph shows about a quarter.
 SEVERE_PER_QUADRANT = 5
-"""Haemorrhages in each of the four quadrants that make an eye severe.
-
-The scale says more than 20 in each; it counts over the whole retina, of which one 45° photograph
-shows about a quarter.
-"""
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,8 @@ def stream(seed: int, patient: int, eye: str, concern: str) -> np.random.Generat
 
 
 FELLOW_KAPPA = 0.85  # EyePACS' between the stages of left and right eyes
+# Stages 0 to 4 among Kaggle's 35,126 training photographs.
 KAGGLE_COUNTS = (25810, 2443, 5292, 873, 708)
-"""Stages 0 to 4 among Kaggle's 35,126 training photographs."""
 
 
 @dataclass(frozen=True)

@@ -2,43 +2,27 @@
 rows of `evaluation` under the stratum "masks".
 """
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
 from dr_lib.formatting import with_interval
-from dr_lib.fundus import PreprocessParams
 from dr_lib.localisation import LocalisationParams, score_rows
 from storage import Workspace
-from storage.ids import content_id
 from storage.photos.masks import MaskIndex
 from storage.photos.types import Problem
 from storage.tables.schemas import SCHEMAS
 from tasks.access.map_scores import STRATUM, pixel_aucs
-from tasks.access.stores import as_text, crop_settings
 from tasks.aggregate.shard import JudgedEye
 from tasks.run.resolved_ids import ResolvedIds
 
 EVALUATION = "evaluation"
 PROBLEMS_NAMED = 3
+# What judgements are made from, of each eye.
 EYE = [
     *("image_id", "patient_id", "split", "position", "width_px", "height_px"),
     *("predicted_stage", "mask"),
 ]
-
-
-def judgement_digest(
-    made_from: Mapping[int, str],
-    eyes: pd.DataFrame,
-    params: LocalisationParams,
-    preprocess: PreprocessParams,
-) -> str:
-    """The digest of what judgements are made from: the shards, the eyes and their masks, and how
-    maps are judged.
-    """
-    how = dataclasses.asdict(params) | crop_settings(preprocess)
-    return content_id({"shards": made_from, "eyes": as_text(eyes[EYE]), "how": how})
 
 
 def judgement_rows(

@@ -129,9 +129,19 @@ def aggregate_shard(job: AggregateJob) -> ShardResult:
     if job.missing:
         reasons = shard_record(store, job.span).failed
         for row in explained_rows(arrays["pixels/status"], job.eyes, FAILED):
+            # An image without an explanation keeps its rows: null measures, and why.
             image_id = job.eyes.iloc[row]["image_id"]
             reason = reasons.get(image_id, "it could not be explained")
-            rows["attributions"] += _failed_rows(image_id, job.explained, reason)
+            failed = {"points": 0, "converged": False, "failure": reason}
+            rows["attributions"] += [
+                {
+                    "image_id": image_id,
+                    "quantity": name,
+                    **dict.fromkeys((*NUMBERS, *SUMS)),
+                    **failed,
+                }
+                for name in job.explained.quantities
+            ]
     for table in job.missing:
         job.part.write(table, rows[table])
     return result
@@ -198,12 +208,6 @@ def _judge(
             for name, values in judged.items()
         }
     result.judged.append(JudgedEye(eye["split"], eye["patient_id"], scores))
-
-
-def _failed_rows(image_id: str, explained: AttributionParams, reason: str) -> list[dict[str, Any]]:
-    """An image without an explanation keeps its rows: null measures, and why."""
-    empty = dict.fromkeys((*NUMBERS, *SUMS)) | {"points": 0, "converged": False, "failure": reason}
-    return [{"image_id": image_id, "quantity": name, **empty} for name in explained.quantities]
 
 
 def _attribution_rows(

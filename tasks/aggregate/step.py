@@ -23,8 +23,8 @@ from tasks.access.masks import masks_of, note_unused, with_masks
 from tasks.access.stores import as_text, crop_settings, explanation_store, span_digests
 from tasks.aggregate.localise import (
     EVALUATION,
+    EYE,
     in_words,
-    judgement_digest,
     judgement_rows,
     set_aside_in_words,
     unknown_in_words,
@@ -79,11 +79,12 @@ def aggregate(
             parts[span] = TablePart(workspace, ids.explain_id, span.part, digest)
     digests = {span.index: part.digest for span, part in parts.items()}
     groups = TablePart(workspace, ids.explain_id, "groups", content_id({"shards": digests}))
+    judging = dataclasses.asdict(localisation) | crop_settings(recipe.preprocess)
     judgement = TablePart(
         workspace,
         ids.model_id,
         f"localisation-{ids.explain_id}",
-        judgement_digest(made_from, eyes, localisation, recipe.preprocess),
+        content_id({"shards": made_from, "eyes": as_text(eyes[EYE]), "how": judging}),
     )
     to_sum = bool(groups.missing(GROUPS))
     to_judge = index is not None and bool(judgement.missing(EVALUATION))
@@ -97,14 +98,11 @@ def aggregate(
         )
         for span, part in parts.items()
     ]
-    sums: GroupHeatmaps | None = None
+    total = GroupHeatmaps(recipe.preprocess.size)
 
     def collect(result: ShardResult) -> ShardResult:
-        nonlocal sums
-        if sums is None:
-            sums = result.sums
-        elif result.sums:
-            sums.merge(result.sums)
+        if result.sums:
+            total.merge(result.sums)
         return dataclasses.replace(result, sums=None)
 
     on_gpus = []
@@ -125,7 +123,6 @@ def aggregate(
         )
     ]
     if to_sum:
-        total = sums or GroupHeatmaps(1)
         # The arrays first: the table's digest is what says that both are there.
         if total.sums:
             keys, images, positive, negative = zip(*total.means(), strict=True)

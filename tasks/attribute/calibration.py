@@ -184,10 +184,7 @@ def specs_of(network: Any, params: AttributionParams, size: int) -> list[ArraySp
         shapes = layer_shapes(network, params)
     except ValueError as error:
         raise UserError(str(error)) from None
-    layers = {
-        name: LayerShape(shape.unit_shape, shape.window, shape.neurons)
-        for name, shape in shapes.items()
-    }
+    layers = {name: LayerShape(**vars(shape)) for name, shape in shapes.items()}
     return explanation_specs(
         params.quantities,
         size,

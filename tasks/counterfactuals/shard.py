@@ -111,12 +111,10 @@ def _search(job: SearchJob, rows: np.ndarray, arrays: dict[str, np.ndarray]) -> 
 
     def put(method: str, result: StrengthResult) -> None:
         arrays["original/probability"][rows] = result.before
-        arrays[f"{method}/image"][rows] = result.images
-        arrays[f"{method}/probability"][rows] = result.after
-        for name in ("reached", "failed", "strength", "best_probability"):
-            arrays[f"{method}/{name}"][rows] = getattr(result, name)
-        if f"{method}/difference" in arrays:
-            arrays[f"{method}/difference"][rows] = result.images - x
+        images = {"image": result.images, "difference": result.images - x}
+        for name, values in (vars(result) | images | {"probability": result.after}).items():
+            if f"{method}/{name}" in arrays:
+                arrays[f"{method}/{name}"][rows] = values
 
     maps = np.empty((*x.shape[:3], 1), np.float32)
     stored = eyes["explained_row"].to_numpy(np.int64)
@@ -142,9 +140,10 @@ def _search(job: SearchJob, rows: np.ndarray, arrays: dict[str, np.ndarray]) -> 
             crop=study.crop,
         )
         put(method, result)
+    attack = classifier_outputs(study.location, study.model_id, study.adversarial.batch_size)
     for method in study.adversarial.methods:
         result = smallest_epsilon(
-            *(study.outputs.predict, study.outputs.gradient, x, params.target_stage),
+            *(attack.predict, attack.gradient, x, params.target_stage),
             study.adversarial,
             method=method,
             inside=visible_disc(x.shape[1], crop=study.crop),

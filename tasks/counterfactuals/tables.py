@@ -3,7 +3,7 @@ comparisons, transfers.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,13 +82,15 @@ def _tabulate_shard(job: TabulateJob) -> int:
     frames: dict[str, list[pd.DataFrame]] = {table: [] for table in EYE_TABLES}
     if image_ids:
         x = study.inputs(eyes["position"])
-        judged = _judge(job, image_ids, x)
+        before = _judged(job, image_ids, x, "before")
         methods = study.params.methods, study.adversarial.methods
         for table, names in zip(EYE_TABLES, methods, strict=True):
             for method in names:
                 result = _stored_result(job, method)
                 rows = pd.DataFrame(result_rows(image_ids, method, target, x, result))
-                frames[table].append(rows.assign(**judged(result)))
+                after = _judged(job, image_ids, result.images, "after")
+                after["feature_distance_after"][result.failed] = np.nan
+                frames[table].append(rows.assign(**before | after))
     for table, parts in frames.items():
         job.part.write(table, pd.concat(parts, ignore_index=True) if parts else [])
     return job.span.images
@@ -105,44 +107,29 @@ def _stored_result(job: TabulateJob, method: str) -> StrengthResult:
     return StrengthResult(**numbers, before=before, after=after, images=images)
 
 
-def _judge(
-    job: TabulateJob, image_ids: Sequence[str], x: np.ndarray
-) -> Callable[[StrengthResult], dict[str, Any]]:
-    """Gives the further columns of a method's rows, for which two models are asked about the
-    changed images: how near to real eyes, and whether the second changes its mind. A failed eye has
-    no measures.
+def _judged(
+    job: TabulateJob, image_ids: Sequence[str], images: np.ndarray, when: str
+) -> dict[str, Any]:
+    """The columns for which two models are asked about the images, as they are before or after a
+    change: how near to real eyes, and what the second model makes of them.
     """
-    study, target = job.study, job.study.params.target_stage
-    real = reference_features(study, job.reference)
+    study = job.study
     places = {image_id: number for number, (image_id, _) in enumerate(job.reference)}
     made_from = np.array([places.get(image_id, -1) for image_id in image_ids])
-    before, typical = feature_distances(study.outputs.features(x), real, made_from)
-
-    def second(images: np.ndarray) -> np.ndarray | None:
-        """The second model's probabilities, if there is one."""
-        if not study.second:
-            return None
+    features, real = study.outputs.features(images), reference_features(study, job.reference)
+    distance, typical = feature_distances(features, real, made_from)
+    stage = probability = None
+    if study.second:
         outputs = classifier_outputs(study.location, study.second, study.params.batch_size)
-        return outputs.predict(images)
-
-    second_before = second(x)
-
-    def columns(result: StrengthResult) -> dict[str, Any]:
-        after, _ = feature_distances(study.outputs.features(result.images), real, made_from)
-        columns = {
-            "feature_distance_before": before,
-            "feature_distance_after": np.where(result.failed, np.nan, after),
-            "feature_distance_typical": typical,
-            "second_model_id": study.second or None,
-        }
-        both = {"before": second_before, "after": second(result.images)}
-        for when, found in both.items():
-            stage = None if found is None else found.argmax(axis=1)
-            probability = None if found is None else found[:, target]
-            columns |= {f"second_stage_{when}": stage, f"second_probability_{when}": probability}
-        return columns
-
-    return columns
+        found = outputs.predict(images)
+        stage, probability = found.argmax(axis=1), found[:, study.params.target_stage]
+    return {
+        f"feature_distance_{when}": distance,
+        "feature_distance_typical": typical,
+        "second_model_id": study.second or None,
+        f"second_stage_{when}": stage,
+        f"second_probability_{when}": probability,
+    }
 
 
 @functools.lru_cache(maxsize=2)

@@ -21,7 +21,8 @@ from dataclasses import asdict
 
 import cv2
 
-from dr_lib.synthetic import EyePlan, SynthesisParams, draw, jpeg_bytes, plan
+from dr_lib.drawing.figures import jpeg
+from dr_lib.synthetic import EyePlan, SynthesisParams, draw, plan
 from storage.files.files import write_whole
 from tasks.run.errors import UserError
 from tasks.run.progress import progress
@@ -75,7 +76,7 @@ def _draw_eyes(folder: pathlib.Path, params: SynthesisParams, eyes: Sequence[Eye
         drawn = draw(eye, params)
         photo, mask = _files(folder, eye)
         write_whole(mask, cv2.imencode(".png", drawn.mask[:, :, ::-1])[1].tobytes())
-        write_whole(photo, jpeg_bytes(drawn.photo, drawn.quality))
+        write_whole(photo, jpeg(drawn.photo, drawn.quality))
     return len(eyes)
 
 

@@ -12,7 +12,6 @@ from dr_lib.report.entry import EyeEntry
 from storage import Workspace
 from storage.tables.schemas import PARTITION
 from tasks.access.contact_sheets import Photos
-from tasks.access.stores import fundus_store
 from tasks.report.eyes import Explained
 from tasks.run.recipe import Recipe
 from tasks.run.resolved_ids import ResolvedIds
@@ -36,15 +35,15 @@ class ReportData:
     @functools.cached_property
     def gallery(self) -> pd.DataFrame:
         """The explained eyes, as `dr_lib.report.render` takes them."""
-        return self._explained.gallery(self.eyes)
+        return self.explained.gallery(self.eyes)
 
     @functools.cached_property
     def lead(self) -> tuple[EyeEntry, str] | None:
         """The eye of the opening figure with its key."""
-        return self._explained.lead(self.eyes, self.gallery)
+        return self.explained.lead(self.eyes, self.gallery)
 
     @functools.cached_property
-    def _explained(self) -> Explained:
+    def explained(self) -> Explained:
         return Explained(self.workspace, self.ids.explain_id, self.photos)
 
     def ids_of(self, table: str) -> dict[str, str]:
@@ -62,8 +61,8 @@ class ReportData:
         """The preprocessed photographs by their id, each (y, x, 3) uint8."""
         names = list(dict.fromkeys(image_ids))
         positions = self.workspace.photos().set_index("image_id")["position"]
-        store = fundus_store(self.workspace, self.ids.preprocess_id)
-        pixels = store.read_rows(positions[names].to_numpy(), ["pixels"])["pixels"]
+        rows = positions[names].to_numpy()
+        pixels = self.explained.fundi.read_rows(rows, ["pixels"])["pixels"]
         return dict(zip(names, pixels, strict=True))
 
     @functools.cached_property

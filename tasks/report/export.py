@@ -13,10 +13,11 @@ from dr_lib.maps.exchange import FORMS, ExportedEye, ExportedRegion, outline
 from dr_lib.maps.regions import find_regions
 from dr_lib.network.model import scaled
 from storage import Workspace
-from storage.contents.explanations import ExplanationRecord, load_record, load_region_settings
+from storage.contents.explanations import load_region_settings
 from tasks.access.explained import explained_eyes, explained_rows
-from tasks.access.stores import crop_of, discs, explanation_store, fundus_store, span_digests
+from tasks.access.stores import discs, span_digests
 from tasks.execution.worker import loaded_model
+from tasks.report.eyes import Explained
 from tasks.run.errors import UserError
 
 SIGN = "positive"  # what speaks for disease, or for the quantity of a layer's resultant
@@ -58,9 +59,9 @@ def export_regions(workspace: Workspace, form: str, source: str = "") -> Export:
     UserError
         Where there are no such regions, or they are not those of the maps.
     """
-    record = load_record(workspace.files)
-    explain_id = record.explain_id
-    specs = explanation_store(workspace, explain_id).specs
+    explained = Explained(workspace, "latest")
+    record, explain_id = explained.record, explained.explain_id
+    specs = explained.store.specs
     # The preferred first.
     maps = {"lesion": "lesion/map"} if any(spec.path == "lesion/map" for spec in specs) else {}
     maps |= {layer: f"layers/{layer}/resultant" for layer in record.layers}
@@ -71,8 +72,8 @@ def export_regions(workspace: Workspace, form: str, source: str = "") -> Export:
         raise UserError(
             f"{workspace.location} holds no tables of {explain_id}; run `dr aggregate` first"
         )
-    teller = _Teller(workspace, record)
-    eyes = list(_eyes(workspace, record, source, maps[source], teller))
+    teller = _Teller(explained)
+    eyes = list(_eyes(explained, source, maps[source], teller))
     description = f"{source} regions of explanation {explain_id} by model {record.model_id}"
     return Export(
         FORMS[form](eyes, description),
@@ -83,14 +84,12 @@ def export_regions(workspace: Workspace, form: str, source: str = "") -> Export:
     )
 
 
-def _eyes(
-    workspace: Workspace, record: ExplanationRecord, source: str, path: str, teller: "_Teller"
-) -> Iterator[ExportedEye]:
+def _eyes(explained: Explained, source: str, path: str, teller: "_Teller") -> Iterator[ExportedEye]:
     """Each explained eye with its regions. path: of the array of the source's maps."""
-    store = explanation_store(workspace, record.explain_id)
-    fundi = fundus_store(workspace, record.preprocess_id)
-    params = HeatmapParams(**load_region_settings(workspace.files, record.explain_id))
-    eyes = explained_eyes(workspace, record.model_id, store.image_ids)
+    workspace, explain_id = explained.workspace, explained.explain_id
+    store, fundi = explained.store, explained.fundi
+    params = HeatmapParams(**load_region_settings(workspace.files, explain_id))
+    eyes = explained_eyes(workspace, explained.record.model_id, store.image_ids)
     files = workspace.photos().set_index("image_id")["path"]
     done = span_digests(store)
     for span in store.spans():
@@ -101,13 +100,13 @@ def _eyes(
         some = eyes.iloc[span.rows].iloc[rows]
         places = some["position"].to_numpy().astype(np.int64)
         pixels, placed = fundi.read_rows(places, ["pixels"])["pixels"], discs(fundi, places)
-        table = workspace.part("lesion_regions", record.explain_id, span.part)
+        table = workspace.part("lesion_regions", explain_id, span.part)
         table = table[(table["source"] == source) & (table["sign"] == SIGN)]
         for eye, values, disc, fundus in zip(
             some.itertuples(), arrays[path][rows], placed, pixels, strict=True
         ):
             values = values[0] if values.ndim == 3 else values  # of the positive neurons
-            found = find_regions(values, SIGN, params, crop=crop_of(fundi))
+            found = find_regions(values, SIGN, params, crop=explained.crop)
             mine = table[table["image_id"] == eye.image_id].sort_values("region")
             _check(found, mine, eye.image_id)
             told = teller.tell(fundus, found, mine["region"].tolist())
@@ -144,14 +143,13 @@ class _Teller:
     types where the dissection found no channels that tell them apart.
     """
 
-    def __init__(self, workspace: Workspace, record: ExplanationRecord) -> None:
-        units = workspace.frame("units", explain_id=record.explain_id, study="lesions")
+    def __init__(self, explained: Explained) -> None:
+        units = explained.rows("units", study="lesions")
         self._channels = type_channels(units[units["best_lesion"].notna()].to_dict("records"))
         self.types = self._channels.types if self._channels else ()
         if self._channels:
-            model = loaded_model(workspace.location, record.model_id)
-            crop = crop_of(fundus_store(workspace, record.preprocess_id))
-            self._seen = visible_disc(int(model.inputs[0].shape[1]), crop=crop)
+            model = loaded_model(explained.workspace.location, explained.record.model_id)
+            self._seen = visible_disc(int(model.inputs[0].shape[1]), crop=explained.crop)
             self._maps = {layer: ChannelMaps(model, layer) for layer in set(self._channels.layers)}
 
     def tell(

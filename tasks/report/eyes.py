@@ -85,6 +85,7 @@ class Explained:
         self.explain_id = self.record.explain_id
         self.store = explanation_store(workspace, self.explain_id)
         self.fundi = fundus_store(workspace, self.record.preprocess_id)
+        self.crop = crop_of(self.fundi)
 
     def gallery(self, eyes: pd.DataFrame) -> pd.DataFrame:
         """The gallery's columns (`dr_lib.report.render`), a row an explained eye.
@@ -102,9 +103,9 @@ class Explained:
         shards = explained // self.store.shard_images
         graded = "stage" + chosen["predicted_stage"].astype(int).astype(str)
         graded = graded.where(graded.isin(self.record.quantities), self.record.quantities[0])
-        gaps = self._rows("attributions").set_index(["image_id", "quantity"])["relative_gap"]
-        stats = self._rows("heatmap_stats", source="pixels").groupby("image_id")
-        regions = self._rows("lesion_regions", source="lesion", sign="positive")
+        gaps = self.rows("attributions").set_index(["image_id", "quantity"])["relative_gap"]
+        stats = self.rows("heatmap_stats", source="pixels").groupby("image_id")
+        regions = self.rows("lesion_regions", source="lesion", sign="positive")
         gallery = pd.DataFrame(
             {
                 "key": [
@@ -121,7 +122,7 @@ class Explained:
         )
         return gallery.reset_index(names="image_id")
 
-    def _rows(self, table: str, **equals: str) -> pd.DataFrame:
+    def rows(self, table: str, **equals: Any) -> pd.DataFrame:
         return self.workspace.frame(table, explain_id=self.explain_id, **equals)
 
     def lead(self, eyes: pd.DataFrame, gallery: pd.DataFrame) -> tuple[EyeEntry, str] | None:
@@ -178,7 +179,7 @@ class Explained:
             ),
             split=eye["split"],
             tables=tables or {},
-            crop=crop_of(self.fundi),
+            crop=self.crop,
         )
 
 
@@ -261,7 +262,7 @@ def draw_shard(job: DrawJob) -> int:
     explained = Explained(workspace, job.ids.explain_id, photos)
     before = _drawn_from(workspace, job).get("eyes", {})
     stored = stored_digests(explained.store)
-    tables = _tables_by_eye(workspace, job.ids.explain_id, job.eyes["image_id"].tolist())
+    tables = _tables_by_eye(explained, job.eyes["image_id"].tolist())
     digests, drawn, files = {}, 0, []
     status = explained.store.read(job.span, ["pixels/status"])["pixels/status"]
     for place in explained_rows(status, job.eyes).tolist():
@@ -289,12 +290,12 @@ def draw_shard(job: DrawJob) -> int:
 
 
 def _tables_by_eye(
-    workspace: Workspace, explain_id: str, image_ids: list[str]
+    explained: Explained, image_ids: list[str]
 ) -> dict[str, dict[str, pd.DataFrame]]:
     """For each eye its rows of EYE_TABLES, by caption; without captions that have no row."""
     tables: dict[str, dict[str, pd.DataFrame]] = {name: {} for name in image_ids}
     for kind in EYE_TABLES:
-        frame = workspace.frame(kind.table, explain_id=explain_id, image_id=image_ids)
+        frame = explained.rows(kind.table, image_id=image_ids)
         if kind.by:
             frame = frame.sort_values(kind.by, ascending=False, kind="stable")
         for name, rows in frame.groupby("image_id", sort=False):

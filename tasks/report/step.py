@@ -1,8 +1,6 @@
 """The step `report`: draws the eyes on the workers, then gathers, renders and writes the pages;
 leaves alone what has not changed."""
 
-import hashlib
-import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +11,7 @@ from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Section
 from storage import Workspace
 from storage.admin.catalog import refresh
+from storage.ids import content_id
 from storage.layout import CATALOG, TABLES, explanation_path, report_path, table_folder
 from storage.photos.sources import PhotoSources
 from tasks.access.contact_sheets import Photos
@@ -117,4 +116,4 @@ def _fingerprint(workspace: Workspace, explain_id: str, config: dict[str, Any]) 
         if name.endswith((".parquet", ".json")) and not name.startswith(table_folder("runs") + "/")
     ]
     shown_from = [DRAWING_VERSION, explain_id, states, config, versions()]
-    return hashlib.sha256(json.dumps(shown_from, sort_keys=True, default=str).encode()).hexdigest()
+    return content_id(shown_from)

@@ -18,6 +18,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,13 @@ class Curve:
 
 
 # Schemes: refinements as in the engine, from (quantities, points, tolerance, floor, most)
+
+
+@dataclass(frozen=True)
+class Sampled(RefinementResult):
+    """The result of a scheme that says where it took its gradients."""
+
+    tags: np.ndarray
 
 
 def ours(
@@ -152,9 +160,7 @@ def centred(parts: int, graded: bool = False) -> Callable[..., Refinement]:
                 np.concatenate([outputs, values])[order],
             )
         yield Commit(np.arange(len(tags)), jacobians, np.zeros_like(jacobians))
-        return RefinementResult(
-            stop, start, spent, met, residuals, np.stack([edges[:-1], edges[1:]], axis=1), tags
-        )
+        return Sampled(stop, start, spent, met, residuals, tags)
 
     return refinement
 
@@ -196,9 +202,7 @@ def probed(
             break
         points *= 2
     yield Commit(np.arange(points), jacobians, np.zeros_like(jacobians))
-    return RefinementResult(
-        stop, start, spent, met, residuals, np.stack([edges[:-4:4], edges[4::4]], axis=1), tags
-    )
+    return Sampled(stop, start, spent, met, residuals, tags)
 
 
 SCHEMES: dict[str, Callable[..., Refinement]] = {

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import tasks.attribute.planning
 import tasks.preprocess.step
-from dr_lib.synthetic.eye import jpeg_bytes
+from dr_lib.drawing.figures import jpeg
 from flows.cli.main import app
 from flows.config import load_config
 from storage import open_workspace
@@ -45,7 +45,7 @@ def drawn(image_id):
         diameter=250.0 + 2 * number,
         angle=9.0 * number,
     )
-    return jpeg_bytes(eye.draw(), 90)
+    return jpeg(eye.draw(), 90)
 
 
 @pytest.fixture(scope="module")

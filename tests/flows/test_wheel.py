@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 import tasks.train.model_record
-from dr_lib.synthetic.eye import jpeg_bytes
+from dr_lib.drawing.figures import jpeg
 from flows.config import PROFILES, load_config, profiles
 from tests.unit.fundus_drawing import Eye
 
@@ -111,7 +111,7 @@ def test_the_installed_program_runs_a_step_of_a_profile_away_from_the_checkout(
             diameter=250.0,
             angle=9.0 * number,
         )
-        (tmp_path / "photos" / "train" / f"{name}.jpeg").write_bytes(jpeg_bytes(eye.draw(), 90))
+        (tmp_path / "photos" / "train" / f"{name}.jpeg").write_bytes(jpeg(eye.draw(), 90))
     (tmp_path / "photos" / "trainLabels.csv").write_text("image,level\n1_left,0\n1_right,2\n")
 
     found = run_installed(

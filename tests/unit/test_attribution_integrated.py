@@ -13,6 +13,7 @@ from keras import ops
 from dr_lib.attribution import integrated_gradients, quadrature, stage_quantities
 from dr_lib.attribution.evaluator import Evaluator, Values
 from dr_lib.attribution.integrated import RefinementMaker, attributions
+from dr_lib.attribution.partition import Partition
 from dr_lib.attribution.quadrature import RULES
 from dr_lib.attribution.quantities import identity_quantities
 from dr_lib.attribution.refinement import adaptive_refinement
@@ -308,6 +309,19 @@ def by_hand(refinement, outputs, slopes):
         values = Values(np.stack([outputs(a) for a in message.alphas]), slope)
 
 
+@pytest.fixture
+def partitions(monkeypatch):
+    """The partitions that adaptive refinements make, which their results do not hold."""
+    made = []
+
+    def recorded(*arguments):
+        made.append(Partition(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr("dr_lib.attribution.refinement.Partition", recorded)
+    return made
+
+
 @pytest.fixture(scope="module")
 def logit_line(net, images):
     """Three times the reference's logits along the line from gray to an image, and their exact
@@ -332,7 +346,7 @@ def logit_line(net, images):
     "names",
     [STAGES, (*STAGES, "referable"), ("stage2",), ("logit0", "logodds3:0"), ("stage1", "logit1")],
 )
-def test_every_intervals_residual_is_what_it_says(logit_line, names):
+def test_every_intervals_residual_is_what_it_says(logit_line, names, partitions):
     outputs, slopes = logit_line
     quantities = stage_quantities(names)
     result, places, asked, cotangents, weights = by_hand(
@@ -340,14 +354,15 @@ def test_every_intervals_residual_is_what_it_says(logit_line, names):
     )
     width = asked.count(asked[0])  # the first point is sampled in all directions
     assert result.gradients == -(-len(weights) // width)
-    assert len(result.tags) > 6 or len(names) < 3
+    (partition,) = partitions
+    assert len(partition.residuals) > 6 or len(names) < 3
+    np.testing.assert_array_equal(result.residuals, partition.residuals)
     projected = (
         len(quantities.basis().logit_weights) < np.linalg.matrix_rank(cotangents[:width])
         or quantities.basis().constant_cotangents() is None
     )
-    for direction in np.unique(result.directions):
-        own = result.directions == direction
-        edges, tags = result.edges[own], result.tags[own]
+    for number, direction in enumerate(partition.directions):
+        edges, tags = direction.edges, direction.tags
         assert edges[0, 0] == 0
         assert edges[-1, 1] == 1
         np.testing.assert_array_equal(edges[1:, 0], edges[:-1, 1])
@@ -357,8 +372,8 @@ def test_every_intervals_residual_is_what_it_says(logit_line, names):
             # one gradient stands for a derivative of more directions: no closed form without its
             # constant
             continue
-        vector = cotangents[direction]
-        for (start, stop), tag, residual in zip(edges, tags, result.residuals[own], strict=True):
+        vector = cotangents[number]
+        for (start, stop), tag, residual in zip(edges, tags, direction.residuals, strict=True):
             # The quantities' derivative integrated by brute force along the known outputs, joined
             # by straight lines.
             known = places[(places >= start) & (places <= stop)]
@@ -374,7 +389,7 @@ def test_every_intervals_residual_is_what_it_says(logit_line, names):
             np.testing.assert_allclose(residual, expected, atol=2e-4)
 
 
-def test_a_direction_that_counts_for_little_gets_few_gradients():
+def test_a_direction_that_counts_for_little_gets_few_gradients(partitions):
     # Logits 0 and 1 bend again and again; 2, 3 and 4 stay far below, so that three of the four
     # directions are all but empty.
     def outputs(alpha):
@@ -387,15 +402,15 @@ def test_a_direction_that_counts_for_little_gets_few_gradients():
         adaptive_refinement(stage_quantities(STAGES), 6, 1e-3, 0.05, 200), outputs, slopes
     )
     assert result.converged.all()
-    counts = np.bincount(result.directions)
+    counts = [len(direction.tags) for direction in partitions[0].directions]
     assert counts[0] > 12
-    assert counts[2:].tolist() == [6, 6]
+    assert counts[2:] == [6, 6]
 
 
 @pytest.mark.parametrize("open_points", [1000, 6])
 @pytest.mark.parametrize("names", [STAGES, ("stage2", "stage4"), ("logit0", "logodds3:0")])
 def test_weights_add_up_to_the_gap_also_where_few_gradients_wait_for_theirs(
-    logit_line, names, open_points, monkeypatch
+    logit_line, names, open_points, partitions, monkeypatch
 ):
     monkeypatch.setattr("dr_lib.attribution.refinement.OPEN_POINTS", open_points)
     outputs, slopes = logit_line
@@ -404,7 +419,8 @@ def test_weights_add_up_to_the_gap_also_where_few_gradients_wait_for_theirs(
         adaptive_refinement(quantities, 6, 1e-2, 1e-3, 400), outputs, slopes
     )
     assert result.converged.all()
-    assert set(asked) == set(result.tags)
+    directions = partitions[0].directions
+    assert set(asked) == {tag for direction in directions for tag in direction.tags}
     change = quantities.values(outputs(1)) - quantities.values(outputs(0))
     np.testing.assert_allclose(change, result.outcome - result.baseline_outcome, atol=1e-12)
     total = quantities.mix() @ sum(
@@ -413,16 +429,10 @@ def test_weights_add_up_to_the_gap_also_where_few_gradients_wait_for_theirs(
     np.testing.assert_allclose(total - change, result.residuals.sum(axis=0), atol=1e-9)
     if names[0] == "logit0":
         # The quantities' derivative is constant, so weights are the intervals' widths.
-        for direction in (0, 1):
-            widths = dict(
-                zip(
-                    result.tags[result.directions == direction].tolist(),
-                    np.diff(result.edges[result.directions == direction], axis=1)[:, 0],
-                    strict=True,
-                )
-            )
+        for direction in directions:
+            widths = np.diff(direction.edges, axis=1)
             total = sum(weight for weight, place in zip(weights, asked, strict=True))
-            assert sum(widths.values()) == pytest.approx(1, abs=1e-12)
+            assert widths.sum() == pytest.approx(1, abs=1e-12)
         np.testing.assert_allclose(total, quantities.logit_weights, atol=1e-12)
 
 

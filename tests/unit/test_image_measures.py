@@ -94,10 +94,8 @@ def test_ssim_of_images_too_small_or_broken():
 
 
 def test_images_of_other_shapes_are_refused():
-    # The shapes in the signature catch it in tests (TypeError), the function itself where they are
-    # not checked.
-    with pytest.raises((ValueError, TypeError), match=r"different shapes|channel=3"):
-        distances(np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 1), np.float32))
+    with pytest.raises((ValueError, TypeError)):
+        distances(np.zeros((4, 4, 3), np.float32), np.zeros((4, 5, 3), np.float32))
 
 
 def test_feature_distances_are_to_the_nearest_and_typical_ones_leave_oneself_out():

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from dr_lib.drawing.figures import jpeg
 from dr_lib.fundus import PreprocessParams, normalise
 from dr_lib.fundus import optic_disc as module
 from dr_lib.fundus.optic_disc import OpticDisc, optic_disc
 from dr_lib.localisation import lesion_share
 from dr_lib.maps import image_rows
-from dr_lib.synthetic import MASK_COLOURS, EyePlan, SynthesisParams, draw, jpeg_bytes
+from dr_lib.synthetic import MASK_COLOURS, EyePlan, SynthesisParams, draw
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,7 @@ from dr_lib.synthetic import MASK_COLOURS, EyePlan, SynthesisParams, draw, jpeg_
 )
 def test_the_disc_of_a_drawn_eye_is_found_within_half_its_radius(plan):
     eye = draw(plan, SynthesisParams(seed=3, smallest_px=500, largest_px=600))
-    fundus = normalise(jpeg_bytes(eye.photo, 90))
+    fundus = normalise(jpeg(eye.photo, 90))
     drawn = lesion_share(
         (eye.mask == MASK_COLOURS["optic_disc"]).all(axis=2), fundus.disc, PreprocessParams()
     )

@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 import pytest
 
+from dr_lib.drawing.figures import jpeg
 from dr_lib.synthetic import (
     KAGGLE_COUNTS,
     MASK_COLOURS,
     EyePlan,
     SynthesisParams,
     draw,
-    jpeg_bytes,
     plan,
     stage_counts,
 )
@@ -255,7 +255,7 @@ def test_same_seed_same_bytes_in_any_order():
     first = draw(eye, PARAMS)
     draw(EyePlan(4, "right", 2), PARAMS)
     again = draw(eye, PARAMS)
-    assert jpeg_bytes(first.photo, first.quality) == jpeg_bytes(again.photo, again.quality)
+    assert jpeg(first.photo, first.quality) == jpeg(again.photo, again.quality)
     assert np.array_equal(first.mask, again.mask)
     assert first.spots == again.spots
 
@@ -390,11 +390,9 @@ def test_blood_is_darker_and_exudate_brighter_than_what_surrounds_it():
 
 def test_jpeg_is_the_photograph_and_png_the_mask():
     eye = drawn(EyePlan(1, "left", 2))
-    photo = cv2.imdecode(np.frombuffer(jpeg_bytes(eye.photo, 95), np.uint8), cv2.IMREAD_COLOR)[
-        ..., ::-1
-    ]
+    photo = cv2.imdecode(np.frombuffer(jpeg(eye.photo, 95), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert (
         np.abs(photo.astype(int) - eye.photo).mean() < 3.0
     )  # chroma is halved and noise quantised
-    assert len(jpeg_bytes(eye.photo, 60)) < len(jpeg_bytes(eye.photo, 95))
+    assert len(jpeg(eye.photo, 60)) < len(jpeg(eye.photo, 95))
     assert 80 <= eye.quality <= 95

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dr_lib.drawing.figures import fitted
-from dr_lib.drawing.sheets import BeforeAfter, SetAside, before_after_sheet, set_aside_sheet
+from dr_lib.drawing.sheets import BeforeAfter, before_after_sheet, set_aside_sheet
 from dr_lib.formatting import stage_text
-from dr_lib.report.pictures import Folder, Picture
+from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Content, Pair, Pairs
 from dr_lib.vocabulary import STAGES
 from tasks.access.contact_sheets import flagged, flagged_text, samples, set_aside
@@ -39,7 +39,16 @@ def content(data: ReportData, folder: Folder) -> Content:
             "measures": spread.set_axis(["5 %", "median", "95 %"], axis=1).reset_index(
                 names="measure"
             ),
-            "aside": [_aside(folder, photograph) for photograph in aside],
+            "aside": [
+                folder.photo(
+                    folder.name("set-aside", photograph.image_id),
+                    photograph.square(PHOTO_PX),
+                    f"{photograph.image_id}, set aside: {photograph.reason}",
+                    caption=photograph.reason,
+                    note=": ".join(filter(None, (photograph.image_id, photograph.detail))),
+                )
+                for photograph in aside
+            ],
             "aside_sheet": aside
             and folder.photo(
                 "set-aside-sheet",
@@ -72,13 +81,3 @@ def pairs(folder: Folder, place: str, samples: Sequence[BeforeAfter]) -> Pairs |
         drawn.append(Pair(photo, fundus, sample.image_id, sample.notes))
     sheet = folder.photo(f"{place}-sheet", before_after_sheet(samples), f"Contact sheet, {place}")
     return Pairs(drawn, sheet)
-
-
-def _aside(folder: Folder, photograph: SetAside) -> Picture:
-    return folder.photo(
-        folder.name("set-aside", photograph.image_id),
-        photograph.square(PHOTO_PX),
-        f"{photograph.image_id}, set aside: {photograph.reason}",
-        caption=photograph.reason,
-        note=": ".join(filter(None, (photograph.image_id, photograph.detail))),
-    )

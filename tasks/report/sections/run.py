@@ -8,7 +8,6 @@ import pandas as pd
 from dr_lib.formatting import duration
 from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Content, Share
-from tasks.access.stores import explanation_store, fundus_store
 from tasks.report.data import ReportData
 from tasks.run.run_log import versions
 
@@ -51,7 +50,7 @@ def _times(last: pd.DataFrame) -> list[dict[str, Any]]:
 def _how_far(data: ReportData) -> list[dict[str, Any]]:
     """How much there is of each kind, and how much there will be."""
     here = int(data.workspace.photos()["present"].sum())
-    fundi = fundus_store(data.workspace, data.ids.preprocess_id)
+    fundi = data.explained.fundi
     finished = sum(len(entry.image_ids) for entry in fundi.records())
     graded = data.workspace.count("predictions", model_id=data.ids.model_id)
     counts = {
@@ -67,6 +66,6 @@ def _failures(data: ReportData) -> list[dict[str, Any]]:
     """Steps whose last run failed, and eyes that could not be explained, each with its reason."""
     last = data.runs.drop_duplicates("stage", keep="last")
     reasons = {f"dr {row.stage}": row.message for row in last.itertuples() if row.state == "failed"}
-    for entry in explanation_store(data.workspace, data.ids.explain_id).records():
+    for entry in data.explained.store.records():
         reasons |= entry.record.failed
     return [{"what": what, "reason": reason} for what, reason in reasons.items()]
