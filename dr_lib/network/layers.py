@@ -65,6 +65,10 @@ def logits_model(model: "keras.Model") -> "keras.Model":
     import keras
 
     last, sources, _ = list(calls(model))[-1]
+    if isinstance(last, keras.layers.Softmax) or (
+        isinstance(last, keras.layers.Activation) and last.activation is keras.activations.softmax
+    ):
+        return keras.Model(model.inputs[0], sources[0], name=f"{model.name}_logits")
     if not isinstance(last, keras.layers.Dense) or last.activation is not keras.activations.softmax:
         raise ValueError(
             f"the model must end in a softmax over the stages, not in {type(last).__name__}"

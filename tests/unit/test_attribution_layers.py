@@ -81,9 +81,11 @@ def test_logits_are_the_model_without_its_softmax_and_follow_its_weights(small):
     small.get_layer("stage").set_weights(before)
 
 
-def test_a_model_that_does_not_end_in_a_softmax_has_no_logits():
+def test_logits_of_a_separate_softmax_layer_and_refusal_of_other_ends():
     inputs = keras.Input((4,))
     h = keras.layers.Dense(3, name="d")(inputs)
+    separate = keras.Model(inputs, keras.layers.Activation("softmax")(h))
+    assert logits_model(separate).outputs[0] is separate.layers[-2].output
     with pytest.raises(ValueError, match="must end in a softmax"):
         logits_model(keras.Model(inputs, h))
 
