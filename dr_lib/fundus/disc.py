@@ -34,6 +34,7 @@ MORE_SEEN = 1.1  # times the directions in which a circle is seen, for an ellips
 CLEAN_SQUEEZE, LEAST_SQUEEZE = 0.05, 0.1
 FAINT, SPILL = 0.3, 0.1  # of the retina's tone at the rim; of what is lit outside it
 NO_BLUE = 0.02  # of red
+CUT_ALIKE = 0.1  # of the radius: from the middle of what a camera left of the disc
 BAND = 0.02  # lit pixels of a row or column: below, it is a dark band
 SECOND = 0.6  # of the rim of each of two discs
 
@@ -191,6 +192,10 @@ def _within_bands(view: _View, found: Ellipse | None) -> Ellipse | None:
     if again is None or again.circle.support < SUPPORTED or again.circle.seen < LEAST_SEEN:
         return found
     circle = again.circle._replace(y=again.circle.y + top, x=again.circle.x + left)
+    # A camera cuts both sides alike; where one side is dark the circle's middle lies elsewhere.
+    apart = max(abs(circle.y - (top + bottom) / 2), abs(circle.x - (left + right) / 2))
+    if apart > CUT_ALIKE * circle.radius:
+        return found
     return again._replace(circle=circle, points=(again.points[0] + top, again.points[1] + left))
 
 

@@ -38,8 +38,9 @@ def labelled_sources(sources: Sequence[Source], labels_needed: bool) -> PhotoSou
 
 @dataclass(frozen=True)
 class GradedSource:
-    """How a model does on the eyes of one source in one split. reading: by which ensemble, empty for
-    the model's own answers. measures: for each of COMPARED the value and the ends of its interval.
+    """How a model does on the eyes of one source in one split. reading: by which ensemble, empty
+    for the model's own answers. measures: for each of COMPARED the value and the ends of its
+    interval.
     """
 
     source: str
