@@ -48,8 +48,8 @@ def test_what_was_set_aside_is_tried_again_by_one_option_for_both_steps(command,
     asked = []
     monkeypatch.setattr(flows.cli.main, "run_flow", lambda *arguments: asked.append(arguments))
     assert dr(command, DEMO, "--retry-set-aside").exit_code == 0
-    ((name, config, settings),) = asked
-    assert name == command
+    ((names, config, settings),) = asked
+    assert names == [command]
     assert load_config(config, settings).storage.retry_set_aside
     assert not load_config(config).storage.retry_set_aside
 
