@@ -186,7 +186,7 @@ def _within_bands(view: _View, found: Ellipse | None) -> Ellipse | None:
         return found
     lit = view.lit()
     spans = [np.flatnonzero(lit.mean(axis=axis) > BAND)[[0, -1]] for axis in (1, 0)]
-    (top, bottom), (left, right) = ((low + 2, high - 1) for low, high in spans)
+    (top, bottom), (left, right) = ((int(low) + 2, int(high) - 1) for low, high in spans)
     inner = view._replace(tone=view.tone[top:bottom, left:right])
     again = _best(inner, fit_round)
     if again is None or again.circle.support < SUPPORTED or again.circle.seen < LEAST_SEEN:
