@@ -13,6 +13,7 @@ from typing import Any
 import attribution_sides
 import numpy as np
 
+from dr_lib.network import backend
 from dr_lib.network.graph import calls
 from dr_lib.network.model import ModelParams, build, scaled
 
@@ -27,6 +28,7 @@ class Side:
         import torch
 
         torch.set_num_threads(threads)
+        backend.name = lambda: "torch"  # which the product refuses
         last = build(ModelParams(**model))
         if weights:
             last.load_weights(weights)

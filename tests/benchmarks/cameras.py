@@ -104,7 +104,7 @@ def looks(place: Path, model_id: str, eyes: pd.DataFrame, most: int) -> pd.DataF
                     "source": source,
                     "look": name,
                     "eyes": len(chosen),
-                    "AUC": f"{before:.3f} → {now:.3f}",
+                    "AUC": f"{before:.3f} → {now:.3f}".replace("nan", "–"),
                     "mean move of P": f"{moved.mean():+.3f}",
                     "typical size": f"{np.median(abs(moved)):.3f}",
                 }
