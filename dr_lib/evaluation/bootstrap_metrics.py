@@ -27,8 +27,6 @@ OPERATING_TARGETS = (
 OTHER_SIDE = {"specificity": "sensitivity", "sensitivity": "specificity"}
 # 9 healthy eyes of 10 are a specificity of 0.9, whatever 1 − 0.1 is in binary.
 ROUNDING = 1e-9
-# Resamples at a time: a thousand weights for each of 50,000 eyes at once would take gigabytes.
-CHUNK = 50
 
 
 def bin_of(top: Float64[np.ndarray, "eye"]) -> Int64[np.ndarray, "eye"]:
@@ -161,11 +159,7 @@ def patient_intervals(
     -------
     name → (low, high).
     """
-    bootstrap = PatientBootstrap(patients, seed=0)
-    parts = [
-        sums.metrics(bootstrap.weights(min(CHUNK, resamples - start)))
-        for start in range(0, resamples, CHUNK)
-    ]
+    parts = [sums.metrics(chunk) for chunk in PatientBootstrap(patients, 0).chunks(resamples)]
     return {
         name: (
             (math.nan, math.nan)

@@ -4,8 +4,13 @@ The two eyes of a patient agree so often that intervals over eyes would be too n
 interval in the project comes from here.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Float, Float64, Shaped
+
+# Resamples at a time: a thousand weights for each of 50,000 eyes at once would take gigabytes.
+CHUNK = 50
 
 
 class PatientBootstrap:
@@ -37,6 +42,11 @@ class PatientBootstrap:
             shares = np.full(count, 1 / max(count, 1))
             times = self._random.multinomial(count, shares, size=resamples)
         return times[:, self.patient].astype(np.float64)
+
+    def chunks(self, resamples: int) -> Iterator[Float64[np.ndarray, "resample eye"]]:
+        """The same weights, at most CHUNK resamples at a time."""
+        for start in range(0, resamples, CHUNK):
+            yield self.weights(min(CHUNK, resamples - start))
 
 
 def interval_95(sample: Float[np.ndarray, "resample"]) -> tuple[float, float]:

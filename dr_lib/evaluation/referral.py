@@ -5,15 +5,15 @@ An eye is the less certain, the nearer its P(stage ≥ 2) lies to the threshold 
 is called referable, on the scale of log-odds. The threshold is chosen on other eyes.
 """
 
+import itertools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64, Integer, Shaped
+from jaxtyping import Float, Integer, Shaped
 
-from dr_lib.evaluation.bootstrap_metrics import CHUNK
 from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
+from dr_lib.evaluation.ratio import ratio
 from dr_lib.vocabulary import REFERABLE
 
 # Shares of the eyes that are sent to a person.
@@ -71,28 +71,16 @@ def referral_rows(
             members.append(kept & group)
             right.append(kept & group & hit)
     below, above = (np.stack(columns, axis=1).astype(np.float64) for columns in (members, right))
-    parts = []
-    for weights in _resampled(patients, resamples, seed):
-        whole = weights @ below
-        parts.append(
-            np.divide(weights @ above, whole, out=np.full_like(whole, np.nan), where=whole > 0)
-        )
-    rates = np.concatenate(parts)
+    # How often each eye counts: once in the set as it is, then in each resample of patients.
+    weights = itertools.chain(
+        [np.ones((1, len(stages)))], PatientBootstrap(patients, seed).chunks(resamples)
+    )
+    rates = np.concatenate([ratio(chunk @ above, chunk @ below) for chunk in weights])
     rows = []
     for name, (value, *sample) in zip(names, rates.T, strict=True):
         low, high = interval_95(np.array(sample))
         rows.append({"metric": name, "value": float(value), "low": low, "high": high})
     return rows
-
-
-def _resampled(
-    patients: np.ndarray, resamples: int, seed: int
-) -> Iterator[Float64[np.ndarray, "resample eye"]]:
-    """How often each eye counts: once in the set as it is, then in each resample of patients."""
-    yield np.ones((1, len(patients)))
-    bootstrap = PatientBootstrap(patients, seed)
-    for start in range(0, resamples, CHUNK):
-        yield bootstrap.weights(min(CHUNK, resamples - start))
 
 
 def _log_odds(probability):

@@ -28,14 +28,19 @@ class Batches:
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
 
-    def answers(self, function: Callable[[Any], Any], images: np.ndarray) -> np.ndarray:
-        """The function's answer for every image."""
+    def answers(
+        self,
+        function: Callable[[Any], Any],
+        images: np.ndarray,
+        prepare: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    ) -> np.ndarray:
+        """The function's answer for every image; `prepare` makes float32 of a batch at a time."""
         answers, start = [], 0
         # A batch at least, also without images: it knows the shape of an answer.
         while start < len(images) or not answers:
             piece = images[start : start + self.batch_size]
             batch = np.zeros((self.batch_size, *images.shape[1:]), np.float32)
-            batch[: len(piece)] = piece
+            batch[: len(piece)] = prepare(piece)
             try:
                 answers.append(np.asarray(function(backend.tensor(batch)))[: len(piece)])
             except Exception as error:

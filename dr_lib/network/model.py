@@ -158,4 +158,4 @@ def probabilities(
     -------
     (n, 5) float32, each row adding up to 1.
     """
-    return Batches(batch_size).answers(model.predict_on_batch, scaled(pixels))
+    return Batches(batch_size).answers(model.predict_on_batch, pixels, scaled)

@@ -12,6 +12,7 @@ from dr_lib.vocabulary import PROBABILITIES, STAGES
 from storage import Workspace
 from storage.contents.models import load_history
 from tasks.access.present import predictions_here
+from tasks.access.sources import GRADING, reading
 
 MAIN = ("qwk", "qwk_expected", "accuracy", "auc_referable", "auc_any", "ece")
 
@@ -101,14 +102,13 @@ def _referrals(workspace: Workspace, model_id: str) -> list[Drawn]:
     any.
     """
     test = workspace.frame("evaluation", model_id=model_id, split="test")
-    strata = [name for name in test["stratum"].unique() if name.startswith("grading=")]
+    strata = [name for name in test["stratum"].unique() if name.startswith(GRADING)]
     drawn = []
     for stratum in ["all", *strata[-1:]]:
         rows = referral_points(test[test["stratum"] == stratum])
         if rows.empty:
             continue
-        name = stratum.removeprefix("grading=").replace("+", ", ")
-        of = "" if stratum == "all" else f", with {name}"
+        of = "" if stratum == "all" else f", with {reading(stratum)}"
         alt = f"Sensitivity and specificity for referable disease by share of eyes referred{of}"
         note = (
             "The least certain eyes go to a person; the model grades the rest. Threshold: 90 % of"

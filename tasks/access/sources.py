@@ -17,7 +17,9 @@ from tasks.access.rejects import reason_counts
 from tasks.run.errors import UserError
 from tasks.run.session import photo_sources
 
-SOURCE = "source="  # begins the stratum of the table `evaluation` in which a source is graded
+# How a stratum of the table `evaluation` begins: of the eyes of a source; of an ensemble.
+SOURCE = "source="
+GRADING = "grading="
 COPIES = {
     "copies_within": "copies within",
     "copies_across": "across sources",
@@ -63,10 +65,18 @@ def graded_sources(
     for (split, name), part in rows.groupby(["split", "stratum"]):
         of = part.set_index("metric")[["value", "low", "high"]].astype(float)
         measures = {metric: tuple(of.loc[metric].tolist()) for metric in COMPARED}
-        source, _, reading = name.removeprefix(SOURCE).partition("+grading=")
-        images = int(part["images"].iloc[0])
-        graded.append(GradedSource(source, reading.replace("+", ", "), split, images, measures))
+        source, images = name.removeprefix(SOURCE).partition("+")[0], int(part["images"].iloc[0])
+        graded.append(GradedSource(source, reading(name), split, images, measures))
     return sorted(graded, key=lambda one: (one.split != "test", one.source, one.reading))
+
+
+def reading(stratum: str) -> str:
+    """The steps of an ensemble in a stratum's name; empty for the model's own answers.
+
+    >>> reading("source=kaggle+grading=poses+fellow"), reading("all")
+    ('poses, fellow', '')
+    """
+    return stratum.partition(GRADING)[2].replace("+", ", ")
 
 
 def evaluation_rows(workspace: Workspace, model_id: str) -> list[dict[str, Any]]:

@@ -30,10 +30,9 @@ from dr_lib.evaluation.referral import referral_rows
 from dr_lib.vocabulary import PROBABILITIES, REFERABLE
 from storage import Workspace
 from tasks.access.present import predictions_here
-from tasks.access.sources import SOURCE
+from tasks.access.sources import GRADING, SOURCE, reading
 
 POSES_TABLE = "pose_predictions"
-PREFIX = "grading="
 SCREENING = ("specificity", 0.90)  # where an eye begins to be called referable
 
 
@@ -137,13 +136,13 @@ def in_words(rows: pd.DataFrame) -> str:
 
     rows: of `evaluation`, one split, every stratum.
     """
-    strata = [name for name in rows["stratum"].unique() if name.startswith(PREFIX)]
+    strata = [name for name in rows["stratum"].unique() if name.startswith(GRADING)]
     if not strata:
         return ""
     last = max(strata, key=len)
     value = rows[rows["stratum"] == last].set_index("metric")["value"]
     return (
-        f"; with {last.removeprefix(PREFIX).replace('+', ', ')} kappa {value['qwk']:.3f}, stage 1"
+        f"; with {reading(last)} kappa {value['qwk']:.3f}, stage 1"
         f" sensitivity {value['sensitivity_stage1']:.3f} at specificity"
         f" {value['specificity_stage1']:.3f}"
     )
@@ -157,7 +156,7 @@ def _ensembles(eyes: pd.DataFrame, grading: GradingParams) -> Iterator[Ensemble]
     stages = eyes["stage"].fillna(-1).to_numpy(np.int64)
     patients = eyes["patient_id"].to_numpy(str)
     validation = (eyes["split"] == "validation").to_numpy() & (stages >= 0)
-    stratum = PREFIX
+    stratum = GRADING
     if grading.poses > 1:
         stratum += "poses+"
         yield Ensemble(stratum[:-1], probabilities)

@@ -24,6 +24,7 @@ from tasks.access.model_quality import (
     model_plots,
     referral_points,
 )
+from tasks.access.sources import GRADING
 from tasks.report.data import ReportData
 
 STRATA = {
@@ -154,6 +155,6 @@ def strata(evaluation: pd.DataFrame) -> list[dict[str, Any]]:
     for name in dict.fromkeys([*(name for name in STRATA if name in groups), *groups]):
         words, eyes = in_words(groups[name]), int(groups[name]["images"].iloc[0])
         metrics = {title: words[metric] for metric, title in STRATA_METRICS.items()}
-        part = STRATA.get(name, name.replace("+grading=", ", ").replace("=", ": "))
+        part = STRATA.get(name, name.replace(f"+{GRADING}", ", ").replace("=", ": "))
         rows.append({"part": part, "eyes": eyes, **metrics})
     return rows
