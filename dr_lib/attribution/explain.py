@@ -113,9 +113,16 @@ class Explainer:
             name: _Layer(logits, name, shape, params, refinement, batch)
             for name, shape in layer_shapes(model, params).items()
         }
-        poses, points = params.lesion_poses, params.lesion_points
         self.lesions = (
-            LesionMapper(logits, poses=poses, points=points, batch_size=batch) if poses else None
+            LesionMapper(
+                logits,
+                poses=params.lesion_poses,
+                points=params.lesion_points,
+                batch_size=batch,
+                enlargement=params.lesion_enlargement,
+            )
+            if params.lesion_poses
+            else None
         )
         self.seconds: dict[str, float] = {}
 

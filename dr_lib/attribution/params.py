@@ -11,7 +11,7 @@ from dr_lib.network.backend import Precision
 from dr_lib.settings import NonNegativeInt, PositiveInt, PositiveShare, Settings, ShareBelow1
 
 # Settings that the first explanations did not have, with the value that changes nothing.
-DEFAULTS_BEFORE_ADDED = {"deep_neurons": 0, "precision": "float32"}
+DEFAULTS_BEFORE_ADDED = {"deep_neurons": 0, "precision": "float32", "lesion_enlargement": 1.0}
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class AttributionParams(Settings):
         quarter to start with, and the gap alone is promised.
     lesion_poses: over how many poses of the disc the lesion map is averaged (1, 2, 4 or 8; 0: no
         such map). lesion_points: how many points each pose takes.
+    lesion_enlargement: the lesion map is the mean of that of the fundus and that of the fundus
+        enlarged so many times.
     batch_size: images in one pass; 0 chooses by free memory: at most 4 on processors and 32
         elsewhere.
     precision: of products on a GPU that has TF32: three digits instead of seven, and several times
@@ -63,6 +65,7 @@ class AttributionParams(Settings):
     neuron_points: int = 32
     lesion_poses: Annotated[Literal[0, 1, 2, 4, 8], "0: no lesion map"] = 8
     lesion_points: int = 2
+    lesion_enlargement: Annotated[float, Interval(ge=1, le=4), "1: not enlarged"] = 1.5
     batch_size: NonNegativeInt = 0
     precision: Precision = "float32"
 

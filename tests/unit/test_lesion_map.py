@@ -53,6 +53,23 @@ def test_with_eight_poses_a_turned_eye_has_the_turned_map(logits, pixels):
     assert np.abs(unposed(one.maps(posed(pixels, 2)), 2) - single).max() > 0.01 * single.max()
 
 
+def test_the_enlarged_fundus_adds_a_map_of_the_same_evidence(pixels):
+    """Logits (0, a, −∞, −∞, −∞), a = Σ w·x over all pixels divided by their number: an even fundus
+    has the same log-odds at any size, so both maps are the same and so is their mean.
+    """
+    inputs = keras.Input((SIZE, SIZE, 3))
+    dense = keras.layers.Dense(5)
+    network = keras.Model(inputs, dense(keras.layers.GlobalAveragePooling2D()(inputs)))
+    kernel = np.zeros((3, 5), np.float32)
+    kernel[:, 1] = w = [2.0, -1.0, 0.5]
+    dense.set_weights([kernel, np.array([0, 0, -1e9, -1e9, -1e9], np.float32)])
+    even = np.full((1, SIZE, SIZE, 3), 200, np.uint8)
+    mapper = LesionMapper(network, poses=8, points=1, batch_size=4, enlargement=1.5)
+    expected = np.abs(scaled(even) * w).sum(axis=-1) / SIZE**2
+    np.testing.assert_allclose(mapper.maps(even), expected, rtol=1e-5)
+    assert mapper.maps(pixels).shape == pixels.shape[:3]
+
+
 def test_impossible_settings_are_refused():
     with pytest.raises((ValueError, TypeError), match="lesion_poses"):  # beartype's, in tests
         AttributionParams(lesion_poses=3)
