@@ -13,7 +13,7 @@ the gradients, which stay on the device, to the path's sums.
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -62,12 +62,10 @@ class Values:
 Refinement = Generator[Request | Commit, Values, Any]
 
 
+@dataclass
 class Path:
-    """A straight line and its refinement.
-
-    After the run `sum` and, if contrasted, `contrast_sum` (basis, …) float32 are the sums of
-    gradients, and `result` what the refinement returned. Until then `request` is what the
-    refinement waits for, and `missing_rows` counts the rows that are open: 0 when it has ended.
+    """A straight line and its refinement; after the run also `sum`, `contrast_sum` (basis, …)
+    float32 and the refinement's `result`.
 
     Parameters
     ----------
@@ -78,24 +76,40 @@ class Path:
     contrasted: whether `contrast_sum` is wanted.
     """
 
-    def __init__(
-        self,
-        key: Any,
-        baseline: np.ndarray,
-        difference: np.ndarray,
-        refinement: Refinement,
-        basis: int,
-        extras: tuple[np.ndarray, ...] = (),
-        contrasted: bool = True,
-    ) -> None:
-        self.key, self.difference, self._refinement = key, difference, refinement
-        line = np.stack([baseline, difference]).astype(np.float32)
-        # On the device: baseline and difference (2, …), and the extras.
-        self.tensors = [backend.tensor(array) for array in (line, *extras)]
-        self.missing_rows = 0
-        self._sums = GradientSums(basis, difference.shape, contrasted)
-        self._asked = 0  # gradients to be kept so far
+    key: Any
+    baseline: np.ndarray
+    difference: np.ndarray
+    refinement: Refinement
+    basis: int
+    extras: tuple[np.ndarray, ...] = ()
+    contrasted: bool = True
+    result: Any = None
+    sum: np.ndarray = field(init=False)
+    contrast_sum: np.ndarray = field(init=False)  # only if `contrasted`
+    missing_rows: int = field(default=0, init=False)  # of the present request
+    # On the device: baseline and difference (2, …), and the extras.
+    tensors: list[Any] = field(init=False, repr=False)
+    _sums: GradientSums = field(init=False, repr=False)
+    _asked: int = field(default=0, init=False, repr=False)  # gradients to be kept so far
+    _request: Request | None = field(default=None, init=False, repr=False)
+    _answer: Values | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Takes the line to the device and lets the refinement ask for the first time."""
+        line = np.stack([self.baseline, self.difference]).astype(np.float32)
+        self.tensors = [backend.tensor(array) for array in (line, *self.extras)]
+        self._sums = GradientSums(self.basis, self.difference.shape, self.contrasted)
         self._advance(None)
+
+    @property
+    def done(self) -> bool:
+        return self._request is None
+
+    @property
+    def request(self) -> Request:
+        """What the refinement waits for, until it has ended."""
+        assert self._request is not None
+        return self._request
 
     @property
     def width(self) -> int:
@@ -124,30 +138,31 @@ class Path:
     def _add(self, row: int, gradients: Sequence[Any]) -> None:
         """Adds a row's gradients to the sums, or keeps them for a `Commit`."""
         request = self.request
-        if request.contrast is None and request.targets is None:
+        if request.targets is not None:
+            for target, gradient in zip(request.targets[row], gradients, strict=True):
+                if target >= 0:
+                    self._sums.add(int(target), gradient)
+        elif request.contrast is None:
             first = self._asked - (len(request.alphas) - row) * self.width
             for node, gradient in enumerate(gradients, start=first):
                 self._sums.keep(node, gradient)
-            return
-        targets = range(self.width) if request.targets is None else request.targets[row].tolist()
-        contrast = 0.0 if request.contrast is None else float(request.contrast[row])
-        for target, gradient in zip(targets, gradients, strict=True):
-            if target >= 0:
-                self._sums.add(target, gradient, contrast)
+        else:
+            for number, gradient in enumerate(gradients):
+                self._sums.add(number, gradient, float(request.contrast[row]))
 
     def _advance(self, values: Values | None) -> None:
         """Hands the refinement the answer to its request, and takes in its next request."""
-        self._answer: Values | None = None
+        self._answer = None
         try:
-            message = next(self._refinement) if values is None else self._refinement.send(values)
+            message = next(self.refinement) if values is None else self.refinement.send(values)
             while isinstance(message, Commit):
                 self._sums.commit(message)
-                message = next(self._refinement)
+                message = next(self.refinement)
         except StopIteration as stop:
-            self.result: Any = stop.value
+            self._request, self.result = None, stop.value
             self.sum, self.contrast_sum = self._sums.fetched()
             return
-        self.request, self.missing_rows = message, len(message.alphas)
+        self._request, self.missing_rows = message, len(message.alphas)
         if message.contrast is None and message.targets is None:
             self._asked += self.missing_rows * self.width
 
@@ -182,6 +197,7 @@ class Evaluator:
         self.function, self.batch_size = function, batch_size
         # Whether the function answers (n,): known after the first call.
         self.squeezed: bool | None = None
+        self._outputs: int | None = None
 
         def outputs(x: Any, *extras: Any) -> Any:
             answer = function(x, *extras)
@@ -212,18 +228,24 @@ class Evaluator:
         self._values = backend.compiled(values)
         self._products = backend.compiled(products)
 
-    def values(self, x: np.ndarray) -> np.ndarray:
+    def values(self, x: np.ndarray, *extras: np.ndarray) -> np.ndarray:
         """The function's outputs (n, output) at any number of inputs."""
 
         def value() -> Refinement:
             return (yield Request(np.zeros(1))).outputs[0].astype(np.float32)
 
         paths = (
-            Path(place, row, np.zeros_like(row), value(), 0, contrasted=False)
-            for place, row in enumerate(x)
+            Path(place, row, np.zeros_like(row), value(), 0, tuple(own), contrasted=False)
+            for place, (row, *own) in enumerate(zip(x, *extras, strict=True))
         )
         found = sorted(self.run(paths), key=lambda path: path.key)
         return np.stack([path.result for path in found])
+
+    def outputs_of(self, x: np.ndarray) -> int:
+        """How many numbers the function answers per row; at first it takes a batch to know."""
+        if self._outputs is None:
+            self._outputs = self.values(x).shape[1]
+        return self._outputs
 
     def run(self, paths: Iterable[Path]) -> Iterator[Path]:
         """Each path when its refinement has ended; paths are drawn only as batches have room, so
@@ -239,11 +261,11 @@ class Evaluator:
         source: Iterator[Path] | None = iter(paths)
 
         def enlist(path: Path) -> Iterator[Path]:
-            if path.missing_rows:
+            if path.done:
+                yield path
+            else:
                 rows = waiting.setdefault(path.width, deque())
                 rows.extend((path, row) for row in range(path.missing_rows))
-            else:
-                yield path
 
         def urgency(width: int) -> tuple[bool, bool, int]:
             # Gradients first: a short batch of them has room for forwards, not the other way round.
@@ -283,7 +305,7 @@ class Evaluator:
             try:
                 batches.append(self._batch(part, width))
             except Exception as error:
-                self.batch_size = memory.halved(self.batch_size, error)
+                self._halve(error)
             else:
                 start += len(part)
         return batches
@@ -293,7 +315,7 @@ class Evaluator:
         try:
             outputs, slopes = map(backend.fetched, (batch.outputs, batch.slopes))
         except Exception as error:  # a device that works by itself says so only now
-            self.batch_size = memory.halved(self.batch_size, error)
+            self._halve(error)
             parts = self._started(batch.rows, batch.width)
             return [path for part in parts for path in self._finished(part)]
         answered = []
@@ -302,6 +324,12 @@ class Evaluator:
                 answered.append(path)
             path.take(row, outputs[place], slopes[place], batch.gradients[place])
         return answered
+
+    def _halve(self, error: Exception) -> None:
+        """Smaller batches from now on; raises what is no lack of memory, or cannot be helped."""
+        if self.batch_size == 1 or not memory.is_out_of_memory(error):
+            raise error
+        self.batch_size //= 2
 
     def _batch(self, rows: list[tuple[Path, int]], width: int) -> _Batch:
         """One call, padded with copies of the last row so that one compiled shape serves all."""

@@ -9,15 +9,15 @@ arrays are kept.
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from dr_lib.attribution.evaluator import Evaluator
-from dr_lib.attribution.integrated import ImageAttribution, attributions
+from dr_lib.attribution.integrated import ImageAttribution, RefinementMaker, attributions
 from dr_lib.attribution.neurons import (
     NeuronEngine,
     flat_activations,
@@ -26,7 +26,7 @@ from dr_lib.attribution.neurons import (
 )
 from dr_lib.attribution.params import AttributionParams
 from dr_lib.attribution.quantities import QuantityMap, identity_quantities, stage_quantities
-from dr_lib.attribution.receptive import receptive_field, window_side
+from dr_lib.attribution.receptive import window_side
 from dr_lib.attribution.refinement import OPEN_POINTS
 from dr_lib.maps.lesion_map import LesionMapper
 from dr_lib.network import backend
@@ -60,13 +60,12 @@ PIXEL_ARRAYS = {
 @dataclass(frozen=True)
 class LayerShape:
     """A layer's units, (y, x, channel) or (unit,), the side in px of the window a neuron's region
-    is kept on, how many regions are, of each sign, and the fields of its `ReceptiveField`.
+    is kept on, and how many regions are, of each sign.
     """
 
     unit_shape: tuple[int, ...]
     window: int
     neurons: int
-    field: Mapping[str, Any]
 
 
 def layer_shapes(model: "keras.Model", params: AttributionParams) -> dict[str, LayerShape]:
@@ -82,8 +81,7 @@ def layer_shapes(model: "keras.Model", params: AttributionParams) -> dict[str, L
         size = int(lower.inputs[0].shape[1])
         side = window_side(lower, size)
         neurons = min(params.neurons, (side == size and params.deep_neurons) or params.neurons)
-        field = asdict(receptive_field(lower))
-        shapes[name] = LayerShape(lower.outputs[0].shape[1:], side, neurons, field)
+        shapes[name] = LayerShape(lower.outputs[0].shape[1:], side, neurons)
     return shapes
 
 
@@ -102,8 +100,17 @@ class Explainer:
         logits = logits_model(model)
         self.pixels = Evaluator(flat_activations(logits), batch)
 
+        self.pixel_refinement = RefinementMaker(
+            params.points,
+            params.rule,
+            params.tolerance or None,
+            params.max_points,
+            params.floor,
+            params.residual_tolerance or None,
+        )
+        refinement = replace(self.pixel_refinement, points=params.layer_points)
         self.layers = {
-            name: _Layer(logits, name, shape, params, batch)
+            name: _Layer(logits, name, shape, params, refinement, batch)
             for name, shape in layer_shapes(model, params).items()
         }
         self.lesions = (
@@ -147,7 +154,7 @@ class Explainer:
         for path, array in arrays.items():
             if array.dtype.kind == "f":
                 array[failed] = np.nan
-            elif path.endswith(("/neuron", "/channel_place")):
+            elif path.endswith("/neuron"):
                 array[failed] = -1
         arrays["pixels/converged"][failed] = False
         arrays["pixels/failed"] = failed
@@ -160,11 +167,12 @@ class Explainer:
         return result
 
     def _explain_pixels(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        refinement = self.params.refinement(self.params.points)
         baseline = np.zeros(x.shape[1:], np.float32)  # half-gray carries no information (METHOD §4)
         images = {
             image.index: {"attribution": image.values.sum(axis=-1)} | image.numbers()
-            for image in attributions(self.pixels, self.quantities, x, baseline, refinement)
+            for image in attributions(
+                self.pixels, self.quantities, x, baseline, self.pixel_refinement
+            )
         }
         return {
             f"pixels/{key}": np.array([images[index][key] for index in range(len(x))], dtype)
@@ -190,13 +198,14 @@ class _Layer:
         name: str,
         shape: LayerShape,
         params: AttributionParams,
+        refinement: RefinementMaker,
         batch: int,
     ) -> None:
-        self.params, most = params, params.neuron_points
-        self.refinement = params.refinement(params.layer_points)
+        self.params, self.refinement = params, refinement
+        most, adapts = params.neuron_points, refinement.tolerance is not None
         self.neuron_refinement = replace(
-            self.refinement,
-            points=-(-most // NEURON_START) if params.tolerance else most,
+            refinement,
+            points=-(-most // NEURON_START) if adapts else most,
             max_points=most,
             residual_tolerance=GAP_ALONE,
         )
@@ -239,8 +248,6 @@ class _Layer:
         row = {
             "neuron": np.full((2, k, len(self.units)), -1, np.int16),
             "channel_attribution": np.full(self.units[-1], np.nan, np.float32),
-            "channel_activation": np.full(self.units[-1], np.nan, np.float32),
-            "channel_place": np.full((self.units[-1], 2, 2), -1, np.int16),
             "gap": np.array(image.gap[0], np.float32),
             "points": np.array(image.refinement.gradients, np.int32),
             "weights": np.zeros((2, values.size), np.float32),
@@ -248,14 +255,8 @@ class _Layer:
         }
         if not np.isfinite(values).all():
             return row
-        of_channel, active = (array.reshape(-1, self.units[-1]) for array in (values, h))
+        of_channel = values.reshape(-1, self.units[-1])
         row["channel_attribution"][:] = of_channel.sum(axis=0, dtype=np.float64)
-        row["channel_activation"][:] = active.max(axis=0)
-        for at, strength in enumerate((np.abs(of_channel), active)):
-            if len(self.units) == 3:
-                where = np.unravel_index(strength.argmax(axis=0), self.units[:2])
-                found = (strength != 0).any(axis=0, keepdims=True).T
-                row["channel_place"][:, at] = np.where(found, np.stack(where, axis=1), -1)
         count = self.params.resultant_neurons
         for sign, neurons in enumerate(strongest_neurons(values, max(k, count))):
             summed, kept = tuple(neurons[:count].T), neurons[:k]

@@ -270,7 +270,9 @@ def device() -> str:
 
 
 def compiled(function: Callable) -> Callable:
-    """The same function compiled: traced once for every new combination of argument shapes."""
+    """The same function compiled; it is traced once for every new combination of argument
+    shapes.
+    """
     if name() == "tensorflow":
         import tensorflow as tf
 
@@ -283,11 +285,6 @@ def compiled(function: Callable) -> Callable:
     return jax.jit(function)
 
 
-def compiles_weights() -> bool:
-    """Whether compiled functions keep the weights that networks had when they were compiled."""
-    return name() == "jax"
-
-
 def _is_no_retracing(record: logging.LogRecord) -> bool:
     """Every model has functions of its own, each compiled for the few shapes that it gets: more
     than TensorFlow thinks fit.
@@ -297,10 +294,13 @@ def _is_no_retracing(record: logging.LogRecord) -> bool:
 
 def tensor(array: np.ndarray) -> Any:
     """The array as the backend's tensor, dtype unchanged."""
-    name()
-    from keras import ops
+    if name() == "tensorflow":
+        import tensorflow as tf
 
-    return ops.convert_to_tensor(array)
+        return tf.convert_to_tensor(array)
+    import jax.numpy as jnp
+
+    return jnp.asarray(array)
 
 
 def stack(tensors: Sequence[Any]) -> Any:

@@ -59,7 +59,8 @@ class ModelParams(Settings):
     mixed_precision: Precision = "off"
     seed: int = 0
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.backbone not in BACKBONES:
             raise ValueError(
                 f"backbone must be one of {', '.join(BACKBONES)}, not {self.backbone!r}"

@@ -79,7 +79,8 @@ class CounterfactualParams(Settings):
     limit: Limit = 0  # eyes; 0: all that qualify
     batch_size: PositiveInt = 4
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.predicted_stage == self.target_stage:
             raise ValueError(
                 f"target_stage {self.target_stage} is what the model predicts already: nothing to"

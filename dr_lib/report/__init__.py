@@ -1,10 +1,10 @@
 """The report: a static folder that opens from disk or any web server.
 
 index.html shows the run; each section has a page of its own; eyes.html holds every explained eye,
-filtered and in pages; eye.html#<key> is one of them, unit.html#<layer>/<unit> one channel. `render`
-makes all that but the eyes' own files; those (two an eye) come from `eye_files`, eye by eye and
-wherever there is a core. Nothing is fetched from the network. This package must not know where the
-folder lies: the caller writes the files.
+filtered and in pages; eye.html#<key> is one of them. `render` makes all that but the eyes' own
+files; those (two an eye) come from `eye_files`, eye by eye and wherever there is a core. Nothing is
+fetched from the network. This package must not know where the folder lies: the caller writes the
+files.
 """
 
 import inspect
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 HERE = pathlib.Path(__file__).parent
 TEMPLATES = [HERE / "templates"]
-ASSETS = ("report.css", "report.js", "draw.js", "gallery.js", "eye.js", "units.js")
+ASSETS = ("report.css", "report.js", "draw.js", "gallery.js", "eye.js")
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,14 @@ def render(
     for name, script in gallery_files(eyes).items() if len(eyes) else ():
         folder.add(name, script)
     shared = {
-        **_shared(head),
+        "head": head,
         "sections": sections,
         "explained": len(eyes),
         "chunks": chunk_names(len(eyes)),
         "known": {name for name in eyes if eyes[name].notna().any()},
+        "tabulated": table,
+        **dict(inspect.getmembers(formatting, inspect.isfunction)),
+        **_drawing(),
     }
     templates = _templates()
 
@@ -103,8 +106,6 @@ def render(
     parts = {section.id: part(section.id, section.content.values) for section in sections}
     page("index.html", "index.html.j2", parts=parts, lead=_lead(folder, lead))
     page("eye.html", "eye.html.j2")
-    if "units/index.js" in folder.files:
-        page("unit.html", "unit.html.j2")
     for section in sections:
         template = "gallery.html.j2" if section.page == "eyes.html" else "section.html.j2"
         page(section.page, template, title=section.title, part=parts[section.id])
@@ -114,26 +115,6 @@ def render(
                 below.address, "section.html.j2", "../", title=below.title, part=made, above=section
             )
     return folder.files
-
-
-def render_page(name: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """A page that stands alone, with what it needs beside it: templates/<name>.html.j2, which is
-    given `values`. Contents by file."""
-    text = _templates().get_template(f"{name}.html.j2").render(_shared(Head()), root="", **values)
-    assets = {f"assets/{file}": (HERE / "assets" / file).read_text("utf-8") for file in ASSETS[:2]}
-    return assets | {f"{name}.html": unbroken(text)}
-
-
-def render_words(name: str, **values: Any) -> list[str]:
-    """The blocks of templates/<name>.txt.j2, which lines of three dashes part."""
-    text = _templates().get_template(f"{name}.txt.j2").render(_shared(Head()), **values)
-    return text.split("---\n")
-
-
-def _shared(head: Head) -> dict[str, Any]:
-    """What every template may use."""
-    functions = dict(inspect.getmembers(formatting, inspect.isfunction))
-    return {"head": head, "tabulated": table, **functions, **_drawing()}
 
 
 def _lead(folder: Folder, lead: tuple[EyeEntry, str] | None) -> SimpleNamespace | None:
@@ -153,7 +134,7 @@ def _templates() -> "jinja2.Environment":
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=lambda name: ".html" in (name or ""),
+        autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

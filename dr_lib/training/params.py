@@ -163,7 +163,8 @@ class TrainingParams(Settings):
     best_by: Literal["qwk", "qwk_expected", "auc"] = "qwk"
     prefetch: PositiveInt = 4
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if (
             sum(self.composition) != SIXTEEN
             or min(self.composition) < 0

@@ -1,5 +1,6 @@
 """What `dr doctor` looks at: this machine, and a configuration with the places it names."""
 
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -54,7 +55,7 @@ def examine(
         return [*findings, checks.disk(os.getcwd(), shutil.disk_usage(".").free)]
     findings += [checks.dask(dask), *checks.place(open_workspace(config.workspace))]
     if all(finding.verdict != "mend" for finding in findings):
-        findings.append(checked("room for the run", lambda: _room(config)))
+        findings.append(checked("room for the run", functools.partial(_room, config)))
     return findings
 
 
@@ -62,7 +63,8 @@ def prefect(version: str = "") -> Finding:
     """The server that PREFECT_API_URL names, or the place for the history of those that `dr`
     starts. version: of Prefect here, unless given.
     """
-    return checked("Prefect", lambda: _prefect(version or importlib.metadata.version("prefect")))
+    version = version or importlib.metadata.version("prefect")
+    return checked("Prefect", functools.partial(_prefect, version))
 
 
 def _prefect(version: str) -> str:

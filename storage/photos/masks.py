@@ -23,7 +23,6 @@ from typing import Any
 from storage.errors import Refused
 from storage.files.text import decoded
 from storage.photos.names import PUBLISHED, meanings
-from storage.photos.recognition import is_mask
 from storage.photos.types import Problem
 
 PICTURES = (".png", ".tif", ".tiff", ".gif", ".bmp", ".jpg", ".jpeg")
@@ -98,26 +97,6 @@ def _key(name: str) -> str:
     return "".join(kept).removesuffix("s")
 
 
-def masks_inside(root: pathlib.Path) -> pathlib.Path | None:
-    """The folder in which a published data set keeps its masks beside its photographs: `masks`, or
-    as IDRiD and DDR name it; None where there is none with pictures.
-    """
-    if (root / "masks").is_dir():
-        return root / "masks"
-    named = (
-        pathlib.Path(parent, folder)
-        for parent, folders, _ in os.walk(root)
-        for folder in sorted(folders)
-        if is_mask(f"{folder}/")
-    )
-    pictures = (
-        folder
-        for folder in named
-        if any(path.suffix.lower() in PICTURES for path in folder.rglob("*"))
-    )
-    return next(pictures, None)
-
-
 def find_masks(location: str | os.PathLike, photographs: Mapping[str, str]) -> MaskIndex:
     """The masks at a folder, or in a COCO annotation file.
 
@@ -163,7 +142,7 @@ def find_masks(location: str | os.PathLike, photographs: Mapping[str, str]) -> M
         for depth, folder in enumerate(path.relative_to(root).parts[:-1])
         if lesion_type(folder)
     )
-    depth = next(depths, -1)
+    depth = next(depths, None)
     named = [_named(path, root, depth, ids) for path in pictures]
     typed = any(mask.lesion for _, mask, _ in named)
     for stem, mask, strange in named:
@@ -200,7 +179,7 @@ def annotations(path: str, image: int | str) -> tuple[tuple[int, int], list[dict
 
 
 def _named(
-    path: pathlib.Path, root: pathlib.Path, depth: int, ids: Mapping[str, str]
+    path: pathlib.Path, root: pathlib.Path, depth: int | None, ids: Mapping[str, str]
 ) -> tuple[str, MaskFile, str]:
     """What a picture's place says: the photograph's name, the mask with its lesion type if that is
     known, and what the type is called if it is not.
@@ -209,7 +188,9 @@ def _named(
     last = LAST_WORD.match(stem)
     if stem not in ids and last and (last[1] in ids or lesion_type(last[2])):
         stem, word = last.groups()
-    folder = next(iter(path.relative_to(root).parts[:-1][depth:]), "")
+    folders = path.relative_to(root).parts[:-1]
+    place = -1 if depth is None else depth
+    folder = folders[place] if len(folders) > max(place, 0) else ""
     lesion = lesion_type(word) or lesion_type(folder)
     meant = folder if _key(folder) not in PLAIN else ""
     return stem, MaskFile(str(path), lesion), "" if lesion else word or meant

@@ -47,10 +47,8 @@ def _fields(column: list[str]) -> list[pa.Field]:
 def _field(name: str, kind: str, unit: str, range_: str, description: str) -> pa.Field:
     nullable = kind.endswith("?") or kind.startswith("float")
     words = {"description": description, "unit": unit, "range": range_}
-    alias, lists = kind.rstrip("?"), kind.startswith("list of ")
-    alias = alias.removeprefix("list of ")
+    alias = kind.rstrip("?")
     type_ = TIME if alias == "timestamp" else pa.type_for_alias(alias)
-    type_ = pa.list_(type_) if lists else type_
     return pa.field(name, type_, nullable, words)
 
 
@@ -159,7 +157,7 @@ def _known(table: str) -> pa.Schema:
 def _columns(rows, schema: pa.Schema) -> dict:
     """`rows` by column."""
     if hasattr(rows, "columns"):
-        return dict(rows.items())
+        return {name: rows[name] for name in rows.columns}
     rows = list(rows)
     # A column counts as given when every row gives it; one that any row brings in addition is
     # unknown or incomplete.
@@ -174,6 +172,8 @@ def _cast(table: str, field: pa.Field, values) -> pa.Array:
             values = [value.item() if hasattr(value, "item") else value for value in values]
         array = pa.array(values, from_pandas=True)
         array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
         if all(map(pa.types.is_timestamp, (field.type, array.type))) and not array.type.tz:
             raise pa.ArrowInvalid("a time without a time zone")
         # Numbers may narrow to float32 (that is the schema's choice) but never overflow an integer.

@@ -75,12 +75,15 @@ def explain_shard(job: ExplainJob) -> LedgerEntry:
         # which need not do it again.
         return entry
     new = ~kept & ~np.isin(positions, list(job.unusable))
-    arrays, names = blank_but(store, span, kept), store.image_ids[span.rows]
-    before = entry.record.failed if entry else {}
-    failed = {
-        name: reason
-        for name, position, done in zip(names, positions.tolist(), kept, strict=True)
-        if (reason := before.get(name) if done else job.unusable.get(position))
+    arrays, names = blank_but(store, span, kept), np.array(store.image_ids[span.rows])
+    failed_before = entry.record.failed if entry else {}
+    failed = {name: failed_before[name] for name in names[kept].tolist() if name in failed_before}
+    unusable = ~kept & ~new
+    failed |= {
+        name: job.unusable[position]
+        for name, position in zip(
+            names[unusable].tolist(), positions[unusable].tolist(), strict=True
+        )
     }
     if new.any():
         rows = np.flatnonzero(new)
@@ -88,11 +91,10 @@ def explain_shard(job: ExplainJob) -> LedgerEntry:
         with backend.computing_in(job.params.precision):
             results = engine.explain(fundi(ids.location, ids.preprocess_id, positions[rows]))
         finite = ~results.pop("pixels/failed").astype(bool)
-        # An explanation that an older version began keeps the arrays that it has.
-        for path in arrays.keys() & results.keys():
-            arrays[path][rows[finite]] = results[path][finite]
+        for path, values in results.items():
+            arrays[path][rows[finite]] = values[finite]
         arrays["pixels/status"][rows[finite]] = DONE
-        failed |= {names[row]: NOT_FINITE for row in rows[~finite]}
+        failed |= dict.fromkeys(names[rows[~finite]].tolist(), NOT_FINITE)
     aside = np.isin(names, list(failed))
     arrays["pixels/status"][aside] = FAILED
     gaps = relative_gaps(arrays, ~aside)

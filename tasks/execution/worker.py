@@ -2,28 +2,25 @@
 workers; knows no Prefect.
 """
 
-import dataclasses
 import functools
 import gc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.attribution.evaluator import Evaluator
-from dr_lib.attribution.explain import Explainer, suggested_batch_size
-from dr_lib.localisation.audit import Auditor, AuditParams
+from dr_lib.attribution.explain import Explainer
 from dr_lib.localisation.baseline_maps import BaselineMaps
 from dr_lib.network import backend
 from dr_lib.network.classifier_outputs import ClassifierOutputs
 from dr_lib.network.layers import logits_model
-from dr_lib.network.model import ModelParams, build, layer_names, scaled
+from dr_lib.network.model import ModelParams, build, layer_names
 from storage import open_workspace
 from storage.contents.models import ModelRecord, load_record, local_weights
 from tasks.access.stores import fundus_store
-from tasks.run.resolved_ids import ResolvedIds
 
 
 def threads_here() -> int | None:
@@ -38,17 +35,17 @@ def afresh(function: Callable[[Any], Any], job: Any) -> Any:
     """`function(job)` without the networks that this process has kept: their compiled functions
     hold memory.
     """
-    for kept in (
-        *(loaded_model, explainer, classifier_outputs),
-        *(logits_evaluator, baseline_maps, auditor),
-    ):
+    for kept in (loaded_model, explainer, classifier_outputs, logits_evaluator, baseline_maps):
         kept.cache_clear()
     gc.collect()
     return function(job)
 
 
-def read_model(location: str, model_id: str) -> Any:
-    """The trained keras.Model of a workspace, in inference use. Its weights' sha256 is checked."""
+@functools.lru_cache(maxsize=2)
+def loaded_model(location: str, model_id: str) -> Any:
+    """The trained keras.Model of a workspace, in inference use; loaded once a process. Its
+    weights' sha256 is checked.
+    """
     backend.configure(threads=threads_here())
     workspace = open_workspace(location)
     record = load_record(workspace.files, model_id)
@@ -56,9 +53,6 @@ def read_model(location: str, model_id: str) -> Any:
     model.load_weights(local_weights(workspace.files, model_id))
     model.trainable = False
     return model
-
-
-loaded_model = functools.lru_cache(maxsize=2)(read_model)  # once a process
 
 
 @functools.lru_cache(maxsize=1)
@@ -96,16 +90,6 @@ def baseline_maps(
     )
 
 
-@functools.lru_cache(maxsize=1)
-def auditor(location: str, model_id: str, params: AuditParams, crop: float) -> Auditor:
-    """The tests of a model's maps, with a model of their own; kept for the same reason."""
-    model = read_model(location, model_id)
-    made = model_params(load_record(open_workspace(location).files, model_id))
-    # Not the seed of the training: what it started from has left traces in what it learnt.
-    untrained = build(dataclasses.replace(made, seed=made.seed + 1))
-    return Auditor(model, untrained, params, suggested_batch_size(model), crop=crop)
-
-
 def model_params(record: ModelRecord) -> ModelParams:
     """The architecture in a model's record, without the trunk's starting weights: the record's own
     replace them.
@@ -121,12 +105,8 @@ def model_params(record: ModelRecord) -> ModelParams:
     return ModelParams(**fields)
 
 
-def fundi(location: str, preprocess_id: str, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+def fundi(location: str, preprocess_id: str, rows: np.ndarray) -> np.ndarray:
     """Normalised fundi (row, y, x, 3) uint8 of the given rows of a fundus store."""
-    store = fundus_store(open_workspace(location), preprocess_id)
-    return store.read_rows(rows, ["pixels"])["pixels"]
-
-
-def inputs(ids: ResolvedIds, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The same fundi as the network takes them, float32."""
-    return scaled(fundi(ids.location, ids.preprocess_id, rows))
+    return fundus_store(open_workspace(location), preprocess_id).read_rows(rows, ["pixels"])[
+        "pixels"
+    ]

@@ -9,7 +9,6 @@ from dr_lib.report import Head, render
 from dr_lib.report.eyes import DRAWING_VERSION
 from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Section
-from dr_lib.report.units import FOLDER
 from storage import Workspace
 from storage.admin.catalog import refresh
 from storage.ids import content_id
@@ -19,11 +18,9 @@ from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_eyes, explained_rows
 from tasks.access.stores import explanation_store, whole
 from tasks.execution.waves import run_in_waves
-from tasks.report.compare import compare_with_previous
 from tasks.report.data import ReportData
 from tasks.report.eyes import draw_shard, shards_to_draw
 from tasks.report.sections import SECTIONS
-from tasks.report.units import Atlas, cut_out
 from tasks.run.recipe import Recipe
 from tasks.run.run_log import versions
 from tasks.run.session import Session, StepResult
@@ -36,7 +33,7 @@ def report(
     session: Session, recipe: Recipe, data: DataParams, config: dict[str, Any]
 ) -> StepResult:
     """Writes report/<explain_id>/: the files of eyes that changed, the pages if anything did;
-    compares the model with the one before it, and refreshes the SQL catalogue.
+    refreshes the SQL catalogue.
 
     Parameters
     ----------
@@ -56,6 +53,8 @@ def report(
     )
     folder = report_path(ids.explain_id)
     index = files.url(f"{folder}/index.html")
+    if workspace.is_local:
+        refresh(workspace)
     store = explanation_store(workspace, ids.explain_id)
     eyes = explained_eyes(workspace, ids.model_id, store.image_ids)
     present = workspace.photos().set_index("image_id")["present"]
@@ -64,19 +63,6 @@ def report(
     drawn = sum(
         run_in_waves(session.pool, STEP, draw_shard, jobs, images_of=lambda job: job.span.images)
     )
-    atlas = Atlas(ids, data.every_source)
-    run_in_waves(
-        session.pool,
-        "units",
-        cut_out,
-        atlas.jobs(),
-        images_of=lambda job: job.examples["image_id"].nunique(),
-        collect=atlas.collect,
-    )
-    atlas.write()
-    compare_with_previous(workspace, ids)
-    if workspace.is_local:
-        refresh(workspace)
     explained = len(explained_rows(whole(store, "pixels/status"), eyes))
     result = StepResult(STEP, explained, drawn, index)
     digest = _fingerprint(workspace, ids.explain_id, config)
@@ -112,10 +98,8 @@ def _pages(data: ReportData) -> dict[str, bytes | str]:
 
 
 def _pages_written(workspace: Workspace, folder: str) -> set[str]:
-    """Every file of the report but the eyes' and the units' own, of which there may be a hundred
-    thousand."""
-    names = [name for name in workspace.files.names(folder) if name not in ("eyes", FOLDER)]
-    places = [f"{folder}/{name}" for name in names]
+    """Every file of the report but the eyes' own, of which there may be a hundred thousand."""
+    places = [f"{folder}/{name}" for name in workspace.files.names(folder) if name != "eyes"]
     below = (workspace.files.walk(place) for place in places if "." not in place)
     return {place for place in places if "." in place}.union(*below)
 

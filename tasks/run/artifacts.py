@@ -2,8 +2,8 @@
 
 A picture travels inside a markdown artifact, as a data URI. Prefect's image artifact would show it
 too, but prints its whole address under it, which here is the picture itself. Pictures are kept in
-Prefect's database, so they are small, and a step leaves them only when it had work to do. What
-the steps themselves leave is left nowhere outside a run.
+Prefect's database, so they are small, and a step leaves them only when it had work to do. Outside
+a run nothing is left anywhere.
 """
 
 import base64
@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from dr_lib.drawing.sheets import before_after_sheet, set_aside_sheet, small_jpeg
-from dr_lib.formatting import duration, label, number, with_interval
+from dr_lib.formatting import duration, label, with_interval
 from storage import Workspace
 from storage.photos.sources import PhotoSources
 from tasks.access.contact_sheets import Photos, flagged, flagged_text, samples, set_aside
@@ -47,13 +46,15 @@ def show_picture(
 
 def show_result(workspace: Workspace, result: StepResult) -> None:
     """What a step did, in words, and where its results are."""
-    text = (
-        f"**{result.step}**: {result.message}\n\n{result.images:,} images, {result.new_images:,} of"
-        f" them new, in {duration(result.seconds)}; workspace `{workspace.location}`"
-    )
-    create_markdown_artifact(
-        text, key=f"{result.step}-result", description=f"{result.step}: {result.message}"
-    )
+    if inside_run():
+        text = (
+            f"**{result.step}**: {result.message}\n\n{result.images:,} images,"
+            f" {result.new_images:,} of them new, in {duration(result.seconds)}; workspace"
+            f" `{workspace.location}`"
+        )
+        create_markdown_artifact(
+            text, key=f"{result.step}-result", description=f"{result.step}: {result.message}"
+        )
 
 
 def show_summary(results: Sequence[StepResult]) -> None:
@@ -68,6 +69,8 @@ def show_report(workspace: Workspace, index: str) -> None:
 
     index: the report's page in the workspace, a path or a URL.
     """
+    if not inside_run():
+        return
     link, served = index, os.environ.get(SERVED_REPORT, "")
     if workspace.is_local:
         page = Path(os.path.abspath(index))
@@ -77,16 +80,6 @@ def show_report(workspace: Workspace, index: str) -> None:
     create_link_artifact(
         link, link_text="Open the report", key="report-link", description=f"The report: {index}"
     )
-
-
-def show_comparison(rows: pd.DataFrame, page: str) -> None:
-    """A table of how two models or explanations differ."""
-    if inside_run():
-        create_table_artifact(
-            rows.map(number).to_dict("records"),
-            key="model-differences",
-            description=f"Compared with the model before; more: {page}",
-        )
 
 
 def show_rejects(workspace: Workspace, step: str) -> None:

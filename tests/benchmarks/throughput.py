@@ -91,7 +91,7 @@ def be_bare(folder: pathlib.Path, number: int, processes: int) -> None:
     job = json.loads((folder / "job.json").read_text())
     config = configured(folder, job)
     pixels = np.load(folder / "pixels.npy")
-    engine = Explainer(loaded_model(config.workspace, job["model_id"]), config.recipe.attribution)
+    engine = Explainer(loaded_model(config.workspace, job["model_id"]), config.recipe.engine)
     size = job["shard_images"]
     shards = [pixels[start : start + size] for start in range(0, len(pixels), size)][
         number::processes
@@ -173,7 +173,7 @@ def prepare(folder: pathlib.Path, options: argparse.Namespace, workers: int) -> 
     here = photos.iloc[
         usable_rows(workspace, config.recipe.preprocess_id, config.recipe.least_quality)
     ]
-    chosen = chosen_images(here[here["present"]], config.recipe.selection)
+    chosen = chosen_images(here[here["present"]], config.recipe.attribution)
     store = fundus_store(workspace, config.recipe.preprocess_id)
     np.save(
         folder / "pixels.npy", store.read_rows(chosen["position"].to_numpy(), ["pixels"])["pixels"]

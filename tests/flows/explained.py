@@ -4,14 +4,10 @@ ones have.
 It is there in a second and without TensorFlow, for tests of what is done with explanations.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict
-
 import numpy as np
 import pandas as pd
 
 from dr_lib.attribution.params import AttributionParams
-from dr_lib.attribution.receptive import ReceptiveField
 from dr_lib.fundus import Disc, PreprocessParams
 from dr_lib.fundus.quality import MEASURES
 from dr_lib.localisation import LocalisationParams
@@ -43,12 +39,8 @@ PHOTO_SHAPE = (3 * SIZE, 2 * SIZE)
 DISC = Disc(1.5 * SIZE - 0.5, SIZE - 0.5, 2.0 * SIZE, aspect=1.5)
 MODEL_ID = "0123456789ab"
 LAYERS = {
-    "stem": LayerShape(
-        (16, 16, 8), 32, NEURONS, asdict(ReceptiveField((23, 23), (4, 4), (-9, -9)))
-    ),
-    "fc1": LayerShape(
-        (16,), SIZE, NEURONS, asdict(ReceptiveField((64, 64), (1, 1), (0, 0), whole=True))
-    ),
+    "stem": LayerShape((16, 16, 8), 32, NEURONS),
+    "fc1": LayerShape((16,), SIZE, NEURONS),
 }
 RECIPE = Recipe(
     PreprocessParams(size=SIZE),
@@ -64,22 +56,9 @@ def names(count: int) -> list[str]:
     ]
 
 
-def explain(
-    workspace: Workspace,
-    count: int,
-    *,
-    model_id: str = MODEL_ID,
-    created: str = "2026-01-01",
-    seed: int = 0,
-    grades: Sequence[int] | None = None,
-    tables: bool = True,
-) -> str:
+def explain(workspace: Workspace, count: int) -> None:
     """Makes the workspace hold `count` explained eyes; a second call with more adds the rest, as
-    a pipeline would. Returns the explanation's id.
-
-    A second model needs another model_id and a later time of creation; its maps are noise of
-    another seed. grades: which stage it is sure of in each eye. tables: those that `dr aggregate`
-    makes of the maps.
+    a pipeline would.
     """
     ids = names(count)
     common = {
@@ -99,16 +78,11 @@ def explain(
     workspace.write_table("photos", _frame("photos", common | photo, count))
     graded = {"predicted_stage": [(number + number // 5) % 5 for number in range(count)]}
     graded |= {f"probability_stage{stage}": [0.2] * count for stage in range(5)}
-    if grades is not None:
-        graded["predicted_stage"] = list(grades)
-        for stage in range(5):
-            sure = [0.8 if grade == stage else 0.05 for grade in grades]
-            graded[f"probability_stage{stage}"] = sure
     workspace.write_table(
-        "predictions", _frame("predictions", common | graded, count), partition=model_id
+        "predictions", _frame("predictions", common | graded, count), partition=MODEL_ID
     )
-    record = {"model_id": model_id, "training_id": RECIPE.training_id, "created": created}
-    workspace.files.write_json(model_path(model_id, MODEL_RECORD), record)
+    record = {"model_id": MODEL_ID, "training_id": RECIPE.training_id, "created": "2026-01-01"}
+    workspace.files.write_json(model_path(MODEL_ID, MODEL_RECORD), record)
 
     explain_id = RECIPE.explain_id(workspace)
     settings = {
@@ -118,7 +92,7 @@ def explain(
     }
     save_record(
         workspace.files,
-        ExplanationRecord(explain_id, model_id, RECIPE.preprocess_id, settings),
+        ExplanationRecord(explain_id, MODEL_ID, RECIPE.preprocess_id, settings),
     )
     path, made_how = fundus_path(RECIPE.preprocess_id), {"preprocess": RECIPE.preprocess_settings}
     fundi = ShardedStore.create_or_open(
@@ -136,17 +110,17 @@ def explain(
             for row in range(span.images):
                 fill(
                     {path: values[row] for path, values in arrays.items()},
-                    np.random.default_rng(seed + span.start + row),
+                    np.random.default_rng(span.start + row),
                 )
             arrays["status" if store is fundi else "pixels/status"][:] = DONE
             if store is fundi:  # the photograph is twice as wide as its fundus, and squeezed
                 arrays["diameter"][:], arrays["aspect"][:] = DISC.diameter, DISC.aspect
                 arrays["centre_y"][:], arrays["centre_x"][:] = DISC.centre_y, DISC.centre_x
             store.write_shard(span, arrays, digests=digests[span.rows])
-            if store is maps and tables:
-                eyes = explained_eyes(workspace, model_id, ids).iloc[span.rows]
+            if store is maps:
+                eyes = explained_eyes(workspace, MODEL_ID, ids).iloc[span.rows]
                 resolved = ResolvedIds(
-                    workspace.location, RECIPE.preprocess_id, model_id, explain_id
+                    workspace.location, RECIPE.preprocess_id, MODEL_ID, explain_id
                 )
                 aggregate_shard(
                     AggregateJob(
@@ -161,7 +135,6 @@ def explain(
                         missing=SHARD_TABLES,
                     )
                 )
-    return explain_id
 
 
 def _fundus(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
@@ -174,8 +147,6 @@ def _maps(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
             values[...] = rng.normal(size=values.shape)
         elif path.endswith(("/neuron", "/region_origin")):
             values[...] = 0
-        elif path == "layers/stem/channel_place":
-            values[...] = rng.integers(0, 16, values.shape)
 
 
 def _frame(table: str, given: dict, count: int) -> pd.DataFrame:

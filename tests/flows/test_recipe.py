@@ -71,11 +71,8 @@ def test_every_setting_that_decides_the_outcome_is_a_new_model(training):
 
 
 def test_explanations_made_before_deep_layers_kept_fewer_neurons_keep_their_id():
-    """The id is of a time when there was neither `deep_neurons` nor `lesion_enlargement`; 3 and 2 are
-    today's defaults.
-    """
+    """The id is of a time when there was no `deep_neurons`; 3 is today's default."""
     before = {"residual_tolerance": 0.0, "layer_points": 16}
-    before |= {"lesion_poses": 8, "lesion_enlargement": 1.0}
     for deep, same in ((0, True), (3, False)):
         named = recipe(training={"model_id": OTHER}, attribution=before | {"deep_neurons": deep})
         found = named.explain_id(Records([record(OTHER, named)]))
@@ -99,7 +96,7 @@ def test_another_backend_is_another_model_and_another_precision_another_explanat
     assert jax.training_id != wanted.training_id == tf32.training_id
     models = Records([record(OTHER, one, training_id=one.training_id) for one in (wanted, jax)])
     assert len({one.explain_id(models) for one in (wanted, jax, tf32)}) == 3
-    assert settings_in_ids(dataclasses.asdict(wanted.attribution)).keys() == {
+    assert settings_in_ids(dataclasses.asdict(wanted.engine)).keys() == {
         field.name for field in dataclasses.fields(AttributionParams)
     } - {"precision"}, "explanations made before there was a choice keep their id"
 

@@ -28,9 +28,7 @@ def example(table: str, count: int = 3) -> pd.DataFrame:
     """Rows of any table, every value of its own."""
     columns = {}
     for field in SCHEMAS[table]:
-        if pa.types.is_list(field.type):
-            columns[field.name] = [[index, 1, None] for index in range(count)]
-        elif pa.types.is_boolean(field.type):
+        if pa.types.is_boolean(field.type):
             columns[field.name] = [index % 2 == 0 for index in range(count)]
         elif pa.types.is_integer(field.type):
             columns[field.name] = list(range(count))
@@ -158,16 +156,6 @@ def test_a_part_knows_what_it_was_made_from(ws):
     ws.write_table("units", example("units"), partition="e", part="b")
     assert ws.part_digests("units", "e") == {"a": "1234", "b": ""}
     assert ws.count("units", unit=1) == 2
-
-
-def test_one_part_is_read_alone_with_all_columns_of_its_table(ws):
-    for part in ("a", "b"):
-        ws.write_table("units", example("units").assign(layer=part), partition="e", part=part)
-    found = ws.part("units", "e", "b")
-    assert list(found.columns) == dataset_schema("units").names
-    assert found["layer"].tolist() == ["b"] * 3
-    assert found.dtypes.tolist() == empty_frame("units").dtypes.tolist()
-    assert ws.part("units", "e", "c").empty
 
 
 def test_equal_rows_are_equal_bytes(ws, tmp_path):

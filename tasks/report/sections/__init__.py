@@ -12,9 +12,7 @@ from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Content
 from tasks.report.data import ReportData
 from tasks.report.sections import (
-    audit,
     cite,
-    compared,
     counterfactuals,
     eyes,
     groups,
@@ -25,7 +23,6 @@ from tasks.report.sections import (
     regions,
     run,
     sources,
-    units,
 )
 
 # By its id, which is its page's name: the title, and what makes its content.
@@ -34,14 +31,11 @@ SECTIONS: dict[str, tuple[str, Callable[[ReportData, Folder], Content]]] = {
     "data": ("Data", photographs.content),
     "model": ("Model", model.content),
     "sources": ("Sources", sources.content),
-    "compared": ("Compared", compared.content),
     "eyes": ("Explained eyes", eyes.content),
     "groups": ("Groups", groups.content),
     "regions": ("Regions", regions.content),
     "localisation": ("Localisation", localisation.content),
-    "audit": ("Audit", audit.content),
     "counterfactuals": ("Counterfactuals", counterfactuals.content),
     "linearity": ("Linearity", linearity.content),
-    "units": ("Units", units.content),
     "cite": ("Cite and download", cite.content),
 }
