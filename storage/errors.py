@@ -20,7 +20,7 @@ class NotThere(StorageError, FileNotFoundError):
 
 
 class Refused(StorageError, ValueError):
-    """Something is there but is not what it should be, so it is not used."""
+    """What is there, or was asked for, is not what it should be, so it is not used."""
 
 
 class OtherFormat(StorageError):
@@ -29,10 +29,6 @@ class OtherFormat(StorageError):
 
 class WorkspaceLocked(StorageError):
     """Another process holds the lock; the message names it."""
-
-
-class QueryError(StorageError, ValueError):
-    """A query that cannot be answered; the message is what the database says."""
 
 
 class CannotWrite(StorageError, OSError):

@@ -32,11 +32,10 @@ def content_id(*parts) -> str:
 
 def digest(*parts) -> str:
     """All 64 hexadecimal digits of `content_id`."""
-    plain = json.loads(
-        json.dumps(parts, default=_plain), parse_float=_number, parse_constant=_refused
+    parsed = json.loads(
+        json.dumps(parts, default=plain), parse_float=_number, parse_constant=_refused
     )
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_bytes(json.dumps(parsed, sort_keys=True, separators=(",", ":")).encode())
 
 
 def digest_file(path: str | PurePath) -> str:
@@ -60,8 +59,10 @@ def page_name(image_id: str) -> str:
     return plain if plain == image_id else f"{plain}-{digest_bytes(image_id.encode())[:8]}"
 
 
-def _plain(value):
-    """What JSON does not know as what it knows."""
+def plain(value):
+    """What JSON does not know as what it knows: dataclasses, mappings, sets, paths, times, numpy's
+    types. Raises TypeError for anything else.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, Mapping):
@@ -70,9 +71,11 @@ def _plain(value):
         return sorted(value)
     if isinstance(value, PurePath):
         return str(value)
-    if getattr(value, "shape", None) == ():
-        return value.item()
-    raise TypeError(f"{type(value).__name__} has no canonical form for an id")
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no canonical form")
 
 
 def _number(text: str) -> float | int:

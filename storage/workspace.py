@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import operator
 import os
 import re
 from collections.abc import Generator
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyarrow import compute, dataset
+from pyarrow import dataset, parquet
 
 from storage import layout
 from storage.contents import explanations, fundus, models
@@ -59,22 +58,16 @@ def open_workspace(location: str | Path, *, must_exist: bool = False) -> "Worksp
             raise Refused(f"{text} is a file; a workspace is a folder")
     workspace = Workspace(text)
     if must_exist:
-        if not layout.FOLDERS & set(_listed(workspace)):
+        try:
+            there = workspace.files.names("")
+        except Exception as error:  # a client of an object store raises what it likes
+            advice = "check the place, and that you may read it"
+            raise Refused(f"{text} cannot be read: {one_line(error)}; {advice}") from error
+        if layout.FOLDERS.isdisjoint(there):
             advice = "check the place, or make one with dr run CONFIG.toml"
-            raise NotThere(f"there is no workspace at {workspace.location}: {advice}")
+            raise NotThere(f"there is no workspace at {text}: {advice}")
         workspace.check_format()
     return workspace
-
-
-def _listed(workspace: "Workspace") -> list[str]:
-    """The names at a workspace's location. Raises Refused where it cannot be looked at."""
-    try:
-        return workspace.files.names("")
-    except Exception as error:  # a client of an object store raises what it likes
-        advice = "check the place, and that you may read it"
-        raise Refused(
-            f"{workspace.location} cannot be read: {one_line(error)}; {advice}"
-        ) from error
 
 
 def _refuse(location: str, pattern: re.Pattern, reason: str) -> None:
@@ -167,7 +160,7 @@ class Workspace:
 
     def _filter(self, equals: dict):
         latest = {
-            "preprocess_id": self.latest_preprocessing,
+            "preprocess_id": lambda: fundus.pick_fundus(self.files),
             "model_id": self.latest_model,
             "explain_id": self.latest_explanation,
         }
@@ -175,13 +168,10 @@ class Workspace:
         for column, value in equals.items():
             if value == LATEST and column in latest:
                 value = latest[column]()
-            field = compute.field(column)
+            values = [None] if value is None else value
             # Only an equation skips a part's row groups by their statistics.
-            if value is None or isinstance(value, list):
-                tests.append(field.isin([None] if value is None else value))
-            else:
-                tests.append(field == value)
-        return functools.reduce(operator.and_, tests) if tests else None
+            tests.append((column, "in" if isinstance(values, list) else "=", values))
+        return parquet.filters_to_expression(tests) if tests else None
 
     def count(self, name: str, **equals) -> int:
         """How many rows `frame` would give."""
@@ -250,10 +240,6 @@ class Workspace:
         still to be done.
         """
         return fundus.open_fundus(self.files, preprocess_id, chunks=chunks)
-
-    def latest_preprocessing(self) -> str:
-        """The id of the preprocessing written last. Raises FileNotFoundError before the first."""
-        return fundus.pick_fundus(self.files)
 
     def attributions(self, explain_id: str = LATEST, *, chunks=None) -> "xr.DataTree":
         """Everything attributed, read when used: the groups `pixels` and `layers/<layer>`,

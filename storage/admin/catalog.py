@@ -6,14 +6,15 @@ time, so it sees new files, a moved workspace and new tables, and needs no write
 catalog.duckdb is for other programs.
 """
 
+import glob
 import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage import layout
-from storage.errors import QueryError, Refused
-from storage.tables.parts import all_parts, column_names, former_names, part_path
+from storage.errors import Refused
+from storage.tables.parts import all_parts, former_names, part_path, stored_schema
 from storage.tables.schemas import PARTITION, SCHEMAS, TITLES, dataset_schema
 from storage.workspace import Workspace
 
@@ -59,7 +60,7 @@ def refresh(ws: Workspace) -> Path:
 
 
 def query(ws: Workspace, sql: str) -> "pd.DataFrame":
-    """The result of one SELECT over the views. Raises QueryError with what DuckDB says, in one
+    """The result of one SELECT over the views. Raises Refused with what DuckDB says, in one
     line.
 
     Only reads: any other statement is refused.
@@ -68,21 +69,20 @@ def query(ws: Workspace, sql: str) -> "pd.DataFrame":
 
     try:
         statements = duckdb.extract_statements(sql)
-    except duckdb.Error as error:
-        raise QueryError(_line(error)) from None
-    if len(statements) != 1:
-        raise QueryError(f"one query at a time, got {len(statements)}")
-    if statements[0].type != duckdb.StatementType.SELECT:
-        raise QueryError(
-            "only queries (SELECT, FROM, DESCRIBE, SUMMARIZE) are allowed, not"
-            f" {statements[0].type.name}"
-        )
-    with duckdb.connect(":memory:", config=OFFLINE) as connection:
-        connection.execute(views_sql(ws, comments=False))
-        try:
+        if len(statements) != 1:
+            raise Refused(f"one query at a time, got {len(statements)}")
+        if statements[0].type != duckdb.StatementType.SELECT:
+            raise Refused(
+                "only queries (SELECT, FROM, DESCRIBE, SUMMARIZE) are allowed, not"
+                f" {statements[0].type.name}"
+            )
+        with duckdb.connect(":memory:", config=OFFLINE) as connection:
+            connection.execute(views_sql(ws, comments=False))
             return connection.execute(sql).df()
-        except duckdb.Error as error:
-            raise QueryError(_line(error)) from None
+    except duckdb.Error as error:
+        # Without its drawing of where.
+        said = str(error).split("\n\nLINE")[0]
+        raise Refused(re.sub(r"\s+", " ", said).strip()) from None
 
 
 def views_sql(ws: Workspace, *, comments: bool = True) -> str:
@@ -129,9 +129,10 @@ def _view(ws: Workspace, table: str) -> str:
         # By name only where it must be: DuckDB then opens every file before the first query.
         if older and len(files) > 1:
             options += ", union_by_name = true"
-        rows = f"read_parquet({_text(_escaped(ws.files.path()) + '/' + pattern)}, {options})"
+        # Escaped, or DuckDB would take the folder's name for a pattern of other workspaces' too.
+        rows = f"read_parquet({_text(glob.escape(ws.files.path()) + '/' + pattern)}, {options})"
         if older:  # written before there were all these columns: those are null
-            former = former_names(table, column_names(ws.files, files[0][1]))
+            former = former_names(table, stored_schema(ws.files, files[0][1]).names)
             pairs = ", ".join(f"{_name(old)} AS {_name(new)}" for old, new in former.items())
             renamed = f" RENAME ({pairs})" if pairs else ""
             rows = f"(SELECT *{renamed} FROM {rows} UNION ALL BY NAME {body})"
@@ -145,7 +146,7 @@ def _older(ws: Workspace, table: str, files: list[tuple[str | None, str]]) -> bo
     """
     first_and_last = {*dict(reversed(files)).values(), *dict(files).values()}
     wanted = set(SCHEMAS[table].names)
-    return any(not wanted <= set(column_names(ws.files, path)) for path in first_and_last)
+    return any(not wanted <= set(stored_schema(ws.files, path).names) for path in first_and_last)
 
 
 def _no_rows(schema) -> str:
@@ -195,23 +196,9 @@ def _comments(view: str, table: str, title: str) -> str:
     return "\n".join(lines)
 
 
-def _escaped(path: str) -> str:
-    """A path that DuckDB takes as it stands, and not as the pattern of other workspaces' files too.
-
-    >>> _escaped("/data/eyes [2024]*")
-    '/data/eyes [[]2024][*]'
-    """
-    return re.sub(r"[*?[]", r"[\g<0>]", path)
-
-
 def _text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
 def _name(value: str) -> str:
     return '"' + value.replace('"', '""') + '"'
-
-
-def _line(error: Exception) -> str:
-    """What DuckDB says, without its drawing of where."""
-    return re.sub(r"\s+", " ", str(error).split("\n\nLINE")[0]).strip()

@@ -3,7 +3,7 @@ arrays they were made from.
 
 Files can be whole and still wrong: written by a faulty engine, or taken from another workspace. A
 map must sum to F(x) − F(x') + gap within what rounding may take, and a table's rows must be those
-of its shard's images.
+of its shard's images. Both are asked of a store in which every marked shard is whole.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import numpy as np
 
 from storage.arrays.store import ShardedStore
 from storage.contents.explanations import DONE
-from storage.tables.parts import part_path, read_raw
+from storage.tables.parts import UNREADABLE, part_path, read_raw
 from storage.workspace import Workspace
 
 SAMPLE_IMAGES = 32
@@ -39,7 +39,10 @@ def gap_problems(store: ShardedStore) -> Iterator[tuple[int, str]]:
     bits = specs["pixels/attribution"].mantissa_bits
     rounding = (2.0 ** -(bits + 1) if bits else 0.0) + FLOAT32_EPSILON
     told = set()
-    for row in sample_rows(store):
+    rows = [row for entry in store.records() for row in range(entry.start, entry.stop)]
+    # Spread evenly over the finished shards; the same ones each time.
+    sample = np.linspace(0, len(rows) - 1, min(SAMPLE_IMAGES, len(rows))).astype(int)
+    for row in (rows[place] for place in sample):
         shard, values = row // store.shard_images, store.read_rows([row], MAPS)
         if shard in told or values["pixels/status"][0] != DONE:
             continue
@@ -62,41 +65,24 @@ def gap_problems(store: ShardedStore) -> Iterator[tuple[int, str]]:
         )
 
 
-def sample_rows(store: ShardedStore) -> list[int]:
-    """Rows of finished shards, spread evenly over them; the same ones each time."""
-    rows = [
-        row
-        for entry in store.records()
-        for row in range(entry.start, min(entry.stop, store.images))
-    ]
-    picked = np.linspace(0, len(rows) - 1, min(SAMPLE_IMAGES, len(rows))).astype(int)
-    return [rows[index] for index in picked]
-
-
 def table_problems(
     ws: Workspace, explain_id: str, store: ShardedStore
 ) -> Iterator[tuple[str, str]]:
     """(file, what is wrong) for every part of a table whose rows are not those of its shard."""
-    import pyarrow as pa
-
     if "pixels/status" not in {spec.path for spec in store.specs}:
         return
-    spans = store.spans()
     for entry in store.records():
-        if entry.shard >= len(spans):
-            continue
-        span = spans[entry.shard]
-        arrays = store.read(span, ["pixels/status", "pixels/gap"])
+        arrays = store.read(entry.span, ["pixels/status", "pixels/gap"])
         done = {
             name: row
-            for row, name in enumerate(store.image_ids[span.rows])
+            for row, name in enumerate(entry.image_ids)
             if arrays["pixels/status"][row] == DONE
         }
         for table in BY_SHARD:
-            path = part_path(table, explain_id, span.part)
+            path = part_path(table, explain_id, entry.span.part)
             try:
                 rows = read_raw(ws.files, path)
-            except (OSError, pa.ArrowException):
+            except UNREADABLE:
                 continue  # absent, or torn: which others look for
             # A part older than its shard's mark is only out of date: the next run makes it again.
             mark = store.ledger.name(entry.shard)

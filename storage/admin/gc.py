@@ -18,7 +18,7 @@ from storage.contents.models import ModelRecord
 from storage.errors import Refused
 from storage.files.scratch import scratch_folders
 from storage.layout import fundus_path, ledger_folder
-from storage.tables.parts import partition_folders, partition_ids, parts_about
+from storage.tables.parts import partition_folders
 from storage.workspace import Workspace
 
 GOING = ("old", "unfinished")
@@ -82,7 +82,13 @@ def collect(
                 " there is"
             )
         going = [item for item in items if item.id in ids or (old and item.state in GOING)]
-        _refuse_needed(items, going)
+        for item in going:
+            users = [other.id for other in items if item.id in other.needs and other not in going]
+            if users:
+                raise Refused(
+                    f"{item.kind} {item.id} is needed by {', '.join(users)}; remove that too, or"
+                    " neither"
+                )
         for item in going:
             for place in item.places:
                 _remove(ws, place)
@@ -126,8 +132,9 @@ def _recorded(
     only folders or tables are left.
     """
     files, key = ws.files, "explain_id" if kind == "explanation" else "model_id"
-    there = {getattr(record, key): record for record in records}
-    left = {name for folder in folders for name in files.names(folder)} | partition_ids(files, key)
+    there, tables = {getattr(record, key): record for record in records}, partition_folders(files)
+    left = {name for folder in folders for name in files.names(folder)}
+    left |= {path.rpartition("=")[2] for path in tables if f"/{key}=" in path}
     for name in dict.fromkeys([*there, *sorted(left)]):
         record, (folder, *others) = there.get(name), [f"{folder}/{name}" for folder in folders]
         places = (
@@ -135,9 +142,15 @@ def _recorded(
             # shard counts.
             f"{folder}/{record_name}",
             *(f"{folder}/{part}" for part in files.names(folder) if part.endswith("ledger")),
-            *partition_folders(key, name),
+            *(path for path in tables if path.endswith(f"/{key}={name}")),
             # How well an explanation's maps find lesions stands in a table of the model.
-            *parts_about(files, name),
+            *(
+                f"{path}/{part}"
+                for path in tables
+                if "/explain_id=" not in path
+                for part in files.names(path)
+                if part.endswith(f"-{name}.parquet")
+            ),
             *others,
             folder,
         )
@@ -150,8 +163,8 @@ def _recorded(
 
 def _fundi(ws: Workspace) -> Iterator[Item]:
     for name in ws.preprocess_ids():
-        path = fundus_path(name)
-        tables = partition_folders("preprocess_id", name)
+        path, tables = fundus_path(name), partition_folders(ws.files)
+        tables = [path for path in tables if path.endswith(f"/preprocess_id={name}")]
         places = (ledger_folder(path), *tables, path)
         made = _minute(ws.files.modified(f"{path}/zarr.json"))
         yield Item("fundus", name, made, _bytes(ws, places), places)
@@ -185,16 +198,6 @@ def _wanted(items: list[Item], keep: int) -> list[Item]:
         name for item in items if item.id in needed for name in item.needs
     }  # a model's fundi
     return [item for item in items if item in newest or item.id in needed]
-
-
-def _refuse_needed(items: list[Item], going: list[Item]) -> None:
-    for item in going:
-        users = [other.id for other in items if item.id in other.needs and other not in going]
-        if users:
-            raise Refused(
-                f"{item.kind} {item.id} is needed by {', '.join(users)}; remove that too, or"
-                " neither"
-            )
 
 
 def _bytes(ws: Workspace, places: Iterable[str]) -> int:

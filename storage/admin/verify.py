@@ -13,19 +13,20 @@ from dataclasses import dataclass
 from storage.admin.consistency import gap_problems, table_problems
 from storage.arrays.ledger import LedgerEntry
 from storage.arrays.store import ShardedStore
-from storage.contents.models import WEIGHTS, load_history, read_record
+from storage.contents.models import WEIGHTS, ModelRecord, load_history
 from storage.errors import one_line
 from storage.ids import digest_bytes
 from storage.layout import (
     CATALOGUE_TABLES,
     EXPLANATIONS,
+    MODEL_RECORD,
     MODELS,
     attributions_path,
     explanation_path,
     fundus_path,
     model_path,
 )
-from storage.tables.parts import all_parts, part_path, read_raw
+from storage.tables.parts import UNREADABLE, all_parts, part_path, read_raw
 from storage.tables.schemas import KEYS, SCHEMAS, source_column
 from storage.workspace import Workspace
 
@@ -143,7 +144,8 @@ def _shard_damage(store: ShardedStore, ids: list[str], entry: LedgerEntry) -> st
 
 def _model_problems(ws: Workspace) -> Iterator[Problem]:
     for model_id in ws.files.names(MODELS):
-        where, record = model_path(model_id), read_record(ws.files, model_id)
+        where = model_path(model_id)
+        record = ModelRecord.read(ws.files, model_path(model_id, MODEL_RECORD))
         if record is None:
             yield Problem("model", where, "has no model.json: its saving was interrupted")
             continue
@@ -172,11 +174,9 @@ def _part_damage(
     ws: Workspace, table: str, path: str, seen: set[tuple], known: set[str]
 ) -> str | None:
     """What is wrong with one part of a table, or None; adds its keys to `seen`."""
-    import pyarrow as pa
-
     try:
         found = read_raw(ws.files, path)
-    except (OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         return f"does not read: {one_line(error)}"
     # Whether a column may be null is wider today in places, and older rows do not name a source.
     younger = source_column(SCHEMAS[table])

@@ -104,24 +104,15 @@ class Ledger:
         return dict(sorted(entries.items()))
 
 
-def recording(store):
-    """`store`, remembering the size and sha256 of every file written through it: `.written[key]
-    = [bytes, sha256]`.
+def recording(store, written: dict[str, list]):
+    """`store`, noting the size and sha256 of every file written through it: `written[key] =
+    [bytes, sha256]`.
     """
     from zarr.storage import WrapperStore
 
     class Recording(WrapperStore):
-        written: dict
-
         async def set(self, key, value, *rest):
-            self.written[key] = [len(value), digest_bytes(value.as_buffer_like())]
+            written[key] = [len(value), digest_bytes(value.as_buffer_like())]
             return await self._store.set(key, value, *rest)
 
-        def _with_store(self, store):
-            other = type(self)(store)
-            other.written = self.written
-            return other
-
-    recording = Recording(store)
-    recording.written = {}
-    return recording
+    return Recording(store)

@@ -6,7 +6,7 @@ interrupted at any line is invisible, and the next one does it again.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -135,23 +135,20 @@ def committed(files: Files, path: str) -> dict[str, dict] | None:
 
 
 def extend(
-    files: Files, path: str, nodes: dict[str, dict], old: list[str], new: list[str]
+    files: Files, path: str, nodes: Mapping[str, dict], old: list[str], new: list[str]
 ) -> dict[str, dict]:
     """Lengthens every array to hold `old + new` images and returns the new nodes. Visible with
     its last write only.
     """
     import zarr
 
-    images = len(old) + len(new)
-    grown = {}
-    for name, node in nodes.items():
-        if "image" not in (node.get("dimension_names") or ()):
-            grown[name] = node
-            continue
-        grown[name] = {**node, "shape": [images, *node["shape"][1:]]}
+    images, store = len(old) + len(new), files.zarr(path, read_only=False)
+    shapes = {
+        name: [images, *node["shape"][1:]] for name, node in nodes.items() if _is_along_images(node)
+    }
+    grown = {**nodes} | {name: {**nodes[name], "shape": shape} for name, shape in shapes.items()}
+    for name in shapes:
         files.write_json(_file(path, name), grown[name])
-    store = files.zarr(path, read_only=False)
-    for name in grown:
         if name.rpartition("/")[2] == "image_id":
             zarr.open_array(store, path=name, mode="r+", zarr_format=3)[len(old) :] = _strings(new)
             files.flush(files.walk(f"{path}/{name}/c"))
@@ -186,12 +183,11 @@ def consolidate(files: Files, path: str, nodes: dict[str, dict]) -> None:
 
 def is_data(name: str, node: dict) -> bool:
     """Whether a node is one of the arrays that shards write (and no group, id or label)."""
-    dims = node.get("dimension_names") or [""]
-    return (
-        node["node_type"] == "array"
-        and dims[0] == "image"
-        and name.rpartition("/")[2] != "image_id"
-    )
+    return _is_along_images(node) and name.rpartition("/")[2] != "image_id"
+
+
+def _is_along_images(node: dict) -> bool:
+    return "image" in (node.get("dimension_names") or ())
 
 
 def spec_of(name: str, node: dict) -> ArraySpec:

@@ -33,15 +33,13 @@ class RowCopy(contextlib.AbstractContextManager):
     """
 
     def __init__(self, store: ShardedStore, path: str, folder: Path) -> None:
-        self._store, self._path, self._folder = store, path, folder
-        spec = next(spec for spec in store.specs if spec.path == path)
-        self._shape, self._dtype, self._row_bytes = spec.shape, np.dtype(spec.dtype), spec.row_bytes
-        self._spans = store.spans()
-        self._locks = [threading.Lock() for _ in self._spans]
-        self._copied = [False] * len(self._spans)
-        fits = shutil.disk_usage(folder).free > store.images * spec.row_bytes + SPARE_BYTES
+        self._store, self._folder = store, folder
+        self._spec = next(spec for spec in store.specs if spec.path == path)
+        self._locks = [threading.Lock() for _ in store.spans()]
+        self._copied: set[int] = set()
+        needed = store.images * self._spec.row_bytes + SPARE_BYTES
         self._file = None
-        if fits:
+        if shutil.disk_usage(folder).free > needed:
             # Closed in `__exit__`.
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
 
@@ -49,39 +47,35 @@ class RowCopy(contextlib.AbstractContextManager):
         """The values of these rows in this order, (len(rows), …). Raises ValueError for a row
         that is not on the axis.
         """
-        file = self._file
+        file, store, spec = self._file, self._store, self._spec
         if file is None:
-            return self._store.read_rows(rows, [self._path])[self._path]
-        found = np.empty((len(rows), *self._shape), self._dtype)
-        for place, row in enumerate(rows):
-            if not 0 <= row < self._store.images:
+            return store.read_rows(rows, [spec.path])[spec.path]
+        found, row_bytes = np.empty((len(rows), *spec.shape), spec.dtype), spec.row_bytes
+        for place, row in enumerate(map(int, rows)):
+            if not 0 <= row < store.images:
                 raise ValueError(
-                    f"{self._store.path}: row {row} is not on an axis of {self._store.images}"
-                    " images"
+                    f"{store.path}: row {row} is not on an axis of {store.images} images"
                 )
-            self._copy(int(row) // self._store.shard_images, file.fileno())
-            count = os.preadv(
-                file.fileno(), [found[place : place + 1].data], int(row) * self._row_bytes
-            )
-            if count != self._row_bytes:
+            self._copy(row // store.shard_images, file.fileno())
+            count = os.preadv(file.fileno(), [found[place : place + 1].data], row * row_bytes)
+            if count != row_bytes:
                 raise OSError(
-                    f"the copy of {self._path} in {self._folder} gave {count} of {self._row_bytes}"
-                    " bytes"
+                    f"the copy of {spec.path} in {self._folder} gave {count} of {row_bytes} bytes"
                 )
         return found
 
     def _copy(self, shard: int, file: int) -> None:
         with self._locks[shard]:
-            if self._copied[shard]:
+            if shard in self._copied:
                 return
-            span = self._spans[shard]
-            values = np.ascontiguousarray(self._store.read(span, [self._path])[self._path])
+            span, path = self._store.spans()[shard], self._spec.path
+            values = np.ascontiguousarray(self._store.read(span, [path])[path])
             with writing(self._folder):
-                view, start = values.data.cast("B"), span.start * self._row_bytes
+                view, start = values.data.cast("B"), span.start * self._spec.row_bytes
                 while view:  # one call writes 2 GiB at most
                     written = os.pwrite(file, view, start)
                     view, start = view[written:], start + written
-            self._copied[shard] = True
+            self._copied.add(shard)
 
     def __exit__(self, *_: object) -> None:
         """Gives the disk's room back."""

@@ -142,7 +142,7 @@ class ShardedStore:
                 f" {len(old)} present first and in order"
             )
         if new:
-            nodes = metadata.extend(self.files, self.path, dict(self.nodes), old, new)
+            nodes = metadata.extend(self.files, self.path, self.nodes, old, new)
             object.__setattr__(self, "nodes", nodes)
         return len(new)
 
@@ -179,14 +179,9 @@ class ShardedStore:
         entry = self.ledger.entry(span.index)
         if entry is None or entry.start != span.start or self.damage(entry):
             return np.zeros(span.images, bool)
-        stored = {
-            name: (row, digest)
-            for row, (name, digest) in enumerate(zip(entry.image_ids, entry.digests, strict=True))
-        }
-        ids = self._ids(span.rows)
-        return np.array(
-            [stored.get(name) == (row, digests[row]) for row, name in enumerate(ids)], bool
-        )
+        stored = dict(enumerate(zip(entry.image_ids, entry.digests, strict=True)))
+        wanted = zip(self._ids(span.rows), digests, strict=True)
+        return np.array([stored.get(row) == each for row, each in enumerate(wanted)], bool)
 
     def forget(self, image_ids: Collection[str]) -> None:
         """Makes the rows of these images count as still to be written, as if they had been stored
@@ -223,7 +218,8 @@ class ShardedStore:
         # keep a mark and lose the shard written before it.
         with writing(self.files.url(self.path)):
             self.ledger.drop(span.index)
-            store = recording(self.files.zarr(self.path, read_only=False))
+            written: dict[str, list] = {}
+            store = recording(self.files.zarr(self.path, read_only=False), written)
             for spec in self.specs:
                 # zarr reads the old shard before it writes the new one, and cannot if that was
                 # torn. So it must be gone.
@@ -239,7 +235,7 @@ class ShardedStore:
             span.stop,
             ids,
             list(digests),
-            {(name := spec.shard_file(span.index)): store.written[name] for spec in self.specs},
+            {(name := spec.shard_file(span.index)): written[name] for spec in self.specs},
             record or ShardRecord(),
             datetime.now(UTC).isoformat(timespec="seconds"),
         )

@@ -6,7 +6,6 @@ The id is the hash of the weights file, so a file that was altered has no right 
 refused.
 """
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from storage.files.files import Files, write_whole
 from storage.files.scratch import cache_folder
 from storage.ids import ID_DIGITS, digest_bytes, digest_file
 from storage.layout import MODEL_RECORD, MODELS, model_path
+from storage.tables.parts import read_raw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,13 +80,6 @@ def save_model(
     return model_id
 
 
-def read_record(files: Files, model_id: str) -> ModelRecord | None:
-    """The record in a model's folder, or None where its saving was interrupted. Raises
-    OtherFormat.
-    """
-    return ModelRecord.read(files, model_path(model_id, MODEL_RECORD))
-
-
 def load_records(files: Files) -> list[ModelRecord]:
     """Every model's record, oldest first. Raises OtherFormat."""
     return [*ModelRecord.by_id(files, MODELS, MODEL_RECORD).values()]
@@ -114,19 +107,15 @@ def update_record(files: Files, model_id: str, **changes: Any) -> None:
 
 def load_history(files: Files, model_id: str) -> "pd.DataFrame":
     """The training's history of one model."""
-    import pandas as pd
-
-    return pd.read_parquet(io.BytesIO(files.read(model_path(model_id, HISTORY))))
+    return read_raw(files, model_path(model_id, HISTORY)).to_pandas()
 
 
 def load_labels(files: Files, model_id: str) -> "pd.DataFrame | None":
     """The labels that a model learned from: image_id, stage, split; None where they are not
     known.
     """
-    import pandas as pd
-
     try:
-        return pd.read_parquet(io.BytesIO(files.read(model_path(model_id, LABELS))))
+        return read_raw(files, model_path(model_id, LABELS)).to_pandas()
     except FileNotFoundError:
         return None
 

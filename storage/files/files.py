@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from storage.errors import writing
+from storage.ids import plain
 
 TEMPORARY = ".tmp"
 STALE_AFTER_S = 3600
@@ -149,9 +150,7 @@ class Files:
 
     def remove_tree(self, name: str) -> None:
         """Removes a folder and all that is in it; one that is already gone is no error."""
-        if self.is_local:
-            shutil.rmtree(self.path(name), ignore_errors=True)
-        elif self.exists(name):
+        with contextlib.suppress(FileNotFoundError):
             self.filesystem.rm(self.path(name), recursive=True)
 
     def names(self, folder: str) -> list[str]:
@@ -216,16 +215,6 @@ class Files:
             for name in self.walk("")
             if name.endswith((TEMPORARY, ".partial")) and self.modified(name) <= limit
         ]
-
-    def arrow(self):
-        """This location's file system as pyarrow's."""
-        from pyarrow import fs
-
-        return (
-            fs.LocalFileSystem()
-            if self.is_local
-            else fs.PyFileSystem(fs.FSSpecHandler(self.filesystem))
-        )
 
     def zarr(self, name: str, *, read_only: bool):
         """The folder `name` as a Zarr store."""
@@ -305,14 +294,5 @@ def canonical_json(value) -> bytes:
     """`value` as JSON with sorted keys; what reads back as equal is the same bytes, a tuple and
     a list among them. NaN and infinity become null: JSON has neither.
     """
-    plain = json.loads(json.dumps(value, default=_jsonable), parse_constant=lambda _: None)
-    return (json.dumps(plain, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _jsonable(value):
-    """What JSON does not know as what it knows: numpy's types, sets, times and paths."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    return list(value) if isinstance(value, set | frozenset) else os.fspath(value)
+    parsed = json.loads(json.dumps(value, default=plain), parse_constant=lambda _: None)
+    return (json.dumps(parsed, indent=1, sort_keys=True) + "\n").encode()

@@ -27,13 +27,11 @@ LEASE_S = 900.0
 SAME_PROCESS_S = 5.0  # the system's reckoning of when a process started moves when its clock is set
 
 
-@contextlib.contextmanager
-def lock(files: Files, name: str) -> Generator[None]:
+def lock(files: Files, name: str) -> contextlib.AbstractContextManager[None]:
     """Holds the lock `name` of a workspace inside the `with` block. Raises WorkspaceLocked where
     another process has it.
     """
-    with _local(files, name) if files.is_local else _remote(files, name):
-        yield
+    return _local(files, name) if files.is_local else _remote(files, name)
 
 
 def take(handle: int, holder: bytes) -> bool:
@@ -57,30 +55,31 @@ def _local(files: Files, name: str) -> Generator[None]:
     with writing(path):
         make_folder(path.parent)
         # The file stays: removing it would let two processes lock two files of one name.
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
+        file = path.open("ab")
+    with file:
         with writing(path):
-            taken = take(handle, json.dumps(_myself()).encode())
+            taken = take(file.fileno(), json.dumps(_myself()).encode())
         if not taken:
             raise WorkspaceLocked(_sentence(files, name))
         yield
-        os.ftruncate(handle, 0)
-    finally:
-        os.close(handle)
+        file.truncate(0)
 
 
 @contextlib.contextmanager
 def _remote(files: Files, name: str) -> Generator[None]:
     path, mine = lock_path(name), _myself()
     data = json.dumps(mine).encode()
-    if not _create(files, path, data):
+    try:
+        # The store decides whether the file is absent, not a look beforehand.
+        files.filesystem.pipe_file(files.path(path), data, mode="create")
+    except FileExistsError:
         tag, holder = _tag(files, path), files.read_json(path)
         # Ours: the file was made, but its answer got lost and the client asked again.
         if holder != mine:
             if not _dead(files, path, holder):
                 raise WorkspaceLocked(
                     _sentence(files, name) + f" (if that run is dead, remove {files.url(path)})"
-                )
+                ) from None
             _replace(files, path, data, tag)
     if files.read_json(path) != mine:
         raise WorkspaceLocked(_sentence(files, name))
@@ -133,15 +132,6 @@ def _renewed(files: Files, path: str, mine: dict, lost: threading.Event) -> Gene
     finally:
         ended.set()
         thread.join()
-
-
-def _create(files: Files, path: str, data: bytes) -> bool:
-    """Makes the file if it is absent; the store decides, not a look beforehand."""
-    try:
-        files.filesystem.pipe_file(files.path(path), data, mode="create")
-    except FileExistsError:
-        return False
-    return True
 
 
 def _tag(files: Files, path: str) -> str | None:

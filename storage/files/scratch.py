@@ -6,12 +6,11 @@ remote one in the user's cache, since checkpoints are written often and large.
 """
 
 import contextlib
-import json
 import os
 import shutil
 from pathlib import Path
 
-from storage.files.files import Files, make_folder, write_whole
+from storage.files.files import Files, make_folder
 from storage.ids import ID_DIGITS, digest_bytes
 from storage.layout import SCRATCH
 
@@ -37,17 +36,14 @@ def remember(name: str, value: dict) -> None:
     """Keeps a small JSON value in the user's cache, outside every workspace. What cannot be kept
     there is no error.
     """
-    path = cache_folder() / "remembered" / f"{name}.json"
     with contextlib.suppress(OSError):
-        write_whole(path, json.dumps(value).encode(), flush=False)
+        Files(str(cache_folder())).write_json(f"remembered/{name}.json", value)
 
 
 def recall(name: str) -> dict | None:
     """What `remember` kept under a name, or None."""
-    try:
-        return json.loads((cache_folder() / "remembered" / f"{name}.json").read_text())
-    except (OSError, ValueError):
-        return None
+    with contextlib.suppress(OSError):
+        return Files(str(cache_folder())).read_json(f"remembered/{name}.json")
 
 
 def _root(files: Files) -> Path:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from storage.photos.fingerprints import entry_stamp
 
+ARCHIVE = re.compile(r"((?<!\.csv)\.zip|\.zip\.0*1)$", re.IGNORECASE)
 FIRST_PART = re.compile(r"\.zip\.0*1$", re.IGNORECASE)
 LATER_PART = re.compile(r"\.zip\.\d+$", re.IGNORECASE)
 COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
@@ -37,10 +38,7 @@ def is_archive(name: str) -> bool:
     ... ]
     [True, True, False, False]
     """
-    lower = name.lower()
-    return (lower.endswith(".zip") and not lower.endswith(".csv.zip")) or FIRST_PART.search(
-        lower
-    ) is not None
+    return ARCHIVE.search(name) is not None
 
 
 def archive_stem(name: str) -> str:
@@ -176,9 +174,9 @@ class Archive:
 
 
 class _Zip(zipfile.ZipFile):
-    """A zip file whose `entries` go by names as a person writes them: `/` between folders, as
-    Windows may not have packed them. `counting` is held while an entry is opened or closed: they
-    count their readers, and counting is not safe.
+    """A zip file whose `entries`, those that are the user's own, go by names as a person writes
+    them: `/` between folders, as Windows may not have packed them. `counting` is held while an
+    entry is opened or closed: they count their readers, and counting is not safe.
     """
 
     def __init__(self, file):
@@ -188,6 +186,7 @@ class _Zip(zipfile.ZipFile):
             name: info
             for info in self.infolist()
             if not (name := _plain_name(info).removeprefix("./")).endswith("/")
+            and not any(map(ignored, name.split("/")))
         }
 
 
@@ -222,12 +221,7 @@ def unzipped(data: bytes, name: str, max_bytes: int) -> bytes:
     suffix = name[name.rindex(".") :].lower()
     try:
         with _Zip(io.BytesIO(data)) as zipped:
-            inner = [
-                path
-                for path in zipped.entries
-                if path.lower().endswith(suffix)
-                and not any(ignored(part) for part in path.split("/"))
-            ]
+            inner = [path for path in zipped.entries if path.lower().endswith(suffix)]
             named = [path for path in inner if path.rpartition("/")[2].lower() == name.lower()]
             chosen = named or inner
             if not chosen:

@@ -103,7 +103,7 @@ def read_labels(
         )
     except (ValueError, csv.Error) as error:
         return [], [Problem(source, None, "bad_labels_file", str(error))]
-    labels, problems, seen = [], [], {}
+    problems, labels = [], {}
     while True:
         try:
             row = next(lines, None)
@@ -127,8 +127,8 @@ def read_labels(
             )
             found = Problem(at, None, "malformed_row", detail)
         key = match_key(found.image_id or "")
-        if isinstance(found, Label) and key in seen:
-            first = seen[key]
+        if isinstance(found, Label) and key in labels:
+            first = labels[key]
             detail = (
                 f"line {first.source.rpartition(':')[2]} gave stage {first.stage} before this one's"
                 f" {found.stage}"
@@ -137,9 +137,8 @@ def read_labels(
         if isinstance(found, Problem):
             problems.append(found)
         else:
-            seen[key] = found
-            labels.append(found)
-    return labels, problems
+            labels[key] = found
+    return list(labels.values()), problems
 
 
 def _headless(text: str) -> Any:

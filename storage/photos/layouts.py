@@ -38,14 +38,14 @@ class Layout:
     """One published layout.
 
     tables: the columns by which its tables are known. files: what a table's name must match (a
-    regular expression; empty: any name). headless: rows of name and stage without a line of names.
+    regular expression). headless: rows of name and stage without a line of names.
     names: how its photographs are named. ungradable: stages that mean "cannot be graded".
     unlabelled: folders whose photographs have no stage by design, such as those with masks.
     """
 
     name: str
     tables: tuple[Columns, ...] = ()
-    files: str = ""
+    files: str = ".*"
     headless: bool = False
     names: NameRule = ANY_NAME
     ungradable: tuple[int, ...] = ()
@@ -53,9 +53,8 @@ class Layout:
 
     def has_no_stage_at(self, path: str) -> bool:
         """Whether the photograph at this path has no stage by design."""
-        return bool(self.unlabelled) and any(
-            re.fullmatch(self.unlabelled, folder.lower()) for folder in path.split("/")[:-1]
-        )
+        folders = path.lower().split("/")[:-1]
+        return any(folder and re.fullmatch(self.unlabelled, folder) for folder in folders)
 
 
 LAYOUTS = TypeAdapter(tuple[Layout, ...]).validate_python(PUBLISHED["layouts"])

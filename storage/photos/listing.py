@@ -4,6 +4,7 @@ Says of each what keeps it from being read; knows nothing of labels. A link is f
 the folder and into the stores of git-annex, DVC and Hugging Face.
 """
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from storage.photos.archive import (
 from storage.photos.fingerprints import file_stamp
 from storage.photos.layouts import EYEPACS
 from storage.photos.names import PHOTO_SUFFIXES, match_key, without_suffix
-from storage.photos.types import MAX_PHOTO_BYTES, Problem
+from storage.photos.types import MAX_PHOTO_BYTES
 
 MAX_DEPTH = 6  # a patient's folder in a year's, or train/train/ as some unpackers leave it
 WAY_OUT = (
@@ -45,25 +46,24 @@ class Listing:
             folder.parent / "blobs" for folder in folders if folder.name == "snapshots"
         ]
 
-    def entries(self, problems: list[Problem]) -> Iterator[FileEntry]:
+    def entries(self) -> Iterator[FileEntry]:
         if self.root.is_file():
-            yield from self._archive_entries("", problems)
+            yield from self._archive_entries("")
             return
-        every = list(self._folder_entries(self.root, "", 0))
+        every = list(self._folder_entries(""))
         # An archive may be a link: nothing is read but what its own directory lists.
         packed = [
             entry
             for entry in every
             if is_archive(entry.name) and (self.root / entry.path).is_file()
         ]
-        paths = {entry.path for entry in packed}
-        plain = [entry for entry in every if entry.path not in paths]
-        unpacked = _unpacked(plain, packed)
+        plain = [entry for entry in every if entry not in packed]
+        unpacked = _unpacked(plain) if packed else {}
         cut = set()
         for archive in sorted(packed):
-            there = unpacked[_unpacked_folder(archive.path)]
-            for entry in self._archive_entries(archive.path, problems):
-                twin = there.get(_twin_name(entry))
+            folder = _unpacked_folder(archive.path)
+            for entry in self._archive_entries(archive.path):
+                twin = unpacked.get((folder, _twin_name(entry)))
                 # Of what was unpacked the folder's file counts, unless the unpacking ended in the
                 # middle of it.
                 if twin is None or twin.fault:
@@ -115,9 +115,10 @@ class Listing:
             return False
         return True
 
-    def _folder_entries(self, folder: Path, prefix: str, depth: int) -> Iterator[FileEntry]:
+    def _folder_entries(self, prefix: str) -> Iterator[FileEntry]:
+        """What lies in a folder, whose path goes before every name, and in those below it."""
         try:
-            listed = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            listed = sorted(os.scandir(self.root / prefix), key=lambda entry: entry.name)
         except OSError as error:
             yield FileEntry(
                 prefix.rstrip("/"),
@@ -134,8 +135,8 @@ class Listing:
             if entry.is_symlink() and (fault := self._link_fault(Path(entry.path))):
                 yield FileEntry(path, fault=fault)
             elif entry.is_dir():
-                if depth < MAX_DEPTH:
-                    yield from self._folder_entries(Path(entry.path), path + "/", depth + 1)
+                if path.count("/") < MAX_DEPTH:
+                    yield from self._folder_entries(path + "/")
                 if entry.name.lower().endswith(PHOTO_SUFFIXES):
                     yield FileEntry(path, fault=("not_a_file", "a folder with a photograph's name"))
             elif not entry.is_file():
@@ -155,7 +156,7 @@ class Listing:
         # A link to a folder above would have the walk go round in circles.
         return ("outside_folder", "a link to a folder") if target.is_dir() else None
 
-    def _archive_entries(self, archive: str, problems: list[Problem]) -> Iterator[FileEntry]:
+    def _archive_entries(self, archive: str) -> Iterator[FileEntry]:
         """The files in the archive at a path; in the root itself where that is empty, and then
         what keeps it from being read is raised as Refused.
         """
@@ -164,12 +165,9 @@ class Listing:
         except OSError as error:
             if not archive:
                 raise Refused(str(error)) from None
-            problems.append(Problem(archive, None, "bad_archive", str(error)))
+            yield FileEntry(archive, fault=("bad_archive", str(error)))
             return
-        inner = next(
-            (entry.name for entry in entries if is_archive(entry.name)),
-            None,
-        )
+        inner = next((entry.name for entry in entries if is_archive(entry.name)), None)
         # As Kaggle's command-line tool delivers everything.
         if inner and not (archive and (self.root / archive).with_name(inner).exists()):
             name = archive or self.root.name
@@ -179,11 +177,9 @@ class Listing:
             )
             if not archive:
                 raise Refused(advice)
-            problems.append(Problem(archive, None, "nested_archive", advice))
+            yield FileEntry(archive, fault=("nested_archive", advice))
         prefix = f"{archive}/" if archive else ""
-        for entry in entries:
-            if not any(ignored(part) for part in entry.path.split("/")):
-                yield entry._replace(path=prefix + entry.path)
+        yield from (entry._replace(path=prefix + entry.path) for entry in entries)
 
     def _archive(self, path: str) -> Archive:
         return self._archives.setdefault(path, Archive(self.root / path))
@@ -223,23 +219,16 @@ def _unpacked_folder(archive: str) -> str:
     return folder + slash + archive_stem(name)
 
 
-def _unpacked(
-    plain: Sequence[FileEntry], packed: Sequence[FileEntry]
-) -> dict[str, dict[str, FileEntry]]:
-    """For each archive's folder the files in it, however deep, by name: one archive lists
-    `train/1.jpeg`, another `1.jpeg`.
+def _unpacked(plain: Sequence[FileEntry]) -> dict[tuple[str, str], FileEntry]:
+    """The files by each folder that they lie in, however deep, as an archive's unpacked one, and
+    by their names: one archive lists `train/1.jpeg`, another `1.jpeg`. 7-Zip unpacks train.zip.001
+    into a folder train.zip.
     """
-    unpacked: dict[str, dict[str, FileEntry]] = {
-        _unpacked_folder(archive.path): {} for archive in packed
+    return {
+        (_unpacked_folder(folder), _twin_name(entry)): entry
+        for entry in plain
+        for folder in itertools.accumulate(entry.path.split("/")[:-1], "{}/{}".format)
     }
-    for entry in plain if packed else ():
-        parts = entry.path.lower().split("/")
-        for depth in range(1, len(parts)):
-            # 7-Zip unpacks train.zip.001 into a folder train.zip.
-            folder = unpacked.get(_unpacked_folder("/".join(parts[:depth])))
-            if folder is not None:
-                folder[_twin_name(entry)] = entry
-    return unpacked
 
 
 def _twin_name(entry: FileEntry) -> str:

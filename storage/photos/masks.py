@@ -142,7 +142,7 @@ def find_masks(location: str | os.PathLike, photographs: Mapping[str, str]) -> M
         for depth, folder in enumerate(path.relative_to(root).parts[:-1])
         if lesion_type(folder)
     )
-    depth = next(depths, None)
+    depth = next(depths, -1)
     named = [_named(path, root, depth, ids) for path in pictures]
     typed = any(mask.lesion for _, mask, _ in named)
     for stem, mask, strange in named:
@@ -179,7 +179,7 @@ def annotations(path: str, image: int | str) -> tuple[tuple[int, int], list[dict
 
 
 def _named(
-    path: pathlib.Path, root: pathlib.Path, depth: int | None, ids: Mapping[str, str]
+    path: pathlib.Path, root: pathlib.Path, depth: int, ids: Mapping[str, str]
 ) -> tuple[str, MaskFile, str]:
     """What a picture's place says: the photograph's name, the mask with its lesion type if that is
     known, and what the type is called if it is not.
@@ -188,9 +188,7 @@ def _named(
     last = LAST_WORD.match(stem)
     if stem not in ids and last and (last[1] in ids or lesion_type(last[2])):
         stem, word = last.groups()
-    folders = path.relative_to(root).parts[:-1]
-    place = -1 if depth is None else depth
-    folder = folders[place] if len(folders) > max(place, 0) else ""
+    folder = next(iter(path.relative_to(root).parts[:-1][depth:]), "")
     lesion = lesion_type(word) or lesion_type(folder)
     meant = folder if _key(folder) not in PLAIN else ""
     return stem, MaskFile(str(path), lesion), "" if lesion else word or meant

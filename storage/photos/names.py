@@ -5,6 +5,7 @@ An id is the file's name without its ending, in Unicode's composed form (NFC), s
 on another system is the same id. Whatever could climb out of a folder or hide a file is no id.
 """
 
+import os
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -43,10 +44,8 @@ def without_suffix(name: str) -> str:
     >>> without_suffix("Weiß 12.03.2019.JPG"), without_suffix("Weiß 12.03.2019")
     ('Weiß 12.03.2019', 'Weiß 12.03.2019')
     """
-    for suffix in PHOTO_SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in PHOTO_SUFFIXES else name
 
 
 def safe_id(name: str) -> str | None:

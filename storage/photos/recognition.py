@@ -57,28 +57,26 @@ class Recogniser:
 
     def __init__(self, given: Source, files: Listing):
         self.given, self.files = given, files
-        self.eyepacs, self.by_class, self.unlabelled = map(
-            self._with_settings, (EYEPACS, FOLDERS_BY_CLASS, UNLABELLED)
-        )
-        self.layouts = [self._with_settings(layout) for layout in LAYOUTS]
         self.private = None  # the layout of a table of one's own
         if given.image_column:
             columns = Columns(column_key(given.image_column), column_key(given.stage_column))
-            private = Layout("columns named in the configuration", (columns,))
-            self.private = self._with_settings(private)
-            self.layouts = [self.private]
+            self.private = Layout("columns named in the configuration", (columns,))
 
     def labelling(self, entries: Sequence[FileEntry]) -> Labelling:
         """The layout, with names as the source's own settings describe them, and its label
         files.
         """
+        found = self._labelling(entries)
+        return found._replace(layout=self._with_settings(found.layout))
+
+    def _labelling(self, entries: Sequence[FileEntry]) -> Labelling:
         given, root = self.given, self.files.root
         folders = self._folder_labels(entries)
         if given.labels == FOLDERS:
             if folders:
-                return Labelling(self.by_class, [folders])
+                return Labelling(FOLDERS_BY_CLASS, [folders])
             fault = f"{root}: the photographs' folders are not named after stages (0 to 4)"
-            return Labelling(self.by_class, fault=fault)
+            return Labelling(FOLDERS_BY_CLASS, fault=fault)
         if given.labels:
             return self._named_table()
         files = [file for entry in entries if (file := self._label_file(entry)) is not None]
@@ -92,12 +90,12 @@ class Recogniser:
         for file in files:
             named.setdefault(file.layout.name, file.path)
         if folders and not self.private and (not files or disagreement([*files, folders], set())):
-            named[self.by_class.name] = FOLDERS
+            named[FOLDERS_BY_CLASS.name] = FOLDERS
             files = files or [folders]
         if not files:
             names = [entry.name for entry in entries if is_photo(entry)]
             of_kaggle = sum(EYEPACS.names.image_id(name) is not None for name in names)
-            return Labelling(self.eyepacs if 2 * of_kaggle >= len(names) else self.unlabelled)
+            return Labelling(EYEPACS if 2 * of_kaggle >= len(names) else UNLABELLED)
         fault = None
         if len(named) > 1:
             told = " or ".join(f"{at} ({name})" for name, at in named.items())
@@ -116,36 +114,28 @@ class Recogniser:
     def _label_file(self, entry: FileEntry) -> LabelFile | None:
         """A file with labels; None for any other file."""
         name = entry.name.lower()
-        if not self.private and label_name(name):
-            try:
-                return self._parsed(entry, self.files.table(entry), self.eyepacs, KAGGLES)
-            except OSError as error:
-                problem = Problem(entry.path, None, "bad_labels_file", str(error))
-                return LabelFile(entry.path, entry.name, [], [problem])
+        expected = not self.private and label_name(name)
         example = not self.private and "submission" in name  # Kaggle's, of what to hand in
-        if not name.endswith(READ_TABLES) or entry.fault or example:
+        if not expected and (example or not name.endswith(READ_TABLES)):
             return None
         try:
             data = self.files.table(entry)
-        except OSError:
-            return None
-        known = self._recognised(label_text(data), name)
+        except OSError as error:
+            problem = Problem(entry.path, None, "bad_labels_file", str(error))
+            return LabelFile(entry.path, entry.name, [], [problem]) if expected else None
+        known = (EYEPACS, KAGGLES) if expected else self._recognised(label_text(data), name)
         return self._parsed(entry, data, *known) if known else None
 
     def _named_table(self) -> Labelling:
         """The table that the configuration names, which may lie anywhere."""
-        given = self.given
-        named = Path(given.labels)
+        given, entry = self.given, FileEntry(self.given.labels)
+        elsewhere = Path(given.labels)
         try:
-            if named.is_file():
-                entry = FileEntry(str(named))
-                data = unpacked_table(entry.name, named.read_bytes())
-            else:
-                entry = FileEntry(given.labels)
-                data = self.files.table(entry)
+            packed = elsewhere.read_bytes() if elsewhere.is_file() else self.files.read(entry.path)
+            data = unpacked_table(entry.name, packed)
         except (OSError, ValueError) as error:
             fault = f"labels = {given.labels} cannot be read: {error}"
-            return Labelling(self.unlabelled, fault=fault)
+            return Labelling(UNLABELLED, fault=fault)
         text = label_text(data)
         known = self._recognised(text, entry.name)
         if known is None and self.private:
@@ -156,7 +146,7 @@ class Recogniser:
                 f" {first_line(text)!r}; name two of its columns with image_column and stage_column"
                 f" {SETTING}"
             )
-            return Labelling(self.unlabelled, fault=fault)
+            return Labelling(UNLABELLED, fault=fault)
         file = self._parsed(entry, data, *known)
         return Labelling(file.layout, [file])
 
@@ -166,8 +156,8 @@ class Recogniser:
         rows = [row.strip() for row in text.split("\n") if row.strip()][:20]
         headless = bool(rows) and all(HEADLESS_ROW.fullmatch(row) for row in rows)
         found = [header for _, header in headers(text)]
-        for layout in self.layouts:
-            if layout.files and not re.fullmatch(layout.files, plain):
+        for layout in (self.private,) if self.private else LAYOUTS:
+            if not re.fullmatch(layout.files, plain):
                 continue
             if layout.headless and headless:
                 return layout, KAGGLES
@@ -178,7 +168,7 @@ class Recogniser:
         return None
 
     def _parsed(self, entry: FileEntry, data: bytes, layout: Layout, columns: Columns) -> LabelFile:
-        split = split_in_name(entry.name)
+        layout, split = self._with_settings(layout), split_in_name(entry.name)
         labels, problems = read_labels(data, entry.path, split, layout, columns)
         name = label_name(entry.name) or entry.name
         return LabelFile(entry.path, name, labels, problems, layout, columns)
@@ -188,15 +178,16 @@ class Recogniser:
         photographs = [
             (entry.path, entry.path.rpartition("/")[0]) for entry in entries if is_photo(entry)
         ]
+        layout = self._with_settings(FOLDERS_BY_CLASS)
         stages = classes_of({folder for _, folder in photographs})
         if stages is None:
             return None
         labels = [
             Label(image_id, stages[folder], split_of(folder), None, path)
             for path, folder in photographs
-            if (image_id := self.by_class.names.image_id(path))
+            if (image_id := layout.names.image_id(path))
         ]
-        return LabelFile(FOLDERS, FOLDERS, labels, [], self.by_class)
+        return LabelFile(FOLDERS, FOLDERS, labels, [], layout)
 
 
 def split_in_name(file_name: str) -> str:

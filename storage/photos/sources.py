@@ -92,10 +92,9 @@ class PhotoSource:
 
     @cached_property
     def found(self) -> _Found:
-        problems: list[Problem] = []
-        entries = sorted(self._files.entries(problems), key=_order)
+        entries = sorted(self._files.entries(), key=_order)
         layout, files, fault = Recogniser(self.given, self._files).labelling(entries)
-        problems += [problem for file in files for problem in file.problems]
+        problems = [problem for file in files for problem in file.problems]
         labels = merged(files)
         photographs = self._photographs(entries, layout, labels, problems)
         ids = {match_key(photo.image_id): photo.image_id for photo in photographs}
@@ -118,10 +117,8 @@ class PhotoSource:
         )
 
     def _prefixed(self, item: Any, *fields: str) -> Any:
-        values = {name: getattr(item, name) for name in fields}
-        return item._replace(
-            **{name: self.prefix + value for name, value in values.items() if value is not None}
-        )
+        values = {name: getattr(item, name) for name in fields if getattr(item, name) is not None}
+        return item._replace(**{name: self.prefix + value for name, value in values.items()})
 
     def _contradiction(
         self, files: Sequence[LabelFile], photographs: list[Photograph]

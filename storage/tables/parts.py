@@ -23,6 +23,8 @@ from storage.tables.schemas import (
 # Small enough that a query for one image skips most of a part by its statistics.
 ROW_GROUP = 65536
 DIGEST = b"made_from"
+# What reading a file raises that is absent or torn.
+UNREADABLE = (OSError, pa.ArrowException)
 
 
 def folder(table: str, partition: str | None) -> str:
@@ -74,16 +76,10 @@ def read_file(files: Files, name: str, table: str):
         found = read_raw(files, name)
     except FileNotFoundError:
         return empty_frame(table)
-    former = former_names(table, found.schema.names)
-    found = found.rename_columns([former.get(name, name) for name in found.schema.names])
     schema = dataset_schema(table)
-    arrays = [
-        found[field.name].cast(field.type)
-        if field.name in found.schema.names
-        else pa.nulls(found.num_rows, field.type)
-        for field in schema
-    ]
-    return to_frame(pa.Table.from_arrays(arrays, schema=schema))
+    found = found.rename_columns(former_names(table, found.column_names))
+    complete = pa.concat_tables([schema.empty_table(), found], promote_options="permissive")
+    return to_frame(complete.select(schema.names).cast(schema))
 
 
 def former_names(table: str, there: list[str]) -> dict[str, str]:
@@ -92,18 +88,17 @@ def former_names(table: str, there: list[str]) -> dict[str, str]:
     >>> former_names("photos", ["image_id", "source"]), former_names("photos", ["path", "source"])
     ({'source': 'path'}, {})
     """
-    return {former: name for name, former in RENAMED[table].items() if name not in there}
+    renamed = RENAMED[table].items()
+    return {old: name for name, old in renamed if old in there and name not in there}
 
 
-def column_names(files: Files, name: str) -> list[str]:
-    """The names of the columns that a Parquet file on this machine has."""
-    return pq.read_schema(files.path(name)).names
+def stored_schema(files: Files, name: str) -> pa.Schema:
+    """The columns that a Parquet file has. Raises UNREADABLE."""
+    return pq.read_schema(files.path(name), filesystem=files.filesystem)
 
 
 def read_raw(files: Files, name: str):
-    """A Parquet file with the columns that it has. Raises OSError or ArrowException where it is
-    absent or torn.
-    """
+    """A Parquet file with the columns that it has. Raises UNREADABLE."""
     return pq.read_table(io.BytesIO(files.read(name)), partitioning=None)
 
 
@@ -121,8 +116,7 @@ def parts(files: Files, table: str, partition: str | None) -> list[str]:
     if table in CATALOGUE_TABLES:
         return [table] if files.exists(catalogue_path(table)) else []
     names = files.names(folder(table, partition))
-    own = [name for name in names if name.endswith(".parquet") and not name.startswith("_")]
-    return [name.removesuffix(".parquet") for name in own]
+    return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
 
 
 def all_parts(files: Files, table: str) -> Iterator[tuple[str | None, str]]:
@@ -132,34 +126,17 @@ def all_parts(files: Files, table: str) -> Iterator[tuple[str | None, str]]:
             yield partition, part
 
 
-def partition_ids(files: Files, key: str) -> set[str]:
-    """Every id by which a table has a partition; key: such as explain_id."""
-    tables = [table for table, name in PARTITION.items() if name == key]
-    return {partition for table in tables for partition in partitions(files, table)}
-
-
-def partition_folders(key: str, partition: str) -> list[str]:
-    """The folders that the tables have for a partition of this id, if they have one."""
-    return [folder(table, partition) for table, name in PARTITION.items() if name == key]
-
-
-def parts_about(files: Files, explain_id: str) -> list[str]:
-    """Files about an explanation in tables that are partitioned by something else."""
-    return [
-        part_path(table, partition, part)
-        for table, key in PARTITION.items()
-        if key not in (None, "explain_id")
-        for partition, part in all_parts(files, table)
-        if part.endswith(f"-{explain_id}")
-    ]
+def partition_folders(files: Files) -> list[str]:
+    """The folder of every partition of every table."""
+    tables = [table for table, key in PARTITION.items() if key]
+    return [folder(table, name) for table in tables for name in partitions(files, table)]
 
 
 def part_digest(files: Files, path: str) -> str | None:
     """The digest that a part was written with (empty for none); None where it is absent or torn."""
     try:
-        with files.arrow().open_input_file(files.path(path)) as file:
-            metadata = pq.read_schema(file).metadata
-    except (OSError, pa.ArrowException):
+        metadata = stored_schema(files, path).metadata
+    except UNREADABLE:
         return None
     return (metadata or {}).get(DIGEST, b"").decode()
 
@@ -170,14 +147,13 @@ def dataset(files: Files, table: str):
     The id's type is stated, not inferred: an id of decimal digits only would become a number.
     """
     schema, name = dataset_schema(table), PARTITION[table]
-    found = [part_path(table, *place) for place in all_parts(files, table)]
-    if not found:
+    try:
+        return ds.dataset(
+            files.path(table_folder(table)),
+            schema=schema,
+            format="parquet",
+            filesystem=files.filesystem,
+            partitioning=name and ds.partitioning(pa.schema([(name, pa.string())]), flavor="hive"),
+        )
+    except FileNotFoundError:
         return ds.dataset(schema.empty_table())
-    return ds.dataset(
-        [files.path(path) for path in found],
-        schema=schema,
-        format="parquet",
-        filesystem=files.arrow(),
-        partitioning=name and ds.partitioning(pa.schema([(name, pa.string())]), flavor="hive"),
-        partition_base_dir=files.path(table_folder(table)),
-    )

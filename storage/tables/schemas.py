@@ -157,7 +157,7 @@ def _known(table: str) -> pa.Schema:
 def _columns(rows, schema: pa.Schema) -> dict:
     """`rows` by column."""
     if hasattr(rows, "columns"):
-        return {name: rows[name] for name in rows.columns}
+        return dict(rows.items())
     rows = list(rows)
     # A column counts as given when every row gives it; one that any row brings in addition is
     # unknown or incomplete.
@@ -172,8 +172,6 @@ def _cast(table: str, field: pa.Field, values) -> pa.Array:
             values = [value.item() if hasattr(value, "item") else value for value in values]
         array = pa.array(values, from_pandas=True)
         array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
         if all(map(pa.types.is_timestamp, (field.type, array.type))) and not array.type.tz:
             raise pa.ArrowInvalid("a time without a time zone")
         # Numbers may narrow to float32 (that is the schema's choice) but never overflow an integer.

@@ -8,7 +8,6 @@ killed its worker though nothing else ran there. Whatever else is raised leaves 
 import contextlib
 import dataclasses
 import errno
-import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -92,7 +91,7 @@ def preprocess_shard(job: PreprocessJob) -> int:
     """Runs on a worker: makes, writes and marks one shard; rows to keep are copied from the old
     one. Returns new rows.
     """
-    _one_opencv_thread()
+    cv2.setNumThreads(1)
     store = ShardedStore.open(open_workspace(job.location).files, job.path)
     span, photos = job.span, PhotoSources(job.sources)
     digests = [photograph.sha256 for photograph in job.photographs]
@@ -109,28 +108,26 @@ def preprocess_shard(job: PreprocessJob) -> int:
             if name in job.fatal:
                 raise UnreadablePhoto("kills_worker", job.fatal[name])
             fundus = normalise(photos.read(name), job.params)
-        except (UnusablePhoto, OSError) as error:
-            reason, detail = "unreadable", str(error)
-            if isinstance(error, UnusablePhoto):
-                reason, detail = error.reason, error.detail
-            elif error.errno in SHORTAGES:
+        except UnusablePhoto as error:
+            reject = {"source": name, "reason": error.reason, "detail": error.detail}
+        except OSError as error:
+            if error.errno in SHORTAGES:
                 raise
-            else:  # it could be read when it was catalogued, so the next run tries again
-                digests[row] = ""
-            reject = {"source": name, "reason": reason, "detail": detail}
-            rejects[photograph.image_id] = reject
-            arrays["status"][row] = REJECTED
+            reject = {"source": name, "reason": "unreadable", "detail": str(error)}
+            digests[row] = ""  # it could be read when it was catalogued: the next run tries again
+        else:
+            measures = dataclasses.asdict(fundus.disc) | {"reduction": fundus.reduction}
+            measures = {name: measures[name] for name in GEOMETRY}
+            measures |= {name: fundus.quality[name] for name in MEASURES}
+            measures |= {
+                "quality": fundus.quality["score"],
+                "pixels": fundus.pixels,
+                "status": DONE,
+            }
+            for path, value in measures.items():
+                arrays[path][row] = value
             continue
-        measures = dataclasses.asdict(fundus.disc) | {"reduction": fundus.reduction}
-        measures = {name: measures[name] for name in GEOMETRY}
-        measures |= {name: fundus.quality[name] for name in MEASURES}
-        measures |= {"quality": fundus.quality["score"], "pixels": fundus.pixels, "status": DONE}
-        for path, value in measures.items():
-            arrays[path][row] = value
+        rejects[photograph.image_id] = reject
+        arrays["status"][row] = REJECTED
     store.write_shard(span, arrays, digests=digests, record=ShardRecord(rejects=rejects))
     return job.new_images
-
-
-@functools.cache
-def _one_opencv_thread() -> None:
-    cv2.setNumThreads(1)

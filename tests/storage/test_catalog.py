@@ -10,7 +10,7 @@ from storage import open_workspace
 from storage.admin.catalog import query, refresh
 from storage.admin.verify import _part_damage
 from storage.contents.explanations import ExplanationRecord, save_record
-from storage.errors import QueryError
+from storage.errors import Refused
 from storage.layout import CATALOGUE_TABLES
 from storage.tables.schemas import PARTITION, SCHEMAS, dataset_schema
 from tests.storage.test_tables import example, photos
@@ -114,7 +114,7 @@ def test_a_moved_workspace_still_answers(full, tmp_path):
     ],
 )
 def test_a_query_that_is_none_gets_one_line(full, sql, message):
-    with pytest.raises(QueryError, match=message) as caught:
+    with pytest.raises(Refused, match=message) as caught:
         query(full, sql)
     assert "\n" not in str(caught.value)
 
