@@ -3,7 +3,7 @@
 `share: Annotated[float, Interval(gt=0, le=1)] = 0.05` is checked whenever its group of settings is
 made, in code as from a configuration file. A string beside the interval explains a value or names
 the unit: `Annotated[int, Interval(ge=0), "0: all"]`. What involves several fields at once is
-checked by the group's own `__post_init__`, after that of `Settings`.
+checked by the group's own `check`, after these.
 """
 
 import dataclasses
@@ -41,6 +41,10 @@ class Settings:
         problems = {name: problem(getattr(self, name), kind) for name, kind in kinds.items()}
         if found := [f"{name} {text}" for name, text in problems.items() if text]:
             raise ValueError("; ".join(found))
+        self.check()
+
+    def check(self) -> None:
+        """Raises ValueError, one line, where the fields do not fit together."""
 
 
 def of_old(settings: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import os
 import pathlib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -36,7 +36,7 @@ from storage.files.text import decoded
 from storage.photos.sources import PhotoSources
 from storage.photos.types import Location
 from tasks.run.errors import MENDABLE, UserError
-from tasks.run.recipe import Recipe
+from tasks.run.recipe import Recipe, settings_of
 from tasks.run.settings import (
     AttributionSelection,
     BackendChoice,
@@ -88,21 +88,21 @@ class PipelineConfig:
 
     workspace: Location
     data: DataParams
-    preprocess: PreprocessParams = field(default_factory=PreprocessParams)
-    model: ModelSection = field(default_factory=ModelSection)
-    training: TrainingSection = field(default_factory=TrainingSection)
-    grading: GradingParams = field(default_factory=GradingParams)
-    attribution: AttributionSection = field(default_factory=AttributionSection)
-    heatmaps: HeatmapParams = field(default_factory=HeatmapParams)
-    localisation: LocalisationParams = field(default_factory=LocalisationParams)
-    region_clustering: RegionClusteringParams = field(default_factory=RegionClusteringParams)
-    channel_dissection: ChannelDissectionParams = field(default_factory=ChannelDissectionParams)
-    counterfactuals: CounterfactualSection = field(default_factory=CounterfactualSection)
-    adversarials: AdversarialParams = field(default_factory=AdversarialParams)
-    linearity: LinearityParams = field(default_factory=LinearityParams)
-    storage: StorageParams = field(default_factory=StorageParams)
-    dask: DaskParams = field(default_factory=DaskParams)
-    schedule: ScheduleParams = field(default_factory=ScheduleParams)
+    preprocess: PreprocessParams = PreprocessParams()
+    model: ModelSection = ModelSection()
+    training: TrainingSection = TrainingSection()
+    grading: GradingParams = GradingParams()
+    attribution: AttributionSection = AttributionSection()
+    heatmaps: HeatmapParams = HeatmapParams()
+    localisation: LocalisationParams = LocalisationParams()
+    region_clustering: RegionClusteringParams = RegionClusteringParams()
+    channel_dissection: ChannelDissectionParams = ChannelDissectionParams()
+    counterfactuals: CounterfactualSection = CounterfactualSection()
+    adversarials: AdversarialParams = AdversarialParams()
+    linearity: LinearityParams = LinearityParams()
+    storage: StorageParams = StorageParams()
+    dask: DaskParams = DaskParams()
+    schedule: ScheduleParams = ScheduleParams()
 
     def __post_init__(self):
         # The network sees fundi as they were preprocessed: one setting, not two that can disagree.
@@ -139,10 +139,12 @@ class PipelineConfig:
             self.preprocess,
             self.model,
             self.training,
-            self.attribution,
+            AttributionParams(**settings_of(AttributionParams, self.attribution)),
             self.data.flagged,
             self.grading,
             self.model.backend,
+            self.training,
+            self.attribution,
         )
 
 
@@ -224,18 +226,11 @@ def apply_settings(tables: dict[str, Any], settings: list[str]) -> dict[str, Any
             table = table.setdefault(key, {})
             if not isinstance(table, dict):
                 raise ConfigError(f"--set {setting}: {key} is a value, not a section")
-        table[keys[-1]] = _value(text.strip())
+        try:
+            table[keys[-1]] = tomllib.loads(f"value = {text.strip()}")["value"]
+        except tomllib.TOMLDecodeError:  # so that folders need no quotes
+            table[keys[-1]] = text.strip()
     return result
-
-
-def _value(text: str) -> Any:
-    """A TOML value where the text is one; otherwise the text itself, so that folders need no
-    quotes.
-    """
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def parse_config(tables: dict[str, Any], *, source: str = "configuration") -> PipelineConfig:

@@ -61,26 +61,21 @@ def _session(
             _running.reset(token)
 
 
-def _run_name(name: str) -> Callable[[], str]:
-    """Makes the name that Prefect's page shows of a run, such as `demo: 3 of 8, train` or `demo:
-    whole pipeline`.
+def _run_name(name: str) -> str:
+    """The name that Prefect's page shows of a run, such as `demo: 3 of 8, train` or `demo: whole
+    pipeline`.
     """
-
-    def run_name() -> str:
-        parameters = flow_run.parameters
-        running = _running.get()
-        if name != "run" and running is not None:
-            number = list(STEPS).index(name) + 1
-            return f"{workspace_name(running[0].workspace)}: {number} of {len(STEPS)}, {name}"
-        try:
-            shown = workspace_name(
-                load_config(parameters["config_file"], parameters.get("settings")).workspace
-            )
-        except ConfigError:  # the run itself says what is wrong with it
-            shown = str(parameters["config_file"])
-        return f"{shown}: {'whole pipeline' if name == 'run' else name}"
-
-    return run_name
+    parameters, running = flow_run.parameters, _running.get()
+    if running is not None:
+        number = list(STEPS).index(name) + 1
+        return f"{workspace_name(running[0].workspace)}: {number} of {len(STEPS)}, {name}"
+    try:
+        shown = workspace_name(
+            load_config(parameters["config_file"], parameters.get("settings")).workspace
+        )
+    except ConfigError:  # the run itself says what is wrong with it
+        shown = str(parameters["config_file"])
+    return f"{shown}: {'whole pipeline' if name == 'run' else name}"
 
 
 def _no_second_try() -> None:
@@ -178,7 +173,7 @@ def _flow(
     return flow(
         name=flow_name(name),
         description=description,
-        flow_run_name=_run_name(name),
+        flow_run_name=functools.partial(_run_name, name),
         persist_result=False,
         # A run under `dr serve` is tried again by schedule.retries; a step is, and not the whole.
         retries=0 if name == "run" else None,

@@ -69,8 +69,7 @@ class AttributionParams(Settings):
     batch_size: NonNegativeInt = 0
     precision: Precision = "float32"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         if not self.quantities:
             raise ValueError("quantities must name at least one outcome")
         if len(set(self.quantities)) < len(self.quantities) or len(set(self.layers)) < len(

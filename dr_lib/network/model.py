@@ -59,8 +59,7 @@ class ModelParams(Settings):
     mixed_precision: Precision = "off"
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         if self.backbone not in BACKBONES:
             raise ValueError(
                 f"backbone must be one of {', '.join(BACKBONES)}, not {self.backbone!r}"

@@ -53,8 +53,7 @@ class AdversarialParams(Settings):
     inside_only: bool = True  # the half-gray surround of the disc stays as it is
     batch_size: PositiveInt = 4  # images in one pass: see CounterfactualParams
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         for norm in get_args(Norm):
             self.grid(norm)  # refuses impossible radii
 

@@ -79,8 +79,7 @@ class CounterfactualParams(Settings):
     limit: Limit = 0  # eyes; 0: all that qualify
     batch_size: PositiveInt = 4
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         if self.predicted_stage == self.target_stage:
             raise ValueError(
                 f"target_stage {self.target_stage} is what the model predicts already: nothing to"

@@ -35,8 +35,7 @@ class SynthesisParams(Settings):
     smallest_px: Annotated[int, Interval(ge=200), "lesions vanish below"] = 600
     largest_px: Annotated[int, Interval(le=8000)] = 3000
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         if not self.smallest_px <= self.largest_px:
             raise ValueError(
                 f"largest_px must be at least smallest_px ({self.smallest_px}), not"

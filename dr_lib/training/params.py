@@ -163,8 +163,7 @@ class TrainingParams(Settings):
     best_by: Literal["qwk", "qwk_expected", "auc"] = "qwk"
     prefetch: PositiveInt = 4
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         if (
             sum(self.composition) != SIXTEEN
             or min(self.composition) < 0

@@ -3,6 +3,7 @@ from a terminal.
 """
 
 import functools
+import importlib
 import inspect
 import pathlib
 import sys
@@ -89,7 +90,7 @@ def one_line_errors(command: Callable) -> Callable:
             raise
         except Exception as last:
             error = _first_error(last)
-            if _lost_server(error) or _lost_server(error.__cause__):
+            if any(_of_httpx(cause, "TransportError") for cause in (error, error.__cause__)):
                 message = (
                     "the Prefect server no longer answers; what is finished is kept: start it, or"
                     " unset PREFECT_API_URL, and run the same command again"
@@ -107,24 +108,19 @@ def _first_error(error: Exception) -> Exception:
     """The error that ended the run, where Prefect's client failed only when it reported that
     one.
     """
-    httpx = sys.modules.get("httpx")
     before: BaseException | None = error
-    while (
-        httpx is not None
-        and isinstance(error, httpx.HTTPError)
-        and (before := before.__cause__ or before.__context__)
-    ):
+    while _of_httpx(error, "HTTPError") and (before := before.__cause__ or before.__context__):
         if isinstance(before, Exception) and _exit_code(before) is not None:
             return before
     return error
 
 
-def _lost_server(error: BaseException | None) -> bool:
-    """Whether Prefect's client gave up on its server. Nothing else here speaks HTTP by httpx,
-    which that client brings.
+def _of_httpx(error: BaseException | None, kind: str) -> bool:
+    """Whether it is an error of this kind of Prefect's client. Nothing else here speaks HTTP by
+    httpx, which that client brings.
     """
     httpx = sys.modules.get("httpx")
-    return httpx is not None and isinstance(error, httpx.TransportError)
+    return httpx is not None and isinstance(error, getattr(httpx, kind))
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -190,10 +186,9 @@ def run_flow(names: Sequence[str], config: pathlib.Path, settings: list[str]) ->
     require_inputs(names[0], open_workspace(loaded.workspace), loaded.recipe)
     from flows.service.server import prefect_server
 
-    def load_pipeline() -> None:
-        from flows import pipeline  # noqa: F401 - takes seconds, as the server's start does
-
-    with prefect_server(meanwhile=load_pipeline) as api:
+    # Loading the flows takes seconds, as the server's start does.
+    load = functools.partial(importlib.import_module, "flows.pipeline")
+    with prefect_server(meanwhile=load) as api:
         from prefect import tags
 
         from flows import pipeline

@@ -36,7 +36,9 @@ def serve(config: Config, settings: Settings = None, notify: Notify = "") -> Non
     loaded = checked_config(config, settings)
     from flows.service.server import history, prefect_server, service_port
 
-    with prefect_server(service_port(), history(loaded.schedule)) as api:
+    for name, value in history(loaded.schedule).items():
+        os.environ.setdefault(name, value)
+    with prefect_server(service_port()) as api:
         from flows.service.schedule import serve_deployments
 
         serve_deployments(config, settings or [], loaded, notify, page=api)

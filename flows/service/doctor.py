@@ -1,6 +1,5 @@
 """What `dr doctor` looks at: this machine, and a configuration with the places it names."""
 
-import functools
 import importlib.metadata
 import os
 import pathlib
@@ -55,7 +54,7 @@ def examine(
         return [*findings, checks.disk(os.getcwd(), shutil.disk_usage(".").free)]
     findings += [checks.dask(dask), *checks.place(open_workspace(config.workspace))]
     if all(finding.verdict != "mend" for finding in findings):
-        findings.append(checked("room for the run", functools.partial(_room, config)))
+        findings.append(checked("room for the run", lambda: _room(config)))
     return findings
 
 
@@ -63,8 +62,7 @@ def prefect(version: str = "") -> Finding:
     """The server that PREFECT_API_URL names, or the place for the history of those that `dr`
     starts. version: of Prefect here, unless given.
     """
-    version = version or importlib.metadata.version("prefect")
-    return checked("Prefect", functools.partial(_prefect, version))
+    return checked("Prefect", lambda: _prefect(version or importlib.metadata.version("prefect")))
 
 
 def _prefect(version: str) -> str:

@@ -25,7 +25,7 @@ from flows.service.report_pages import report_pages
 from flows.service.server_end import ServerError
 from flows.service.watch import watch
 from storage.errors import one_line
-from tasks.run.progress import result_of, say
+from tasks.run.progress import say
 from tasks.run.settings import ScheduleParams
 
 
@@ -113,20 +113,19 @@ def deployments_of(
         step: (f"{name}-{place}-{step}", f"One step alone. {entry.sentence}")
         for place, (step, entry) in enumerate(STEPS.items(), 1)
     }
-    return [
-        result_of(
-            FLOWS[step].to_deployment(
-                name=own_name,
-                schedule=cron_schedule(config.schedule) if step == "run" else None,
-                parameters=parameters,
-                description=(
-                    f"{sentence}\n\nWorkspace: `{config.workspace}`. To run it with other settings,"
-                    " choose *Custom run* and give them under *settings*, one an entry, such as"
-                    " `attribution.limit=100`."
-                ),
-                tags=tags_of(config.workspace),
-                entrypoint_type=EntrypointType.MODULE_PATH,
-            )
+    # Prefect's types name the coroutine too that only an event loop is given.
+    return [  # ty: ignore[invalid-explicit-return]
+        FLOWS[step].to_deployment(
+            name=own_name,
+            schedule=cron_schedule(config.schedule) if step == "run" else None,
+            parameters=parameters,
+            description=(
+                f"{sentence}\n\nWorkspace: `{config.workspace}`. To run it with other settings,"
+                " choose *Custom run* and give them under *settings*, one an entry, such as"
+                " `attribution.limit=100`."
+            ),
+            tags=tags_of(config.workspace),
+            entrypoint_type=EntrypointType.MODULE_PATH,
         )
         for step, (own_name, sentence) in planned.items()
     ]

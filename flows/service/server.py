@@ -11,13 +11,11 @@ import errno
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 import warnings
 from base64 import b64encode
@@ -88,11 +86,7 @@ def _unreadable(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def prefect_server(
-    port: int = 0,
-    environment: dict[str, str] | None = None,
-    meanwhile: Callable[[], object] = lambda: None,
-) -> Generator[str]:
+def prefect_server(port: int = 0, meanwhile: Callable[[], object] = lambda: None) -> Generator[str]:
     """The server that PREFECT_API_URL names; without one, a server of our own that is stopped on
     leaving. Its history stays in PREFECT_HOME.
 
@@ -100,7 +94,6 @@ def prefect_server(
     ----------
     port: where a server of our own listens (0: at a free port); one that answers there already is
         used.
-    environment: variables for a server that is started here.
     meanwhile: called in the seconds that such a server takes to start.
 
     Yields
@@ -115,20 +108,20 @@ def prefect_server(
     if network.setting("PREFECT_API_URL"):  # from the environment or the user's Prefect profile
         yield given_server()
         return
-    own_port = port or _free_port()
-    api = f"{network.address(own_port)}/api"
     ask_directly(network.host())
+    api = f"{network.address(port)}/api"
     if port and _answers(f"{api}/health"):
         server_version(api)  # raises where it does not let us in
         with _as_api(api):
             yield api
         return
     _check_home()
-    _check_port(own_port)
+    own_port = _usable_port(port)
+    api = f"{network.address(own_port)}/api"
     network.warn_if_exposed("Prefect's page, and whatever it can start,")
     with (
         tempfile.TemporaryFile() as output,
-        _own_server(output, own_port, environment or {}, meanwhile),
+        _own_server(output, own_port, meanwhile),
         _as_api(api),
     ):
         yield api
@@ -159,14 +152,11 @@ def server_version(api: str) -> str:
     ------
     ServerError: if no server answers there, or it does not accept our password.
     """
-    request = urllib.request.Request(f"{api}/admin/version")
     password = network.password()
-    if password:
-        request.add_header("Authorization", f"Basic {b64encode(password.encode()).decode()}")
+    known = {"Authorization": f"Basic {b64encode(password.encode()).decode()}"} if password else {}
     try:
-        with _open(request) as answer:
-            return answer.read().decode().strip().strip('"')
-    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+        return _read(f"{api}/admin/version", **known).decode().strip().strip('"')
+    except OSError as error:
         if getattr(error, "code", None) in (401, 403):
             asks = "takes another password" if password else "asks for a password"
             raise ServerError(
@@ -243,12 +233,13 @@ def _check_home() -> None:
         ) from None
 
 
-def _check_port(port: int) -> None:
-    """Raises ServerError where no server can listen."""
+def _usable_port(port: int) -> int:
+    """The port, or a free one for 0. Raises ServerError where no server can listen."""
     try:
         if port > 65535:
             raise OSError(errno.ERANGE, "no such port")
-        network.listener(port).close()
+        with network.listener(port) as probe:
+            return probe.getsockname()[1]
     except OSError as error:
         known, name = REMEDIES["port"], errno.errorcode.get(error.errno or 0, "")
         reason = known.get(name, known["other"])
@@ -257,9 +248,7 @@ def _check_port(port: int) -> None:
 
 
 @contextlib.contextmanager
-def _own_server(
-    output: IO[bytes], port: int, environment: dict[str, str], meanwhile: Callable[[], object]
-) -> Generator[None]:
+def _own_server(output: IO[bytes], port: int, meanwhile: Callable[[], object]) -> Generator[None]:
     """Runs a server of this run's own. One that dies meanwhile is started again at the same
     address.
 
@@ -267,12 +256,12 @@ def _own_server(
     Without a server it would stand still for minutes, and then fail. output: a file, since a full
     pipe would stop the server.
     """
-    servers, over = [_start(port, output, environment)], threading.Event()
+    servers, over = [_start(port, output)], threading.Event()
 
     def keep() -> None:
         while not over.wait(SECONDS_BETWEEN_LOOKS):
             if servers[-1].poll() is not None:
-                servers.append(_start(port, output, environment))
+                servers.append(_start(port, output))
 
     # Linux ends a process with the thread that started it, so this thread lives until the server is
     # stopped.
@@ -290,13 +279,12 @@ def _own_server(
             _stop(servers[-1])
 
 
-def _start(port: int, output: IO[bytes], environment: dict[str, str]) -> subprocess.Popen:
+def _start(port: int, output: IO[bytes]) -> subprocess.Popen:
     return subprocess.Popen(
         _command(port),
         stdout=output,
         stderr=subprocess.STDOUT,
         env={
-            **environment,
             **os.environ,
             # Also where only the clients' password is set: what they send, a server of ours asks
             # for.
@@ -325,11 +313,6 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 def _wait_until_healthy(server: subprocess.Popen, address: str, output: IO[bytes]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
@@ -348,18 +331,19 @@ def _wait_until_healthy(server: subprocess.Popen, address: str, output: IO[bytes
 
 def _answers(address: str) -> bool:
     try:
-        _open(urllib.request.Request(address)).close()
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        _read(address)
+    except OSError:
         return False
     return True
 
 
-def _open(request: urllib.request.Request) -> IO[bytes]:
+def _read(url: str, **headers: str) -> bytes:
     # The standard library knows `[::1]` by a name in NO_PROXY that Prefect's client cannot read, so
     # this machine is asked directly here.
-    is_here = urlsplit(request.full_url).hostname in THIS_MACHINE
-    handlers = [urllib.request.ProxyHandler({})] if is_here else []
-    return urllib.request.build_opener(*handlers).open(request, timeout=5)
+    handlers = [urllib.request.ProxyHandler({})] if urlsplit(url).hostname in THIS_MACHINE else []
+    request = urllib.request.Request(url, headers=headers)
+    with urllib.request.build_opener(*handlers).open(request, timeout=5) as answer:
+        return answer.read()
 
 
 def _stop(server: subprocess.Popen) -> None:

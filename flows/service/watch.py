@@ -19,7 +19,7 @@ from uuid import UUID
 from prefect.automations import Automation
 from prefect.blocks.webhook import Webhook
 
-from tasks.run.progress import ALIVE, result_of
+from tasks.run.progress import ALIVE
 from tasks.run.settings import ScheduleParams
 
 BLOCK = "dr-notify"
@@ -69,7 +69,7 @@ def _set(given: dict[str, Any]) -> None:
     about = {"description": "Set up by dr serve or dr watch."}
     automation = Automation.model_validate(given | about)
     try:
-        # Prefect's overloads say that it is a coroutine, which only an event loop is given.
+        # Prefect's types name the coroutine too that only an event loop is given.
         automation.id = Automation.read(name=automation.name).id  # ty: ignore[missing-attribute]
     except ValueError:
         automation.create()
@@ -83,8 +83,8 @@ def _webhook(url: str) -> UUID | None:
     """
     if url:
         block = Webhook(method="POST", url=url, headers={"Content-Type": "application/json"})
-        return result_of(block.save(BLOCK, overwrite=True))
+        block.save(BLOCK, overwrite=True)
     try:
-        return result_of(Webhook.load(BLOCK))._block_document_id
+        return Webhook.load(BLOCK)._block_document_id  # ty: ignore[missing-union-attribute]
     except ValueError:
         return None

@@ -1,4 +1,8 @@
-"""Which images a step works on: those with a usable fundus, and the chosen ones among them."""
+"""Which images a step works on: those with a usable fundus, the chosen ones among them, and those
+still in the data folder, since no grade rests on a photograph that is gone.
+"""
+
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -30,3 +34,23 @@ def chosen_images(photos: pd.DataFrame, selection: AttributionSelection) -> pd.D
     turn = photos.groupby("stage", dropna=False).cumcount()
     taken = turn.sort_values(kind="stable").index[: selection.limit]
     return photos.loc[taken].sort_values("position")
+
+
+def predictions_here(
+    workspace: Workspace, model_id: str, table: str = "predictions"
+) -> pd.DataFrame:
+    """A model's rows in a table of predictions, of all eyes but those whose photograph is gone."""
+    frame = workspace.frame(table, model_id=model_id)
+    return frame[~frame["image_id"].isin(gone(workspace))].reset_index(drop=True)
+
+
+def gone(workspace: Workspace) -> set[str]:
+    """The ids of the photographs that were there once and are no longer."""
+    photos = workspace.photos()
+    return set(photos.loc[~photos["present"], "image_id"])
+
+
+def gone_words(workspace: Workspace, image_ids: Iterable[str]) -> str:
+    """How many of these eyes' photographs are gone, as the end of a sentence; empty for none."""
+    count = len(gone(workspace) & set(image_ids))
+    return f", {count:,} of them no longer in the data folder" if count else ""

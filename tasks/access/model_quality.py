@@ -1,6 +1,7 @@
 """How well the model does, read from its tables and drawn: what the report and Prefect's page show
 of it."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from dr_lib.evaluation.metrics import REFERABLE, operating_points, reliability
 from dr_lib.vocabulary import PROBABILITIES, STAGES
 from storage import Workspace
 from storage.contents.models import load_history
-from tasks.access.present import predictions_here
+from tasks.access.images import predictions_here
 from tasks.access.sources import GRADING, reading
 
 MAIN = ("qwk", "qwk_expected", "accuracy", "auc_referable", "auc_any", "ece")
@@ -57,10 +58,9 @@ def graded_eyes(workspace: Workspace, model_id: str) -> pd.DataFrame:
     return predictions[(predictions["split"] == "test") & predictions["stage"].notna()]
 
 
-def model_plots(workspace: Workspace, model_id: str) -> list[Drawn]:
+def model_plots(workspace: Workspace, model_id: str) -> Iterator[Drawn]:
     """The plots that there is data for: confusion, ROC with operating points, reliability, learning
     curves."""
-    drawn = []
     test = workspace.frame("evaluation", model_id=model_id, split="test", stratum="all")
     if len(test):
         counts, eyes = confusion(test), graded_eyes(workspace, model_id)
@@ -69,41 +69,34 @@ def model_plots(workspace: Workspace, model_id: str) -> list[Drawn]:
             f" {np.trace(counts)} on the diagonal"
         )
         note = "Counts; the shade is the share of the true stage."
-        drawn.append(
-            Drawn("confusion", plots.confusion_matrix(counts), "Confusion matrix", alt, note)
-        )
-        stages, referable = (
-            eyes["stage"].to_numpy(np.int64),
-            eyes["probability_referable"].to_numpy(np.float64),
-        )
+        yield Drawn("confusion", plots.confusion_matrix(counts), "Confusion matrix", alt, note)
+        stages = eyes["stage"].to_numpy(np.int64)
+        referable = eyes["probability_referable"].to_numpy(np.float64)
         if roc := _roc(stages >= REFERABLE, referable):
             alt = "Receiver operating characteristic of referable disease"
-            drawn.append(Drawn("roc", roc, "ROC and operating points", alt))
+            yield Drawn("roc", roc, "ROC and operating points", alt)
         bins = reliability(stages, eyes[PROBABILITIES].to_numpy(np.float32))
         alt = "Reliability of the likeliest stage: observed frequency against predicted probability"
         note = (
             "How far the likeliest stage can be taken at its word; area: eyes in the bin; dashed:"
             " perfect."
         )
-        drawn.append(Drawn("reliability", plots.reliability(*bins), "Reliability", alt, note))
-        drawn += _referrals(workspace, model_id)
+        yield Drawn("reliability", plots.reliability(*bins), "Reliability", alt, note)
+        yield from _referrals(workspace, model_id)
     history = load_history(workspace.files, model_id)
     if len(history):
         alt = "Learning curves: loss, validation scores and learning rate by mini-batch"
         note = "Dotted lines mark changes of the learning rate."
-        drawn.append(
-            Drawn("learning-curves", plots.learning_curves(history), "Learning curves", alt, note)
-        )
-    return drawn
+        curves = plots.learning_curves(history)
+        yield Drawn("learning-curves", curves, "Learning curves", alt, note)
 
 
-def _referrals(workspace: Workspace, model_id: str) -> list[Drawn]:
+def _referrals(workspace: Workspace, model_id: str) -> Iterator[Drawn]:
     """The referral curves of the model's own answers and of its last ensemble, where there are
     any.
     """
     test = workspace.frame("evaluation", model_id=model_id, split="test")
     strata = [name for name in test["stratum"].unique() if name.startswith(GRADING)]
-    drawn = []
     for stratum in ["all", *strata[-1:]]:
         rows = referral_points(test[test["stratum"] == stratum])
         if rows.empty:
@@ -115,8 +108,7 @@ def _referrals(workspace: Workspace, model_id: str) -> list[Drawn]:
             " the validation eyes without referable disease lie below it."
         )
         file = "referral" if stratum == "all" else "referral-ensemble"
-        drawn.append(Drawn(file, plots.referral(rows), f"Referral to a person{of}", alt, note))
-    return drawn
+        yield Drawn(file, plots.referral(rows), f"Referral to a person{of}", alt, note)
 
 
 def referral_points(rows: pd.DataFrame) -> pd.DataFrame:

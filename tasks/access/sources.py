@@ -103,11 +103,10 @@ def source_rows(
     image_id, copy_of and split. rejects: rows with source, reason and detail.
     """
     names = source_names(photos["source"])
-    across = _across(photos) if looked_at else pd.Series(False, photos.index)
     rows = []
     for part in sources.parts:
-        given, mine = part.given, names == part.given.name
-        here, aside = photos[mine], rejects[source_names(rejects["source"]) == given.name]
+        given, here = part.given, photos[names == part.given.name]
+        aside = rejects[source_names(rejects["source"]) == given.name]
         rows.append(
             {
                 "source": given.name,
@@ -121,23 +120,19 @@ def source_rows(
                 "patients_named": all(photo.patient for photo in part.found.photographs),
                 "set_aside": len(aside),
                 "reasons": reason_counts(aside["reason"]),
-                **_copies(given, here, across[mine], aside, photos, looked_at),
+                **(_copies(given, photos, aside) if looked_at else dict.fromkeys(COPIES)),
             }
         )
     return rows
 
 
-def _copies(
-    given: Source,
-    here: pd.DataFrame,
-    across: pd.Series,
-    aside: pd.DataFrame,
-    photos: pd.DataFrame,
-    looked_at: bool,
-) -> dict[str, int | None]:
+def _copies(given: Source, photos: pd.DataFrame, aside: pd.DataFrame) -> dict[str, int]:
     """How many photographs of a source are copies, second copies that were set aside included."""
-    if not looked_at:
-        return dict.fromkeys(COPIES)
+    names = source_names(photos["source"])
+    group = photos["copy_of"].fillna(photos["image_id"])
+    across = names.groupby(group).transform("nunique") > 1
+    mine = names == given.name
+    here = photos[mine]
     firsts = aside.loc[aside["reason"] == "duplicate_content", "detail"].astype("str")
     first_ids = firsts.str.removeprefix("the same file as ")
     of = photos.set_index("image_id")
@@ -146,7 +141,7 @@ def _copies(
     near = source_names(here["copy_of"].map(of["source"])) == given.name
     return {
         "copies_within": int((here["copy_of"].notna() & near).sum() + (homes == given.name).sum()),
-        "copies_across": int(across.sum() + (homes != given.name).sum()),
+        "copies_across": int(across[mine].sum() + (homes != given.name).sum()),
         "kept_from_learning": int(
             (here["split"] == "excluded").sum() + (outside.sum() if given.use == "train" else 0)
         ),
@@ -156,13 +151,6 @@ def _copies(
 def source_names(sources: pd.Series) -> pd.Series:
     """The sources' names, empty text for the one without a name."""
     return sources.astype(object).where(sources.notna(), "")
-
-
-def _across(photos: pd.DataFrame) -> pd.Series:
-    """Whether a photograph has a copy in another source."""
-    group = photos["copy_of"].fillna(photos["image_id"])
-    homes = source_names(photos["source"]).groupby(group).transform("nunique")
-    return homes > 1
 
 
 def listed_rows(sources: PhotoSources) -> list[dict[str, Any]]:

@@ -27,12 +27,12 @@ from storage.layout import attributions_path
 from storage.photos.sources import PhotoSources
 from storage.photos.types import Source
 from tasks.access.images import usable_rows
-from tasks.access.stores import blank, fundus_store
+from tasks.access.stores import blank
 from tasks.attribute.estimate import ARRAYS_AT_ONCE, Rates
 from tasks.attribute.shard import passes_of, peak_memory_bytes
 from tasks.execution.failures import Failure
 from tasks.execution.network import NetworkWorkers
-from tasks.execution.worker import loaded_model, threads_here
+from tasks.execution.worker import fundi, loaded_model, threads_here
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe
 
@@ -91,19 +91,19 @@ def sample(
         rows = np.empty(0, np.int64)
     if len(rows):
         chosen = rows[np.linspace(0, len(rows) - 1, count).astype(int)]
-        return fundus_store(workspace, recipe.preprocess_id).read_rows(chosen, ["pixels"])["pixels"]
-    photos, fundi = PhotoSources(sources), []
+        return fundi(workspace.location, recipe.preprocess_id, chosen)
+    photos, made = PhotoSources(sources), []
     for photograph in photos.photographs()[: 10 * count]:
         with contextlib.suppress(UnusablePhoto, OSError):
-            fundi.append(normalise(photos.read(photograph.path), recipe.preprocess).pixels)
-        if len(fundi) == count:
+            made.append(normalise(photos.read(photograph.path), recipe.preprocess).pixels)
+        if len(made) == count:
             break
-    if not fundi:
+    if not made:
         raise UserError(
             f"{sources[0].photos} has no photograph to calibrate with; dr plan --no-calibrate plans"
             " without"
         )
-    return np.stack(list(itertools.islice(itertools.cycle(fundi), count)))
+    return np.stack(list(itertools.islice(itertools.cycle(made), count)))
 
 
 def measure(
@@ -124,7 +124,7 @@ def measure(
     pixels: fundi (image, y, x, 3); the first one is explained alone, to compile for it.
     more_images: that a shard has, beside those explained in one go here.
     """
-    started, params = time.monotonic(), recipe.engine
+    started, params = time.monotonic(), recipe.attribution
     network = loaded_model(location, model_id) if model_id else untrained(recipe.model)
     engine = Explainer(network, params)
     with backend.computing_in(params.precision):

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from dr_lib.formatting import size_text
 from dr_lib.network import memory
 from storage import Workspace
-from storage.arrays.ledger import Ledger
 from storage.arrays.store import ArraySpec
 from storage.files.files import free_bytes
 from storage.files.scratch import recall
 from storage.ids import content_id
-from storage.layout import attributions_path, ledger_folder
+from tasks.access.stores import explanation_store
 from tasks.execution.pool import WORKER_BASE_BYTES
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe, settings_in_ids
@@ -110,7 +109,7 @@ def known_rates(workspace: Workspace, recipe: Recipe, fallback: Rates, device: s
     """The best rates there are on a `device` (CPU or GPU) without measuring anew: see the module.
     What none knows is taken from `fallback`.
     """
-    wanted = content_id(settings_in_ids(dataclasses.asdict(recipe.engine)))
+    wanted = content_id(settings_in_ids(dataclasses.asdict(recipe.attribution)))
     others = [
         record.explain_id
         for record in workspace.explanations()
@@ -134,7 +133,7 @@ def calibration_name(workspace: Workspace, recipe: Recipe, device: str) -> str:
     """
     model = recipe.find_model(workspace) or recipe.training_id
     machine = (platform.node(), os.cpu_count(), device)
-    return f"calibration-{content_id(model, recipe.preprocess_id, recipe.engine, machine)}"
+    return f"calibration-{content_id(model, recipe.preprocess_id, recipe.attribution, machine)}"
 
 
 def check_room(workspace: Workspace, planned: Estimate, *, workers_here: bool) -> None:
@@ -169,8 +168,10 @@ def _shard_rates(
     workspace: Workspace, explain_id: str, fallback: Rates, device: str
 ) -> Rates | None:
     """From an explanation's finished shards; None where no image was explained there in any."""
-    path = attributions_path(explain_id)
-    entries = list(Ledger(workspace.files, ledger_folder(path)).entries().values())
+    try:
+        entries = explanation_store(workspace, explain_id).records()
+    except FileNotFoundError:
+        return None
     worked = [
         entry.record
         for entry in entries

@@ -143,7 +143,7 @@ def _bound(workspace: Workspace, recipe: Recipe, storage: StorageParams, exact: 
     try:
         specs = explanation_store(workspace, recipe.explain_id(workspace)).specs
     except (FileNotFoundError, UserError):
-        specs = specs_of(untrained(recipe.model), recipe.engine, recipe.preprocess.size)
+        specs = specs_of(untrained(recipe.model), recipe.attribution, recipe.preprocess.size)
     weights = {record.model_id: record.weights_bytes for record in workspace.models()}
     return bound(
         specs, storage.shard_images, weights.get(recipe.find_model(workspace)) or HEAD_BYTES

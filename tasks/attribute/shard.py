@@ -75,15 +75,12 @@ def explain_shard(job: ExplainJob) -> LedgerEntry:
         # which need not do it again.
         return entry
     new = ~kept & ~np.isin(positions, list(job.unusable))
-    arrays, names = blank_but(store, span, kept), np.array(store.image_ids[span.rows])
-    failed_before = entry.record.failed if entry else {}
-    failed = {name: failed_before[name] for name in names[kept].tolist() if name in failed_before}
-    unusable = ~kept & ~new
-    failed |= {
-        name: job.unusable[position]
-        for name, position in zip(
-            names[unusable].tolist(), positions[unusable].tolist(), strict=True
-        )
+    arrays, names = blank_but(store, span, kept), store.image_ids[span.rows]
+    before = entry.record.failed if entry else {}
+    failed = {
+        name: reason
+        for name, position, done in zip(names, positions.tolist(), kept, strict=True)
+        if (reason := before.get(name) if done else job.unusable.get(position))
     }
     if new.any():
         rows = np.flatnonzero(new)
@@ -94,7 +91,7 @@ def explain_shard(job: ExplainJob) -> LedgerEntry:
         for path, values in results.items():
             arrays[path][rows[finite]] = values[finite]
         arrays["pixels/status"][rows[finite]] = DONE
-        failed |= dict.fromkeys(names[rows[~finite]].tolist(), NOT_FINITE)
+        failed |= {names[row]: NOT_FINITE for row in rows[~finite]}
     aside = np.isin(names, list(failed))
     arrays["pixels/status"][aside] = FAILED
     gaps = relative_gaps(arrays, ~aside)

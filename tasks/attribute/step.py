@@ -25,8 +25,7 @@ from storage.contents.explanations import (
 )
 from storage.errors import after_failure
 from storage.layout import attributions_path
-from tasks.access.images import chosen_images, usable_rows
-from tasks.access.present import gone_words
+from tasks.access.images import chosen_images, gone_words, usable_rows
 from tasks.access.stores import explanation_store, set_aside, whole
 from tasks.attribute.calibration import specs_of
 from tasks.attribute.estimate import Estimate, bound, check_room, estimate, known_rates
@@ -66,7 +65,7 @@ def attribute(session: Session, recipe: Recipe, storage: StorageParams) -> StepR
     UserError: if there is no model or no image to explain; before anything is written, if the run
         does not fit the disk or the memory; at the end, if a shard failed.
     """
-    workspace, engine = session.workspace, recipe.engine
+    workspace, engine = session.workspace, recipe.attribution
     ids = recipe.resolve(workspace)
     model_id, explain_id = ids.model_id, ids.explain_id
     photos = workspace.photos()

@@ -11,7 +11,6 @@ from dr_lib.attribution import AttributionParams, integrated_gradients, stage_qu
 from dr_lib.fundus.anatomy import visible_disc
 from dr_lib.network import backend
 from dr_lib.network.classifier_outputs import ClassifierOutputs
-from dr_lib.network.model import scaled
 from dr_lib.perturbation.adversarial import AdversarialParams, smallest_epsilon
 from dr_lib.perturbation.counterfactual import CounterfactualParams, smallest_strength
 from dr_lib.perturbation.strength_search import StrengthResult
@@ -21,7 +20,7 @@ from storage.arrays.store import ShardedStore, Span
 from storage.contents.declared import MAP_BITS
 from storage.layout import counterfactuals_path
 from tasks.access.stores import blank_but, explanation_store
-from tasks.execution.worker import classifier_outputs, fundi, logits_evaluator
+from tasks.execution.worker import classifier_outputs, inputs, logits_evaluator
 from tasks.run.resolved_ids import ResolvedIds
 
 
@@ -48,11 +47,6 @@ class PairStudy(ResolvedIds):
     def outputs(self) -> ClassifierOutputs:
         """The explained model's probabilities, gradients and features."""
         return classifier_outputs(self.location, self.model_id, self.params.batch_size)
-
-    def inputs(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The fundi at these positions as the network takes them."""
-        rows = np.asarray(positions, np.int64)
-        return scaled(fundi(self.location, self.preprocess_id, rows))
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,7 @@ def _search(job: SearchJob, rows: np.ndarray, arrays: dict[str, np.ndarray]) -> 
     many the map was stored and of how many it had to be made.
     """
     study, params, eyes = job.study, job.study.params, job.eyes.iloc[rows]
-    x = study.inputs(eyes["position"])
+    x = inputs(study, eyes["position"].to_numpy())
     logits = logits_evaluator(study.location, study.model_id, params.batch_size)
     baseline = np.zeros(x.shape[1:], np.float32)
     quantities = stage_quantities((f"stage{params.target_stage}",))

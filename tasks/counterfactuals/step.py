@@ -18,9 +18,8 @@ from storage import Workspace
 from storage.arrays.store import ShardedStore, Span
 from storage.contents.explanations import DONE, counterfactual_specs
 from storage.ids import content_id
-from storage.layout import attributions_path, counterfactuals_path
-from tasks.access.images import usable_rows
-from tasks.access.present import gone_words
+from storage.layout import counterfactuals_path
+from tasks.access.images import gone_words, usable_rows
 from tasks.access.stores import crop_settings, explanation_store, stored_digests, whole
 from tasks.counterfactuals.shard import PairStudy, SearchJob, search_shard
 from tasks.counterfactuals.tables import (
@@ -60,7 +59,7 @@ def counterfactuals(
         **vars(ids),
         params=science,
         adversarial=adversarial,
-        engine=recipe.engine,
+        engine=recipe.attribution,
         crop=recipe.preprocess.crop,
         second=second and recipe.second_model(workspace, ids.model_id, second),
     )
@@ -142,9 +141,10 @@ def _explained_rows(workspace: Workspace, explain_id: str, sha256: pd.Series) ->
     """For each eye the row of its maps in the explanation, −1 where it has none of this
     photograph.
     """
-    if not ShardedStore.exists(workspace.files, attributions_path(explain_id)):
+    try:
+        store = explanation_store(workspace, explain_id)
+    except FileNotFoundError:
         return [-1] * len(sha256)
-    store = explanation_store(workspace, explain_id)
     status, stored = whole(store, "pixels/status"), stored_digests(store)
     rows = {image_id: row for row, image_id in enumerate(store.image_ids) if status[row] == DONE}
     return [

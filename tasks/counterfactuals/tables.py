@@ -19,7 +19,7 @@ from storage.ids import content_id
 from tasks.access.stores import span_digests
 from tasks.counterfactuals.shard import PairStudy
 from tasks.execution.waves import run_in_waves
-from tasks.execution.worker import classifier_outputs
+from tasks.execution.worker import classifier_outputs, inputs
 from tasks.run.session import Session
 from tasks.run.table_part import TablePart
 
@@ -81,7 +81,7 @@ def _tabulate_shard(job: TabulateJob) -> int:
     image_ids = [str(image_id) for image_id in eyes.index]
     frames: dict[str, list[pd.DataFrame]] = {table: [] for table in EYE_TABLES}
     if image_ids:
-        x = study.inputs(eyes["position"])
+        x = inputs(study, eyes["position"].to_numpy())
         before = _judged(job, image_ids, x, "before")
         methods = study.params.methods, study.adversarial.methods
         for table, names in zip(EYE_TABLES, methods, strict=True):
@@ -137,7 +137,7 @@ def reference_features(study: PairStudy, reference: tuple[tuple[str, int], ...])
     """Features of the real eyes that changed ones are compared with, (eye, feature); kept, since
     every shard needs them.
     """
-    return study.outputs.features(study.inputs([position for _, position in reference]))
+    return study.outputs.features(inputs(study, [position for _, position in reference]))
 
 
 def _pair_rows(workspace: Workspace, study: PairStudy) -> list[pd.DataFrame]:

@@ -6,7 +6,6 @@ check takes what it looks at as arguments, so that a test can show it a machine 
 not.
 """
 
-import functools
 import importlib.metadata
 import os
 import sys
@@ -219,7 +218,7 @@ def dask(params: DaskParams) -> Finding:
     """The scheduler of dask.address, its workers, and whether they have the same packages and
     see the same files.
     """
-    return checked("Dask", functools.partial(_dask, params))
+    return checked("Dask", lambda: _dask(params))
 
 
 def _dask(params: DaskParams) -> str:

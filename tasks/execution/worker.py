@@ -5,7 +5,7 @@ workers; knows no Prefect.
 import functools
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,11 @@ from dr_lib.localisation.baseline_maps import BaselineMaps
 from dr_lib.network import backend
 from dr_lib.network.classifier_outputs import ClassifierOutputs
 from dr_lib.network.layers import logits_model
-from dr_lib.network.model import ModelParams, build, layer_names
+from dr_lib.network.model import ModelParams, build, layer_names, scaled
 from storage import open_workspace
 from storage.contents.models import ModelRecord, load_record, local_weights
 from tasks.access.stores import fundus_store
+from tasks.run.resolved_ids import ResolvedIds
 
 
 def threads_here() -> int | None:
@@ -105,8 +106,12 @@ def model_params(record: ModelRecord) -> ModelParams:
     return ModelParams(**fields)
 
 
-def fundi(location: str, preprocess_id: str, rows: np.ndarray) -> np.ndarray:
+def fundi(location: str, preprocess_id: str, rows: Sequence[int] | np.ndarray) -> np.ndarray:
     """Normalised fundi (row, y, x, 3) uint8 of the given rows of a fundus store."""
-    return fundus_store(open_workspace(location), preprocess_id).read_rows(rows, ["pixels"])[
-        "pixels"
-    ]
+    store = fundus_store(open_workspace(location), preprocess_id)
+    return store.read_rows(rows, ["pixels"])["pixels"]
+
+
+def inputs(ids: ResolvedIds, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The same fundi as the network takes them, float32."""
+    return scaled(fundi(ids.location, ids.preprocess_id, rows))

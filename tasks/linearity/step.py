@@ -28,7 +28,6 @@ from dr_lib.linearity import (
     unit_region,
     unit_verdicts,
 )
-from dr_lib.network.model import scaled
 from storage import Workspace
 from storage.contents.snapshots import write_unit_maps
 from storage.ids import content_id
@@ -36,7 +35,7 @@ from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
 from tasks.access.stores import crop_settings, explanation_store
 from tasks.execution.waves import run_in_waves
-from tasks.execution.worker import classifier_outputs, fundi, loaded_model
+from tasks.execution.worker import classifier_outputs, inputs, loaded_model
 from tasks.run.recipe import Recipe
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session, StepResult
@@ -103,7 +102,7 @@ class StudyJob:
 def _study(job: StudyJob) -> int:
     """Runs on a worker: the rows of a few eyes."""
     ids, params = job.ids, job.params
-    x = scaled(fundi(ids.location, ids.preprocess_id, job.eyes["position"].to_numpy(np.int64)))
+    x = inputs(ids, job.eyes["position"].to_numpy())
     lower, uppers, average_gradient = study_engine(ids.location, ids.model_id, params)
     rows = linearity_study(
         job.eyes["image_id"].tolist(),
@@ -202,7 +201,7 @@ def _look_at(job: SpecialUnitsJob) -> tuple[list[dict], np.ndarray]:
     """
     ids, params, image_ids = job.ids, job.params, job.eyes["image_id"].tolist()
     lower, upper = split_at(loaded_model(ids.location, ids.model_id), job.layer)
-    x = scaled(fundi(ids.location, ids.preprocess_id, job.eyes["position"].to_numpy(np.int64)))
+    x = inputs(ids, job.eyes["position"].to_numpy())
     baseline = np.zeros(x.shape[1:], np.float32)
     below = Evaluator(flat_activations(lower), params.batch_size)
     shape = lower.outputs[0].shape[1:]

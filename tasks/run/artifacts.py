@@ -2,8 +2,8 @@
 
 A picture travels inside a markdown artifact, as a data URI. Prefect's image artifact would show it
 too, but prints its whole address under it, which here is the picture itself. Pictures are kept in
-Prefect's database, so they are small, and a step leaves them only when it had work to do. Outside
-a run nothing is left anywhere.
+Prefect's database, so they are small, and a step leaves them only when it had work to do. What
+the steps themselves leave is left nowhere outside a run.
 """
 
 import base64
@@ -46,15 +46,13 @@ def show_picture(
 
 def show_result(workspace: Workspace, result: StepResult) -> None:
     """What a step did, in words, and where its results are."""
-    if inside_run():
-        text = (
-            f"**{result.step}**: {result.message}\n\n{result.images:,} images,"
-            f" {result.new_images:,} of them new, in {duration(result.seconds)}; workspace"
-            f" `{workspace.location}`"
-        )
-        create_markdown_artifact(
-            text, key=f"{result.step}-result", description=f"{result.step}: {result.message}"
-        )
+    text = (
+        f"**{result.step}**: {result.message}\n\n{result.images:,} images, {result.new_images:,} of"
+        f" them new, in {duration(result.seconds)}; workspace `{workspace.location}`"
+    )
+    create_markdown_artifact(
+        text, key=f"{result.step}-result", description=f"{result.step}: {result.message}"
+    )
 
 
 def show_summary(results: Sequence[StepResult]) -> None:
@@ -69,8 +67,6 @@ def show_report(workspace: Workspace, index: str) -> None:
 
     index: the report's page in the workspace, a path or a URL.
     """
-    if not inside_run():
-        return
     link, served = index, os.environ.get(SERVED_REPORT, "")
     if workspace.is_local:
         page = Path(os.path.abspath(index))

@@ -6,8 +6,7 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Callable, Coroutine, Generator
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -24,8 +23,6 @@ INTERVALS_S = {"line": 30, "artifact": 5, "sign": 60}  # at least, between two o
 ALIVE = (  # the event by which the watch tells a run that works from one that hangs
     "dr-explain.progress"
 )
-
-Answer = TypeVar("Answer")
 
 # No markup: what is told holds paths, such as /data/[2024].
 _console = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -71,14 +68,6 @@ def inside_run() -> bool:
     artifacts.
     """
     return FlowRunContext.get() is not None or TaskRunContext.get() is not None
-
-
-def result_of(answer: Coroutine[Any, Any, Answer] | Answer) -> Answer:
-    """The result of one of Prefect's functions that give a coroutine inside an event loop only;
-    here none runs, but their types name both.
-    """
-    assert not isinstance(answer, Coroutine)
-    return answer
 
 
 @contextlib.contextmanager
@@ -135,7 +124,10 @@ class _Meter:
         self.artifact: UUID | None = None
         if inside_run():
             key, text = artifact_key(step, "progress"), f"{step}: 0 of {total} {unit}"
-            self.artifact = result_of(create_progress_artifact(0.0, key=key, description=text))
+            # Prefect's types name the coroutine too that only an event loop is given.
+            self.artifact = create_progress_artifact(  # ty: ignore[invalid-assignment]
+                0.0, key=key, description=text
+            )
             report_alive()
 
     def is_due(self, what: str) -> bool:

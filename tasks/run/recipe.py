@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dr_lib.attribution import AttributionParams
@@ -62,15 +62,21 @@ def settings_in_ids(attribution: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings that decide every number of an explanation."""
+    """The settings that decide every number of an explanation.
+
+    policy: when a model is trained, and which one is used instead. selection: which images are
+    explained.
+    """
 
     preprocess: PreprocessParams
     model: ModelParams
     training: TrainingParams
     attribution: AttributionParams
     flagged: FlaggedChoice = "keep"
-    grading: GradingParams = field(default_factory=GradingParams)
+    grading: GradingParams = GradingParams()
     backend: Backend = "tensorflow"
+    policy: TrainingPolicy = TrainingPolicy()
+    selection: AttributionSelection = AttributionSelection()
 
     @property
     def least_quality(self) -> float:
@@ -115,25 +121,6 @@ class Recipe:
             }
         )
 
-    @property
-    def engine(self) -> AttributionParams:
-        """The attribution's own settings, without which images are chosen."""
-        return AttributionParams(**settings_of(AttributionParams, self.attribution))
-
-    @property
-    def policy(self) -> TrainingPolicy:
-        """When a model is trained, and which one is used instead."""
-        return self.training if isinstance(self.training, TrainingPolicy) else TrainingPolicy()
-
-    @property
-    def selection(self) -> AttributionSelection:
-        """Which images are explained."""
-        return (
-            self.attribution
-            if isinstance(self.attribution, AttributionSelection)
-            else AttributionSelection()
-        )
-
     def find_model(
         self, workspace: Workspace, manifest: str | None = None, labels: str | None = None
     ) -> str | None:
@@ -146,8 +133,7 @@ class Recipe:
         """
         records = workspace.models()
         if name := self.policy.model_id:
-            by_id = {record.model_id: record for record in records}
-            return self._named(workspace, "training.model_id", name, by_id, "there is none yet")
+            return self._named(workspace, "training.model_id", name, records, "there is none yet")
         imported = [record for record in records if self.training_id in record.imported_for]
         trained = [
             record
@@ -178,8 +164,7 @@ class Recipe:
                 f"{setting} is the explained model itself; name another one, trained with another"
                 " seed"
             )
-        others = {record.model_id: record for record in workspace.models()}
-        others.pop(model_id, None)
+        others = [record for record in workspace.models() if record.model_id != model_id]
         no_other = "there is no other yet: train one with --set training.seed=1"
         return self._named(workspace, setting, name, others, no_other, alike=())
 
@@ -188,15 +173,16 @@ class Recipe:
         workspace: Workspace,
         setting: str,
         name: str,
-        records: Mapping[str, ModelRecord],
+        records: Sequence[ModelRecord],
         none_yet: str,
         alike: Sequence[str] = ARCHITECTURE,
     ) -> str:
-        """The model of the records, by their ids, that a setting names."""
-        if name in records:
-            problem = self.misfit(records[name], alike)
+        """The model of the records that a setting names."""
+        by_id = {record.model_id: record for record in records}
+        if name in by_id:
+            problem = self.misfit(by_id[name], alike)
         else:
-            there = f"there are {', '.join(records)}" if records else none_yet
+            there = f"there are {', '.join(by_id)}" if by_id else none_yet
             problem = f"{workspace.location} holds no such model; {there}"
         if problem:
             raise UserError(f"{setting} = {name}: {problem}")
@@ -242,7 +228,7 @@ class Recipe:
             {
                 "model_id": self.model_id(workspace),
                 "preprocess_id": self.preprocess_id,
-                "attribution": settings_in_ids(dataclasses.asdict(self.engine)),
+                "attribution": settings_in_ids(dataclasses.asdict(self.attribution)),
                 **self.added,
             }
         )

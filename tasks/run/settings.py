@@ -41,8 +41,7 @@ class DataParams(Settings):
     test_fraction: SplitFraction = 0.2
     split_seed: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("validation_fraction + test_fraction must leave something to train on")
         names = [source.name.casefold() for source in self.sources]
@@ -138,8 +137,7 @@ class DaskParams(Settings):
     workers: Annotated[NonNegativeInt, "0: one a core"] = 0
     gpus: Any = "auto"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         if self.gpus != "auto" and not (type(self.gpus) is int and self.gpus >= 0):
             raise ValueError(f'gpus must be "auto", or a number (0: none), not {self.gpus!r}')
 
@@ -161,8 +159,7 @@ class ScheduleParams(Settings):
     silent_minutes: Annotated[float, Interval(ge=0.2), "Prefect looks no oftener"] = 120
     keep_days: Annotated[NonNegativeInt, "0: for ever"] = 90
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         if self.cron and len(self.cron.split()) != 5:
             raise ValueError(f"cron = {self.cron!r} does not have five fields such as '0 2 * * *'")
         if self.timezone not in zoneinfo.available_timezones():

@@ -5,12 +5,8 @@ ended. If Prefect still takes that run to be running, it died without a word, an
 show it running for ever.
 """
 
-import contextlib
-from uuid import UUID
-
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
@@ -36,10 +32,10 @@ def mark_dead_run(workspace: Workspace) -> None:
     if before == holder:
         return
     message = MESSAGE.format(flow_run.name)
-    steps = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [before]}})
-    # NotFound: it ran under another server, or its history has been cleared.
-    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
-        run = client.read_flow_run(UUID(before))
-        for dead in (*client.read_flow_runs(flow_run_filter=steps), run):
+    it = {"any_": [before]}
+    wanted = {"operator": "or_", "id": it, "parent_flow_run_id": it}
+    # None is found where it ran under another server, or its history has been cleared.
+    with get_client(sync_client=True) as client:
+        for dead in client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted)):
             if dead.state and dead.state.is_running():
                 client.set_flow_run_state(dead.id, Crashed(message=message), force=True)

@@ -8,7 +8,7 @@ threshold_stage4. Only held-out eyes are graded this way.
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ from dr_lib.evaluation.metrics import evaluate, operating_points
 from dr_lib.evaluation.referral import referral_rows
 from dr_lib.vocabulary import PROBABILITIES, REFERABLE
 from storage import Workspace
-from tasks.access.present import predictions_here
+from tasks.access.images import predictions_here
 from tasks.access.sources import GRADING, SOURCE, reading
 
 POSES_TABLE = "pose_predictions"
@@ -38,8 +38,8 @@ SCREENING = ("specificity", 0.90)  # where an eye begins to be called referable
 
 @dataclass(frozen=True)
 class Ensemble:
-    """One way to grade every held-out eye: probabilities (eye, 5), the stages decided on (None:
-    the likeliest), what was chosen.
+    """One way to grade every eye: probabilities (eye, 5), the stages decided on (None: the
+    likeliest), what was chosen.
     """
 
     stratum: str
@@ -49,33 +49,41 @@ class Ensemble:
 
 
 def evaluation_rows(
-    eyes: pd.DataFrame,
-    split: str,
-    stratum: str,
-    probabilities: np.ndarray | None = None,
-    predicted: np.ndarray | None = None,
-    threshold: float = math.nan,
+    eyes: pd.DataFrame, graded: Ensemble, strata: Mapping[str, pd.Series]
 ) -> list[dict[str, Any]]:
-    """Rows of `evaluation` for some labelled eyes; none where there is no eye.
+    """Rows of `evaluation` for each split and stratum that has eyes, with what a second look at
+    the least certain ones is worth, and what was chosen.
 
     Parameters
     ----------
     eyes : rows of `predictions`
-    probabilities, predicted : of the eyes, (eye, 5) and (eye,); None: the model's own, and the
-        likeliest stage
-    threshold : on P(stage ≥ 2), chosen on other eyes; adds what a second look at the least certain
-        eyes is worth
+    graded : how all of them are graded
+    strata : for each stratum which of the eyes are in it, labelled ones alone
     """
-    if eyes.empty:
-        return []
-    if probabilities is None:
-        probabilities = eyes[PROBABILITIES].to_numpy(np.float32)
-    stages, patients = eyes["stage"].to_numpy(np.int64), eyes["patient_id"].to_numpy(str)
-    graded = evaluate(stages, probabilities, predicted=predicted, bootstrap_patients=patients)
-    referable = probabilities[:, REFERABLE:].sum(axis=1)
-    rows = graded.rows() + referral_rows(stages, referable, threshold, patients)
-    about = {"split": split, "stratum": stratum, "images": len(eyes)}
-    return [about | row for row in rows]
+    rows: list[dict[str, Any]] = []
+    threshold = referable_threshold(eyes, graded.probabilities)
+    for split, (stratum, among) in itertools.product(
+        sorted(eyes["split"].unique()), strata.items()
+    ):
+        chosen = (among & (eyes["split"] == split)).to_numpy()
+        if not chosen.any():
+            continue
+        stages = eyes.loc[chosen, "stage"].to_numpy(np.int64)
+        patients = eyes.loc[chosen, "patient_id"].to_numpy(str)
+        probabilities = graded.probabilities[chosen]
+        predicted = None if graded.predicted is None else graded.predicted[chosen]
+        measured = evaluate(
+            stages, probabilities, predicted=predicted, bootstrap_patients=patients
+        ).rows()
+        referable = probabilities[:, REFERABLE:].sum(axis=1)
+        measured += referral_rows(stages, referable, threshold, patients)
+        measured += [
+            {"metric": name, "value": value, "low": math.nan, "high": math.nan}
+            for name, value in graded.chosen.items()
+        ]
+        about = {"split": split, "stratum": stratum, "images": len(stages)}
+        rows += [about | row for row in measured]
+    return rows
 
 
 def referable_threshold(eyes: pd.DataFrame, probabilities: np.ndarray) -> float:
@@ -102,31 +110,13 @@ def ensemble_rows(
     labelled, sources = eyes["stage"].notna(), eyes["source"].dropna().unique()
     rows: list[dict[str, Any]] = []
     for ensemble in (ensembles := list(_ensembles(eyes, grading))):
-        threshold = referable_threshold(eyes, ensemble.probabilities)
-        parts = {ensemble.stratum: labelled}
+        strata = {ensemble.stratum: labelled}
         if ensemble is ensembles[-1]:
-            parts |= {
+            strata |= {
                 f"{SOURCE}{name}+{ensemble.stratum}": labelled & (eyes["source"] == name)
                 for name in sorted(sources)
             }
-        for split, (stratum, among) in itertools.product(
-            sorted(eyes["split"].unique()), parts.items()
-        ):
-            chosen_rows = (among & (eyes["split"] == split)).to_numpy()
-            decided_on = None if ensemble.predicted is None else ensemble.predicted[chosen_rows]
-            graded = evaluation_rows(
-                eyes[chosen_rows],
-                split,
-                stratum,
-                ensemble.probabilities[chosen_rows],
-                decided_on,
-                threshold,
-            )
-            rows += graded
-            rows += [
-                graded[0] | {"metric": name, "value": value, "low": math.nan, "high": math.nan}
-                for name, value in (ensemble.chosen if graded else {}).items()
-            ]
+        rows += evaluation_rows(eyes, ensemble, strata)
     return rows
 
 

@@ -22,7 +22,7 @@ from storage.contents.models import ModelRecord, save_model
 from storage.errors import writing
 from storage.files.scratch import remove_scratch, scratch_folder
 from tasks.access.stores import fundus_store
-from tasks.execution.worker import loaded_model
+from tasks.execution.worker import fundi, loaded_model
 from tasks.run.errors import UserError
 from tasks.run.recipe import Recipe, settings_of, weights_identity
 from tasks.run.table_part import TablePart
@@ -133,12 +133,12 @@ class PredictionJob:
 def predict(job: PredictionJob, report: Callable[..., None]) -> None:
     """Predicts the eyes and writes the parts; `report` gets how many eyes each has."""
     extra = {} if job.poses == 1 else {"poses": job.poses}
-    store = fundus_store(job.workspace, job.preprocess_id)
-    model = loaded_model(job.workspace.location, job.model_id)
+    location = job.workspace.location
+    model = loaded_model(location, job.model_id)
     answers = functools.partial(probabilities, model, batch_size=PREDICTION_BATCH)
     for part, eyes in job.parts:
         if part.missing(job.table):  # else a worker that died has written it
-            pixels = store.read_rows(eyes["position"].to_numpy(), ["pixels"])["pixels"]
+            pixels = fundi(location, job.preprocess_id, eyes["position"].to_numpy())
             mean = averaged_probabilities(answers, pixels, job.poses)
             part.write(job.table, prediction_rows(eyes, mean).assign(**extra))
         report(len(eyes))

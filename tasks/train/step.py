@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -21,8 +22,7 @@ from storage.admin.learned_labels import RETRAIN, label_changes, learned_from
 from storage.contents.models import load_record
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
-from tasks.access.images import usable_rows
-from tasks.access.present import predictions_here
+from tasks.access.images import predictions_here, usable_rows
 from tasks.access.quality import FLAGGED, GOOD, strata
 from tasks.access.sources import SOURCE, graded_sources
 from tasks.access.stores import as_text, fundus_store, stored_digests
@@ -35,10 +35,10 @@ from tasks.run.session import Session, StepResult
 from tasks.run.table_part import TablePart
 from tasks.train.ensembles import (
     POSES_TABLE,
+    Ensemble,
     ensemble_rows,
     evaluation_rows,
     in_words,
-    referable_threshold,
 )
 from tasks.train.model_record import record_metrics
 from tasks.train.shard import PredictionJob, TrainingJob, predict, train_model
@@ -61,7 +61,8 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StepResul
         & ~eyes["split"].isin(["external", "excluded"])  # new ones call for no new model
     ]
     manifest = content_id({"eyes": as_text(labelled[["image_id", "sha256", "split"]])})
-    labels = content_id({"labels": as_text(learned_from(labelled))})
+    learned = learned_from(labelled)
+    labels = content_id({"labels": as_text(learned)})
     model_id = recipe.find_model(
         workspace, *((manifest, labels) if recipe.policy.on_new_data == "retrain" else ())
     )
@@ -69,7 +70,6 @@ def train(session: Session, recipe: Recipe, config: dict[str, Any]) -> StepResul
     if model_id is None:
         _check_preprocessed(workspace, recipe.preprocess_id, photos)
         splits = {name: labelled[labelled["split"] == name] for name in ("train", "validation")}
-        learned = learned_from(labelled)
         job = TrainingJob(workspace, recipe, splits, learned, config, manifest, labels)
         model_id = _train(job, session.network)
         trained = int((labelled["split"] == "train").sum())
@@ -217,18 +217,8 @@ def _grade(workspace: Workspace, recipe: Recipe, model_id: str) -> str:
             f"{SOURCE}{name}": predictions["source"] == name
             for name in sorted(predictions["source"].dropna().unique())
         }
-        threshold = referable_threshold(predictions, predictions[PROBABILITIES].to_numpy())
-        rows = [
-            row
-            for split in sorted(predictions["split"].unique())
-            for stratum, among in members.items()
-            for row in evaluation_rows(
-                predictions[(predictions["split"] == split) & among],
-                split,
-                stratum,
-                threshold=threshold,
-            )
-        ]
+        own = Ensemble("all", predictions[PROBABILITIES].to_numpy(np.float32))
+        rows = evaluation_rows(predictions, own, members)
         rows += ensemble_rows(workspace, recipe.grading, model_id)
         frame = pd.DataFrame(rows).reindex(columns=SCHEMAS["evaluation"].names)
         part.write("evaluation", frame)

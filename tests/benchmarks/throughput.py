@@ -91,7 +91,7 @@ def be_bare(folder: pathlib.Path, number: int, processes: int) -> None:
     job = json.loads((folder / "job.json").read_text())
     config = configured(folder, job)
     pixels = np.load(folder / "pixels.npy")
-    engine = Explainer(loaded_model(config.workspace, job["model_id"]), config.recipe.engine)
+    engine = Explainer(loaded_model(config.workspace, job["model_id"]), config.recipe.attribution)
     size = job["shard_images"]
     shards = [pixels[start : start + size] for start in range(0, len(pixels), size)][
         number::processes

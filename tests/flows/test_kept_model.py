@@ -13,7 +13,7 @@ from dr_lib.training import History
 from flows.config import PipelineConfig, load_config
 from storage import Workspace
 from storage.contents.models import save_model
-from tasks.access.present import gone_words, predictions_here
+from tasks.access.images import gone_words, predictions_here
 from tasks.access.quality import GOOD
 from tasks.report.data import ReportData
 from tasks.report.sections import model

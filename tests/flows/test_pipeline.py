@@ -393,7 +393,7 @@ def test_a_mask_that_does_not_fit_is_named_and_costs_the_others_nothing(chain, t
             eyes.iloc[span.rows],
             TablePart(workspace, ids.explain_id, span.part, ""),
             recipe.preprocess,
-            recipe.engine,
+            recipe.attribution,
             HeatmapParams(),
             LocalisationParams(baseline_maps=False),
             judged=True,

@@ -96,7 +96,7 @@ def test_another_backend_is_another_model_and_another_precision_another_explanat
     assert jax.training_id != wanted.training_id == tf32.training_id
     models = Records([record(OTHER, one, training_id=one.training_id) for one in (wanted, jax)])
     assert len({one.explain_id(models) for one in (wanted, jax, tf32)}) == 3
-    assert settings_in_ids(dataclasses.asdict(wanted.engine)).keys() == {
+    assert settings_in_ids(dataclasses.asdict(wanted.attribution)).keys() == {
         field.name for field in dataclasses.fields(AttributionParams)
     } - {"precision"}, "explanations made before there was a choice keep their id"
 

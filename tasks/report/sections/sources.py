@@ -11,7 +11,7 @@ from dr_lib.formatting import label, number, with_interval
 from dr_lib.report.pictures import Folder, Picture
 from dr_lib.report.section import Content
 from dr_lib.vocabulary import PROBABILITIES, STAGES
-from tasks.access.present import predictions_here
+from tasks.access.images import predictions_here
 from tasks.access.sources import COMPARED, GradedSource, graded_sources, shown_rows
 from tasks.report.data import ReportData
 
