@@ -13,27 +13,28 @@ from dr_lib.attribution.quadrature import neighbour_pairs
 class Direction:
     """The partition of a direction.
 
-    `known` holds, for every known place, how much of each quantity's change up to there belongs to
+    `integral` and `known` are the `Partition`'s to set: for every known place the quantities'
+    derivative integrated up to there, and how much of each quantity's change up to there belongs to
     this direction.
 
     Parameters
     ----------
     projector: (output, output) onto the direction; the identity where every tag has cotangents of
         its own, which then stand for all directions together.
-    passes, quantities: how many gradients a tag has, and how many quantities there are.
+    passes: how many gradients a tag has. mix: of the quantities.
     """
 
-    def __init__(self, projector: np.ndarray, passes: int, quantities: int) -> None:
-        self.projector, outputs = projector, len(projector)
+    def __init__(self, projector: np.ndarray, passes: int, mix: np.ndarray) -> None:
+        self.projector, self.mix, outputs = projector, mix, len(projector)
         self.tags, self.committed = np.zeros(0), np.zeros(0, bool)
         self.nodes = np.zeros((0, passes), int)
         self.inverses, self.velocities = np.zeros((0, outputs, passes)), np.zeros((0, outputs))
         # A committed tag's interval and what it contributes: neither can change any more, whatever
         # is learnt of the outputs within.
-        self.bounds, self.fixed = np.zeros((0, 2)), np.zeros((0, quantities))
+        self.bounds, self.fixed = np.zeros((0, 2)), np.zeros((0, len(mix)))
         # As places on the line, and as the numbers of these places.
         self.borders, self.chosen = np.zeros(0), np.zeros(0, int)
-        self.residuals, self.known = np.zeros((0, 0)), np.zeros((0, 0))
+        self.residuals = self.known = self.integral = np.zeros((0, 0))
 
     def learn(
         self, tags: np.ndarray, cotangents: np.ndarray, slopes: np.ndarray, nodes: np.ndarray
@@ -60,22 +61,18 @@ class Direction:
 
     def residuals_between(
         self,
-        integral: np.ndarray,
-        mix: np.ndarray,
         tags: np.ndarray | int,
         start: np.ndarray | np.int64,
         stop: np.ndarray | np.int64,
     ) -> np.ndarray:
         """(interval, quantity): what each tag contributes to the interval between two places, less
-        the known change there. `integral`, `mix`: of the `Partition`.
+        the known change there.
         """
-        jacobians = integral[stop] - integral[start]
+        jacobians = self.integral[stop] - self.integral[start]
         sampled = np.einsum("...qo,...o->...q", jacobians, self.velocities[tags])
-        return sampled @ mix.T - (self.known[stop] - self.known[start])
+        return sampled @ self.mix.T - (self.known[stop] - self.known[start])
 
-    def start_borders(
-        self, places: np.ndarray, integral: np.ndarray, mix: np.ndarray
-    ) -> list[tuple[int, np.ndarray, float]]:
+    def start_borders(self, places: np.ndarray) -> list[tuple[int, np.ndarray, float]]:
         """Puts the borders near the middles between tags; (number, places it may move to, middle)
         of each border that can move.
         """
@@ -93,21 +90,18 @@ class Direction:
                 inner = between[1:-1] if len(between) > 2 else between[1:]
                 self.chosen[k] = inner[np.abs(places[inner] - middle).argmin()]
                 movable.append((k, between, middle))
-        self.residuals = self.residuals_between(
-            integral, mix, np.arange(len(self.tags)), self.chosen[:-1], self.chosen[1:]
-        )
+        tags = np.arange(len(self.tags))
+        self.residuals = self.residuals_between(tags, self.chosen[:-1], self.chosen[1:])
         known = np.diff(self.known[self.chosen], axis=0)
         self.residuals[self.committed] = (self.fixed - known)[self.committed]
         return movable
 
-    def commit(
-        self, integral: np.ndarray, tags: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def commit(self, tags: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Weights these tags (a mask) for good: their gradients' numbers, and what each counts in
         the maps and in the maps' change when of every two neighbours one is left out and the other
         takes over its interval.
         """
-        jacobians = np.diff(integral[self.chosen], axis=0)
+        jacobians = np.diff(self.integral[self.chosen], axis=0)
         weights = np.einsum("kqo,kob->kbq", jacobians, self.inverses)
         contrasts = np.zeros_like(weights)
         for kept, dropped in neighbour_pairs(tags):

@@ -86,12 +86,13 @@ class Path:
     result: Any = None
     sum: np.ndarray = field(init=False)
     contrast_sum: np.ndarray = field(init=False)  # only if `contrasted`
-    missing_rows: int = field(default=0, init=False)  # of the present request
+    # What the refinement waits for, and how many of its rows: none when the refinement has ended.
+    request: Request = field(init=False, repr=False)
+    missing_rows: int = field(default=0, init=False)
     # On the device: baseline and difference (2, …), and the extras.
     tensors: list[Any] = field(init=False, repr=False)
     _sums: GradientSums = field(init=False, repr=False)
     _asked: int = field(default=0, init=False, repr=False)  # gradients to be kept so far
-    _request: Request | None = field(default=None, init=False, repr=False)
     _answer: Values | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -100,16 +101,6 @@ class Path:
         self.tensors = [backend.tensor(array) for array in (line, *self.extras)]
         self._sums = GradientSums(self.basis, self.difference.shape, self.contrasted)
         self._advance(None)
-
-    @property
-    def done(self) -> bool:
-        return self._request is None
-
-    @property
-    def request(self) -> Request:
-        """What the refinement waits for, until it has ended."""
-        assert self._request is not None
-        return self._request
 
     @property
     def width(self) -> int:
@@ -138,17 +129,16 @@ class Path:
     def _add(self, row: int, gradients: Sequence[Any]) -> None:
         """Adds a row's gradients to the sums, or keeps them for a `Commit`."""
         request = self.request
-        if request.targets is not None:
-            for target, gradient in zip(request.targets[row], gradients, strict=True):
-                if target >= 0:
-                    self._sums.add(int(target), gradient)
-        elif request.contrast is None:
+        if request.contrast is None and request.targets is None:
             first = self._asked - (len(request.alphas) - row) * self.width
             for node, gradient in enumerate(gradients, start=first):
                 self._sums.keep(node, gradient)
-        else:
-            for number, gradient in enumerate(gradients):
-                self._sums.add(number, gradient, float(request.contrast[row]))
+            return
+        targets = range(self.width) if request.targets is None else request.targets[row].tolist()
+        contrast = 0.0 if request.contrast is None else float(request.contrast[row])
+        for target, gradient in zip(targets, gradients, strict=True):
+            if target >= 0:
+                self._sums.add(target, gradient, contrast)
 
     def _advance(self, values: Values | None) -> None:
         """Hands the refinement the answer to its request, and takes in its next request."""
@@ -159,10 +149,10 @@ class Path:
                 self._sums.commit(message)
                 message = next(self.refinement)
         except StopIteration as stop:
-            self._request, self.result = None, stop.value
+            self.result = stop.value
             self.sum, self.contrast_sum = self._sums.fetched()
             return
-        self._request, self.missing_rows = message, len(message.alphas)
+        self.request, self.missing_rows = message, len(message.alphas)
         if message.contrast is None and message.targets is None:
             self._asked += self.missing_rows * self.width
 
@@ -197,7 +187,6 @@ class Evaluator:
         self.function, self.batch_size = function, batch_size
         # Whether the function answers (n,): known after the first call.
         self.squeezed: bool | None = None
-        self._outputs: int | None = None
 
         def outputs(x: Any, *extras: Any) -> Any:
             answer = function(x, *extras)
@@ -228,24 +217,18 @@ class Evaluator:
         self._values = backend.compiled(values)
         self._products = backend.compiled(products)
 
-    def values(self, x: np.ndarray, *extras: np.ndarray) -> np.ndarray:
+    def values(self, x: np.ndarray) -> np.ndarray:
         """The function's outputs (n, output) at any number of inputs."""
 
         def value() -> Refinement:
             return (yield Request(np.zeros(1))).outputs[0].astype(np.float32)
 
         paths = (
-            Path(place, row, np.zeros_like(row), value(), 0, tuple(own), contrasted=False)
-            for place, (row, *own) in enumerate(zip(x, *extras, strict=True))
+            Path(place, row, np.zeros_like(row), value(), 0, contrasted=False)
+            for place, row in enumerate(x)
         )
         found = sorted(self.run(paths), key=lambda path: path.key)
         return np.stack([path.result for path in found])
-
-    def outputs_of(self, x: np.ndarray) -> int:
-        """How many numbers the function answers per row; at first it takes a batch to know."""
-        if self._outputs is None:
-            self._outputs = self.values(x).shape[1]
-        return self._outputs
 
     def run(self, paths: Iterable[Path]) -> Iterator[Path]:
         """Each path when its refinement has ended; paths are drawn only as batches have room, so
@@ -261,11 +244,11 @@ class Evaluator:
         source: Iterator[Path] | None = iter(paths)
 
         def enlist(path: Path) -> Iterator[Path]:
-            if path.done:
-                yield path
-            else:
+            if path.missing_rows:
                 rows = waiting.setdefault(path.width, deque())
                 rows.extend((path, row) for row in range(path.missing_rows))
+            else:
+                yield path
 
         def urgency(width: int) -> tuple[bool, bool, int]:
             # Gradients first: a short batch of them has room for forwards, not the other way round.
@@ -305,7 +288,7 @@ class Evaluator:
             try:
                 batches.append(self._batch(part, width))
             except Exception as error:
-                self._halve(error)
+                self.batch_size = memory.halved(self.batch_size, error)
             else:
                 start += len(part)
         return batches
@@ -315,7 +298,7 @@ class Evaluator:
         try:
             outputs, slopes = map(backend.fetched, (batch.outputs, batch.slopes))
         except Exception as error:  # a device that works by itself says so only now
-            self._halve(error)
+            self.batch_size = memory.halved(self.batch_size, error)
             parts = self._started(batch.rows, batch.width)
             return [path for part in parts for path in self._finished(part)]
         answered = []
@@ -324,12 +307,6 @@ class Evaluator:
                 answered.append(path)
             path.take(row, outputs[place], slopes[place], batch.gradients[place])
         return answered
-
-    def _halve(self, error: Exception) -> None:
-        """Smaller batches from now on; raises what is no lack of memory, or cannot be helped."""
-        if self.batch_size == 1 or not memory.is_out_of_memory(error):
-            raise error
-        self.batch_size //= 2
 
     def _batch(self, rows: list[tuple[Path, int]], width: int) -> _Batch:
         """One call, padded with copies of the last row so that one compiled shape serves all."""

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dr_lib.attribution.evaluator import Evaluator
-from dr_lib.attribution.integrated import ImageAttribution, RefinementMaker, attributions
+from dr_lib.attribution.integrated import ImageAttribution, attributions
 from dr_lib.attribution.neurons import (
     NeuronEngine,
     flat_activations,
@@ -100,17 +100,8 @@ class Explainer:
         logits = logits_model(model)
         self.pixels = Evaluator(flat_activations(logits), batch)
 
-        self.pixel_refinement = RefinementMaker(
-            params.points,
-            params.rule,
-            params.tolerance or None,
-            params.max_points,
-            params.floor,
-            params.residual_tolerance or None,
-        )
-        refinement = replace(self.pixel_refinement, points=params.layer_points)
         self.layers = {
-            name: _Layer(logits, name, shape, params, refinement, batch)
+            name: _Layer(logits, name, shape, params, batch)
             for name, shape in layer_shapes(model, params).items()
         }
         self.lesions = (
@@ -167,12 +158,11 @@ class Explainer:
         return result
 
     def _explain_pixels(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        refinement = self.params.refinement(self.params.points)
         baseline = np.zeros(x.shape[1:], np.float32)  # half-gray carries no information (METHOD §4)
         images = {
             image.index: {"attribution": image.values.sum(axis=-1)} | image.numbers()
-            for image in attributions(
-                self.pixels, self.quantities, x, baseline, self.pixel_refinement
-            )
+            for image in attributions(self.pixels, self.quantities, x, baseline, refinement)
         }
         return {
             f"pixels/{key}": np.array([images[index][key] for index in range(len(x))], dtype)
@@ -198,14 +188,13 @@ class _Layer:
         name: str,
         shape: LayerShape,
         params: AttributionParams,
-        refinement: RefinementMaker,
         batch: int,
     ) -> None:
-        self.params, self.refinement = params, refinement
-        most, adapts = params.neuron_points, refinement.tolerance is not None
+        self.params, most = params, params.neuron_points
+        self.refinement = params.refinement(params.layer_points)
         self.neuron_refinement = replace(
-            refinement,
-            points=-(-most // NEURON_START) if adapts else most,
+            self.refinement,
+            points=-(-most // NEURON_START) if params.tolerance else most,
             max_points=most,
             residual_tolerance=GAP_ALONE,
         )

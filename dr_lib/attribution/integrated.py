@@ -98,8 +98,8 @@ class RefinementMaker:
             return
         if self.rule != "midpoint":
             raise ValueError(
-                "points that adapt to a tolerance start as midpoints: rule must be midpoint, not"
-                f" {self.rule!r}"
+                f"points that adapt start as midpoints: rule must be midpoint, not {self.rule!r};"
+                " in a configuration tolerance = 0 leaves the points fixed"
             )
         if self.max_points < self.points:
             raise ValueError(
@@ -185,7 +185,7 @@ def integrated_gradients(
     if len(inputs) == 0:
         raise ValueError("there are no inputs to attribute")
     if quantities is None:
-        quantities = identity_quantities(evaluator.outputs_of(inputs[:1]))
+        quantities = identity_quantities(evaluator.values(inputs[:1]).shape[1])
     maps = attributions(
         evaluator,
         quantities,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64, Integer
 
 from dr_lib.attribution.evaluator import Evaluator, Path
-from dr_lib.attribution.integrated import FLOOR, RefinementMaker
+from dr_lib.attribution.integrated import RefinementMaker
 from dr_lib.attribution.quadrature import quadrature
 from dr_lib.attribution.quantities import identity_quantities
 from dr_lib.attribution.receptive import cone, receptive_field, window_origin, window_side
@@ -227,12 +227,8 @@ def neuron_regions(
     neurons: Sequence[Integer[np.ndarray, "rank axis"]],
     *,
     points: int = 50,
-    rule: str = "midpoint",
-    tolerance: float | None = None,
-    max_points: int = 256,
-    floor: float = FLOOR,
-    residual_tolerance: float | None = None,
     batch_size: int = 16,
+    **settings: Any,
 ) -> Regions:
     """The active region of each neuron: IG with F = h_j(x), on the window that holds the neuron's
     receptive field (METHOD §5.3).
@@ -248,8 +244,8 @@ def neuron_regions(
     inputs: (n, H, W, C). baselines: the same, or (H, W, C) for all.
     neurons: for each input an index array (k, 3) of (y, x, channel), or (k, 1) for a layer without
         positions; k is the same for all.
-    points, rule, tolerance, max_points, floor, residual_tolerance: as in `integrated_gradients`, of
-        a single neuron.
+    points, settings: `rule`, `tolerance`, `max_points`, `floor` and `residual_tolerance` as in
+        `integrated_gradients`, of a single neuron.
 
     Returns
     -------
@@ -263,7 +259,7 @@ def neuron_regions(
         np.asarray(inputs, np.float32),
         np.asarray(baselines, np.float32),
         neurons,
-        RefinementMaker(points, rule, tolerance, max_points, floor, residual_tolerance),
+        RefinementMaker(points, **settings),
     )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval
 
+from dr_lib.attribution.integrated import RefinementMaker
 from dr_lib.attribution.quadrature import quadrature
 from dr_lib.attribution.quantities import stage_quantities
 from dr_lib.network.backend import Precision
@@ -72,22 +73,27 @@ class AttributionParams(Settings):
     def check(self) -> None:
         if not self.quantities:
             raise ValueError("quantities must name at least one outcome")
-        if len(set(self.quantities)) < len(self.quantities) or len(set(self.layers)) < len(
-            self.layers
-        ):
+        if any(len(set(names)) < len(names) for names in (self.quantities, self.layers)):
             raise ValueError("quantities and layers must each be named once")
         stage_quantities(self.quantities)
         if self.layer_quantity != "predicted":
             stage_quantities((self.layer_quantity,))
-        for points in (self.points, self.layer_points, self.neuron_points):
-            quadrature(self.rule, points)
-        quadrature("midpoint", self.lesion_points)
-        if self.tolerance and self.rule != "midpoint":
-            raise ValueError(
-                f"points that adapt start as midpoints: set tolerance = 0 to use the {self.rule}"
-                " rule"
-            )
         if self.max_points < max(self.points, self.layer_points):
             raise ValueError(
                 f"max_points ({self.max_points}) must be at least points and layer_points"
             )
+        for points in (self.points, self.layer_points):
+            self.refinement(points)  # refuses impossible rules
+        quadrature(self.rule, self.neuron_points)
+        quadrature("midpoint", self.lesion_points)
+
+    def refinement(self, points: int) -> RefinementMaker:
+        """How points are chosen on a line that starts with this many."""
+        return RefinementMaker(
+            points,
+            self.rule,
+            self.tolerance or None,
+            self.max_points,
+            self.floor,
+            self.residual_tolerance or None,
+        )

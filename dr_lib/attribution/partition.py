@@ -53,18 +53,16 @@ class Partition:
     ) -> None:
         self.basis, self.mix, self.allowed = quantities.basis(), quantities.mix(), allowed
         self.tolerance, self.residual_tolerance = tolerance, residual_tolerance
-        self.places, self.outputs = np.zeros(0), np.zeros((0, outputs.shape[1]))
+        self.places, self.outputs = places, outputs
         self.nodes = 0  # gradients taken so far: backward passes
         # Backward passes for a tag in every direction, and for one in a single direction.
         self.width = self.each = len(self.basis.probability_weights)
         self.vectors: np.ndarray | None = None
         projectors = np.eye(outputs.shape[1])[None]
-        self.directions: list[Direction] = []
-        self.learn_values(places, outputs)
         if (cotangents := self.basis.constant_cotangents()) is not None:
             self.vectors, self.each = self._principal(cotangents), 1
             projectors = [np.outer(vector, vector) for vector in self.vectors]
-        self.directions = [Direction(part, self.each, len(self.mix)) for part in projectors]
+        self.directions = [Direction(part, self.each, self.mix) for part in projectors]
         self._integrate()
 
     def learn_values(self, places: np.ndarray, outputs: np.ndarray) -> None:
@@ -77,18 +75,16 @@ class Partition:
         values, cells = self.basis.values(self.outputs), np.diff(self.places)[:, None, None]
         self.travelled = np.abs(np.diff(values @ self.mix.T, axis=0)).sum(axis=0)
         jacobians = self.basis.mean_jacobian(self.outputs[:-1], self.outputs[1:])
-        self._integral = _running(cells * jacobians)
-        moved = np.diff(self.outputs, axis=0)
+        integral, moved = _running(cells * jacobians), np.diff(self.outputs, axis=0)
         changes = [
             np.einsum("cqo,op,cp->cq", jacobians, direction.projector, moved)
             for direction in self.directions
         ]
-        if changes:
-            # What the inner rule of `mean_jacobian` leaves over, 1e-6 at most, goes to the first:
-            # the sum is exact.
-            changes[0] += np.diff(values, axis=0) - sum(changes)
+        # What the inner rule of `mean_jacobian` leaves over, 1e-6 at most, goes to the first: the
+        # sum is exact.
+        changes[0] += np.diff(values, axis=0) - sum(changes)
         for direction, change in zip(self.directions, changes, strict=True):
-            direction.known = _running(change @ self.mix.T)
+            direction.integral, direction.known = integral, _running(change @ self.mix.T)
 
     def _principal(self, cotangents: np.ndarray) -> Float64[np.ndarray, "direction output"]:
         """Orthonormal directions that hold the quantities' derivative, those first along which it
@@ -167,11 +163,10 @@ class Partition:
         """Borders between neighbouring tags, at known places: near the middle, moved where that
         lessens gap and residuals.
         """
-        exact = (self._integral, self.mix)
         movable = [
             (direction, *border)
             for direction in self.directions
-            for border in direction.start_borders(self.places, *exact)
+            for border in direction.start_borders(self.places)
         ]
         total = self.residuals.sum(axis=0)
         limits = np.maximum(self.tolerance * self.travelled, self.allowed)
@@ -182,8 +177,8 @@ class Partition:
                 candidates = between[(between > before) & (between < after)]
                 if not len(candidates):
                     continue
-                left = direction.residuals_between(*exact, k - 1, before, candidates)
-                right = direction.residuals_between(*exact, k, candidates, after)
+                left = direction.residuals_between(k - 1, before, candidates)
+                right = direction.residuals_between(k, candidates, after)
                 residuals = direction.residuals
                 totals = total - residuals[k - 1] - residuals[k] + left + right
                 sizes = OWN_RESIDUAL * ((np.abs(left) + np.abs(right)) / limits).mean(axis=-1)
@@ -281,8 +276,7 @@ class Partition:
                 chosen[number][k : k + 2] = True
                 still_open -= 2 * self.each
         parts = [
-            direction.commit(self._integral, tags)
-            for direction, tags in zip(self.directions, chosen, strict=True)
+            direction.commit(tags) for direction, tags in zip(self.directions, chosen, strict=True)
         ]
         return Commit(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 

@@ -129,16 +129,16 @@ def stage_quantities(quantities: tuple[str, ...], stages: int = STAGE_COUNT) -> 
         if name == "referable":
             probability[row, 2:] = 1
             continue
-        match = re.fullmatch(r"(stage|logit|logodds)(\d)(?::(\d))?", name)
-        numbers = [int(number) for number in match.groups()[1:] if number] if match else []
-        if not match or len(numbers) != 1 + (match[1] == "logodds") or max(numbers) >= stages:
+        match = re.fullmatch(r"(stage|logit)(\d)|logodds(\d):(\d)", name)
+        kind, *digits = match.groups() if match else (None,)
+        numbers = [int(digit) for digit in digits if digit]
+        if not numbers or max(numbers) >= stages:
             raise ValueError(
                 f'a quantity is "stage0" … "stage{stages - 1}", "referable", "logit3" or'
                 f' "logodds3:0", not {name!r}'
             )
-        (probability if match[1] == "stage" else logit)[row, numbers[0]] = 1
-        if match[1] == "logodds":
-            logit[row, numbers[1]] -= 1
+        (probability if kind == "stage" else logit)[row, numbers[0]] = 1
+        logit[row, numbers[1:]] -= 1
     return QuantityMap(probability, logit)
 
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
-from dr_lib.network.graph import called, calls
+from dr_lib.network.graph import calls
 
 if TYPE_CHECKING:
     import keras
@@ -50,8 +50,8 @@ MERGES = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Mult
 
 # Something for each axis, (y, x).
 Axes = tuple[int, ...]
-# (first, end) per axis, of places.
-Span = tuple[tuple[int, int], ...]
+# The first place and the end, of each axis.
+Span = Int[np.ndarray, "axis 2"]
 # A unit so far from the first that branches of different strides no longer overlap on its way.
 FAR = 1 << 20
 
@@ -100,29 +100,28 @@ def receptive_field(lower: "keras.Model") -> ReceptiveField:
     if len(source.shape) != 4 or any(unknown):
         return ReceptiveField(tuple(source.shape[1:3]), (1, 1), (0, 0), whole=True)
     first, far = (unit_spans(lower, place)[id(source)] for place in (0, FAR))
-    size, far_size = (tuple(end - start for start, end in span) for span in (first, far))
-    if size != far_size:
+    size = np.diff(first)
+    if (size != np.diff(far)).any():
         raise ValueError(
             "branches of different strides meet in one layer: its units see no regular grid of"
             " windows"
         )
-    top, left = (start for start, _ in first)
-    far_top, far_left = (start for start, _ in far)
-    stride = ((far_top - top) // FAR, (far_left - left) // FAR)
-    return ReceptiveField(size, stride, (top, left))
+    offset, (stride_y, stride_x) = first[:, 0], ((far - first)[:, 0] // FAR).tolist()
+    return ReceptiveField(tuple(size[:, 0].tolist()), (stride_y, stride_x), tuple(offset.tolist()))
 
 
 def unit_spans(lower: "keras.Model", place: int = 0) -> dict[int, Span]:
     """For every tensor of a model whose layers are all known here, by the tensor's id: the places
     that unit (place, place) is computed from, padding included.
     """
-    spans: dict[int, Span] = {id(lower.outputs[0]): ((place, place + 1),) * 2}
+    spans: dict[int, Span] = {id(lower.outputs[0]): np.array([[place, place + 1]] * 2)}
     for layer, sources, outputs in reversed(list(calls(lower))):
         for source in sources:
             seen = reach(layer, source, spans[id(outputs[0])])
             # Another layer may look at the same tensor: the places of both.
-            both = zip(spans.get(id(source), seen), seen, strict=True)
-            spans[id(source)] = tuple((min(a, c), max(b, d)) for (a, b), (c, d) in both)
+            (first, end), (other, last) = spans.get(id(source), seen).T, seen.T
+            both = np.minimum(first, other), np.maximum(end, last)
+            spans[id(source)] = np.stack(both, axis=1)
     return spans
 
 
@@ -130,12 +129,8 @@ def reach(layer: Any, source: Any, span: Span) -> Span:
     """The places of a layer's input that the places of its output in `span` are computed from,
     padding included.
     """
-    slides = sliding(layer, source)
-    assert slides is not None
-    return tuple(
-        (first * stride - pad, (end - 1) * stride - pad + kernel)
-        for (first, end), kernel, stride, pad in zip(span, *slides, strict=True)
-    )
+    (kernel, stride, pad), (first, end) = np.array(sliding(layer, source)), span.T
+    return np.stack([first * stride, (end - 1) * stride + kernel], axis=1) - pad[:, np.newaxis]
 
 
 def window_side(lower: "keras.Model", input_size: int) -> int:
@@ -241,10 +236,8 @@ def cone(lower: "keras.Model") -> Callable[[Any], Any] | None:
             seen = []
             for source in sources:
                 wanted = reach(layer, source, spans[id(outputs[0])])
-                rows, columns = (
-                    slice(first - start, end - start)
-                    for (first, end), (start, _) in zip(wanted, spans[id(source)], strict=True)
-                )
+                places = wanted - spans[id(source)][:, :1]
+                rows, columns = (slice(*axis) for axis in places.tolist())
                 seen.append(tensors[id(source)][:, rows, columns])
             tensors[id(outputs[0])] = _applied(layer, seen)
         return ops.squeeze(tensors[id(lower.outputs[0])], (1, 2))
@@ -281,4 +274,5 @@ def _applied(layer: Any, inputs: list[Any]) -> Any:
     if kind in ("MaxPooling2D", "AveragePooling2D"):
         pool = ops.max_pool if kind == "MaxPooling2D" else ops.average_pool
         return pool(inputs[0], layer.pool_size, layer.strides, "valid", "channels_last")
-    return called(layer, inputs)
+    flags = {"training": False} if getattr(layer, "_call_has_training_arg", False) else {}
+    return layer(inputs[0] if len(inputs) == 1 else inputs, **flags)

@@ -57,14 +57,13 @@ def fixed_refinement(
     constant = basis.constant_cotangents()
     start, stop = quantities.values((yield Request(np.array([0.0, 1.0]))).outputs)
     factors, total = halving(weights), 0.0
-    if constant is None:
-        here = (yield Request(alphas)).outputs
+    if constant is None or not quantities.probability_weights.any():
+        # Without probabilities the derivative is the same everywhere.
+        here = np.zeros((len(alphas), basis.logit_weights.shape[1]))
+        if constant is None:
+            here = (yield Request(alphas)).outputs
         jacobians = weights[:, None, None] * basis.mean_jacobian(here, here)
         total = (yield Request(alphas, jacobians, factors)).slopes.sum(axis=0)
-    elif not quantities.probability_weights.any():
-        total = (
-            yield Request(alphas, weights[:, None, None] * basis.logit_weights, factors)
-        ).slopes.sum(axis=0)
     else:
         # The quantities' derivative is known only after the pass: keep a few gradients rather than
         # pass twice.

@@ -58,7 +58,10 @@ WHOLE = 0.6
 
 def quality_of(photo: Scaled, disc: Disc, params: PreprocessParams) -> dict[str, float]:
     """The measures of a photograph at the output's scale: a number for each name of MEASURES."""
-    pixels, seen = _at_own_size(photo.pixels, photo.seen.view(np.uint8))
+    side = (SIDE, SIDE)
+    how = cv2.INTER_AREA if len(photo.pixels) > SIDE else cv2.INTER_LINEAR
+    pixels = cv2.resize(photo.pixels, side, interpolation=how)
+    seen = cv2.resize(photo.seen.view(np.uint8), side, interpolation=cv2.INTER_NEAREST)
     kept = across(SIDE) < 1 - params.crop
     seen = seen * kept.astype(np.uint8)
     core = cv2.erode(seen, np.ones((9, 9), np.uint8)).astype(
@@ -80,7 +83,7 @@ def quality_of(photo: Scaled, disc: Disc, params: PreprocessParams) -> dict[str,
     # after σ = 2 half the resolution loses nothing
     half = cv2.resize(red_middle, (SIDE // 2, SIDE // 2), interpolation=cv2.INTER_AREA)
     # 2² + (2·√3)² = 4²
-    wide = cv2.resize(cv2.GaussianBlur(half, (0, 0), np.sqrt(3.0)), (SIDE, SIDE))
+    wide = cv2.resize(cv2.GaussianBlur(half, (0, 0), np.sqrt(3.0)), side)
     # The root mean square of each detail in the blocks that are mostly retina.
     red_fine, red_middle, green_fine = (
         np.sqrt(_block_means(detail * detail * core)[full] / share[full])
@@ -128,15 +131,6 @@ def score_parts(
     for name in ("visible", "confidence"):
         parts[name] = np.log(np.clip(measures[name] / WHOLE, 1e-6, 1.0))
     return parts
-
-
-def _at_own_size(pixels, seen):
-    if len(pixels) == SIDE:
-        return pixels, seen
-    how = cv2.INTER_AREA if len(pixels) > SIDE else cv2.INTER_LINEAR
-    return cv2.resize(pixels, (SIDE, SIDE), interpolation=how), cv2.resize(
-        seen, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST
-    )
 
 
 def _block_means(image):

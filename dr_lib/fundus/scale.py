@@ -97,12 +97,9 @@ def scaled(
         for scale in scales
     ]
     sigmas = np.sqrt(np.maximum(missing, 0.0)).tolist()
-    if max(sigmas) > 0.2:
-        part = cv2.sepFilter2D(
-            part, cv2.CV_32F, *(_kernel(s) for s in sigmas), borderType=cv2.BORDER_REPLICATE
-        )
-    else:
-        part = part.astype(np.float32)
+    part = cv2.sepFilter2D(
+        part, cv2.CV_32F, *(_kernel(s) for s in sigmas), borderType=cv2.BORDER_REPLICATE
+    )
     affine = matrix(here, size)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     pixels = cv2.warpAffine(

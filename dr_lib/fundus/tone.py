@@ -54,11 +54,7 @@ def _blurred(pixels, seen, sigma):
         for image in (total, weight)
     )
     mean = total / np.maximum(weight, 1e-4)[..., None]
-    return (
-        mean
-        if mean.shape[:2] == size
-        else cv2.resize(mean, size[::-1], interpolation=cv2.INTER_LINEAR)
-    )
+    return cv2.resize(mean, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _straighten(blurred, first, last, sigma):

@@ -190,7 +190,7 @@ def engine_average_gradient(params: LinearityParams) -> AverageGradient:
 
 def _batches(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """The rows in order, at most `batch_size` at a time."""
-    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    return np.split(rows, range(batch_size, len(rows), batch_size))
 
 
 class _Above:

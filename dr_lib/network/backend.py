@@ -294,13 +294,10 @@ def _is_no_retracing(record: logging.LogRecord) -> bool:
 
 def tensor(array: np.ndarray) -> Any:
     """The array as the backend's tensor, dtype unchanged."""
-    if name() == "tensorflow":
-        import tensorflow as tf
+    name()
+    from keras import ops
 
-        return tf.convert_to_tensor(array)
-    import jax.numpy as jnp
-
-    return jnp.asarray(array)
+    return ops.convert_to_tensor(array)
 
 
 def stack(tensors: Sequence[Any]) -> Any:

@@ -44,9 +44,7 @@ class Batches:
             try:
                 answers.append(np.asarray(function(backend.tensor(batch)))[: len(piece)])
             except Exception as error:
-                if self.batch_size == 1 or not memory.is_out_of_memory(error):
-                    raise
-                self.batch_size //= 2
+                self.batch_size = memory.halved(self.batch_size, error)
             else:
                 start += len(piece)
         return np.concatenate(answers)

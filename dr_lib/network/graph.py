@@ -68,15 +68,4 @@ def rebuilt(model: "keras.Model", size: int) -> "keras.Model":
 
     source = model.inputs[0]
     inputs = keras.Input((size, size, source.shape[-1]), name="window", dtype=source.dtype)
-    tensors = {id(source): inputs}
-    for layer, sources, outputs in calls(model):
-        if sources:
-            seen = [tensors[id(tensor)] for tensor in sources]
-            tensors[id(outputs[0])] = called(layer, seen)
-    return keras.Model(inputs, tensors[id(model.outputs[0])], name=f"{model.name}_window{size}")
-
-
-def called(layer: Any, inputs: list[Any]) -> Any:
-    """The layer's answer in inference mode."""
-    flags = {"training": False} if getattr(layer, "_call_has_training_arg", False) else {}
-    return layer(inputs[0] if len(inputs) == 1 else inputs, **flags)
+    return keras.models.clone_model(model, inputs, clone_function=lambda layer: layer)

@@ -30,6 +30,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in said for words in _MEMORY_WORDS)
 
 
+def halved(batch_size: int, error: Exception) -> int:
+    """The size of a batch where this one ran out of memory. Raises any other error, and where one
+    row is too much.
+    """
+    if batch_size == 1 or not is_out_of_memory(error):
+        raise error
+    return batch_size // 2
+
+
 def _cgroup_free_bytes(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
     """What a container's own limit leaves, if it has one: the machine's free memory says nothing
     about that.

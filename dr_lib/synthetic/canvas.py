@@ -20,7 +20,6 @@ MARGIN = 1.1  # half the patch's side, in retina radii: the notch at the rim lie
 LABELS = {kind: label for label, kind in enumerate(("none", "optic_disc", *LESION_TYPES))}
 
 SHIFT = 4  # OpenCV draws at sixteenths of a pixel
-Colour = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -29,21 +28,16 @@ class Skin:
     choroid shows.
     """
 
-    colour: Colour
+    colour: Float[np.ndarray, "channel"]
     mottling: float
     choroid: float
     macula: float
 
-    def paler(self, share: float, ceiling: Colour) -> Colour:
+    def paler(self, share: float, ceiling: tuple[float, float, float]) -> np.ndarray:
         """The skin's colour moved by `share` toward `ceiling`, which counts in the skin's
         brightest channel.
         """
-        bright = max(self.colour)
-        red, green, blue = (
-            level + share * (bright * high - level)
-            for level, high in zip(self.colour, ceiling, strict=True)
-        )
-        return red, green, blue
+        return self.colour + share * (self.colour.max() * np.array(ceiling) - self.colour)
 
 
 class Patch:
@@ -95,12 +89,10 @@ class Canvas:
         ys = (np.arange(low_y, high_y, dtype=np.float32) - half) / radius - np.float32(y)
         return np.s_[low_y:high_y, low_x:high_x], xs[None, :], ys[:, None]
 
-    def blend(
-        self, window: tuple[slice, slice], alpha: np.ndarray, colour: np.ndarray | Colour
-    ) -> None:
+    def blend(self, window: tuple[slice, slice], alpha: np.ndarray, colour: np.ndarray) -> None:
         """Mixes a colour (or an image of colours) into the background, `alpha` of it."""
         part = self.retina[window]
-        part += alpha[..., None].astype(np.float32) * (np.asarray(colour, np.float32) - part)
+        part += alpha[..., None].astype(np.float32) * (colour.astype(np.float32) - part)
 
     def fill(self, outline: Float[np.ndarray, "point 2"], passing: np.ndarray, kind: str) -> None:
         """Fills an outline with blood that lets `passing` (0…255 RGB) through, and with its

@@ -9,7 +9,6 @@ import pathlib
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -33,8 +32,8 @@ class Camera:
     fill: the disc's diameter over the frame's height (above 1: cut at top and bottom).
     tone: colour of an average retina, 0…1 RGB.
     rim: colour of the light that leaks in at the disc's edge, 0…1 RGB.
-    notch, notch_degrees: shape of the marker at the rim, and its direction, clockwise from the
-        right.
+    notch, notch_degrees: corners of the marker at the rim, in retina radii outward from the centre
+        and along the rim (none: no marker), and its direction, clockwise from the right.
     border: grey level outside the disc, 0…255.
     blur: sigma in retina radii. grain: sigma of the noise in grey levels.
     share: how often patients are photographed with it.
@@ -46,7 +45,7 @@ class Camera:
     fill: float
     tone: Sequence[float]
     rim: Sequence[float]
-    notch: Literal["none", "triangle", "square", "round"]
+    notch: Sequence[Sequence[float]]
     notch_degrees: float
     border: float
     blur: float
@@ -107,8 +106,6 @@ class Shot:
             flags=cv2.INTER_NEAREST,
             borderValue=border,
         )
-        if self.scale == 1.0:
-            return work
         return cv2.resize(work, (self.width, self.height), interpolation=interpolation)
 
 
@@ -153,8 +150,11 @@ def expose(
     blurred and noisy.
     """
     camera, patch = shot.camera, shot.patch
-    lit = cv2.multiply(retina, _light(patch, exposure, rng))
-    lit = cv2.add(lit, _rim_light(patch, camera, exposure, rng))
+    # Light changes slowly: a coarse grid on the patch is enough.
+    axis, side = np.linspace(-MARGIN, MARGIN, 160, dtype=np.float32), (patch.side, patch.side)
+    x, y = axis[None, :], axis[:, None]
+    lit = cv2.multiply(retina, cv2.resize(_light(x, y, exposure, rng), side))
+    lit = cv2.add(lit, cv2.resize(_rim_light(x, y, camera.rim, exposure, rng), side))
     sigma = max(0.45, patch.radius * camera.blur * rng.uniform(0.75, 1.5))
     picture = cv2.convertScaleAbs(cv2.GaussianBlur(lit, (0, 0), sigma), alpha=255.0)
     opening = _opening(patch, camera)
@@ -172,17 +172,8 @@ def visible(patch: Patch) -> UInt8[np.ndarray, "side side"]:
     return cv2.circle(disc, (patch.half, patch.half), int(patch.radius) - 2, 1, -1)
 
 
-def _grid() -> tuple[np.ndarray, np.ndarray]:
-    """x (1, 160) and y (160, 1) of a coarse grid on the patch."""
-    axis = np.linspace(-MARGIN, MARGIN, 160, dtype=np.float32)
-    return axis[None, :], axis[:, None]
-
-
-def _light(patch: Patch, exposure: float, rng: np.random.Generator) -> np.ndarray:
-    """Vignette, a tilt of the light and slow shadows, on a coarse grid; the channels differ a
-    little.
-    """
-    x, y = _grid()
+def _light(x: np.ndarray, y: np.ndarray, exposure: float, rng: np.random.Generator) -> np.ndarray:
+    """Vignette, a tilt of the light and slow shadows; the channels differ a little."""
     centre_x, centre_y = rng.normal(0, 0.16, 2)
     distance = (x - centre_x) ** 2 + (y - centre_y) ** 2
     direction = rng.uniform(0, 2 * np.pi)
@@ -191,21 +182,24 @@ def _light(patch: Patch, exposure: float, rng: np.random.Generator) -> np.ndarra
     falloff = rng.uniform(0.15, 0.5)
     light = exposure * (1.12 - falloff * distance + tilt + shadows)
     light = cv2.merge([light, light * (1 - 0.1 * distance), light * (1 - 0.05 * distance)])
-    return cv2.resize(np.maximum(light, 0.02).astype(np.float32), (patch.side, patch.side))
+    return np.maximum(light, 0.02).astype(np.float32)
 
 
 def _rim_light(
-    patch: Patch, camera: Camera, exposure: float, rng: np.random.Generator
+    x: np.ndarray,
+    y: np.ndarray,
+    colour: Sequence[float],
+    exposure: float,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """The haze of lids and iris along the edge, strongest on one side."""
-    x, y = _grid()
     distance, angle = np.hypot(x, y), np.arctan2(y, x)
     lobe = (0.5 + 0.5 * np.cos(angle - rng.uniform(0, 2 * np.pi))) ** rng.uniform(0.6, 4.0)
     haze = exposure * 0.95 * rng.beta(1.0, 2.3) * (0.25 + 0.75 * lobe)
     haze = haze * np.exp(-np.maximum(0, 1.02 - distance) / rng.uniform(0.05, 0.16))
     veil = exposure * rng.uniform(0.0, 0.035)
-    light = cv2.merge([(haze + veil) * np.float32(channel) for channel in camera.rim])
-    return cv2.resize(light.astype(np.float32), (patch.side, patch.side))
+    light = cv2.merge([(haze + veil) * np.float32(channel) for channel in colour])
+    return light.astype(np.float32)
 
 
 def _opening(patch: Patch, camera: Camera) -> UInt8[np.ndarray, "side side"]:
@@ -213,15 +207,8 @@ def _opening(patch: Patch, camera: Camera) -> UInt8[np.ndarray, "side side"]:
     opening = np.zeros((patch.side, patch.side), np.uint8)
     centre, radius = patch.half * 16, patch.radius * 16
     cv2.circle(opening, (centre, centre), round(radius), 255, -1, cv2.LINE_AA, 4)
-    circle = np.linspace(0, 6.2, 16)
-    # Corners in retina radii: outward from the centre, and along the rim.
-    shapes = {
-        "triangle": ((0.97, -0.05), (1.06, 0.0), (0.97, 0.05)),
-        "square": ((0.97, -0.035), (1.05, -0.035), (1.05, 0.035), (0.97, 0.035)),
-        "round": np.stack([1.0 + 0.04 * np.cos(circle), 0.04 * np.sin(circle)], axis=1),
-    }
-    if camera.notch in shapes:
-        out, along = np.transpose(shapes[camera.notch])
+    if camera.notch:
+        out, along = np.transpose(camera.notch)
         corners = rotated(out, along, np.deg2rad(camera.notch_degrees), 0.0, 0.0)
         corners = np.round(centre + radius * corners).astype(np.int32)
         cv2.fillPoly(opening, [corners], 255.0, cv2.LINE_AA, 4)
@@ -294,9 +281,8 @@ def _skin(camera: Camera, rng: np.random.Generator) -> Skin:
     # Green and blue go together: apart, they make violet and olive eyes.
     yellow = rng.normal(0, 0.06)
     factors = 1.0 + np.array([rng.normal(0, 0.05), yellow, 1.3 * yellow + rng.normal(0, 0.07)])
-    red, green, blue = np.clip(np.array(camera.tone) * factors, 0.05, 0.95).tolist()
     return Skin(
-        colour=(red, green, blue),
+        colour=np.clip(np.array(camera.tone) * factors, 0.05, 0.95),
         mottling=rng.uniform(0.05, 0.11),
         choroid=rng.uniform(0.1, 0.24) if rng.random() < 0.35 else 0.0,
         macula=rng.uniform(0.45, 0.85),

@@ -2,7 +2,7 @@
 painted in the order in which one lies before another.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -38,10 +38,24 @@ def paint(canvas: Canvas, vessels: Sequence[Vessel], spots: Sequence[Spot]) -> N
     _optic_disc(canvas)
     _vessels(canvas, vessels)
     canvas.soften(0.0022)
-    _blood(canvas, spots)
+    # What takes light away, soft ones first, since each softening blurs all that lies below: blood
+    # within the retina has soft edges, a microaneurysm's are sharp.
+    _paint(canvas, spots, "haemorrhage")
+    if any(spot.kind == "haemorrhage" for spot in spots):
+        canvas.soften(0.0036)
+    _paint(canvas, spots, "microaneurysm", "new_vessels", "preretinal_haemorrhage")
+    if spots:
+        canvas.soften(0.0019)
     canvas.absorb()
     # They add light, before the vessels and the blood.
-    _paint(canvas, spots, {"soft_exudate": _soft_exudate, "hard_exudate": _hard_exudate})
+    _paint(canvas, spots, "soft_exudate", "hard_exudate")
+
+
+def _paint(canvas: Canvas, spots: Sequence[Spot], *kinds: str) -> None:
+    for kind in kinds:
+        for spot in spots:
+            if spot.kind == kind:
+                _PAINTERS[kind](canvas, spot)
 
 
 def _background(canvas: Canvas) -> None:
@@ -59,13 +73,16 @@ def _background(canvas: Canvas) -> None:
     # How much the macula darkens, the mottling varies and the hue shifts the red, green and blue
     # channel.
     effects = ((0.5, 0.6, -0.06), (0.66, 0.8, 0.09), (0.55, 0.8, 0.12))
-    field = np.empty((_COARSE, _COARSE, 3), np.float32)
-    for channel, (darkening, varying, shift) in enumerate(effects):
-        field[..., channel] = skin.colour[channel] * (
+    channels = [
+        colour
+        * (
             (1.0 - skin.macula * darkening * macula)
             * (1.0 + skin.mottling * (varying * slow + shift * hue))
             * (1.0 + 0.12 * halo)
         )
+        for colour, (darkening, varying, shift) in zip(skin.colour, effects, strict=True)
+    ]
+    field = cv2.merge(channels).astype(np.float32)
     fine = 0.5 * noise(rng, 40, side) + 0.4 * noise(rng, 110, side) + 0.3 * noise(rng, 230, side)
     fine = 1.0 + 0.4 * skin.mottling * fine
     if skin.choroid > 0:
@@ -90,7 +107,7 @@ def _optic_disc(canvas: Canvas) -> None:
     reach = marks.disc_radius * (1 + sum(wave * np.sin(n * angle) for n, wave in waves))
     distance = np.hypot(x * marks.disc_stretch, y) / reach
     shade = 1.0 + 0.08 * np.clip(-x * marks.nasal / marks.disc_radius, -1, 1)
-    rim = shade[..., None] * np.array(skin.paler(0.62, (1.42, 1.2, 0.72)))
+    rim = shade[..., None] * skin.paler(0.62, (1.42, 1.2, 0.72))
     canvas.blend(window, 0.93 * inward(distance, rng.uniform(0.02, 0.055)), rim)
     cup = np.hypot(x + 0.12 * marks.nasal * marks.disc_radius, y)
     cup = inward(cup / (marks.cup_ratio * marks.disc_radius), 0.16)
@@ -112,33 +129,6 @@ def _vessels(canvas: Canvas, vessels: Sequence[Vessel]) -> None:
             canvas.stroke(piece, colour, max(1, round(pixels)))
             if vessel.artery and pixels > 5:
                 canvas.stroke(piece, _REFLEX, max(1, round(0.22 * pixels)))
-
-
-def _blood(canvas: Canvas, spots: Sequence[Spot]) -> None:
-    """Paints the lesions that take light away; soft ones first, since each softening blurs all
-    that lies below.
-    """
-    _paint(canvas, spots, {"haemorrhage": _haemorrhage})
-    # Blood within the retina has soft edges, a microaneurysm's are sharp.
-    if any(spot.kind == "haemorrhage" for spot in spots):
-        canvas.soften(0.0036)
-    sharp = {
-        "microaneurysm": lambda canvas, spot: _blob(canvas, spot, _MICROANEURYSM, 0.1),
-        "new_vessels": _new_vessels,
-        "preretinal_haemorrhage": _preretinal,
-    }
-    _paint(canvas, spots, sharp)
-    if spots:
-        canvas.soften(0.0019)
-
-
-def _paint(
-    canvas: Canvas, spots: Sequence[Spot], painters: Mapping[str, Callable[[Canvas, Spot], None]]
-) -> None:
-    for kind, painter in painters.items():
-        for spot in spots:
-            if spot.kind == kind:
-                painter(canvas, spot)
 
 
 def _blob(canvas: Canvas, spot: Spot, passing: np.ndarray, roughness: float) -> None:
@@ -227,3 +217,13 @@ def _hard_exudate(canvas: Canvas, spot: Spot) -> None:
     share = cv2.GaussianBlur(specks, (0, 0), max(0.5, 0.0016 * canvas.patch.radius))
     paler = canvas.skin.paler(0.85, (1.33, 1.18, 0.55))
     canvas.blend(window, 0.94 * (share / np.float32(255)), paler)
+
+
+_PAINTERS: dict[str, Callable[[Canvas, Spot], None]] = {
+    "microaneurysm": lambda canvas, spot: _blob(canvas, spot, _MICROANEURYSM, 0.1),
+    "haemorrhage": _haemorrhage,
+    "hard_exudate": _hard_exudate,
+    "soft_exudate": _soft_exudate,
+    "new_vessels": _new_vessels,
+    "preretinal_haemorrhage": _preretinal,
+}

@@ -47,9 +47,7 @@ def stream(seed: int, patient: int, eye: str, concern: str) -> np.random.Generat
     """The random stream of one concern of one eye; `eye` is left, right, or both for what fellow
     eyes share.
     """
-    return np.random.default_rng(
-        np.random.SeedSequence([seed, patient, _EYES[eye], STREAMS[concern]])
-    )
+    return np.random.default_rng([seed, patient, _EYES[eye], STREAMS[concern]])
 
 
 FELLOW_KAPPA = 0.85  # EyePACS' between the stages of left and right eyes
@@ -86,17 +84,11 @@ def stage_counts(count: int, weights: Sequence[int]) -> tuple[int, ...]:
     >>> stage_counts(7, (1, 1, 1, 1, 1))
     (1, 1, 1, 2, 2)
     """
-    total = sum(weights)
-    quotas = [count * weight / total for weight in weights]
-    counts = [int(quota) for quota in quotas]
-    by_remainder = sorted(
-        range(len(quotas)),
-        key=lambda stage: (round(quotas[stage] - counts[stage], 9), stage),
-        reverse=True,
-    )
-    for stage in by_remainder[: count - sum(counts)]:
-        counts[stage] += 1
-    return tuple(counts)
+    quotas = count * np.array(weights) / sum(weights)
+    counts = quotas.astype(int)
+    by_remainder = np.lexsort((np.arange(len(counts)), np.round(quotas - counts, 9)))
+    counts[by_remainder[::-1][: count - counts.sum()]] += 1
+    return tuple(counts.tolist())
 
 
 def plan(count: int, params: SynthesisParams) -> list[EyePlan]:
@@ -109,7 +101,7 @@ def plan(count: int, params: SynthesisParams) -> list[EyePlan]:
     """
     if count < 1:
         raise ValueError(f"a data set needs at least 1 photograph, not {count}")
-    rng = np.random.default_rng(np.random.SeedSequence([params.seed]))
+    rng = np.random.default_rng([params.seed])
     counts = list(stage_counts(count, (1, 1, 1, 1, 1) if params.balanced else KAGGLE_COUNTS))
     single = [int(np.argmax(counts))] if count % 2 else []
     for stage in single:
@@ -143,13 +135,10 @@ def _disagree(pairs: np.ndarray, rng: np.random.Generator) -> None:
     ).tolist():
         if reached >= wanted:
             return
-        stages = pairs[first, side], pairs[second, other_side]
-        fellows = pairs[first, 1 - side], pairs[second, 1 - other_side]
-        before = [(stage - fellow) ** 2 for stage, fellow in zip(stages, fellows, strict=True)]
-        after = [(stage - fellow) ** 2 for stage, fellow in zip(stages[::-1], fellows, strict=True)]
-        if first == second or stages[0] == stages[1] or max(after) > 4:
-            continue
-        grown = float(sum(after) - sum(before))
-        if grown > 0 and reached + grown <= wanted + 1:
-            pairs[first, side], pairs[second, other_side] = stages[::-1]
+        eyes = [first, second], [side, other_side]
+        stages, fellows = pairs[eyes], pairs[[first, second], [1 - side, 1 - other_side]]
+        after = (stages[::-1] - fellows) ** 2
+        grown = float((after - (stages - fellows) ** 2).sum())
+        if after.max() <= 4 and grown > 0 and reached + grown <= wanted + 1:
+            pairs[eyes] = stages[::-1]
             reached += grown

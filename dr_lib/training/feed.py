@@ -10,7 +10,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 from dr_lib.network import backend
@@ -43,14 +44,12 @@ class Feed:
     def __init__(
         self, make: Callable[[int], Any], start: int, stop: int, ahead: int, workers: int = 1
     ) -> None:
-        self._make, self._stop, self._ahead = make, stop, max(ahead, workers)
-        self._next = start
-        self._pending: deque[Future] = deque()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="feed")
+        self._starting = (self._pool.submit(make, step) for step in range(start, stop))
+        self._pending = deque(islice(self._starting, max(ahead, workers)))
         self.waited_s = 0.0
 
     def __enter__(self) -> "Feed":
-        self._fill()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,10 +60,5 @@ class Feed:
             begin = time.perf_counter()
             item = self._pending.popleft().result()
             self.waited_s += time.perf_counter() - begin
-            self._fill()
+            self._pending.extend(islice(self._starting, 1))
             yield item
-
-    def _fill(self) -> None:
-        while self._next < self._stop and len(self._pending) < self._ahead:
-            self._pending.append(self._pool.submit(self._make, self._next))
-            self._next += 1

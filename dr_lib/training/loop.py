@@ -149,8 +149,8 @@ def train(
             loss = run.learn(inputs, targets)
             step_s, waited_s = time.perf_counter() - begin, feed.waited_s - waited
             graded = None
-            validates = validation_fetch is not None and run.due(params.validate_every)
-            if validates and validation_stages is not None:
+            validates = validation_fetch is not None and validation_stages is not None
+            if validates and run.due(params.validate_every):
                 graded = run.validate(validation_fetch, validation_stages)
             report = run.note(loss, graded, step_s, waited_s)
             if graded is not None or run.due(params.checkpoint_every):

@@ -67,9 +67,9 @@ def test_photographs_are_listed_once_a_run(photos, tmp_path, monkeypatch):
     """The look at whether a run will fit, and the catalogue, share one listing."""
     listed, entries = [], Listing.entries
 
-    def counted(listing, problems):
+    def counted(listing):
         listed.append(listing.root)
-        return entries(listing, problems)
+        return entries(listing)
 
     monkeypatch.setattr(Listing, "entries", counted)
     location = str(tmp_path / "workspace")
