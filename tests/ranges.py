@@ -7,6 +7,8 @@ So the page of tables cannot promise what the tables do not hold.
 import re
 from collections.abc import Iterable
 
+import numpy as np
+
 # Float32 may end a hair beyond a bound that holds for the number it was rounded from.
 ROUNDING = 1e-5
 
@@ -21,7 +23,8 @@ def outside(range_: str, values: Iterable) -> list:
     ... )
     ([1.5], ['up'], [])
     """
-    known = [value for value in values if value is not None and value == value]
+    lists = [value if isinstance(value, list | np.ndarray) else [value] for value in values]
+    known = [value for part in lists for value in part if value is not None and value == value]
     if " | " in range_:
         words = range_.split(" | ")
         return [

@@ -9,8 +9,8 @@ arrays are kept.
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from dr_lib.attribution.neurons import (
 )
 from dr_lib.attribution.params import AttributionParams
 from dr_lib.attribution.quantities import QuantityMap, identity_quantities, stage_quantities
-from dr_lib.attribution.receptive import window_side
+from dr_lib.attribution.receptive import receptive_field, window_side
 from dr_lib.attribution.refinement import OPEN_POINTS
 from dr_lib.maps.lesion_map import LesionMapper
 from dr_lib.network import backend
@@ -60,12 +60,13 @@ PIXEL_ARRAYS = {
 @dataclass(frozen=True)
 class LayerShape:
     """A layer's units, (y, x, channel) or (unit,), the side in px of the window a neuron's region
-    is kept on, and how many regions are, of each sign.
+    is kept on, how many regions are, of each sign, and the fields of its `ReceptiveField`.
     """
 
     unit_shape: tuple[int, ...]
     window: int
     neurons: int
+    field: Mapping[str, Any]
 
 
 def layer_shapes(model: "keras.Model", params: AttributionParams) -> dict[str, LayerShape]:
@@ -81,7 +82,8 @@ def layer_shapes(model: "keras.Model", params: AttributionParams) -> dict[str, L
         size = int(lower.inputs[0].shape[1])
         side = window_side(lower, size)
         neurons = min(params.neurons, (side == size and params.deep_neurons) or params.neurons)
-        shapes[name] = LayerShape(lower.outputs[0].shape[1:], side, neurons)
+        field = asdict(receptive_field(lower))
+        shapes[name] = LayerShape(lower.outputs[0].shape[1:], side, neurons, field)
     return shapes
 
 
@@ -145,7 +147,7 @@ class Explainer:
         for path, array in arrays.items():
             if array.dtype.kind == "f":
                 array[failed] = np.nan
-            elif path.endswith("/neuron"):
+            elif path.endswith(("/neuron", "/channel_place")):
                 array[failed] = -1
         arrays["pixels/converged"][failed] = False
         arrays["pixels/failed"] = failed
@@ -237,6 +239,8 @@ class _Layer:
         row = {
             "neuron": np.full((2, k, len(self.units)), -1, np.int16),
             "channel_attribution": np.full(self.units[-1], np.nan, np.float32),
+            "channel_activation": np.full(self.units[-1], np.nan, np.float32),
+            "channel_place": np.full((self.units[-1], 2, 2), -1, np.int16),
             "gap": np.array(image.gap[0], np.float32),
             "points": np.array(image.refinement.gradients, np.int32),
             "weights": np.zeros((2, values.size), np.float32),
@@ -244,8 +248,14 @@ class _Layer:
         }
         if not np.isfinite(values).all():
             return row
-        of_channel = values.reshape(-1, self.units[-1])
+        of_channel, active = (array.reshape(-1, self.units[-1]) for array in (values, h))
         row["channel_attribution"][:] = of_channel.sum(axis=0, dtype=np.float64)
+        row["channel_activation"][:] = active.max(axis=0)
+        for at, strength in enumerate((np.abs(of_channel), active)):
+            if len(self.units) == 3:
+                where = np.unravel_index(strength.argmax(axis=0), self.units[:2])
+                found = (strength != 0).any(axis=0, keepdims=True).T
+                row["channel_place"][:, at] = np.where(found, np.stack(where, axis=1), -1)
         count = self.params.resultant_neurons
         for sign, neurons in enumerate(strongest_neurons(values, max(k, count))):
             summed, kept = tuple(neurons[:count].T), neurons[:k]

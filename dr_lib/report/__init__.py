@@ -1,10 +1,10 @@
 """The report: a static folder that opens from disk or any web server.
 
 index.html shows the run; each section has a page of its own; eyes.html holds every explained eye,
-filtered and in pages; eye.html#<key> is one of them. `render` makes all that but the eyes' own
-files; those (two an eye) come from `eye_files`, eye by eye and wherever there is a core. Nothing is
-fetched from the network. This package must not know where the folder lies: the caller writes the
-files.
+filtered and in pages; eye.html#<key> is one of them, unit.html#<layer>/<unit> one channel. `render`
+makes all that but the eyes' own files; those (two an eye) come from `eye_files`, eye by eye and
+wherever there is a core. Nothing is fetched from the network. This package must not know where the
+folder lies: the caller writes the files.
 """
 
 import inspect
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 HERE = pathlib.Path(__file__).parent
 TEMPLATES = [HERE / "templates"]
-ASSETS = ("report.css", "report.js", "draw.js", "gallery.js", "eye.js")
+ASSETS = ("report.css", "report.js", "draw.js", "gallery.js", "eye.js", "units.js")
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ def render(
     parts = {section.id: part(section.id, section.content.values) for section in sections}
     page("index.html", "index.html.j2", parts=parts, lead=_lead(folder, lead))
     page("eye.html", "eye.html.j2")
+    page("unit.html", "unit.html.j2", has_units="units/index.js" in folder.files)
     for section in sections:
         template = "gallery.html.j2" if section.page == "eyes.html" else "section.html.j2"
         page(section.page, template, title=section.title, part=parts[section.id])

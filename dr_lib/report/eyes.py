@@ -29,7 +29,7 @@ from dr_lib.report.section import table
 # Raise it with every change of what an eye's files or the report's pages show, wherever in the code
 # it is made: reports drawn with another version are drawn again. A hash of the code instead would
 # follow comments, and miss what other modules draw.
-DRAWING_VERSION = 3
+DRAWING_VERSION = 4
 SHEET_PX, PHOTO_PX, THUMB_PX, NEURON_PX = 256, 400, 120, 96
 STEPS = 127  # of opacity between nothing and ±OPACITY, on a byte around 128
 PHOTO_QUALITY, MAP_QUALITY, THUMB_QUALITY = 86, 84, 80

@@ -71,8 +71,8 @@ def _problems(ws: Workspace) -> Iterator[Problem]:
         yield from _store_problems(ws, fundus_path(preprocess_id), known)
     for explain_id in ws.files.names(EXPLANATIONS):
         for name in ws.files.names(explanation_path(explain_id)):
-            # The maps of groups and of units are written whole, by another way, and have no ledger.
-            if name.endswith(".zarr") and not name.startswith(("groups-", "units-")):
+            # Small sets (storage/contents/snapshots.py) are written whole and have no ledger.
+            if name.endswith(".zarr") and not name.startswith(("groups-", "units-", "sums-")):
                 path = explanation_path(explain_id, name)
                 yield from _store_problems(ws, path, known, explain_id)
     yield from _model_problems(ws)

@@ -4,7 +4,7 @@ explanation.json, and the changed images in counterfactuals-<pair>.zarr.
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dr_lib.vocabulary import SIGNS, STAGE_QUANTITIES
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RUNS, REGION_SETTINGS = "runs", "regions.json"
 PENDING, DONE, FAILED = range(3)
+# What is largest at the two places of a channel.
+LARGEST = ("contribution", "activation")
 # Of the search that made a changed image.
 NUMBERS = ("reached", "failed", "strength", "best_probability", "probability")
 
@@ -49,12 +51,14 @@ def _unit(quantity: str) -> str:
 @dataclass(frozen=True)
 class LayerShape:
     """unit_shape: (60, 60, 192), or (256,) for a dense layer. window: side of a region's window in
-    px. neurons: how many regions are kept, of each sign.
+    px. neurons: how many regions are kept, of each sign. field: what a unit sees, as the attribute
+    `receptive_field` of `channel_place` says it.
     """
 
     unit_shape: Sequence[int]
     window: int
     neurons: int
+    field: Mapping[str, Any] = field(default_factory=dict)
 
 
 def explanation_specs(
@@ -80,14 +84,19 @@ def explanation_specs(
     for layer, shape in layers.items():
         axes = ("y", "x", "channel") if len(shape.unit_shape) == 3 else ("channel",)
         window = {"region_y": shape.window, "region_x": shape.window}
-        specs += declared(
+        arrays = declared(
             "layer",
             f"layers/{layer}",
             sizes={**sides, **window, "rank": shape.neurons, "channel": shape.unit_shape[-1]},
-            labels={"sign": SIGNS, "axis": axes, "origin": ("y", "x")},
+            labels={"sign": SIGNS, "axis": axes, "origin": ("y", "x"), "largest": LARGEST},
             unit=unit_of(layer_quantity),
             axes=", ".join(axes),
         )
+        seen = {"receptive_field": dict(shape.field)}
+        specs += [
+            replace(spec, attrs=seen) if spec.path.endswith("/channel_place") else spec
+            for spec in arrays
+        ]
     return specs
 
 

@@ -1,15 +1,15 @@
 """Small sets of arrays that are replaced as a whole:
 `explanations/<explain_id>/<stem>-<digest>.zarr`, named by `<stem>.json`. The mean heat maps of
 groups of images are one (`groups`), the regions of special units on the eyes where they are
-strongest another (`units`).
+strongest another (`units`), the sums over eyes that `dr aggregate` goes on from a third (`sums`).
 
 A set has a name of its own and then one small file that points to it, so a reader never meets half
 of a new set.
 """
 
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -104,3 +104,16 @@ def write_unit_maps(
         names = {"layer": layers, "unit": np.array(units, np.int32), "image_id": image_ids}
         data = declared_set("units", "entry", names, {"region": regions})
     replace_set(files, explain_id, "units", data)
+
+
+def write_sums(
+    files: Files, explain_id: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
+) -> None:
+    """Replaces the sums over eyes. about: what they are over, as attributes of the set."""
+    import xarray as xr
+
+    variables = {
+        name: ([f"{name}_{axis}" for axis in range(values.ndim)], values)
+        for name, values in arrays.items()
+    }
+    replace_set(files, explain_id, "sums", xr.Dataset(variables, attrs=dict(about)))

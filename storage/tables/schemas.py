@@ -47,8 +47,10 @@ def _fields(column: list[str]) -> list[pa.Field]:
 def _field(name: str, kind: str, unit: str, range_: str, description: str) -> pa.Field:
     nullable = kind.endswith("?") or kind.startswith("float")
     words = {"description": description, "unit": unit, "range": range_}
-    alias = kind.rstrip("?")
+    alias, lists = kind.rstrip("?"), kind.startswith("list of ")
+    alias = alias.removeprefix("list of ")
     type_ = TIME if alias == "timestamp" else pa.type_for_alias(alias)
+    type_ = pa.list_(type_) if lists else type_
     return pa.field(name, type_, nullable, words)
 
 

@@ -24,11 +24,19 @@ PHOTO_DIAMETER_PX = 384
 
 
 class Photos:
-    """The original photographs, reduced; None where the file is gone or cannot be read any more."""
+    """The original photographs, reduced; None where the file is gone or cannot be read any more.
 
-    def __init__(self, workspace: Workspace, sources: PhotoSources | PhotoSource):
+    diameter_px: that a retina keeps at least, where the photograph has as much.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        sources: PhotoSources | PhotoSource,
+        diameter_px: int = PHOTO_DIAMETER_PX,
+    ):
         self.catalogue = workspace.photos().set_index("image_id")
-        self.sources = sources
+        self.sources, self.diameter_px = sources, diameter_px
 
     def get(self, image_id: str) -> np.ndarray | None:
         """The photograph of the catalogue with this id."""
@@ -38,7 +46,7 @@ class Photos:
         """The photograph at a path of the data folder."""
         try:
             return decode(
-                self.sources.read(path), diameter_px=PHOTO_DIAMETER_PX, min_side_px=1
+                self.sources.read(path), diameter_px=self.diameter_px, min_side_px=1
             ).pixels
         except (OSError, StorageError, UnreadablePhoto):
             return None

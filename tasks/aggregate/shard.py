@@ -33,6 +33,7 @@ from tasks.access.explained import (
 )
 from tasks.access.masks import eye_masks
 from tasks.access.stores import discs, explanation_store, fundus_store, shard_record
+from tasks.aggregate.sums import Sums, sums_of_units, unit_paths
 from tasks.execution.worker import baseline_maps
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.table_part import TablePart
@@ -48,8 +49,8 @@ class AggregateJob:
     """One explained shard, and what is to be made of it.
 
     eyes: the shard's images as `explained_eyes` gives them, with height_px and width_px of their
-    photographs, their mask files and the stamp of these. part: the shard's, of the tables.
-    missing: the tables without it. summed: whether the groups' heat maps need the shard's sums.
+    photographs, their mask files and the stamp of these, and their `row`. part: the shard's, of
+    the tables. missing: the tables without it. summed: whether the sums over eyes need the shard's.
     judged: whether maps are judged by lesion masks.
     """
 
@@ -84,7 +85,7 @@ class ShardResult:
     problems: of masks.
     """
 
-    sums: GroupHeatmaps | None
+    sums: Sums | None
     judged: list[JudgedEye] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -95,15 +96,20 @@ def aggregate_shard(job: AggregateJob) -> ShardResult:
     """
     workspace = job.ids.workspace
     store = explanation_store(workspace, job.ids.explain_id)
-    arrays = store.read(job.span, None if job.missing else map_paths(job.explained))
+    paths = [*map_paths(job.explained), *unit_paths(store, job.explained.layers)]
+    arrays = store.read(job.span, None if job.missing else paths)
     rows: dict[str, list[dict[str, Any]]] = {table: [] for table in SHARD_TABLES}
     size = arrays["pixels/attribution"].shape[-1]
-    result = ShardResult(GroupHeatmaps(size) if job.summed else None)
+    result = ShardResult(Sums(GroupHeatmaps(size)) if job.summed else None)
     fundi = fundus_store(workspace, job.ids.preprocess_id)
     positions = job.eyes["position"].to_numpy()
-    pixels = fundi.read_rows(positions if job.missing or job.judged else [], ["pixels"])["pixels"]
+    pixels = fundi.read_rows(positions, ["pixels"])["pixels"]
     placed = discs(fundi, positions) if job.judged else []
-    for row in explained_rows(arrays["pixels/status"], job.eyes):
+    explained = explained_rows(arrays["pixels/status"], job.eyes)
+    if result.sums:
+        layers, crop = job.explained.layers, job.preprocess.crop
+        result.sums.units = sums_of_units(store, layers, arrays, explained, job.eyes, pixels, crop)
+    for row in explained:
         eye = job.eyes.iloc[row]
         maps = maps_of(arrays, row, int(eye["predicted_stage"]), job.explained)
         converged = converged_of(arrays, row, job.explained)
@@ -122,8 +128,8 @@ def aggregate_shard(job: AggregateJob) -> ShardResult:
             rows["attributions"] += _attribution_rows(eye["image_id"], arrays, row, job.explained)
             for layer in job.explained.layers:
                 rows["neurons"] += _neuron_rows(eye["image_id"], layer, arrays, row, size)
-        if result.sums is not None:
-            _add(result.sums, eye, maps, converged, job.heatmaps)
+        if result.sums:
+            _add(result.sums.groups, eye, maps, converged, job.heatmaps)
         if job.judged and eye["mask"]:
             _judge(result, job, eye, maps, pixels[row], placed[row])
     if job.missing:

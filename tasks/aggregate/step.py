@@ -1,9 +1,9 @@
 """Attributions to tables, group heat maps and judgements, a shard a Dask task.
 
 A part of a table remembers the digest of what it was made from, and is left alone until that
-changes. The groups' sums, and the judgement by lesion masks, are of all shards: they are made again
-when any shard has changed. A shard is one job, whatever it is needed for, so that its arrays are
-read once in a run.
+changes. The sums over groups and of units are of all shards: those over the leading ones are kept,
+and later ones are added. The judgement by lesion masks is made again when any shard has changed. A
+shard is one job, whatever it is needed for, so that its arrays are read once in a run.
 """
 
 import dataclasses
@@ -30,6 +30,15 @@ from tasks.aggregate.localise import (
     unknown_in_words,
 )
 from tasks.aggregate.shard import SHARD_TABLES, AggregateJob, ShardResult, aggregate_shard
+from tasks.aggregate.sums import (
+    MADE_HOW,
+    UNIT_TABLES,
+    Sums,
+    keep,
+    kept,
+    unit_paths,
+    write_units,
+)
 from tasks.execution.waves import run_in_waves
 from tasks.run.recipe import Recipe
 from tasks.run.session import Session, StepResult
@@ -62,6 +71,7 @@ def aggregate(
     store = explanation_store(workspace, ids.explain_id)
     index = masks_of(workspace, sources, localisation)
     eyes = with_masks(explained_eyes(workspace, ids.model_id, store.image_ids), index)
+    eyes["row"] = range(len(eyes))
     made_from = span_digests(store)
     # With the columns: rows that an older version wrote without the newer ones are made again.
     settings = dataclasses.asdict(heatmaps) | {
@@ -86,23 +96,33 @@ def aggregate(
         f"localisation-{ids.explain_id}",
         content_id({"shards": made_from, "eyes": as_text(eyes[EYE]), "how": judging}),
     )
-    to_sum = bool(groups.missing(GROUPS))
+    made_from_sums = content_id({"shards": digests, "how": MADE_HOW})
+    units = TablePart(workspace, ids.explain_id, "contributions", made_from_sums)
+    told = unit_paths(store, recipe.attribution.layers)
+    to_sum = bool(groups.missing(GROUPS) or (told and units.missing(*UNIT_TABLES)))
+    leading = [
+        digests[span.index]
+        for number, span in enumerate(parts)
+        if number == span.index and span.images == store.shard_images
+    ]
+    size = recipe.preprocess.size
+    summed, total = kept(workspace, ids.explain_id, leading if to_sum else [], size)
     to_judge = index is not None and bool(judgement.missing(EVALUATION))
     how = (recipe.preprocess, recipe.attribution, heatmaps, localisation)
     jobs = [
         AggregateJob(
             *(ids, span, eyes.iloc[span.rows], part, *how),
             missing=part.missing(*SHARD_TABLES),
-            summed=to_sum,
+            summed=to_sum and span.index >= summed,
             judged=to_judge and bool(eyes.iloc[span.rows]["mask"].ne("").any()),
         )
         for span, part in parts.items()
     ]
-    total = GroupHeatmaps(recipe.preprocess.size)
+    rest, to_keep = Sums(GroupHeatmaps(size)), iter(range(len(leading) - summed))
 
     def collect(result: ShardResult) -> ShardResult:
         if result.sums:
-            total.merge(result.sums)
+            (rest if next(to_keep, None) is None else total).merge(result.sums)
         return dataclasses.replace(result, sums=None)
 
     on_gpus = []
@@ -123,12 +143,17 @@ def aggregate(
         )
     ]
     if to_sum:
+        if len(leading) > summed:
+            keep(workspace, ids.explain_id, leading, total)
+        total.merge(rest)
         # The arrays first: the table's digest is what says that both are there.
-        if total.sums:
-            keys, images, positive, negative = zip(*total.means(), strict=True)
+        if total.groups.sums:
+            keys, images, positive, negative = zip(*total.groups.means(), strict=True)
             maps = np.stack(positive), np.stack(negative)
             write_group_maps(workspace.files, ids.explain_id, keys, images, *maps)
-        groups.write(GROUPS, total.rows(heatmaps, crop=recipe.preprocess.crop))
+        groups.write(GROUPS, total.groups.rows(heatmaps, crop=recipe.preprocess.crop))
+        if total.units:
+            write_units(units, store, total, eyes, size)
     if to_judge:
         judged = [eye for result in results for eye in result.judged]
         judgement.write(EVALUATION, judgement_rows(judged, ids.explain_id, localisation))

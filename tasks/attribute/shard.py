@@ -88,8 +88,9 @@ def explain_shard(job: ExplainJob) -> LedgerEntry:
         with backend.computing_in(job.params.precision):
             results = engine.explain(fundi(ids.location, ids.preprocess_id, positions[rows]))
         finite = ~results.pop("pixels/failed").astype(bool)
-        for path, values in results.items():
-            arrays[path][rows[finite]] = values[finite]
+        # An explanation that an older version began keeps the arrays that it has.
+        for path in arrays.keys() & results.keys():
+            arrays[path][rows[finite]] = results[path][finite]
         arrays["pixels/status"][rows[finite]] = DONE
         failed |= {names[row]: NOT_FINITE for row in rows[~finite]}
     aside = np.isin(names, list(failed))

@@ -9,6 +9,7 @@ from dr_lib.report import Head, render
 from dr_lib.report.eyes import DRAWING_VERSION
 from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Section
+from dr_lib.report.units import FOLDER
 from storage import Workspace
 from storage.admin.catalog import refresh
 from storage.ids import content_id
@@ -21,6 +22,7 @@ from tasks.execution.waves import run_in_waves
 from tasks.report.data import ReportData
 from tasks.report.eyes import draw_shard, shards_to_draw
 from tasks.report.sections import SECTIONS
+from tasks.report.units import Atlas, cut_out
 from tasks.run.recipe import Recipe
 from tasks.run.run_log import versions
 from tasks.run.session import Session, StepResult
@@ -63,6 +65,16 @@ def report(
     drawn = sum(
         run_in_waves(session.pool, STEP, draw_shard, jobs, images_of=lambda job: job.span.images)
     )
+    atlas = Atlas(ids, data.every_source)
+    run_in_waves(
+        session.pool,
+        "units",
+        cut_out,
+        atlas.jobs(),
+        images_of=lambda job: job.examples["image_id"].nunique(),
+        collect=atlas.collect,
+    )
+    atlas.write()
     explained = len(explained_rows(whole(store, "pixels/status"), eyes))
     result = StepResult(STEP, explained, drawn, index)
     digest = _fingerprint(workspace, ids.explain_id, config)
@@ -98,8 +110,10 @@ def _pages(data: ReportData) -> dict[str, bytes | str]:
 
 
 def _pages_written(workspace: Workspace, folder: str) -> set[str]:
-    """Every file of the report but the eyes' own, of which there may be a hundred thousand."""
-    places = [f"{folder}/{name}" for name in workspace.files.names(folder) if name != "eyes"]
+    """Every file of the report but the eyes' and the units' own, of which there may be a hundred
+    thousand."""
+    names = [name for name in workspace.files.names(folder) if name not in ("eyes", FOLDER)]
+    places = [f"{folder}/{name}" for name in names]
     below = (workspace.files.walk(place) for place in places if "." not in place)
     return {place for place in places if "." in place}.union(*below)
 

@@ -8,7 +8,6 @@ import threading
 import duckdb
 import pandas as pd
 import polars
-import pyarrow.compute as pc
 import pyarrow.dataset
 import pytest
 
@@ -61,10 +60,9 @@ def test_four_readers_read_the_same_numbers(filled, table):
 def test_every_value_lies_in_the_range_that_the_schema_promises(filled, table):
     found = filled.table(table).to_table()
     for field in dataset_schema(table):
-        assert (
-            outside(field.metadata[b"range"].decode(), pc.unique(found[field.name]).to_pylist())
-            == []
-        ), field.name
+        assert outside(field.metadata[b"range"].decode(), found[field.name].to_pylist()) == [], (
+            field.name
+        )
 
 
 def test_a_value_outside_its_range_is_told():

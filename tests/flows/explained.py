@@ -4,10 +4,13 @@ ones have.
 It is there in a second and without TensorFlow, for tests of what is done with explanations.
 """
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 
 from dr_lib.attribution.params import AttributionParams
+from dr_lib.attribution.receptive import ReceptiveField
 from dr_lib.fundus import Disc, PreprocessParams
 from dr_lib.fundus.quality import MEASURES
 from dr_lib.localisation import LocalisationParams
@@ -39,8 +42,12 @@ PHOTO_SHAPE = (3 * SIZE, 2 * SIZE)
 DISC = Disc(1.5 * SIZE - 0.5, SIZE - 0.5, 2.0 * SIZE, aspect=1.5)
 MODEL_ID = "0123456789ab"
 LAYERS = {
-    "stem": LayerShape((16, 16, 8), 32, NEURONS),
-    "fc1": LayerShape((16,), SIZE, NEURONS),
+    "stem": LayerShape(
+        (16, 16, 8), 32, NEURONS, asdict(ReceptiveField((23, 23), (4, 4), (-9, -9)))
+    ),
+    "fc1": LayerShape(
+        (16,), SIZE, NEURONS, asdict(ReceptiveField((64, 64), (1, 1), (0, 0), whole=True))
+    ),
 }
 RECIPE = Recipe(
     PreprocessParams(size=SIZE),
@@ -147,6 +154,8 @@ def _maps(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
             values[...] = rng.normal(size=values.shape)
         elif path.endswith(("/neuron", "/region_origin")):
             values[...] = 0
+        elif path == "layers/stem/channel_place":
+            values[...] = rng.integers(0, 16, values.shape)
 
 
 def _frame(table: str, given: dict, count: int) -> pd.DataFrame:

@@ -38,6 +38,7 @@ from tasks.access.masks import read_planes
 from tasks.access.stores import blank
 from tasks.aggregate import lesion_study
 from tasks.aggregate import step as stage
+from tasks.report.units import Atlas, cut_out
 from tasks.run.resolved_ids import ResolvedIds
 from tasks.run.session import Session
 from tests.flows import explained
@@ -99,9 +100,10 @@ def workspace(tmp_path_factory):
     fundi.write_shard(span, arrays, digests=IDS)
 
     layers = {"stem": LayerShape((16, 16, 3), 8, 1)}
-    store = ShardedStore.create_or_open(
-        ws.files, attributions_path("e" * 12), explanation_specs(PARAMS.quantities, SIZE, layers)
-    )
+    # As an earlier version made it, without what tells the units apart.
+    specs = explanation_specs(PARAMS.quantities, SIZE, layers)
+    specs = [spec for spec in specs if not spec.path.endswith(("_place", "channel_activation"))]
+    store = ShardedStore.create_or_open(ws.files, attributions_path("e" * 12), specs)
     save_record(ws.files, ExplanationRecord("e" * 12, "m" * 12))
     store.extend(IDS)
     (span,) = store.spans()
@@ -211,6 +213,7 @@ def test_regions_have_a_group_each_and_without_masks_no_lesion(workspace, monkey
     assert len(clusters) == len(regions) == 2
     assert clusters["lesion"].isna().all()
     assert workspace.frame("units").empty, "no mask, no verdict on channels"
+    assert workspace.frame("unit_examples").empty, "an earlier version kept no places"
 
 
 def test_a_shard_is_read_once_whatever_is_made_of_it(tmp_path, monkeypatch):
@@ -250,6 +253,89 @@ def test_a_shard_is_read_once_whatever_is_made_of_it(tmp_path, monkeypatch):
     readings.clear()
     assert "lesions in 8 masks" in aggregate().message
     assert not readings
+
+
+@pytest.fixture
+def aggregated(tmp_path, monkeypatch):
+    """Makes a workspace of so many explained eyes, in shards of four, and aggregates it; returns it
+    and the shards that were read for that."""
+    readings = []
+    read = ShardedStore.read
+
+    def noted(store, span, paths=None):
+        readings.append(span.index)
+        return read(store, span, paths)
+
+    monkeypatch.setattr(ShardedStore, "read", noted)
+    run_here(monkeypatch, stage)
+
+    def make(name, count=None):
+        ws = open_workspace(tmp_path / name)
+        if count:
+            explained.explain(ws, count)
+        readings.clear()
+        judge = LocalisationParams(baseline_maps=False)
+        session = Session(ws, InlinePool())
+        stage.aggregate(session, explained.RECIPE, [], HeatmapParams(), judge)
+        return ws, list(readings)
+
+    return make
+
+
+def sums(ws) -> dict[str, bytes]:
+    """What is made of all eyes together: two tables, groups' maps, and what is kept."""
+    names = [name for place in ("tables", "explanations") for name in ws.files.walk(place)]
+    parts = ("contributions.parquet", "groups.parquet", "groups-", "groups.json", "sums")
+    return {name: ws.files.read(name) for name in names if any(part in name for part in parts)}
+
+
+def test_new_eyes_are_added_to_the_sums_over_full_shards_that_were_kept(aggregated):
+    ws, _ = aggregated("grown", 10)
+    ws, readings = aggregated("grown", 11)
+    assert readings == [2], "two full shards are in the sums already"
+    _, readings = aggregated("grown")
+    assert readings == [], "nothing is new"
+    at_once, _ = aggregated("at once", 11)
+    assert sums(ws) == sums(at_once), "the way there leaves no trace"
+    examples = ws.frame("unit_examples")
+    assert set(examples["kind"]) == {"for", "against", "excites"}
+    units = ws.frame("units", study="contributions")
+    assert units.groupby("layer").size().to_dict() == {"stem": 8, "fc1": 16}
+    assert (units["images"] == 11).all()
+    dense = units["layer"] == "fc1"
+    assert units.loc[dense, "place_vessel"].isna().all()
+    assert units.loc[~dense, "place_vessel"].notna().all()
+
+
+def test_a_changed_eye_in_a_kept_shard_makes_all_sums_anew(aggregated):
+    ws, _ = aggregated("changed", 8)
+    predictions = ws.frame("predictions").drop(columns="model_id")
+    predictions.loc[1, "stage"] = 4
+    ws.write_table("predictions", predictions, partition=explained.MODEL_ID)
+    _, readings = aggregated("changed")
+    assert readings == [0, 1]
+
+
+def test_a_unit_is_drawn_once_until_its_eyes_change(aggregated):
+    ws, _ = aggregated("drawn", 8)
+    ids = explained.RECIPE.resolve(ws)
+
+    def draw() -> int:
+        atlas = Atlas(ids, ())
+        windows = sum(atlas.collect(cut_out(job)) for job in atlas.jobs())
+        atlas.write()
+        return windows
+
+    folder = f"report/{ids.explain_id}/atlas"
+    assert draw() == len(ws.frame("unit_examples"))
+    pictures = {name: ws.files.read(name) for name in ws.files.walk(folder)}
+    assert len(pictures) == 8 + 16 + 1
+    assert draw() == 0
+    ws.files.remove(f"{folder}/made.json")  # killed before that was noted
+    assert draw() > 0
+    assert {name: ws.files.read(name) for name in ws.files.walk(folder)} == pictures
+    aggregated("drawn", 9)
+    assert 0 < draw() <= len(ws.frame("unit_examples"))
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture"], ids=["empty", "a text"])

@@ -20,6 +20,7 @@ import pytest
 from prefect import flow
 
 import tasks.attribute.shard
+import tasks.attribute.step
 from flows.config import load_config
 from storage import open_workspace
 from storage.admin.verify import verify
@@ -31,6 +32,7 @@ from storage.errors import WorkspaceLocked
 from tasks.access.status import describe
 from tasks.access.stores import fundus_store
 from tasks.aggregate.step import aggregate
+from tasks.attribute.calibration import specs_of
 from tasks.attribute.step import attribute
 from tasks.run.errors import UserError
 from tasks.run.session import Session, open_session
@@ -266,6 +268,27 @@ def test_a_disk_that_takes_no_more_is_one_line_and_room_is_all_it_takes(
     run(prepared, pool)
     assert worked(pool) == [2, 3]
     assert verify(workspace) == []
+
+
+def test_an_explanation_that_an_earlier_version_began_goes_on_with_the_arrays_it_has(
+    first_run, prepared, monkeypatch
+):
+    config, workspace = prepared
+    younger = ("/channel_place", "/channel_activation")
+
+    def specs_of_then(*arguments):
+        return [spec for spec in specs_of(*arguments) if not spec.path.endswith(younger)]
+
+    monkeypatch.setattr(tasks.attribute.step, "specs_of", specs_of_then)
+    assert run(prepared).new_images == IMAGES
+    found = store_of(workspace).read_rows(range(IMAGES))
+    assert workspace.frame("units").empty, "what a unit's page needs is not there"
+    assert workspace.count("group_heatmaps"), "everything else is"
+    _, today = started_from("explained", pathlib.Path(config.workspace).parent / "explain.toml")
+    expected = store_of(today).read_rows(range(IMAGES))
+    assert expected.keys() - found.keys() == {f"layers/stem{name}" for name in younger}
+    for path, values in found.items():
+        np.testing.assert_array_equal(values, expected[path])
 
 
 class SpoiltEngine:

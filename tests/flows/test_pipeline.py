@@ -170,7 +170,7 @@ def test_every_table_reads_with_its_schema(chain, table):
 def test_every_value_lies_in_the_range_of_its_column(chain, table):
     frame = chain["workspace"].frame(table)
     for field in dataset_schema(table):
-        values = frame[field.name].dropna().unique().tolist()
+        values = frame[field.name].dropna().tolist()
         assert outside(field.metadata[b"range"].decode(), values) == [], field.name
 
 

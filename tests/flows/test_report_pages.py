@@ -202,13 +202,60 @@ def test_an_unknown_eye_is_answered_in_words_and_a_name_alone_is_found(page, fol
     )
 
 
+def test_the_index_of_units_is_filtered_by_words_and_by_numbers(page, folder, chain):
+    units = chain["workspace"].frame("units", study="contributions")
+    page.open((folder / "units.html").as_uri())
+    page.wait_for(f"document.body.dataset.shown === '{len(units)}'")
+    graded = units["median_by_predicted_stage"].map(lambda medians: medians[0])
+    conditions = {
+        "speaks against stage 0": (graded < 0).sum(),
+        "stem, mean over 0": ((units["layer"] == "stem") & (units["mean_attribution"] > 0)).sum(),
+        "fc1 3": 1 + sum(str(unit).startswith("3") for unit in range(10, 16)),
+    }
+    for words, count in conditions.items():
+        page.choose("input[name=find]", words)
+        page.wait_for(f"document.body.dataset.shown === '{count}'")
+    page.choose("input[name=find]", "beauty over 3")
+    page.wait_for("document.body.dataset.shown === '0'")
+    told = page.evaluate("document.querySelector('.none-match').textContent")
+    assert "no number called “beauty”" in told
+    page.choose("input[name=find]", "")
+    page.choose("select[name=order]", "-mean")
+    page.wait_for(f"document.body.dataset.shown === '{len(units)}'")
+    first = units.sort_values("mean_attribution", ascending=False).iloc[0]
+    link = page.evaluate("document.querySelector('.unit-index a').getAttribute('href')")
+    assert link == f"unit.html#{first['layer']}/{first['unit']}"
+    assert page.evaluate("location.hash") == "#order=-mean"
+
+
+def test_a_units_page_shows_its_eyes_and_leads_to_them_and_to_other_units(page, folder, chain):
+    examples = chain["workspace"].frame("unit_examples")
+    layer, unit = examples.iloc[0][["layer", "unit"]]
+    own = examples[(examples["layer"] == layer) & (examples["unit"] == unit)]
+    page.open(f"{(folder / 'unit.html').as_uri()}#{layer}/{unit}")
+    page.wait_for(f"{DRAWN} === '{layer}/{unit}'")
+    assert page.evaluate("document.querySelectorAll('.examples li').length") == len(own)
+    page.wait_for("[...document.querySelectorAll('.examples img')].every((one) => one.complete)")
+    assert page.evaluate(
+        "[...document.querySelectorAll('.examples img')].every((one) => one.naturalWidth === 960)"
+    )
+    assert page.evaluate("document.querySelectorAll('svg.histogram').length") == 2
+    page.click(".examples a")
+    page.wait_for(f"{DRAWN}.includes('green-red')")
+    page.open(f"{(folder / 'unit.html').as_uri()}?again#nothing/7")
+    page.wait_for("!document.querySelector('[data-trouble]').hidden")
+    assert "no unit nothing/7" in page.evaluate(
+        "document.querySelector('[data-trouble]').textContent"
+    )
+
+
 def every_page(page, folder) -> list[str]:
-    """The overview, every section, a page below one where there is any, and an eye."""
+    """The overview, every section, a page below one where there is any, an eye and a unit."""
     below = sorted(f"units/{one.name}" for one in folder.glob("units/*.html"))[:1]
     return (
         [one.name for one in sorted(folder.glob("*.html")) if one.name != "eye.html"]
         + below
-        + [f"eye.html#{first_key(page, folder)}"]
+        + [f"eye.html#{first_key(page, folder)}", "unit.html#stem/1"]
     )
 
 

@@ -114,6 +114,7 @@ def test_every_section_has_a_sentence_and_a_page_that_is_reached_in_one_click(ea
 def test_a_section_without_numbers_says_which_command_fills_it(early):
     for name in ("run", "counterfactuals", "linearity"):
         assert f"To fill this page, run dr {name} CONFIG.toml." in said(early, name)
+    assert "To fill this page, run dr aggregate CONFIG.toml." in said(early, "units")
     assert "No labelled eye is in the test split." in said(early, "model")
 
 

@@ -28,7 +28,9 @@ def example(table: str, count: int = 3) -> pd.DataFrame:
     """Rows of any table, every value of its own."""
     columns = {}
     for field in SCHEMAS[table]:
-        if pa.types.is_boolean(field.type):
+        if pa.types.is_list(field.type):
+            columns[field.name] = [[index, 1, None] for index in range(count)]
+        elif pa.types.is_boolean(field.type):
             columns[field.name] = [index % 2 == 0 for index in range(count)]
         elif pa.types.is_integer(field.type):
             columns[field.name] = list(range(count))

@@ -49,6 +49,8 @@ CONTRACT = {
             "region_origin": ("image", "sign", "rank", "origin"),
             "resultant": ("image", "sign", "y", "x"),
             "channel_attribution": ("image", "channel"),
+            "channel_activation": ("image", "channel"),
+            "channel_place": ("image", "channel", "largest", "origin"),
             "gap": ("image",),
             "points": ("image",),
         }.items()

@@ -2,6 +2,8 @@
 engine's parts.
 """
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from dr_lib.attribution import (
     split_at,
     strongest_neurons,
 )
+from dr_lib.attribution.receptive import receptive_field
 from dr_lib.network.model import ModelParams, build, scaled
 
 STAGES = ("stage0", "stage1", "stage2", "stage3", "stage4")
@@ -69,8 +72,9 @@ def arrays(explainer, pixels):
 
 def test_every_array_has_the_stores_name_shape_and_type(model, arrays):
     shapes = explain.layer_shapes(model, PARAMS)
-    assert shapes["stem"] == explain.LayerShape((16, 16, 32), 16, K)
-    assert shapes["fc1"] == explain.LayerShape((256,), 64, DEEP)
+    fields = {name: asdict(receptive_field(split_at(model, name)[0])) for name in ("stem", "fc1")}
+    assert shapes["stem"] == explain.LayerShape((16, 16, 32), 16, K, fields["stem"])
+    assert shapes["fc1"] == explain.LayerShape((256,), 64, DEEP, fields["fc1"])
     expected = {
         "pixels/attribution": ((N, 6, SIZE, SIZE), "float32"),
         "pixels/failed": ((N,), "bool"),
@@ -96,6 +100,8 @@ def test_every_array_has_the_stores_name_shape_and_type(model, arrays):
         }
         layer |= {
             "channel_attribution": ((N, shape.unit_shape[-1]), "float32"),
+            "channel_activation": ((N, shape.unit_shape[-1]), "float32"),
+            "channel_place": ((N, shape.unit_shape[-1], 2, 2), "int16"),
             "gap": ((N,), "float32"),
             "points": ((N,), "int32"),
         }
@@ -146,6 +152,19 @@ def test_layer_arrays_agree_with_the_parts_they_are_made_of(model, pixels, array
         np.testing.assert_allclose(
             part["channel_attribution"][image], channels, atol=0.1 * np.abs(channels).max()
         )
+        active = h[image].reshape(-1, h.shape[-1])
+        np.testing.assert_allclose(part["channel_activation"][image], active.max(axis=0), atol=1e-5)
+        found = part["channel_place"][image]
+        if name == "stem":
+            alive = np.flatnonzero(active.max(axis=0) > 0)
+            y, x = found[alive, 1].T
+            np.testing.assert_allclose(h[image, y, x, alive], active.max(axis=0)[alive], atol=1e-5)
+            y, x = found[alive, 0].T
+            largest = np.abs(exact).max(axis=(0, 1))[alive]
+            error = largest - np.abs(exact[y, x, alive])
+            assert error.max() < 0.05 * scale
+        else:
+            assert (found == -1).all(), "a dense layer has no places"
         for sign, neurons in enumerate(strongest_neurons(exact, kept)):
             chosen = tuple(part["neuron"][image, sign].T)
             np.testing.assert_allclose(

@@ -23,6 +23,7 @@ from tasks.report.sections import (
     regions,
     run,
     sources,
+    units,
 )
 
 # By its id, which is its page's name: the title, and what makes its content.
@@ -37,5 +38,6 @@ SECTIONS: dict[str, tuple[str, Callable[[ReportData, Folder], Content]]] = {
     "localisation": ("Localisation", localisation.content),
     "counterfactuals": ("Counterfactuals", counterfactuals.content),
     "linearity": ("Linearity", linearity.content),
+    "units": ("Units", units.content),
     "cite": ("Cite and download", cite.content),
 }

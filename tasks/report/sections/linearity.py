@@ -27,7 +27,8 @@ def content(data: ReportData, folder: Folder) -> Content:
     if units.empty:
         studied = "linearity" in data.workspace.parts("units", data.ids.explain_id)
         return Content({"units": units, "studied": studied})
-    units = units.filter(regex="^(?!study$|auc_|.*lesion)")  # the study of lesions fills those
+    # What the other studies fill.
+    units = units.filter(regex="^(?!study$|auc_|place_|share_|neighbour|.*lesion|.*_by_)")
     alive, rows = units[units["verdict"] != "dead"], data.rows("linearity")
     flips = flip_strengths(rows, target)
     layers = units["layer"].sort_values().value_counts(ascending=True).index
