@@ -17,6 +17,8 @@ CATALOGUE_TABLES = ("photos", "rejects", "sources", "unused_masks")
 # Small files: the layout's version, and what makes a model and an explanation count.
 FORMAT, MODEL_RECORD, EXPLANATION_RECORD = "workspace.json", "model.json", "explanation.json"
 VIEWS, VIEWS_DATABASE = "catalog.sql", "catalog.duckdb"
+# How the folders of comparisons begin, among those of reports.
+COMPARISONS = "compare-"
 LOCKS, SCRATCH = ".locks", ".scratch"
 # Which of Prefect's runs held the lock last.
 LAST_HOLDER = f"{LOCKS}/run.prefect.json"
@@ -94,6 +96,15 @@ def table_folder(table: str, key: str | None = None, partition: str = "") -> str
 def report_path(explain_id: str) -> str:
     """The folder of an explanation's report."""
     return f"{REPORT}/{explain_id}"
+
+
+def comparison_path(first: str, second: str) -> str:
+    """The folder of a comparison's page: of two explanations, or of two models.
+
+    >>> comparison_path("0123456789ab", "ba9876543210")
+    'report/compare-0123456789ab-ba9876543210'
+    """
+    return f"{REPORT}/{COMPARISONS}{first}-{second}"
 
 
 def lock_path(name: str) -> str:

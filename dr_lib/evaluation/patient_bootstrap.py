@@ -4,10 +4,13 @@ The two eyes of a patient agree so often that intervals over eyes would be too n
 interval in the project comes from here.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Float, Float64, Shaped
+
+from dr_lib.evaluation.ratio import ratio
 
 # Resamples at a time: a thousand weights for each of 50,000 eyes at once would take gigabytes.
 CHUNK = 50
@@ -56,3 +59,34 @@ def interval_95(sample: Float[np.ndarray, "resample"]) -> tuple[float, float]:
     finite = sample[np.isfinite(sample)]
     low, high = np.percentile(finite, [2.5, 97.5]) if len(finite) else (np.nan, np.nan)
     return float(low), float(high)
+
+
+def with_intervals(
+    measured: Callable[[np.ndarray], np.ndarray],
+    patients: Shaped[np.ndarray, "eye"],
+    resamples: int = 1000,
+) -> Float64[np.ndarray, "3 measure"]:
+    """The values of some measures, and both ends of their 95 % intervals over patients.
+
+    Parameters
+    ----------
+    measured: makes (resample, measure) of how often each eye counts, (resample, eye).
+    """
+    bootstrap = PatientBootstrap(patients, 0)
+    once = np.ones((1, len(bootstrap.patient)))
+    weights = itertools.chain([once], bootstrap.chunks(resamples))
+    value, *drawn = np.concatenate([measured(part) for part in weights])
+    return np.array([value, *np.transpose([*map(interval_95, np.transpose(drawn))])])
+
+
+def mean_intervals(
+    values: Shaped[np.ndarray, "eye measure"],
+    patients: Shaped[np.ndarray, "eye"],
+    resamples: int = 1000,
+) -> Float64[np.ndarray, "3 measure"]:
+    """The means over the eyes in which a measure is known (not NaN) with their intervals; NaN where
+    it is known in none.
+    """
+    known = np.isfinite(values).astype(np.float64)
+    filled = np.where(known > 0, values, 0.0)
+    return with_intervals(lambda part: ratio(part @ filled, part @ known), patients, resamples)

@@ -5,15 +5,13 @@ An eye is the less certain, the nearer its P(stage ≥ 2) lies to the threshold 
 is called referable, on the scale of log-odds. The threshold is chosen on other eyes.
 """
 
-import itertools
 import math
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer, Shaped
 
-from dr_lib.evaluation.patient_bootstrap import PatientBootstrap, interval_95
-from dr_lib.evaluation.ratio import ratio
+from dr_lib.evaluation.patient_bootstrap import mean_intervals
 from dr_lib.vocabulary import REFERABLE
 
 # Shares of the eyes that are sent to a person.
@@ -37,7 +35,6 @@ def referral_rows(
     patients: Shaped[np.ndarray, "eye"],
     *,
     resamples: int = 1000,
-    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Sensitivity and specificity for referable disease of the eyes that are not sent to a person.
 
@@ -63,24 +60,16 @@ def referral_rows(
     rank = np.empty(len(stages), np.int64)
     rank[np.argsort(certainty, kind="stable")] = np.arange(len(stages))
     positive, called = stages >= REFERABLE, referable >= threshold
-    names, members, right = [], [], []
+    rates = {}
     for share in SHARES:
         kept = rank >= math.floor(share * len(stages))
         for side, group, hit in zip(SIDES, (positive, ~positive), (called, ~called), strict=True):
-            names.append(referral_metric(side, share))
-            members.append(kept & group)
-            right.append(kept & group & hit)
-    below, above = (np.stack(columns, axis=1).astype(np.float64) for columns in (members, right))
-    # How often each eye counts: once in the set as it is, then in each resample of patients.
-    weights = itertools.chain(
-        [np.ones((1, len(stages)))], PatientBootstrap(patients, seed).chunks(resamples)
-    )
-    rates = np.concatenate([ratio(chunk @ above, chunk @ below) for chunk in weights])
-    rows = []
-    for name, (value, *sample) in zip(names, rates.T, strict=True):
-        low, high = interval_95(np.array(sample))
-        rows.append({"metric": name, "value": float(value), "low": low, "high": high})
-    return rows
+            rates[referral_metric(side, share)] = np.where(kept & group, hit, np.nan)
+    found = mean_intervals(np.stack([*rates.values()], axis=1), patients, resamples)
+    return [
+        {"metric": name, "value": value, "low": low, "high": high}
+        for name, (value, low, high) in zip(rates, found.T.tolist(), strict=True)
+    ]
 
 
 def _log_odds(probability):

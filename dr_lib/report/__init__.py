@@ -84,14 +84,11 @@ def render(
     for name, script in gallery_files(eyes).items() if len(eyes) else ():
         folder.add(name, script)
     shared = {
-        "head": head,
+        **_shared(head),
         "sections": sections,
         "explained": len(eyes),
         "chunks": chunk_names(len(eyes)),
         "known": {name for name in eyes if eyes[name].notna().any()},
-        "tabulated": table,
-        **dict(inspect.getmembers(formatting, inspect.isfunction)),
-        **_drawing(),
     }
     templates = _templates()
 
@@ -118,6 +115,26 @@ def render(
     return folder.files
 
 
+def render_page(name: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """A page that stands alone, with what it needs beside it: templates/<name>.html.j2, which is
+    given `values`. Contents by file."""
+    text = _templates().get_template(f"{name}.html.j2").render(_shared(Head()), root="", **values)
+    assets = {f"assets/{file}": (HERE / "assets" / file).read_text("utf-8") for file in ASSETS[:2]}
+    return assets | {f"{name}.html": unbroken(text)}
+
+
+def render_words(name: str, **values: Any) -> list[str]:
+    """The blocks of templates/<name>.txt.j2, which lines of three dashes part."""
+    text = _templates().get_template(f"{name}.txt.j2").render(_shared(Head()), **values)
+    return text.split("---\n")
+
+
+def _shared(head: Head) -> dict[str, Any]:
+    """What every template may use."""
+    functions = dict(inspect.getmembers(formatting, inspect.isfunction))
+    return {"head": head, "tabulated": table, **functions, **_drawing()}
+
+
 def _lead(folder: Folder, lead: tuple[EyeEntry, str] | None) -> SimpleNamespace | None:
     """Fig (a) of the opening eye, panel by panel and as one file; None where it lacks a part."""
     if lead is None:
@@ -135,7 +152,7 @@ def _templates() -> "jinja2.Environment":
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
+        autoescape=lambda name: ".html" in (name or ""),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -29,7 +29,7 @@ from flows.cli.command_line import (
 )
 from flows.cli.operation import doctor, serve, watch
 from flows.cli.printing import print_rows
-from flows.cli.results import export, gc, show, sql, status, verify
+from flows.cli.results import compare, export, gc, show, sql, status, verify
 from flows.cli.terminal import accept_any_encoding
 from flows.registry import STEPS
 
@@ -200,7 +200,7 @@ def plan(
         raise fail(refusal, 1)
 
 
-for _command in (status, verify, gc, sql, show, export):
+for _command in (status, verify, gc, sql, show, compare, export):
     app.command(rich_help_panel="Results")(one_line_errors(_command))
 for _command in (serve, watch, doctor):
     app.command(rich_help_panel="Operation")(one_line_errors(_command))

@@ -165,15 +165,65 @@ def export(
     typer.echo(found.in_words() + (f": {out}" if out else ""), err=True)
 
 
+def compare(
+    workspace: Location,
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="A model or an explanation: its id, or the beginning of one."
+        ),
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other one, such as the newer one.")],
+) -> None:
+    """Compares two models, or two explanations: which eyes change their grade and who is right,
+    AUC and kappa as paired differences with intervals, how far maps, regions and units agree.
+
+    A model stands for its newest explanation. Where one has none, only grades are compared. The
+    rows become the table model_differences, with more detail by stage, eye and unit, and a page.
+
+    Two seeds of one recipe: dr run CONFIG.toml, then dr run CONFIG.toml --set training.seed=1;
+    dr status WORKSPACE and dr gc WORKSPACE list the ids.
+
+    Example: dr compare workspaces/demo 0123456789ab ba9876543210
+    """
+    opened = existing(workspace)
+    prepare_prefect()
+    from tasks.report.compare import Comparison, resolve
+
+    with opened.lock():
+        comparison = Comparison(opened, resolve(opened, a), resolve(opened, b))
+        page = comparison.write()
+    print_frame(comparison.summary, "table" if sys.stdout.isatty() else "csv")
+    typer.echo(f"page: {page}", err=True)
+
+
 def show(
     workspace: Location,
-    image_id: Annotated[str, typer.Argument(metavar="IMAGE_ID", help="Such as 10_left.")],
+    image_ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="IMAGE_ID", help="Such as 10_left; with --pdf several."),
+    ] = None,
     picture: Annotated[
         pathlib.Path | None,
         typer.Option(
             "--png", metavar="FILE", help="Where the picture goes (default: IMAGE_ID.png)."
         ),
     ] = None,
+    pdf: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Instead, a PDF for readers: one A4 page an eye, legible in black and white too.",
+        ),
+    ] = None,
+    where: Annotated[
+        str,
+        typer.Option(
+            metavar="CONDITION",
+            help="With --pdf, in the place of ids: all explained eyes of which this is true, in SQL"
+            " on the columns of the table predictions.",
+        ),
+    ] = "",
     photos: Annotated[
         str,
         typer.Option(
@@ -191,22 +241,32 @@ def show(
     ] = "stage0,stage4",
 ) -> None:
     """Prints one eye's numbers and neurons, and writes its figures (a) and (b) and its neurons'
-    regions as one PNG.
+    regions as one PNG; or writes a PDF of one eye or of many.
 
     Example: dr show workspaces/demo 10_left --photos workspaces/demo-photos --compare stage0,stage2
+
+    Example: dr show workspaces/demo --pdf missed.pdf --where "stage >= 2 and predicted_stage < 2"
     """
 
     prepare_prefect()
+    from dr_lib.formatting import counted
     from storage.ids import page_name
-    from tasks.report.show import show_image
+    from tasks.report.show import show_image, show_sheets
 
+    opened, chosen = existing(workspace), image_ids or []
+    if bool(chosen) == bool(where) or (pdf is None and len(chosen) != 1):
+        raise fail("give one IMAGE_ID; or --pdf FILE with some of them or with --where", 2)
+    if pdf is not None:
+        count = show_sheets(opened, chosen, pdf, where=where, photos=photos)
+        typer.echo(f"{counted(count, 'eye')}: {pdf}", err=True)
+        return
     outcomes = tuple(name.strip() for name in compare.split(","))
     if len(outcomes) != 2:
         raise fail(
             f"--compare {compare}: give two outcomes with a comma between, such as stage0,stage4", 2
         )
+    image_id = chosen[0]
     target = picture or pathlib.Path(f"{page_name(image_id)}.png")
-    opened = existing(workspace)
     numbers, neurons = show_image(opened, image_id, target, photos=photos, compare=outcomes)
     print_rows(numbers, title=image_id)
     print_rows(neurons, title="Strongest neurons")

@@ -135,6 +135,8 @@ def _recorded(
     there, tables = {getattr(record, key): record for record in records}, partition_folders(files)
     left = {name for folder in folders for name in files.names(folder)}
     left |= {path.rpartition("=")[2] for path in tables if f"/{key}=" in path}
+    pages = [name for name in files.names(layout.REPORT) if name.startswith(layout.COMPARISONS)]
+    left -= {*pages}
     for name in dict.fromkeys([*there, *sorted(left)]):
         record, (folder, *others) = there.get(name), [f"{folder}/{name}" for folder in folders]
         places = (
@@ -151,6 +153,8 @@ def _recorded(
                 for part in files.names(path)
                 if part.endswith(f"-{name}.parquet")
             ),
+            # Comparisons of it with what was before; those with what came after are the others'.
+            *(f"{layout.REPORT}/{page}" for page in pages if page.endswith(f"-{name}")),
             *others,
             folder,
         )

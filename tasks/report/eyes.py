@@ -1,13 +1,14 @@
 """The explained eyes of the report: which there are, all that is shown of one, and the drawing of a
 shard's eyes on a worker."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from dr_lib.maps.lesion_map import QUANTITY as LESION_QUANTITY
 from dr_lib.report.entry import EyeEntry, LayerMaps, NeuronEntry, OutcomeMap
 from dr_lib.report.eyes import DRAWING_VERSION, eye_files
 from dr_lib.vocabulary import SIGNS, STAGES
@@ -31,6 +32,8 @@ from tasks.access.stores import (
 )
 from tasks.run.resolved_ids import ResolvedIds
 
+LESION = ("lesion", LESION_QUANTITY)
+Maps = Mapping[tuple[str, str], np.ndarray]  # (eye, y, x), by map and quantity
 DRAWN_FROM = "made.json"  # beside a shard's eyes: what each was drawn from
 # Arrays in the order of the fields of `OutcomeMap` and of `NeuronEntry`.
 OUTCOME_ARRAYS = ("attribution", "outcome", "baseline_outcome", "gap", "points", "converged")
@@ -100,7 +103,6 @@ class Explained:
         explained = explained_rows(whole(self.store, "pixels/status"), eyes)
         chosen = eyes.iloc[explained].set_index("image_id")
         names = chosen.index
-        shards = explained // self.store.shard_images
         graded = "stage" + chosen["predicted_stage"].astype(int).astype(str)
         graded = graded.where(graded.isin(self.record.quantities), self.record.quantities[0])
         gaps = self.rows("attributions").set_index(["image_id", "quantity"])["relative_gap"]
@@ -108,10 +110,7 @@ class Explained:
         regions = self.rows("lesion_regions", source="lesion", sign="positive")
         gallery = pd.DataFrame(
             {
-                "key": [
-                    f"{shard:05d}/{page_name(name)}"
-                    for shard, name in zip(shards, names, strict=True)
-                ],
+                "key": [*map(self.key, explained, names)],
                 "stage": chosen["stage"].astype("Int8"),
                 "predicted": chosen["predicted_stage"].astype("Int8"),
                 "patient": chosen["patient_id"],
@@ -121,6 +120,10 @@ class Explained:
             }
         )
         return gallery.reset_index(names="image_id")
+
+    def key(self, row: int, image_id: str) -> str:
+        """An eye's name among the report's files. row: of the store."""
+        return f"{row // self.store.shard_images:05d}/{page_name(image_id)}"
 
     def rows(self, table: str, **equals: Any) -> pd.DataFrame:
         return self.workspace.frame(table, explain_id=self.explain_id, **equals)
@@ -138,6 +141,15 @@ class Explained:
         first = ranked.iloc[0]
         row = self.store.image_ids.index(first["image_id"])
         return self.entry(eyes.iloc[row], row), first["key"]
+
+    def maps(self, rows: Sequence[int] | np.ndarray) -> Maps:
+        """The maps of the eyes in these rows of the store, the lesion maps last."""
+        there = {"pixels/attribution", "lesion/map"} & {spec.path for spec in self.store.specs}
+        arrays = self.store.read_rows(rows, sorted(there))
+        pixels = np.moveaxis(arrays["pixels/attribution"], 1, 0)
+        names = [("pixels", name) for name in self.record.quantities]
+        lesions = {LESION: arrays["lesion/map"]} if "lesion/map" in there else {}
+        return dict(zip(names, pixels, strict=True)) | lesions
 
     def entry(
         self, eye: pd.Series, row: int, tables: Mapping[str, pd.DataFrame] | None = None
@@ -276,7 +288,8 @@ def draw_shard(job: DrawJob) -> int:
         if before.get(name) == digests[name]:
             continue
         entry = explained.entry(eye, job.span.start + place, tables[name])
-        for file, content in eye_files(entry, f"{job.span.index:05d}/{page_name(name)}").items():
+        key = explained.key(job.span.start + place, name)
+        for file, content in eye_files(entry, key).items():
             files.append(f"{report_path(job.ids.explain_id)}/{file}")
             workspace.files.write(files[-1], content, flush=False)
         drawn += 1

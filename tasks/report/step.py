@@ -19,6 +19,7 @@ from tasks.access.contact_sheets import Photos
 from tasks.access.explained import explained_eyes, explained_rows
 from tasks.access.stores import explanation_store, whole
 from tasks.execution.waves import run_in_waves
+from tasks.report.compare import compare_with_previous
 from tasks.report.data import ReportData
 from tasks.report.eyes import draw_shard, shards_to_draw
 from tasks.report.sections import SECTIONS
@@ -35,7 +36,7 @@ def report(
     session: Session, recipe: Recipe, data: DataParams, config: dict[str, Any]
 ) -> StepResult:
     """Writes report/<explain_id>/: the files of eyes that changed, the pages if anything did;
-    refreshes the SQL catalogue.
+    compares the model with the one before it, and refreshes the SQL catalogue.
 
     Parameters
     ----------
@@ -55,8 +56,6 @@ def report(
     )
     folder = report_path(ids.explain_id)
     index = files.url(f"{folder}/index.html")
-    if workspace.is_local:
-        refresh(workspace)
     store = explanation_store(workspace, ids.explain_id)
     eyes = explained_eyes(workspace, ids.model_id, store.image_ids)
     present = workspace.photos().set_index("image_id")["present"]
@@ -75,6 +74,9 @@ def report(
         collect=atlas.collect,
     )
     atlas.write()
+    compare_with_previous(workspace, ids)
+    if workspace.is_local:
+        refresh(workspace)
     explained = len(explained_rows(whole(store, "pixels/status"), eyes))
     result = StepResult(STEP, explained, drawn, index)
     digest = _fingerprint(workspace, ids.explain_id, config)

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from dr_lib.drawing.sheets import before_after_sheet, set_aside_sheet, small_jpeg
-from dr_lib.formatting import duration, label, with_interval
+from dr_lib.formatting import duration, label, number, with_interval
 from storage import Workspace
 from storage.photos.sources import PhotoSources
 from tasks.access.contact_sheets import Photos, flagged, flagged_text, samples, set_aside
@@ -76,6 +77,16 @@ def show_report(workspace: Workspace, index: str) -> None:
     create_link_artifact(
         link, link_text="Open the report", key="report-link", description=f"The report: {index}"
     )
+
+
+def show_comparison(rows: pd.DataFrame, page: str) -> None:
+    """A table of how two models or explanations differ."""
+    if inside_run():
+        create_table_artifact(
+            rows.map(number).to_dict("records"),
+            key="model-differences",
+            description=f"Compared with the model before; more: {page}",
+        )
 
 
 def show_rejects(workspace: Workspace, step: str) -> None:

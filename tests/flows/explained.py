@@ -4,6 +4,7 @@ ones have.
 It is there in a second and without TensorFlow, for tests of what is done with explanations.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -63,9 +64,20 @@ def names(count: int) -> list[str]:
     ]
 
 
-def explain(workspace: Workspace, count: int) -> None:
+def explain(
+    workspace: Workspace,
+    count: int,
+    *,
+    model_id: str = MODEL_ID,
+    created: str = "2026-01-01",
+    seed: int = 0,
+    grades: Sequence[int] | None = None,
+) -> str:
     """Makes the workspace hold `count` explained eyes; a second call with more adds the rest, as
-    a pipeline would.
+    a pipeline would. Returns the explanation's id.
+
+    A second model needs another model_id and a later time of creation; its maps are noise of
+    another seed. grades: which stage it is sure of in each eye.
     """
     ids = names(count)
     common = {
@@ -85,11 +97,16 @@ def explain(workspace: Workspace, count: int) -> None:
     workspace.write_table("photos", _frame("photos", common | photo, count))
     graded = {"predicted_stage": [(number + number // 5) % 5 for number in range(count)]}
     graded |= {f"probability_stage{stage}": [0.2] * count for stage in range(5)}
+    if grades is not None:
+        graded["predicted_stage"] = list(grades)
+        for stage in range(5):
+            sure = [0.8 if grade == stage else 0.05 for grade in grades]
+            graded[f"probability_stage{stage}"] = sure
     workspace.write_table(
-        "predictions", _frame("predictions", common | graded, count), partition=MODEL_ID
+        "predictions", _frame("predictions", common | graded, count), partition=model_id
     )
-    record = {"model_id": MODEL_ID, "training_id": RECIPE.training_id, "created": "2026-01-01"}
-    workspace.files.write_json(model_path(MODEL_ID, MODEL_RECORD), record)
+    record = {"model_id": model_id, "training_id": RECIPE.training_id, "created": created}
+    workspace.files.write_json(model_path(model_id, MODEL_RECORD), record)
 
     explain_id = RECIPE.explain_id(workspace)
     settings = {
@@ -99,7 +116,7 @@ def explain(workspace: Workspace, count: int) -> None:
     }
     save_record(
         workspace.files,
-        ExplanationRecord(explain_id, MODEL_ID, RECIPE.preprocess_id, settings),
+        ExplanationRecord(explain_id, model_id, RECIPE.preprocess_id, settings),
     )
     path, made_how = fundus_path(RECIPE.preprocess_id), {"preprocess": RECIPE.preprocess_settings}
     fundi = ShardedStore.create_or_open(
@@ -117,7 +134,7 @@ def explain(workspace: Workspace, count: int) -> None:
             for row in range(span.images):
                 fill(
                     {path: values[row] for path, values in arrays.items()},
-                    np.random.default_rng(span.start + row),
+                    np.random.default_rng(seed + span.start + row),
                 )
             arrays["status" if store is fundi else "pixels/status"][:] = DONE
             if store is fundi:  # the photograph is twice as wide as its fundus, and squeezed
@@ -125,9 +142,9 @@ def explain(workspace: Workspace, count: int) -> None:
                 arrays["centre_y"][:], arrays["centre_x"][:] = DISC.centre_y, DISC.centre_x
             store.write_shard(span, arrays, digests=digests[span.rows])
             if store is maps:
-                eyes = explained_eyes(workspace, MODEL_ID, ids).iloc[span.rows]
+                eyes = explained_eyes(workspace, model_id, ids).iloc[span.rows]
                 resolved = ResolvedIds(
-                    workspace.location, RECIPE.preprocess_id, MODEL_ID, explain_id
+                    workspace.location, RECIPE.preprocess_id, model_id, explain_id
                 )
                 aggregate_shard(
                     AggregateJob(
@@ -142,6 +159,7 @@ def explain(workspace: Workspace, count: int) -> None:
                         missing=SHARD_TABLES,
                     )
                 )
+    return explain_id
 
 
 def _fundus(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:

@@ -32,6 +32,7 @@ def dr(*arguments):
         "gc",
         "sql",
         "show",
+        "compare",
         "export",
         "synthesise",
         *STEPS,
@@ -180,7 +181,7 @@ def test_a_workspace_that_is_not_there_is_one_line_and_is_not_made(tmp_path, nam
 
 
 def test_all_commands_that_read_a_workspace_are_tried_on_one_that_is_not_there():
-    assert set(readers()) >= {"status", "verify", "gc", "sql", "show", "export"}
+    assert set(readers()) >= {"status", "verify", "gc", "sql", "show", "compare", "export"}
 
 
 @pytest.mark.parametrize("place", ["memory://nowhere/dr", "unknown://bucket/dr"])

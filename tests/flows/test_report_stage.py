@@ -4,6 +4,7 @@ it came there.
 
 import hashlib
 import pathlib
+import re
 
 import pytest
 
@@ -11,6 +12,7 @@ from dr_lib.report.eyes import DRAWING_VERSION
 from storage import open_workspace
 from tasks.report import eyes as report_eyes
 from tasks.report import step as stage
+from tasks.report.sections import compared
 from tasks.report.step import report
 from tasks.run.session import Session
 from tasks.run.settings import DataParams
@@ -61,6 +63,23 @@ def test_two_more_eyes_are_two_eyes_drawn_and_nothing_new_is_none(made):
     assert {name for name in before if after[name] != before[name]} == {"eyes/00001/made.json"}
     assert len([name for name in after if name.endswith(".js")]) == 7
     assert after == files(made(7, "at once")), "the way there leaves no trace"
+
+
+def test_a_model_that_is_trained_anew_is_compared_with_the_one_before_and_the_report_says_so(
+    made, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(stage, "SECTIONS", {"compared": ("Compared", compared.content)})
+    first = pathlib.Path(made(4).message)
+    assert "Not compared with another model yet." in (first.parent / "compared.html").read_text()
+    workspace = open_workspace(tmp_path / "workspace")
+    explain(workspace, 4, model_id="fedcba987654", created="2026-01-02", grades=[0, 1, 2, 3])
+    second = pathlib.Path(made(0).message).parent
+    page = (second / "compared.html").read_text()
+    (address,) = re.findall(r'href="(\.\./compare-.*?)"', page)
+    told = (second / address).read_text()
+    assert f'href="../{second.name}/eye.html#00000/1_left"' not in told, "its grade is the same"
+    assert "of 4 labelled eyes of the test split" in told
+    assert "of 4 eyes get another grade, kappa differs by" in page
 
 
 def test_an_eye_lost_in_a_kill_is_drawn_again_with_the_same_bytes(made):

@@ -13,6 +13,7 @@ from dr_lib.report.section import Content
 from tasks.report.data import ReportData
 from tasks.report.sections import (
     cite,
+    compared,
     counterfactuals,
     eyes,
     groups,
@@ -32,6 +33,7 @@ SECTIONS: dict[str, tuple[str, Callable[[ReportData, Folder], Content]]] = {
     "data": ("Data", photographs.content),
     "model": ("Model", model.content),
     "sources": ("Sources", sources.content),
+    "compared": ("Compared", compared.content),
     "eyes": ("Explained eyes", eyes.content),
     "groups": ("Groups", groups.content),
     "regions": ("Regions", regions.content),
