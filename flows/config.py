@@ -21,6 +21,7 @@ from dr_lib.evaluation.grading import GradingParams
 from dr_lib.fundus import PreprocessParams
 from dr_lib.linearity import LinearityParams
 from dr_lib.localisation import LocalisationParams
+from dr_lib.localisation.audit import AuditParams
 from dr_lib.localisation.channel_dissection import ChannelDissectionParams
 from dr_lib.maps import HeatmapParams
 from dr_lib.maps.region_clustering import RegionClusteringParams
@@ -97,6 +98,7 @@ class PipelineConfig:
     localisation: LocalisationParams = LocalisationParams()
     region_clustering: RegionClusteringParams = RegionClusteringParams()
     channel_dissection: ChannelDissectionParams = ChannelDissectionParams()
+    audit: AuditParams = AuditParams()
     counterfactuals: CounterfactualSection = CounterfactualSection()
     adversarials: AdversarialParams = AdversarialParams()
     linearity: LinearityParams = LinearityParams()

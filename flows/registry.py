@@ -30,14 +30,15 @@ def _ingest(session: "Session", config: "PipelineConfig") -> "StepResult":
 
 
 def _aggregate(session: "Session", config: "PipelineConfig") -> "StepResult":
+    from tasks.aggregate.audit import audit
     from tasks.aggregate.lesion_study import lesion_study
     from tasks.aggregate.step import aggregate
 
     recipe, sources, masks = config.recipe, config.data.every_source, config.localisation
     clustering, dissection = config.region_clustering, config.channel_dissection
-    return aggregate(session, recipe, sources, config.heatmaps, masks).and_then(
-        lesion_study(session, recipe, sources, masks, clustering, dissection)
-    )
+    result = aggregate(session, recipe, sources, config.heatmaps, masks)
+    study = lesion_study(session, recipe, sources, masks, clustering, dissection)
+    return result.and_then(study).and_then(audit(session, recipe, config.audit))
 
 
 def _call(step: str, *settings: str) -> "Callable[[Session, PipelineConfig], StepResult]":

@@ -306,7 +306,7 @@ def bars(
     if reference is not None:
         axes.axvline(reference, color=MUTED, linewidth=1, linestyle=DASHED)
     axes.set_yticks(places, rows.index, color=INK)
-    lowest = min(0.0, float(np.nanmin(values, initial=0)) * 1.1)
+    lowest = min(0.0, float(np.nanmin(np.fmin(values, low), initial=0)) * 1.1)
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(lowest, room * 1.14), xlabel=x_label)
     axes.grid(axis="y", visible=False)
     return drawing

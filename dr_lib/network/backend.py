@@ -270,9 +270,7 @@ def device() -> str:
 
 
 def compiled(function: Callable) -> Callable:
-    """The same function compiled; it is traced once for every new combination of argument
-    shapes.
-    """
+    """The same function compiled: traced once for every new combination of argument shapes."""
     if name() == "tensorflow":
         import tensorflow as tf
 
@@ -283,6 +281,11 @@ def compiled(function: Callable) -> Callable:
     import jax
 
     return jax.jit(function)
+
+
+def compiles_weights() -> bool:
+    """Whether compiled functions keep the weights that networks had when they were compiled."""
+    return name() == "jax"
 
 
 def _is_no_retracing(record: logging.LogRecord) -> bool:

@@ -114,7 +114,7 @@ def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionP
         return len(eyes)
     parts = [eyes.iloc[start : start + EYES_PER_JOB] for start in range(0, len(eyes), EYES_PER_JOB)]
     work = functools.partial(_agreements, params.layers)
-    results = _in_waves(session.network, "channel dissection", work, job, parts)
+    results = in_waves(session.network, "channel dissection", work, job, parts)
     rows = []
     for layer in params.layers:
         if judged := [eye for result in results for eye in result[layer]]:
@@ -125,7 +125,7 @@ def _judge_channels(session: Session, job: LesionJob, params: ChannelDissectionP
     return len(eyes)
 
 
-def _in_waves(
+def in_waves(
     pool: Workers,
     name: str,
     work: Callable[[LesionJob], Any],
@@ -176,7 +176,7 @@ def _group_regions(session: Session, job: LesionJob, params: RegionClusteringPar
         return
     work = functools.partial(_described, params.source)
     parts = (eyes for _, eyes in job.eyes.groupby("part"))
-    results = _in_waves(session.pool, "region clustering", work, job, parts)
+    results = in_waves(session.pool, "region clustering", work, job, parts)
     features = [features for _, features in results] or [np.zeros((0, 1))]
     groups = cluster(np.concatenate(features), params)
     rows = pd.DataFrame(

@@ -26,7 +26,10 @@ EYE = [
 
 
 def judgement_rows(
-    judged: Sequence[JudgedEye], explain_id: str, params: LocalisationParams
+    judged: Sequence[JudgedEye],
+    explain_id: str,
+    params: LocalisationParams,
+    stratum: str = STRATUM,
 ) -> pd.DataFrame:
     """A row of `evaluation` for each split, map, lesion type and measure."""
     rows = []
@@ -40,7 +43,7 @@ def judgement_rows(
                 place | row
                 for row in score_rows(scores, [eye.patient_id for eye in with_map], params)
             ]
-    frame = pd.DataFrame(rows).assign(stratum=STRATUM, explain_id=explain_id)
+    frame = pd.DataFrame(rows).assign(stratum=stratum, explain_id=explain_id)
     return frame.reindex(columns=SCHEMAS[EVALUATION].names)
 
 

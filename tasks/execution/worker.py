@@ -2,6 +2,7 @@
 workers; knows no Prefect.
 """
 
+import dataclasses
 import functools
 import gc
 import os
@@ -12,7 +13,8 @@ import numpy as np
 
 from dr_lib.attribution import AttributionParams
 from dr_lib.attribution.evaluator import Evaluator
-from dr_lib.attribution.explain import Explainer
+from dr_lib.attribution.explain import Explainer, suggested_batch_size
+from dr_lib.localisation.audit import Auditor, AuditParams
 from dr_lib.localisation.baseline_maps import BaselineMaps
 from dr_lib.network import backend
 from dr_lib.network.classifier_outputs import ClassifierOutputs
@@ -36,17 +38,17 @@ def afresh(function: Callable[[Any], Any], job: Any) -> Any:
     """`function(job)` without the networks that this process has kept: their compiled functions
     hold memory.
     """
-    for kept in (loaded_model, explainer, classifier_outputs, logits_evaluator, baseline_maps):
+    for kept in (
+        *(loaded_model, explainer, classifier_outputs),
+        *(logits_evaluator, baseline_maps, auditor),
+    ):
         kept.cache_clear()
     gc.collect()
     return function(job)
 
 
-@functools.lru_cache(maxsize=2)
-def loaded_model(location: str, model_id: str) -> Any:
-    """The trained keras.Model of a workspace, in inference use; loaded once a process. Its
-    weights' sha256 is checked.
-    """
+def read_model(location: str, model_id: str) -> Any:
+    """The trained keras.Model of a workspace, in inference use. Its weights' sha256 is checked."""
     backend.configure(threads=threads_here())
     workspace = open_workspace(location)
     record = load_record(workspace.files, model_id)
@@ -54,6 +56,9 @@ def loaded_model(location: str, model_id: str) -> Any:
     model.load_weights(local_weights(workspace.files, model_id))
     model.trainable = False
     return model
+
+
+loaded_model = functools.lru_cache(maxsize=2)(read_model)  # once a process
 
 
 @functools.lru_cache(maxsize=1)
@@ -89,6 +94,16 @@ def baseline_maps(
     return BaselineMaps(
         loaded_model(location, model_id), quantity, [name for name in layers if name in known]
     )
+
+
+@functools.lru_cache(maxsize=1)
+def auditor(location: str, model_id: str, params: AuditParams, crop: float) -> Auditor:
+    """The tests of a model's maps, with a model of their own; kept for the same reason."""
+    model = read_model(location, model_id)
+    made = model_params(load_record(open_workspace(location).files, model_id))
+    # Not the seed of the training: what it started from has left traces in what it learnt.
+    untrained = build(dataclasses.replace(made, seed=made.seed + 1))
+    return Auditor(model, untrained, params, suggested_batch_size(model), crop=crop)
 
 
 def model_params(record: ModelRecord) -> ModelParams:

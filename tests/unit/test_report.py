@@ -363,7 +363,7 @@ def test_an_eye_drawn_otherwise_has_another_version_of_drawing():
     )
     scales = told.pop("scales")
     words = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-    assert (DRAWING_VERSION, words) == (3, "01a0e3c9c69f")
+    assert (DRAWING_VERSION, words) == (4, "01a0e3c9c69f")
     assert scales == pytest.approx([0.718469, 0.652451, 0.718469, 0.688606, 0.625559], rel=1e-3)
     assert [picture.shape for picture in pictures] == [
         (400, 400, 3),

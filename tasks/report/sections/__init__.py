@@ -12,6 +12,7 @@ from dr_lib.report.pictures import Folder
 from dr_lib.report.section import Content
 from tasks.report.data import ReportData
 from tasks.report.sections import (
+    audit,
     cite,
     compared,
     counterfactuals,
@@ -38,6 +39,7 @@ SECTIONS: dict[str, tuple[str, Callable[[ReportData, Folder], Content]]] = {
     "groups": ("Groups", groups.content),
     "regions": ("Regions", regions.content),
     "localisation": ("Localisation", localisation.content),
+    "audit": ("Audit", audit.content),
     "counterfactuals": ("Counterfactuals", counterfactuals.content),
     "linearity": ("Linearity", linearity.content),
     "units": ("Units", units.content),
