@@ -13,7 +13,7 @@ the gradients, which stay on the device, to the path's sums.
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,10 +62,12 @@ class Values:
 Refinement = Generator[Request | Commit, Values, Any]
 
 
-@dataclass
 class Path:
-    """A straight line and its refinement; after the run also `sum`, `contrast_sum` (basis, …)
-    float32 and the refinement's `result`.
+    """A straight line and its refinement.
+
+    After the run `sum` and, if contrasted, `contrast_sum` (basis, …) float32 are the sums of
+    gradients, and `result` what the refinement returned. Until then `request` is what the
+    refinement waits for, and `missing_rows` counts the rows that are open: 0 when it has ended.
 
     Parameters
     ----------
@@ -76,30 +78,23 @@ class Path:
     contrasted: whether `contrast_sum` is wanted.
     """
 
-    key: Any
-    baseline: np.ndarray
-    difference: np.ndarray
-    refinement: Refinement
-    basis: int
-    extras: tuple[np.ndarray, ...] = ()
-    contrasted: bool = True
-    result: Any = None
-    sum: np.ndarray = field(init=False)
-    contrast_sum: np.ndarray = field(init=False)  # only if `contrasted`
-    # What the refinement waits for, and how many of its rows: none when the refinement has ended.
-    request: Request = field(init=False, repr=False)
-    missing_rows: int = field(default=0, init=False)
-    # On the device: baseline and difference (2, …), and the extras.
-    tensors: list[Any] = field(init=False, repr=False)
-    _sums: GradientSums = field(init=False, repr=False)
-    _asked: int = field(default=0, init=False, repr=False)  # gradients to be kept so far
-    _answer: Values | None = field(default=None, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Takes the line to the device and lets the refinement ask for the first time."""
-        line = np.stack([self.baseline, self.difference]).astype(np.float32)
-        self.tensors = [backend.tensor(array) for array in (line, *self.extras)]
-        self._sums = GradientSums(self.basis, self.difference.shape, self.contrasted)
+    def __init__(
+        self,
+        key: Any,
+        baseline: np.ndarray,
+        difference: np.ndarray,
+        refinement: Refinement,
+        basis: int,
+        extras: tuple[np.ndarray, ...] = (),
+        contrasted: bool = True,
+    ) -> None:
+        self.key, self.difference, self._refinement = key, difference, refinement
+        line = np.stack([baseline, difference]).astype(np.float32)
+        # On the device: baseline and difference (2, …), and the extras.
+        self.tensors = [backend.tensor(array) for array in (line, *extras)]
+        self.missing_rows = 0
+        self._sums = GradientSums(basis, difference.shape, contrasted)
+        self._asked = 0  # gradients to be kept so far
         self._advance(None)
 
     @property
@@ -142,14 +137,14 @@ class Path:
 
     def _advance(self, values: Values | None) -> None:
         """Hands the refinement the answer to its request, and takes in its next request."""
-        self._answer = None
+        self._answer: Values | None = None
         try:
-            message = next(self.refinement) if values is None else self.refinement.send(values)
+            message = next(self._refinement) if values is None else self._refinement.send(values)
             while isinstance(message, Commit):
                 self._sums.commit(message)
-                message = next(self.refinement)
+                message = next(self._refinement)
         except StopIteration as stop:
-            self.result = stop.value
+            self.result: Any = stop.value
             self.sum, self.contrast_sum = self._sums.fetched()
             return
         self.request, self.missing_rows = message, len(message.alphas)

@@ -64,9 +64,9 @@ class AttributionParams(Settings):
     points: int = 16
     layer_points: int = 12
     neuron_points: int = 32
-    lesion_poses: Annotated[Literal[0, 1, 2, 4, 8], "0: no lesion map"] = 8
+    lesion_poses: Annotated[Literal[0, 1, 2, 4, 8], "0: no lesion map"] = 4
     lesion_points: int = 2
-    lesion_enlargement: Annotated[float, Interval(ge=1, le=4), "1: not enlarged"] = 1.5
+    lesion_enlargement: Annotated[float, Interval(ge=1, le=4), "1: not enlarged"] = 2.0
     batch_size: NonNegativeInt = 0
     precision: Precision = "float32"
 

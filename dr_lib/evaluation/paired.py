@@ -1,7 +1,8 @@
 """Two models on the same eyes: by how much one is better.
 
 Both are measured in the same resamples of patients, so that what makes an eye easy or hard for both
-falls out of the difference. Its interval is therefore narrower than those of the two models suggest.
+falls out of the difference. Its interval is therefore narrower than those of the two models
+suggest.
 """
 
 from typing import Any
@@ -46,7 +47,8 @@ def paired_differences(
     def measured(weights: np.ndarray) -> np.ndarray:
         found = [model.metrics(weights) for model in models]
         of = [np.stack([values[name] for name in MEASURES]) for values in found]
-        return np.concatenate([*of, of[1] - of[0]]).T
+        difference = np.round(of[1] - of[0], 12) + 0.0  # rounding and −0 have no sign to tell
+        return np.concatenate([*of, difference]).T
 
     columns = np.split(with_intervals(measured, patients, resamples), 3, axis=1)
     rows: list[dict[str, Any]] = []

@@ -141,10 +141,8 @@ class Auditor:
         disease.
         """
         quantities = stage_quantities((f"stage{stage}", "referable"))
-        x, shares = (
-            scaled(fundus) * inside[..., None],
-            np.linspace(0, 1, self.params.steps + 1) ** 2,
-        )
+        x = scaled(fundus) * inside[..., None]
+        shares = np.linspace(0, 1, self.params.steps + 1) ** 2  # dense where few pixels are shown
         ends = quantities.values(self._answers(np.stack([np.zeros_like(x), x])))
         places, scores, areas = no_lesion_places(fundus, crop=self.crop), {}, {}
         references = {"random": random.random(inside.shape), "contrast": local_contrast(fundus)}
@@ -153,7 +151,7 @@ class Auditor:
             shown = self._answers(masked(x, values, inside, shares[1:-1]))
             areas[source] = masking_areas(quantities.values(shown), *ends, shares)
             size = np.abs(values)
-            for name, place in places.items() if size.any() else ():
+            for name, place in places.items() if source != "random" and size.any() else ():
                 share = float(size[place].sum() / size.sum())
                 scores[source, f"share_{name}"] = Score(share, float(place.mean()))
         for source in ("contrast", *maps):

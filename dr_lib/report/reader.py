@@ -58,10 +58,10 @@ def reader_sheet(
     there = {name: picture for name, picture in pictures.items() if picture is not None}
     for place, (name, picture) in enumerate(there.items()):
         side = WIDE / 3 - 0.01
-        box = (LEFT + place * WIDE / 3, 0.66, side, side * A4[0] / A4[1])
-        axes = paper.add_axes(box, xticks=[], yticks=[])
+        box = (LEFT + place * WIDE / 3, 0.675, side, side * A4[0] / A4[1])
+        axes = paper.add_axes(box, frameon=False, xticks=[], yticks=[], anchor="N")
         axes.set_title(name, size=9, loc="left")
-        axes.imshow(picture, cmap="Greys", vmin=0)
+        axes.imshow(picture, cmap="Greys", vmin=0, interpolation="none")
         if picture is not eye.photo:
             _outline(axes, regions)
     bars = paper.add_axes((LEFT + 0.13, 0.49, WIDE - 0.21, 0.12), xlim=(0, 1))
@@ -71,12 +71,13 @@ def reader_sheet(
     bars.bar_label(drawn, [percent(chance, 1) for chance in chances], padding=4)
     bars.set_yticks(STAGES, [stage_text(stage) for stage in STAGES])
     bars.set(xlabel="Probability; the grade is black", ylim=(len(chances) - 0.5, -0.5))
-    cells = [line.split(" | ") for line in rows.strip().split("\n")]
-    space = (LEFT, 0.385 - 0.02 * len(cells), WIDE, 0.02 * len(cells))
-    axes = paper.add_axes(space, frameon=False, xticks=[], yticks=[])
-    table = axes.table(cells, bbox=Bbox.unit(), cellLoc="left", edges="horizontal")
-    table.auto_set_font_size(False)
-    table.set_fontsize(8)
+    if len(regions):
+        cells = [line.split(" | ") for line in rows.strip().split("\n")]
+        space = (LEFT, 0.385 - 0.02 * len(cells), WIDE, 0.02 * len(cells))
+        axes = paper.add_axes(space, frameon=False, xticks=[], yticks=[])
+        table = axes.table(cells, bbox=Bbox.unit(), cellLoc="left", edges="horizontal")
+        table.auto_set_font_size(False)
+        table.set_fontsize(8)
     return paper
 
 
@@ -85,8 +86,8 @@ def _outline(axes: "Axes", regions: pd.DataFrame) -> None:
     from matplotlib.patches import Rectangle
 
     for rank, row in enumerate(regions.itertuples(), 1):
-        left, top = row.bbox_left_px - 0.5, row.bbox_top_px - 0.5
-        wide, high = row.bbox_right_px - left - 0.5, row.bbox_bottom_px - top - 0.5
+        left, top = row.bbox_left_px - 1.5, row.bbox_top_px - 1.5
+        wide, high = row.bbox_right_px - left + 0.5, row.bbox_bottom_px - top + 0.5
         for width, ink in ((2.4, "white"), (0.9, "black")):
             axes.add_patch(Rectangle((left, top), wide, high, fill=False, ec=ink, lw=width))
         paper = {"facecolor": "white", "pad": 0.8, "linewidth": 0.4}

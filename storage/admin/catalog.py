@@ -20,6 +20,7 @@ from storage.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 
 DUCKDB_TYPES = {
@@ -151,9 +152,14 @@ def _older(ws: Workspace, table: str, files: list[tuple[str | None, str]]) -> bo
 
 def _no_rows(schema) -> str:
     nulls = ", ".join(
-        f"CAST(NULL AS {DUCKDB_TYPES[str(field.type)]}) AS {_name(field.name)}" for field in schema
+        f"CAST(NULL AS {_duckdb_type(field.type)}) AS {_name(field.name)}" for field in schema
     )
     return f"SELECT {nulls} WHERE false"
+
+
+def _duckdb_type(kind: "pa.DataType") -> str:
+    items = getattr(kind, "value_type", None)  # of a list
+    return f"{_duckdb_type(items)}[]" if items else DUCKDB_TYPES[str(kind)]
 
 
 def _column(field) -> str:

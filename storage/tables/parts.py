@@ -79,7 +79,9 @@ def read_file(files: Files, name: str, table: str):
     schema = dataset_schema(table)
     found = found.rename_columns(former_names(table, found.column_names))
     complete = pa.concat_tables([schema.empty_table(), found], promote_options="permissive")
-    return to_frame(complete.select(schema.names).cast(schema))
+    # Nulls may stand where a younger file has none: the partition's id, a column that is younger.
+    arrays = [complete[field.name].cast(field.type) for field in schema]
+    return to_frame(pa.Table.from_arrays(arrays, schema=schema))
 
 
 def former_names(table: str, there: list[str]) -> dict[str, str]:

@@ -72,12 +72,14 @@ def explain(
     created: str = "2026-01-01",
     seed: int = 0,
     grades: Sequence[int] | None = None,
+    tables: bool = True,
 ) -> str:
     """Makes the workspace hold `count` explained eyes; a second call with more adds the rest, as
     a pipeline would. Returns the explanation's id.
 
     A second model needs another model_id and a later time of creation; its maps are noise of
-    another seed. grades: which stage it is sure of in each eye.
+    another seed. grades: which stage it is sure of in each eye. tables: those that `dr aggregate`
+    makes of the maps.
     """
     ids = names(count)
     common = {
@@ -141,7 +143,7 @@ def explain(
                 arrays["diameter"][:], arrays["aspect"][:] = DISC.diameter, DISC.aspect
                 arrays["centre_y"][:], arrays["centre_x"][:] = DISC.centre_y, DISC.centre_x
             store.write_shard(span, arrays, digests=digests[span.rows])
-            if store is maps:
+            if store is maps and tables:
                 eyes = explained_eyes(workspace, model_id, ids).iloc[span.rows]
                 resolved = ResolvedIds(
                     workspace.location, RECIPE.preprocess_id, model_id, explain_id

@@ -34,10 +34,12 @@ def dr(*arguments):
 def workspace(tmp_path_factory):
     """A model; one with other maps and grades; a twin of the first; one without explanation."""
     made = open_workspace(tmp_path_factory.mktemp("compare") / "ws")
+    later = {"model_id": OTHER, "created": "2026-01-02", "tables": False}
+    latest = {"model_id": TWIN, "created": "2026-01-03", "tables": False}
     ids = [
-        explain(made, EYES, grades=RIGHT),
-        explain(made, EYES, model_id=OTHER, created="2026-01-02", seed=100, grades=WORSE),
-        explain(made, EYES, model_id=TWIN, created="2026-01-03", grades=RIGHT),
+        explain(made, EYES, grades=RIGHT, tables=False),
+        explain(made, EYES, **later, seed=100, grades=WORSE),
+        explain(made, EYES, **latest, grades=RIGHT),
     ]
     predictions = made.frame("predictions", model_id=OTHER).drop(columns="model_id")
     made.write_table("predictions", predictions, partition=BARE)
@@ -88,6 +90,16 @@ def test_the_command_prints_rows_for_a_pipe_and_leaves_a_table_and_a_page(worksp
     assert result.stderr.strip() == f"page: {made.location}/{folder}/comparison.html"
     page = made.files.read(f"{folder}/comparison.html").decode()
     assert "4 of 24 labelled eyes of the test split get another grade" in page
+    for caption in (
+        "Both models on",
+        "To whom the truth",
+        "Correlation of",
+        "Overlap of",
+        "Regions of",
+    ):
+        assert f"<caption>{caption}" in page
+    assert "<caption>Units that contribute to any eye, by layer</caption>" in page
+    assert "Units of fc1 one by one" in page
     assert "assets/report.css" in made.files.names(folder) or made.files.exists(
         f"{folder}/assets/report.css"
     )
@@ -138,8 +150,8 @@ def test_a_mistake_is_one_line(workspace, a, b, says):
 
 def test_models_without_a_common_eye_cannot_be_compared(workspace, tmp_path):
     made = open_workspace(tmp_path / "ws")
-    explain(made, 4)
-    explain(made, 4, model_id=OTHER, created="2026-01-02")
+    explain(made, 4, tables=False)
+    explain(made, 4, model_id=OTHER, created="2026-01-02", tables=False)
     graded = made.frame("predictions", model_id=OTHER).drop(columns="model_id")
     made.write_table("predictions", graded[:0], partition=OTHER)
     with pytest.raises(UserError, match="have no eye in common"):
@@ -150,10 +162,10 @@ def test_after_a_retraining_the_model_is_compared_with_the_one_before_it_once(
     tmp_path, monkeypatch, capsys
 ):
     made = open_workspace(tmp_path / "ws")
-    first = explain(made, 4, grades=RIGHT[:4])
+    first = explain(made, 4, grades=RIGHT[:4], tables=False)
     compare_with_previous(made, RECIPE.resolve(made))
     assert made.frame("model_differences").empty, "there is no model before the first"
-    second = explain(made, 4, model_id=OTHER, created="2026-01-02", grades=RIGHT[:4])
+    second = explain(made, 4, model_id=OTHER, created="2026-01-02", grades=RIGHT[:4], tables=False)
     ids = RECIPE.resolve(made)
     assert (ids.model_id, ids.explain_id) == (OTHER, second)
 
@@ -174,8 +186,8 @@ def test_after_a_retraining_the_model_is_compared_with_the_one_before_it_once(
 
 def test_a_comparison_goes_with_the_explanation_that_it_is_about(tmp_path):
     made = open_workspace(tmp_path / "ws")
-    first = explain(made, 4, grades=RIGHT[:4])
-    second = explain(made, 4, model_id=OTHER, created="2026-01-02", grades=RIGHT[:4])
+    first = explain(made, 4, grades=RIGHT[:4], tables=False)
+    second = explain(made, 4, model_id=OTHER, created="2026-01-02", grades=RIGHT[:4], tables=False)
     compared(made, MODEL_ID, OTHER).write()
     folder = comparison_path(first, second)
     assert not [row["id"] for row in listing(made) if row["id"].startswith("compare")]

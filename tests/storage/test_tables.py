@@ -160,6 +160,16 @@ def test_a_part_knows_what_it_was_made_from(ws):
     assert ws.count("units", unit=1) == 2
 
 
+def test_one_part_is_read_alone_with_all_columns_of_its_table(ws):
+    for part in ("a", "b"):
+        ws.write_table("units", example("units").assign(layer=part), partition="e", part=part)
+    found = ws.part("units", "e", "b")
+    assert list(found.columns) == dataset_schema("units").names
+    assert found["layer"].tolist() == ["b"] * 3
+    assert found.dtypes.tolist() == empty_frame("units").dtypes.tolist()
+    assert ws.part("units", "e", "c").empty
+
+
 def test_equal_rows_are_equal_bytes(ws, tmp_path):
     other = open_workspace(tmp_path / "other")
     paths = [

@@ -24,7 +24,7 @@ def content(data: ReportData, folder: Folder) -> Content:
         {
             "eyes": rows["images"].max() if len(rows) else 0,
             "verdicts": verdicts(gains),
-            "better": {other: better_than(gains, other) for other in ("random", "contrast")},
+            "better": gains[gains["low"] > 0].groupby("metric")["source"].agg(list).to_dict(),
             "plots": [plot(folder, gains)] if len(gains) else [],
             "measured": {test: measured(rows, test) for test in ("randomised", "stable", "share")},
             "kept": rows[rows["metric"] == "randomised_everything"].set_index("source"),
@@ -39,7 +39,7 @@ def verdicts(gains: pd.DataFrame) -> pd.DataFrame:
     outcomes = np.select(
         [gains["low"] > 0, gains["high"] < 0, gains["low"].isna()],
         ["better", "worse", "unknown"],
-        "not distinguishable",
+        "unclear",
     )
     words = [
         f"{outcome}, {difference}"
@@ -51,12 +51,6 @@ def verdicts(gains: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def better_than(gains: pd.DataFrame, other: str) -> list[str]:
-    """The maps that both tests find better than this one."""
-    low = gains[gains["metric"].str.endswith(f"_{other}")].groupby("source")["low"].min()
-    return low.index[low > 0].tolist()
-
-
 def measured(rows: pd.DataFrame, test: str) -> pd.DataFrame:
     """One row for each way of a test, one column for each map and kind of measure, and chance."""
     pattern = rf"{test}_(?P<way>.+?)(?P<kind>_size|_top10)?$"
@@ -64,7 +58,8 @@ def measured(rows: pd.DataFrame, test: str) -> pd.DataFrame:
     ways = rows.assign(way=names["way"], column=rows["source"] + names["kind"])[names["way"] != ""]
     table = ways.pivot(index="way", columns="column", values="words")
     chance = ways.groupby("way")["chance"].mean()
-    return table.assign(chance=chance).reindex(ways["way"].unique()).reset_index()
+    table = table.assign(chance=chance).reindex(ways["way"].unique()).reset_index()
+    return table.assign(way=table["way"].str.replace("_", " "))
 
 
 def plot(folder: Folder, gains: pd.DataFrame) -> Picture:
