@@ -3,7 +3,7 @@
 Plain integrated gradients on pixels (METHOD §4) have two faults as a map of lesions. Their signs
 cancel: within a lesion one colour speaks for disease and another against it, and so do its rim and
 its middle. And a network's gradient is rough at the scale of its strides. So the absolute
-attributions of the three colours are added up, and averaged over eight poses of the eye (quarter
+attributions of the three colours are added up, and averaged over poses of the eye (quarter
 turns, mirrored or not), in each of which the strides fall elsewhere, and over the eye as it is and
 enlarged, since a network answers other sizes of lesion at another scale. What is attributed is the
 log-odds of any disease against none, whose gradient does not die where the probability saturates.

@@ -115,10 +115,10 @@ def symmetry(
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """The correlation of two 1-d float64 arrays, −1 to 1; NaN where one does not vary or is not
-    finite.
+    """The correlation of two 1-d float64 arrays, −1 to 1; NaN where one does not vary, is not finite
+    or is empty.
     """
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+    if not (a.size and np.isfinite(a).all() and np.isfinite(b).all()):
         return np.nan
     # Scaled first: the squares of attributions near 1e-170 would underflow, and a map is no less a
     # map for being faint.

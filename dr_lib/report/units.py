@@ -74,7 +74,10 @@ def unit_scripts(units: pd.DataFrame, examples: pd.DataFrame) -> dict[str, str]:
     """
     files = {str(layer): file_name(str(layer)) for layer in units["layer"].unique()}
     about = {"files": files, "edges": EDGES.tolist(), "kinds": KINDS, "folder": FOLDER}
-    index = units.drop(columns=OWN).dropna(axis=1, how="all")
+    names = ["layer", "unit"]
+    shown = examples.loc[examples["kind"] == KINDS[0], names].value_counts().rename("shown")
+    index = units.drop(columns=OWN).join(shown, on=names).fillna({"shown": 0})
+    index = index.dropna(axis=1, how="all")
     scripts = {"units/index.js": f"report.units({json.dumps(about)},{_table(index)});\n"}
     for layer, file in files.items():
         own, shown = (

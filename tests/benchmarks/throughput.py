@@ -173,7 +173,7 @@ def prepare(folder: pathlib.Path, options: argparse.Namespace, workers: int) -> 
     here = photos.iloc[
         usable_rows(workspace, config.recipe.preprocess_id, config.recipe.least_quality)
     ]
-    chosen = chosen_images(here[here["present"]], config.recipe.attribution)
+    chosen = chosen_images(here[here["present"]], config.recipe.selection)
     store = fundus_store(workspace, config.recipe.preprocess_id)
     np.save(
         folder / "pixels.npy", store.read_rows(chosen["position"].to_numpy(), ["pixels"])["pixels"]

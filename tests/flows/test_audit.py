@@ -152,7 +152,7 @@ def test_the_report_tells_what_survives_and_leads_to_unusual_eyes(explained, aud
     data = ReportData(workspace, recipe, {}, ids, photos, eyes)
     folder = Folder()
     made = page("audit", section.content(data, folder).values, folder)
-    assert "On 4 eyes, better than a random map are" in made.text
+    assert "On 4 eyes, better than a random map by deletion:" in made.text
     assert "learnt nothing, the map on pixels still correlates" in made.text
     assert any(address.startswith("eye.html#") for address in made.addresses)
     order = [made.text.index(level) for level in ("above pooled", "above stem", "everything")]

@@ -71,8 +71,11 @@ def test_every_setting_that_decides_the_outcome_is_a_new_model(training):
 
 
 def test_explanations_made_before_deep_layers_kept_fewer_neurons_keep_their_id():
-    """The id is of a time when there was no `deep_neurons`; 3 is today's default."""
+    """The id is of a time when there was neither `deep_neurons` nor `lesion_enlargement`; 3 and 2 are
+    today's defaults.
+    """
     before = {"residual_tolerance": 0.0, "layer_points": 16}
+    before |= {"lesion_poses": 8, "lesion_enlargement": 1.0}
     for deep, same in ((0, True), (3, False)):
         named = recipe(training={"model_id": OTHER}, attribution=before | {"deep_neurons": deep})
         found = named.explain_id(Records([record(OTHER, named)]))

@@ -35,8 +35,8 @@ def made(tmp_path, monkeypatch):
             Session(workspace, InlinePool()), RECIPE, DataParams(str(tmp_path / "photos")), {}
         )
 
-    def in_this_process(pool, step, function, jobs, *, images_of):
-        return [result for _, result in pool.run(function, jobs)]
+    def in_this_process(pool, step, function, jobs, *, images_of, collect=lambda result: result):
+        return [collect(result) for _, result in pool.run(function, jobs)]
 
     monkeypatch.setattr(stage, "run_in_waves", in_this_process)
     monkeypatch.setattr(stage, "SECTIONS", {})

@@ -90,6 +90,8 @@ def test_a_constant_map_and_one_that_is_not_finite_are_like_nothing():
     values = np.random.default_rng(2).normal(size=(SIZE, SIZE))
     for other in (np.zeros_like(values), np.where(values > 2, np.nan, values)):
         assert np.isnan(list(measures.likeness(values, other, INSIDE).values())).all()
+    found = measures.likeness(values, values, ~INSIDE)
+    assert np.isnan(list(found.values())).all(), "a fundus that shows no retina"
 
 
 # Places and disturbances

@@ -157,11 +157,10 @@ def test_layer_arrays_agree_with_the_parts_they_are_made_of(model, pixels, array
         found = part["channel_place"][image]
         if name == "stem":
             alive = np.flatnonzero(active.max(axis=0) > 0)
-            y, x = found[alive, 1].T
-            np.testing.assert_allclose(h[image, y, x, alive], active.max(axis=0)[alive], atol=1e-5)
-            y, x = found[alive, 0].T
+            place = (*found[alive, 1].T, alive)
+            np.testing.assert_allclose(h[image][place], active.max(axis=0)[alive], atol=1e-5)
             largest = np.abs(exact).max(axis=(0, 1))[alive]
-            error = largest - np.abs(exact[y, x, alive])
+            error = largest - np.abs(exact[(*found[alive, 0].T, alive)])
             assert error.max() < 0.05 * scale
         else:
             assert (found == -1).all(), "a dense layer has no places"

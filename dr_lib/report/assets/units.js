@@ -47,8 +47,8 @@
     shown.firstChild.onerror = () => { shown.remove(); };
     return shown;
   };
-  const few = (row) => make("span", { class: "crops" }, ...Array.from({ length: SHOWN }, (_, rank) =>
-    crop(row, 0, rank, false, rank ? "" : `What ${title(row)} sees where it speaks most for the grade`, true)));
+  const few = (row) => make("span", { class: "crops" }, ...Array.from({ length: Math.min(SHOWN, units.shown[row]) }, (_, rank) =>
+    crop(row, 0, rank, false, `What ${title(row)} sees where it speaks most for the grade, eye ${rank + 1}`, true)));
 
   // Medians by predicted stage as five bars around 0, on the unit's own scale.
   const NS = "http://www.w3.org/2000/svg";
