@@ -115,8 +115,8 @@ def symmetry(
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """The correlation of two 1-d float64 arrays, −1 to 1; NaN where one does not vary, is not finite
-    or is empty.
+    """The correlation of two 1-d float64 arrays, −1 to 1; NaN where one does not vary, is not
+    finite or is empty.
     """
     if not (a.size and np.isfinite(a).all() and np.isfinite(b).all()):
         return np.nan

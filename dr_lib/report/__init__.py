@@ -103,7 +103,8 @@ def render(
     parts = {section.id: part(section.id, section.content.values) for section in sections}
     page("index.html", "index.html.j2", parts=parts, lead=_lead(folder, lead))
     page("eye.html", "eye.html.j2")
-    page("unit.html", "unit.html.j2", has_units="units/index.js" in folder.files)
+    if "units/index.js" in folder.files:
+        page("unit.html", "unit.html.j2")
     for section in sections:
         template = "gallery.html.j2" if section.page == "eyes.html" else "section.html.j2"
         page(section.page, template, title=section.title, part=parts[section.id])

@@ -235,7 +235,8 @@ def test_every_address_is_a_file_of_the_report_and_every_file_is_reached(files):
                 assert anchor in Page(files[target]).ids
         (body,) = (attributes for tag, attributes in page.tags if tag == "body")
         reached |= set(body.get("data-chunks", "").split())
-    assert reached == set(files)
+    # This report has no atlas yet, whose pages the script is for.
+    assert reached | {"assets/units.js"} == set(files)
 
 
 def test_nothing_comes_from_the_network(files):

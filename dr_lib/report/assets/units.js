@@ -116,7 +116,7 @@
     let wanted = new URLSearchParams(location.hash.slice(1));
     const names = Object.keys(units.numbers);
     one("datalist", form).append(...[...names.filter((name) => /AUC/.test(name)).map((name) => `${name} over 0.7`), ...STAGES.map((_, number) => `speaks against stage ${number}`), ...new Set(units.verdict.filter(Boolean)),
-      "vessel over 30 %", "optic disc over 30 %"].map((value) => make("option", { value })));
+      "vessel over 30\u00a0%", "optic disc over 30\u00a0%"].map((value) => make("option", { value })));
     form.elements.order.append(...names.flatMap((name) => [["-", "largest"], ["", "smallest"]].map(([sign, words]) => make("option", { value: sign + name }, `${name}, ${words} first`))));
     const line = (row) => {
       const tells = best(row), looked = looks(row), link = make("a", { href: address(row) }, title(row));
