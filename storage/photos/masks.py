@@ -23,6 +23,7 @@ from typing import Any
 from storage.errors import Refused
 from storage.files.text import decoded
 from storage.photos.names import PUBLISHED, meanings
+from storage.photos.recognition import is_mask
 from storage.photos.types import Problem
 
 PICTURES = (".png", ".tif", ".tiff", ".gif", ".bmp", ".jpg", ".jpeg")
@@ -95,6 +96,26 @@ def _key(name: str) -> str:
     words = re.findall(r"[a-z]+", name.lower())
     kept = [word for word in words if len(word) > 1 and word.removesuffix("s") not in NOISE]
     return "".join(kept).removesuffix("s")
+
+
+def masks_inside(root: pathlib.Path) -> pathlib.Path | None:
+    """The folder in which a published data set keeps its masks beside its photographs: `masks`, or
+    as IDRiD and DDR name it; None where there is none with pictures.
+    """
+    if (root / "masks").is_dir():
+        return root / "masks"
+    named = (
+        pathlib.Path(parent, folder)
+        for parent, folders, _ in os.walk(root)
+        for folder in sorted(folders)
+        if is_mask(f"{folder}/")
+    )
+    pictures = (
+        folder
+        for folder in named
+        if any(path.suffix.lower() in PICTURES for path in folder.rglob("*"))
+    )
+    return next(pictures, None)
 
 
 def find_masks(location: str | os.PathLike, photographs: Mapping[str, str]) -> MaskIndex:

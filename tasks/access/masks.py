@@ -20,6 +20,7 @@ from storage.photos.masks import (
     annotations,
     find_masks,
     joined,
+    masks_inside,
 )
 from storage.photos.types import Problem, Source
 from tasks.access.sources import source_names
@@ -50,8 +51,8 @@ def masks_of(
 
 
 def masks_location(source: Source, params: LocalisationParams) -> pathlib.Path | None:
-    """Where a source's masks lie: what its `masks` or `localisation.masks` names, or the folder
-    beside the photographs.
+    """Where a source's masks lie: what its `masks` or `localisation.masks` names, or the folder of
+    masks among its photographs.
 
     Raises
     ------
@@ -67,8 +68,7 @@ def masks_location(source: Source, params: LocalisationParams) -> pathlib.Path |
                 " COCO annotation file, or leave it out"
             )
         return named
-    beside = None if is_url(source.photos) else pathlib.Path(source.photos) / "masks"
-    return beside if beside is not None and beside.is_dir() else None
+    return None if is_url(source.photos) else masks_inside(pathlib.Path(source.photos))
 
 
 def note_unused(workspace: Workspace, index: MaskIndex, unusable: Sequence[Problem] | None) -> None:

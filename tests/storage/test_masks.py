@@ -5,7 +5,7 @@ import json
 import pytest
 
 from storage.errors import Refused
-from storage.photos.masks import annotations, find_masks, lesion_type
+from storage.photos.masks import annotations, find_masks, lesion_type, masks_inside
 
 PHOTOS = {"idrid/IDRiD_01": "a/IDRiD_01.jpg", "idrid/IDRiD_02": "a/IDRiD_02.jpg"}
 
@@ -138,3 +138,19 @@ def test_a_place_without_masks_is_refused_by_name(tmp_path):
 )
 def test_the_names_of_the_lesion_types_are_those_of_the_data_sets(name, lesion):
     assert lesion_type(name) == lesion
+
+
+def test_a_published_data_sets_masks_are_found_among_its_photographs(tmp_path):
+    """IDRiD's own folders; the folder of grades has the same name and holds no pictures."""
+    photographs = tmp_path / "A" / "1. Original Images"
+    grades = tmp_path / "A" / "2. Groundtruths"
+    masks = tmp_path / "A" / "3. All Segmentation Groundtruths" / "a. Training Set"
+    for folder in (photographs, grades, masks / "1. Microaneurysms"):
+        folder.mkdir(parents=True)
+    (photographs / "IDRiD_01.jpg").touch()
+    (grades / "grades.csv").touch()
+    assert masks_inside(tmp_path) is None
+    (masks / "1. Microaneurysms" / "IDRiD_01_MA.tif").touch()
+    assert masks_inside(tmp_path) == masks.parent
+    (tmp_path / "masks").mkdir()
+    assert masks_inside(tmp_path) == tmp_path / "masks"
