@@ -4,7 +4,8 @@ retraining.
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,14 @@ from dr_lib.maps import HeatmapParams
 from dr_lib.maps.agreement import map_agreement, matched_units
 from dr_lib.report import render_page
 from dr_lib.vocabulary import PROBABILITIES
-from storage import Workspace
+from storage import Workspace, open_workspace
 from storage.contents.explanations import DONE, ExplanationRecord, load_region_settings
 from storage.layout import comparison_path, report_path
 from storage.tables.schemas import SCHEMAS
 from tasks.access.stores import whole
-from tasks.report.eyes import LESION, Explained, Maps
+from tasks.execution.network import Workers
+from tasks.execution.waves import run_in_waves
+from tasks.report.eyes import LESION, Explained
 from tasks.run.artifacts import show_comparison
 from tasks.run.errors import UserError
 from tasks.run.progress import progress, say
@@ -50,9 +53,9 @@ def resolve(workspace: Workspace, name: str) -> ExplanationRecord:
     return found[0]
 
 
-def compare_with_previous(workspace: Workspace, ids: ResolvedIds) -> None:
-    """Compares an explanation once with that of the model before, if there is one of the same
-    fundi. What goes wrong is said, and the run goes on.
+def compare_with_previous(workspace: Workspace, ids: ResolvedIds, pool: Workers) -> None:
+    """Compares an explanation once, on the pool's workers, with that of the model before, if there
+    is one of the same fundi. What goes wrong is said, and the run goes on.
     """
     records = {one.explain_id: one for one in workspace.explanations()}
     older = [
@@ -66,7 +69,7 @@ def compare_with_previous(workspace: Workspace, ids: ResolvedIds) -> None:
         if workspace.files.names(comparison_path(one.explain_id, ids.explain_id)):
             return
         try:
-            comparison = Comparison(workspace, one, records[ids.explain_id])
+            comparison = Comparison(workspace, one, records[ids.explain_id], pool)
             show_comparison(comparison.summary, comparison.write())
         except Exception as error:
             say(f"report: not compared with {one.explain_id}: {error}")
@@ -75,17 +78,27 @@ def compare_with_previous(workspace: Workspace, ids: ResolvedIds) -> None:
 class Comparison:
     """B compared with A. Where one has no explanation, only their grades are.
 
+    Parameters
+    ----------
+    pool: the workers on which maps are compared; without them, this process does it.
+
     Raises
     ------
     UserError: they are the same, or have no eye in common.
     """
 
-    def __init__(self, workspace: Workspace, a: ExplanationRecord, b: ExplanationRecord) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        a: ExplanationRecord,
+        b: ExplanationRecord,
+        pool: Workers | None = None,
+    ) -> None:
         explained, records = a.explain_id and b.explain_id, (a, b)
         names = [one.explain_id if explained else one.model_id for one in records]
         if names[0] == names[1]:
             raise UserError(f"A and B are both {names[0]}: name two that differ")
-        self.workspace, self.records, self.names = workspace, records, names
+        self.workspace, self.records, self.names, self.pool = workspace, records, names, pool
         self.explained = [Explained(workspace, name) for name in names if explained]
         photos = workspace.photos().set_index("image_id")
         eyes = photos.loc[photos["present"], ["stage", "patient_id"]].assign(row_a=None, row_b=None)
@@ -158,20 +171,16 @@ class Comparison:
         sizes = {(one.crop, one.fundi.attrs["preprocess"]["size"]) for one in self.explained}
         if self.both.empty or len(sizes) > 1:  # one's pixels are not the other's
             return
-        second = self.explained[1]
-        regions = HeatmapParams(**load_region_settings(self.workspace.files, second.explain_id))
-        measured = []
-        with progress("compare", len(self.both)) as advance:
-            for _, eyes in self.both.groupby(self.both["row_b"] // second.store.shard_images):
-                maps = [one.maps(rows) for one, rows in self._rows_of(eyes)]
-                measured += _agreements(*maps, second.crop, regions)
-                advance(len(eyes))
-        yield from _means(pd.DataFrame(measured), self.both)
-
-    def _rows_of(self, eyes: pd.DataFrame) -> list[tuple[Explained, np.ndarray]]:
-        """Each explanation with the rows of these eyes in its store."""
-        ends = zip(self.explained, ENDS, strict=False)
-        return [(one, eyes[f"row{end}"].to_numpy(np.int64)) for one, end in ends]
+        shards = self.both["row_b"] // self.explained[1].store.shard_images
+        rows = [of[["row_a", "row_b"]].to_numpy(np.int64).T for _, of in self.both.groupby(shards)]
+        jobs = [MapsJob(self.workspace.location, self.names, of) for of in rows]
+        if self.pool:
+            found = run_in_waves(self.pool, "compare", map_agreements, jobs, images_of=len)
+        else:
+            with progress("compare", len(self.both)) as advance:
+                found = [map_agreements(job, advance) for job in jobs]
+        measured = pd.DataFrame([*itertools.chain.from_iterable(found)])
+        yield from _means(measured, self.both)
 
     def _units(self) -> Iterator[pd.DataFrame]:
         if self.both.empty:
@@ -184,28 +193,48 @@ class Comparison:
         for layer in filter(second.layers.__contains__, first.layers):
             path = f"layers/{layer}/channel_attribution"
             of_a, of_b = (
-                one.store.read_rows(rows, [path])[path] for one, rows in self._rows_of(eyes)
+                one.store.read_rows(eyes[f"row{end}"].to_numpy(np.int64), [path])[path]
+                for one, end in zip(self.explained, ENDS, strict=True)
             )
             yield matched_units(of_a, of_b).assign(layer=layer, images=len(eyes))
 
 
-def _agreements(
-    first: Maps, second: Maps, crop: float, regions: HeatmapParams
+@dataclass(frozen=True)
+class MapsJob:
+    """Some eyes that both explanations have. explain_ids: A's and B's; rows: (2, eye), of their
+    stores."""
+
+    location: str
+    explain_ids: list[str]
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return self.rows.shape[1]
+
+
+def map_agreements(
+    job: MapsJob, advance: Callable[[int], None] = lambda images: None
 ) -> list[dict[tuple[str, ...], float]]:
-    """How alike the two maps of each eye are, by KEYS and column; and by chance, which is how alike
-    the first's map is to the second's of another eye, half of these eyes further on.
+    """Runs on a worker: how alike the two maps of each eye are, by KEYS and column; and by chance,
+    which is how alike A's map is to B's of another eye, half of these eyes further on.
     """
-    measured, count = [], len(next(iter(first.values())))
-    for eye in range(count):
+    workspace = open_workspace(job.location)
+    explained = [Explained(workspace, name) for name in job.explain_ids]
+    first, second = (one.maps(rows) for one, rows in zip(explained, job.rows, strict=True))
+    regions = HeatmapParams(**load_region_settings(workspace.files, job.explain_ids[1]))
+    measured = []
+    for eye in range(len(job)):
         found = {}
         for key in [key for key in first if key in second]:
-            for other in {eye, (eye + count // 2) % count}:
+            for other in {eye, (eye + len(job) // 2) % len(job)}:
                 cut = regions if key == LESION else None
                 pair = first[key][eye], second[key][other]
-                for (measure, column), value in map_agreement(*pair, crop=crop, cut=cut).items():
+                agreement = map_agreement(*pair, crop=explained[1].crop, cut=cut)
+                for (measure, column), value in agreement.items():
                     if other == eye or column == "agreement":
                         found[measure, *key, column if other == eye else "chance"] = value
         measured.append(found)
+        advance(1)
     return measured
 
 

@@ -74,7 +74,7 @@ def report(
         collect=atlas.collect,
     )
     atlas.write()
-    compare_with_previous(workspace, ids)
+    compare_with_previous(workspace, ids, session.pool)
     if workspace.is_local:
         refresh(workspace)
     explained = len(explained_rows(whole(store, "pixels/status"), eyes))

@@ -13,7 +13,6 @@ import pathlib
 import statistics
 import sys
 import tempfile
-import time
 
 import numpy as np
 import pandas as pd
@@ -25,24 +24,13 @@ from dr_lib.report.section import Content, Section
 from tests import chromium
 
 FIRST_VIEW_S, FILTER_S = 2.0, 0.5
-# What the page itself takes for a filter: from the event to the last frame that shows its answer.
-FILTER = """(async () => {
-  const field = document.querySelector('select[name=%s]');
-  delete document.body.dataset.shown;
-  const start = performance.now();
-  field.value = '%s';
-  field.dispatchEvent(new Event('input', { bubbles: true }));
-  while (document.body.dataset.shown === undefined) await new Promise(requestAnimationFrame);
-  await new Promise(requestAnimationFrame);
-  return (performance.now() - start) / 1000;
-})()"""
 FILTERS = (
-    ("true", "4"),
-    ("grade", "missed"),
-    ("gap", "0.05.."),
-    ("share", "0.3.."),
-    ("order", "-gap"),
-    ("find", "77"),
+    ("select[name=true]", "4"),
+    ("select[name=grade]", "missed"),
+    ("select[name=gap]", "0.05.."),
+    ("select[name=share]", "0.3.."),
+    ("select[name=order]", "-gap"),
+    ("input[name=find]", "77"),
 )
 
 
@@ -76,20 +64,6 @@ def write(folder: pathlib.Path, eyes: int) -> None:
         os.link(strip, target)
 
 
-def first_view(page: chromium.Page, address: str) -> float:
-    """Seconds from asking for the page until its first eyes are on it and their pictures are
-    loaded.
-    """
-    page.open("about:blank")
-    start = time.perf_counter()
-    page.open(address)
-    page.wait_for(
-        "document.body.dataset.shown && [...document.querySelectorAll('#cards img')].slice(0,"
-        " 12).every((one) => one.complete)"
-    )
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--eyes", type=int, default=50_000)
@@ -102,30 +76,21 @@ def main() -> None:
         write(root, options.eyes)
         page.resize(1280, 900)
         address = (root / "eyes.html").as_uri()
-        measured = {"first view": [first_view(page, address) for _ in range(options.runs)]}
+        views = [page.first_view_s(address, "#cards img", 12) for _ in range(options.runs)]
+        measured = {"first view": views}
         page.wait_for(
             "report.gallery.chunks.filter(Boolean).length ==="
             f" {len(list(root.glob('gallery/*.js')))}"
         )
-        for name, value in FILTERS:
-            times = []
-            for _ in range(options.runs):
-                times.append(
-                    page.evaluate(
-                        (FILTER % (name, value)).replace("select[name=find]", "input[name=find]")
-                    )
-                )
-                page.evaluate(
-                    (FILTER % (name, "")).replace("select[name=find]", "input[name=find]")
-                )
-            measured[f"filter {name}={value}"] = times
+        for field, value in FILTERS:
+            measured[f"filter {field}={value}"] = page.filter_s(field, value, options.runs)
         print(
             f"{options.eyes:,} eyes,"
             f" {sum(file.stat().st_size for file in root.glob('gallery/*.js')) / 1e6:.1f} MB of"
             " rows"
         )
         for name, times in measured.items():
-            print(f"{name:20} median {statistics.median(times):6.3f} s   worst {max(times):6.3f} s")
+            print(f"{name:36} median {statistics.median(times):6.3f} s   worst {max(times):6.3f} s")
         troubles = page.troubles
     late = [
         name

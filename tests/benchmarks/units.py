@@ -46,17 +46,6 @@ FILTERS = (
     ("select[name=verdict]", "reversed"),
     ("select[name=order]", "-mean"),
 )
-# What the page takes from the event to the last frame that shows its answer.
-FILTER = """(async () => {
-  const field = document.querySelector('%s');
-  delete document.body.dataset.shown;
-  const start = performance.now();
-  field.value = '%s';
-  field.dispatchEvent(new Event('input', { bubbles: true }));
-  while (document.body.dataset.shown === undefined) await new Promise(requestAnimationFrame);
-  await new Promise(requestAnimationFrame);
-  return (performance.now() - start) / 1000;
-})()"""
 
 
 def made_sums(eyes: int) -> tuple[dict[str, UnitSums], pd.DataFrame]:
@@ -148,31 +137,15 @@ def write(folder: pathlib.Path, sums: dict[str, UnitSums], eyes: pd.DataFrame) -
     return seconds
 
 
-def first_view(page: chromium.Page, address: str) -> float:
-    """Seconds from asking for the index until its first units and their pictures are on it."""
-    page.open("about:blank")
-    start = time.perf_counter()
-    page.open(address)
-    page.wait_for(
-        "document.body.dataset.shown && [...document.querySelectorAll('.crop img')].slice(0, 18)"
-        ".every((one) => one.complete)"
-    )
-    return time.perf_counter() - start
-
-
 def looked_at(folder: pathlib.Path, runs: int) -> tuple[dict[str, float], list[str]]:
     """Median seconds of the first view and of each filter, and the page's troubles."""
     with chromium.browser() as page:
         page.resize(1280, 900)
         address = (folder / "units.html").as_uri()
-        views = [first_view(page, address) for _ in range(runs)]
+        views = [page.first_view_s(address, ".crop img", 18) for _ in range(runs)]
         measured = {"first view": statistics.median(views)}
         for field, value in FILTERS:
-            times = []
-            for _ in range(runs):
-                times.append(page.evaluate(FILTER % (field, value)))
-                page.evaluate(FILTER % (field, ""))
-            measured[f"filter {value}"] = statistics.median(times)
+            measured[f"filter {value}"] = statistics.median(page.filter_s(field, value, runs))
         return measured, page.troubles
 
 

@@ -7,6 +7,7 @@ import io
 
 import pandas as pd
 import pytest
+from pandas.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 from flows.cli.main import app
@@ -18,6 +19,7 @@ from tasks.report import compare
 from tasks.report.compare import Comparison, compare_with_previous, resolve
 from tasks.run.errors import UserError
 from tests.flows.explained import MODEL_ID, RECIPE, explain
+from tests.flows.inline import InlinePool, run_here
 from tests.ranges import outside
 
 EYES = 24
@@ -161,9 +163,10 @@ def test_models_without_a_common_eye_cannot_be_compared(workspace, tmp_path):
 def test_after_a_retraining_the_model_is_compared_with_the_one_before_it_once(
     tmp_path, monkeypatch, capsys
 ):
-    made = open_workspace(tmp_path / "ws")
+    run_here(monkeypatch, compare)
+    made, pool = open_workspace(tmp_path / "ws"), InlinePool()
     first = explain(made, 4, grades=RIGHT[:4], tables=False)
-    compare_with_previous(made, RECIPE.resolve(made))
+    compare_with_previous(made, RECIPE.resolve(made), pool)
     assert made.frame("model_differences").empty, "there is no model before the first"
     second = explain(made, 4, model_id=OTHER, created="2026-01-02", grades=RIGHT[:4], tables=False)
     ids = RECIPE.resolve(made)
@@ -174,13 +177,17 @@ def test_after_a_retraining_the_model_is_compared_with_the_one_before_it_once(
 
     with monkeypatch.context() as patch:
         patch.setattr(Comparison, "write", broken)
-        compare_with_previous(made, ids)
+        compare_with_previous(made, ids, pool)
     assert f"not compared with {first}: the disk is full" in capsys.readouterr().err
-    compare_with_previous(made, ids)
+    compare_with_previous(made, ids, pool)
     page = f"{comparison_path(first, second)}/comparison.html"
     assert made.files.exists(page)
+    assert {name for name, _ in pool.jobs} == {"map_agreements"}
+    by_workers = made.frame("model_differences", model_id=OTHER)
+    compared(made, MODEL_ID, OTHER).write()
+    assert_frame_equal(made.frame("model_differences", model_id=OTHER), by_workers)
     monkeypatch.setattr(compare, "Comparison", None)
-    compare_with_previous(made, ids)  # would fail, and say so
+    compare_with_previous(made, ids, pool)  # would fail, and say so
     assert "not compared" not in capsys.readouterr().err
 
 

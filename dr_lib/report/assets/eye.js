@@ -204,12 +204,7 @@
   };
   for (const select of [left, right, scale, layers]) select.addEventListener("change", choose);
   document.addEventListener("palette", () => redraw());
-  document.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
-    const rel = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
-    const link = rel && one(`a[rel=${rel}]`);
-    if (link && !link.hidden) link.click();
-  });
+  report.onArrow({ ArrowLeft: one("a[rel=prev]"), ArrowRight: one("a[rel=next]") });
   window.addEventListener("hashchange", follow);
   document.addEventListener("DOMContentLoaded", follow);
 })();

@@ -57,11 +57,7 @@
         if (name) keys[row] = name === "miss" ? (stages[at] === null ? null : Math.abs(stages[at] - grades[at])) : (chunk[name] || [])[at];
       }
     }
-    if (name) {
-      const turn = order.startsWith("-") ? -1 : 1;
-      const key = (at) => (keys[at] === null || keys[at] === undefined ? Infinity : turn * keys[at]);
-      rows.sort((a, b) => { const first = key(a), second = key(b); return first === second ? a - b : first < second ? -1 : 1; });
-    }
+    if (name) report.ordered(rows, order, (at) => keys[at]);
     return rows;
   };
   report.gallery = { eye, matching, isPlain, loadAll, total, size, sources, chunks };
@@ -69,9 +65,8 @@
   if (document.body.dataset.page !== "gallery") return;
 
   const form = one(".filters-bar"), cards = one("#cards"), pager = one(".pager"), told = one("output", form);
-  const [back, forth] = pager.querySelectorAll("button");
   const count = (number) => number.toLocaleString("en");
-  let rows = null, wanted = new URLSearchParams(location.hash.slice(1));
+  let wanted = null;
 
   const picture = (src, alt, signed) => make("img", { src, alt, width: "480", height: "120", loading: "lazy", decoding: "async", class: signed ? "signed" : null });
   const card = (shown, suffix) => {
@@ -89,28 +84,20 @@
   };
 
   const show = () => {
-    const plain = isPlain(wanted);
-    const known = plain ? total : rows.length;
-    const pages = Math.max(1, Math.ceil(known / PAGE));
-    const page = Math.min(pages, Math.max(1, Number(wanted.get("page")) || 1));
-    const from = (page - 1) * PAGE;
-    const here = plain ? Array.from({ length: Math.min(PAGE, total - from) }, (_, at) => from + at) : rows.slice(from, from + PAGE);
+    const plain = isPlain(wanted), rows = plain ? null : matching(wanted), known = plain ? total : rows.length;
+    const [from, to] = pages.cut(known);
+    const here = plain ? Array.from({ length: to - from }, (_, at) => from + at) : rows.slice(from, to);
     const filter = new URLSearchParams(wanted);
     filter.delete("page");
     const suffix = plain ? "" : `?${filter}`;
     cards.replaceChildren(...here.map((row) => card(eye(row), suffix)));
     told.textContent = plain ? `${count(total)} eyes` : `${count(known)} of ${count(total)} eyes`;
     one(".none-match").hidden = known > 0;
-    pager.hidden = pages < 2;
-    back.disabled = page === 1;
-    forth.disabled = page === pages;
-    one("span", pager).textContent = `page ${count(page)} of ${count(pages)}`;
-    document.body.dataset.shown = String(known); // for whoever waits: this view is complete
   };
 
   // The plain first page needs the first chunk only; anything else needs all.
-  const update = async () => {
-    const asked = wanted;
+  const pages = report.index(form, pager, PAGE, async (asked) => {
+    wanted = asked;
     try {
       if (isPlain(asked) && (Number(asked.get("page")) || 1) === 1) await loadTo(1);
       else await loadAll();
@@ -118,40 +105,7 @@
       told.textContent = `${error.message} is missing from this folder: make the report again with dr report`;
       return;
     }
-    if (asked !== wanted) return; // something else was asked for meanwhile
-    rows = isPlain(wanted) ? null : matching(wanted);
-    show();
-  };
-  const fill = () => { for (const field of form.elements) if (field.name) field.value = wanted.get(field.name) || ""; };
-  const ask = (next, replace) => {
-    wanted = next;
-    const address = String(next);
-    history[replace ? "replaceState" : "pushState"](null, "", address ? `#${address}` : "#");
-    update();
-  };
-  const read = () => {
-    const next = new URLSearchParams();
-    for (const field of form.elements) if (field.name && field.value.trim()) next.set(field.name, field.value.trim());
-    return next;
-  };
-  form.hidden = false;
-  form.addEventListener("input", () => ask(read(), true));
-  form.addEventListener("reset", () => setTimeout(() => ask(read(), true)));
-  form.addEventListener("submit", (event) => event.preventDefault());
-  const step = (by) => {
-    const next = new URLSearchParams(wanted);
-    next.set("page", String((Number(wanted.get("page")) || 1) + by));
-    ask(next, false);
-    form.scrollIntoView({ block: "start" });
-  };
-  for (const button of [back, forth]) button.addEventListener("click", () => step(Number(button.dataset.step)));
-  document.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
-    const button = { ArrowLeft: back, ArrowRight: forth }[event.key];
-    if (button && !pager.hidden && !button.disabled) step(Number(button.dataset.step));
+    if (asked === wanted) show(); // nothing else was asked for meanwhile
   });
-  const follow = () => { wanted = new URLSearchParams(location.hash.slice(1)); fill(); update(); };
-  window.addEventListener("hashchange", follow);
-  window.addEventListener("popstate", follow);
-  document.addEventListener("DOMContentLoaded", () => { fill(); update().then(() => setTimeout(() => loadAll().catch(() => {}), 300)); });
+  document.addEventListener("DOMContentLoaded", () => pages.follow().then(() => setTimeout(() => loadAll().catch(() => {}), 300)));
 })();

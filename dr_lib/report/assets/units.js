@@ -1,7 +1,7 @@
 // The atlas of units: the index with its filter (units.html), and one unit's page (unit.html#mixed2/17).
 // Numbers come as scripts: units/index.js calls report.units once, units/<layer>.js calls report.layer.
 (() => {
-  const { make, one, load, stage, STAGES } = report;
+  const { make, one, load, stage, ordered, STAGES } = report;
   const PAGE = 50, CROP = 80, SHOWN = 3;
   const TITLES = { for: "Speaks for the grade", against: "Speaks against the grade", excites: "Is most active" };
   let units = null;
@@ -102,18 +102,13 @@
     const terms = texts.map(term).filter(Boolean), layer = wanted.get("layer");
     const rows = [];
     for (let row = 0; row < units.unit.length; row += 1) if ((!layer || units.layer[row] === layer) && terms.every((fits) => fits(row))) rows.push(row);
-    const order = wanted.get("order") || "", turn = order.startsWith("-") ? -1 : 1, name = order.replace(/^-/, "");
-    if (name) {
-      const key = (row) => { const value = cell(name, row); return value === null ? Infinity : turn * value; };
-      rows.sort((a, b) => { const first = key(a), second = key(b); return first === second ? a - b : first < second ? -1 : 1; });
-    }
+    const order = wanted.get("order") || "", name = order.replace(/^-/, "");
+    if (name) ordered(rows, order, (row) => cell(name, row));
     return rows;
   };
 
   const index = () => {
     const form = one("form[data-units]"), table = one(".unit-index"), body = one("tbody", table), pager = one(".pager"), told = one("output", form), none = one(".none-match");
-    const [back, forth] = pager.querySelectorAll("button");
-    let wanted = new URLSearchParams(location.hash.slice(1));
     const names = Object.keys(units.numbers);
     one("datalist", form).append(...[...names.filter((name) => /AUC/.test(name)).map((name) => `${name} over 0.7`), ...STAGES.map((_, number) => `speaks against stage ${number}`), ...new Set(units.verdict.filter(Boolean)),
       "vessel over 30\u00a0%", "optic disc over 30\u00a0%"].map((value) => make("option", { value })));
@@ -123,45 +118,15 @@
       return make("tr", {}, make("td", {}, few(row)), make("th", { scope: "row" }, link), make("td", { class: "n" }, number(cell("mean", row))),
         make("td", {}, spark(row)), ...[tells && lesion(tells), looked && place(looked), units.verdict[row]].map((words) => make("td", { class: words ? null : "absent" }, words || "–")));
     };
-    const update = () => {
+    const pages = report.index(form, pager, PAGE, (wanted) => {
       let rows = [];
       try { rows = matching(wanted); none.textContent = "No unit matches. Clear the filter to see all."; } catch (error) { none.textContent = error.message; }
-      const pages = Math.max(1, Math.ceil(rows.length / PAGE)), page = Math.min(pages, Math.max(1, Number(wanted.get("page")) || 1));
-      body.replaceChildren(...rows.slice((page - 1) * PAGE, page * PAGE).map(line));
+      body.replaceChildren(...rows.slice(...pages.cut(rows.length)).map(line));
       table.hidden = rows.length === 0;
       none.hidden = rows.length > 0;
       told.textContent = `${rows.length.toLocaleString("en")} of ${units.unit.length.toLocaleString("en")} units`;
-      pager.hidden = pages < 2;
-      back.disabled = page === 1;
-      forth.disabled = page === pages;
-      one("span", pager).textContent = `page ${page} of ${pages}`;
-      document.body.dataset.shown = String(rows.length); // for whoever waits: this view is complete
-    };
-    const fill = () => { for (const field of form.elements) if (field.name) field.value = wanted.get(field.name) || ""; };
-    const ask = (next, replace) => {
-      wanted = next;
-      history[replace ? "replaceState" : "pushState"](null, "", String(next) ? `#${next}` : "#");
-      update();
-    };
-    const read = () => {
-      const next = new URLSearchParams();
-      for (const field of form.elements) if (field.name && field.value.trim()) next.set(field.name, field.value.trim());
-      return next;
-    };
-    form.hidden = false;
-    form.addEventListener("input", () => ask(read(), true));
-    form.addEventListener("reset", () => setTimeout(() => ask(read(), true)));
-    form.addEventListener("submit", (event) => event.preventDefault());
-    for (const button of [back, forth]) button.addEventListener("click", () => {
-      const next = new URLSearchParams(wanted);
-      next.set("page", String((Number(wanted.get("page")) || 1) + Number(button.dataset.step)));
-      ask(next, false);
-      form.scrollIntoView({ block: "start" });
     });
-    const follow = () => { wanted = new URLSearchParams(location.hash.slice(1)); fill(); update(); };
-    window.addEventListener("hashchange", follow);
-    window.addEventListener("popstate", follow);
-    follow();
+    pages.follow();
   };
 
   // One unit.
@@ -249,11 +214,7 @@
     units = { ...about, ...named(transposed(columns)) };
     if (document.body.dataset.page !== "unit") { index(); return; }
     window.addEventListener("hashchange", unit);
-    document.addEventListener("keydown", (event) => {
-      if (event.altKey || event.ctrlKey || event.metaKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
-      const rel = { ArrowLeft: "prev", ArrowRight: "next" }[event.key], link = rel && one(`a[rel=${rel}]`);
-      if (link && !link.hidden) link.click();
-    });
+    report.onArrow({ ArrowLeft: one("a[rel=prev]"), ArrowRight: one("a[rel=next]") });
     unit();
   };
 })();
