@@ -110,12 +110,15 @@ class Comparison:
             done = np.flatnonzero(whole(one.store, "pixels/status") == DONE)
             places = pd.Series(done, np.array(one.store.image_ids)[done])
             eyes[f"row{end}"] = places.reindex(eyes.index)
-        tested = (eyes[["split_a", "split_b"]] == "test").all(axis=1) & eyes["stage"].notna()
-        self.tested, self.both = eyes[tested], eyes.dropna(subset=["row_a", "row_b"])
+        self.both, labelled = eyes.dropna(subset=["row_a", "row_b"]), eyes[eyes["stage"].notna()]
+        for self.split in ("test", "external"):
+            self.tested = labelled[(labelled[["split_a", "split_b"]] == self.split).all(axis=1)]
+            if not self.tested.empty:
+                break
         if self.tested.empty and self.both.empty:
             raise UserError(
                 f"{' and '.join(names)} have no eye in common: neither a labelled one of the test"
-                " split nor an explained one"
+                " split or of external sources nor an explained one"
             )
 
     def write(self) -> str:
@@ -124,6 +127,7 @@ class Comparison:
         values = {
             "ids": self.records,
             "explained": self.explained,
+            "split": self.split,
             "reported": [files.names(report_path(name)) for name in self.names],
             "places": self.both[["row_a", "row_b"]].to_dict("index"),
             "rows": self.rows.astype(object).where(self.rows.notna(), None).to_dict("records"),

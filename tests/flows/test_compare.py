@@ -135,6 +135,21 @@ def test_a_model_without_explanation_is_compared_by_its_grades(workspace):
     assert "Their maps are not compared" in page
 
 
+def test_models_are_compared_on_external_eyes_where_no_eye_was_kept_for_testing(tmp_path):
+    made = open_workspace(tmp_path / "ws")
+    explain(made, EYES, grades=RIGHT, tables=False)
+    explain(made, EYES, model_id=OTHER, created="2026-01-02", grades=WORSE, tables=False)
+    for model_id in (MODEL_ID, OTHER):
+        graded = made.frame("predictions", model_id=model_id).drop(columns="model_id")
+        graded["split"] = ["train"] * 5 + ["external"] * (EYES - 5)
+        made.write_table("predictions", graded, partition=model_id)
+    comparison = compared(made, MODEL_ID, OTHER)
+    measured = comparison.summary.set_index("measure").loc["accuracy"]
+    assert measured[["value_a", "value_b", "images"]].tolist() == [1, 1, EYES - 5]
+    page = made.files.read(comparison.write().removeprefix(f"{made.location}/")).decode()
+    assert f"of {EYES - 5} labelled eyes of the external sources" in page
+
+
 @pytest.mark.parametrize(
     ("a", "b", "says"),
     [
