@@ -10,7 +10,7 @@ This module must not know where pixels come from, nor how weights are stored bey
 file.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -58,6 +58,13 @@ class ModelParams(Settings):
     dropout: ShareBelow1 = 0.3
     mixed_precision: Precision = "off"
     seed: int = 0
+
+    @property
+    def explained(self) -> "ModelParams":
+        """The same architecture as grades and explanations are computed with it: in float32, and
+        without the trunk's starting weights.
+        """
+        return replace(self, backbone_weights="none", mixed_precision="off")
 
     def check(self) -> None:
         if self.backbone not in BACKBONES:

@@ -3,7 +3,6 @@ folder that is thrown away.
 """
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import tempfile
@@ -170,7 +169,7 @@ def untrained(params: ModelParams) -> Any:
     pass for a pass.
     """
     backend.configure(threads=threads_here())
-    return build(dataclasses.replace(params, backbone_weights="none"))
+    return build(params.explained)
 
 
 def specs_of(network: Any, params: AttributionParams, size: int) -> list[ArraySpec]:

@@ -17,6 +17,7 @@ from storage.contents.fundus import DONE
 from storage.files.scratch import remember
 from storage.photos.types import Source
 from tasks.access.images import chosen_images, usable_rows
+from tasks.access.rejects import reason_counts
 from tasks.access.sources import labelled_sources
 from tasks.access.stores import explanation_store, fundus_store, whole
 from tasks.attribute.calibration import calibrate, specs_of, untrained
@@ -64,15 +65,17 @@ def plan(
 
     Returns
     -------
-    A row for each step: images, images still to do, shards, MB to write, memory, passes, time and
-    where the numbers are from. Then, if the run cannot fit, a line that says so and by how much.
+    A row for each step: images, images still to do, shards, MB to write, memory, passes, time, and
+    where the numbers are from; of `ingest`, what is set aside as far as names and labels tell. Then,
+    if the run cannot fit, a line that says so and by how much.
 
     Raises
     ------
     UserError: if the labels cannot be used.
     """
     workspace = open_workspace(location)
-    count = len(labelled_sources(sources, not recipe.trains_none(workspace)).photographs())
+    listed = labelled_sources(sources, not recipe.trains_none(workspace))
+    count, unusable = len(listed.photographs()), [one.reason for one in listed.problems()]
     new = max(count - int(workspace.photos()["present"].sum()), 0)
     pool = Pool(dask)
     network = NetworkWorkers(pool)
@@ -102,6 +105,8 @@ def plan(
         _row("train", count, _training(workspace, recipe, count)),
         _row("attribute", len(to_do), explain),
     ]
+    if unusable:
+        rows[0]["by"] = f"set aside: {reason_counts(unusable)}"
     try:
         planned = replace(explain, bytes=explain.bytes + fundi.bytes)
         check_room(workspace, planned, workers_here=not dask.address)

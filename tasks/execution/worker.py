@@ -107,18 +107,14 @@ def auditor(location: str, model_id: str, params: AuditParams, crop: float) -> A
 
 
 def model_params(record: ModelRecord) -> ModelParams:
-    """The architecture in a model's record, without the trunk's starting weights: the record's own
-    replace them.
-
-    In float32, whatever the training computed in: the weights are float32 all along, and
-    attributions of 1e-6 a pixel would be rounded away.
+    """The architecture in a model's record, as it grades and explains: the record's own weights
+    replace the trunk's, and are float32 whatever the training computed in.
     """
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in record.architecture.items()
     }
-    fields["backbone_weights"], fields["mixed_precision"] = "none", "off"
-    return ModelParams(**fields)
+    return ModelParams(**fields).explained
 
 
 def fundi(location: str, preprocess_id: str, rows: Sequence[int] | np.ndarray) -> np.ndarray:

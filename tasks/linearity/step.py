@@ -17,6 +17,7 @@ import pandas as pd
 from dr_lib.attribution import split_at
 from dr_lib.attribution.evaluator import Evaluator
 from dr_lib.attribution.neurons import flat_activations, weighted_sums
+from dr_lib.formatting import counted
 from dr_lib.fundus.anatomy import visible_disc
 from dr_lib.linearity import (
     LinearityParams,
@@ -33,6 +34,7 @@ from storage.contents.snapshots import write_unit_maps
 from storage.ids import content_id
 from storage.tables.schemas import SCHEMAS
 from tasks.access.explained import explained_eyes
+from tasks.access.images import gone_words
 from tasks.access.stores import crop_settings, explanation_store
 from tasks.execution.waves import run_in_waves
 from tasks.execution.worker import classifier_outputs, inputs, loaded_model
@@ -85,7 +87,9 @@ def linearity(session: Session, recipe: Recipe, params: LinearityParams) -> Step
         empty = dict.fromkeys(set(SCHEMAS["units"].names) - set(verdicts.columns))
         part.write("units", verdicts.assign(**empty | {"study": STEP}))
     study_special_units(session, ids, eyes, params, digest)
-    return StepResult(STEP, len(eyes), new, _summary(workspace, ids.explain_id))
+    studied = counted(len(eyes), "eye") + gone_words(workspace, eyes["image_id"])
+    message = f"{studied}; {_summary(workspace, ids.explain_id)}"
+    return StepResult(STEP, len(eyes), new, message)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 it fits the configuration.
 """
 
-import dataclasses
 import pathlib
 import tempfile
 from typing import Any
@@ -64,7 +63,7 @@ def _check_fit(file: pathlib.Path, params: ModelParams) -> None:
     finite numbers.
     """
     backend.configure()
-    model = build(dataclasses.replace(params, backbone_weights="none"))
+    model = build(params.explained)
     with tempfile.TemporaryDirectory() as folder:
         ours = pathlib.Path(folder) / "expected.weights.h5"
         model.save_weights(ours)

@@ -202,7 +202,9 @@ def test_the_readmes_commands_in_their_order_on_a_fresh_workspace(
     monkeypatch.setattr(tasks.attribute.planning, "Pool", InlinePool)
     path = tiny_config(kaggle)
     fewer = "attribution.layers=['stem']"
-    result = CliRunner().invoke(app, ["plan", str(path), "--set", fewer])
+    # Explained in float32, whatever it will be trained in.
+    trained_in = ["--set", "model.mixed_precision=bfloat16"]
+    result = CliRunner().invoke(app, ["plan", str(path), "--set", fewer, *trained_in])
     assert result.exit_code == 0, result.output
     assert "calibration on 4 eyes a worker, untrained network" in result.output
     assert not (tmp_path / "workspace").exists()

@@ -266,6 +266,20 @@ def test_labels_that_cannot_be_used_are_told_before_anything_is_planned_or_run(
     assert pools == []
 
 
+def test_what_will_be_set_aside_is_told_before_anything_is_read(prepared, pools, tmp_path):
+    _, config, _ = prepared
+    photos = tmp_path / "photos"
+    shutil.copytree(config.data.photos, photos)
+    for name in image_ids(IMAGES):
+        file = photos / "test" / f"{name}.jpeg"
+        file.rename(tmp_path / file.name)
+        file.symlink_to(tmp_path / file.name)  # leads out of the folder
+    given = (config.recipe, config.storage, config.dask)
+    rows, _ = plan(str(tmp_path / "new"), (Source(str(photos)),), *given, measure=False)
+    row = row_of(rows, "ingest")
+    assert (row["images"], row["by"]) == (0, f"set aside: {IMAGES} outside_folder")
+
+
 def test_a_whole_run_hears_of_it_before_its_first_stage(prepared, monkeypatch, tmp_path):
     """Also where there is nothing yet: neither catalogue nor model."""
     _, config, workspace = prepared
