@@ -94,7 +94,7 @@ def test_the_command_prints_rows_for_a_pipe_and_leaves_a_table_and_a_page(worksp
     assert "4 of 24 labelled eyes of the test split get another grade" in page
     for caption in (
         "Both models on",
-        "To whom the truth",
+        "Which of the two is right",
         "Correlation of",
         "Overlap of",
         "Regions of",
