@@ -119,7 +119,7 @@ def score(value: object) -> str:
     ('0.900', '1.130', '–')
     """
     x = finite(value)
-    return number(value) if x is None or abs(x) >= 10 else _minus(f"{x:.3f}")
+    return number(value) if x is None or abs(x) >= 10 else _minus(f"{x:z.3f}")
 
 
 def interval(low: object, high: object) -> str:
@@ -148,21 +148,21 @@ def with_interval(value: object, low: object, high: object) -> str:
 def signed(value: object, form: str = ".2f") -> str:
     """A correlation or a difference with its sign, by default with two decimals.
 
-    >>> signed(-0.987), signed(0.5), signed(-0.00123, ".3g"), signed(None)
-    ('−0.99', '+0.50', '−0.00123', '–')
+    >>> signed(-0.987), signed(0.5), signed(-0.00123), signed(-0.00123, ".3g"), signed(None)
+    ('−0.99', '+0.50', '+0.00', '−0.00123', '–')
     """
     x = finite(value)
-    return "–" if x is None else _minus(f"{x:+{form}}")
+    return "–" if x is None else _minus(f"{x:+z{form}}")
 
 
 def percent(value: object, digits: int = 0) -> str:
     """A part of 1 as a percentage, or a dash.
 
-    >>> percent(0.034, 1), percent(None)
-    ('3.4 %', '–')
+    >>> percent(0.034, 1), percent(-0.0004), percent(None)
+    ('3.4 %', '0 %', '–')
     """
     x = finite(value)
-    return "–" if x is None else _minus(f"{100 * x:.{digits}f} %")
+    return "–" if x is None else _minus(f"{100 * x:z.{digits}f} %")
 
 
 def unbroken(text: str) -> str:
