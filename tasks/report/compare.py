@@ -31,6 +31,7 @@ from tasks.run.resolved_ids import ResolvedIds
 
 TABLE, PAGE = "model_differences", "comparison"
 ENDS = ("_a", "_b")  # of the columns about A and about B
+Measured = dict[tuple[str, ...], float]  # of an eye, by KEYS and the column of the table
 KEYS = ["measure", "map", "quantity"]
 SUMMARY = [*KEYS, "layer", "value_a", "value_b", "difference", "agreement", "low", "high"]
 SUMMARY += ["chance", "p_value", "images"]
@@ -218,17 +219,17 @@ class MapsJob:
 
 def map_agreements(
     job: MapsJob, advance: Callable[[int], None] = lambda images: None
-) -> list[dict[tuple[str, ...], float]]:
-    """Runs on a worker: how alike the two maps of each eye are, by KEYS and column; and by chance,
-    which is how alike A's map is to B's of another eye, half of these eyes further on.
+) -> list[Measured]:
+    """Runs on a worker: how alike the two maps of each eye are; and by chance, which is how alike
+    A's map is to B's of another eye, half of these eyes further on.
     """
     workspace = open_workspace(job.location)
     explained = [Explained(workspace, name) for name in job.explain_ids]
     first, second = (one.maps(rows) for one, rows in zip(explained, job.rows, strict=True))
     regions = HeatmapParams(**load_region_settings(workspace.files, job.explain_ids[1]))
-    measured = []
+    measured: list[Measured] = []
     for eye in range(len(job)):
-        found = {}
+        found: Measured = {}
         for key in [key for key in first if key in second]:
             for other in {eye, (eye + len(job) // 2) % len(job)}:
                 cut = regions if key == LESION else None
