@@ -66,8 +66,8 @@ def plan(
     Returns
     -------
     A row for each step: images, images still to do, shards, MB to write, memory, passes, time, and
-    where the numbers are from; of `ingest`, what is set aside as far as names and labels tell. Then,
-    if the run cannot fit, a line that says so and by how much.
+    where the numbers are from; of `ingest`, what is set aside as far as names and labels tell.
+    Then, if the run cannot fit, a line that says so and by how much.
 
     Raises
     ------

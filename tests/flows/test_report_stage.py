@@ -10,6 +10,7 @@ import pytest
 
 from dr_lib.report.eyes import DRAWING_VERSION
 from storage import open_workspace
+from tasks.report import compare
 from tasks.report import eyes as report_eyes
 from tasks.report import step as stage
 from tasks.report.sections import compared
@@ -17,7 +18,7 @@ from tasks.report.step import report
 from tasks.run.session import Session
 from tasks.run.settings import DataParams
 from tests.flows.explained import RECIPE, explain
-from tests.flows.inline import InlinePool
+from tests.flows.inline import InlinePool, run_here
 
 
 @pytest.fixture
@@ -35,10 +36,7 @@ def made(tmp_path, monkeypatch):
             Session(workspace, InlinePool()), RECIPE, DataParams(str(tmp_path / "photos")), {}
         )
 
-    def in_this_process(pool, step, function, jobs, *, images_of, collect=lambda result: result):
-        return [collect(result) for _, result in pool.run(function, jobs)]
-
-    monkeypatch.setattr(stage, "run_in_waves", in_this_process)
+    run_here(monkeypatch, stage, compare)
     monkeypatch.setattr(stage, "SECTIONS", {})
     return run
 
