@@ -112,10 +112,9 @@ class Comparison:
             places = pd.Series(done, np.array(one.store.image_ids)[done])
             eyes[f"row{end}"] = places.reindex(eyes.index)
         self.both, labelled = eyes.dropna(subset=["row_a", "row_b"]), eyes[eyes["stage"].notna()]
-        for self.split in ("test", "external"):
-            self.tested = labelled[(labelled[["split_a", "split_b"]] == self.split).all(axis=1)]
-            if not self.tested.empty:
-                break
+        held_out = labelled.loc[labelled["split_a"] == labelled["split_b"], "split_a"]
+        self.split = "test" if (held_out == "test").any() else "external"
+        self.tested = labelled.loc[held_out.index[held_out == self.split]]
         if self.tested.empty and self.both.empty:
             raise UserError(
                 f"{' and '.join(names)} have no eye in common: neither a labelled one of the test"
